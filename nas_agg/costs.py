@@ -1,0 +1,137 @@
+"""What a network costs, by arithmetic: it equals the built network, and no torch is needed.
+
+It counts the genotype's own network, before any pass of the compiler rewrites it. Convolutions and linear layers have
+multiply-adds; norms, activations, pools and sums are not counted, as in the papers.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import ceil, prod
+from typing import Any
+
+from nas_agg.canonical import canonical_hash
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.graph import Graph
+from nas_agg.primitives import Norm
+
+FLOAT = 4  # bytes
+BATCH = 32  # that a batch's own bytes are shared by
+
+#: Every figure of a cost, with its unit.
+FIGURES = {
+    "params": "trainable numbers",
+    "macs": "multiply-adds an image, of convolutions and linear layers",
+    "flops": "2 * macs",
+    "activation_bytes_train": "bytes an image that eager PyTorch keeps for backward (float32, at batch 32)",
+    "peak_bytes_inference": "bytes an image of the largest live set in the graph's order (float32)",
+    "depth": "convolutions and linear layers on the longest path",
+    "hash": "equal for equal networks, however they are written",
+}
+
+
+class Cost:
+    """The cost of one network; a figure is worked out when it is asked for.
+
+    Args:
+        graph: The network.
+    """
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    @cached_property
+    def params(self) -> int:
+        """Trainable numbers."""
+        return sum(op.params for op in self.graph.ops if op.stateful)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-adds an image."""
+        graph = self.graph
+        return sum(op.macs(shape) for op, shape in zip(graph.ops, graph.shapes, strict=True) if op.stateful)
+
+    @property
+    def flops(self) -> int:
+        """Twice the multiply-adds."""
+        return 2 * self.macs
+
+    @cached_property
+    def depth(self) -> int:
+        """Convolutions and linear layers on the longest path from image to logits."""
+        depths: list[int] = []
+        for op, inputs in zip(self.graph.ops, self.graph.inputs, strict=True):
+            below = max([depths[i] for i in inputs], default=0)
+            depths.append(below + (op.word in ("conv", "linear")))
+        return depths[self.graph.output]
+
+    @cached_property
+    def roots(self) -> list[int]:
+        """For each tensor the one whose memory it lies in: itself, unless it is a view."""
+        found: list[int] = []
+        for i, (op, inputs) in enumerate(zip(self.graph.ops, self.graph.inputs, strict=True)):
+            found.append(found[inputs[0]] if op.view else i)
+        return found
+
+    @cached_property
+    def activation_bytes_train(self) -> int:
+        """Bytes an image kept for backward: each tensor once, the image and batch statistics included."""
+        graph, roots = self.graph, self.roots
+        grads: list[bool] = []
+        kept: set[int] = set()
+        image = batch = 0
+        for i, (op, inputs) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
+            flows = tuple([grads[source] for source in inputs])
+            grads.append(any(flows) or (op.stateful and op.params > 0))
+            keeps = op.kept(flows, *[graph.shapes[source] for source in inputs], graph.shapes[i])
+            image, batch = image + keeps.image, batch + keeps.batch
+            for place in keeps.inputs:
+                source = inputs[place]
+                if roots[source] != source and isinstance(op, Norm) and op.groups:
+                    image += FLOAT * prod(graph.shapes[source])  # a group norm copies a view before it keeps it
+                else:
+                    kept.add(roots[source])
+            if keeps.output:
+                kept.add(i)
+        return sum(FLOAT * prod(graph.shapes[i]) for i in kept) + image + ceil(batch / BATCH)
+
+    @cached_property
+    def peak_bytes_inference(self) -> int:
+        """Bytes an image of the largest set of tensors alive at once, each freed after its last reader."""
+        graph, roots = self.graph, self.roots
+        last = list(range(len(graph)))
+        for i, inputs in enumerate(graph.inputs):
+            for source in inputs:
+                last[roots[source]] = i
+        last[roots[graph.output]] = len(graph)
+        ends: dict[int, list[int]] = {}
+        alive = peak = 0
+        for i, shape in enumerate(graph.shapes):
+            if roots[i] == i:
+                alive += prod(shape)
+                ends.setdefault(last[i], []).append(i)
+            peak = max(peak, alive)
+            alive -= sum(prod(graph.shapes[tensor]) for tensor in ends.pop(i, ()))
+        return FLOAT * peak
+
+    @cached_property
+    def hash(self) -> str:
+        """The canonical hash."""
+        return canonical_hash(self.graph)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures."""
+        return {name: getattr(self, name) for name in FIGURES}
+
+
+def cost(genotype: Genotype) -> Cost:
+    """What a genotype's network costs.
+
+    Args:
+        genotype: A genotype without open names.
+
+    Raises:
+        GenotypeError: If it is not a network.
+    """
+    return Cost(expand(genotype))

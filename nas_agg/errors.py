@@ -1,0 +1,46 @@
+"""What nas_agg says when something is wrong: one line, and an exit status."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NasAggError(Exception):
+    """The work could not be done; the message is one line for the user (exit status 1)."""
+
+    status = 1
+
+
+class InputError(NasAggError, ValueError):
+    """The call, a file or a setting is wrong (exit status 2)."""
+
+    status = 2
+
+
+class GenotypeError(InputError):
+    """A genotype, or a space's text, is not a network.
+
+    Args:
+        what: What is wrong and what would be right.
+        where: The path of the field as it was written, for instance ``let.block.unit[2].out``.
+        used: Where that text is used, outermost first, for instance ``("net[4]", "node 1")``.
+    """
+
+    def __init__(self, what: str, where: str = "", used: tuple[str, ...] = ()):
+        self.what, self.where, self.used = what, where, used
+        place = where + (f" ({', '.join(used)})" if used else "")
+        super().__init__(f"{place}: {what}" if place else what)
+
+    def __reduce__(self) -> tuple:
+        return GenotypeError, (self.what, self.where, self.used)
+
+    def within(self, *used: str) -> GenotypeError:
+        """The same error, seen from further out."""
+        return GenotypeError(self.what, self.where, (*used, *self.used))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint to append to an error: ``; did you mean 'conv'?``, or nothing if no known word is near."""
+    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,0 +1,503 @@
+"""Genotype -> graph: units and aggregates are written out, node by node.
+
+Features are T_0, what enters an aggregate, and T_l, what node l makes. A unit without a join depends only on the shape
+that enters it and on the names it uses, so it is expanded once for all places where these are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from nas_agg.errors import GenotypeError
+from nas_agg.genotype import Genotype
+from nas_agg.graph import MAX_STEPS, Graph, Tape
+from nas_agg.layers import norm_groups
+from nas_agg.names import Aggregate, Gather, Join, Names, Number, Schedule, Sequence, WordUse
+from nas_agg.operators import Sum
+from nas_agg.patterns import Edges
+from nas_agg.primitives import Act, Cat, Norm, Scale, Shape, Slice, text
+
+Scope = Mapping[str, Any]
+
+
+def expand(genotype: Genotype) -> Graph:
+    """The graph of a genotype.
+
+    Args:
+        genotype: A genotype without open names.
+
+    Returns:
+        The live graph of shaped primitives.
+
+    Raises:
+        GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
+    """
+    net = Names(genotype).network()
+    run = _Expansion(Tape(genotype.input))
+    output = run.network(net, {"classes": genotype.classes, "g": 1, "s": 1})
+    shape = run.tape.shapes[output]
+    if shape != (genotype.classes, 1, 1):
+        raise GenotypeError(f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net")
+    return run.tape.graph(output)
+
+
+class _Written(NamedTuple):
+    """What a unit wrote, relative to its first tensor; -1 is what entered."""
+
+    ops: list
+    inputs: list[tuple[int, ...]]
+    shapes: list[Shape]
+    paths: list[str]
+    norms: list[tuple[int, int, int]]
+    reads: int
+    output: int
+
+
+_written: dict[tuple, _Written] = {}
+_SEEN_THROUGH = (Cat, Slice, Norm, Act)
+
+
+class _Shortcut:
+    """The shortcut of a node, which joins where `join` stands."""
+
+    def __init__(self, gathered: Callable[[int | None], int | None]):
+        self.gathered = gathered
+
+    def join(self, x: int) -> int:
+        joined = self.gathered(x)
+        return x if joined is None else joined
+
+    def dealt(self, tape: Tape) -> _Dealt | None:
+        total = self.gathered(None)
+        return None if total is None else _Dealt(tape, total)
+
+
+class _Dealt:
+    """A shortcut dealt out to the nodes of an inner aggregate, slice by slice of channels."""
+
+    def __init__(self, tape: Tape, total: int):
+        self.tape, self.total, self.used = tape, total, 0
+
+    def join(self, x: int) -> int:
+        width, have = self.tape.shapes[x][0], self.tape.shapes[self.total][0]
+        if self.used + width > have:
+            raise GenotypeError(f"the shortcut's {have} channels are used up, and {width} more are wanted here")
+        part = self.tape.slice(self.total, self.used, width)
+        self.used += width
+        return Sum.join(self.tape, [part], x)
+
+    def dealt(self, tape: Tape) -> _Dealt:
+        return self
+
+    def check_used(self) -> None:
+        have = self.tape.shapes[self.total][0]
+        if self.used < have:
+            raise GenotypeError(f"of the shortcut's {have} channels {have - self.used} are left over")
+
+
+Shortcut = _Shortcut | _Dealt | None
+
+
+class _Expansion:
+    def __init__(self, tape: Tape):
+        self.tape = tape
+
+    def network(self, net: Sequence, scope: dict[str, Any]) -> int:
+        x, entering = 0, self.tape.shapes[0][0]
+        for i, (label, step) in enumerate(net.steps):
+            where = f"net[{i}]"
+            try:
+                x = self.step(label, step, x, scope, label, entering, None)
+            except GenotypeError as error:
+                raise error if error.where.startswith(where) else error.within(where) from None
+        return x
+
+    # ------------------------------------------------------------------ units
+
+    def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
+        """Runs a unit behind tensor x; `in` begins anew."""
+        entering = self.tape.shapes[x][0]
+        for part in unit.parts or (unit,):
+            if part.joins:
+                for label, step in part.steps:
+                    x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)
+            else:
+                x = self.closed(part, x, scope, path, entering)
+        return x
+
+    def closed(self, part: Sequence, x: int, scope: Scope, path: str, entering: int) -> int:
+        """Runs steps without a join, or writes again what they wrote before."""
+        tape = self.tape
+        opaque = not isinstance(tape.ops[x], _SEEN_THROUGH)
+        key = (part, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free])
+        known = _written.get(key)
+        if known is not None:
+            return self.again(known, x, path)
+        start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
+        tape.lowest = MAX_STEPS
+        output = x
+        for label, step in part.steps:
+            output = self.step(label, step, output, scope, f"{path}.{label}", entering, None)
+        seen = tape.lowest
+        if (seen >= start or (opaque and seen == x)) and len(tape.notes) == notes:
+            self.remember(key, x, start, output, tape.reads - reads, path)
+        tape.lowest = min(lowest, seen)
+        return output
+
+    def remember(self, key: tuple, x: int, start: int, output: int, reads: int, path: str) -> None:
+        tape = self.tape
+        place = {x: -1, **{i: i - start for i in range(start, len(tape.ops))}}
+        inputs = tape.inputs[start:]
+        if output not in place or any(source not in place for row in inputs for source in row):
+            return
+        norms = [(t, g, n) for (t, g), n in tape.norms.items() if n >= start]
+        if any(t < start for t, _, _ in norms):
+            return  # what entered is normed inside: others outside share that norm
+        if len(_written) > 20_000:
+            _written.clear()
+        _written[key] = _Written(
+            tape.ops[start:],
+            [tuple([place[source] for source in row]) for row in inputs],
+            tape.shapes[start:],
+            [written[len(path) :] for written in tape.paths[start:]],
+            [(place[t], g, place[n]) for t, g, n in norms],
+            reads,
+            place[output],
+        )
+
+    def again(self, known: _Written, x: int, path: str) -> int:
+        tape, start = self.tape, len(self.tape.ops)
+        tape.reads += known.reads
+        tape.check_size(len(known.ops))
+        tape.ops.extend(known.ops)
+        tape.shapes.extend(known.shapes)
+        tape.inputs.extend([tuple([x if i < 0 else i + start for i in row]) for row in known.inputs])
+        tape.paths.extend([path + suffix for suffix in known.paths])
+        for tensor, groups, norm in known.norms:
+            tape.norms[tensor + start, groups] = norm + start
+        return x if known.output < 0 else known.output + start
+
+    def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
+        tape = self.tape
+        tape.path = path
+        if isinstance(step, WordUse):
+            channels, height, _ = tape.shapes[x]
+            local = {**scope, "in": entering, "c": channels, "h": height} if step.numbers else scope
+            try:
+                return step.kind.build(tape, x, step.word, **step.values(local))  # type: ignore[attr-defined]
+            except GenotypeError as error:
+                raise _placed(error, step.where) from None
+        if isinstance(step, Aggregate):
+            return _Nodes(self, step, x, scope, path, shortcut).run()
+        if isinstance(step, Join):
+            try:
+                return shortcut.join(x) if shortcut else x
+            except GenotypeError as error:
+                raise _placed(error, step.where) from None
+        return self.unit(step, x, scope, path, shortcut)
+
+
+def _placed(error: GenotypeError, where: str) -> GenotypeError:
+    """An error of a word, which knows at most its field, with the word's place."""
+    if error.where and not error.where.startswith("."):
+        return error
+    return GenotypeError(error.what, where + error.where, error.used)
+
+
+class _Nodes:
+    """The expansion of one aggregate at one place."""
+
+    def __init__(self, run: _Expansion, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
+        self.run_, self.tape, self.aggregate, self.path = run, run.tape, aggregate, path
+        channels, height, _ = self.tape.shapes[x]
+        self.outer = {**scope, "in": channels, "h": height}
+        self.let = dict(aggregate.let)
+        self.features = [x]
+        self.matched: dict[tuple, int] = {}
+        self.read: set[int] = set()
+        self.shortcut = shortcut if aggregate.joins else None
+        self.n = self.count()
+
+    def count(self) -> int:
+        aggregate = self.aggregate
+        if aggregate.nodes is None:
+            return len(aggregate.units) if aggregate.each else 1
+        n = aggregate.nodes.value(_Own(self, None))
+        if aggregate.each and n != len(aggregate.units):
+            raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
+        for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
+            if type(value) is tuple and len(value) != n:
+                raise GenotypeError(f"{len(value)} entries for {n} nodes", value[0].where if value else aggregate.where)
+        return n
+
+    def run(self) -> int:
+        aggregate, features = self.aggregate, self.features
+        self.check_rows()
+        dealt = self.shortcut.dealt(self.tape) if self.shortcut else None
+        scope: Scope = self.outer
+        for l in range(1, self.n + 1):
+            unit = aggregate.units[l - 1] if aggregate.each else aggregate.units[0]
+            path = f"{self.path}.{l - 1}"
+            try:
+                scope = self.scope(l)
+                x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
+                if x is None:
+                    raise GenotypeError("reads nothing", aggregate.reads.where)
+                features.append(self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt)))
+            except GenotypeError as error:
+                raise error.within(f"node {l}") from None
+        if dealt and isinstance(self.shortcut, _Shortcut):
+            try:
+                dealt.check_used()
+            except GenotypeError as error:
+                raise GenotypeError(error.what, aggregate.where) from None
+        return self.leaving(scope if self.n else self.scope(0))
+
+    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: _Dealt | None) -> Shortcut:
+        gather = self.aggregate.shortcut
+        if gather is None:
+            return dealt
+        if not unit.joins:
+            if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
+                raise GenotypeError(f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]")
+            return None
+
+        def gathered(main: int | None) -> int | None:
+            if main is None and not gather.how.dealt:
+                raise GenotypeError("only a sum can be dealt out to inner nodes", f"{gather.where}.operator")
+            found = self.gather(gather, l, main, scope, f"{path}.shortcut", join=True)
+            if found is None or found == main:
+                self.tape.notes.append(f"{gather.where}: node {l} has no source to join")
+            return found
+
+        return _Shortcut(gathered)
+
+    def check_rows(self) -> None:
+        rows = ((self.aggregate.reads, (0, 1)), (self.aggregate.shortcut, (0,)), (self.aggregate.output, None))
+        for gather, further in rows:
+            if gather is None or gather.pattern.kind is not Edges:
+                continue
+            have = len(dict(gather.pattern.fixed)["edges"])
+            wanted = {1} if further is None else {self.n + more for more in further}
+            if have not in wanted:
+                said = " or ".join(str(number) for number in sorted(wanted))
+                raise GenotypeError(f"{have} rows, and {said} wanted", f"{gather.pattern.where}.edges")
+
+    def leaving(self, scope: Scope) -> int:
+        """What leaves: said by `output`, else what a node n + 1 would have read."""
+        aggregate, position, path = self.aggregate, self.n + 1, f"{self.path}.output"
+        gather = aggregate.output
+        if gather is not None and gather.pattern.kind is Edges:
+            row = dict(gather.pattern.fixed)["edges"][0]
+            sources: Iterable[int] | None = _row(row, position, gather)
+        elif gather is None and aggregate.reads.pattern.kind is Edges:
+            rows = dict(aggregate.reads.pattern.fixed)["edges"]
+            unread = [i for i in range(position) if i not in self.read]
+            sources = unread if len(rows) == self.n else None
+        else:
+            sources = None
+        gather = gather or aggregate.reads
+        found = self.gather(gather, position, None, scope, path, sources=sources)
+        if found is None:
+            raise GenotypeError("nothing leaves", gather.where)
+        return found
+
+    # ------------------------------------------------------------------ names
+
+    def scope(self, l: int, match: bool = False) -> dict[str, Any]:
+        """The names that a node's unit and gathers need."""
+        own = _Own(self, l)
+        scope = dict(self.outer)
+        scope.pop("in"), scope.pop("h")
+        for name in self.aggregate.needed:
+            try:
+                scope[name] = own[name]
+            except KeyError:
+                scope.pop(name, None)  # said where it is used, if it is
+        return scope
+
+    # ------------------------------------------------------------------ gathers
+
+    def gather(
+        self,
+        gather: Gather,
+        position: int,
+        main: int | None,
+        scope: Scope,
+        path: str,
+        join: bool = False,
+        sources: Iterable[int] | None = None,
+    ) -> int | None:
+        """The tensor that a position gathers, or None if there is nothing to gather.
+
+        Args:
+            gather: What is said.
+            position: Who gathers.
+            main: The main path that the sources join, for a shortcut.
+            scope: The names at this node.
+            path: Of the gather's own parameters.
+            join: Whether this is a shortcut: then no feature read is a main path.
+            sources: The features, where no pattern says them.
+        """
+        try:
+            values = gather.operator.values(scope) if gather.operator.numbers else dict(gather.operator.fixed)
+            if sources is None:
+                pattern = gather.pattern
+                sources = pattern.kind.sources(position, **pattern.values(scope))  # type: ignore[attr-defined]
+        except GenotypeError as error:
+            raise _placed(error, gather.pattern.where) from None
+        sources = list(sources)
+        if not join:
+            if gather is self.aggregate.reads:
+                self.read.update(sources)
+            if position - 1 in sources:
+                main = self.features[position - 1]
+                sources.remove(position - 1)
+        if not sources:
+            return main
+        tape = self.tape
+        tensors = self.fitted(gather, sources, main, values, path)
+        if not tensors:
+            return main
+        start = 1.0 / len(tensors)
+        for k, (source, tensor) in enumerate(tensors):
+            if gather.norm != "none":
+                tape.path = f"{path}.norms.{source}"
+                channels = tape.shapes[tensor][0]
+                tensor = tape.normalised(tensor, norm_groups(gather.norm, channels))
+            if gather.weight:
+                tape.path = f"{path}.weights.{k}"
+                tensor = tape.add(Scale(tape.shapes[tensor][0], start), tensor)
+            tape.path = f"{path}.gates.{k}"
+            tensors[k] = (source, gather.how.prepare(tape, tensor, ""))
+        tape.path = path
+        try:
+            return gather.how.join(tape, [tensor for _, tensor in tensors], main, **values)
+        except GenotypeError as error:
+            raise _placed(error, gather.where) from None
+
+    def fitted(self, gather: Gather, sources: list[int], main: int | None, values: dict, path: str) -> list[tuple[int, int]]:
+        """Each source's raw form if so said, and through `match` where it does not fit."""
+        tape = self.tape
+        tape.path = path
+        tensors = [(i, tape.raw(self.features[i]) if gather.raw else self.features[i]) for i in sources]
+        target = tape.shapes[main if main is not None else tensors[-1][1]]
+        found = []
+        for source, tensor in tensors:
+            shape = tape.shapes[tensor]
+            if not gather.how.fits(shape, target, len(tensors) == 1, **values):
+                if gather.match == "skip":
+                    continue
+                if gather.match is None:
+                    raise GenotypeError(
+                        f"feature {source}, {text(shape)}, does not fit {text(target)}: say a 'match'", gather.where
+                    )
+                width = gather.how.width(shape, target, **values)
+                tensor = self.match(gather, source, tensor, width, target, path)
+                made = tape.shapes[tensor]
+                if not gather.how.fits(made, target, len(tensors) == 1, **values):
+                    raise GenotypeError(f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}", gather.where)
+            found.append((source, tensor))
+        return found
+
+    def match(self, gather: Gather, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
+        """A source through `match`: once for each source and shape."""
+        tape = self.tape
+        key = (gather, source, tensor, width, target[1:])
+        if key not in self.matched:
+            _, h, w = tape.shapes[tensor]
+            ratio = max(-(-h // target[1]), -(-w // target[2]))
+            own = _Own(self, None)
+            scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
+            for name in gather.match.free:  # type: ignore[union-attr]
+                if name not in ("w", "s"):
+                    try:
+                        scope[name] = own[name]
+                    except KeyError:
+                        scope.pop(name, None)
+            scope.update(w=width, s=ratio)
+            self.matched[key] = self.run_.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
+        return self.matched[key]
+
+
+def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:
+    for source in row:
+        if not 0 <= source < position:
+            raise GenotypeError(f"reads feature {source}; there are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]")
+    if len(set(row)) < len(row):
+        raise GenotypeError("names a feature twice", f"{gather.pattern.where}.edges[0]")
+    return sorted(row)
+
+
+class _Own(Mapping[str, Any]):
+    """The names in an aggregate at node l (None: at no node, as `nodes` and `match` are), worked out as they are asked for."""
+
+    def __init__(self, nodes: _Nodes, l: int | None):
+        self.nodes, self.l = nodes, l
+        self.known: dict[str, Any] = {}
+        self.busy: list[str] = []
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.known:
+            return self.known[name]
+        if name in self.busy:
+            raise GenotypeError(f"a circle: {' -> '.join([*self.busy, name])}", self.nodes.aggregate.where)
+        self.busy.append(name)
+        try:
+            value = self.known[name] = self.found(name)
+        finally:
+            self.busy.pop()
+        return value
+
+    def found(self, name: str) -> Any:
+        nodes, l = self.nodes, self.l
+        aggregate = nodes.aggregate
+        if name in nodes.let:
+            return self.scheduled(nodes.let[name], self)
+        if l is None and not hasattr(nodes, "n"):
+            return nodes.outer[name]  # in `nodes` all are the outer ones
+        if name == "n":
+            return nodes.n
+        if name == "l":
+            if l is None:
+                raise KeyError(name)
+            return l
+        schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
+        schedule = schedules.get(name)
+        if schedule is None or l == 0:
+            return nodes.outer[name]
+        if name == "s" and not aggregate.strides_each and l != 1:
+            return 1
+        return self.scheduled(schedule, _InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
+
+    def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
+        if isinstance(schedule, Number):
+            return schedule.value(scope)
+        if not self.l:
+            raise KeyError("l")
+        return schedule[self.l - 1].value(scope)
+
+    def __iter__(self) -> Any:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
+class _InSchedule(Mapping[str, Any]):
+    """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
+
+    def __init__(self, own: _Own, seen: tuple[str, ...]):
+        self.own, self.seen = own, seen
+
+    def __getitem__(self, name: str) -> Any:
+        if name in ("w", "g", "s") and name not in self.own.nodes.let and name not in self.seen:
+            return self.own.nodes.outer[name]
+        return self.own[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)

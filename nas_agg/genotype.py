@@ -1,0 +1,320 @@
+"""The types of the language: units and aggregates, gathers, the genotype. `docs/language.md` says what they mean.
+
+A genotype keeps its text as it was written; `names.py` puts the names in. Unions are told apart by the key an object has,
+so that one fault is one error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Discriminator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    StrictInt,
+    StrictStr,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from typing_extensions import TypeAliasType
+
+from nas_agg.errors import GenotypeError, did_you_mean
+from nas_agg.expressions import WORDS as EXPRESSION_WORDS
+from nas_agg.expressions import is_name
+from nas_agg.layers import LAYERS
+from nas_agg.operators import OPERATORS, SOURCE_NORMS
+from nas_agg.patterns import MAX_NODES, PATTERNS
+from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
+from nas_agg.vocabulary import Flag, Model, Number, Word, choice, count
+
+VERSION = 1
+JOIN = "join"
+
+#: What a name may not be.
+RESERVED = (
+    EXPRESSION_WORDS
+    | {word for words in (LAYERS, PATTERNS, OPERATORS) for kind in words.values() for word in kind.bare}
+    | {JOIN, "skip", "none", "front", "back"}
+)
+
+
+class Frozen(dict):
+    """An object of JSON that does not change."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("a genotype does not change; make another with fill() or model_copy()")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple:
+        return Frozen, (dict(self),)
+
+    def __deepcopy__(self, memo: dict) -> Frozen:
+        return self
+
+
+def freeze(value: Any) -> Any:
+    """JSON that cannot change: objects frozen, lists as tuples."""
+    if isinstance(value, Mapping):
+        return Frozen({key: freeze(item) for key, item in value.items()})
+    return tuple(freeze(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def thaw(value: Any) -> Any:
+    """Plain JSON: dicts and lists."""
+    if isinstance(value, Mapping):
+        return {key: thaw(item) for key, item in value.items()}
+    return [thaw(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def canonical(value: Any) -> str:
+    """Compact JSON with sorted keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _tag(words: Mapping[str, type[Word]], further: Iterable[str] = ()) -> Any:
+    """The kind of a text, list or object, for a union of words."""
+
+    def tag(value: Any) -> str:
+        if isinstance(value, BaseModel):
+            return f"<{type(value).__name__}>"
+        if isinstance(value, str):
+            return "<name>"
+        if isinstance(value, (list, tuple)):
+            return "<list>"
+        if isinstance(value, Mapping):
+            for key in value:
+                if key in words and words[key].key == key:
+                    return f"<{words[key].__name__}>"
+            if any(key in value for key in further):
+                return "<Aggregate>"
+        return ""
+
+    return Discriminator(tag)
+
+
+def _union(words: Mapping[str, type[Word]], *further: Any) -> Any:
+    """A type for a name, a bare word or an object of some words."""
+    kinds: Any = Annotated[StrictStr, Tag("<name>")]
+    for kind in dict.fromkeys(kind for kind in words.values() if kind.key):
+        kinds |= Annotated[kind, Tag(f"<{kind.__name__}>")]
+    for other in further:
+        kinds |= other
+    return kinds
+
+
+PatternText = Annotated[_union(PATTERNS), _tag(PATTERNS)]
+OperatorText = Annotated[_union(OPERATORS), _tag(OPERATORS)]
+
+
+class Gather(Model):
+    """How earlier features come together: what a node reads, what joins as its shortcut, or what leaves."""
+
+    pattern: PatternText = "previous"  # type: ignore[valid-type]
+    operator: OperatorText = "sum"  # type: ignore[valid-type]
+    norm: choice(*SOURCE_NORMS) | None = None  # type: ignore[valid-type]
+    weight: Flag | None = None
+    match: Unit | StrictStr | None = None
+    raw: Flag = False
+
+
+Schedule = Number | tuple[Number, ...]
+
+
+class Aggregate(Model):
+    """Nodes that gather earlier features, run a unit, and join a shortcut."""
+
+    marks: ClassVar[tuple[str, ...]] = ("unit", "units", "like")
+
+    unit: Unit | StrictStr | None = None
+    units: tuple[Unit | StrictStr, ...] | StrictStr | None = None
+    nodes: count(0, MAX_NODES, "a number of nodes") | None = None  # type: ignore[valid-type]
+    growth: Schedule | None = None
+    cardinality: Schedule | None = None
+    stride: Schedule | None = None
+    reads: Gather | StrictStr | None = None
+    shortcut: Gather | StrictStr | None = None
+    output: Gather | StrictStr | None = None
+    let: dict[str, Schedule] | None = None
+    like: StrictStr | None = None
+
+
+Step = TypeAliasType(
+    "Step",
+    Annotated[  # type: ignore[misc]
+        _union(LAYERS, Annotated[Aggregate, Tag("<Aggregate>")], Annotated["Unit", Tag("<list>")]),
+        _tag(LAYERS, Aggregate.marks),
+    ],
+)
+Unit = TypeAliasType("Unit", tuple[Step, ...])
+
+Text = Annotated[
+    Mapping[str, JsonValue],
+    AfterValidator(freeze),
+    PlainSerializer(thaw),
+    WithJsonSchema({"type": "object"}),
+]
+
+
+def _check_names(names: Mapping[str, Any]) -> Mapping[str, Any]:
+    for name in names:
+        check_name(name)
+    return names
+
+
+def check_name(name: str, where: str = "") -> None:
+    """Refuses what cannot be a name of `let` or `open`.
+
+    Raises:
+        GenotypeError: If it is a word of the language, or not a name at all.
+    """
+    if name in RESERVED:
+        raise GenotypeError(f"'{name}' is a word of the language and cannot be a name", where)
+    if not is_name(name):
+        raise GenotypeError(f"'{name}' is not a name: a letter, then letters, digits and underscores", where)
+
+
+Channels = Annotated[StrictInt, Field(ge=1, le=MAX_CHANNELS)]
+Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
+
+
+class Genotype(Model):
+    """A network, said in the language.
+
+    Attributes:
+        version: Of the language.
+        input: Channels, height and width of an image.
+        classes: Number of classes.
+        let: What each name stands for, as JSON.
+        net: The whole network, stem to classifier.
+        open: The values of each open name: only in a space.
+    """
+
+    version: Literal[1] = VERSION
+    input: tuple[Channels, Side, Side]
+    classes: Channels
+    let: Text = Frozen()
+    net: Unit
+    open: Text | None = None
+
+    @classmethod
+    def read(cls, value: Any) -> Genotype:
+        """A genotype from JSON values, or one line that says where it is not one.
+
+        Raises:
+            GenotypeError: With the path of the first fault.
+        """
+        if not isinstance(value, Mapping):
+            raise GenotypeError("a genotype is an object with 'input', 'classes' and 'net'")
+        genotype = typed(_GENOTYPE, value)
+        for part in ("let", "open"):
+            for name in getattr(genotype, part) or ():
+                check_name(name, f"{part}.{name}")
+        return genotype
+
+    def text(self) -> dict[str, Any]:
+        """Plain JSON values, as they were written."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+    def to_json(self) -> str:
+        """Compact JSON with sorted keys: equal texts for equal genotypes."""
+        return canonical(self.text())
+
+    def with_task(self, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
+        """The same network for another task."""
+        return Genotype.read({**self.text(), **({"input": input} if input else {}), **({"classes": classes} if classes else {})})
+
+    def fill(self, values: Mapping[str, Any]) -> Genotype:
+        """The genotype with a value for each open name: they move into `let`."""
+        let = Frozen({**self.let, **{name: freeze(value) for name, value in values.items()}})
+        fields = self.model_fields_set - {"open"} | {"let"}
+        return self.model_construct(fields, version=self.version, input=self.input, classes=self.classes, let=let, net=self.net)
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+Gather.model_rebuild()
+Aggregate.model_rebuild()
+Genotype.model_rebuild()
+
+_GENOTYPE: TypeAdapter = TypeAdapter(Genotype)
+ADAPTERS: dict[str, TypeAdapter] = {
+    "step": TypeAdapter(Step),
+    "unit": TypeAdapter(Unit),
+    "units": TypeAdapter(tuple[Unit | StrictStr, ...]),
+    "aggregate": TypeAdapter(Aggregate),
+    "gather": TypeAdapter(Gather),
+    "pattern": TypeAdapter(PatternText),
+    "operator": TypeAdapter(OperatorText),
+}
+
+
+def typed(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
+    """A value as a type of the language.
+
+    Raises:
+        GenotypeError: The first fault, with the path of its field.
+    """
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise _first_fault(error, where) from None
+    except RecursionError:
+        raise GenotypeError("is nested too deep", where) from None
+
+
+def _first_fault(error: ValidationError, where: str) -> GenotypeError:
+    # A union of a name and an object reports both; the fault that lies deepest is the one that was meant.
+    faults = error.errors(include_url=False)
+    fault = max(faults, key=lambda f: len(f["loc"]))
+    path, model = where, ""
+    for part in fault["loc"]:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part.startswith("<"):
+            model = part[1:-1]
+        elif part in MODELS or part.startswith(("tuple[", "function-", "json-or-", "str", "int", "float", "bool")):
+            model = part if part in MODELS else model
+        else:
+            path += f".{part}" if path else part
+    return GenotypeError(_said(fault, model or "Genotype"), path)
+
+
+MODELS: dict[str, type[Model]] = {
+    kind.__name__: kind
+    for kind in (Genotype, Aggregate, Gather, *LAYERS.values(), *PATTERNS.values(), *OPERATORS.values())
+}
+
+
+def _said(fault: Any, model: str) -> str:
+    kind, found = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        fields = MODELS[model].model_fields if model in MODELS else {}
+        return "no such field here" + did_you_mean(fault["loc"][-1], [f.alias or n for n, f in fields.items()])
+    if kind == "missing":
+        return "is missing"
+    if kind == "union_tag_invalid" or kind == "union_tag_not_found":
+        if isinstance(found, Mapping):
+            known = [*LAYERS, *PATTERNS, *OPERATORS, *Aggregate.marks]
+            key = next(iter(found), "")
+            return f"no step, pattern or operator has the key '{key}'{did_you_mean(str(key), known)}" if found else "an empty object says nothing"
+        return f"{shown(found)} is not a step, a pattern or an operator"
+    return f"{shown(found)} is wrong here: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def shown(value: Any) -> str:
+    """A value in an error, cut where it is long."""
+    text = json.dumps(thaw(value), default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

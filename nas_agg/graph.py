@@ -1,0 +1,206 @@
+"""The graph of a network: shaped primitives, and the tape on which they are written.
+
+A tensor is a number: the place of the operation that makes it. The tape keeps concats flat, merges neighbouring slices,
+and normalises a source once for all its readers; what does not lead to the output is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from nas_agg.errors import GenotypeError
+from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE, Act, Add, Cat, Input, Norm, Primitive, Shape, Slice, text
+
+if TYPE_CHECKING:
+    import networkx
+
+MAX_STEPS = 50_000
+MAX_READS = 2_000_000
+
+
+class Graph:
+    """The live graph, in an order in which it can be computed.
+
+    Attributes:
+        ops: The operation that makes each tensor; the first is the image.
+        inputs: The tensors that each operation reads.
+        shapes: ``(channels, height, width)`` of each tensor.
+        paths: Where each operation stands: the name of its parameters, if it has any.
+        output: The tensor of logits, ``(classes, 1, 1)``.
+        notes: What a user may want to know of the expansion.
+    """
+
+    __slots__ = ("__dict__", "inputs", "notes", "ops", "output", "paths", "shapes")
+
+    def __init__(
+        self,
+        ops: list[Primitive],
+        inputs: list[tuple[int, ...]],
+        shapes: list[Shape],
+        paths: list[str],
+        output: int,
+        notes: Iterable[str] = (),
+    ):
+        self.ops, self.inputs, self.shapes, self.paths, self.output = ops, inputs, shapes, paths, output
+        self.notes = tuple(notes)
+
+    def __len__(self) -> int:
+        return len(self.ops)
+
+    @cached_property
+    def readers(self) -> list[list[int]]:
+        """For each tensor the operations that read it, each as often as it does."""
+        found: list[list[int]] = [[] for _ in self.ops]
+        for reader, inputs in enumerate(self.inputs):
+            for source in inputs:
+                found[source].append(reader)
+        return found
+
+    def digraph(self) -> networkx.DiGraph:
+        """As a networkx graph: nodes carry ``op``, ``shape`` and ``path``, an edge the ``places`` it is read at."""
+        import networkx
+
+        graph = networkx.DiGraph(output=self.output, notes=self.notes)
+        for i, op in enumerate(self.ops):
+            graph.add_node(i, op=op, shape=self.shapes[i], path=self.paths[i])
+            for place, source in enumerate(self.inputs[i]):
+                if graph.has_edge(source, i):
+                    graph.edges[source, i]["places"].append(place)
+                else:
+                    graph.add_edge(source, i, places=[place])
+        return graph
+
+
+class Tape:
+    """Operations written one after another.
+
+    Attributes:
+        path: The place that the next operations are written at.
+        lowest: The lowest tensor that was looked into; what lies below a unit's first tensor makes it depend on more
+            than the shape that enters it.
+    """
+
+    def __init__(self, image: Shape):
+        self.ops: list[Primitive] = [Input(image)]
+        self.inputs: list[tuple[int, ...]] = [()]
+        self.shapes: list[Shape] = [image]
+        self.paths: list[str] = ["input"]
+        self.norms: dict[tuple[int, int], int] = {}
+        self.path = ""
+        self.lowest = MAX_STEPS
+        self.reads = 0
+        self.notes: list[str] = []
+
+    def add(self, op: Primitive, *inputs: int, at: str = "") -> int:
+        """Writes an operation and gives its output; ``at`` is put behind the path."""
+        shapes = self.shapes
+        shape = op.shape(*[shapes[i] for i in inputs])
+        if shape[0] > MAX_CHANNELS or shape[1] > MAX_SIDE or shape[2] > MAX_SIDE:
+            raise GenotypeError(f"{text(shape)} is beyond {MAX_CHANNELS:,} channels or a map of {MAX_SIDE:,}")
+        self.reads += len(inputs)
+        self.check_size(1)
+        self.ops.append(op)
+        self.inputs.append(inputs)
+        shapes.append(shape)
+        self.paths.append(self.path + at)
+        return len(shapes) - 1
+
+    def check_size(self, more: int) -> None:
+        """Refuses a network that grows beyond what is sensible."""
+        if len(self.ops) + more > MAX_STEPS or self.reads > MAX_READS:
+            raise GenotypeError(f"the network has more than {MAX_STEPS:,} steps or {MAX_READS:,} tensor reads")
+
+    def look(self, tensor: int) -> Primitive:
+        """The operation that makes a tensor."""
+        if tensor < self.lowest:
+            self.lowest = tensor
+        return self.ops[tensor]
+
+    # ------------------------------------------------------------------ what is written in one way only
+
+    def cat(self, tensors: list[int]) -> int:
+        """The tensors' channels one after another: flat, neighbouring slices of one tensor merged."""
+        parts: list[int] = []
+        for tensor in tensors:
+            parts.extend(self.inputs[tensor] if isinstance(self.look(tensor), Cat) else (tensor,))
+        merged: list[int] = []
+        for part in parts:
+            if merged and (whole := self.merge(merged[-1], part)) is not None:
+                merged[-1] = whole
+            else:
+                merged.append(part)
+        return merged[0] if len(merged) == 1 else self.add(Cat(), *merged)
+
+    def merge(self, a: int, b: int) -> int | None:
+        """Two slices as one, if they are neighbours in one tensor."""
+        first, second = self.look(a), self.look(b)
+        if not (isinstance(first, Slice) and isinstance(second, Slice) and self.inputs[a] == self.inputs[b]):
+            return None
+        if first.first + first.channels != second.first:
+            return None
+        return self.slice(self.inputs[a][0], first.first, first.channels + second.channels)
+
+    def slice(self, tensor: int, first: int, channels: int) -> int:
+        """Some channels: a slice of a cat is a cat of slices, a slice of a slice is one slice."""
+        if first == 0 and channels == self.shapes[tensor][0]:
+            return tensor
+        op = self.look(tensor)
+        if isinstance(op, Slice):
+            return self.slice(self.inputs[tensor][0], op.first + first, channels)
+        if not isinstance(op, Cat):
+            return self.add(Slice(first, channels), tensor)
+        parts, begin = [], 0
+        for part in self.inputs[tensor]:
+            width = self.shapes[part][0]
+            low, high = max(first, begin), min(first + channels, begin + width)
+            if low < high:
+                parts.append(self.slice(part, low - begin, high - low))
+            begin += width
+        return self.cat(parts)
+
+    def add_up(self, tensors: list[int], op: Add) -> int:
+        """The sum or the mean."""
+        return tensors[0] if len(tensors) == 1 else self.add(op, *tensors)
+
+    def normalised(self, tensor: int, groups: int) -> int:
+        """The tensor normed without affine: one operation for all its readers."""
+        self.look(tensor)
+        key = (tensor, groups)
+        if key not in self.norms:
+            self.norms[key] = self.add(Norm(self.shapes[tensor][0], groups, False), tensor)
+        return self.norms[key]
+
+    def raw(self, tensor: int) -> int:
+        """The tensor without the norms and activations that end it."""
+        op = self.look(tensor)
+        while isinstance(op, (Norm, Act)):
+            tensor = self.inputs[tensor][0]
+            op = self.look(tensor)
+        if isinstance(op, Cat):
+            return self.cat([self.raw(part) for part in self.inputs[tensor]])
+        if isinstance(op, Slice):
+            return self.slice(self.raw(self.inputs[tensor][0]), op.first, op.channels)
+        return tensor
+
+    # ------------------------------------------------------------------ the end
+
+    def graph(self, output: int) -> Graph:
+        """The operations that lead to the output."""
+        live = bytearray(len(self.ops))
+        live[output] = live[0] = 1
+        for i in range(output, -1, -1):
+            if live[i]:
+                for source in self.inputs[i]:
+                    live[source] = 1
+        kept = [i for i in range(output + 1) if live[i]]
+        place = {old: new for new, old in enumerate(kept)}
+        return Graph(
+            [self.ops[i] for i in kept],
+            [tuple([place[source] for source in self.inputs[i]]) for i in kept],
+            [self.shapes[i] for i in kept],
+            [self.paths[i] for i in kept],
+            place[output],
+            dict.fromkeys(self.notes),
+        )

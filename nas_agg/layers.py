@@ -1,0 +1,261 @@
+"""The layers that a unit is written with. Each becomes one operation of the graph, or a few.
+
+A layer's fields are worked out where it stands; ``build`` then puts it on the tape. A fault that belongs to one field is
+raised with that field's path (``.groups``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from nas_agg.errors import GenotypeError
+from nas_agg.primitives import (
+    ACTIVATIONS,
+    MAX_CHANNELS,
+    MAX_KERNEL,
+    MAX_SIDE,
+    Act,
+    AvgPool,
+    Conv,
+    Dropout,
+    Gap,
+    Linear,
+    MaxPool,
+    Mul,
+    Norm,
+    Pad,
+    Scale,
+    Shuffle,
+)
+from nas_agg.vocabulary import Flag, Word, choice, count, rate, registry
+
+if TYPE_CHECKING:
+    from nas_agg.graph import Tape
+
+GROUPS = 32  # of a gn that does not say its own
+
+
+class Layer(Word):
+    """A layer."""
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        """Puts the layer behind tensor ``x`` and gives its output.
+
+        Args:
+            tape: The graph being written.
+            x: What enters.
+            word: The text or key the layer was written with.
+            **values: Its fields, worked out.
+        """
+        raise NotImplementedError
+
+
+def norm_groups(word: str, channels: int, groups: int = GROUPS) -> int:
+    """The groups of a norm as the graph has them: 0 is batch norm; a gn's are reduced to their gcd with the channels."""
+    return {"bn": 0, "ln": 1, "in": channels}.get(word, math.gcd(groups, channels))
+
+
+class NormLayer(Layer):
+    """Batch norm, layer norm (one group), instance norm (a group per channel), with affine."""
+
+    bare: ClassVar[tuple[str, ...]] = ("bn", "ln", "in")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        return tape.add(Norm(channels, norm_groups(word, channels), True), x)
+
+
+class GroupNorm(Layer):
+    """Group norm with affine."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gn",)
+    key: ClassVar[str] = "gn"
+    gn: count(1, MAX_CHANNELS, "the groups of a norm") = GROUPS  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        return tape.add(Norm(channels, norm_groups("gn", channels, values["gn"]), True), x)
+
+
+class Activation(Layer):
+    """An activation; leaky has a slope of 0.01."""
+
+    bare: ClassVar[tuple[str, ...]] = tuple(ACTIVATIONS)
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Act(word), x)
+
+
+def _conv(tape: Tape, x: int, kernel: int, out: int, stride: int, padding: int, groups: int, bias: bool, at: str = "") -> int:
+    return tape.add(Conv(tape.shapes[x][0], out, kernel, stride, padding, groups, bias), x, at=at)
+
+
+class ConvLayer(Layer):
+    """A convolution: ``out`` channels (default w), square kernel."""
+
+    key: ClassVar[str] = "conv"
+    conv: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
+    out: count(1, MAX_CHANNELS, "a number of channels") = "w"  # type: ignore[valid-type]
+    stride: count(1, MAX_SIDE, "a stride") = 1  # type: ignore[valid-type]
+    groups: count(1, MAX_CHANNELS, "a number of groups") = 1  # type: ignore[valid-type]
+    padding: count(0, MAX_KERNEL, "a padding") | None = None  # type: ignore[valid-type]
+    bias: Flag = False
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        kernel, out, groups, channels = values["conv"], values["out"], values["groups"], tape.shapes[x][0]
+        if channels % groups or out % groups:
+            raise GenotypeError(f"{groups} groups do not divide {channels} -> {out} channels", ".groups")
+        padding = _padding(kernel, values["padding"])
+        return _conv(tape, x, kernel, out, values["stride"], padding, groups, values["bias"])
+
+
+def _padding(kernel: int, padding: int | None) -> int:
+    return (kernel - 1) // 2 if padding is None else padding
+
+
+class _Pool(Layer):
+    stride: count(1, MAX_SIDE, "a stride") | None = None  # type: ignore[valid-type]
+    padding: count(0, MAX_KERNEL, "a padding") | None = None  # type: ignore[valid-type]
+
+    primitive: ClassVar[type[MaxPool]]
+
+    @classmethod
+    def build(cls, tape: Tape, x: int, word: str, **values: Any) -> int:  # type: ignore[override]
+        kernel = values[word]
+        stride = kernel if values["stride"] is None else values["stride"]
+        padding = _padding(kernel, values["padding"])
+        return x if kernel == stride == 1 and not padding else tape.add(cls.primitive(kernel, stride, padding), x)
+
+
+class MaxPoolLayer(_Pool):
+    """Max pooling; its stride is its kernel unless said. Kernel = stride = 1 is nothing."""
+
+    key: ClassVar[str] = "maxpool"
+    primitive: ClassVar[type[MaxPool]] = MaxPool
+    maxpool: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
+
+
+class AvgPoolLayer(_Pool):
+    """Average pooling; padded zeros count. Otherwise as max pooling."""
+
+    key: ClassVar[str] = "avgpool"
+    primitive: ClassVar[type[MaxPool]] = AvgPool
+    avgpool: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
+
+
+class GapLayer(Layer):
+    """Adaptive average pooling to size x size (default 1: global)."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gap",)
+    key: ClassVar[str] = "gap"
+    gap: count(1, MAX_SIDE, "a size") = 1  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Gap(values["gap"]), x)
+
+
+class LinearLayer(Layer):
+    """A linear layer with bias on the flattened map."""
+
+    key: ClassVar[str] = "linear"
+    linear: count(1, MAX_CHANNELS, "a number of outputs")  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Linear(math.prod(tape.shapes[x]), values["linear"]), x)
+
+
+class SqueezeExcitation(Layer):
+    """The map times gate(1x1(act(1x1(gap)))), both 1x1 with bias; squeeze 0: one 1x1 and no act."""
+
+    key: ClassVar[str] = "se"
+    se: count(0, MAX_CHANNELS, "a squeeze width")  # type: ignore[valid-type]
+    act: choice(*ACTIVATIONS) = "relu"  # type: ignore[valid-type]
+    gate: choice(*ACTIVATIONS) = "sigmoid"  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        y = tape.add(Gap(1), x, at=".gap")
+        if values["se"]:
+            y = _conv(tape, y, 1, values["se"], 1, 0, 1, True, at=".squeeze")
+            y = tape.add(Act(values["act"]), y, at=".act")
+        y = _conv(tape, y, 1, channels, 1, 0, 1, True, at=".excite")
+        return tape.add(Mul(), x, tape.add(Act(values["gate"]), y, at=".gate"))
+
+
+class ScaleLayer(Layer):
+    """Times a learned number per channel."""
+
+    bare: ClassVar[tuple[str, ...]] = ("scale",)
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Scale(tape.shapes[x][0]), x)
+
+
+class SliceLayer(Layer):
+    """Some of the channels, from ``from`` on."""
+
+    key: ClassVar[str] = "slice"
+    slice: count(1, MAX_CHANNELS, "a number of channels")  # type: ignore[valid-type]
+    from_: count(0, MAX_CHANNELS, "a first channel") = Field(0, alias="from")  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels, first = values["slice"], values["from"]
+        if first + channels > tape.shapes[x][0]:
+            raise GenotypeError(f"channels {first} to {first + channels - 1} are not among the {tape.shapes[x][0]} here")
+        return tape.slice(x, first, channels)
+
+
+class PadLayer(Layer):
+    """Zero channels up to that many."""
+
+    key: ClassVar[str] = "pad"
+    pad: count(1, MAX_CHANNELS, "a number of channels")  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        extra = values["pad"] - tape.shapes[x][0]
+        if extra < 0:
+            raise GenotypeError(f"{tape.shapes[x][0]} channels are more than the {values['pad']} to pad up to", ".pad")
+        return tape.add(Pad(extra), x) if extra else x
+
+
+class ShuffleLayer(Layer):
+    """A channel shuffle."""
+
+    key: ClassVar[str] = "shuffle"
+    shuffle: count(1, MAX_CHANNELS, "a number of groups")  # type: ignore[valid-type]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Shuffle(values["shuffle"]), x) if values["shuffle"] > 1 else x
+
+
+class DropoutLayer(Layer):
+    """Dropout in training; ``channels`` drops whole channels."""
+
+    key: ClassVar[str] = "dropout"
+    dropout: rate("a dropout rate")  # type: ignore[valid-type]
+    channels: Flag = False
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Dropout(float(values["dropout"]), values["channels"]), x) if values["dropout"] else x
+
+
+LAYERS = registry(
+    NormLayer, GroupNorm, Activation, ConvLayer, MaxPoolLayer, AvgPoolLayer, GapLayer, LinearLayer, SqueezeExcitation,
+    ScaleLayer, SliceLayer, PadLayer, ShuffleLayer, DropoutLayer,
+)  # fmt: skip

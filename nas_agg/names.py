@@ -1,0 +1,571 @@
+"""Puts names in: a genotype's text becomes units and aggregates whose numbers are checked expressions.
+
+Types, words, joins and circles are found here, without expanding. Equal texts written at the same place give the same
+object, also in another genotype, so that `expansion.py` does equal work once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple, get_args
+
+from nas_agg import genotype as text
+from nas_agg.errors import GenotypeError, did_you_mean
+from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, whole
+from nas_agg.genotype import ADAPTERS, JOIN, Genotype, shown, typed
+from nas_agg.layers import LAYERS
+from nas_agg.operators import OPERATORS, Operator
+from nas_agg.patterns import MAX_NODES, PATTERNS
+from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
+from nas_agg.vocabulary import FLAG, Bounds, Choice, Word
+
+MAX_VALUES = 50_000
+MAX_NESTING = 48
+
+WIDTH = Bounds(1, MAX_CHANNELS, "a width")
+GROUPS = Bounds(1, MAX_CHANNELS, "a cardinality")
+STRIDE = Bounds(1, MAX_SIDE, "a stride")
+ANY = Bounds(0, 0, "")  # a number of an aggregate's let: whole or not
+NODES = Bounds(0, MAX_NODES, "a number of nodes")
+
+_LOCAL = frozenset({"in", "c", "h"})  # known from the tensor at hand
+
+
+class Number(NamedTuple):
+    """A number, as an expression, with the place it was written at."""
+
+    expression: Expression
+    where: str
+    bounds: Bounds
+
+    def value(self, scope: Mapping[str, Any]) -> Any:
+        """Works it out: an int, or a fraction where its field takes one.
+
+        Raises:
+            GenotypeError: If a name is not known here, or the value is none that the field takes.
+        """
+        try:
+            value = self.expression.constant
+            if value is None:
+                value = self.expression.value(scope)
+        except KeyError as error:
+            name = error.args[0]
+            raise GenotypeError(f"'{name}' ({VARIABLES.get(name, 'a number')}) is not known here", self.where) from None
+        except ExpressionError as error:
+            raise GenotypeError(str(error), self.where) from None
+        bounds = self.bounds
+        if bounds is ANY:
+            return value
+        if bounds.fraction:
+            if not 0 <= value < 1:
+                raise GenotypeError(f"{bounds.what} goes from 0 to below 1, not {float(value):g}", self.where)
+            return value
+        if value.__class__ is int and bounds.least <= value <= bounds.most:
+            return value
+        try:
+            return whole(value, bounds.least, bounds.most, bounds.what, self.expression.text)
+        except GenotypeError as error:
+            raise GenotypeError(error.what, self.where) from None
+
+
+Schedule = Number | tuple[Number, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class WordUse:
+    """A layer, a pattern or an operator with its fields."""
+
+    where: str
+    word: str
+    kind: type[Word]
+    fixed: tuple[tuple[str, Any], ...]
+    numbers: tuple[tuple[str, Number], ...]
+
+    def values(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """Its fields, worked out."""
+        found = dict(self.fixed)
+        for field, number in self.numbers:
+            found[field] = number.value(scope)
+        return found
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Join:
+    """The place where the shortcut joins."""
+
+    where: str
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Sequence:
+    """A unit.
+
+    Attributes:
+        steps: Each with its label, which is unique in the unit.
+        joins: Whether a join in it takes the shortcut of an aggregate around it.
+        free: The names that it needs from around, but for in, c and h.
+        parts: The steps in runs: those without such a join together, one with it alone.
+    """
+
+    where: str
+    steps: tuple[tuple[str, Any], ...]
+    joins: bool
+    free: tuple[str, ...]
+    size: int
+    parts: tuple[Sequence, ...]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Gather:
+    """A gather, its defaults said."""
+
+    where: str
+    pattern: WordUse
+    operator: WordUse
+    norm: str
+    weight: bool
+    match: Sequence | str | None
+    raw: bool
+
+    @property
+    def how(self) -> type[Operator]:
+        return self.operator.kind  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Aggregate:
+    """An aggregate, `like` merged."""
+
+    where: str
+    units: tuple[Sequence, ...]
+    each: bool  # one unit a node
+    nodes: Number | None
+    growth: Schedule | None
+    cardinality: Schedule | None
+    stride: Schedule | None
+    strides_each: bool
+    reads: Gather
+    shortcut: Gather | None
+    output: Gather | None
+    let: tuple[tuple[str, Schedule], ...]
+    joins: bool
+    free: tuple[str, ...]
+    needed: tuple[str, ...]
+    size: int
+
+
+_known: dict[tuple, Any] = {}
+
+
+def _made(kind: Callable[..., Any], *values: Any) -> Any:
+    """One object for equal values."""
+    key = (kind, *values)
+    found = _known.get(key)
+    if found is None:
+        if len(_known) > 100_000:
+            _known.clear()
+        found = _known[key] = kind(*values)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _named(expression: Expression, names: tuple[tuple[str, Expression], ...]) -> Expression:
+    return expression.with_names(dict(names))
+
+
+@lru_cache
+def _fields(kind: type[Word]) -> dict[str, tuple[str, Any]]:
+    """Field as written -> (attribute, what it takes: Bounds, Choice, FLAG or None)."""
+    found = {}
+    for name, field in kind.model_fields.items():
+        marks = [*field.metadata, *(m for part in get_args(field.annotation) for m in getattr(part, "__metadata__", ()))]
+        found[field.alias or name] = (name, next((m for m in marks if isinstance(m, (Bounds, Choice)) or m == FLAG), None))
+    return found
+
+
+class Names:
+    """Puts the names of one genotype in.
+
+    Args:
+        genotype: A genotype.
+    """
+
+    def __init__(self, genotype: Genotype):
+        self.genotype = genotype
+        self.active: list[str] = []
+        self.depth = 0
+        self.done: dict[tuple, Any] = {}
+
+    def network(self) -> Sequence:
+        """The net, with all names put in.
+
+        Raises:
+            GenotypeError: At the first fault that can be found without expanding.
+        """
+        steps = []
+        for i, step in enumerate(self.genotype.net):
+            where = f"net[{i}]"
+            try:
+                steps.append(self.step(step, where, frozenset()))
+            except GenotypeError as error:
+                raise error if error.where.startswith(where) else error.within(where) from None
+        net = self.assembled(steps, "net")
+        if net.joins:
+            raise GenotypeError("a join that no shortcut reaches", "net")
+        return net
+
+    # ------------------------------------------------------------------ names
+
+    @contextmanager
+    def named(self, name: str, where: str) -> Iterator[tuple[Any, str]]:
+        """The text that a name stands for, and the place it was written at."""
+        if name not in self.genotype.let:
+            if name in (self.genotype.open or ()):
+                raise GenotypeError(f"'{name}' is an open name: name a point of the space, or give it a value", where)
+            known = [*self.genotype.let, *LAYERS, *PATTERNS, *OPERATORS, JOIN]
+            raise GenotypeError(f"'{name}' is neither a word of the language nor a name of let{did_you_mean(name, known)}", where)
+        if name in self.active:
+            raise GenotypeError(f"a circle of names: {' -> '.join([*self.active, name])}", f"let.{name}")
+        self.active.append(name)
+        try:
+            with self.deeper(where):
+                yield self.genotype.let[name], f"let.{name}"
+        finally:
+            self.active.pop()
+
+    @contextmanager
+    def deeper(self, where: str) -> Iterator[None]:
+        self.depth += 1
+        if self.depth > 2 * MAX_NESTING:  # a name and what it stands for are a level each
+            raise GenotypeError(f"nested deeper than {MAX_NESTING} once names are put in", where)
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    # ------------------------------------------------------------------ numbers
+
+    def number(self, value: Any, where: str, bounds: Bounds, bound: frozenset[str]) -> Number:
+        """A number field. A name in it is looked up in scope, the genotype's let last."""
+        if isinstance(value, str) and value in self.genotype.let and value not in bound:
+            with self.named(value, where) as (meaning, place):
+                if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
+                    raise GenotypeError(f"{bounds.what or 'a number'} is wanted, and {place} is {shown(meaning)}", where)
+                return self.number(meaning, place, bounds, bound)
+        number = Number(self.expression(value, where, bound), where, bounds)
+        if number.expression.constant is not None:
+            number.value({})  # a constant out of bounds is found at once
+        return number
+
+    def expression(self, value: Any, where: str, bound: frozenset[str]) -> Expression:
+        try:
+            found = parse(value)
+            names = []
+            for name in found.names:
+                if name in VARIABLES or name in bound:
+                    continue
+                with self.named(name, where) as (meaning, place):
+                    if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
+                        raise GenotypeError(f"'{name}' in an expression must be a number, and is {shown(meaning)}", where)
+                    names.append((name, self.expression(meaning, place, bound)))
+            return _named(found, tuple(names)) if names else found
+        except ExpressionError as error:
+            raise GenotypeError(str(error), where) from None
+
+    def schedule(self, value: Any, where: str, bounds: Bounds, bound: frozenset[str]) -> Schedule:
+        """A number, an expression, or a list with one entry a node."""
+        if isinstance(value, str) and value not in bound and isinstance(self.genotype.let.get(value), tuple):
+            with self.named(value, where) as (meaning, place):
+                return self.schedule(meaning, place, bounds, bound)
+        if isinstance(value, tuple):
+            return tuple(self.number(item, f"{where}[{i}]", bounds, bound) for i, item in enumerate(value))
+        return self.number(value, where, bounds, bound)
+
+    # ------------------------------------------------------------------ words
+
+    def word(self, value: Any, where: str, words: Mapping[str, type[Word]], adapter: str, bound: frozenset[str]) -> WordUse:
+        """A layer, a pattern or an operator: a bare word, an object, or a name of one."""
+        if isinstance(value, str):
+            kind = words.get(value)
+            if kind and value in kind.bare:
+                return self.fielded(kind.model_construct(), kind, value, where, bound)
+            with self.named(value, where) as (meaning, place):
+                return self.word(typed(ADAPTERS[adapter], meaning, place), place, words, adapter, bound)
+        if not isinstance(value, Word):
+            raise GenotypeError(f"{shown(value)} is not a {adapter}", where)
+        return self.fielded(value, type(value), type(value).key or "", where, bound)
+
+    def fielded(self, value: Word, kind: type[Word], word: str, where: str, bound: frozenset[str]) -> WordUse:
+        fixed, numbers = [], []
+        for field, (attribute, mark) in _fields(kind).items():
+            given, place = getattr(value, attribute), f"{where}.{field}"
+            if isinstance(mark, Bounds) and given is not None:
+                number = self.number(given, place, mark, bound)
+                constant = number.expression.constant
+                if constant is None:
+                    numbers.append((field, number))
+                else:
+                    fixed.append((field, constant))
+            elif isinstance(mark, Choice):
+                fixed.append((field, self.chosen(given, place, mark)))
+            elif mark == FLAG:
+                fixed.append((field, self.flag(given, place)))
+            else:
+                fixed.append((field, given))
+        return _made(WordUse, where, word, kind, tuple(fixed), tuple(numbers))
+
+    def chosen(self, value: str, where: str, choice: Choice) -> str:
+        if value in choice.words:
+            return value
+        if value in self.genotype.let or value in (self.genotype.open or ()):
+            with self.named(value, where) as (meaning, place):
+                if isinstance(meaning, str):
+                    return self.chosen(meaning, place, choice)
+                raise GenotypeError(f"one of {', '.join(choice.words)} is wanted, not {shown(meaning)}", place)
+        hint = did_you_mean(value, choice.words)
+        raise GenotypeError(f"'{value}' is not one of {', '.join(choice.words)}{hint}", where)
+
+    def flag(self, value: Any, where: str) -> bool:
+        if isinstance(value, bool):
+            return value
+        with self.named(value, where) as (meaning, place):
+            if not isinstance(meaning, (bool, str)):
+                raise GenotypeError(f"true or false is wanted, not {shown(meaning)}", place)
+            return self.flag(meaning, place)
+
+    # ------------------------------------------------------------------ units
+
+    def step(self, value: Any, where: str, bound: frozenset[str], name: str = "") -> tuple[str, Any]:
+        """A step with the label it goes by: a layer's word, or the name of a unit or an aggregate, else its role."""
+        if isinstance(value, str):
+            if value == JOIN:
+                return JOIN, _made(Join, where)
+            kind = LAYERS.get(value)
+            if kind and value in kind.bare:
+                return value, self.word(value, where, LAYERS, "layer", bound)
+            key = ("step", value, bound)
+            if key not in self.done:
+                with self.named(value, where) as (meaning, place):
+                    self.done[key] = self.step(typed(ADAPTERS["step"], meaning, place), place, bound, value)
+            return self.done[key]
+        if isinstance(value, tuple):
+            return name or "unit", self.sequence(value, where, bound)
+        if isinstance(value, text.Aggregate):
+            return self.aggregate(value, where, bound, name)
+        return type(value).key or "", self.word(value, where, LAYERS, "layer", bound)
+
+    def unit(self, value: Any, where: str, bound: frozenset[str]) -> Sequence:
+        """A unit field: a list, or a name of one."""
+        if not isinstance(value, str):
+            return self.sequence(value, where, bound)
+        key = ("unit", value, bound)
+        if key not in self.done:
+            with self.named(value, where) as (meaning, place):
+                if isinstance(meaning, str):
+                    self.done[key] = self.unit(meaning, place, bound)
+                else:
+                    self.done[key] = self.sequence(typed(ADAPTERS["unit"], meaning, place), place, bound)
+        return self.done[key]
+
+    def sequence(self, steps: tuple, where: str, bound: frozenset[str]) -> Sequence:
+        with self.deeper(where):
+            return self.assembled([self.step(step, f"{where}[{i}]", bound) for i, step in enumerate(steps)], where)
+
+    def assembled(self, steps: list[tuple[str, Any]], where: str) -> Sequence:
+        size = 1 + sum(getattr(step, "size", 1) for _, step in steps)
+        if size > MAX_VALUES:
+            raise GenotypeError(f"more than {MAX_VALUES:,} values once names are put in", where)
+        joins = [step for _, step in steps if _joins(step)]
+        if len(joins) > 1:
+            raise GenotypeError("two joins in a unit; one shortcut joins once", joins[1].where)
+        labelled = _labelled(steps)
+        if not joins:
+            return _sequence(where, labelled, ())
+        at = next(i for i, (_, step) in enumerate(labelled) if _joins(step))
+        parts = [_sequence(where, part, ()) for part in (labelled[:at], labelled[at : at + 1], labelled[at + 1 :]) if part]
+        return _sequence(where, labelled, tuple(parts))
+
+    # ------------------------------------------------------------------ aggregates
+
+    def aggregate(self, value: text.Aggregate, where: str, bound: frozenset[str], name: str) -> tuple[str, Aggregate]:
+        with self.deeper(where):
+            fields, like = self.merged(value, where)
+            let = {n: (v, p) for n, (v, p) in fields.pop("let", {}).items()}
+            bound = bound | frozenset(let)
+            return name or like or "aggregate", self.built(fields, let, where, bound)
+
+    def merged(self, value: text.Aggregate, where: str) -> tuple[dict[str, Any], str]:
+        """An aggregate's fields, each with its place, over those of the one it is like."""
+        fields: dict[str, Any] = {}
+        if value.like is not None:
+            with self.named(value.like, f"{where}.like") as (meaning, place):
+                base = typed(ADAPTERS["aggregate"], self.aggregate_text(meaning, place), place)
+                fields, _ = self.merged(base, place)
+        own = [f for f in value.model_fields_set if f != "like"]
+        if "unit" in own and "units" in own:
+            raise GenotypeError("an aggregate has 'unit' or 'units', not both", f"{where}.units")
+        for field in own:
+            given = getattr(value, field)
+            if field == "let":
+                for name in given or ():
+                    text.check_name(name, f"{where}.let.{name}")
+                rows = {n: (v, f"{where}.let.{n}") for n, v in (given or {}).items()}
+                fields["let"] = {**fields.get("let", {}), **rows}
+                continue
+            fields[field] = (given, f"{where}.{field}")
+            if field in ("unit", "units"):
+                fields.pop("units" if field == "unit" else "unit", None)
+        return fields, value.like or ""
+
+    def aggregate_text(self, meaning: Any, place: str) -> Any:
+        """The text of an aggregate, through a name of a name."""
+        if isinstance(meaning, str):
+            with self.named(meaning, place) as (further, there):
+                return self.aggregate_text(further, there)
+        if not isinstance(meaning, Mapping):
+            raise GenotypeError(f"'like' takes the name of an aggregate, and this is {shown(meaning)}", place)
+        return meaning
+
+    def built(self, fields: dict[str, Any], let_text: dict[str, Any], where: str, bound: frozenset[str]) -> Aggregate:
+        def field(name: str) -> tuple[Any, str]:
+            return fields.get(name, (None, f"{where}.{name}"))
+
+        def schedule(name: str, bounds: Bounds) -> Schedule | None:
+            value, place = field(name)
+            return None if value is None else self.schedule(value, place, bounds, bound)
+
+        let = tuple((name, self.schedule(value, place, ANY, bound)) for name, (value, place) in let_text.items())
+        units, each = self.units_of(fields, where, bound)
+        nodes, place = field("nodes")
+        strides = schedule("stride", STRIDE)
+        reads = self.gather(*field("reads"), bound)
+        if reads is None:
+            reads = self.gather(text.Gather(), f"{where}.reads", bound)
+        shortcut, output = self.gather(*field("shortcut"), bound), self.gather(*field("output"), bound)
+        if output is None and "input" in reads.pattern.kind.bare:
+            raise GenotypeError("nodes that read the input alone need an 'output'", f"{where}.output")
+        joins = any(unit.joins for unit in units)
+        if shortcut and not joins:
+            raise GenotypeError("a shortcut that no join takes: write \"join\" in the unit", shortcut.where)
+        made = Aggregate(
+            where, units, each, None if nodes is None else self.number(nodes, place, NODES, bound),
+            schedule("growth", WIDTH), schedule("cardinality", GROUPS), strides, _each(strides, dict(let)),
+            reads, shortcut, output, let, joins and shortcut is None, (), (), 1 + sum(unit.size for unit in units),
+        )  # fmt: skip
+        free, needed = _free(made)
+        made = replace(made, free=free, needed=needed)
+        return _made(Aggregate, *(getattr(made, name) for name in made.__slots__))
+
+    def units_of(self, fields: dict[str, Any], where: str, bound: frozenset[str]) -> tuple[tuple[Sequence, ...], bool]:
+        if fields.get("units", (None,))[0] is not None:
+            value, place = fields["units"]
+            while isinstance(value, str):
+                with self.named(value, place) as (meaning, there):
+                    value, place = (meaning if isinstance(meaning, str) else typed(ADAPTERS["units"], meaning, there)), there
+            if not value:
+                raise GenotypeError("at least one unit is wanted", place)
+            return tuple(self.unit(unit, f"{place}[{i}]", bound) for i, unit in enumerate(value)), True
+        value, place = fields.get("unit", (None, where))
+        if value is None:
+            raise GenotypeError("an aggregate needs a 'unit' or 'units'", where)
+        return (self.unit(value, place, bound),), False
+
+    def gather(self, value: Any, where: str, bound: frozenset[str]) -> Gather | None:
+        if value is None:
+            return None
+        if isinstance(value, str):
+            with self.named(value, where) as (meaning, place):
+                further = meaning if isinstance(meaning, str) else typed(ADAPTERS["gather"], meaning, place)
+                return self.gather(further, place, bound)
+        pattern = self.word(value.pattern, f"{where}.pattern", PATTERNS, "pattern", bound)
+        operator = self.word(value.operator, f"{where}.operator", OPERATORS, "operator", bound)
+        kind: type[Operator] = operator.kind  # type: ignore[assignment]
+        norm = kind.norm if value.norm is None else self.chosen(value.norm, f"{where}.norm", _NORM)
+        weight = kind.weight if value.weight is None else self.flag(value.weight, f"{where}.weight")
+        match = value.match
+        if match is not None and match != "skip":
+            if isinstance(match, str) and self.genotype.let.get(match) == "skip":
+                match = "skip"
+            else:
+                match = self.unit(match, f"{where}.match", bound)
+                if match.joins:
+                    raise GenotypeError("a 'match' has no shortcut to join", f"{where}.match")
+                if "l" in match.free:
+                    raise GenotypeError("a 'match' is shared by its readers and sees no 'l'", f"{where}.match")
+        return _made(Gather, where, pattern, operator, norm, weight, match, self.flag(value.raw, f"{where}.raw"))
+
+
+_NORM = Choice(text.SOURCE_NORMS)
+
+
+def _joins(step: Any) -> bool:
+    return isinstance(step, Join) or getattr(step, "joins", False)
+
+
+def _labelled(steps: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Labels that are unique: numbered where one comes more than once."""
+    labels = [label for label, _ in steps]
+    found, seen, taken = [], dict.fromkeys(labels, 0), set()
+    for label, step in steps:
+        seen[label] += 1
+        own = f"{label}{seen[label]}" if labels.count(label) > 1 else label
+        while own in taken:
+            own += "_"
+        taken.add(own)
+        found.append((own, step))
+    return tuple(found)
+
+
+def _sequence(where: str, steps: tuple[tuple[str, Any], ...], parts: tuple[Sequence, ...]) -> Sequence:
+    free: set[str] = set()
+    for _, step in steps:
+        if isinstance(step, WordUse):
+            free.update(name for _, number in step.numbers for name in number.expression.names)
+        else:
+            free.update(getattr(step, "free", ()))
+    joins = any(_joins(step) for _, step in steps)
+    size = 1 + sum(getattr(step, "size", 1) for _, step in steps)
+    return _made(Sequence, where, steps, joins, tuple(sorted(free - _LOCAL)), size, parts)
+
+
+def _names(value: Schedule | None) -> set[str]:
+    if value is None:
+        return set()
+    numbers = value if type(value) is tuple else (value,)
+    return {name for number in numbers for name in number.expression.names}  # type: ignore[union-attr]
+
+
+def _each(stride: Schedule | None, let: dict[str, Schedule], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a stride is each node's: a list, or an expression that uses l, itself or through a name."""
+    if stride is None or type(stride) is tuple:
+        return stride is not None
+    names = _names(stride)
+    return "l" in names or any(_each(let[name], let, seen | {name}) for name in names & let.keys() - seen)
+
+
+def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
+    """The names that a gather needs at each node, and those its match needs."""
+    if gather is None:
+        return set(), set()
+    own = {n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names}
+    match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
+    return own, match - {"w", "s"}
+
+
+def _free(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names an aggregate needs from around, and those its nodes need of the aggregate's own scope."""
+    inside: set[str] = {name for unit in aggregate.units for name in unit.free}
+    for gather in (aggregate.reads, aggregate.shortcut, aggregate.output):
+        at_node, in_match = _gather_names(gather)
+        inside |= at_node | in_match
+    own = {name for name, _ in aggregate.let}
+    schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
+    outer = inside - own - {"l", "n"} - {name for name, value in schedules.items() if value is not None}
+    for value in (*schedules.values(), *(row for _, row in aggregate.let)):
+        outer |= _names(value) - own - {"l", "n"}
+    outer |= _names(aggregate.nodes) - own
+    return tuple(sorted(outer - _LOCAL)), tuple(sorted(inside - _LOCAL))
+

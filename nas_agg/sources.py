@@ -1,0 +1,85 @@
+"""Where a genotype comes from: a file, a named point of a space, or a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas_agg.errors import InputError, did_you_mean
+from nas_agg.files import read
+from nas_agg.genotype import Genotype
+from nas_agg.space import SUFFIXES, list_spaces, open_space, spaces_of_family
+
+
+def open_genotype(text: str) -> Genotype:
+    """The genotype that a text names.
+
+    Args:
+        text: A JSON or YAML file; ``space/point``, where the space may be a file or a family's name; a run's folder,
+            which stands for its best network; or ``RUN:TRIAL``, a trial's number after the run's folder.
+
+    Raises:
+        InputError: There is no such genotype, or it is not valid; the line says what is near.
+    """
+    path = Path(text)
+    if text and path.is_dir():
+        return _of_run(path)
+    if path.is_file():
+        return _of_file(path)
+    run, _, trial = text.rpartition(":")
+    if run and Path(run).is_dir():
+        return _of_trial(Path(run), trial)
+    space, _, point = text.rpartition("/")
+    if space and Path(space).is_file():
+        return open_space(space).point(point)
+    if path.suffix.lower() in SUFFIXES:
+        return _of_file(path)
+    if space.count("/") == 0 and (space or text in list_spaces()):
+        return _of_space(space or text, point if space else "")
+    raise InputError(f"no genotype '{text}': no such file, run or space/point{did_you_mean(text, _addresses())}")
+
+
+def _of_file(path: Path) -> Genotype:
+    value = read(path)
+    if isinstance(value, dict) and value.get("open"):
+        points = value.get("points")
+        named = f"{path}/{next(iter(points))}" if isinstance(points, dict) and points else f"{path}/POINT"
+        raise InputError(f"{path}: a space with open names, not a genotype: name a point of it, such as {named}")
+    try:
+        return Genotype.read(value)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _of_run(run: Path) -> Genotype:
+    best = run / "best" / "genotype.json"
+    if not best.is_file():
+        raise InputError(f"{run}: not the folder of a run with a best network (no best/genotype.json in it)")
+    return _of_file(best)
+
+
+def _of_trial(run: Path, trial: str) -> Genotype:
+    path = run / "trials" / trial / "genotype.json"
+    if trial.isascii() and trial.isdigit() and path.is_file():
+        return _of_file(path)
+    known = sorted(int(folder.name) for folder in (run / "trials").glob("[0-9]*") if folder.name.isdigit())
+    there = f"its trials are {known[0]} to {known[-1]}" if known else "it has none"
+    raise InputError(f"{run}: no trial '{trial}'; {there}")
+
+
+def _of_space(name: str, point: str) -> Genotype:
+    spaces = spaces_of_family(name)
+    if not spaces:
+        raise InputError(f"no genotype '{name}/{point}': no such space{did_you_mean(f'{name}/{point}', _addresses())}")
+    for space in spaces:
+        if point in space.points:
+            return space.point(point)
+    points = [known for space in spaces for known in space.points]
+    if not point:
+        raise InputError(f"{name} is a space, not a genotype: name a point of it, such as {name}/{points[0]}")
+    hint = did_you_mean(point, points) or f"; its points are {', '.join(points) or 'none'}"
+    raise InputError(f"{name} has no point '{point}'{hint}")
+
+
+def _addresses() -> list[str]:
+    spaces = map(open_space, list_spaces())
+    return [f"{space.family}/{point}" for space in spaces for point in space.points]

@@ -1,0 +1,318 @@
+"""Search spaces: genotypes with open names.
+
+A space is a text: a genotype whose ``open`` gives some names a range or a list of values, with named ``points``.
+Everything a search needs (sampling, size, neighbours, mutation, crossover, encodings, Optuna's distributions) is
+derived here from the open names, once for all spaces. A point of a space is a dictionary of values, in the order of
+the open names.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.resources
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.domains import Domain, domain
+from nas_agg.errors import GenotypeError, InputError, did_you_mean
+from nas_agg.files import read
+from nas_agg.genotype import Genotype, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna.distributions import BaseDistribution
+
+Values = dict[str, Any]
+
+GROUP = "nas_agg.spaces"
+SUFFIXES = (".yaml", ".yml", ".json")
+_OWN_FIELDS = ("about", "family", "min_input", "points", "search")
+
+
+@dataclass(frozen=True)
+class SearchDefaults:
+    """What a search of a space takes unless told otherwise; None: the space does not say."""
+
+    max_macs: int | None = None
+    max_params: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A named point: a value for each open name, and the task it was published for where that is not the space's."""
+
+    values: Mapping[str, Any]
+    classes: int | None = None
+    input: tuple[int, int, int] | None = None
+
+
+class Space:
+    """A genotype with open names.
+
+    Args:
+        text: The space as its file says it: a genotype's fields, ``open``, and optionally ``about``, ``family``,
+            ``min_input``, ``points`` and ``search``.
+        name: What the space is called.
+
+    Attributes:
+        name: The space's own name.
+        family: The name under which its points are addressed; its own unless the file says another.
+        about: A line about the space.
+        names: The open names.
+        domains: The values of each open name.
+        min_input: The smallest image side the space serves, or None.
+        search: The space's own defaults for a search.
+        points: The named points.
+        template: The genotype with its names open.
+
+    Raises:
+        InputError: One line that names the space and the field.
+    """
+
+    def __init__(self, text: Mapping[str, Any], name: str):
+        self.name = name
+        try:
+            self._read(text)
+        except GenotypeError as error:
+            raise InputError(f"{name}: {error}") from None
+
+    def _read(self, text: Mapping[str, Any]) -> None:
+        if not isinstance(text, Mapping):
+            raise GenotypeError("a space is an object with the fields of a genotype and 'open'")
+        names = text.get("open")
+        if not isinstance(names, Mapping) or not names:
+            raise GenotypeError("a space needs open names: {name: [values]} or {name: {from, to}}", "open")
+        self.template = Genotype.read({k: v for k, v in text.items() if k not in _OWN_FIELDS})
+        self.domains: dict[str, Domain] = {key: domain(value, f"open.{key}") for key, value in names.items()}
+        self.names = tuple(self.domains)
+        for key in self.names:
+            if key in self.template.let:
+                raise GenotypeError("also a name of 'let': it is either open or has a value", f"open.{key}")
+        self.about = _string(text, "about", "")
+        self.family = _string(text, "family", self.name)
+        self.min_input = _count(text.get("min_input"), "min_input")
+        self.search = SearchDefaults(**_counts(text.get("search"), "search", ("max_macs", "max_params", "epochs")))
+        self.points = {key: self._read_point(point, f"points.{key}") for key, point in _object(text, "points").items()}
+
+    def _read_point(self, point: Any, where: str) -> Point:
+        if not isinstance(point, Mapping):
+            raise GenotypeError(f"{shown(point)} is not a point: {{values: {{name: value}}}}", where)
+        for key in point:
+            if key not in ("values", "classes", "input"):
+                hint = did_you_mean(key, ("values", "classes", "input"))
+                raise GenotypeError(f"no such field here{hint}; a point has values, classes, input", f"{where}.{key}")
+        if not isinstance(point.get("values"), Mapping):
+            raise GenotypeError("a point needs 'values', an object of a value for each open name", where)
+        size = point.get("input")
+        if size is not None:
+            if not isinstance(size, (list, tuple)) or len(size) != 3:
+                raise GenotypeError(f"{shown(size)} is not [channels, height, width]", f"{where}.input")
+            for place, side in enumerate(size):
+                _count(side, f"{where}.input[{place}]")
+        values = self.checked(point["values"], f"{where}.values.")
+        return Point(values, _count(point.get("classes"), f"{where}.classes"), tuple(size) if size else None)
+
+    def __repr__(self) -> str:
+        return f"Space({self.name!r})"
+
+    # ---- values
+
+    def checked(self, values: Mapping[str, Any], where: str = "values.") -> Values:
+        """The values as the space writes them, in the order of its names.
+
+        Raises:
+            GenotypeError: A name is unknown or left open, or a value is outside its list.
+        """
+        for name in values:
+            if name not in self.domains:
+                raise GenotypeError(f"no open name of this space{did_you_mean(name, self.names)}", f"{where}{name}")
+        checked = {}
+        for name, values_of_name in self.domains.items():
+            if name not in values:
+                raise GenotypeError(f"left open: give it one of {values_of_name}", f"{where}{name}")
+            try:
+                checked[name] = values_of_name.at(values_of_name.index(values[name]))
+            except InputError as error:
+                raise GenotypeError(str(error), f"{where}{name}") from None
+        return checked
+
+    def genotype(
+        self, values: Mapping[str, Any], input: tuple[int, int, int] | None = None, classes: int | None = None
+    ) -> Genotype:
+        """The genotype of a point, for a task's input ``(channels, height, width)`` and number of classes."""
+        return self.template.fill(self.checked(values)).with_task(input=input, classes=classes)
+
+    def point(self, name: str, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
+        """The genotype of a named point, with its own input and classes unless told others."""
+        if name not in self.points:
+            hint = did_you_mean(name, self.points) or f"; its points are {', '.join(self.points) or 'none'}"
+            raise InputError(f"{self.name} has no point '{name}'{hint}")
+        point = self.points[name]
+        return self.genotype(point.values, input or point.input, classes or point.classes)
+
+    def values_of(self, genotype: Genotype) -> Values:
+        """The values that make this space the genotype, whatever its input and classes.
+
+        Raises:
+            InputError: The genotype is not one of this space.
+        """
+        written, own = genotype.text(), self.template.text()
+        let = dict(written.get("let") or {})
+        values = {name: let.pop(name) for name in self.names if name in let}
+        if let != (own.get("let") or {}) or written["net"] != own["net"]:
+            raise InputError(f"this genotype is not one of the space {self.name}")
+        return self.checked(values, "let.")
+
+    def labels(self, values: Mapping[str, Any]) -> dict[str, int | str]:
+        """What Optuna stores for values: an integer as itself, anything else as its label."""
+        values = self.checked(values)
+        return {name: self.domains[name].label(value) for name, value in values.items()}
+
+    def values(self, labels: Mapping[str, int | str]) -> Values:
+        """The values of labels, the inverse of ``labels``."""
+        values = {}
+        for name, label in labels.items():
+            try:
+                values[name] = self.domains[name].value(label) if name in self.domains else label
+            except InputError as error:
+                raise GenotypeError(str(error), f"labels.{name}") from None
+        return self.checked(values, "labels.")
+
+    # ---- what a searcher needs
+
+    @cached_property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The open names as Optuna distributions: ranges are integer ones, lists categorical ones over labels."""
+        return {name: values.distribution() for name, values in self.domains.items()}
+
+    def size(self) -> int:
+        """How many points the space has; different points may be equal networks."""
+        return math.prod(values.size for values in self.domains.values())
+
+    def sample(self, rng: np.random.Generator) -> Values:
+        """A point with every name's value drawn evenly."""
+        return {name: values.at(int(rng.integers(values.size))) for name, values in self.domains.items()}
+
+    def neighbours(self, values: Mapping[str, Any]) -> Iterator[Values]:
+        """All points that differ in the value of one name."""
+        values = self.checked(values)
+        for name, domain_ in self.domains.items():
+            own = domain_.index(values[name])
+            for index in range(domain_.size):
+                if index != own:
+                    yield values | {name: domain_.at(index)}
+
+    def mutate(self, values: Mapping[str, Any], rng: np.random.Generator, changes: int = 1) -> Values:
+        """A point that differs in ``changes`` names (in all that can change, if they are fewer), drawn evenly."""
+        mutant = self.checked(values)
+        free = [name for name, domain_ in self.domains.items() if domain_.size > 1]
+        for place in rng.choice(len(free), size=min(changes, len(free)), replace=False) if free else ():
+            name = free[place]
+            domain_ = self.domains[name]
+            shift = 1 + int(rng.integers(domain_.size - 1))
+            mutant[name] = domain_.at((domain_.index(mutant[name]) + shift) % domain_.size)
+        return mutant
+
+    def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Values:
+        """A point that has each name's value from one of two others, drawn evenly."""
+        a, b = self.checked(a), self.checked(b)
+        return {name: (a, b)[int(rng.integers(2))][name] for name in self.names}
+
+    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
+        """A point as a vector of numbers in 0 to 1, of the same length for all points and different for any two.
+
+        An integer is scaled by its range, a value of a list of numbers is its rank, any other list is one-hot.
+        """
+        import numpy as np
+
+        values = self.checked(values)
+        return np.array([number for name in self.names for number in self.domains[name].encode(values[name])])
+
+
+# ---- finding spaces
+
+
+def list_spaces() -> list[str]:
+    """The names of all installed spaces, sorted."""
+    return sorted(_installed())
+
+
+def open_space(name_or_path: str | os.PathLike[str]) -> Space:
+    """A space by its name, or from a file of the user's own.
+
+    Raises:
+        InputError: There is no such space or file, or it is not a space.
+    """
+    text = os.fspath(name_or_path)
+    found = _installed()
+    if text in found:
+        with importlib.resources.as_file(found[text]) as file:
+            return Space(read(file), text)
+    path = Path(text)
+    if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
+        return Space(read(path), path.stem)
+    hint = did_you_mean(text, found) or f"; there are {', '.join(sorted(found)) or 'none'}"
+    raise InputError(f"no space '{text}'{hint}, or name a YAML file")
+
+
+def spaces_of_family(family: str) -> list[Space]:
+    """The installed spaces whose points are addressed by a name: their own or their family's."""
+    found = _installed()
+    names = sorted(found, key=lambda name: (name != family, name))
+    return [space for space in map(open_space, names) if family in (space.name, space.family)]
+
+
+def _installed() -> dict[str, Traversable]:
+    files: dict[str, Traversable] = {}
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            folder = importlib.resources.files(entry.value)
+            found = [file for file in folder.iterdir() if file.name.lower().endswith(SUFFIXES)]
+        except (ImportError, OSError, TypeError) as error:
+            warnings.warn(f"the spaces of {entry.value} cannot be read: {error}", stacklevel=2)
+            continue
+        for file in found:
+            # A package cannot take a name away from another: the first keeps it.
+            files.setdefault(Path(file.name).stem, file)
+    return files
+
+
+# ---- fields of a space file
+
+
+def _object(text: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    value = text.get(field)
+    if value is not None and not isinstance(value, Mapping):
+        raise GenotypeError(f"{shown(value)} is not an object", field)
+    return value or {}
+
+
+def _string(text: Mapping[str, Any], field: str, default: str) -> str:
+    value = text.get(field, default)
+    if not isinstance(value, str):
+        raise GenotypeError(f"{shown(value)} is not text", field)
+    return value.strip()
+
+
+def _count(value: Any, where: str) -> int | None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise GenotypeError(f"{shown(value)} is not a whole number of 1 or more", where)
+    return value
+
+
+def _counts(value: Any, where: str, fields: tuple[str, ...]) -> dict[str, int | None]:
+    if value is not None and not isinstance(value, Mapping):
+        raise GenotypeError(f"{shown(value)} is not an object", where)
+    for key in value or {}:
+        if key not in fields:
+            hint = did_you_mean(key, fields)
+            raise GenotypeError(f"no such field here{hint}; there are {', '.join(fields)}", f"{where}.{key}")
+    return {key: _count(count, f"{where}.{key}") for key, count in (value or {}).items()}

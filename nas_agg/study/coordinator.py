@@ -1,0 +1,169 @@
+"""The loop of a search: one process asks, hands out, listens and records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from nas_agg.errors import NasAggError
+from nas_agg.study.pool import Evaluator, Event, Job
+from nas_agg.study.proposer import Network, Proposer
+from nas_agg.study.record import Record, TrialRecord
+
+if TYPE_CHECKING:
+    from nas_agg.study.settings import Settings
+
+FAILURES_IN_A_ROW = 10
+TICK = 0.2  # seconds between two looks at the clock
+
+
+class SearchFailed(NasAggError):
+    """Trial after trial failed."""
+
+
+class Watcher(Protocol):
+    """Who is told how a search goes."""
+
+    def trial(self, trial: TrialRecord) -> None:
+        """A trial has a result, failed, or repeats another."""
+
+    def say(self, line: str) -> None:
+        """Something else happened."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+
+@dataclass
+class Coordinator:
+    """Asks for trials until the budget is spent, and records what becomes of them.
+
+    Attributes:
+        settings: Budget, times and retries.
+        record: The trials.
+        proposer: Gives the next trial.
+        evaluator: Evaluates them.
+        job: Makes a trial's job.
+        watcher: Is told.
+        last_epoch: The epoch at which a trial is done and no longer stopped.
+        forgiven: Trials of lower numbers do not count as failures in a row.
+        spent: Seconds of this search's time that earlier parts of it took.
+    """
+
+    settings: Settings
+    record: Record
+    proposer: Proposer
+    evaluator: Evaluator
+    job: Callable[[TrialRecord, Network], Job]
+    watcher: Watcher
+    last_epoch: int = 0
+    forgiven: int = 0
+    spent: float = 0.0
+
+    def run(self) -> str:
+        """Search; gives why it ended.
+
+        Raises:
+            SearchFailed: Ten trials in a row failed, or none gave a result.
+        """
+        self._begun = time.monotonic()
+        self._jobs: dict[int, Job] = {}
+        self._losses: dict[int, int] = {}
+        self._waiting = [trial for trial in self.record.trials if trial.state == "running"]
+        nothing_new = ""
+        while True:
+            self._check_failures()
+            if self._time_is_up():
+                return self._stop_all()
+            if not nothing_new or self._jobs:
+                nothing_new = self._hand_out()
+            if not self._jobs:
+                return nothing_new or "the budget is spent"
+            for event in self.evaluator.events(TICK):
+                self._hear(event)
+            self.watcher.tick()
+
+    @property
+    def seconds(self) -> float:
+        """How long the search has taken so far, earlier parts included."""
+        return self.spent + time.monotonic() - self._begun
+
+    def _time_is_up(self) -> bool:
+        return self.settings.timeout is not None and self.seconds >= self.settings.timeout
+
+    # ---- handing out
+
+    def _hand_out(self) -> str:
+        """Give every free worker a trial; gives why there is none for it, if there is none to be had."""
+        while self.evaluator.free():
+            if self._waiting:
+                trial = self._waiting.pop(0)
+                network = self.proposer.judge(trial.labels)
+                if isinstance(network, str) or network.hash != trial.hash:
+                    raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
+                self._start(self.job(trial, network))
+                continue
+            if self._recorded() + len(self._jobs) >= self.settings.budget:
+                return ""
+            known = self.record.next_number
+            proposed = self.proposer.propose()
+            for repeat in self.record.trials[known:]:
+                if repeat.state == "repeat":
+                    self.watcher.trial(repeat)
+            if isinstance(proposed, str):
+                return proposed
+            number, network = proposed
+            self._start(self.job(self.record.trials[number], network))
+        return ""
+
+    def _start(self, job: Job) -> None:
+        self._jobs[job.number] = job
+        self.evaluator.start(job)
+
+    def _recorded(self) -> int:
+        return sum(trial.counts for trial in self.record.trials)
+
+    # ---- listening
+
+    def _hear(self, event: Event) -> None:
+        number = event.number
+        if event.kind == "report":
+            assert event.value is not None
+            worse = self.record.report(number, event.step, event.value)
+            self.evaluator.answer(number, worse and event.step < self.last_epoch)
+            self.record.keep_report(number, event.step, event.value)
+            return
+        if event.kind == "lost" and self._losses.get(number, 0) < self.settings.retries:
+            self._losses[number] = self._losses.get(number, 0) + 1
+            self.watcher.say(f"trial {number}: {event.reason}; trained again")
+            self.record.forget_reports(number)
+            self.evaluator.start(self._jobs[number])
+            return
+        del self._jobs[number]
+        seconds = round(event.seconds, 3)
+        if event.kind == "done":
+            assert event.value is not None
+            trial = self.record.complete(number, event.value, seconds=seconds)
+        elif event.kind == "stopped":
+            trial = self.record.prune(number, seconds=seconds)
+        else:
+            retried = self._losses.get(number, 0)
+            reason = event.reason + (f", {retried} times trained again" if retried else "")
+            trial = self.record.fail(number, reason, seconds=seconds)
+        self.watcher.trial(trial)
+
+    def _check_failures(self) -> None:
+        ended = [t for t in self.record.trials if t.number >= self.forgiven and (t.counts or t.state == "failed")]
+        last = ended[-FAILURES_IN_A_ROW:]
+        if len(last) == FAILURES_IN_A_ROW and not any(trial.counts for trial in last):
+            reasons = dict.fromkeys(trial.reason for trial in last)
+            raise SearchFailed(f"{FAILURES_IN_A_ROW} trials in a row failed: {'; '.join(reasons)}")
+
+    def _stop_all(self) -> str:
+        self.evaluator.close()
+        for number in list(self._jobs):
+            del self._jobs[number]
+            self.watcher.trial(self.record.fail(number, "stopped: the time of the search was up"))
+        return "the time is up"

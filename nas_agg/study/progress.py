@@ -1,0 +1,168 @@
+"""How a search shows itself: a live line on a terminal, plain lines elsewhere; the log gets every line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from nas_agg.study.record import TrialRecord
+from nas_agg.study.result import SearchResult, ranked
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+KEEP_EVERY = 1.0  # seconds between two writings of the tables
+
+
+class Display:
+    """Tells people, and keeps what a run leaves up to date; a search's :class:`~nas_agg.study.coordinator.Watcher`.
+
+    Args:
+        budget: Networks the search is to evaluate.
+        trials: Gives every trial.
+        log: Takes each line.
+        keep: Called with the time now and then, and at the end, to write what is kept of the trials.
+        show: Whether to print.
+        percent: Whether values are accuracies, shown in percent.
+        timeout: Seconds the search may take, and ``spent``: those already gone.
+    """
+
+    def __init__(
+        self,
+        budget: int,
+        trials: Callable[[], list[TrialRecord]],
+        log: Callable[[str], None],
+        keep: Callable[[], None],
+        show: bool = False,
+        percent: bool = True,
+        timeout: float | None = None,
+        spent: float = 0.0,
+    ):
+        self._budget, self._trials, self._log, self._keep = budget, trials, log, keep
+        self._show, self._percent, self._timeout = show, percent, timeout
+        self._kept = self._begun = time.monotonic()
+        self._spent = spent
+        self._already = sum(trial.counts for trial in trials())
+        self._live: Progress | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Display:
+        if self._show and sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
+            self._live = Progress(*columns, transient=True)
+            self._task = self._live.add_task("searching", total=self._budget, completed=self._already, state="")
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._live = None
+        self._keep()
+
+    def say(self, line: str) -> None:
+        """Log and print a line."""
+        self._log(line)
+        if self._live is not None:
+            self._live.console.print(line, markup=False, highlight=False)
+        elif self._show:
+            print(line, flush=True)
+
+    def trial(self, trial: TrialRecord) -> None:
+        """Tell of a trial that ended."""
+        self.say(self._line(trial))
+        self.tick(trial)
+
+    def tick(self, trial: TrialRecord | None = None) -> None:
+        """Bring the live line and, now and then, the files up to date."""
+        now = time.monotonic()
+        if trial is not None and now - self._kept >= KEEP_EVERY:
+            self._kept = now
+            self._keep()
+        if self._live is not None and self._task is not None:
+            done = sum(trial.counts for trial in self._trials())
+            self._live.update(self._task, completed=done, state=self._state(done, now))
+
+    def step(self, what: str, step: int, steps: int, value: float) -> None:
+        """Tell how far the final training is."""
+        if self._live is not None and self._task is not None:
+            state = f"epoch {step} of {steps}, {self.shown(value)} of the training images right"
+            self._live.update(self._task, description=what, completed=step, total=steps, state=state)
+
+    def shown(self, value: float | None) -> str:
+        """A value as people read it."""
+        if value is None:
+            return "none"
+        return f"{100 * value:.2f} %" if self._percent else f"{value:.6g}"
+
+    def _line(self, trial: TrialRecord) -> str:
+        if trial.state == "failed":
+            return f"trial {trial.number}: failed: {trial.reason}"
+        if trial.state == "repeat":
+            return f"trial {trial.number}: equal to trial {trial.twin}, {self.shown(trial.value)}"
+        best = ranked(self._trials())
+        early = " when stopped" if trial.state == "pruned" else ""
+        mark = f", best {self.shown(best[0].value)}" if best else ""
+        return (
+            f"trial {trial.number}: {self.shown(trial.value)}{early} ({trial.params:,} params, {trial.macs:,} MACs, "
+            f"{trial.seconds or 0:.1f} s{mark})"
+        )
+
+    def _state(self, done: int, now: float) -> str:
+        best = ranked(self._trials())
+        words = [f"{done} of {self._budget}", f"best {self.shown(best[0].value) if best else 'none yet'}"]
+        passed, fresh = now - self._begun, done - self._already
+        if fresh:
+            words.append(f"{60 * fresh / passed:.1f} a minute")
+            left = passed / fresh * (self._budget - done)
+            if self._timeout is not None:
+                left = min(left, max(0.0, self._timeout - self._spent - passed))
+            words.append(f"{_clock(left)} left")
+        return ", ".join(words)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def print_result(result: SearchResult, percent: bool = True, file: TextIO | None = None) -> None:
+    """Print the five best networks, the final one's test, and what to type next."""
+    out = file or sys.stdout
+    header = ["trial", "accuracy" if percent else "value", "params", "MACs", "hash"]
+    rows = [
+        [
+            str(trial.number),
+            f"{100 * (trial.value or 0):.2f} %" if percent else f"{trial.value:.6g}",
+            f"{trial.params:,}",
+            f"{trial.macs:,}",
+            trial.hash[:12],
+        ]
+        for trial in result.top
+    ]
+    if out.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*header, title="the best networks")
+        for row in rows:
+            table.add_row(*row)
+        Console(file=out).print(table)
+    else:
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        for row in [header, *rows]:
+            print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), file=out)
+    counted = sum(trial.counts for trial in result.trials)
+    print(f"{counted} networks evaluated; {result.reason}", file=out)
+    if result.test is not None:
+        test = result.test
+        right = f"{test['correct']:,} of {test['images']:,} images"
+        print(f"test accuracy of the final network: {100 * test['test_accuracy']:.2f} % ({right})", file=out)
+    if result.path is not None:
+        next_ = ("evaluate", "show", "cost") if result.test is not None else ("show", "cost")
+        print("next: " + "\n      ".join(f"nas_agg {verb} {result.path}" for verb in next_), file=out)

@@ -1,0 +1,363 @@
+"""A search from its first word to its last: settings, folder, trials, the final network."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.files import canonical, read, write_atomic
+from nas_agg.space import Space, open_space
+from nas_agg.study.coordinator import Coordinator
+from nas_agg.study.final import train_best
+from nas_agg.study.folder import RunFolder, read_run
+from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
+from nas_agg.study.progress import Display, print_result
+from nas_agg.study.proposer import Network, Proposer
+from nas_agg.study.record import Record, TrialRecord, open_storage
+from nas_agg.study.result import SearchResult, ranked
+from nas_agg.study.searcher import Searcher, find_searcher
+from nas_agg.study.settings import FREE, Settings
+from nas_agg.study.task import Task, open_task
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.trial import Trial
+
+    from nas_agg.genotype import Genotype
+
+Evaluate = Callable[["Genotype", "Trial"], float]
+
+
+class Interrupted(NasAggError):
+    """A search was told to stop; what it has is kept."""
+
+    def __init__(self, path: Path, status: int):
+        self.status = status
+        super().__init__(f"stopped; go on with: nas_agg search --resume {path}")
+
+
+def search(
+    space: str | os.PathLike[str] | Space,
+    evaluate: Evaluate | None = None,
+    searcher: str | type[Searcher] = "tpe",
+    budget: int = 50,
+    seed: int = 0,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    show: bool = False,
+    **settings: Any,
+) -> SearchResult:
+    """Search a space.
+
+    Without ``evaluate`` networks are trained on a data set by worker processes, and the best is trained in full and
+    tested; the run is kept in a folder and goes on where it was if it was not finished. With ``evaluate`` that
+    function is called here instead, one network at a time, and its values are maximised; a folder is kept if ``out``
+    names one.
+
+    Args:
+        space: A space's name, a space file, or a space.
+        evaluate: ``evaluate(genotype, trial) -> float``; ``trial`` is an Optuna trial, to report scores to and to
+            raise ``optuna.TrialPruned`` by. An exception is a failed trial.
+        searcher: A searcher's name, or a class of one.
+        budget: Networks to evaluate.
+        seed: Of everything random in the search.
+        out: The run folder; ``runs/SPACE-DATASET-SEED`` unless told, when networks are trained.
+        show: Whether to print how it goes.
+        **settings: Further fields of :class:`~nas_agg.study.settings.Settings`, such as ``dataset="cifar10"``,
+            ``max_params="1M"``, ``workers=2``, ``timeout="2h"``.
+
+    Raises:
+        InputError: A setting is wrong, or ``out`` is a run with other settings.
+        NasAggError: Ten networks in a row failed, or none gave a result.
+        Interrupted: SIGINT or SIGTERM came and the run was kept.
+    """
+    name = space.name if isinstance(space, Space) else os.fspath(space)
+    kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
+    if evaluate is not None:
+        settings = {"dataset": None, "workers": 1} | settings
+        if settings["workers"] != 1 or settings["dataset"] is not None:
+            raise InputError("evaluate is called in this process: give it no dataset and no workers")
+    wanted = Settings.of(space=name, searcher=kind, budget=budget, seed=seed, **settings)
+    found = space if isinstance(space, Space) else open_space(space)
+    proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
+    if evaluate is None and wanted.dataset is None:
+        raise InputError("dataset: name one, or give an evaluate function")
+    if out is None and evaluate is None:
+        assert wanted.dataset is not None
+        out = Path("runs") / f"{found.name}-{Path(wanted.dataset).stem.replace(':', '-')}-{seed}"
+    if out is None and wanted.storage is not None:
+        raise InputError("storage: give out as well, a folder for the run")
+    run = _Run(found, wanted.of_space(found), proposes, evaluate, show)
+    if out is None:
+        return run.search(None)
+    folder = RunFolder(out)
+    try:
+        with _stoppable(folder):
+            return run.search(folder)
+    finally:
+        folder.close()
+
+
+def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) -> SearchResult:
+    """Go on with a search of the command line's.
+
+    Args:
+        path: The run folder.
+        show: Whether to print how it goes.
+        **changes: ``workers``, ``timeout``, ``trial_timeout`` or ``retries``, where they are to differ.
+
+    Raises:
+        InputError: There is no such run, a setting cannot change, or the run was made by a Python function.
+    """
+    run = read_run(path)
+    for name in changes.keys() - FREE:
+        raise InputError(f"{name}: cannot change when a search goes on; {', '.join(sorted(FREE))} can")
+    if run.get("evaluate"):
+        raise InputError(f"{path}: its networks were evaluated by a Python function; call nas_agg.search with it again")
+    settings = dict(run["settings"]) | changes
+    return search(settings.pop("space"), out=path, show=show, **settings)
+
+
+class _Run:
+    """One search of one space."""
+
+    def __init__(
+        self, space: Space, settings: Settings, searcher: type[Searcher], evaluate: Evaluate | None, show: bool
+    ):
+        self.space, self.settings, self.evaluate, self.show = space, settings, evaluate, show
+        self.searcher = searcher(space, settings.seed)
+        self.command: Sequence[str] = WORKER
+
+    def search(self, folder: RunFolder | None) -> SearchResult:
+        """Search in a folder, or in memory."""
+        new = folder is None or folder.new
+        if folder is not None and not new:
+            self._check_same(folder)
+        task = open_task(self.settings, self.space) if self.evaluate is None else None
+        name = None
+        if folder is not None:
+            name = f"{folder.path.resolve().name}"
+            if new:
+                more = {"space": _digest(self.space), "evaluate": self.evaluate is not None, "study": name}
+                folder.begin(self.settings.model_dump(mode="json"), **more, **(task.as_dict() if task else {}))
+            name = folder.run["study"]
+        record = self._record(folder, name)
+        proposer = Proposer(
+            self.space,
+            self.searcher,
+            record,
+            max_params=self.settings.max_params or 0,
+            max_macs=self.settings.max_macs or 0,
+            input=task.input if task else None,
+            classes=task.classes if task else None,
+        )
+        if folder is not None and folder.run["status"] == "finished":
+            result = self._result(folder, record, proposer)
+            if self.show:
+                print(f"{folder.path} is finished:")
+                print_result(result, percent=self.evaluate is None)
+            return result
+        return self._go(folder, task, record, proposer)
+
+    def _check_same(self, folder: RunFolder) -> None:
+        """Refuse a folder that another search has begun."""
+        difference = self.settings.difference(folder.run["settings"])
+        if not difference and folder.run.get("evaluate") != (self.evaluate is not None):
+            difference = "networks are evaluated by a function in one and trained in the other"
+        if not difference and folder.run.get("space") != _digest(self.space):
+            difference = f"the space {self.space.name} has changed since"
+        if difference:
+            raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
+
+    def _record(self, folder: RunFolder | None, name: str | None) -> Record:
+        pruner = _pruner(self.settings.epochs or 1 if self.evaluate is None else 0)
+        if folder is None or name is None:
+            return Record(pruner)
+        begun = bool(folder.run.get("begun"))
+        record = Record(pruner, open_storage(self.settings.storage, folder.path), name, new=folder.new and not begun)
+        return record
+
+    def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
+        settings, spent, forgiven = self.settings, 0.0, 0
+        if folder is not None:
+            if folder.run["status"] == "failed":
+                forgiven = len(record.trials)
+            spent = float(folder.run["seconds"])
+            forgiven = max(forgiven, int(folder.run.get("forgiven", 0)))
+            folder.update(status="running", forgiven=forgiven)
+        evaluator: Evaluator
+        if self.evaluate is not None:
+            evaluator = InProcess(self.evaluate, record.trial)
+        else:
+            assert task is not None and folder is not None
+            evaluator = Pool(task.setups(), folder.path / "log.txt", settings.trial_timeout, self.command)
+
+        def keep() -> None:
+            if folder is not None:
+                folder.write_trials(record.trials)
+                folder.update(seconds=round(coordinator.seconds, 1))
+
+        log = folder.log if folder is not None else (lambda line: None)
+        display = Display(
+            settings.budget,
+            lambda: record.trials,
+            log,
+            keep,
+            show=self.show,
+            percent=self.evaluate is None,
+            timeout=settings.timeout,
+            spent=spent,
+        )
+        coordinator = Coordinator(
+            settings=settings,
+            record=record,
+            proposer=proposer,
+            evaluator=evaluator,
+            job=lambda trial, network: self._job(folder, trial, network),
+            watcher=display,
+            last_epoch=settings.epochs or 0,
+            forgiven=forgiven,
+            spent=spent,
+        )
+        with _failing(folder), display:
+            display.say(self._first_line(folder, task, record))
+            try:
+                reason = coordinator.run()
+            finally:
+                evaluator.close()
+            best = self._best(record, reason)
+            if folder is not None:
+                folder.update(reason=reason)
+                if not folder.best.exists():
+                    genotype = proposer.genotype(best.labels)
+                    if task is not None:
+                        train_best(folder, task, settings, best, genotype, display, self.command)
+                    else:
+                        _write_best(folder, best, genotype)
+                folder.update(status="finished")
+        result = self._result(folder, record, proposer, reason)
+        if self.show:
+            print_result(result, percent=self.evaluate is None)
+        return result
+
+    def _first_line(self, folder: RunFolder | None, task: Task | None, record: Record) -> str:
+        on = f" on {task.about}" if task else ""
+        into = f", into {folder.path}" if folder is not None else ""
+        done = sum(trial.counts for trial in record.trials)
+        verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
+        return f"{verb} {self.space.name}{on} with {self.settings.searcher}{into}"
+
+    def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Network) -> Job:
+        order: dict[str, Any] = {}
+        if folder is not None:
+            path = folder.trial(trial.number)
+            text = network.genotype.text()
+            write_atomic(path / "genotype.json", network.genotype.to_json() + "\n")
+            order = {
+                "final": False,
+                "genotype": text,
+                "seed": trial.seed,
+                "recipe": self.settings.recipe or "search",
+                "epochs": self.settings.epochs,
+                "out": str(path.resolve()),
+            }
+        return Job(trial.number, network.genotype, order)
+
+    def _best(self, record: Record, reason: str) -> TrialRecord:
+        best = ranked(record.trials)
+        if not best:
+            failed = [trial.reason for trial in record.trials if trial.state == "failed"]
+            last = f"; the last failure: {failed[-1]}" if failed else ""
+            raise NasAggError(f"no network has a result: {reason}{last}")
+        return best[0]
+
+    def _result(
+        self, folder: RunFolder | None, record: Record, proposer: Proposer, reason: str | None = None
+    ) -> SearchResult:
+        reason = reason if reason is not None else (folder.run.get("reason", "") if folder else "")
+        best = self._best(record, reason)
+        assert best.value is not None
+        tested = folder is not None and self.evaluate is None
+        return SearchResult(
+            best=proposer.genotype(best.labels),
+            values=self.space.values(best.labels),
+            value=best.value,
+            trials=tuple(record.trials),
+            reason=reason,
+            path=folder.path if folder else None,
+            test=read(folder.best / "metrics.json") if folder is not None and tested else None,
+        )
+
+
+def _pruner(epochs: int) -> BasePruner:
+    """Stops a network that is below the median of the finished ones, not in its first third, nor before there are ten."""
+    from optuna.pruners import MedianPruner
+
+    return MedianPruner(n_startup_trials=10, n_warmup_steps=epochs // 3, n_min_trials=5)
+
+
+def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype) -> None:
+    beside = folder.path / "best.tmp"
+    beside.mkdir(exist_ok=True)
+    write_atomic(beside / "genotype.json", genotype.to_json() + "\n")
+    metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
+    write_atomic(beside / "metrics.json", canonical(metrics) + "\n")
+    os.rename(beside, folder.best)
+
+
+def _digest(space: Space) -> str:
+    """What a space is, in a few characters: its text and its open names."""
+    from optuna.distributions import distribution_to_json
+
+    distributions: dict[str, BaseDistribution] = dict(space.distributions)
+    names = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
+    text = canonical({"template": space.template.text(), "open": names})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _failing(folder: RunFolder | None) -> Iterator[None]:
+    """Note in the folder that a search failed, and why."""
+    try:
+        yield
+    except NasAggError as error:
+        if folder is not None:
+            folder.log(f"failed: {error}")
+            folder.update(status="failed", reason=str(error))
+        raise
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _stoppable(folder: RunFolder) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM stop a run after what it has is kept.
+
+    At any moment a kill is safe, so stopping is no more than leaving.
+    """
+    here = threading.current_thread() is threading.main_thread()
+
+    def terminate(signum: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate) if here else None
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if folder.run:
+            folder.log("stopped by a signal")
+            folder.update(status="stopped")
+        raise Interrupted(folder.path, 143 if isinstance(error, _Terminated) else 130) from None
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,77 @@
+"""What a searcher is: a small class that gives Optuna samplers, found through the entry points ``nas_agg.searchers``."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+from nas_agg.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from nas_agg.space import Space
+
+GROUP = "nas_agg.searchers"
+
+
+class Searcher(ABC):
+    """Proposes points of a space.
+
+    A searcher keeps no state of its own: what it learns from is the study, so a search that was killed goes on as if
+    nothing had been.
+
+    Attributes:
+        space: The space that is searched.
+        seed: The search's seed.
+    """
+
+    def __init__(self, space: Space, seed: int):
+        self.space = space
+        self.seed = seed
+
+    @abstractmethod
+    def sampler(self, number: int) -> BaseSampler:
+        """A sampler for one trial, seeded by the search's seed and the trial's number alone.
+
+        Take the seed from :meth:`seed_of`.
+
+        Args:
+            number: The trial's number, from 0.
+        """
+
+    def seed_of(self, number: int) -> int:
+        """The seed of the sampler of trial ``number``, below 2**32."""
+        return derive_seed(self.seed, number, "ask")
+
+
+def derive_seed(seed: int, number: int, purpose: str) -> int:
+    """A seed below 2**32 for one purpose of one trial: the same wherever and whenever it is asked for."""
+    digest = hashlib.sha256(f"{seed}/{number}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+def searchers() -> Mapping[str, EntryPoint]:
+    """Every searcher that is installed, by name."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def find_searcher(name: str) -> type[Searcher]:
+    """The searcher of a name.
+
+    Raises:
+        InputError: No such searcher is installed, or it cannot be loaded.
+    """
+    known = searchers()
+    if name not in known:
+        raise InputError(f"no searcher {name!r}{did_you_mean(name, known)}; there are {', '.join(known) or 'none'}")
+    try:
+        found = known[name].load()
+    except Exception as error:  # whatever a plug-in's module may raise
+        raise InputError(f"searcher {name!r} ({known[name].value}) cannot be loaded: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Searcher)):
+        raise InputError(f"searcher {name!r} ({known[name].value}) is no subclass of nas_agg.study.searcher.Searcher")
+    return found

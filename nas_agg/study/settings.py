@@ -1,0 +1,134 @@
+"""What a search is told: one set of settings for the command line and for Python."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from nas_agg.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from nas_agg.space import Space
+
+DEFAULT_EPOCHS = 10
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
+
+
+def parse_count(text: str | int) -> int:
+    """A whole number as people write it: ``1000``, ``200k``, ``1.5M``, ``2G`` (thousands, millions, 10**9).
+
+    Raises:
+        ValueError: The text is no such number.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    match = _COUNT.fullmatch(str(text).strip().replace("_", ""))
+    if match is None:
+        raise ValueError(f"{text!r} is no count: write 200000, 200k, 1.5M or 2G")
+    unit = match[2].lower()
+    return round(float(match[1]) * _UNITS["k" if unit == "k" else unit.upper()])
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds in a duration as people write it: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``.
+
+    Raises:
+        ValueError: The text is no duration.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return float(text)
+    match = _DURATION.fullmatch(str(text).strip().lower())
+    if match is None or not any(match.groups()):
+        raise ValueError(f"{text!r} is no duration: write 90s, 30m, 2h or 1h30m")
+    hours, minutes, seconds = (float(group or 0) for group in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _positive(seconds: float) -> float:
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError("a duration must be more than nothing")
+    return seconds
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
+
+
+class Settings(BaseModel):
+    """The settings of a search; make one with :meth:`of`, which says what is wrong in one line.
+
+    ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and ``epochs`` are the space's own. Counts and
+    durations may be texts such as ``"1.5M"`` and ``"2h"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    space: str
+    dataset: str | None = "digits"
+    searcher: str = "tpe"
+    budget: int = Field(default=50, ge=1)
+    seed: int = Field(default=0, ge=0)
+    epochs: int | None = Field(default=None, ge=1)
+    recipe: str | None = None
+    max_params: Count | None = None
+    max_macs: Count | None = None
+    image_size: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    storage: str | None = None
+    workers: int | None = Field(default=None, ge=1)
+    timeout: Seconds | None = None
+    trial_timeout: Seconds | None = None
+    retries: int = Field(default=3, ge=0)
+
+    @classmethod
+    def of(cls, **values: Any) -> Settings:
+        """Settings from keyword arguments.
+
+        Raises:
+            InputError: A setting is unknown or out of its range.
+        """
+        for name in values.keys() - cls.model_fields.keys():
+            raise InputError(f"{name}: no such setting of a search{did_you_mean(name, cls.model_fields)}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = str(first["loc"][0])
+            said = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{name}: {said[0].lower()}{said[1:]}, not {values.get(name)!r}") from None
+
+    def of_space(self, space: Space) -> Settings:
+        """These settings, what is unsaid filled in from the space."""
+        search = space.search
+        return self.model_copy(
+            update={
+                "epochs": self.epochs or getattr(search, "epochs", None) or DEFAULT_EPOCHS,
+                "max_params": _first(self.max_params, getattr(search, "max_params", None)),
+                "max_macs": _first(self.max_macs, getattr(search, "max_macs", None)),
+            }
+        )
+
+    def difference(self, other: dict[str, Any]) -> str:
+        """The first setting that would make another search of it, as a text; empty if there is none.
+
+        How fast and how patiently a search runs is nobody's business but its own: ``workers``, ``timeout``,
+        ``trial_timeout`` and ``retries`` may change between one part of a run and the next.
+        """
+        for name, mine in self.model_dump(mode="json", exclude=FREE).items():
+            if mine != other.get(name):
+                return f"{name} is {other.get(name)!r} there and {mine!r} here"
+        return ""
+
+
+FREE = {"workers", "timeout", "trial_timeout", "retries"}
+
+
+def _first(said: int | None, default: int | None) -> int | None:
+    """The limit to keep: what was said, else the default; 0 is no limit."""
+    return (default if said is None else said) or 0

@@ -1,0 +1,88 @@
+"""What networks are trained on, and by how many hands."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nas_agg.space import Space
+    from nas_agg.study.settings import Settings
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set and the devices to train on.
+
+    Attributes:
+        about: One line for people.
+        data: The arguments of :func:`nas_agg.training.data.load_data`.
+        input: The images' shape (channels, height, width).
+        classes: The number of classes.
+        devices: The device of each worker.
+        device_name: The hardware's own name.
+    """
+
+    about: str
+    data: dict[str, Any]
+    input: tuple[int, int, int]
+    classes: int
+    devices: tuple[str, ...]
+    device_name: str
+
+    def setups(self) -> list[dict[str, Any]]:
+        """What each worker is told first: one thread on a CPU, since there is a worker for each core."""
+        return [{"data": self.data, "device": device, "threads": 1} for device in self.devices]
+
+    def final_setup(self) -> dict[str, Any]:
+        """What the one worker of the final training is told: it has all cores."""
+        return {"data": self.data, "device": self.devices[0], "threads": cores()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """What run.json says of it."""
+        return {"data": self.data, "device": self.devices[0].partition(":")[0], "device_name": self.device_name}
+
+
+def open_task(settings: Settings, space: Space) -> Task:
+    """Look at the data set, downloading it once for all workers if need be, and at the machine.
+
+    Raises:
+        InputError: The data set, recipe or device is unknown or not to be had.
+    """
+    import torch
+
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import pick_device
+    from nas_agg.training.recipes import get_recipe
+
+    if settings.recipe is not None:
+        get_recipe(settings.recipe)
+    device = pick_device(settings.device)
+    arguments = {
+        "spec": settings.dataset,
+        "seed": settings.seed,
+        "image_size": settings.image_size,
+        "min_side": space.min_input,
+    }
+    data = load_data(**arguments)
+    if device.type == "cuda" and device.index is None:
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    else:
+        devices = [str(device)]
+    workers = settings.workers or (min(2, cores()) if device.type == "cpu" else len(devices))
+    size = "x".join(map(str, data.input))
+    count = len(data.train) + len(data.validation) + len(data.test)
+    return Task(
+        about=f"{data.name} ({count:,} images {size}, {data.classes} classes)",
+        data=arguments,
+        input=data.input,
+        classes=data.classes,
+        devices=tuple(devices[i % len(devices)] for i in range(workers)),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
+    )
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,157 @@
+"""A worker process: builds, trains and reports what its coordinator sends, and knows nothing of the search.
+
+It is started as ``python -m nas_agg.study.worker FD`` with its thread budget already in the environment, and speaks
+JSON over the socket of that number. It ends when its coordinator does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.errors import NasAggError
+
+if TYPE_CHECKING:
+    from nas_agg.training.data import Data
+
+Report = Callable[[int, float], bool]
+Work = Callable[[dict[str, Any], Report], dict[str, Any]]
+
+
+def send(connection: Connection, message: dict[str, Any]) -> None:
+    """Send one message."""
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def receive(connection: Connection) -> dict[str, Any]:
+    """Wait for one message; raises EOFError when the other side is gone."""
+    return json.loads(connection.recv_bytes())
+
+
+def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
+    """Do jobs until the coordinator is gone.
+
+    Args:
+        prepare: Called once with what all jobs share; gives what does a job: it takes the job and a function
+            ``report(step, value)`` that says whether to stop, and gives the job's result.
+    """
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, ConnectionError):
+        try:
+            work = prepare(receive(connection))
+        except NasAggError as error:
+            return send(connection, {"is": "broken", "reason": str(error)})
+        while True:
+            _do(connection, receive(connection), work)
+
+
+def _do(connection: Connection, job: dict[str, Any], work: Work) -> None:
+    send(connection, {"is": "started"})
+    stopped = False
+
+    def report(step: int, value: float) -> bool:
+        nonlocal stopped
+        send(connection, {"is": "report", "step": step, "value": value})
+        stopped = bool(receive(connection)["stop"])
+        return stopped
+
+    try:
+        result = work(job, report)
+    except (EOFError, ConnectionError):
+        raise
+    except NasAggError as error:
+        send(connection, {"is": "failed", "reason": getattr(error, "reason", None) or str(error)})
+    except Exception as error:  # whatever it is, the trial failed and the search goes on; the log has the rest
+        traceback.print_exc()
+        line = next(iter(str(error).splitlines()), "")
+        send(connection, {"is": "failed", "reason": f"{type(error).__name__}: {line}"})
+    else:
+        send(connection, {"is": "done", "stopped": stopped, "result": result})
+
+
+def _die_with(parent: int) -> None:
+    """End this process within half a second of its parent, whatever it is doing."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+# ---- the work of a search
+
+
+def prepare(setup: dict[str, Any]) -> Work:
+    """Load the data once; gives what trains a trial or the final network."""
+    import torch
+
+    torch.set_num_threads(setup["threads"])
+    from nas_agg.training.data import load_data
+
+    data = load_data(**setup["data"])
+
+    def work(job: dict[str, Any], report: Report) -> dict[str, Any]:
+        try:
+            if job["final"]:
+                from nas_agg.study.final import train_final
+
+                return train_final(job, data, report)
+            return _train_trial(job, data, report)
+        finally:
+            if job["device"].startswith("cuda"):
+                torch.cuda.empty_cache()
+
+    return work
+
+
+def _train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
+    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch."""
+    from nas_agg.compiler import compile
+    from nas_agg.genotype import Genotype
+    from nas_agg.training.checkpoints import remove_checkpoint
+    from nas_agg.training.loop import METRICS, train
+    from nas_agg.training.recipes import get_recipe
+
+    out = Path(job["out"])
+    reported, stop = 0, False
+
+    def catch_up(history: Sequence[dict[str, Any]]) -> bool:
+        # A training that goes on from a checkpoint has epochs behind it that this search has not heard of.
+        nonlocal reported, stop
+        while reported < len(history) and not stop:
+            stop = report(reported + 1, history[reported]["validation_accuracy"])
+            reported += 1
+        return stop
+
+    def after_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
+        done = (out / METRICS).read_text().splitlines()
+        return catch_up([json.loads(line) for line in done[:epoch]])
+
+    model = compile(Genotype.model_validate(job["genotype"]), seed=job["seed"])
+    recipe = get_recipe(job["recipe"])
+    result = train(
+        model,
+        data,
+        recipe,
+        seed=job["seed"],
+        device=job["device"],
+        epochs=job["epochs"],
+        out=out,
+        resume=True,
+        report=after_epoch,
+    )
+    catch_up(result.history)
+    remove_checkpoint(out)
+    return {"value": result.history[reported - 1]["validation_accuracy"], "seconds": result.seconds}
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,0 +1,360 @@
+"""Training and evaluation: any module from (N, C, H, W) floats to (N, classes) logits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nas_agg.errors import InputError, NasAggError, did_you_mean
+from nas_agg.files import write_atomic
+from nas_agg.training.augment import Augmenter, normalise
+from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
+from nas_agg.training.data import Data, Split
+from nas_agg.training.recipes import Recipe
+
+METRICS = "metrics.jsonl"
+Metrics = dict[str, Any]
+Report = Callable[[int, Metrics], bool]
+
+
+class TrainingFailed(NasAggError):
+    """A training came to nothing.
+
+    Attributes:
+        reason: ``"diverged: ..."`` or ``"out of memory: ..."``.
+    """
+
+    def __init__(self, reason: str):
+        self.reason = reason
+        super().__init__(reason)
+
+    def __reduce__(self) -> tuple:
+        return TrainingFailed, (self.reason,)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A training that ended well.
+
+    Attributes:
+        epochs: Epochs done.
+        history: Each epoch's metrics, as in ``metrics.jsonl``.
+        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, else none.
+        seconds: Time the epochs took, those before a resumption included.
+    """
+
+    epochs: int
+    history: tuple[Metrics, ...]
+    stopped: str | None
+    seconds: float
+
+    @property
+    def metrics(self) -> Metrics:
+        """The last epoch's metrics."""
+        return self.history[-1]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of that name: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdecimal())):
+        hint = did_you_mean(name, ["auto", "cpu", "cuda"]) or "; give auto, cpu, cuda or cuda:N"
+        raise InputError(f"no device is called '{name}'{hint}")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise InputError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
+    return torch.device(name)
+
+
+def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | str = "cpu") -> Metrics:
+    """Count what a model gets right, in float32 and in batches of a fixed size for a kind of device and image.
+
+    Args:
+        model: Moved to the device; left in the mode it was in.
+        split: For instance ``data.test``.
+        data: The data set it belongs to, for its mean and standard deviation.
+        device: Where to work.
+
+    Returns:
+        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (whole numbers).
+
+    Raises:
+        InputError: The model's output is not (N, classes).
+    """
+    training = model.training
+    model.to(device).eval()
+    on_device = split.to(device)
+    room = 2**18 if torch.device(device).type == "cpu" else 2**22
+    size = max(16, min(1024, room // math.prod(data.input)))
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    try:
+        with torch.inference_mode():
+            for images, labels in zip(on_device.images.split(size), on_device.labels.split(size), strict=True):
+                logits = model(normalise(images, data.mean, data.std)).float()
+                if logits.shape != (len(images), data.classes):
+                    raise InputError(
+                        f"the network gives {tuple(logits.shape[1:])} values an image, {data.name} has {data.classes} "
+                        "classes"
+                    )
+                correct += (logits.argmax(1) == labels).sum()
+                loss += functional.cross_entropy(logits, labels, reduction="sum")
+    finally:
+        model.train(training)
+    images_seen, right = len(split), int(correct)
+    return {"accuracy": right / images_seen, "loss": float(loss) / images_seen, "correct": right, "images": images_seen}
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    epochs: int | None = None,
+    on: Literal["train", "train+validation"] = "train",
+    out: Path | None = None,
+    resume: bool = False,
+    report: Report | None = None,
+    checkpoint_seconds: float = 20.0,
+) -> Result:
+    """Train a model in place.
+
+    An epoch's images, in a new order, are cut into batches that differ by one image at most, none larger than the
+    recipe's and none of a single image: nothing is dropped and batch normalisation always has something to average.
+    On CUDA the forward pass runs in bfloat16 where that is safe. PyTorch's global generator is seeded (dropout); order
+    and augmentation have generators of their own. On a CPU equal arguments give equal weights.
+
+    Args:
+        model: From (N, C, H, W) floats to (N, classes) logits; moved to the device and to channels_last.
+        data: Split by the seed already.
+        recipe: How to train.
+        seed: Of everything random here; the initial weights are the caller's.
+        device: Where to work.
+        epochs: In the place of the recipe's; its schedule is squeezed or stretched to them.
+        on: The images to learn from. With ``"train"`` every epoch is scored on the validation images.
+        out: Folder for ``metrics.jsonl`` (a line an epoch) and ``checkpoint.pt``. A training that ended keeps a
+            checkpoint only if it was due for one; it may be removed once the result is safe.
+        resume: Go on from the checkpoint in ``out``, or from the start if there is none. The result is that of a
+            training never broken off, to the last bit on a CPU.
+        report: Called after each epoch with its number (from 1) and metrics; true ends the training.
+        checkpoint_seconds: Time between checkpoints, which stand at ends of epochs.
+
+    Raises:
+        TrainingFailed: The loss or the weights were no numbers, the loss grew past ten times that of guessing, or
+            memory ran out.
+        InputError: The checkpoint is another training's, the data or the model do not fit.
+    """
+    epochs = recipe.epochs if epochs is None else epochs
+    if epochs < 1:
+        raise InputError(f"epochs {epochs}: give 1 or more")
+    try:
+        run = _Training(model, data, recipe, seed, torch.device(device), epochs, on)
+        if out is not None:
+            run.open(out, resume)
+        return run.run(report, checkpoint_seconds)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise TrainingFailed(_out_of_memory(error, recipe)) from None
+    except RuntimeError as error:
+        if "memory" in str(error) and "alloc" in str(error):  # a CPU's allocator has no exception of its own
+            raise TrainingFailed(_out_of_memory(error, recipe)) from None
+        raise
+
+
+def _out_of_memory(error: BaseException, recipe: Recipe) -> str:
+    return f"out of memory: at batch size {recipe.batch_size} ({' '.join(str(error).split())[:160]})"
+
+
+class _Training:
+    """The state of one training, and its epochs."""
+
+    def __init__(
+        self, model: nn.Module, data: Data, recipe: Recipe, seed: int, device: torch.device, epochs: int, on: str
+    ):
+        if seed < 0:
+            raise InputError(f"seed {seed}: give a number from 0 on")
+        self.model, self.data, self.recipe, self.device, self.epochs = model, data, recipe, device, epochs
+        self.validation = data.validation.to(device) if on == "train" else None
+        images = (data.train if on == "train" else data.train + data.validation).to(device)
+        if len(images) < 2:
+            raise InputError(f"{data.name}: {len(images)} training images; at least 2 are needed")
+        self.labels = images.labels
+        order, varied, rest = (int(x) for x in np.random.SeedSequence(seed).generate_state(3))
+        self.order = torch.Generator().manual_seed(order)
+        torch.manual_seed(rest)
+        self.augmenter = Augmenter(images.images, recipe.augmentation(data.augmentation), data.mean, data.std, varied)
+        self.batches = max(1, min(math.ceil(len(images) / recipe.batch_size), len(images) // 2))
+        # Batches are made several at a time: one gather for many small steps.
+        room = 2**20 if device.type == "cpu" else 2**24
+        self.group = max(1, room // (recipe.batch_size * math.prod(data.input)))
+        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimiser = _optimiser(model, recipe, device)
+        self.steps = self.batches * epochs
+        self.history: list[Metrics] = []
+        self.out: Path | None = None
+        self.of = {
+            "network": model_print(model),
+            "recipe": recipe.model_dump_json(),
+            "seed": seed,
+            "number of epochs": epochs,
+            "part of the data": on,
+            "data set": f"{data.name}, {len(images)} images {data.input}, mean {data.mean}",
+        }
+
+    def open(self, out: Path, resume: bool) -> None:
+        """Make the folder hold what this training has done so far, and nothing else of a training."""
+        out.mkdir(parents=True, exist_ok=True)
+        self.out = out
+        state = load_checkpoint(out, self.of) if resume else None
+        if state is None:
+            remove_checkpoint(out)
+        else:
+            self._restore(state)
+        write_atomic(out / METRICS, "".join(json.dumps(metrics) + "\n" for metrics in self.history))
+
+    def run(self, report: Report | None, checkpoint_seconds: float) -> Result:
+        """The epochs that are left."""
+        saved = time.monotonic()
+        stopped = None
+        while len(self.history) < self.epochs and stopped is None:
+            metrics = self._epoch(len(self.history) + 1)
+            self.history.append(metrics)
+            if self.out is not None:
+                with (self.out / METRICS).open("a") as file:
+                    file.write(json.dumps(metrics) + "\n")
+            if report is not None and report(len(self.history), metrics) and len(self.history) < self.epochs:
+                stopped = "pruned"
+            # After the report, so that no epoch that is done goes unreported, and never for a training that ended so.
+            elif self.out is not None and time.monotonic() - saved >= checkpoint_seconds:
+                save_checkpoint(self.out, self.of, self._state())
+                saved = time.monotonic()
+        seconds = sum(metrics["seconds"] for metrics in self.history)
+        return Result(len(self.history), tuple(self.history), stopped, seconds)
+
+    def _epoch(self, number: int) -> Metrics:
+        start = time.perf_counter()
+        metrics: Metrics = {"epoch": number} | self._learn(number)
+        seconds = time.perf_counter() - start
+        if self.validation is not None:
+            scored = evaluate(self.model, self.validation, self.data, self.device)
+            metrics |= {"validation_loss": scored["loss"], "validation_accuracy": scored["accuracy"]}
+        self._check_finite(number, metrics)
+        metrics["seconds"] = round(time.perf_counter() - start, 4)
+        metrics["images_per_second"] = round(len(self.labels) / seconds, 1)
+        return metrics
+
+    def _learn(self, number: int) -> Metrics:
+        """One pass over the training images."""
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
+        batches = order.tensor_split(self.batches)
+        step, lr = (number - 1) * self.batches, 0.0
+        for first in range(0, self.batches, self.group):
+            group = batches[first : first + self.group]
+            index = torch.cat(group)
+            sizes = [len(batch) for batch in group]
+            images, labels = self.augmenter.batch(index).split(sizes), self.labels[index].split(sizes)
+            for batch, target in zip(images, labels, strict=True):
+                step += 1
+                lr = self.recipe.learning_rate(step, self.steps)
+                loss, logits = self._step(batch, target, lr)
+                total += loss * len(target)
+                correct += (logits.argmax(1) == target).sum()
+            if not math.isfinite(float(total)):  # the only wait for the device, once for many steps
+                raise TrainingFailed(f"diverged: the loss was no number in epoch {number}")
+        mean = float(total) / len(self.labels)
+        bound = 10 * math.log(self.data.classes)
+        if mean > bound and (number - 1) * self.batches >= self.recipe.warmup_steps(self.steps):
+            raise TrainingFailed(
+                f"diverged: a mean loss of {mean:.3g} in epoch {number} ({bound / 10:.3g} is guessing)"
+            )
+        return {"lr": lr, "train_loss": mean, "train_accuracy": int(correct) / len(self.labels)}
+
+    def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        cuda = self.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext():
+            logits = self.model(images)
+        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.optimiser.step()
+        return loss.detach(), logits.detach()
+
+    def _check_finite(self, number: int, metrics: Metrics) -> None:
+        """The last step may have spoilt the weights after its loss was counted."""
+        floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
+        norm = float(torch.stack(torch._foreach_norm(floats)).norm()) if floats else 0.0
+        if not math.isfinite(norm):
+            raise TrainingFailed(f"diverged: weights were no numbers after epoch {number}")
+        if not math.isfinite(metrics.get("validation_loss", 0.0)):
+            raise TrainingFailed(f"diverged: the validation loss was no number after epoch {number}")
+
+    def _state(self) -> dict[str, Any]:
+        state = {
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "order": self.order.get_state(),
+            "augmentation": self.augmenter.generator.get_state(),
+            "global": torch.get_rng_state(),
+        }
+        if self.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.order.set_state(state["order"])
+            self.augmenter.generator.set_state(state["augmentation"])
+            torch.set_rng_state(state["global"])
+            if self.device.type == "cuda" and "cuda" in state:
+                torch.cuda.set_rng_state(state["cuda"], self.device)
+            self.history = list(state["history"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            text = " ".join(str(error).split())[:160]
+            raise InputError(f"{self.out}: its checkpoint does not fit ({text}); remove it") from None
+
+
+def _optimiser(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise InputError("the network has no parameters to train")
+    whole = [p for p in parameters if recipe.decay_vectors or p.ndim > 1]
+    vectors = [p for p in parameters if not recipe.decay_vectors and p.ndim <= 1]
+    groups = [{"params": whole}] + ([{"params": vectors, "weight_decay": 0.0}] if vectors else [])
+    return torch.optim.SGD(
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.nesterov and recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+        fused=True if device.type == "cuda" else None,
+    )
+
+
+__all__ = ["METRICS", "Report", "Result", "TrainingFailed", "evaluate", "pick_device", "train"]
