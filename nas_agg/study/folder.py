@@ -44,9 +44,7 @@ class RunFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._lock.close()
-            raise InputError(
-                f"{self.path}: another search is running there; wait for it, or choose another --out"
-            ) from None
+            raise InputError(f"{self.path}: another search runs there; wait for it or choose another --out") from None
         self.new = not (self.path / RUN).exists()
         if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
             self._lock.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -168,10 +169,7 @@ class Pool:
         if worker is None or worker.process.poll() is not None:
             worker = self._workers[place] = self._hire(self._setups[place])
         worker.job, worker.started = job, None
-        try:
-            send(worker.connection, {**job.order, "device": self._setups[place].get("device", "cpu")})
-        except OSError:
-            pass  # it died: the next look at it finds it so
+        self._send(worker, {**job.order, "device": self._setups[place].get("device", "cpu")})
 
     def _hire(self, setup: dict[str, Any]) -> _Worker:
         mine, theirs = Pipe()
@@ -189,11 +187,13 @@ class Pool:
             )
         theirs.close()
         worker = _Worker(process, mine)
-        try:
-            send(mine, setup)
-        except OSError:
-            pass
+        self._send(worker, setup)
         return worker
+
+    @staticmethod
+    def _send(worker: _Worker, message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it died: the next look at it finds it so
+            send(worker.connection, message)
 
     def events(self, timeout: float) -> list[Event]:
         busy = [worker for worker in self._workers if worker is not None and worker.job is not None]
@@ -203,14 +203,13 @@ class Pool:
         if deadlines:
             timeout = min(timeout, max(0.0, min(deadlines) - time.monotonic()))
         ready = wait([worker.connection for worker in busy], timeout)
-        found = [
-            self._time_out(worker) or (self._hear(worker) if worker.connection in ready else None) for worker in busy
-        ]
+        found = [self._time_out(worker) or self._hear(worker, worker.connection in ready) for worker in busy]
         return [event for event in found if event is not None]
 
-    def _hear(self, worker: _Worker) -> Event | None:
+    def _hear(self, worker: _Worker, ready: bool) -> Event | None:
         job = worker.job
-        assert job is not None
+        if not ready or job is None:
+            return None
         try:
             message = receive(worker.connection)
         except (EOFError, OSError):
@@ -266,11 +265,7 @@ class Pool:
     def answer(self, number: int, stop: bool) -> None:
         for worker in self._workers:
             if worker is not None and worker.job is not None and worker.job.number == number:
-                try:
-                    send(worker.connection, {"stop": stop})
-                except OSError:
-                    pass  # it died: the next look at it finds it so
-                return
+                self._send(worker, {"stop": stop})
 
     def close(self) -> None:
         for worker in self._workers:

@@ -65,7 +65,9 @@ class Proposer:
         cost: Callable[[Genotype], Cost] | None = None,
     ):
         if cost is None:
-            from nas_agg.costs import cost
+            from nas_agg import costs
+
+            cost = costs.cost
         self.space, self.searcher, self.record = space, searcher, record
         self._limits = {"params": max_params, "macs": max_macs}
         self._input, self._classes, self._cost = input, classes, cost

@@ -105,13 +105,12 @@ class Record:
         pruner: Decides which trials are stopped early.
         storage: Where trials are kept; ``None`` keeps them in memory only.
         name: The study's name in the storage.
-        new: Whether the study must not be there yet.
 
     Raises:
-        InputError: A new study's name is taken in this storage, or the storage holds something else.
+        InputError: The study holds trials of somebody else.
     """
 
-    def __init__(self, pruner: BasePruner, storage: BaseStorage | None = None, name: str = "search", new: bool = True):
+    def __init__(self, pruner: BasePruner, storage: BaseStorage | None = None, name: str = "search"):
         with _quiet():
             self.study = optuna.create_study(direction="maximize", pruner=pruner)
         self._storage = storage
@@ -120,7 +119,7 @@ class Record:
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self._study_id = _study_id(storage, name, new)
+            self._study_id = _study_id(storage, name)
             for trial in sorted(storage.get_all_trials(self._study_id), key=lambda trial: trial.number):
                 self._load(trial)
 
@@ -223,9 +222,7 @@ class Record:
                 self._ids.append(self._storage.create_new_trial(self._study_id, trial))
                 kept = self._storage.get_trial_number_from_id(self._ids[-1])
             if kept != number:
-                raise NasAggError(
-                    "somebody else writes into this study; give every search a storage or --out of its own"
-                )
+                raise NasAggError("somebody else writes into this study; give each search one of its own")
         self._note(trial)
 
     # ---- telling
@@ -311,13 +308,11 @@ def _mend(path: Path) -> None:
             file.truncate(whole)
 
 
-def _study_id(storage: BaseStorage, name: str, new: bool) -> int:
+def _study_id(storage: BaseStorage, name: str) -> int:
     with _quiet(), _said("cannot be used"):
         try:
             return storage.create_new_study([_MAXIMIZE], name)
         except DuplicatedStudyError:
-            if new:
-                raise InputError(f"the storage already holds a study {name!r}; choose another --out") from None
             return storage.get_study_id_from_name(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -142,14 +143,15 @@ class _Run:
         if folder is not None and not new:
             self._check_same(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
-        name = None
-        if folder is not None:
-            name = f"{folder.path.resolve().name}"
-            if new:
-                more = {"space": _digest(self.space), "evaluate": self.evaluate is not None, "study": name}
-                folder.begin(self.settings.model_dump(mode="json"), **more, **(task.as_dict() if task else {}))
-            name = folder.run["study"]
-        record = self._record(folder, name)
+        if folder is not None and new:
+            folder.begin(
+                self.settings.model_dump(mode="json"),
+                study=f"{folder.path.resolve().name}-{secrets.token_hex(3)}",
+                space=_digest(self.space),
+                evaluate=self.evaluate is not None,
+                **(task.as_dict() if task else {}),
+            )
+        record = self._record(folder)
         proposer = Proposer(
             self.space,
             self.searcher,
@@ -177,13 +179,11 @@ class _Run:
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
 
-    def _record(self, folder: RunFolder | None, name: str | None) -> Record:
-        pruner = _pruner(self.settings.epochs or 1 if self.evaluate is None else 0)
-        if folder is None or name is None:
+    def _record(self, folder: RunFolder | None) -> Record:
+        pruner = _pruner(self.settings.epochs or 0 if self.evaluate is None else 0)
+        if folder is None:
             return Record(pruner)
-        begun = bool(folder.run.get("begun"))
-        record = Record(pruner, open_storage(self.settings.storage, folder.path), name, new=folder.new and not begun)
-        return record
+        return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"])
 
     def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
         settings, spent, forgiven = self.settings, 0.0, 0
@@ -298,7 +298,7 @@ class _Run:
 
 
 def _pruner(epochs: int) -> BasePruner:
-    """Stops a network that is below the median of the finished ones, not in its first third, nor before there are ten."""
+    """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished."""
     from optuna.pruners import MedianPruner
 
     return MedianPruner(n_startup_trials=10, n_warmup_steps=epochs // 3, n_min_trials=5)

@@ -1,4 +1,4 @@
-"""What a searcher is: a small class that gives Optuna samplers, found through the entry points ``nas_agg.searchers``."""
+"""What a searcher is: a small class that gives Optuna samplers, found through entry points."""
 
 from __future__ import annotations
 

@@ -59,14 +59,14 @@ def open_task(settings: Settings, space: Space) -> Task:
     if settings.recipe is not None:
         get_recipe(settings.recipe)
     device = pick_device(settings.device)
-    arguments = {
+    arguments: dict[str, Any] = {
         "spec": settings.dataset,
         "seed": settings.seed,
         "image_size": settings.image_size,
         "min_side": space.min_input,
     }
     data = load_data(**arguments)
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     else:
         devices = [str(device)]

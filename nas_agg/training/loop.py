@@ -284,9 +284,7 @@ class _Training:
         mean = float(total) / len(self.labels)
         bound = 10 * math.log(self.data.classes)
         if mean > bound and (number - 1) * self.batches >= self.recipe.warmup_steps(self.steps):
-            raise TrainingFailed(
-                f"diverged: a mean loss of {mean:.3g} in epoch {number} ({bound / 10:.3g} is guessing)"
-            )
+            raise TrainingFailed(f"diverged: mean loss {mean:.3g} in epoch {number}, guessing has {bound / 10:.3g}")
         return {"lr": lr, "train_loss": mean, "train_accuracy": int(correct) / len(self.labels)}
 
     def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:

@@ -99,10 +99,9 @@ _ALL = (
         epochs=10,
         batch_size=64,
         lr=0.1,
-        warmup_epochs=2,
+        warmup_epochs=1,
         weight_decay=5e-4,
         decay_vectors=False,
-        clip=5.0,
     ),
     Recipe(
         name="final",

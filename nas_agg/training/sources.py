@@ -246,8 +246,9 @@ def folder(path: Path, size: int = FOLDER_SIZE) -> Source:
     places = {"train": path / "train", "test": path / "test"}
     if not places["test"].is_dir():
         raise InputError(f"{path}: train but no test folder; add test, or move the classes of train up")
-    validation = [path / name for name in ("val", "validation") if (path / name).is_dir()]
-    places |= {"validation": place for place in validation[:1]}
+    for name in ("validation", "val"):
+        if (path / name).is_dir():
+            places["validation"] = path / name
     parts, skipped = _read(places, names, size)
     return _folder_source(path, names, parts, skipped, size)
 
