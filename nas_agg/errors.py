@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
+
+LONGEST = 60  # characters of a text shown in an error
 
 
 class NasAggError(Exception):
@@ -29,8 +32,8 @@ class GenotypeError(InputError):
 
     def __init__(self, what: str, where: str = "", used: tuple[str, ...] = ()):
         self.what, self.where, self.used = what, where, used
-        place = where + (f" ({', '.join(used)})" if used else "")
-        super().__init__(f"{place}: {what}" if place else what)
+        place = " ".join([where, f"({', '.join(used)})"] if used else [where]).strip()
+        super().__init__(one_line(f"{place}: {what}" if place else what))
 
     def __reduce__(self) -> tuple:
         return GenotypeError, (self.what, self.where, self.used)
@@ -40,7 +43,22 @@ class GenotypeError(InputError):
         return GenotypeError(self.what, self.where, (*used, *self.used))
 
 
+def one_line(text: str) -> str:
+    """A text with line ends and other control characters written out."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def cut(text: str) -> str:
+    """A text, cut where it is long."""
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint to append to an error: ``; did you mean 'conv'?``, or nothing if no known word is near."""
-    near = difflib.get_close_matches(str(word), sorted(known), n=1, cutoff=0.6)
+    word = str(word)
+    if len(word) > LONGEST:
+        return ""
+    # Words of nearly the same length alone, and not too many: comparing takes time.
+    alike = islice((text for text in known if abs(len(text) - len(word)) <= 4), 500)
+    near = difflib.get_close_matches(word, sorted(alike), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

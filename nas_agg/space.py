@@ -24,6 +24,7 @@ from nas_agg.domains import Domain, domain
 from nas_agg.errors import GenotypeError, InputError, did_you_mean
 from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
+from nas_agg.names import Names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +97,8 @@ class Space:
         for key in self.names:
             if key in self.template.let:
                 raise GenotypeError("also a name of 'let': it is either open or has a value", f"open.{key}")
+        # A typo in the net shows at once, with the path of its field, not at some sample of a search.
+        Names(self.template.fill({key: values.at(0) for key, values in self.domains.items()})).network()
         self.about = _string(text, "about", "")
         self.family = _string(text, "family", self.name)
         self.min_input = _count(text.get("min_input"), "min_input")

@@ -10,8 +10,8 @@ import pytest
 
 from nas_agg.canonical import canonical_hash
 from nas_agg.costs import cost
+from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
-from nas_agg.graph import expand
 from nas_agg.space import open_space
 
 SPACE = open_space("microdense")
@@ -25,7 +25,7 @@ def as_the_paper_says(blocks: int, alpha: int, ratio: str, n: int = 3) -> tuple[
     side, c = 32, 16
     params, macs = 27 * 16 + 2 * 16, 27 * 16 * side**2
     for k in range(1, blocks + 1):
-        kernel = 4 if k > 1 and k % (blocks // 3) == 1 else 1
+        kernel = 4 if k > 1 and (k - 1) % (blocks // 3) == 0 else 1
         side //= 2 if kernel == 4 else 1
         w, u = math.floor(16 + k * alpha / blocks), c * numerator // denominator
         weights, norms, gathered = kernel**2 * c * 4 * u, 4 * u, 4 * u
@@ -101,8 +101,8 @@ def test_odd_and_tiny_maps_serve_too(side: int) -> None:
         assert cost(SPACE.genotype(values, input=(1, side, side), classes=3)).params > 0
 
 
-@pytest.mark.parametrize(("side", "last"), [(4, 4), (8, 4), (16, 4), (28, 7), (32, 8), (64, 16)])
-def test_a_stage_halves_its_map_as_long_as_four_pixels_are_left(side: int, last: int) -> None:
+@pytest.mark.parametrize(("side", "last"), [(2, 2), (4, 2), (8, 2), (16, 4), (28, 7), (32, 8), (64, 16)])
+def test_a_stage_halves_its_map_as_long_as_two_pixels_are_left(side: int, last: int) -> None:
     graph = expand(SPACE.genotype(SPACE.points["30a64"].values, input=(3, side, side)))
     sides = [shape[1] for shape in graph.shapes if len(shape) == 3 and shape[1] > 1]
     assert min(sides) == last
@@ -124,4 +124,4 @@ def test_a_default_search_s_limit_leaves_enough_of_the_space() -> None:
     rng, limit = np.random.default_rng(0), SPACE.search.max_macs
     assert limit is not None
     small = [cost(SPACE.genotype(SPACE.sample(rng), input=(1, 8, 8))).macs <= limit for _ in range(200)]
-    assert np.mean(small) >= 0.1
+    assert np.mean(small) >= 0.05

@@ -249,6 +249,8 @@ BROKEN: list[tuple[Edit, str]] = [
     (lambda t: t.update(pionts={}), "pionts"),
     (lambda t: t.pop("net"), "net"),
     (lambda t: t["net"][0].update(unti=[]), "net[0].unti"),
+    (lambda t: t["net"][0].update(growth="4*+"), "net[0].growth"),
+    (lambda t: t["net"].insert(1, "bodi"), "net[1]"),
 ]
 
 

@@ -56,7 +56,7 @@ def train_best(
         "value": best.value,
         "cost": {"params": best.params, "macs": best.macs, "hash": best.hash},
     }
-    pool = Pool([task.final_setup()], folder.path / "log.txt", command=command)
+    pool = Pool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
     lost = 0
     try:
         pool.start(Job(best.number, genotype, order))
@@ -97,6 +97,7 @@ def train_final(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
         get_recipe(job["recipe"]),
         seed=job["seed"],
         device=job["device"],
+        epochs=job.get("epochs"),
         on="train+validation",
         out=out,
         resume=True,

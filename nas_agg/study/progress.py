@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from nas_agg.console import print_table
 from nas_agg.study.record import TrialRecord
 from nas_agg.study.result import SearchResult, ranked
 
@@ -145,18 +146,7 @@ def print_result(result: SearchResult, percent: bool = True, file: TextIO | None
         ]
         for trial in result.top
     ]
-    if out.isatty():
-        from rich.console import Console
-        from rich.table import Table
-
-        table = Table(*header, title="the best networks")
-        for row in rows:
-            table.add_row(*row)
-        Console(file=out).print(table)
-    else:
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        for row in [header, *rows]:
-            print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)), file=out)
+    print_table(header, rows, "the best networks", right=range(4), file=out)
     counted = sum(trial.counts for trial in result.trials)
     print(f"{counted} networks evaluated; {result.reason}", file=out)
     if result.test is not None:

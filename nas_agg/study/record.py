@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_agg.errors import InputError, NasAggError
+from nas_agg.study.stopping import shielded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,7 +230,7 @@ class Record:
     def report(self, number: int, step: int, value: float) -> bool:
         """Note a trial's score after a step; gives whether the pruner would stop it here."""
         self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
-        return self.trial(number).should_prune()
+        return bool(self.trial(number).should_prune())
 
     def forget_reports(self, number: int) -> None:
         """Make a trial one that has not reported: it is trained again."""
@@ -311,16 +311,17 @@ def _mend(path: Path) -> None:
 def _study_id(storage: BaseStorage, name: str) -> int:
     with _quiet(), _said("cannot be used"):
         try:
-            return storage.create_new_study([_MAXIMIZE], name)
-        except DuplicatedStudyError:
             return storage.get_study_id_from_name(name)
+        except KeyError:
+            return storage.create_new_study([_MAXIMIZE], name)
 
 
 @contextlib.contextmanager
 def _said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggError) -> Iterator[None]:
-    """Whatever a storage raises, as one line."""
+    """Whatever a storage raises, as one line; a signal waits until it is done."""
     try:
-        yield
+        with shielded():
+            yield
     except NasAggError:
         raise
     except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises

@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import os
 import secrets
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ from nas_agg.study.record import Record, TrialRecord, open_storage
 from nas_agg.study.result import SearchResult, ranked
 from nas_agg.study.searcher import Searcher, find_searcher
 from nas_agg.study.settings import FREE, Settings
+from nas_agg.study.stopping import Stopped, stoppable
 from nas_agg.study.task import Task, open_task
 
 if TYPE_CHECKING:
@@ -335,29 +334,14 @@ def _failing(folder: RunFolder | None) -> Iterator[None]:
         raise
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
 @contextlib.contextmanager
 def _stoppable(folder: RunFolder) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM stop a run after what it has is kept.
-
-    At any moment a kill is safe, so stopping is no more than leaving.
-    """
-    here = threading.current_thread() is threading.main_thread()
-
-    def terminate(signum: int, frame: object) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate) if here else None
+    """Let Ctrl-C and SIGTERM stop a run; since a kill is safe at any moment, stopping is no more than leaving."""
     try:
-        yield
-    except KeyboardInterrupt as error:
+        with stoppable():
+            yield
+    except Stopped as stopped:
         if folder.run:
             folder.log("stopped by a signal")
             folder.update(status="stopped")
-        raise Interrupted(folder.path, 143 if isinstance(error, _Terminated) else 130) from None
-    finally:
-        if here:
-            signal.signal(signal.SIGTERM, before)
+        raise Interrupted(folder.path, stopped.status) from None

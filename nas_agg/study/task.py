@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from nas_agg.space import Space
     from nas_agg.study.settings import Settings
 
+MACS_A_THREAD = 10_000_000  # of an image; below, threads wait for each other longer than they work
+
 
 @dataclass(frozen=True)
 class Task:
@@ -35,9 +37,10 @@ class Task:
         """What each worker is told first: one thread on a CPU, since there is a worker for each core."""
         return [{"data": self.data, "device": device, "threads": 1} for device in self.devices]
 
-    def final_setup(self) -> dict[str, Any]:
-        """What the one worker of the final training is told: it has all cores."""
-        return {"data": self.data, "device": self.devices[0], "threads": cores()}
+    def final_setup(self, macs: int) -> dict[str, Any]:
+        """What the one worker of the final training is told: it may have all cores, but small networks gain nothing."""
+        threads = max(1, min(cores(), macs // MACS_A_THREAD))
+        return {"data": self.data, "device": self.devices[0], "threads": threads}
 
     def as_dict(self) -> dict[str, Any]:
         """What run.json says of it."""
@@ -66,10 +69,8 @@ def open_task(settings: Settings, space: Space) -> Task:
         "min_side": space.min_input,
     }
     data = load_data(**arguments)
-    if str(device) == "cuda":
-        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    else:
-        devices = [str(device)]
+    every = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = every if str(device) == "cuda" else [str(device)]
     workers = settings.workers or (min(2, cores()) if device.type == "cpu" else len(devices))
     size = "x".join(map(str, data.input))
     count = len(data.train) + len(data.validation) + len(data.test)

@@ -94,7 +94,7 @@ class Augmenter:
             columns = columns + self._draw(2 * self.augmentation.crop + 1, len(index))
         padded_height, padded_width = self.padded_size
         place = (index.view(-1, 1, 1) * padded_height + rows) * padded_width + columns
-        return self.pixels[place.view(-1)].view(len(index), height, width, channels).permute(0, 3, 1, 2)
+        return self.pixels.index_select(0, place.view(-1)).view(len(index), height, width, channels).permute(0, 3, 1, 2)
 
     def _holes(self, count: int) -> Tensor:
         """Where cutout's squares lie: bool, (B, 1, H, W)."""

@@ -205,7 +205,7 @@ class _Training:
         room = 2**20 if device.type == "cpu" else 2**24
         self.group = max(1, room // (recipe.batch_size * math.prod(data.input)))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = _optimiser(model, recipe, device)
+        self.optimiser = _optimiser(model, recipe)
         self.steps = self.batches * epochs
         self.history: list[Metrics] = []
         self.out: Path | None = None
@@ -338,7 +338,7 @@ class _Training:
             raise InputError(f"{self.out}: its checkpoint does not fit ({text}); remove it") from None
 
 
-def _optimiser(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the network has no parameters to train")
@@ -351,7 +351,7 @@ def _optimiser(model: nn.Module, recipe: Recipe, device: torch.device) -> torch.
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=True if device.type == "cuda" else None,
+        fused=True,  # a fifth of the time of a loop over many small tensors, on a CPU too
     )
 
 

@@ -132,9 +132,7 @@ def npz(path: Path) -> Source:
         InputError: The file cannot be read or what is in it is no data set.
     """
     arrays = _arrays(path)
-    scale = 1.0
-    if arrays["x_train"].dtype.kind == "f":
-        scale = _scale(path, arrays)
+    scale = _scale(path, arrays["x_train"], arrays["x_test"])
     parts = []
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
@@ -166,9 +164,10 @@ def _classes(path: Path, train: np.ndarray, test: np.ndarray) -> int:
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     wanted = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: one array; save four with numpy.savez(path, x_train=..., y_train=..., ...)")
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise InputError(f"{path}: one array; save four with numpy.savez(path, x_train=..., y_train=..., ...)")
+        with loaded as file:
             missing = [name for name in wanted if name not in file]
             if missing:
                 raise InputError(f"{path}: no array {missing[0]}; it needs {', '.join(wanted)}")
@@ -181,12 +180,14 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not an .npz file that can be read ({_line(error)})") from None
 
 
-def _scale(path: Path, arrays: dict[str, np.ndarray]) -> float:
+def _scale(path: Path, train: np.ndarray, test: np.ndarray) -> float:
     """255 if the images run from 0 to 1, else 1; both parts are judged together."""
-    both = [arrays["x_train"], arrays["x_test"]]
-    low, high = (
-        (float(min(x.min() for x in both)), float(max(x.max() for x in both))) if all(x.size for x in both) else (0, 1)
-    )
+    if (train.dtype.kind == "f") != (test.dtype.kind == "f"):
+        raise InputError(f"{path}: x_train is {train.dtype}, x_test {test.dtype}; give both as integers or as floats")
+    if train.dtype.kind != "f" or not train.size or not test.size:
+        return 1.0
+    low = float(np.minimum(train.min(), test.min()))  # unlike Python's min, these pass not-a-number on
+    high = float(np.maximum(train.max(), test.max()))
     if not (low >= 0 and high <= 255):
         raise InputError(f"{path}: floats must run from 0 to 1 or from 0 to 255, found {low:g} to {high:g}")
     return 255.0 if high <= 1 else 1.0

@@ -1,0 +1,137 @@
+"""Networks trained a minute: nas_agg's search against the loop one would write with Optuna and a DataLoader.
+
+Both sides train the same networks of the microdense space (the same genotypes, in the same order) on digits, for the
+same epochs with the same batch size and recipe, in two processes' worth of cores:
+
+    python benchmarks/search_loop.py [--networks 10] [--epochs 10] [--seed 0]
+
+The loop: one Optuna study, `torch.utils.data.DataLoader` over a `TensorDataset`, a per-batch random crop by torchvision,
+`torch.optim.SGD` with the same schedule, validation after each epoch, torch's own default threads. No network is
+pruned: a search begins to prune after ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+def networks(count: int, seed: int) -> list[dict]:
+    """Values of distinct networks within the space's own limit for a search on digits."""
+    from nas_agg.costs import cost
+    from nas_agg.space import open_space
+
+    space, rng, found, seen = open_space("microdense"), np.random.default_rng(seed), [], set()
+    while len(found) < count:
+        values = space.sample(rng)
+        counted = cost(space.genotype(values, input=(1, 8, 8), classes=10))
+        if counted.macs <= (space.search.max_macs or math.inf) and counted.hash not in seen:
+            seen.add(counted.hash)
+            found.append(values)
+    return found
+
+
+def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[float]]:
+    """Seconds for all networks with the search's own workers, and their validation accuracies."""
+    from optuna.samplers import BaseSampler
+
+    from nas_agg.space import Space, open_space
+    from nas_agg.study import search
+    from nas_agg.study.searcher import Searcher
+
+    class Listed(Searcher):
+        """Proposes the chosen networks, one after another."""
+
+        def sampler(self, number: int) -> BaseSampler:
+            from optuna.samplers import PartialFixedSampler, RandomSampler
+
+            return PartialFixedSampler(self.space.labels(chosen[number % len(chosen)]), RandomSampler(seed=number))
+
+    space: Space = open_space("microdense")
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "run"
+        result = search(space, searcher=Listed, budget=len(chosen), seed=seed, epochs=epochs, out=out)
+        # The search's own wall time, its workers' start included; the final training comes after it.
+        seconds = json.loads((out / "run.json").read_text())["seconds"]
+        return seconds, [trial.value for trial in result.trials if trial.counts and trial.value is not None]
+
+
+def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[float]]:
+    """Seconds for all networks with the loop one would write, and their validation accuracies."""
+    import optuna
+    import torch
+    from torch.nn import functional
+    from torch.utils.data import DataLoader, TensorDataset
+    from torchvision.transforms import v2
+
+    from nas_agg.compiler import compile
+    from nas_agg.space import open_space
+    from nas_agg.training.data import load_data
+    from nas_agg.training.recipes import get_recipe
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, recipe = open_space("microdense"), get_recipe("search")
+
+    def objective(trial: optuna.Trial) -> float:
+        data = load_data("digits", seed=seed)
+        mean, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
+        parts = [TensorDataset((part.images / 255 - mean) / std, part.labels) for part in (data.train, data.validation)]
+        train = DataLoader(parts[0], batch_size=recipe.batch_size, shuffle=True)
+        validation = DataLoader(parts[1], batch_size=256)
+        crop = v2.RandomCrop(data.input[1:], padding=data.augmentation.crop)
+        model = compile(space.genotype(chosen[trial.number], input=data.input, classes=data.classes), seed=trial.number)
+        optimiser = torch.optim.SGD(
+            model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+        )
+        steps, step, accuracy = epochs * len(train), 0, 0.0
+        for epoch in range(epochs):
+            model.train()
+            for images, labels in train:
+                for group in optimiser.param_groups:
+                    group["lr"] = recipe.learning_rate(step, steps)
+                optimiser.zero_grad()
+                loss = functional.cross_entropy(model(crop(images)), labels, label_smoothing=recipe.label_smoothing)
+                loss.backward()
+                optimiser.step()
+                step += 1
+            model.eval()
+            with torch.no_grad():
+                right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)
+            accuracy = right / len(parts[1])
+            trial.report(accuracy, epoch)
+        return accuracy
+
+    study = optuna.create_study(direction="maximize")
+    begin = time.perf_counter()
+    study.optimize(objective, n_trials=len(chosen))
+    return time.perf_counter() - begin, [trial.value for trial in study.trials if trial.value is not None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--networks", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    chosen = networks(options.networks, options.seed)
+    rows = {}
+    for name, side in (("nas_agg", by_nas_agg), ("by hand", by_hand)):
+        seconds, accuracies = side(chosen, options.epochs, options.seed)
+        rows[name] = 60 * len(chosen) / seconds
+        print(
+            f"{name:<8} {seconds:7.1f} s for {len(chosen)} networks: {rows[name]:5.1f} a minute, "
+            f"validation accuracy {100 * statistics.mean(accuracies):.2f} % on average "
+            f"({100 * min(accuracies):.2f} to {100 * max(accuracies):.2f})"
+        )
+    print(f"ratio {rows['nas_agg'] / rows['by hand']:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,360 @@
+"""The `nas_agg` command: thin words over the rooms. Exit status 0 done, 1 the work failed, 2 the call was wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nas_agg.console import bytes_text, count_text, print_table
+from nas_agg.errors import InputError, NasAggError
+
+if TYPE_CHECKING:
+    from nas_agg.genotype import Genotype
+
+app = typer.Typer(
+    help="Search spaces and search for how deep networks aggregate features.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    """How a table is printed."""
+
+    table = "table"
+    json = "json"
+
+
+GENOTYPE_HELP = "A JSON or YAML file, space/point, a run folder (its best network) or RUN:TRIAL."
+GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
+FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, or JSON for machines.")]
+DatasetOption = Annotated[
+    str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder a class) or npz:PATH.")
+]
+DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
+SizeOption = Annotated[int | None, typer.Option(min=1, help="Images are scaled to this side.")]
+InputOption = Annotated[str | None, typer.Option("--input", help="Channels x height x width, such as 3x32x32.")]
+ClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of classes.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from nas_agg import __version__
+
+        print(f"nas_agg {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@app.command()
+def search(
+    space: Annotated[str | None, typer.Option(help="A space's name, or a space file: ./mine.yaml.")] = None,
+    budget: Annotated[int, typer.Option(help="Distinct networks to evaluate.")] = 50,
+    searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "tpe",
+    dataset: DatasetOption = "digits",
+    epochs: Annotated[int | None, typer.Option(help="Of each trial; the space's own, else 10.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of trials and the final training, in place of both defaults.")
+    ] = None,
+    max_params: Annotated[str | None, typer.Option(help="Refuse networks above, such as 1M; 0: no limit.")] = None,
+    max_macs: Annotated[str | None, typer.Option(help="Refuse networks above, such as 50M; 0: no limit.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; the GPUs, else up to 2 of the cores.")] = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Of splits, proposals, weights and augmentation.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/SPACE-DATASET-SEED.")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Any Optuna storage URL; a journal file in the run's folder.")
+    ] = None,
+    timeout: Annotated[str | None, typer.Option(help="Wall time of the search, such as 2h or 90s.")] = None,
+    trial_timeout: Annotated[str | None, typer.Option(help="A trial past this time is a failure.")] = None,
+    retries: Annotated[int, typer.Option(help="Of a trial whose worker died.")] = 3,
+    image_size: SizeOption = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with this run, by its own settings.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Search a space, train the best network in full and test it once."""
+    from nas_agg.study import resume as resume_search
+    from nas_agg.study import search as search_space
+
+    show = format is Format.table
+    if resume is not None:
+        free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout}
+        _only_free(space, out)
+        result = resume_search(resume, show=show, **{k: v for k, v in free.items() if v is not None})
+    elif space is None:
+        raise InputError("--space: name a space (see 'nas_agg spaces') or a space file, or --resume RUN")
+    else:
+        result = search_space(
+            space,
+            searcher=searcher,
+            budget=budget,
+            seed=seed,
+            out=out,
+            show=show,
+            dataset=dataset,
+            epochs=epochs,
+            recipe=recipe,
+            max_params=max_params,
+            max_macs=max_macs,
+            workers=workers,
+            device=device,
+            storage=storage,
+            timeout=timeout,
+            trial_timeout=trial_timeout,
+            retries=retries,
+            image_size=image_size,
+        )
+    if not show:
+        _print_json(result.as_dict())
+
+
+def _only_free(space: str | None, out: Path | None) -> None:
+    for name, value in (("--space", space), ("--out", out)):
+        if value is not None:
+            raise InputError(f"{name}: a resumed run keeps its own; leave it out")
+
+
+@app.command()
+def train(
+    genotype: GenotypeArgument,
+    dataset: DatasetOption = "digits",
+    recipe: Annotated[str, typer.Option(help="See 'nas_agg recipes'.")] = "final",
+    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's.")] = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; an unfinished training there goes on.")] = None,
+    image_size: SizeOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Train one network on train + validation and test it once."""
+    from nas_agg import load
+    from nas_agg.study.single import train_genotype
+
+    metrics = train_genotype(
+        load(genotype),
+        name=genotype,
+        dataset=dataset,
+        recipe=recipe,
+        epochs=epochs,
+        device=device,
+        seed=seed,
+        out=out,
+        image_size=image_size,
+        show=format is Format.table,
+    )
+    if format is Format.json:
+        _print_json(metrics)
+
+
+@app.command()
+def evaluate(
+    genotype: GenotypeArgument,
+    weights: Annotated[Path | None, typer.Option(help="A .safetensors file; a run's own if unsaid.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="As for train; a run's own if unsaid.")] = None,
+    device: DeviceOption = "auto",
+    image_size: SizeOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Test a network from saved weights."""
+    from nas_agg.study.single import evaluate_genotype
+
+    found = evaluate_genotype(genotype, weights=weights, dataset=dataset, device=device, image_size=image_size)
+    if format is Format.json:
+        _print_json(found)
+    else:
+        right = f"{found['correct']:,} of {found['images']:,} images"
+        print(f"test accuracy {100 * found['accuracy']:.2f} % ({right}), loss {found['loss']:.4f}")
+
+
+@app.command()
+def cost(
+    genotype: GenotypeArgument,
+    classes: ClassesOption = None,
+    input: InputOption = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Count a network by arithmetic: params, MACs, bytes, depth, hash."""
+    from nas_agg.costs import FIGURES, cost
+
+    figures = cost(_for_task(genotype, classes, input)).as_dict()
+    if format is Format.json:
+        _print_json(figures)
+        return
+    rows = [[name, _figure(name, value), FIGURES[name]] for name, value in figures.items()]
+    print_table(["figure", "value", "meaning"], rows, title=genotype, right=(1,))
+
+
+def _figure(name: str, value: Any) -> str:
+    if name == "hash":
+        return str(value)
+    return bytes_text(value) if "bytes" in name else count_text(value)
+
+
+@app.command()
+def show(
+    genotype: GenotypeArgument,
+    classes: ClassesOption = None,
+    input: InputOption = None,
+    depth: Annotated[int, typer.Option(min=1, max=48, help="Levels that are shown.")] = 2,
+    format: FormatOption = Format.table,
+) -> None:
+    """Show a network as a tree: each part's output shape, params and MACs."""
+    from nas_agg.report.tree import network_tree, tree_lines
+
+    tree = network_tree(_for_task(genotype, classes, input))
+    if format is Format.json:
+        _print_json(tree.as_dict())
+    else:
+        print("\n".join(tree_lines(tree, depth)))
+
+
+@app.command()
+def spaces(format: FormatOption = Format.table) -> None:
+    """List the search spaces."""
+    from nas_agg.space import list_spaces, open_space
+
+    found = [open_space(name) for name in list_spaces()]
+    if format is Format.json:
+        _print_json(
+            [
+                {"name": s.name, "about": s.about, "size": s.size(), "open": list(s.names), "points": list(s.points)}
+                for s in found
+            ]
+        )
+        return
+    rows = [[s.name, f"{s.size():.2g}", str(len(s.names)), str(len(s.points)), s.about] for s in found]
+    print_table(["space", "size", "open names", "points", "about"], rows, right=(1, 2, 3))
+
+
+@app.command()
+def points(
+    space: Annotated[str | None, typer.Argument(help="A space's name or file; all spaces if unsaid.")] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """List the named points of spaces, with what they cost."""
+    from nas_agg.costs import Cost
+    from nas_agg.expansion import expand
+    from nas_agg.space import list_spaces, open_space
+
+    found = []
+    for name in [space] if space else list_spaces():
+        opened = open_space(name)
+        for point in opened.points:
+            counted = Cost(expand(opened.point(point)))
+            address = f"{opened.family if not space or opened.name == space else space}/{point}"
+            found.append({"point": address, "params": counted.params, "macs": counted.macs, "depth": counted.depth})
+    if format is Format.json:
+        _print_json(found)
+        return
+    rows = [[f["point"], count_text(f["params"]), count_text(f["macs"]), str(f["depth"])] for f in found]
+    print_table(["point", "params", "MACs", "depth"], rows, right=(1, 2, 3))
+
+
+@app.command()
+def searchers(format: FormatOption = Format.table) -> None:
+    """List the searchers."""
+    from nas_agg.study.searcher import find_searcher, searchers
+
+    found = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in searchers()}
+    _named(found, "searcher", format)
+
+
+@app.command()
+def datasets(format: FormatOption = Format.table) -> None:
+    """List the data sets."""
+    from nas_agg.training.data import DATASETS
+
+    _named(dict(DATASETS), "dataset", format)
+
+
+@app.command()
+def recipes(format: FormatOption = Format.table) -> None:
+    """List the training recipes."""
+    from nas_agg.training.recipes import RECIPES
+
+    if format is Format.json:
+        _print_json([recipe.model_dump(mode="json") for recipe in RECIPES.values()])
+        return
+    rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in RECIPES.values()]
+    print_table(["recipe", "epochs", "batch", "lr", "about"], rows, right=(1, 2, 3))
+
+
+def _named(found: dict[str, str], kind: str, format: Format) -> None:
+    if format is Format.json:
+        _print_json([{"name": name, "about": about} for name, about in found.items()])
+    else:
+        print_table([kind, "about"], [[name, about] for name, about in found.items()])
+
+
+def _for_task(source: str, classes: int | None, input: str | None) -> Genotype:
+    from nas_agg import load
+
+    genotype = load(source)
+    if classes is None and input is None:
+        return genotype
+    return genotype.with_task(_shape(input) if input else None, classes)
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        channels, height, width = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        raise InputError(f"--input: '{text}' is not channels x height x width, such as 3x32x32") from None
+    return channels, height, width
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    """Runs the command line; an error is one line, a traceback only with --debug."""
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(words) < len(sys.argv) - 1
+    try:
+        sys.exit(app(words, prog_name="nas_agg", standalone_mode=False) or 0)
+    except NasAggError as error:
+        if debug:
+            raise
+        print(f"nas_agg: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        print("nas_agg: stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has left, as `head` does
+        sys.exit(0)
+    except Exception as error:
+        if debug:
+            raise
+        if hasattr(error, "format_message"):  # a word of the call that the command line does not know
+            print(f"nas_agg: {' '.join(error.format_message().split())}; see nas_agg --help", file=sys.stderr)
+            sys.exit(2)
+        print(
+            f"nas_agg: {type(error).__name__}: {' '.join(str(error).split())} (a fault of nas_agg; --debug shows where)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Tables for people: ruled on a terminal, plain aligned lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+
+def print_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str = "",
+    right: Sequence[int] = (),
+    file: TextIO | None = None,
+) -> None:
+    """Prints a table.
+
+    Args:
+        header: The columns' names.
+        rows: The cells' texts.
+        title: Above the table, on a terminal.
+        right: The columns of numbers, which stand to the right.
+        file: Where to; standard output if unsaid.
+    """
+    out = file or sys.stdout
+    if out.isatty():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(title=title or None)
+        for i, name in enumerate(header):
+            table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*[Text(cell) for cell in row])
+        Console(file=out).print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in [header, *rows]:
+        cells = [
+            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip(), file=out)
+
+
+def bytes_text(count: int) -> str:
+    """A number of bytes as people read it."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} B"
+
+
+def count_text(count: int) -> str:
+    """A count as people read it: ``724,727 (0.72 M)``."""
+    for unit, size in (("G", 10**9), ("M", 10**6)):
+        if count >= size / 10:
+            return f"{count:,} ({count / size:.3g} {unit})"
+    return f"{count:,}"

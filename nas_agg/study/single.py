@@ -1,0 +1,184 @@
+"""One network, trained and tested without a search; its folder is a run's, so that all else works on it."""
+
+from __future__ import annotations
+
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.files import read
+from nas_agg.sources import open_genotype
+from nas_agg.study.final import METRICS, WEIGHTS, evaluate_run, train_final
+from nas_agg.study.folder import RunFolder
+from nas_agg.study.stopping import Stopped, stoppable
+
+if TYPE_CHECKING:
+    import os
+
+    from nas_agg.genotype import Genotype
+
+
+def train_genotype(
+    genotype: Genotype,
+    *,
+    name: str = "genotype",
+    dataset: str = "digits",
+    recipe: str = "final",
+    epochs: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    show: bool = False,
+) -> dict[str, Any]:
+    """Trains a network on train + validation and tests it once; ``OUT/best`` holds it.
+
+    Args:
+        genotype: Whose input and classes become the data set's.
+        name: What the run is called after.
+        dataset: See `nas_agg.training.data.load_data`.
+        recipe: A recipe's name.
+        epochs: In the place of the recipe's.
+        device: auto, cpu, cuda or cuda:N.
+        seed: Of weights, order and augmentation.
+        out: The folder; ``runs/train-NAME-DATASET-SEED`` if unsaid. An unfinished training there goes on.
+        image_size: Images are scaled to this side.
+        show: Whether to print how it goes.
+
+    Returns:
+        What ``best/metrics.json`` says.
+
+    Raises:
+        InputError: A setting is wrong, or the folder holds something else.
+        TrainingFailed: The loss was no number, or memory ran out.
+    """
+    from nas_agg.costs import cost
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import pick_device
+    from nas_agg.training.recipes import get_recipe
+
+    found, place = get_recipe(recipe), pick_device(device)
+    settings = {
+        "genotype": genotype.text(),
+        "dataset": dataset,
+        "recipe": recipe,
+        "epochs": epochs or found.epochs,
+        "seed": seed,
+        "image_size": image_size,
+    }
+    arguments = {"spec": dataset, "seed": seed, "image_size": image_size}
+    data = load_data(**arguments)  # type: ignore[arg-type]
+    genotype = genotype.with_task(data.input, data.classes)
+    counted = cost(genotype)
+    figures = {"params": counted.params, "macs": counted.macs, "hash": counted.hash}
+    if out is None:
+        words = [re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if "." in text else text) for text in (name, dataset)]
+        out = Path("runs") / f"train-{'-'.join(words)}-{seed}"
+    folder = RunFolder(out)
+    try:
+        if folder.new:
+            folder.begin(settings, kind="train", data=arguments, device=str(place))
+        elif folder.run["settings"] != settings:
+            keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
+            raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
+        if not folder.best.exists():
+            if show:
+                size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
+                print(
+                    f"training {name} ({size}) on {data.name}: {settings['epochs']} epochs, recipe {recipe}", flush=True
+                )
+            job = {
+                "genotype": genotype.text(),
+                "seed": seed,
+                "recipe": recipe,
+                "epochs": epochs,
+                "device": str(place),
+                "out": str(folder.path / "best.tmp"),
+                "best": str(folder.best),
+                "trial": None,
+                "value": None,
+                "cost": figures,
+            }
+            with stoppable():
+                train_final(job, data, _reporter(show, int(settings["epochs"])))
+            folder.update(status="finished")
+    except Stopped as stopped:
+        folder.update(status="stopped")
+        raise _interrupted(folder.path, stopped.status) from None
+    finally:
+        folder.close()
+    metrics = read(folder.best / METRICS)
+    if show:
+        right = f"{metrics['correct']:,} of {metrics['images']:,} images"
+        print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
+    return metrics
+
+
+def _interrupted(path: Path, status: int) -> Exception:
+    error = NasAggError(f"stopped; the same command goes on in {path}")
+    error.status = status
+    return error
+
+
+def _reporter(show: bool, epochs: int) -> Any:
+    """Tells of an epoch now and then: of each on a terminal's one line, of every tenth part elsewhere."""
+    import sys
+
+    live = show and sys.stdout.isatty()
+
+    def report(epoch: int, value: float) -> bool:
+        line = f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
+        if live:
+            print(f"\r{line}", end="\n" if epoch == epochs else "", flush=True)
+        elif show and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
+            print(line, flush=True)
+        return False
+
+    return report
+
+
+def evaluate_genotype(
+    source: str,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
+    device: str = "auto",
+    image_size: int | None = None,
+) -> dict[str, Any]:
+    """Tests a network from saved weights on a data set's test split.
+
+    Args:
+        source: A run folder, whose own weights and data set are taken unless told others, or any other genotype.
+        weights: A .safetensors file.
+        dataset: See `nas_agg.training.data.load_data`.
+        device: auto, cpu, cuda or cuda:N.
+        image_size: Images are scaled to this side.
+
+    Returns:
+        ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
+
+    Raises:
+        InputError: Something is missing, or the weights are another network's.
+    """
+    run = Path(source).is_dir()
+    if run and weights is None and dataset is None and image_size is None:
+        return evaluate_run(source, device)
+    if not run and (weights is None or dataset is None):
+        missing = "--weights" if weights is None else "--dataset"
+        raise InputError(f"{missing}: '{source}' is no run folder, so name its weights and a data set")
+    from nas_agg.compiler import compile
+    from nas_agg.study.folder import read_run
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import evaluate, pick_device
+
+    arguments = dict(read_run(source)["data"]) if run else {}
+    if dataset is not None:
+        arguments = {"spec": dataset}
+    if image_size is not None:
+        arguments["image_size"] = image_size
+    data = load_data(**arguments)
+    genotype = open_genotype(source).with_task(data.input, data.classes)
+    model = compile(genotype, weights=weights or Path(source) / "best" / WEIGHTS)
+    return evaluate(model, data.test, data, pick_device(device))

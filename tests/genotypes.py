@@ -1,0 +1,380 @@
+"""Random genotypes over the whole language, other writings of them, and networks that are nearly the same."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from typing import Any
+
+from nas_agg.errors import GenotypeError
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.graph import Graph
+from nas_agg.patterns import PATTERNS
+from nas_agg.primitives import ACTIVATIONS, Add
+
+NORMS = ("bn", "bn", "gn", "ln", "in", {"gn": 2}, {"gn": 4})
+FITS = ([{"conv": 1, "stride": "s"}], [{"avgpool": "s"}, {"conv": 1}, "bn"], [{"maxpool": "s"}, "relu", {"conv": 1}])
+
+
+def random_genotype(
+    rng: random.Random,
+    image: tuple[int, int, int] = (3, 8, 8),
+    classes: int = 5,
+    depth: int = 2,
+    most_ops: int = 150,
+) -> dict[str, Any]:
+    """A random small genotype that is a network.
+
+    Every layer, pattern and operator can occur, with every field of theirs, and so can `let`, `like` and `units`.
+
+    Args:
+        rng: Where the randomness comes from.
+        image: Channels, height and width.
+        classes: Number of classes.
+        depth: How deep aggregates may nest.
+        most_ops: Larger networks are drawn again.
+    """
+    while True:
+        drawn = _Drawn(rng, depth).genotype(image, classes)
+        try:
+            graph = expand(Genotype.read(drawn))
+        except GenotypeError:
+            continue
+        if len(graph) <= most_ops and max(channels for channels, _, _ in graph.shapes) <= 256:
+            return drawn
+
+
+class _Drawn:
+    def __init__(self, rng: random.Random, depth: int):
+        self.rng, self.depth = rng, depth
+        self.names: dict[str, Any] = {}
+
+    def maybe(self, chance: float) -> bool:
+        return self.rng.random() < chance
+
+    def genotype(self, image: tuple[int, int, int], classes: int) -> dict[str, Any]:
+        rng = self.rng
+        if self.maybe(0.5):
+            self.names["width"] = rng.choice((4, "2 + 2", 6, 8))
+        if self.maybe(0.3):
+            self.names["tail"] = [self.norm(), self.act()]
+        if self.maybe(0.3):
+            self.names["base"] = self.aggregate(1)
+        net: list[Any] = [{"conv": rng.choice((1, 3)), "out": rng.choice((4, 8, self.number()))}]
+        for _ in range(rng.randint(1, 3)):
+            net.append(self.step(0) if self.maybe(0.4) else self.aggregate(0))
+        net += rng.choice(
+            (["gap", {"linear": "classes"}], [{"linear": "classes"}], [{"conv": 1, "out": "classes"}, "gap"])
+        )
+        drawn = {"input": list(image), "classes": classes, "net": net}
+        return {**drawn, "let": self.names} if self.names else drawn
+
+    # ------------------------------------------------------------------ layers
+
+    def number(self) -> Any:
+        return self.rng.choice((4, 6, 8, "2*2", *(["width"] if "width" in self.names else [])))
+
+    def norm(self) -> Any:
+        return deepcopy(self.rng.choice(NORMS))
+
+    def act(self) -> str:
+        return self.rng.choice(("relu", "relu", *ACTIVATIONS))
+
+    def conv(self, inside: bool) -> dict[str, Any]:
+        rng = self.rng
+        out = rng.choice(("w", "w", "2*w", "c")) if inside else self.number()
+        layer: dict[str, Any] = {"conv": rng.choice((1, 3, 3, 5)), "out": out}
+        if self.maybe(0.3):
+            layer["groups"] = f"gcd({rng.choice((2, 4, 'g' if inside else 3))}, gcd(c, {out}))"
+        if self.maybe(0.1):
+            layer |= {"out": "c", "groups": "c"}
+        if inside and self.maybe(0.15):
+            layer["stride"] = "s"
+        if layer["out"] == "w" and self.maybe(0.5):
+            del layer["out"]
+        if self.maybe(0.2):
+            layer["bias"] = True
+        if self.maybe(0.05):
+            layer["padding"] = layer["conv"] // 2
+        return layer
+
+    def layer(self, inside: bool) -> Any:
+        rng = self.rng
+        further = [
+            {"se": rng.choice((0, 2, "max(1, c//2)"))} | rng.choice(({}, {"act": "swish", "gate": "hardsigmoid"})),
+            "scale",
+            {"slice": "max(1, c//2)"} | rng.choice(({}, {"from": "c - max(1, c//2)"})),
+            {"pad": "c + 2"},
+            {"shuffle": "gcd(c, 2)"},
+            {"dropout": rng.choice((0.1, "1/4"))} | rng.choice(({}, {"channels": True})),
+            {"maxpool": 3, "stride": 1},
+            {"avgpool": 3, "stride": 1, "padding": 1},
+            {rng.choice(("maxpool", "avgpool")): 2},
+            {"gap": "max(1, h//2)"},
+        ]
+        kinds = (self.conv(inside), self.conv(inside), self.norm(), self.act(), rng.choice(further))
+        return "tail" if "tail" in self.names and self.maybe(0.1) else rng.choice(kinds)
+
+    def step(self, level: int) -> Any:
+        if level < self.depth and self.maybe(0.25):
+            return self.aggregate(level)
+        if self.maybe(0.1):
+            return [self.layer(level > 0) for _ in range(self.rng.randint(1, 2))]
+        return self.layer(level > 0)
+
+    def unit(self, level: int, joins: bool) -> list[Any]:
+        steps = [self.step(level) for _ in range(self.rng.randint(1, 3))]
+        if self.maybe(0.8) and not any(isinstance(step, dict) and "conv" in step for step in steps):
+            steps.append(self.conv(True))
+        if joins:
+            steps.insert(self.rng.choice((len(steps), len(steps), self.rng.randint(0, len(steps)))), "join")
+        return steps
+
+    # ------------------------------------------------------------------ aggregates
+
+    def aggregate(self, level: int) -> dict[str, Any]:
+        rng = self.rng
+        n = rng.choice((0, 1, 2, 2, 3, 3, 4))
+        if level == 0 and "base" in self.names and self.maybe(0.4):
+            return {"like": "base"} | rng.choice(({}, {"growth": 4}, {"stride": 2}))
+        made: dict[str, Any] = {"nodes": n, "growth": self.schedule(n)}
+        if self.maybe(0.3):
+            made["cardinality"] = rng.choice(("l + 1", 2, "gcd(4, w)"))
+        if self.maybe(0.15):
+            made["stride"] = rng.choice((2, "2 if l == 1 else 1"))
+        if self.maybe(0.1):
+            made["let"] = {"k": rng.choice((2, [1] * n, "l"))}
+            made["growth"] = "4*k"
+        if self.maybe(0.75):
+            made["reads"] = self.gather(range(1, n + 2))
+        shortcut = self.maybe(0.5)
+        if shortcut:
+            made["shortcut"] = self.gather(range(1, n + 1))
+        if self.maybe(0.3) or made.get("reads", {}).get("pattern") == "input":
+            made["output"] = self.gather([n + 1])
+        if n and self.maybe(0.25):
+            made["units"] = [self.unit(level + 1, shortcut) for _ in range(n)]
+            if self.maybe(0.5):
+                del made["nodes"]
+        elif n and self.maybe(0.1) and shortcut and "output" not in made and "reads" not in made:
+            inner = {
+                "nodes": 2,
+                "growth": 4,
+                "unit": [{"conv": 3}, "join"],
+                "output": {"pattern": "nodes", "operator": "concat"},
+            }
+            made |= {"growth": 8, "unit": [inner], "shortcut": {"operator": "sum", "match": [{"conv": 1, "out": 8}]}}
+        else:
+            made["unit"] = self.unit(level + 1, shortcut)
+        return made
+
+    def schedule(self, n: int) -> Any:
+        rng = self.rng
+        return rng.choice(
+            (4, 8, "4*l", "floor(4 + 4*l/n)", [4 * rng.randint(1, 2) for _ in range(n)], "in", self.number())
+        )
+
+    def gather(self, positions: Iterable[int]) -> dict[str, Any]:
+        rng = self.rng
+        patterns = [
+            "previous",
+            "dense",
+            "dense",
+            "nodes",
+            "input",
+            {"window": 2},
+            {"exponential": 2},
+            {"micro-dense": 2},
+        ]
+        made: dict[str, Any] = {
+            "pattern": rng.choice(patterns) if self.maybe(0.8) else {"edges": [self.row(p) for p in positions]}
+        }
+        mixed = {"mixed": rng.choice((0, 2, 4)), "onto": rng.choice(("front", "back"))}
+        made["operator"] = rng.choice(("sum", "sum", "concat", "concat", "concat", "weighted", "mean", "gated", mixed))
+        if made["operator"] in ("sum", "mean", "concat", "weighted"):
+            if self.maybe(0.2):
+                made["norm"] = rng.choice(("gn", "ln", "in", "bn", "none"))
+            if self.maybe(0.2):
+                made["weight"] = rng.choice((True, False))
+        if self.maybe(0.85):
+            made["match"] = deepcopy(rng.choice(FITS)) if self.maybe(0.85) else "skip"
+        if self.maybe(0.15):
+            made["raw"] = True
+        return made
+
+    def row(self, position: int) -> list[int]:
+        return sorted(self.rng.sample(range(position), self.rng.randint(1, min(position, 3))))
+
+
+# ---------------------------------------------------------------------- other writings of a genotype
+
+
+def other_writing(rng: random.Random, genotype: dict[str, Any]) -> dict[str, Any]:
+    """The same network: patterns as edges, units in lists, steps and gathers under names."""
+    made = deepcopy(genotype)
+    let = made.setdefault("let", {})
+    for step in list(_aggregates(made)):
+        n = step.get("nodes", len(step.get("units", ())) or 1)
+        if rng.random() < 0.6:
+            _write_edges(step, n)
+        for field in ("reads", "shortcut", "output"):
+            if field in step and rng.random() < 0.3:
+                let[name := f"gather{len(let)}"] = step[field]
+                step[field] = name
+        if "unit" in step and "like" not in step and rng.random() < 0.3:
+            step["unit"] = [step["unit"]]
+        if "unit" in step and rng.random() < 0.3:
+            let[name := f"unit{len(let)}"] = step["unit"]
+            step["unit"] = name
+    return made
+
+
+def _aggregates(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        for item in list(value.values()):
+            yield from _aggregates(item)
+        if "unit" in value or "units" in value:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _aggregates(item)
+
+
+def _write_edges(step: dict[str, Any], n: int) -> None:
+    rows = {"reads": range(1, n + (1 if "output" in step else 2)), "shortcut": range(1, n + 1), "output": (n + 1,)}
+    for field, positions in rows.items():
+        pattern = step.get(field, {}).get("pattern", "previous")
+        word, values = (pattern, {}) if isinstance(pattern, str) else (next(iter(pattern)), pattern)
+        if field not in step or word == "edges":
+            continue
+        step[field]["pattern"] = {"edges": [PATTERNS[word].sources(p, **values) for p in positions]}
+
+
+# ---------------------------------------------------------------------- other writings of a graph
+
+
+def rewritten(rng: random.Random, graph: Graph) -> Graph:
+    """The same network as another graph: operations elsewhere, sums and means reordered, sums nested or taken apart."""
+    inputs = [list(row) for row in graph.inputs]
+    ops, shapes = list(graph.ops), list(graph.shapes)
+    for i, op in enumerate(graph.ops):
+        if op.commutes:
+            rng.shuffle(inputs[i])
+        if op.word == "add" and len(inputs[i]) > 2 and rng.random() < 0.5:
+            inner = [inputs[i].pop() for _ in range(rng.randint(2, len(inputs[i]) - 1))]
+            ops.append(Add())
+            shapes.append(shapes[i])
+            inputs.append(inner)
+            inputs[i].append(len(ops) - 1)
+    for i, row in enumerate(inputs):
+        for k, source in enumerate(row):
+            if ops[i].word == "add" and ops[source].word == "add" and rng.random() < 0.3:
+                inputs[i] = [*row[:k], *row[k + 1 :], *inputs[source]]
+                break
+    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, [""] * len(ops), graph.output))
+
+
+def renamed(rng: random.Random, graph: Graph) -> Graph:
+    """A graph with other paths, its operations in another order in which it can be computed; the dead are dropped."""
+    stack, alive = [graph.output], {0}
+    while stack:
+        i = stack.pop()
+        alive.add(i)
+        stack.extend(source for source in graph.inputs[i] if source not in alive)
+    left = {i: len(set(graph.inputs[i])) for i in alive}
+    order, ready = [], [0]
+    while ready:
+        order.append(i := ready.pop(rng.randrange(len(ready))))
+        for reader in set(graph.readers[i]) & alive:
+            left[reader] -= 1
+            if not left[reader]:
+                ready.append(reader)
+    place = {i: k for k, i in enumerate(order)}
+    return Graph(
+        [graph.ops[i] for i in order],
+        [tuple(place[source] for source in graph.inputs[i]) for i in order],
+        [graph.shapes[i] for i in order],
+        [f"part{rng.randrange(3)}.op{place[i]}" for i in order],
+        place[graph.output],
+    )
+
+
+def nearly(rng: random.Random, graph: Graph) -> Graph:
+    """Almost the same network, or the same: a concat in another order, another source, or an operation done twice."""
+    ops, shapes = list(graph.ops), list(graph.shapes)
+    inputs = [list(row) for row in graph.inputs]
+    kinds = ["cats", "reroute", "swap", "split", "merge"]
+    rng.shuffle(kinds)
+    for kind in kinds[: rng.randint(1, 2)]:
+        if kind == "cats":
+            for i, op in enumerate(ops):
+                if op.word == "cat" and rng.random() < 0.5:
+                    rng.shuffle(inputs[i])
+        elif kind == "reroute":
+            _reroute(rng, shapes, inputs)
+        elif kind == "swap":
+            _swap(rng, ops, shapes, inputs)
+        elif kind == "split":
+            _split(rng, ops, shapes, inputs)
+        else:
+            _merge(rng, ops, inputs)
+    shape_of = [
+        op.shape(*[shapes[s] for s in row]) if row else shapes[i]
+        for i, (op, row) in enumerate(zip(ops, inputs, strict=True))
+    ]
+    assert shape_of == shapes
+    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, [""] * len(ops), graph.output))
+
+
+def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
+    """One reader reads an earlier tensor of the same shape."""
+    choices = [
+        (i, k, s)
+        for i, row in enumerate(inputs)
+        for k, t in enumerate(row)
+        for s in range(min(i, t))
+        if shapes[s] == shapes[t]
+    ]
+    if choices:
+        i, k, source = rng.choice(choices)
+        inputs[i][k] = source
+
+
+def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:
+    """Two neighbouring operations change places."""
+    pairs = [
+        (row[0], i)
+        for i, row in enumerate(inputs)
+        if len(row) == 1 and len(inputs[row[0]]) == 1 and shapes[i] == shapes[row[0]] == shapes[inputs[row[0]][0]]
+    ]
+    if pairs:
+        a, b = rng.choice(pairs)
+        ops[a], ops[b] = ops[b], ops[a]
+
+
+def _split(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:
+    """An operation that is read twice is done twice: an equal network only if it has no weights."""
+    read: dict[int, list[tuple[int, int]]] = {}
+    for i, row in enumerate(inputs):
+        for k, source in enumerate(row):
+            read.setdefault(source, []).append((i, k))
+    choices = [i for i, readers in read.items() if i and len(readers) > 1]
+    if choices:
+        i = rng.choice(choices)
+        ops.append(ops[i])
+        shapes.append(shapes[i])
+        inputs.append(list(inputs[i]))
+        reader, k = rng.choice(read[i])
+        inputs[reader][k] = len(ops) - 1
+
+
+def _merge(rng: random.Random, ops: list, inputs: list[list[int]]) -> None:
+    """Two alike operations on one tensor become one: an equal network only if they have no weights."""
+    first: dict[tuple, int] = {}
+    for i, row in enumerate(inputs):
+        same = first.setdefault((ops[i], tuple(row)), i)
+        if same != i and rng.random() < 0.7:
+            for other in inputs:
+                other[:] = [same if source == i else source for source in other]

@@ -1,0 +1,187 @@
+"""A search that is killed goes on as if it had not been."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+from nas_agg.errors import InputError
+from nas_agg.study.record import JOURNAL
+from nas_agg.study.run import search
+
+SEARCHERS = ["random", "tpe"]
+
+
+class Killed(BaseException):
+    """The end of the process, for a test."""
+
+
+def dying_after(monkeypatch, writes: int) -> None:
+    """Let the journal die in the middle of its ``writes``-th line."""
+    left = [writes]
+
+    def append(self, logs):
+        left[0] -= 1
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with open(self._file_path, "ab") as file:
+            file.write(text if left[0] else text[: len(text) // 2])
+        if not left[0]:
+            raise Killed
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_killed_in_the_middle_of_writes(tiny, score, kept, searcher, tmp_path, monkeypatch):
+    settings = {"searcher": searcher, "budget": 25, "seed": 3}
+    whole = search(tiny, score, out=tmp_path / "whole", **settings)
+    draw, kills = random.Random(0), 0
+    while True:
+        with monkeypatch.context() as patch:
+            dying_after(patch, draw.randint(1, 24))
+            try:
+                broken = search(tiny, score, out=tmp_path / "broken", **settings)
+                break
+            except Killed:
+                kills += 1
+    assert kills >= 10
+    assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
+    states = {trial.state for trial in whole.trials}
+    assert states == {"complete", "pruned", "repeat"}  # the run had all of it to get right
+    assert broken.best == whole.best
+    assert (tmp_path / "broken/trials.csv").read_text().count("\n") == len(whole.trials) + 1
+
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {here!r})
+from conftest import TINY, score
+from nas_agg.space import Space
+from nas_agg.study.run import search
+
+def slow(genotype, trial):
+    time.sleep(0.01)
+    return score(genotype, trial)
+
+search(Space(TINY, "tiny"), slow, searcher={searcher!r}, budget=50, seed=5, out={out!r}, show=True)
+"""
+
+
+@pytest.mark.parametrize("searcher", SEARCHERS)
+def test_sigkill_at_ten_random_moments(tiny, score, kept, searcher, tmp_path, request):
+    search(tiny, score, searcher=searcher, budget=50, seed=5, out=tmp_path / "whole")
+    out = tmp_path / "broken"
+    script = SCRIPT.format(here=str(request.path.parent), searcher=searcher, out=str(out))
+    draw, finished = random.Random(1), {}
+    for _ in range(10):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()  # it has begun
+        time.sleep(draw.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        now = {trial["number"]: trial for trial in kept(out) if trial["state"] != "RUNNING"} if _begun(out) else {}
+        assert all(now[number] == trial for number, trial in finished.items())
+        finished = now
+    assert 0 < len(finished) < 50, "the kills came before or after the search"
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+    ended = kept(out)
+    assert ended == kept(tmp_path / "whole")
+    new = [trial for trial in ended if "repeat_of" not in trial["attrs"]]
+    assert len(new) == len({trial["attrs"]["hash"] for trial in new}) == 50
+
+
+def _begun(out) -> bool:
+    return (out / JOURNAL).exists() and (out / JOURNAL).read_bytes().count(b"\n") > 1
+
+
+def test_ctrl_c_and_sigterm_stop_and_say_how_to_go_on(kept, tmp_path, request):
+    out = tmp_path / "run"
+    script = SCRIPT.format(here=str(request.path.parent), searcher="random", out=str(out)).replace("0.01", "0.2")
+    for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        wrapped = "import sys\nfrom nas_agg.errors import NasAggError\ntry:\n" + "".join(
+            f"    {line}\n" for line in script.strip().splitlines()
+        )
+        wrapped += "except NasAggError as error:\n    print(error)\n    sys.exit(error.status)\n"
+        process = subprocess.Popen(
+            [sys.executable, "-c", wrapped], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(number)
+        said = process.communicate(timeout=20)[0]
+        assert process.returncode == status, said
+        assert said.splitlines()[-1] == f"stopped; go on with: nas_agg search --resume {out}"
+        assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+
+
+def test_another_process_is_refused_while_one_searches(tiny, score, tmp_path):
+    def ask_again(genotype, trial):
+        with pytest.raises(InputError, match="another search runs there"):
+            search(tiny, score, budget=1, out=tmp_path / "run")
+        return score(genotype, trial)
+
+    result = search(tiny, ask_again, searcher="random", budget=2, out=tmp_path / "run")
+    assert [trial.state for trial in result.trials] == ["complete", "complete"]
+
+
+def test_other_settings_are_refused_by_name(tiny, score, tmp_path):
+    search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
+    with pytest.raises(InputError, match="budget is 3 there and 4 here; choose another --out"):
+        search(tiny, score, searcher="random", budget=4, out=tmp_path / "run")
+    other = type(tiny)({**_tiny_text(), "classes": 9}, "tiny")
+    with pytest.raises(InputError, match="the space tiny has changed"):
+        search(other, score, searcher="random", budget=3, out=tmp_path / "run")
+
+
+def _tiny_text():
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    spec = spec_from_file_location("tiny_space", Path(__file__).with_name("conftest.py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.TINY
+
+
+def test_a_finished_run_shows_its_table_and_changes_nothing(tiny, score, tmp_path, capsys):
+    first = search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
+    journal = (tmp_path / "run" / JOURNAL).read_bytes()
+    again = search(tiny, score, searcher="random", budget=3, out=tmp_path / "run", show=True)
+    assert again.trials == first.trials and again.best == first.best
+    assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_a_folder_of_something_else_is_refused(tiny, score, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="not empty and no run folder"):
+        search(tiny, score, budget=1, out=tmp_path / "mine")
+
+
+def test_any_optuna_url_keeps_the_study(tiny, score, tmp_path):
+    url = f"sqlite:///{tmp_path}/studies.db"
+    settings = {"searcher": "tpe", "budget": 12, "seed": 1, "storage": url}
+    calls = []
+
+    def interrupted(genotype, trial):
+        calls.append(1)
+        if len(calls) == 8:
+            raise Killed
+        return score(genotype, trial)
+
+    with pytest.raises(Killed):
+        search(tiny, interrupted, out=tmp_path / "a", **settings)
+    broken = search(tiny, score, out=tmp_path / "a", **settings)
+    whole = search(tiny, score, **{**settings, "storage": None})
+    assert [(t.labels, t.value, t.state) for t in broken.trials] == [(t.labels, t.value, t.state) for t in whole.trials]
+    assert not (tmp_path / "a" / JOURNAL).exists()
+    with pytest.raises(InputError, match="cannot be opened"):
+        search(tiny, score, out=tmp_path / "b", **{**settings, "storage": "nosuch://x"})

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import pytest
+
+from nas_agg.errors import InputError
+from nas_agg.study.settings import Settings, parse_count, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1000", 1000), ("200k", 200_000), ("1M", 10**6), ("1.5M", 1_500_000), ("2g", 2 * 10**9), (7, 7), ("1_000", 1000)],
+)
+def test_counts(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800), (5, 5)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"budget": 0}, "budget: input should be greater than or equal to 1, not 0"),
+        ({"workers": 0}, "workers: "),
+        ({"seed": -1}, "seed: "),
+        ({"timeout": "soon"}, "timeout: 'soon' is no duration: write 90s, 30m, 2h or 1h30m"),
+        ({"timeout": 0}, "timeout: a duration must be more than nothing"),
+        ({"max_params": "many"}, "max_params: 'many' is no count"),
+        ({"max_macs": -5}, "max_macs: "),
+        ({"buget": 5}, "buget: no such setting of a search; did you mean 'budget'?"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
+    with pytest.raises(InputError) as error:
+        Settings.of(space="tiny", **setting)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_unsaid_is_the_spaces_own(tiny):
+    assert Settings.of(space="tiny").of_space(tiny).epochs == 10
+    with_own = type(tiny)({**_text(tiny), "search": {"max_macs": 1000, "epochs": 3}}, "tiny")
+    assert Settings.of(space="tiny").of_space(with_own).max_macs == 1000
+    assert Settings.of(space="tiny").of_space(with_own).epochs == 3
+    assert Settings.of(space="tiny", max_macs="2k", epochs=4).of_space(with_own).max_macs == 2000
+    assert Settings.of(space="tiny", max_macs=0).of_space(with_own).max_macs == 0
+
+
+def _text(space):
+    return {**space.template.text(), "open": {"width": {"from": 2, "to": 13}, **_lists}}
+
+
+_lists = {"deep": [0, 1], "kernel": [1, 3], "end": ["relu", ["bn", "relu"]]}
+
+
+def test_only_how_a_search_runs_may_differ():
+    there = Settings.of(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
+    assert Settings.of(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
+    assert Settings.of(space="tiny", budget=60).difference(there) == "budget is 50 there and 60 here"

@@ -1,0 +1,212 @@
+"""Searches with worker processes, which score by arithmetic here."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+import nas_agg.study.run as run
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.study.run import resume, search
+from nas_agg.study.task import Task
+
+FAKE = Path(__file__).with_name("fake_worker.py")
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    """Lets searches have workers of the fake kind; what it is called with says how they misbehave."""
+
+    def arrange(workers=1, **ways):
+        task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
+        monkeypatch.setattr(run, "open_task", lambda settings, space: task)
+        monkeypatch.setattr(run, "WORKER", (sys.executable, str(FAKE)))
+
+    return arrange
+
+
+def trained(tmp_path) -> list[list[str]]:
+    return [line.split() for line in (tmp_path / "trained.txt").read_text().splitlines()]
+
+
+def test_two_workers_train_what_one_does_and_the_best_is_tested(tiny, fake, tmp_path):
+    fake(workers=2, sleep=0.01)
+    result = search(tiny, searcher="random", budget=20, seed=2, epochs=6, out=tmp_path / "run")
+    counted = [trial for trial in result.trials if trial.counts]
+    assert len(counted) == len({trial.hash for trial in counted}) == 20
+    assert {trial.state for trial in counted} == {"complete", "pruned"}
+    assert result.reason == "the budget is spent"
+    assert result.value == max(trial.value for trial in counted if trial.state == "complete")
+    assert result.test["trial"] == result.top[0].number
+    assert len({pid for *_, pid in trained(tmp_path)}) == 2
+    assert len({seed for _, seed, _ in trained(tmp_path)}) == 20
+    run_json = json.loads((tmp_path / "run/run.json").read_text())
+    assert run_json["status"] == "finished" and run_json["seed"] == 2
+    assert (tmp_path / f"run/trials/{result.top[0].number}/genotype.json").exists()
+    fake(workers=1)
+    again = search(tiny, searcher="random", budget=20, seed=2, epochs=6, out=tmp_path / "one")
+    seeds = {trial.number: trial.seed for trial in again.trials}
+    assert all(seeds[trial.number] == trial.seed for trial in result.trials if trial.number in seeds)
+
+
+def test_a_failing_network_is_recorded_and_not_tried_again(tiny, fake, tmp_path):
+    fake(workers=2, raises=[2, 3])
+    result = search(tiny, searcher="random", budget=20, seed=0, epochs=2, out=tmp_path / "run")
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed and {trial.reason for trial in failed} <= {"ValueError: width 2 is odd", "ValueError: width 3 is odd"}
+    assert len({trial.hash for trial in failed}) == len(failed)
+    assert sum(trial.counts for trial in result.trials) == 20
+    assert "ValueError: width" in (tmp_path / "run/trials.csv").read_text()
+    assert "Traceback" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tiny, fake, tmp_path):
+    fake(dies=[2, 3, 4, 5, 6], times=2)
+    result = search(tiny, searcher="random", budget=6, seed=0, epochs=3, out=tmp_path / "run")
+    assert [trial.state for trial in result.trials if trial.state != "repeat"].count("complete") == 6
+    assert all(trial.value < 0.9 for trial in result.trials)
+    per_trial = [number for number, *_ in trained(tmp_path)]
+    assert max(map(per_trial.count, per_trial)) == 3
+    seeds = {(number, seed) for number, seed, _ in trained(tmp_path)}
+    assert len(seeds) == len(set(per_trial)), "a trial that is trained again keeps its seed"
+    assert "worker killed by signal 9; trained again" in (tmp_path / "run/log.txt").read_text()
+
+
+def test_retries_end(tiny, fake, tmp_path):
+    fake(dies=[2], times=99)
+    result = search(tiny, searcher="random", budget=15, retries=2, seed=0, epochs=3, out=tmp_path / "run")
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed
+    assert {trial.reason for trial in failed} == {"worker killed by signal 9, 2 times trained again"}
+
+
+def test_a_trial_past_its_time_is_killed(tiny, fake, tmp_path):
+    fake(workers=2, hangs=[2])
+    begun = time.monotonic()
+    settings = {"searcher": "random", "budget": 15, "epochs": 3, "trial_timeout": 0.4}
+    result = search(tiny, seed=0, out=tmp_path / "run", **settings)
+    failed = [trial for trial in result.trials if trial.state == "failed"]
+    assert failed and {trial.reason for trial in failed} == {"longer than 0.4 s"}
+    assert all(0.4 <= trial.seconds < 5 for trial in failed)
+    assert time.monotonic() - begun < 30
+
+
+def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake, tmp_path):
+    fake(sleep=0.15)
+    result = search(tiny, searcher="random", timeout=1, epochs=2, out=tmp_path / "run")
+    assert result.reason == "the time is up"
+    assert 1 <= sum(trial.counts for trial in result.trials) < 8
+    assert result.trials[-1].reason == "stopped: the time of the search was up"
+    assert result.test is not None, "the final training comes after the time"
+
+
+def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake, tmp_path):
+    fake(raises=range(99))
+    with pytest.raises(NasAggError, match="10 trials in a row failed: ValueError: width") as error:
+        search(tiny, searcher="random", epochs=2, budget=12, out=tmp_path / "run")
+    assert error.value.status == 1
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
+    fake()
+    result = search(tiny, searcher="random", epochs=2, budget=12, out=tmp_path / "run")
+    assert sum(trial.counts for trial in result.trials) == 12
+
+
+def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
+    fake()
+    monkeypatch.setattr(run, "WORKER", (sys.executable, "-c", "raise SystemExit('no torch here')"))
+    with pytest.raises(NasAggError, match="workers cannot start .*ended with status 1.*log.txt"):
+        search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
+    assert "no torch here" in (tmp_path / "run/log.txt").read_text()
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, searcher, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    append = JournalFileBackend.append_logs
+    settings = {"searcher": searcher, "budget": 20, "seed": 4, "epochs": 6, "workers": 1}
+    fake()
+    search(tiny_file, out=tmp_path / "whole", **settings)
+    draw, kills, ended = random.Random(2), 0, False
+    while not ended:
+        left = draw.randint(5, 40)
+
+        def dying(self, logs):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+            append(self, logs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(JournalFileBackend, "append_logs", dying)
+            try:
+                search(tiny_file, out=tmp_path / "broken", **settings)
+                ended = True
+            except Killed:
+                kills += 1
+    assert kills >= 3
+    assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
+
+
+def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    fake()
+
+    def stop(*args):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train_best", stop)
+        with pytest.raises(Stop):
+            search(tiny_file, searcher="random", epochs=2, budget=3, seed=9, out=tmp_path / "run")
+    with pytest.raises(InputError, match="seed: cannot change when a search goes on"):
+        resume(tmp_path / "run", seed=1)
+    result = resume(tmp_path / "run", workers=1)
+    assert result.test["test_accuracy"] == 0.5
+    assert len(trained(tmp_path)) == 3, "nothing is trained twice"
+    with pytest.raises(InputError, match="no run folder .* did you mean 'run'"):
+        resume(tmp_path / "rnu")
+
+
+def test_workers_end_with_their_coordinator(tmp_path):
+    script = f"""
+import sys
+from nas_agg.study.pool import Job, Pool
+from pathlib import Path
+ways = {{"data": {{"hangs": [1], "notes": {str(tmp_path)!r}}}}}
+pool = Pool([ways], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
+order = {{"final": False, "genotype": {{"let": {{"width": 2, "deep": 0}}}}, "out": "0", "seed": 0, "epochs": 1}}
+pool.start(Job(0, None, order))
+pool.events(5)
+print(pool._workers[0].process.pid, flush=True)
+input()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    worker = int(process.stdout.readline())
+    assert Path(f"/proc/{worker}").exists()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 5
+    while _alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -1,0 +1,132 @@
+"""Augmentation on batches against what one image at a time would give."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from nas_agg.errors import InputError
+from nas_agg.training.augment import Augmentation, Augmenter, normalise
+from nas_agg.training.autoaugment import apply, autoaugment, policy
+
+torch.set_num_threads(1)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+@pytest.fixture
+def images():
+    return torch.randint(1, 256, (50, 3, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
+
+
+def one(image):
+    """An image normalised by hand."""
+    return torch.stack([(image[c] / 255 - MEAN[c]) / STD[c] for c in range(3)])
+
+
+def back(image):
+    """The bytes of a normalised image."""
+    return torch.stack([(image[c] * STD[c] + MEAN[c]) * 255 for c in range(3)]).round().to(torch.uint8)
+
+
+def augmenter(images, seed=0, **settings):
+    return Augmenter(images, Augmentation(**settings), MEAN, STD, seed)
+
+
+def test_without_augmentation_the_chosen_images_come_out_normalised(images):
+    index = torch.tensor([4, 0, 49, 4])
+    batch = augmenter(images).batch(index)
+    assert batch.is_contiguous(memory_format=torch.channels_last) and batch.dtype == torch.float32
+    torch.testing.assert_close(batch, torch.stack([one(images[i]) for i in index]))
+    torch.testing.assert_close(normalise(images[index], MEAN, STD), batch)
+
+
+def test_crop_and_flip_give_windows_of_the_padded_image_each_as_often(images):
+    index = torch.arange(50).repeat(40)
+    batch = augmenter(images, crop=1, flip=True).batch(index)
+    found = dict.fromkeys(((y, x, f) for y in range(3) for x in range(3) for f in range(2)), 0)
+    padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
+    for number, image in zip(index.tolist(), batch, strict=True):
+        hits = []
+        pixels = back(image)
+        for y, x, flip in found:
+            window = padded[number, :, y : y + 6, x : x + 5]
+            if torch.equal(pixels, window.flip(2) if flip else window):
+                hits.append((y, x, flip))
+        assert len(hits) == 1
+        found[hits[0]] += 1
+    assert min(found.values()) > 0.6 * 2000 / 18 and max(found.values()) < 1.4 * 2000 / 18
+
+
+def test_cutout_clears_one_square_clipped_at_the_border(images):
+    index = torch.arange(50).repeat(20)
+    batch = augmenter(images, cutout=3).batch(index)
+    centres = set()
+    for number, image in zip(index.tolist(), batch, strict=True):
+        cleared = (image == 0).all(0)
+        rows, columns = cleared.any(1).nonzero().view(-1), cleared.any(0).nonzero().view(-1)
+        assert cleared.sum() == len(rows) * len(columns) and 2 <= len(rows) <= 3 and 2 <= len(columns) <= 3
+        torch.testing.assert_close(image[:, ~cleared], one(images[number])[:, ~cleared])
+        centres.add((rows.tolist()[0], rows.tolist()[-1], columns.tolist()[0], columns.tolist()[-1]))
+    assert len(centres) == 30  # one for each pixel as the centre
+
+
+def test_draws_come_from_the_seed_and_leave_the_global_generator_alone(images):
+    index = torch.arange(50)
+    before = torch.get_rng_state()
+    settings = {"crop": 2, "flip": True, "cutout": 2, "autoaugment": "cifar10"}
+    first, second, other = (augmenter(images, seed, **settings) for seed in (0, 0, 1))
+    batch = first.batch(index)
+    assert torch.equal(batch, second.batch(index)) and not torch.equal(batch, other.batch(index))
+    assert not torch.equal(batch, first.batch(index))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def name_of(operation):
+    return operation.replace("X", "_x").replace("Y", "_y").lower()
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet"])
+def test_the_policies_are_the_published_ones(name):
+    reference = v2.AutoAugment(v2.AutoAugmentPolicy[name.upper()])._policies
+    assert policy(name) == [tuple((name_of(op), p, level) for op, p, level in steps) for steps in reference]
+
+
+@pytest.mark.parametrize("operation", list(v2.AutoAugment._AUGMENTATION_SPACE))
+def test_operations_agree_with_torchvision_image_by_image(operation):
+    images = torch.randint(0, 256, (4, 3, 20, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    reference = v2.AutoAugment()
+    strengths, signed = reference._AUGMENTATION_SPACE[operation]
+    table = strengths(10, 20, 16)
+    for level in range(10 if table is not None else 1):
+        for sign in (1, -1) if signed else (1,):
+            strength = sign * float(table[level]) if table is not None else 0.0
+            options = {"interpolation": reference.interpolation, "fill": reference._fill}
+            want = [reference._apply_image_or_video_transform(i, operation, strength, **options) for i in images]
+            got = apply(images, name_of(operation), level, sign)
+            assert (got.int() - torch.stack(want).int()).abs().max() <= 1  # rounding of the strength
+
+
+def test_every_image_draws_its_own_sub_policy(monkeypatch):
+    monkeypatch.setattr(
+        "nas_agg.training.autoaugment._work", lambda images, chosen, *step: drawn.append((chosen, step))
+    )
+    drawn = []
+    autoaugment(torch.zeros((20_000, 1, 4, 4), dtype=torch.uint8), "cifar10", torch.Generator().manual_seed(0))
+    share = {}
+    for chosen, (operation, _, _) in drawn:
+        share[operation] = share.get(operation, 0) + chosen.float().mean().item()
+    want = {}
+    for steps in policy("cifar10"):
+        for operation, probability, _ in steps:
+            want[operation] = want.get(operation, 0) + probability / 25
+    assert share == pytest.approx(want, abs=0.015)
+    rotations = [chosen.float().mean().item() for chosen, (operation, _, sign) in drawn if operation == "rotate"]
+    assert len(rotations) == 2 and rotations == pytest.approx([0.014, 0.014], abs=0.005)
+
+
+def test_autoaugment_works_on_grey_and_refuses_other_channels(images):
+    grey = Augmenter(images[:, :1], Augmentation(autoaugment="imagenet"), (0.5,), (0.5,), 0)
+    assert grey.batch(torch.arange(50)).shape == (50, 1, 6, 5)
+    with pytest.raises(InputError, match="have 2;"):
+        augmenter(images[:, :2], autoaugment="cifar10")
