@@ -30,12 +30,10 @@ class Canonical(NamedTuple):
             sums and means, and the order of concats that only order-blind operations follow.
         places: For each operation its place in the canonical order. Operations without weights that compute the same
             share one; a sum that only sums read has none, which is -1.
-        blind: For each tensor whether the order of its channels is a matter of weights alone.
     """
 
     hash: str
     places: list[int]
-    blind: list[bool]
 
 
 def canonical_hash(graph: Graph) -> str:
@@ -50,8 +48,7 @@ def canonical_form(graph: Graph) -> Canonical:
     of one network have one hash, except where parts that look alike to all their neighbours are not interchangeable
     (a ring of six and two rings of three, of one kind of node, in one network): these may differ.
     """
-    blind = blind_tensors(graph)
-    same, reads, digests = _operations(graph, blind)
+    same, reads, digests = _operations(graph, blind_tensors(graph))
     order = _order(digests, reads)
     place = {i: k for k, i in enumerate(order)}
     form = [_HEAD, b"%d" % place[same[graph.output]]]
@@ -59,7 +56,7 @@ def canonical_form(graph: Graph) -> Canonical:
         form.append(digests[i])
         form.append(_text(sorted((label, place[source]) for source, label in reads[i])))
     places = [place[i] if i >= 0 else -1 for i in same]
-    return Canonical(blake2b(b"".join(form), digest_size=16).hexdigest(), places, blind)
+    return Canonical(blake2b(b"".join(form), digest_size=16).hexdigest(), places)
 
 
 def _text(pairs: Iterable[tuple[int, int]]) -> bytes:
@@ -77,18 +74,18 @@ def blind_tensors(graph: Graph) -> list[bool]:
     readers, blind = graph.readers, [False] * len(graph)
     for i in range(len(graph) - 1, -1, -1):
         if i != graph.output:
-            blind[i] = all(_absorbs(graph, blind, reader, i) for reader in readers[i])
+            blind[i] = all(_absorbs(graph, blind, reader) for reader in readers[i])
     return blind
 
 
-def _absorbs(graph: Graph, blind: list[bool], reader: int, tensor: int) -> bool:
+def _absorbs(graph: Graph, blind: list[bool], reader: int) -> bool:
     op = graph.ops[reader]
     if op.mixing:
         return True
     if not (op.channelwise and blind[reader]):
         return False
     # A gate must be permuted as what it multiplies: by the weights of the layer that makes it.
-    return op.word != "mul" or (graph.inputs[reader][1] != tensor and bool(gate_chain(graph, reader)))
+    return op.word != "mul" or bool(gate_chain(graph, reader))
 
 
 def gate_chain(graph: Graph, mul: int) -> list[int]:
@@ -97,7 +94,7 @@ def gate_chain(graph: Graph, mul: int) -> list[int]:
     Empty if anything else reads one of them, or if there is no such layer: then the gate's channels have an order.
     """
     chain, tensor = [], graph.inputs[mul][1]
-    while len(graph.readers[tensor]) == 1 and tensor != graph.output:
+    while len(graph.readers[tensor]) == 1:
         chain.append(tensor)
         op = graph.ops[tensor]
         if op.mixing:
@@ -141,9 +138,7 @@ def _operations(graph: Graph, blind: list[bool]) -> tuple[list[int], dict[int, R
             row = tuple(sorted(counts.items()))
         else:
             row = tuple([(same[source], -1 - place) for place, source in enumerate(sources)])
-        if (
-            not op.stateful and op.word != "dropout"
-        ):  # what has no weights and no chance is the same if it reads the same
+        if not op.stateful and op.word != "dropout":  # two of these that read alike are one
             first = known.setdefault((kind, row), i)
             if first != i:
                 same.append(first)
@@ -177,7 +172,7 @@ def _sums(graph: Graph) -> tuple[dict[int, Counter[int]], set[int]]:
             for source in graph.inputs[i]:
                 nested = sums.get(source)
                 work += len(nested) if nested else 1
-                if work > MAX_READS:  # no network could be written with sums as long as these: they stay as they are
+                if work > MAX_READS:  # too much to take apart: all sums stay as they are
                     return {}, set()
                 for term, count in nested.items() if nested else ((source, 1),):
                     terms[term] += count
@@ -231,18 +226,17 @@ class _Partition:
     def order(self) -> list[int]:
         self.refine(sorted(self.cells))
         for place in range(len(self.cell)):
-            while len(members := self.cells.get(place, ())) > 1:
+            while place in self.cells and len(members := self.cells[place]) > 1:
                 last = place + len(members) - 1
-                self.put(last, {members.pop()})  # type: ignore[union-attr]
+                self.put(last, {members.pop()})
                 self.refine([last])
         return [i for place in sorted(self.cells) for i in self.cells[place]]
 
     def refine(self, splitters: list[int]) -> None:
         """Splits cells until the members of each have the same neighbours in each cell."""
-        queue, waiting = deque(splitters), set(splitters)
+        queue = deque(splitters)
         while queue:
             splitter = queue.popleft()
-            waiting.discard(splitter)
             seen: dict[int, list[int]] = defaultdict(list)
             for i in self.cells[splitter]:
                 for other, label in self.near[i]:
@@ -252,23 +246,21 @@ class _Partition:
             for i, labels in seen.items():
                 touched[self.cell[i]][tuple(sorted(labels))].add(i)
             for place, parts in sorted(touched.items()):
-                pieces = self.split(place, [members for _, members in sorted(parts.items())])
-                # One piece need not be looked at, for it is what the others leave of a cell that was.
-                known = place if place in waiting else max(pieces, key=lambda piece: len(self.cells[piece]))
-                queue.extend([piece for piece in pieces if piece != known])
-                waiting.update(pieces if place in waiting else [piece for piece in pieces if piece != known])
+                queue.extend(self.split(place, [members for _, members in sorted(parts.items())]))
 
     def split(self, place: int, parts: list[set[int]]) -> list[int]:
-        """Splits a cell into its members of no part, then the parts; gives the places of what it becomes."""
+        """Splits a cell into its members of no part, then the parts.
+
+        Gives the places of all that it becomes but the first: what that has follows from the others, or it still waits.
+        """
         rest = self.cells[place]
         if len(parts) == 1 and len(parts[0]) == len(rest):
-            return [place]
+            return []
         for members in parts:
             rest -= members
-        pieces = [place] if rest else []
-        place += len(rest)
+        pieces, start = [], place + len(rest)
         for members in parts:
-            self.put(place, members)
-            pieces.append(place)
-            place += len(members)
-        return pieces
+            self.put(start, members)
+            pieces.append(start)
+            start += len(members)
+        return pieces if rest else pieces[1:]

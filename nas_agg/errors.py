@@ -58,7 +58,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     word = str(word)
     if len(word) > LONGEST:
         return ""
-    # Words of nearly the same length alone, and not too many: comparing takes time.
-    alike = islice((text for text in known if abs(len(text) - len(word)) <= 4), 500)
+    # Comparing takes time: only words that are not too short or long to be near, and not too many of them.
+    alike = islice((text for text in known if 3 * len(word) <= 7 * len(text) <= 49 * len(word) / 3), 500)
     near = difflib.get_close_matches(word, sorted(alike), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -33,9 +33,11 @@ def expand(genotype: Genotype) -> Graph:
     Raises:
         GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
     """
-    net = Names(genotype).network()
     run = _Expansion(Tape(genotype.input))
-    output = run.network(net, {"classes": genotype.classes, "g": 1, "s": 1})
+    try:
+        output = run.network(Names(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
+    except RecursionError:
+        raise GenotypeError("nested too deep, or numbers that need one another in too long a chain", "net") from None
     shape = run.tape.shapes[output]
     if shape != (genotype.classes, 1, 1):
         raise GenotypeError(f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net")
@@ -54,7 +56,10 @@ class _Written(NamedTuple):
     output: int
 
 
+MAX_WRITTEN = 200_000  # operations kept, to be written again
+
 _written: dict[tuple, _Written] = {}
+_kept = 0
 _SEEN_THROUGH = (Cat, Slice, Norm, Act)
 
 
@@ -110,7 +115,9 @@ class _Expansion:
             try:
                 x = self.step(label, step, x, scope, label, entering, None)
             except GenotypeError as error:
-                raise error if error.where.startswith(where) else error.within(where) from None
+                if error.where.startswith(where):
+                    raise
+                raise (error.within(where) if error.where else GenotypeError(error.what, where, error.used)) from None
         return x
 
     # ------------------------------------------------------------------ units
@@ -136,6 +143,7 @@ class _Expansion:
             return self.again(known, x, path)
         start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
         tape.lowest = MAX_STEPS
+        tape.spend(5 * len(part.steps))
         output = x
         for label, step in part.steps:
             output = self.step(label, step, output, scope, f"{path}.{label}", entering, None)
@@ -154,8 +162,11 @@ class _Expansion:
         norms = [(t, g, n) for (t, g), n in tape.norms.items() if n >= start]
         if any(t < start for t, _, _ in norms):
             return  # what entered is normed inside: others outside share that norm
-        if len(_written) > 20_000:
+        global _kept
+        if _kept > MAX_WRITTEN:
             _written.clear()
+            _kept = 0
+        _kept += 10 + len(tape.ops) - start
         _written[key] = _Written(
             tape.ops[start:],
             [tuple([place[source] for source in row]) for row in inputs],
@@ -169,6 +180,7 @@ class _Expansion:
     def again(self, known: _Written, x: int, path: str) -> int:
         tape, start = self.tape, len(self.tape.ops)
         tape.reads += known.reads
+        tape.spend(5 + len(known.ops))
         tape.check_size(len(known.ops))
         tape.ops.extend(known.ops)
         tape.shapes.extend(known.shapes)
@@ -182,6 +194,7 @@ class _Expansion:
         tape = self.tape
         tape.path = path
         if isinstance(step, WordUse):
+            tape.spend(4 * step.work)
             channels, height, _ = tape.shapes[x]
             local = {**scope, "in": entering, "c": channels, "h": height} if step.numbers else scope
             try:
@@ -222,13 +235,15 @@ class _Nodes:
     def count(self) -> int:
         aggregate = self.aggregate
         if aggregate.nodes is None:
-            return len(aggregate.units) if aggregate.each else 1
-        n = aggregate.nodes.value(_Own(self, None))
-        if aggregate.each and n != len(aggregate.units):
+            n = len(aggregate.units) if aggregate.each else 1
+        else:
+            n = aggregate.nodes.value(_Own(self, None))
+        if aggregate.nodes is not None and aggregate.each and n != len(aggregate.units):
             raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
             if type(value) is tuple and len(value) != n:
-                raise GenotypeError(f"{len(value)} entries for {n} nodes", value[0].where if value else aggregate.where)
+                place = value[0].where.rsplit("[", 1)[0] if value else aggregate.where
+                raise GenotypeError(f"a list of {len(value)}, and the number of nodes is {n}", place)
         return n
 
     def run(self) -> int:
@@ -239,6 +254,7 @@ class _Nodes:
         for l in range(1, self.n + 1):
             unit = aggregate.units[l - 1] if aggregate.each else aggregate.units[0]
             path = f"{self.path}.{l - 1}"
+            self.tape.spend(20 + 4 * aggregate.work)
             try:
                 scope = self.scope(l)
                 x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
@@ -305,11 +321,10 @@ class _Nodes:
 
     # ------------------------------------------------------------------ names
 
-    def scope(self, l: int, match: bool = False) -> dict[str, Any]:
+    def scope(self, l: int) -> dict[str, Any]:
         """The names that a node's unit and gathers need."""
         own = _Own(self, l)
         scope = dict(self.outer)
-        scope.pop("in"), scope.pop("h")
         for name in self.aggregate.needed:
             try:
                 scope[name] = own[name]
@@ -348,6 +363,7 @@ class _Nodes:
         except GenotypeError as error:
             raise _placed(error, gather.pattern.where) from None
         sources = list(sources)
+        self.tape.spend(len(sources))
         if not join:
             if gather is self.aggregate.reads:
                 self.read.update(sources)
@@ -357,7 +373,8 @@ class _Nodes:
         if not sources:
             return main
         tape = self.tape
-        tensors = self.fitted(gather, sources, main, values, path)
+        role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
+        tensors = self.fitted(gather, role, sources, main, values, path)
         if not tensors:
             return main
         start = 1.0 / len(tensors)
@@ -377,7 +394,9 @@ class _Nodes:
         except GenotypeError as error:
             raise _placed(error, gather.where) from None
 
-    def fitted(self, gather: Gather, sources: list[int], main: int | None, values: dict, path: str) -> list[tuple[int, int]]:
+    def fitted(
+        self, gather: Gather, role: str, sources: list[int], main: int | None, values: dict, path: str
+    ) -> list[tuple[int, int]]:
         """Each source's raw form if so said, and through `match` where it does not fit."""
         tape = self.tape
         tape.path = path
@@ -394,20 +413,21 @@ class _Nodes:
                         f"feature {source}, {text(shape)}, does not fit {text(target)}: say a 'match'", gather.where
                     )
                 width = gather.how.width(shape, target, **values)
-                tensor = self.match(gather, source, tensor, width, target, path)
+                tensor = self.match(gather, role, source, tensor, width, target, path)
                 made = tape.shapes[tensor]
                 if not gather.how.fits(made, target, len(tensors) == 1, **values):
                     raise GenotypeError(f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}", gather.where)
             found.append((source, tensor))
         return found
 
-    def match(self, gather: Gather, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
-        """A source through `match`: once for each source and shape."""
+    def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
+        """A source through `match`: once for each source and shape, and for each gather that says it."""
         tape = self.tape
-        key = (gather, source, tensor, width, target[1:])
+        key = (role, source, tensor, width, target[1:])
         if key not in self.matched:
             _, h, w = tape.shapes[tensor]
             ratio = max(-(-h // target[1]), -(-w // target[2]))
+            tape.spend(4 * self.aggregate.work)
             own = _Own(self, None)
             scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
             for name in gather.match.free:  # type: ignore[union-attr]

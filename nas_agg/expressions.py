@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from nas_agg.errors import GenotypeError
+from nas_agg.errors import GenotypeError, cut
 
 Number = int | Fraction
 
@@ -38,6 +38,8 @@ VARIABLES = {
     "classes": "number of classes",
 }
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
+_TOKENS = re.compile(r"(?:\s|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])|[A-Za-z][A-Za-z0-9_]*|[-+*/%(),<>=!])*+\Z", re.ASCII)
+_AT = {"lineno": 1, "col_offset": 0, "end_lineno": 1, "end_col_offset": 0}
 _IN = "_in"  # `in` is a keyword of Python; no name of the language begins with an underscore
 
 
@@ -45,8 +47,21 @@ class ExpressionError(ValueError):
     """An expression is not one, or has no value; the message says which and why."""
 
 
+def _number(value: int | float) -> Number:
+    """A number as it is written: 0.2 is 1/5."""
+    exact = Fraction(repr(value))
+    return exact.numerator if exact.denominator == 1 else exact
+
+
+def _bounded(value: Number) -> Number:
+    """A value on the way, if it is not absurdly long: arithmetic on it would take time."""
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > 2 * MAX_BITS:
+        raise ExpressionError(f"a number of more than {2 * MAX_BITS} bits")
+    return value
+
+
 def _divide(a: Number, b: Number) -> Number:
-    value = Fraction(a) / b
+    value = _bounded(Fraction(a) / b)
     return value.numerator if value.denominator == 1 else value
 
 
@@ -76,7 +91,9 @@ FUNCTIONS: dict[str, Callable[..., Number]] = {
     "gcd": _gcd,
 }
 _MANY = {"max", "min", "gcd"}  # these take two values or more, the others one
-_GLOBALS = {"__builtins__": {}, "_divide": _divide, "_power": _power, "_Fraction": Fraction, **FUNCTIONS}
+_GLOBALS = {
+    "__builtins__": {}, "_bounded": _bounded, "_divide": _divide, "_power": _power, "_Fraction": Fraction, **FUNCTIONS
+}  # fmt: skip
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 _ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow)
 
@@ -99,24 +116,32 @@ class Expression:
         size: Nodes of its tree, the names put in included.
     """
 
-    __slots__ = ("_tree", "_work", "constant", "names", "size", "text")
+    __slots__ = ("_python", "_work", "constant", "names", "size", "text")
 
-    def __init__(self, text: str, tree: ast.expr):
+    def __init__(self, text: str, tree: ast.expr, python: str):
         self.text = text
-        self._tree = tree
+        self._python = python  # names put in; kept as text, since a tree is ten times as large
         self.size, depth = _measure(tree)
         if self.size > MAX_SIZE or depth > MAX_DEPTH:
-            raise ExpressionError(f"{_short(text)} grows too large once its names are put in")
-        found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-        self.names = tuple(sorted("in" if name == _IN else name for name in found - set(_GLOBALS)))
-        self._work = self._compiled()
-        self.constant = self.value({}) if not self.names else None
+            raise ExpressionError(f"{_short(text)} is too large, or too deep, once its names are put in")
+        found = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)} - FUNCTIONS.keys()
+        self.names = tuple(sorted("in" if name == _IN else name for name in found))
+        self.constant: Number | None = None
+        if isinstance(tree, ast.Constant):
+            self.constant = _number(tree.value)
+        else:
+            self._work = self._compiled(tree)
+            if not self.names:
+                self.constant = self.value({})
 
-    def _compiled(self) -> Callable[..., Number]:
-        names = [ast.arg(_IN if name == "in" else name) for name in self.names]
+    def _compiled(self, tree: ast.expr) -> Callable[..., Number]:
+        names = [ast.arg(_IN if name == "in" else name, **_AT) for name in self.names]
         arguments = ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
-        work = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, self._tree)))
-        return eval(compile(work, "<expression>", "eval"), _GLOBALS)
+        try:
+            work = ast.Expression(ast.Lambda(arguments, _exact(tree), **_AT))
+            return eval(compile(work, "<expression>", "eval"), _GLOBALS)
+        except (RecursionError, MemoryError):
+            raise ExpressionError(f"{_short(self.text)} is too large to work out") from None
 
     def value(self, scope: Mapping[str, Number]) -> Number:
         """Works the expression out.
@@ -130,6 +155,8 @@ class Expression:
         Raises:
             ExpressionError: If there is no value: a division by zero, a power too large, a result over 10^9.
         """
+        if self.constant is not None:
+            return self.constant
         try:
             value = self._work(*[scope[name] for name in self.names])
         except ZeroDivisionError:
@@ -150,44 +177,47 @@ class Expression:
         """This expression with the text of some names put in."""
         if not meanings.keys() & set(self.names):
             return self
-        size = self.size + sum(
-            meanings[node.id].size
-            for node in ast.walk(self._tree)
-            if isinstance(node, ast.Name) and node.id in meanings
-        )
-        if size > MAX_SIZE:
-            raise ExpressionError(f"{_short(self.text)} grows too large once its names are put in")
-        return Expression(self.text, _PutIn(meanings).visit(ast.parse(ast.unparse(self._tree), mode="eval").body))
+        tree = self.tree()
+        used = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in meanings]
+        if self.size + sum(meanings[name].size for name in used) > MAX_SIZE:
+            raise ExpressionError(f"{_short(self.text)} is too large, or too deep, once its names are put in")
+        tree = _with_names(tree, {name: meanings[name].tree() for name in used})
+        return Expression(self.text, tree, ast.unparse(tree))
+
+    def tree(self) -> ast.expr:
+        """Its syntax tree, the names put in; `in` is ``_in`` in it."""
+        return ast.parse(self._python, mode="eval").body
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
 
-    @property
-    def key(self) -> str:
-        """The tree as text, names put in: equal for equal expressions."""
-        return ast.unparse(self._tree)
+
+def _with_names(node: ast.expr, meanings: Mapping[str, ast.expr]) -> ast.expr:
+    if isinstance(node, ast.Name):
+        return meanings.get(node.id, node)
+    fields = {}
+    for field, value in ast.iter_fields(node):
+        if isinstance(value, ast.expr):
+            value = value if field == "func" else _with_names(value, meanings)
+        elif isinstance(value, list) and value and isinstance(value[0], ast.expr):
+            value = [_with_names(item, meanings) for item in value]
+        fields[field] = value
+    return type(node)(**fields)
 
 
-class _PutIn(ast.NodeTransformer):
-    def __init__(self, meanings: Mapping[str, Expression]):
-        self.meanings = meanings
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        meaning = self.meanings.get(node.id)
-        return meaning._tree if meaning else node
-
-
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def _parsed(text: str) -> Expression:
     if len(text) > MAX_TEXT:
         raise ExpressionError(f"an expression has at most {MAX_TEXT} characters, this one {len(text)}")
-    if "_in" in re.findall(r"[A-Za-z0-9_]+", text):
-        raise ExpressionError(f"'{text}' is not an expression: a name begins with a letter")
     try:
-        tree = ast.parse(re.sub(r"\bin\b", _IN, text.strip()), mode="eval").body
+        if not _TOKENS.match(text):
+            raise SyntaxError
+        python = " ".join(re.sub(r"\bin\b", _IN, text).split())
+        tree = ast.parse(python, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ExpressionError(f"'{text}' is not an expression") from None
-    return Expression(text, _Checked(text).number(tree))
+        raise ExpressionError(f"{_short(text)} is not an expression") from None
+    _Checked(text).number(tree)
+    return Expression(text, tree, python)
 
 
 def parse(value: Any) -> Expression:
@@ -209,67 +239,91 @@ def parse(value: Any) -> Expression:
     if isinstance(value, float) and not math.isfinite(value):
         raise ExpressionError(f"{value} is not a number to compute with")
     if abs(value) > MAX_RESULT:
-        raise ExpressionError(f"{value:.3g} is beyond 10^9")
+        raise ExpressionError("a number is beyond 10^9")
     return _parsed(repr(value))
 
 
 class _Checked:
-    """Checks a tree against the whitelist, and rewrites what must be exact."""
+    """Checks a tree against the whitelist."""
 
     def __init__(self, text: str):
         self.text = text
 
     def refuse(self, why: str) -> ExpressionError:
-        return ExpressionError(f"'{self.text}' is not an expression: {why}")
+        return ExpressionError(f"{_short(self.text)} is not an expression: {why}")
 
-    def number(self, node: ast.expr) -> ast.expr:
+    def number(self, node: ast.expr) -> None:
         match node:
             case ast.Constant(value=value) if type(value) in (int, float):
-                return self._constant(value)
+                if not -MAX_RESULT <= value <= MAX_RESULT:
+                    raise self.refuse("a number is beyond 10^9")
             case ast.Name(id=name):
                 if name in FUNCTIONS:
                     raise self.refuse(f"{name} is a function")
                 if name != _IN and not is_name(name):
-                    raise self.refuse(f"'{name}' is not a name")
-                return ast.Name(name, ast.Load())
-            case ast.UnaryOp(op=ast.UAdd() | ast.USub() as op, operand=operand):
-                return ast.UnaryOp(op, self.number(operand))
+                    raise self.refuse(f"'{cut(name)}' is not a name")
+            case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+                self.number(operand)
             case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
-                a, b = self.number(left), self.number(right)
-                if isinstance(op, ast.Div):
-                    return _call("_divide", a, b)
-                return _call("_power", a, b) if isinstance(op, ast.Pow) else ast.BinOp(a, op, b)
+                self.number(left)
+                self.number(right)
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                return ast.IfExp(self.truth(test), self.number(body), self.number(orelse))
+                self.truth(test)
+                self.number(body)
+                self.number(orelse)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in FUNCTIONS:
                 if (len(args) < 2) if name in _MANY else (len(args) != 1):
                     raise self.refuse(f"{name} takes {'two values or more' if name in _MANY else 'one value'}")
-                return _call(name, *[self.number(arg) for arg in args])
-            case ast.Call(func=ast.Name(id=name)):
-                raise self.refuse(f"there is no function {name}; there are {', '.join(FUNCTIONS)}")
+                for arg in args:
+                    self.number(arg)
+            case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
+                raise self.refuse(f"there is no function {cut(name)}; there are {', '.join(FUNCTIONS)}")
             case ast.Compare() | ast.BoolOp():
                 raise self.refuse("a comparison is not a number; write 'a if p else b'")
-        raise self.refuse("it takes numbers, names, + - * / // % **, floor ceil round max min gcd and 'a if p else b'")
+            case _:
+                wanted = "numbers, names, + - * / // % **, floor ceil round max min gcd and 'a if p else b'"
+                raise self.refuse(f"it takes {wanted}")
 
-    def truth(self, node: ast.expr) -> ast.expr:
+    def truth(self, node: ast.expr) -> None:
         match node:
-            case ast.BoolOp(op=op, values=values):
-                return ast.BoolOp(op, [self.truth(value) for value in values])
+            case ast.BoolOp(values=values):
+                for value in values:
+                    self.truth(value)
             case ast.Compare(left=left, ops=ops, comparators=others) if all(isinstance(o, _COMPARISONS) for o in ops):
-                return ast.Compare(self.number(left), ops, [self.number(other) for other in others])
-        raise self.refuse("the condition of an 'if' is a comparison, with 'and' and 'or'")
+                for value in (left, *others):
+                    self.number(value)
+            case _:
+                raise self.refuse("the condition of an 'if' is a comparison, with 'and' and 'or'")
 
-    def _constant(self, value: int | float) -> ast.expr:
-        if isinstance(value, float) and not math.isfinite(value) or abs(value) > MAX_RESULT:
-            raise self.refuse("a number is beyond 10^9")
-        exact = Fraction(repr(value))
-        if exact.denominator == 1:
-            return ast.Constant(exact.numerator)
-        return _call("_Fraction", ast.Constant(exact.numerator), ast.Constant(exact.denominator))
+
+def _exact(node: ast.expr) -> ast.expr:
+    """A checked tree as Python works it out: with fractions, and every value on the way bounded."""
+    match node:
+        case ast.Constant(value=value):
+            exact = _number(value)
+            if isinstance(exact, int):
+                return ast.Constant(exact, **_AT)
+            return _call("_Fraction", ast.Constant(exact.numerator, **_AT), ast.Constant(exact.denominator, **_AT))
+        case ast.UnaryOp(op=op, operand=operand):
+            return ast.UnaryOp(op, _exact(operand), **_AT)
+        case ast.BinOp(left=left, op=op, right=right):
+            a, b = _exact(left), _exact(right)
+            if isinstance(op, (ast.Div, ast.Pow)):
+                return _call("_divide" if isinstance(op, ast.Div) else "_power", a, b)
+            return _call("_bounded", ast.BinOp(a, op, b, **_AT))
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return ast.IfExp(_exact(test), _exact(body), _exact(orelse), **_AT)
+        case ast.Call(func=ast.Name(id=name), args=args):
+            return _call(name, *[_exact(arg) for arg in args])
+        case ast.BoolOp(op=op, values=values):
+            return ast.BoolOp(op, [_exact(value) for value in values], **_AT)
+        case ast.Compare(left=left, ops=ops, comparators=others):
+            return ast.Compare(_exact(left), ops, [_exact(other) for other in others], **_AT)
+    return node
 
 
 def _call(function: str, *values: ast.expr) -> ast.Call:
-    return ast.Call(ast.Name(function, ast.Load()), list(values), [])
+    return ast.Call(ast.Name(function, ast.Load(), **_AT), list(values), [], **_AT)
 
 
 def _measure(tree: ast.expr) -> tuple[int, int]:
@@ -284,7 +338,7 @@ def _measure(tree: ast.expr) -> tuple[int, int]:
 
 
 def _short(text: str) -> str:
-    return f"'{text}'" if len(text) <= 60 else f"'{text[:57]}...'"
+    return f"'{cut(text)}'"
 
 
 def whole(value: Number, least: int, most: int, what: str, shown: str) -> int:

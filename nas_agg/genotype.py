@@ -7,8 +7,9 @@ so that one fault is one error.
 from __future__ import annotations
 
 import json
+import keyword
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +27,7 @@ from pydantic import (
 )
 from typing_extensions import TypeAliasType
 
-from nas_agg.errors import GenotypeError, did_you_mean
+from nas_agg.errors import GenotypeError, cut, did_you_mean
 from nas_agg.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.expressions import is_name
 from nas_agg.layers import LAYERS
@@ -36,6 +37,7 @@ from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import Flag, Model, Number, Word, choice, count
 
 VERSION = 1
+MAX_NESTING = 48
 JOIN = "join"
 
 #: What a name may not be.
@@ -179,10 +181,13 @@ def check_name(name: str, where: str = "") -> None:
     Raises:
         GenotypeError: If it is a word of the language, or not a name at all.
     """
+    where = cut(where)
     if name in RESERVED:
         raise GenotypeError(f"'{name}' is a word of the language and cannot be a name", where)
+    if keyword.iskeyword(name):
+        raise GenotypeError(f"'{name}' is a word of Python and cannot be a name", where)
     if not is_name(name):
-        raise GenotypeError(f"'{name}' is not a name: a letter, then letters, digits and underscores", where)
+        raise GenotypeError(f"'{cut(name)}' is not a name: a letter, then letters, digits and underscores", where)
 
 
 Channels = Annotated[StrictInt, Field(ge=1, le=MAX_CHANNELS)]
@@ -201,7 +206,7 @@ class Genotype(Model):
         open: The values of each open name: only in a space.
     """
 
-    version: Literal[1] = VERSION
+    version: Annotated[StrictInt, Field(ge=VERSION, le=VERSION)] = VERSION
     input: tuple[Channels, Side, Side]
     classes: Channels
     let: Text = Frozen()
@@ -217,6 +222,7 @@ class Genotype(Model):
         """
         if not isinstance(value, Mapping):
             raise GenotypeError("a genotype is an object with 'input', 'classes' and 'net'")
+        _check_nesting(value)
         genotype = typed(_GENOTYPE, value)
         for part in ("let", "open"):
             for name in getattr(genotype, part) or ():
@@ -243,6 +249,18 @@ class Genotype(Model):
 
     def __hash__(self) -> int:
         return hash(self.to_json())
+
+
+def _check_nesting(value: Any) -> None:
+    level = [value]
+    for _ in range(MAX_NESTING):
+        inner: list[Any] = []
+        for item in level:
+            inner.extend(item.values() if isinstance(item, Mapping) else item)
+        level = [item for item in inner if isinstance(item, (Mapping, list, tuple))]
+        if not level:
+            return
+    raise GenotypeError(f"nested deeper than {MAX_NESTING}", "net")
 
 
 Gather.model_rebuild()
@@ -276,20 +294,32 @@ def typed(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
 
 
 def _first_fault(error: ValidationError, where: str) -> GenotypeError:
-    # A union of a name and an object reports both; the fault that lies deepest is the one that was meant.
-    faults = error.errors(include_url=False)
-    fault = max(faults, key=lambda f: len(f["loc"]))
-    path, model = where, ""
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            path += f"[{part}]"
+    # A union reports a fault for each of its kinds; the field that lies deepest is the one that was meant.
+    faults = [(*_place(fault["loc"]), fault) for fault in error.errors(include_url=False)]
+    path, model, _ = max(faults, key=lambda fault: len(fault[0]))
+    said = _said([fault for at, _, fault in faults if at == path], path, model)
+    for part in path:
+        where += f"[{part}]" if isinstance(part, int) else f".{cut(part)}" if where else cut(part)
+    return GenotypeError(said, where)
+
+
+_KINDS = ("tuple[", "function-", "json-or-", "union[", "tagged-union[", "nullable[")
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
+    """The fields that lead to a fault, and the model it lies in, from pydantic's account of its way."""
+    path: list[int | str] = []
+    model = "Genotype"
+    for part in loc:
+        if isinstance(part, int) or (path and path[-1] == "let"):  # what follows `let` is always a name
+            path.append(part)
         elif part.startswith("<"):
             model = part[1:-1]
-        elif part in MODELS or part.startswith(("tuple[", "function-", "json-or-", "str", "int", "float", "bool")):
-            model = part if part in MODELS else model
-        else:
-            path += f".{part}" if path else part
-    return GenotypeError(_said(fault, model or "Genotype"), path)
+        elif part in MODELS:
+            model = part
+        elif part not in ("str", "int", "float", "bool", "[key]") and not part.startswith(_KINDS):
+            path.append(part)
+    return tuple(path), model
 
 
 MODELS: dict[str, type[Model]] = {
@@ -298,23 +328,65 @@ MODELS: dict[str, type[Model]] = {
 }
 
 
-def _said(fault: Any, model: str) -> str:
-    kind, found = fault["type"], fault["input"]
-    if kind == "extra_forbidden":
-        fields = MODELS[model].model_fields if model in MODELS else {}
-        return "no such field here" + did_you_mean(fault["loc"][-1], [f.alias or n for n, f in fields.items()])
-    if kind == "missing":
+#: What a field takes, by the kinds of fault that pydantic found with it.
+_NUMBER = {"int_type", "float_type", "string_type"}
+_WANTED = (
+    ({*_NUMBER, "tuple_type"}, "a number, an expression or a list with one entry a node is"),
+    (_NUMBER, "a number or an expression is"),
+    ({"bool_type", "string_type"}, "true, false or a name of one is"),
+    ({"tuple_type", "string_type"}, "a list or a name of one is"),
+    ({"model_type", "string_type"}, "an object or a name of one is"),
+    ({"tuple_type"}, "a list is"),
+    ({"dict_type"}, "an object is"),
+    ({"model_type"}, "an object is"),
+    ({"int_type"}, "a whole number is"),
+    ({"string_type"}, "a word is"),
+)
+
+
+def _said(faults: list[Any], path: tuple[int | str, ...], model: str) -> str:
+    fault = faults[0]
+    kinds, found = {one["type"] for one in faults}, fault["input"]
+    if path[:1] == ("input",) and kinds & {"missing", "too_long", "tuple_type"}:
+        return f"[channels, height, width] is wanted{'' if 'missing' in kinds else f', not {shown(found)}'}"
+    for kind in ("extra_forbidden", "invalid_key"):
+        if kind in kinds:
+            fields = [field.alias or name for name, field in MODELS[model].model_fields.items()]
+            return "no such field here" + did_you_mean(str(path[-1]), fields)
+    if "missing" in kinds:
         return "is missing"
-    if kind == "union_tag_invalid" or kind == "union_tag_not_found":
-        if isinstance(found, Mapping):
-            known = [*LAYERS, *PATTERNS, *OPERATORS, *Aggregate.marks]
-            key = next(iter(found), "")
-            return f"no step, pattern or operator has the key '{key}'{did_you_mean(str(key), known)}" if found else "an empty object says nothing"
-        return f"{shown(found)} is not a step, a pattern or an operator"
+    if kinds & {"union_tag_invalid", "union_tag_not_found"}:
+        return _unknown(next(one["input"] for one in faults if one["type"].startswith("union_tag")), path[-1:])
+    if kinds & {"greater_than_equal", "less_than_equal"}:
+        if path[-1:] == ("version",):
+            return f"version {shown(found)} is not known; this is version {VERSION}"
+        most = MAX_SIDE if path in (("input", 1), ("input", 2)) else MAX_CHANNELS
+        return f"a whole number from 1 to {most:,} is wanted, not {shown(found)}"
+    if "finite_number" in kinds:
+        return f"{shown(found)} is not a number to compute with"
+    for wanted, said in _WANTED:
+        if wanted <= kinds:
+            return f"{said} wanted, not {shown(found)}"
     return f"{shown(found)} is wrong here: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _unknown(found: Any, field: tuple[int | str, ...]) -> str:
+    """What is no step, pattern or operator."""
+    known: Iterable[str]
+    what, known = "a step", [*LAYERS, *Aggregate.marks, JOIN]
+    if field in (("pattern",), ("operator",)):
+        what, known = ("a pattern", PATTERNS) if field == ("pattern",) else ("an operator", OPERATORS)
+    if not isinstance(found, Mapping):
+        return f"{shown(found)} is not {what}"
+    if not found:
+        return "an empty object says nothing"
+    key = str(next(iter(found)))
+    return f"no {what.split()[1]} has the key '{cut(key)}'{did_you_mean(key, known)}"
 
 
 def shown(value: Any) -> str:
     """A value in an error, cut where it is long."""
-    text = json.dumps(thaw(value), default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        return cut(json.dumps(thaw(value), default=str))
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
+        return f"this {type(value).__name__}"

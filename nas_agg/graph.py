@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 50_000
 MAX_READS = 2_000_000
+MAX_WORK = 10_000_000  # about a microsecond each
 
 
 class Graph:
@@ -91,6 +92,8 @@ class Tape:
         self.path = ""
         self.lowest = MAX_STEPS
         self.reads = 0
+        self.work = 0
+        self.raws: dict[int, tuple[int, int]] = {}
         self.notes: list[str] = []
 
     def add(self, op: Primitive, *inputs: int, at: str = "") -> int:
@@ -112,6 +115,12 @@ class Tape:
         if len(self.ops) + more > MAX_STEPS or self.reads > MAX_READS:
             raise GenotypeError(f"the network has more than {MAX_STEPS:,} steps or {MAX_READS:,} tensor reads")
 
+    def spend(self, work: int) -> None:
+        """Refuses a network that takes too long to write out, however small it is in the end."""
+        self.work += work
+        if self.work > MAX_WORK:
+            raise GenotypeError("the network takes too long to work out; fewer nodes, reads or shorter expressions are wanted")
+
     def look(self, tensor: int) -> Primitive:
         """The operation that makes a tensor."""
         if tensor < self.lowest:
@@ -122,16 +131,29 @@ class Tape:
 
     def cat(self, tensors: list[int]) -> int:
         """The tensors' channels one after another: flat, neighbouring slices of one tensor merged."""
+        ops = self.ops
         parts: list[int] = []
         for tensor in tensors:
-            parts.extend(self.inputs[tensor] if isinstance(self.look(tensor), Cat) else (tensor,))
-        merged: list[int] = []
-        for part in parts:
-            if merged and (whole := self.merge(merged[-1], part)) is not None:
-                merged[-1] = whole
+            if ops[tensor].__class__ is Cat:
+                parts.extend(self.inputs[tensor])
+                if len(parts) > MAX_READS:
+                    break  # refused below
             else:
-                merged.append(part)
-        return merged[0] if len(merged) == 1 else self.add(Cat(), *merged)
+                parts.append(tensor)
+        self.spend(len(parts))
+        self.lowest = min(self.lowest, *parts)
+        if any([ops[part].__class__ is Slice for part in parts]):
+            parts = self.merged(parts)
+        return parts[0] if len(parts) == 1 else self.add(Cat(), *parts)
+
+    def merged(self, parts: list[int]) -> list[int]:
+        found: list[int] = []
+        for part in parts:
+            if found and (whole := self.merge(found[-1], part)) is not None:
+                found[-1] = whole
+            else:
+                found.append(part)
+        return found
 
     def merge(self, a: int, b: int) -> int | None:
         """Two slices as one, if they are neighbours in one tensor."""
@@ -151,6 +173,7 @@ class Tape:
             return self.slice(self.inputs[tensor][0], op.first + first, channels)
         if not isinstance(op, Cat):
             return self.add(Slice(first, channels), tensor)
+        self.spend(len(self.inputs[tensor]))
         parts, begin = [], 0
         for part in self.inputs[tensor]:
             width = self.shapes[part][0]
@@ -174,15 +197,33 @@ class Tape:
 
     def raw(self, tensor: int) -> int:
         """The tensor without the norms and activations that end it."""
-        op = self.look(tensor)
-        while isinstance(op, (Norm, Act)):
-            tensor = self.inputs[tensor][0]
-            op = self.look(tensor)
-        if isinstance(op, Cat):
-            return self.cat([self.raw(part) for part in self.inputs[tensor]])
+        todo = [tensor]
+        while todo:
+            at = todo[-1]
+            op, inputs = self.ops[at], self.inputs[at]
+            within = inputs if isinstance(op, (Norm, Act, Cat, Slice)) else ()
+            unknown = [source for source in within if source not in self.raws]
+            self.spend(1 + len(within))
+            if unknown:
+                todo.extend(unknown)
+            else:
+                self.raws[at] = self.raw_of(at, [self.raws[source][0] for source in within])
+                todo.pop()
+        raw, lowest = self.raws[tensor]
+        self.lowest = min(self.lowest, lowest)
+        return raw
+
+    def raw_of(self, tensor: int, within: list[int]) -> tuple[int, int]:
+        """A tensor's raw form, given those of its inputs, and the lowest tensor that was looked into for it."""
+        op, inputs = self.ops[tensor], self.inputs[tensor]
+        lowest = min([tensor, *[self.raws[source][1] for source in inputs if within]])
+        if isinstance(op, (Norm, Act)):
+            return within[0], lowest
+        if tuple(within) == inputs or not within:
+            return tensor, lowest
         if isinstance(op, Slice):
-            return self.slice(self.raw(self.inputs[tensor][0]), op.first, op.channels)
-        return tensor
+            return self.slice(within[0], op.first, op.channels), lowest
+        return self.cat(within), lowest
 
     # ------------------------------------------------------------------ the end
 

@@ -6,6 +6,9 @@ object, also in another genotype, so that `expansion.py` does equal work once.
 
 from __future__ import annotations
 
+import graphlib
+import keyword
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,9 +16,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 from nas_agg import genotype as text
-from nas_agg.errors import GenotypeError, did_you_mean
+from nas_agg.errors import GenotypeError, cut, did_you_mean
 from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, whole
-from nas_agg.genotype import ADAPTERS, JOIN, Genotype, shown, typed
+from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
 from nas_agg.operators import OPERATORS, Operator
 from nas_agg.patterns import MAX_NODES, PATTERNS
@@ -23,7 +26,7 @@ from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import FLAG, Bounds, Choice, Word
 
 MAX_VALUES = 50_000
-MAX_NESTING = 48
+MAX_TERMS = 100_000  # nodes of all expressions that are not equal
 
 WIDTH = Bounds(1, MAX_CHANNELS, "a width")
 GROUPS = Bounds(1, MAX_CHANNELS, "a cardinality")
@@ -31,7 +34,7 @@ STRIDE = Bounds(1, MAX_SIDE, "a stride")
 ANY = Bounds(0, 0, "")  # a number of an aggregate's let: whole or not
 NODES = Bounds(0, MAX_NODES, "a number of nodes")
 
-#: Names that torch.nn.Module has for itself, so that no part of a network may go by them.
+#: Names that torch.nn.Module or the compiled network has for itself, so that no part of a network may go by them.
 TAKEN = frozenset(
     """
     T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double dump_patches
@@ -40,7 +43,7 @@ TAKEN = frozenset(
     register_buffer register_forward_hook register_forward_pre_hook register_full_backward_hook
     register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
     register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook requires_grad_
-    set_extra_state set_submodule share_memory state_dict to to_empty train training type xpu zero_grad
+    set_extra_state set_submodule share_memory source start state_dict to to_empty train training type xpu zero_grad
     """.split()
 )
 
@@ -89,13 +92,20 @@ Schedule = Number | tuple[Number, ...]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class WordUse:
-    """A layer, a pattern or an operator with its fields."""
+    """A layer, a pattern or an operator with its fields.
+
+    Attributes:
+        size: How many values it is written with.
+        work: How much is to be worked out where it stands.
+    """
 
     where: str
     word: str
     kind: type[Word]
     fixed: tuple[tuple[str, Any], ...]
     numbers: tuple[tuple[str, Number], ...]
+    size: int
+    work: int
 
     def values(self, scope: Mapping[str, Any]) -> dict[str, Any]:
         """Its fields, worked out."""
@@ -142,6 +152,7 @@ class Gather:
     weight: bool
     match: Sequence | str | None
     raw: bool
+    size: int
 
     @property
     def how(self) -> type[Operator]:
@@ -168,7 +179,13 @@ class Aggregate:
     free: tuple[str, ...]
     needed: tuple[str, ...]
     size: int
+    work: int
 
+
+#: A field of an aggregate: its value, its place, and the names of let whose text it is.
+Fields = dict[str, tuple[Any, str, tuple[str, ...]]]
+#: A number of an aggregate's let with its place.
+Rows = dict[str, tuple[Any, str]]
 
 _known: dict[tuple, Any] = {}
 
@@ -210,6 +227,7 @@ class Names:
         self.genotype = genotype
         self.active: list[str] = []
         self.depth = 0
+        self.terms = 0
         self.done: dict[tuple, Any] = {}
 
     def network(self) -> Sequence:
@@ -227,7 +245,7 @@ class Names:
                 raise error if error.where.startswith(where) else error.within(where) from None
         net = self.assembled(steps, "net")
         if net.joins:
-            raise GenotypeError("a join that no shortcut reaches", "net")
+            raise GenotypeError("a join that no shortcut reaches", _join_place(net))
         return net
 
     # ------------------------------------------------------------------ names
@@ -238,16 +256,35 @@ class Names:
         if name not in self.genotype.let:
             if name in (self.genotype.open or ()):
                 raise GenotypeError(f"'{name}' is an open name: name a point of the space, or give it a value", where)
-            known = [*self.genotype.let, *LAYERS, *PATTERNS, *OPERATORS, JOIN]
-            raise GenotypeError(f"'{name}' is neither a word of the language nor a name of let{did_you_mean(name, known)}", where)
+            if any(name in kind.bare for words in (LAYERS, PATTERNS, OPERATORS) for kind in words.values()):
+                raise GenotypeError(f"the word '{name}' does not belong here", where)
+            known = [*LAYERS, *PATTERNS, *OPERATORS, JOIN, *self.genotype.let]
+            hint = did_you_mean(name, known)
+            raise GenotypeError(f"'{cut(name)}' is neither a word of the language nor a name of let{hint}", where)
+        self.check_circle(name)
+        with self.inside((name,)), self.deeper(where):
+            yield self.genotype.let[name], f"let.{name}"
+
+    def check_circle(self, name: str) -> None:
         if name in self.active:
-            raise GenotypeError(f"a circle of names: {' -> '.join([*self.active, name])}", f"let.{name}")
-        self.active.append(name)
+            circle = [*self.active[self.active.index(name) :], name]
+            raise GenotypeError(f"a circle of names: {cut(' -> '.join(circle))}", f"let.{name}")
+
+    @contextmanager
+    def inside(self, names: tuple[str, ...]) -> Iterator[None]:
+        """Text of these names is put in meanwhile."""
+        self.active.extend(names)
         try:
-            with self.deeper(where):
-                yield self.genotype.let[name], f"let.{name}"
+            yield
         finally:
-            self.active.pop()
+            del self.active[len(self.active) - len(names) :]
+
+    def typed(self, adapter: str, meaning: Any, place: str) -> Any:
+        """The text of a name as a type of the language: looked at once."""
+        key = ("typed", adapter, place)
+        if key not in self.done:
+            self.done[key] = typed(ADAPTERS[adapter], meaning, place)
+        return self.done[key]
 
     @contextmanager
     def deeper(self, where: str) -> Iterator[None]:
@@ -266,7 +303,7 @@ class Names:
         if isinstance(value, str) and value in self.genotype.let and value not in bound:
             with self.named(value, where) as (meaning, place):
                 if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
-                    raise GenotypeError(f"{bounds.what or 'a number'} is wanted, and {place} is {shown(meaning)}", where)
+                    raise GenotypeError(f"{bounds.what or 'a number'} is wanted, and {cut(place)} is {shown(meaning)}", where)
                 return self.number(meaning, place, bounds, bound)
         number = Number(self.expression(value, where, bound), where, bounds)
         if number.expression.constant is not None:
@@ -274,6 +311,15 @@ class Names:
         return number
 
     def expression(self, value: Any, where: str, bound: frozenset[str]) -> Expression:
+        key = ("expression", value, bound)
+        if key not in self.done:
+            found = self.done[key] = self.put_in(value, where, bound)
+            self.terms += found.size
+            if self.terms > MAX_TERMS:
+                raise GenotypeError("the expressions of this genotype are too many to work out", where)
+        return self.done[key]
+
+    def put_in(self, value: Any, where: str, bound: frozenset[str]) -> Expression:
         try:
             found = parse(value)
             names = []
@@ -305,8 +351,11 @@ class Names:
             kind = words.get(value)
             if kind and value in kind.bare:
                 return self.fielded(kind.model_construct(), kind, value, where, bound)
-            with self.named(value, where) as (meaning, place):
-                return self.word(typed(ADAPTERS[adapter], meaning, place), place, words, adapter, bound)
+            key = (adapter, value, bound)
+            if key not in self.done:
+                with self.named(value, where) as (meaning, place):
+                    self.done[key] = self.word(self.typed(adapter, meaning, place), place, words, adapter, bound)
+            return self.done[key]
         if not isinstance(value, Word):
             raise GenotypeError(f"{shown(value)} is not a {adapter}", where)
         return self.fielded(value, type(value), type(value).key or "", where, bound)
@@ -328,7 +377,9 @@ class Names:
                 fixed.append((field, self.flag(given, place)))
             else:
                 fixed.append((field, given))
-        return _made(WordUse, where, word, kind, tuple(fixed), tuple(numbers))
+        size = 1 + sum(len(row) + 1 for field, rows in fixed if field == "edges" for row in rows)
+        work = 1 + sum(number.expression.size for _, number in numbers)
+        return _made(WordUse, where, word, kind, tuple(fixed), tuple(numbers), size, work)
 
     def chosen(self, value: str, where: str, choice: Choice) -> str:
         if value in choice.words:
@@ -339,7 +390,7 @@ class Names:
                     return self.chosen(meaning, place, choice)
                 raise GenotypeError(f"one of {', '.join(choice.words)} is wanted, not {shown(meaning)}", place)
         hint = did_you_mean(value, choice.words)
-        raise GenotypeError(f"'{value}' is not one of {', '.join(choice.words)}{hint}", where)
+        raise GenotypeError(f"'{cut(value)}' is not one of {', '.join(choice.words)}{hint}", where)
 
     def flag(self, value: Any, where: str) -> bool:
         if isinstance(value, bool):
@@ -362,7 +413,7 @@ class Names:
             key = ("step", value, bound)
             if key not in self.done:
                 with self.named(value, where) as (meaning, place):
-                    self.done[key] = self.step(typed(ADAPTERS["step"], meaning, place), place, bound, value)
+                    self.done[key] = self.step(self.typed("step", meaning, place), place, bound, value)
             return self.done[key]
         if isinstance(value, tuple):
             return name or "unit", self.sequence(value, where, bound)
@@ -380,7 +431,7 @@ class Names:
                 if isinstance(meaning, str):
                     self.done[key] = self.unit(meaning, place, bound)
                 else:
-                    self.done[key] = self.sequence(typed(ADAPTERS["unit"], meaning, place), place, bound)
+                    self.done[key] = self.sequence(self.typed("unit", meaning, place), place, bound)
         return self.done[key]
 
     def sequence(self, steps: tuple, where: str, bound: frozenset[str]) -> Sequence:
@@ -388,9 +439,7 @@ class Names:
             return self.assembled([self.step(step, f"{where}[{i}]", bound) for i, step in enumerate(steps)], where)
 
     def assembled(self, steps: list[tuple[str, Any]], where: str) -> Sequence:
-        size = 1 + sum(getattr(step, "size", 1) for _, step in steps)
-        if size > MAX_VALUES:
-            raise GenotypeError(f"more than {MAX_VALUES:,} values once names are put in", where)
+        _check_size(1 + sum(getattr(step, "size", 1) for _, step in steps), where)
         joins = [step for _, step in steps if _joins(step)]
         if len(joins) > 1:
             raise GenotypeError("two joins in a unit; one shortcut joins once", joins[1].where)
@@ -405,33 +454,34 @@ class Names:
 
     def aggregate(self, value: text.Aggregate, where: str, bound: frozenset[str], name: str) -> tuple[str, Aggregate]:
         with self.deeper(where):
-            fields, like = self.merged(value, where)
-            let = {n: (v, p) for n, (v, p) in fields.pop("let", {}).items()}
-            bound = bound | frozenset(let)
-            return name or like or "aggregate", self.built(fields, let, where, bound)
+            fields, let = self.merged(value, where)
+            return name or value.like or "aggregate", self.built(fields, let, where, bound | frozenset(let))
 
-    def merged(self, value: text.Aggregate, where: str) -> tuple[dict[str, Any], str]:
-        """An aggregate's fields, each with its place, over those of the one it is like."""
-        fields: dict[str, Any] = {}
-        if value.like is not None:
-            with self.named(value.like, f"{where}.like") as (meaning, place):
-                base = typed(ADAPTERS["aggregate"], self.aggregate_text(meaning, place), place)
-                fields, _ = self.merged(base, place)
-        own = [f for f in value.model_fields_set if f != "like"]
+    def merged(self, value: text.Aggregate, where: str) -> tuple[Fields, Rows]:
+        """An aggregate's fields and its let, each with its place, over those of the one it is like."""
+        fields, let = self.base(value.like, f"{where}.like") if value.like is not None else ({}, {})
+        own = [f for f in value.model_fields_set if f not in ("like", "let")]
         if "unit" in own and "units" in own:
             raise GenotypeError("an aggregate has 'unit' or 'units', not both", f"{where}.units")
         for field in own:
-            given = getattr(value, field)
-            if field == "let":
-                for name in given or ():
-                    text.check_name(name, f"{where}.let.{name}")
-                rows = {n: (v, f"{where}.let.{n}") for n, v in (given or {}).items()}
-                fields["let"] = {**fields.get("let", {}), **rows}
-                continue
-            fields[field] = (given, f"{where}.{field}")
+            fields[field] = (getattr(value, field), f"{where}.{field}", ())
             if field in ("unit", "units"):
                 fields.pop("units" if field == "unit" else "unit", None)
-        return fields, value.like or ""
+        for name, row in (value.let or {}).items():
+            text.check_name(name, f"{where}.let.{name}")
+            let[name] = (row, f"{where}.let.{name}")
+        return fields, let
+
+    def base(self, name: str, where: str) -> tuple[Fields, Rows]:
+        """The fields of an aggregate of let; text that a name stands for may not use that name."""
+        self.check_circle(name)
+        key = ("like", name)
+        if key not in self.done:
+            with self.named(name, where) as (meaning, place):
+                fields, let = self.merged(self.typed("aggregate", self.aggregate_text(meaning, place), place), place)
+            self.done[key] = {f: (v, p, (name, *names)) for f, (v, p, names) in fields.items()}, let
+        fields, let = self.done[key]
+        return dict(fields), dict(let)
 
     def aggregate_text(self, meaning: Any, place: str) -> Any:
         """The text of an aggregate, through a name of a name."""
@@ -442,22 +492,26 @@ class Names:
             raise GenotypeError(f"'like' takes the name of an aggregate, and this is {shown(meaning)}", place)
         return meaning
 
-    def built(self, fields: dict[str, Any], let_text: dict[str, Any], where: str, bound: frozenset[str]) -> Aggregate:
+    def built(self, fields: Fields, let_text: Rows, where: str, bound: frozenset[str]) -> Aggregate:
         def field(name: str) -> tuple[Any, str]:
-            return fields.get(name, (None, f"{where}.{name}"))
+            return fields.get(name, (None, f"{where}.{name}"))[:2]
 
         def schedule(name: str, bounds: Bounds) -> Schedule | None:
             value, place = field(name)
             return None if value is None else self.schedule(value, place, bounds, bound)
 
+        def gather(name: str) -> Gather | None:
+            with self.inside(fields[name][2] if name in fields else ()):
+                return self.gather(*field(name), bound)
+
+        _check_size(len(let_text), where)
         let = tuple((name, self.schedule(value, place, ANY, bound)) for name, (value, place) in let_text.items())
         units, each = self.units_of(fields, where, bound)
         nodes, place = field("nodes")
         strides = schedule("stride", STRIDE)
-        reads = self.gather(*field("reads"), bound)
-        if reads is None:
-            reads = self.gather(text.Gather(), f"{where}.reads", bound)
-        shortcut, output = self.gather(*field("shortcut"), bound), self.gather(*field("output"), bound)
+        reads = gather("reads") or self.gather(text.Gather(), f"{where}.reads", bound)
+        assert reads is not None
+        shortcut, output = gather("shortcut"), gather("output")
         if output is None and "input" in reads.pattern.kind.bare:
             raise GenotypeError("nodes that read the input alone need an 'output'", f"{where}.output")
         joins = any(unit.joins for unit in units)
@@ -466,33 +520,43 @@ class Names:
         made = Aggregate(
             where, units, each, None if nodes is None else self.number(nodes, place, NODES, bound),
             schedule("growth", WIDTH), schedule("cardinality", GROUPS), strides, _each(strides, dict(let)),
-            reads, shortcut, output, let, joins and shortcut is None, (), (), 1 + sum(unit.size for unit in units),
+            reads, shortcut, output, let, joins and shortcut is None, (), (), 0, 0,
         )  # fmt: skip
-        free, needed = _free(made)
-        made = replace(made, free=free, needed=needed)
+        _check_circles(made, where)
+        made = _measured(made)
+        _check_size(made.size, where)
         return _made(Aggregate, *(getattr(made, name) for name in made.__slots__))
 
-    def units_of(self, fields: dict[str, Any], where: str, bound: frozenset[str]) -> tuple[tuple[Sequence, ...], bool]:
-        if fields.get("units", (None,))[0] is not None:
-            value, place = fields["units"]
-            while isinstance(value, str):
-                with self.named(value, place) as (meaning, there):
-                    value, place = (meaning if isinstance(meaning, str) else typed(ADAPTERS["units"], meaning, there)), there
-            if not value:
-                raise GenotypeError("at least one unit is wanted", place)
-            return tuple(self.unit(unit, f"{place}[{i}]", bound) for i, unit in enumerate(value)), True
-        value, place = fields.get("unit", (None, where))
+    def units_of(self, fields: Fields, where: str, bound: frozenset[str]) -> tuple[tuple[Sequence, ...], bool]:
+        value, place, names = fields.get("units", (None, where, ()))
+        if value is not None:
+            with self.inside(names):
+                return self.units_listed(value, place, bound), True
+        value, place, names = fields.get("unit", (None, where, ()))
         if value is None:
             raise GenotypeError("an aggregate needs a 'unit' or 'units'", where)
-        return (self.unit(value, place, bound),), False
+        with self.inside(names):
+            return (self.unit(value, place, bound),), False
+
+    def units_listed(self, value: Any, place: str, bound: frozenset[str]) -> tuple[Sequence, ...]:
+        if isinstance(value, str):
+            with self.named(value, place) as (meaning, there):
+                further = meaning if isinstance(meaning, str) else self.typed("units", meaning, there)
+                return self.units_listed(further, there, bound)
+        if not value:
+            raise GenotypeError("at least one unit is wanted", place)
+        return tuple([self.unit(unit, f"{place}[{i}]", bound) for i, unit in enumerate(value)])
 
     def gather(self, value: Any, where: str, bound: frozenset[str]) -> Gather | None:
         if value is None:
             return None
         if isinstance(value, str):
-            with self.named(value, where) as (meaning, place):
-                further = meaning if isinstance(meaning, str) else typed(ADAPTERS["gather"], meaning, place)
-                return self.gather(further, place, bound)
+            key = ("gather", value, bound)
+            if key not in self.done:
+                with self.named(value, where) as (meaning, place):
+                    further = meaning if isinstance(meaning, str) else self.typed("gather", meaning, place)
+                    self.done[key] = self.gather(further, place, bound)
+            return self.done[key]
         pattern = self.word(value.pattern, f"{where}.pattern", PATTERNS, "pattern", bound)
         operator = self.word(value.operator, f"{where}.operator", OPERATORS, "operator", bound)
         kind: type[Operator] = operator.kind  # type: ignore[assignment]
@@ -505,10 +569,12 @@ class Names:
             else:
                 match = self.unit(match, f"{where}.match", bound)
                 if match.joins:
-                    raise GenotypeError("a 'match' has no shortcut to join", f"{where}.match")
+                    raise GenotypeError("a 'match' has no shortcut to join", _join_place(match))
                 if "l" in match.free:
                     raise GenotypeError("a 'match' is shared by its readers and sees no 'l'", f"{where}.match")
-        return _made(Gather, where, pattern, operator, norm, weight, match, self.flag(value.raw, f"{where}.raw"))
+        raw = self.flag(value.raw, f"{where}.raw")
+        size = 1 + pattern.size + operator.size + (match.size if isinstance(match, Sequence) else 0)
+        return _made(Gather, where, pattern, operator, norm, weight, match, raw, size)
 
 
 _NORM = Choice(text.SOURCE_NORMS)
@@ -518,14 +584,28 @@ def _joins(step: Any) -> bool:
     return isinstance(step, Join) or getattr(step, "joins", False)
 
 
+def _join_place(unit: Sequence) -> str:
+    """Where the join of a unit was written."""
+    step: Any = unit
+    while not isinstance(step, Join):
+        steps = [inner for _, inner in step.steps] if isinstance(step, Sequence) else step.units
+        step = next(inner for inner in steps if _joins(inner))
+    return step.where
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > MAX_VALUES:
+        raise GenotypeError(f"more than {MAX_VALUES:,} values once names are put in", where)
+
+
 def _labelled(steps: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
     """Labels that are unique: numbered where one comes more than once."""
-    labels = [label for label, _ in steps]
-    found, seen, taken = [], dict.fromkeys(labels, 0), set()
+    times = Counter(label for label, _ in steps)
+    found, seen, taken = [], dict.fromkeys(times, 0), set()
     for label, step in steps:
         seen[label] += 1
-        own = f"{label}{seen[label]}" if labels.count(label) > 1 else label
-        while own in taken or own in TAKEN:
+        own = f"{label}{seen[label]}" if times[label] > 1 else label
+        while own in taken or own in TAKEN or keyword.iskeyword(own):
             own += "_"
         taken.add(own)
         found.append((own, step))
@@ -551,12 +631,54 @@ def _names(value: Schedule | None) -> set[str]:
     return {name for number in numbers for name in number.expression.names}  # type: ignore[union-attr]
 
 
-def _each(stride: Schedule | None, let: dict[str, Schedule], seen: frozenset[str] = frozenset()) -> bool:
+def _each(stride: Schedule | None, let: dict[str, Schedule]) -> bool:
     """Whether a stride is each node's: a list, or an expression that uses l, itself or through a name."""
     if stride is None or type(stride) is tuple:
         return stride is not None
-    names = _names(stride)
-    return "l" in names or any(_each(let[name], let, seen | {name}) for name in names & let.keys() - seen)
+    found, further = set(), _names(stride)
+    while further:
+        found |= further
+        rows = [let[name] for name in further & let.keys()]
+        if any(type(row) is tuple for row in rows):
+            return True
+        further = {name for row in rows for name in _names(row)} - found
+    return "l" in found
+
+
+def _check_circles(aggregate: Aggregate, where: str) -> None:
+    """Refuses numbers of an aggregate that need one another."""
+    rows: dict[str, Schedule] = dict(aggregate.let)
+    own = {n for n, value in (("w", aggregate.growth), ("g", aggregate.cardinality), ("s", aggregate.stride)) if value}
+    known = rows.keys() | own
+    needs = {name: _names(row) & known for name, row in rows.items()}
+    # A schedule sees the outer w, g and s, but growth an own cardinality and the reverse.
+    for name, schedule, seen in (("w", aggregate.growth, "g"), ("g", aggregate.cardinality, "w"), ("s", aggregate.stride, "")):
+        if schedule is not None:
+            needs[name] = (_names(schedule) & known) - own.difference(seen)
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        fields = {"w": "growth", "g": "cardinality", "s": "stride"}
+        circle = [fields.get(name, name) for name in reversed(error.args[1])]
+        raise GenotypeError(f"a circle: {cut(' -> '.join(circle))}", where) from None
+
+
+def _entries(value: Schedule | None) -> int:
+    return len(value) if type(value) is tuple else int(value is not None)
+
+
+def _measured(aggregate: Aggregate) -> Aggregate:
+    """An aggregate with its free names, its size, and the work of its numbers at one node."""
+    gathers = [gather for gather in (aggregate.reads, aggregate.shortcut, aggregate.output) if gather]
+    schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[row for _, row in aggregate.let]]
+    inside = (*aggregate.units, *gathers)
+    work = 1 + sum(gather.pattern.work + gather.operator.work for gather in gathers)
+    for value in schedules:
+        numbers = value if type(value) is tuple else (value,) if value else ()
+        work += max([number.expression.size for number in numbers], default=0)  # type: ignore[union-attr]
+    free, needed = _free(aggregate)
+    size = 1 + sum(part.size for part in inside) + sum(map(_entries, schedules))
+    return replace(aggregate, free=free, needed=needed, size=size, work=work)
 
 
 def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
@@ -579,6 +701,9 @@ def _free(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
     outer = inside - own - {"l", "n"} - {name for name, value in schedules.items() if value is not None}
     for value in (*schedules.values(), *(row for _, row in aggregate.let)):
         outer |= _names(value) - own - {"l", "n"}
-    outer |= _names(aggregate.nodes) - own
+    counted = _names(aggregate.nodes)
+    if counted & own:  # numbers of its own let, which in `nodes` see the outer l and n
+        counted = counted.union(*[_names(row) for _, row in aggregate.let])
+    outer |= counted - own
     return tuple(sorted(outer - _LOCAL)), tuple(sorted(inside - _LOCAL))
 

@@ -81,7 +81,7 @@ LISTS = st.lists(NUMBERS | JSON, min_size=1, max_size=4, unique_by=plain) | st.l
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
     names = draw(st.lists(st.sampled_from(["alpha", "beta", "depth", "wires"]), min_size=1, max_size=4, unique=True))
-    text = {key: TEXT[key] for key in ("input", "classes", "net")}
+    text = {"input": [1, 8, 8], "classes": 10, "net": ["gap", {"linear": "classes"}]}
     return Space(text | {"open": {name: draw(RANGES | LISTS) for name in names}}, "random")
 
 

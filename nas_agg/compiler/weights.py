@@ -76,7 +76,7 @@ def _reordered(op: Primitive, name: str, value: Tensor, entering: Tensor | None,
 def _channels(graph: Graph, form: Canonical) -> list[Tensor | None]:
     """For each tensor the canonical number of each channel, or None where they have not moved.
 
-    In a blind concat the parts are numbered in canonical order.
+    The parts of a concat are numbered in their canonical order, so that equal networks number alike.
     """
     found: list[Tensor | None] = []
     for i, (op, inputs) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
@@ -94,9 +94,8 @@ def _channels(graph: Graph, form: Canonical) -> list[Tensor | None]:
 def _joined(graph: Graph, form: Canonical, cat: int, found: list[Tensor | None]) -> Tensor | None:
     parts = graph.inputs[cat]
     widths = [graph.shapes[part][0] for part in parts]
-    ranks = sorted(range(len(parts)), key=lambda k: form.places[parts[k]]) if form.blind[cat] else range(len(parts))
     starts, start = [0] * len(parts), 0
-    for k in ranks:
+    for k in sorted(range(len(parts)), key=lambda k: form.places[parts[k]]):
         starts[k] = start
         start += widths[k]
     pieces = []

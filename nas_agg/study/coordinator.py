@@ -62,27 +62,31 @@ class Coordinator:
     forgiven: int = 0
     spent: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._begun = time.monotonic()
+
     def run(self) -> str:
         """Search; gives why it ended.
 
         Raises:
             SearchFailed: Ten trials in a row failed, or none gave a result.
         """
-        self._begun = time.monotonic()
         self._jobs: dict[int, Job] = {}
         self._losses: dict[int, int] = {}
         self._waiting = [trial for trial in self.record.trials if trial.state == "running"]
-        nothing_new = ""
+        ended, why = True, ""
         while True:
             self._check_failures()
             if self._time_is_up():
                 return self._stop_all()
-            if not nothing_new or self._jobs:
-                nothing_new = self._hand_out()
+            if ended:  # what could not be had before may be had now
+                why = self._hand_out()
             if not self._jobs:
-                return nothing_new or "the budget is spent"
+                return why or "the budget is spent"
+            running = len(self._jobs)
             for event in self.evaluator.events(TICK):
                 self._hear(event)
+            ended = len(self._jobs) < running
             self.watcher.tick()
 
     @property

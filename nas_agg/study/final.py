@@ -72,7 +72,9 @@ def train_best(
                     display.say(f"the final training: {event.reason}; it goes on")
                     pool.start(Job(best.number, genotype, order))
                 else:
-                    raise NasAggError(f"the final training failed: {event.reason}")
+                    raise NasAggError(
+                        f"the final training failed: {event.reason}; another network: nas_agg train {folder.path}:TRIAL"
+                    )
     finally:
         pool.close()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from nas_agg.genotype import Genotype
 
-WORKER = (sys.executable, "-m", "nas_agg.study.worker")
+WORKER = (sys.executable, "-P", "-m", "nas_agg.study.worker")
 STILLBORN = 3  # workers that may die in a row before they have begun a job
 
 
@@ -175,6 +175,7 @@ class Pool:
         mine, theirs = Pipe()
         threads = str(setup.get("threads", 1))
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it finds what this process finds
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, threads that spin cost 20 times
         with self._log.open("ab") as log:
             process = subprocess.Popen(

@@ -102,8 +102,7 @@ class Proposer:
             Its number and network; or why there is none: the search has nothing new to find (or, while other trials
             run, nothing new yet).
         """
-        running = any(trial.state == "running" for trial in self.record.trials)
-        asked = self._asked_in_vain()
+        asked, busy = self._asked_in_vain(), 0
         while asked < PATIENCE:
             number, refused = self.record.next_number, 0
             distributions = self.space.distributions
@@ -113,8 +112,9 @@ class Proposer:
                 if isinstance(network, str) or (known is not None and not known.counts):
                     refused += 1
                     asked += 1
-                    if running and refused >= WHILE_OTHERS_RUN:
-                        return "every draw is refused while others are trained"
+                    busy += known is not None and known.state == "running"
+                    if busy >= WHILE_OTHERS_RUN:
+                        return "the searcher proposes what is being trained"
                     if asked >= PATIENCE or (refused == 1 and self._exhausted()):
                         return self._why(network, known)
                     continue

@@ -59,8 +59,8 @@ def search(
 
     Without ``evaluate`` networks are trained on a data set by worker processes, and the best is trained in full and
     tested; the run is kept in a folder and goes on where it was if it was not finished. With ``evaluate`` that
-    function is called here instead, one network at a time, and its values are maximised; a folder is kept if ``out``
-    names one.
+    function is called here instead, one network at a time, and its values are maximised; the space's own limits do not
+    hold, and a folder is kept only if ``out`` names one.
 
     Args:
         space: A space's name, a space file, or a space.
@@ -82,7 +82,8 @@ def search(
     name = space.name if isinstance(space, Space) else os.fspath(space)
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     if evaluate is not None:
-        settings = {"dataset": None, "workers": 1} | settings
+        # The space's own limits are there to keep training short.
+        settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
     wanted = Settings.of(space=name, searcher=kind, budget=budget, seed=seed, **settings)
@@ -120,6 +121,8 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     run = read_run(path)
     for name in changes.keys() - FREE:
         raise InputError(f"{name}: cannot change when a search goes on; {', '.join(sorted(FREE))} can")
+    if "study" not in run:
+        raise InputError(f"{path}: the folder of a training, not of a search")
     if run.get("evaluate"):
         raise InputError(f"{path}: its networks were evaluated by a Python function; call nas_agg.search with it again")
     settings = dict(run["settings"]) | changes
@@ -138,11 +141,12 @@ class _Run:
 
     def search(self, folder: RunFolder | None) -> SearchResult:
         """Search in a folder, or in memory."""
-        new = folder is None or folder.new
-        if folder is not None and not new:
+        if folder is not None and not folder.new:
             self._check_same(folder)
+            if folder.run["status"] == "finished":
+                return self._finished(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
-        if folder is not None and new:
+        if folder is not None and folder.new:
             folder.begin(
                 self.settings.model_dump(mode="json"),
                 study=f"{folder.path.resolve().name}-{secrets.token_hex(3)}",
@@ -151,26 +155,38 @@ class _Run:
                 **(task.as_dict() if task else {}),
             )
         record = self._record(folder)
-        proposer = Proposer(
+        proposer = self._proposer(record, task.input, task.classes) if task else self._proposer(record)
+        return self._go(folder, task, record, proposer)
+
+    def _finished(self, folder: RunFolder) -> SearchResult:
+        """What a finished run found; nothing is loaded but its record."""
+        record = self._record(folder)
+        result = self._result(
+            folder, record, self._proposer(record, folder.run.get("input"), folder.run.get("classes"))
+        )
+        if self.show:
+            print(f"{folder.path} is finished:")
+            print_result(result, percent=self.evaluate is None)
+        return result
+
+    def _proposer(
+        self, record: Record, input: tuple[int, int, int] | None = None, classes: int | None = None
+    ) -> Proposer:
+        return Proposer(
             self.space,
             self.searcher,
             record,
             max_params=self.settings.max_params or 0,
             max_macs=self.settings.max_macs or 0,
-            input=task.input if task else None,
-            classes=task.classes if task else None,
+            input=input,
+            classes=classes,
         )
-        if folder is not None and folder.run["status"] == "finished":
-            result = self._result(folder, record, proposer)
-            if self.show:
-                print(f"{folder.path} is finished:")
-                print_result(result, percent=self.evaluate is None)
-            return result
-        return self._go(folder, task, record, proposer)
 
     def _check_same(self, folder: RunFolder) -> None:
         """Refuse a folder that another search has begun."""
         difference = self.settings.difference(folder.run["settings"])
+        if "study" not in folder.run:
+            difference = "it is no search"
         if not difference and folder.run.get("evaluate") != (self.evaluate is not None):
             difference = "networks are evaluated by a function in one and trained in the other"
         if not difference and folder.run.get("space") != _digest(self.space):
@@ -189,7 +205,7 @@ class _Run:
         if folder is not None:
             if folder.run["status"] == "failed":
                 forgiven = len(record.trials)
-            spent = float(folder.run["seconds"])
+            spent = float(folder.run.get("seconds", 0))
             forgiven = max(forgiven, int(folder.run.get("forgiven", 0)))
             folder.update(status="running", forgiven=forgiven)
         evaluator: Evaluator

@@ -44,7 +44,13 @@ class Task:
 
     def as_dict(self) -> dict[str, Any]:
         """What run.json says of it."""
-        return {"data": self.data, "device": self.devices[0].partition(":")[0], "device_name": self.device_name}
+        return {
+            "data": self.data,
+            "input": self.input,
+            "classes": self.classes,
+            "device": self.devices[0].partition(":")[0],
+            "device_name": self.device_name,
+        }
 
 
 def open_task(settings: Settings, space: Space) -> Task:

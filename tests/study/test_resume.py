@@ -13,8 +13,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from nas_agg.errors import InputError
+from nas_agg.study.folder import RunFolder
 from nas_agg.study.record import JOURNAL
-from nas_agg.study.run import search
+from nas_agg.study.run import resume, search
 
 SEARCHERS = ["random", "tpe"]
 
@@ -150,6 +151,32 @@ def _tiny_text():
     return module.TINY
 
 
+def test_a_folder_of_a_training_is_no_search(tiny, score, tmp_path):
+    folder = RunFolder(tmp_path / "train")
+    folder.begin({"seed": 0}, kind="train")
+    folder.close()
+    with pytest.raises(InputError, match="the folder of a training, not of a search"):
+        resume(tmp_path / "train")
+    with pytest.raises(InputError, match="it is no search; choose another --out"):
+        search(tiny, score, budget=1, out=tmp_path / "train")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: "{}\n" + text, "study.journal cannot be read"),
+        (lambda text: text.replace('"op_code":4', '"op_code":', 1), "study.journal cannot be read"),
+    ],
+)
+def test_a_damaged_journal_is_one_line(tiny, score, tmp_path, damage, said):
+    search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
+    journal = tmp_path / "run" / JOURNAL
+    journal.write_text(damage(journal.read_text()))
+    with pytest.raises(InputError, match=said) as error:
+        search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
 def test_a_finished_run_shows_its_table_and_changes_nothing(tiny, score, tmp_path, capsys):
     first = search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
     journal = (tmp_path / "run" / JOURNAL).read_bytes()
@@ -157,6 +184,20 @@ def test_a_finished_run_shows_its_table_and_changes_nothing(tiny, score, tmp_pat
     assert again.trials == first.trials and again.best == first.best
     assert (tmp_path / "run" / JOURNAL).read_bytes() == journal
     assert "is finished" in capsys.readouterr().out
+
+
+def test_the_lock_of_a_killed_writer_holds_nobody_up(tiny, score, tmp_path):
+    with pytest.raises(Killed):
+        search(tiny, _killing, searcher="random", budget=3, out=tmp_path / "run")
+    (tmp_path / "run" / f"{JOURNAL}.lock").symlink_to(tmp_path / "run" / JOURNAL)
+    begun = time.monotonic()
+    result = search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
+    assert time.monotonic() - begun < 10
+    assert [trial.number for trial in result.trials if trial.counts][-1] >= 2
+
+
+def _killing(genotype, trial):
+    raise Killed
 
 
 def test_a_folder_of_something_else_is_refused(tiny, score, tmp_path):

@@ -10,12 +10,14 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
 import nas_agg.study.run as run
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.run import resume, search
+from nas_agg.study.searcher import Searcher
 from nas_agg.study.task import Task
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -55,6 +57,21 @@ def test_two_workers_train_what_one_does_and_the_best_is_tested(tiny, fake, tmp_
     again = search(tiny, searcher="random", budget=20, seed=2, epochs=6, out=tmp_path / "one")
     seeds = {trial.number: trial.seed for trial in again.trials}
     assert all(seeds[trial.number] == trial.seed for trial in result.trials if trial.number in seeds)
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_worker_that_finds_nothing_while_others_train_asks_again(tiny, fake, tmp_path):
+    class Insistent(Searcher):
+        def sampler(self, number):
+            width = 4 if number == 0 else 5 if number < 4 else 8  # 4 and 5 are one network
+            return optuna.samplers.PartialFixedSampler(
+                {"width": width, "deep": "0", "kernel": "3", "end": '"relu"'}, optuna.samplers.RandomSampler(0)
+            )
+
+    fake(workers=2, sleep=0.2)
+    result = search(tiny, searcher=Insistent, budget=2, epochs=1, out=tmp_path / "run")
+    assert [trial.state for trial in result.trials] == ["complete", "repeat", "repeat", "repeat", "complete"]
+    assert result.reason == "the budget is spent"
 
 
 def test_a_failing_network_is_recorded_and_not_tried_again(tiny, fake, tmp_path):
@@ -109,7 +126,7 @@ def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake,
 
 
 def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake, tmp_path):
-    fake(raises=range(99))
+    fake(raises=list(range(99)))
     with pytest.raises(NasAggError, match="10 trials in a row failed: ValueError: width") as error:
         search(tiny, searcher="random", epochs=2, budget=12, out=tmp_path / "run")
     assert error.value.status == 1
@@ -122,7 +139,7 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
     fake()
     monkeypatch.setattr(run, "WORKER", (sys.executable, "-c", "raise SystemExit('no torch here')"))
-    with pytest.raises(NasAggError, match="workers cannot start .*ended with status 1.*log.txt"):
+    with pytest.raises(NasAggError, match=r"workers cannot start .*ended with status 1.*log\.txt"):
         search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
     assert "no torch here" in (tmp_path / "run/log.txt").read_text()
 
@@ -176,7 +193,7 @@ def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeyp
     result = resume(tmp_path / "run", workers=1)
     assert result.test["test_accuracy"] == 0.5
     assert len(trained(tmp_path)) == 3, "nothing is trained twice"
-    with pytest.raises(InputError, match="no run folder .* did you mean 'run'"):
+    with pytest.raises(InputError, match=r"no run folder .* did you mean 'run'"):
         resume(tmp_path / "rnu")
 
 

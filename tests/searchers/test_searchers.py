@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
+
+from nas_agg.errors import InputError
+from nas_agg.study.searcher import derive_seed, find_searcher, searchers
+
+SPACE = {"a": IntDistribution(0, 20), "b": CategoricalDistribution(list("abcdefgh"))}
+
+
+def ask(kind, study, number, seed=0):
+    study.sampler = find_searcher(kind)(None, seed).sampler(number)
+    return study.ask(SPACE)
+
+
+def told(kind, trials, seed=0):
+    study = optuna.create_study(direction="maximize")
+    for number in range(trials):
+        trial = ask(kind, study, number, seed)
+        study.tell(trial, -abs(trial.params["a"] - 5) - "abcdefgh".index(trial.params["b"]))
+    return study
+
+
+@pytest.mark.parametrize("kind", ["random", "tpe"])
+def test_a_proposal_depends_on_the_study_the_seed_and_the_number_alone(kind):
+    study = told(kind, 15)
+    again = optuna.create_study(direction="maximize")
+    again.add_trials(study.trials)
+    assert ask(kind, study, 15).params == ask(kind, again, 15).params
+    different = [told(kind, 15, seed=seed).trials[3].params for seed in range(5)]
+    assert len({str(params) for params in different}) > 1
+
+
+def test_tpe_learns():
+    values = sorted(trial.value for trial in told("tpe", 60).trials)
+    by_chance = sorted(trial.value for trial in told("random", 60).trials)
+    assert sum(values[-30:]) > sum(by_chance[-30:]) + 30
+    assert values[-1] == 0
+
+
+def test_seeds_are_apart():
+    seeds = {derive_seed(seed, number, purpose) for seed in range(5) for number in range(50) for purpose in ("a", "b")}
+    assert len(seeds) == 500
+    assert derive_seed(0, 0, "ask") == derive_seed(0, 0, "ask") < 2**32
+
+
+def test_searchers_are_found_by_entry_point():
+    assert {"random", "tpe"} <= set(searchers())
+    with pytest.raises(InputError, match="no searcher 'tpr'; did you mean 'tpe'"):
+        find_searcher("tpr")
+
+
+def test_an_entry_point_that_is_no_searcher_is_refused(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    import nas_agg.study.searcher as place
+
+    entries = [EntryPoint("odd", "json:dumps", place.GROUP), EntryPoint("gone", "no_such_module:X", place.GROUP)]
+    monkeypatch.setattr(place, "entry_points", lambda group: entries)
+    with pytest.raises(InputError, match="is no subclass"):
+        find_searcher("odd")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        find_searcher("gone")

@@ -1,0 +1,236 @@
+"""Searches with a function in the place of training: what is asked, refused, repeated, counted and found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import optuna
+import pytest
+
+from nas_agg.costs import cost
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.study.progress import print_result
+from nas_agg.study.proposer import Proposer
+from nas_agg.study.record import Record
+from nas_agg.study.result import ranked
+from nas_agg.study.run import search
+from nas_agg.study.searcher import Searcher
+
+
+class Fixed(Searcher):
+    """Proposes listed points in turn, then the last for ever."""
+
+    points: tuple[dict, ...] = ()
+
+    def sampler(self, number):
+        points = self.points
+
+        class Sampler(optuna.samplers.RandomSampler):
+            asked = 0
+
+            def sample_independent(self, study, trial, name, distribution):
+                if name == "width":
+                    self.asked += 1
+                return points[min(number + self.asked - 1, len(points) - 1)][name]
+
+        return Sampler()
+
+
+def fixed(*points):
+    return type("OneAfterAnother", (Fixed,), {"points": points})
+
+
+def point(width, deep="0", kernel="3", end='"relu"'):
+    return {"width": width, "deep": deep, "kernel": kernel, "end": end}
+
+
+def width_of(genotype, trial):
+    return genotype.text()["let"]["width"] // 2
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_a_search_in_memory_finds_the_best_and_leaves_nothing(tiny, score, searcher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = search(tiny, score, searcher=searcher, budget=30, seed=0)
+    counted = [trial for trial in result.trials if trial.counts]
+    assert len(counted) == len({trial.hash for trial in counted}) == 30
+    assert result.value == max(trial.value for trial in counted)
+    assert result.best == tiny.genotype(result.values)
+    assert result.path is None and result.test is None
+    assert list(tmp_path.iterdir()) == []
+    again = search(tiny, score, searcher=searcher, budget=30, seed=0)
+    assert [trial.labels for trial in again.trials] == [trial.labels for trial in result.trials]
+    other = search(tiny, score, searcher=searcher, budget=30, seed=1)
+    assert [trial.labels for trial in other.trials] != [trial.labels for trial in result.trials]
+
+
+def test_a_repeat_is_told_the_value_and_counts_for_nothing(tiny):
+    calls = []
+
+    def count(genotype, trial):
+        calls.append(genotype)
+        return width_of(genotype, trial)
+
+    points = [point(4), point(5), point(4), point(8)]  # widths 4 and 5 give one network
+    result = search(tiny, count, searcher=fixed(*points), budget=2)
+    assert [trial.state for trial in result.trials] == ["complete", "repeat", "repeat", "complete"]
+    assert [trial.twin for trial in result.trials] == [None, 0, 0, None]
+    assert [trial.value for trial in result.trials] == [2, 2, 2, 4]
+    assert len(calls) == 2
+
+
+def test_a_repeat_of_a_stopped_network_is_stopped_at_the_same_value(tiny):
+    def stop(genotype, trial):
+        trial.report(0.25, 1)
+        raise optuna.TrialPruned
+
+    result = search(tiny, stop, searcher=fixed(point(4), point(5), point(8)), budget=2)
+    assert [(trial.state, trial.value) for trial in result.trials] == [
+        ("pruned", 0.25),
+        ("repeat", 0.25),
+        ("pruned", 0.25),
+    ]
+    assert result.value == 0.25
+
+
+def test_what_is_over_a_limit_is_drawn_again_and_leaves_no_trial(tiny):
+    small = cost(tiny.genotype(tiny.values(point(4))))
+    for limit in ({"max_params": small.params}, {"max_macs": small.macs}):
+        result = search(tiny, width_of, searcher=fixed(point(13), point(12), point(4)), budget=1, **limit)
+        assert [(trial.labels["width"], trial.refused) for trial in result.trials] == [(4, 2)]
+        assert (result.trials[0].params, result.trials[0].macs) == (small.params, small.macs)
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_no_network_over_a_limit_is_ever_evaluated(tiny, score, searcher):
+    costs = [cost(tiny.genotype(values)) for values in tiny.neighbours(tiny.values(point(6)))]
+    limit = sorted(c.macs for c in costs)[len(costs) // 2]
+    result = search(tiny, score, searcher=searcher, budget=15, max_macs=limit)
+    assert max(trial.macs for trial in result.trials) <= limit
+    assert sum(trial.refused for trial in result.trials) > 0
+
+
+def test_an_exhausted_space_ends_the_search_early(tiny, score):
+    result = search(tiny, score, searcher="random", budget=1000)
+    everything = {cost(tiny.genotype(tiny.values(labels))).hash for labels in _all_labels(tiny)}
+    assert {trial.hash for trial in result.trials} == everything
+    assert sum(trial.counts for trial in result.trials) == len(everything)
+    assert result.reason == "the space holds no other network within the limits"
+
+
+def _all_labels(space):
+    import itertools
+
+    choices = [
+        d.choices if hasattr(d, "choices") else range(d.low, d.high + 1, d.step) for d in space.distributions.values()
+    ]
+    return [dict(zip(space.distributions, values, strict=True)) for values in itertools.product(*choices)]
+
+
+def test_a_searcher_that_finds_nothing_new_ends_the_search_after_1000_draws(tiny, monkeypatch):
+    monkeypatch.setattr("nas_agg.study.proposer.SMALL_SPACE", 0)
+    result = search(tiny, width_of, searcher=fixed(point(4), point(6)), budget=3)
+    assert result.reason.startswith("1,000 draws in a row were repeats or refused")
+    assert len(result.trials) == 1002
+    with pytest.raises(NasAggError, match=r"no network has a result: 1,000 draws in a row .* more than 1 params"):
+        search(tiny, width_of, searcher=fixed(point(4)), budget=3, max_params=1)
+
+
+def test_a_failure_is_recorded_and_the_search_goes_on(tiny):
+    def fragile(genotype, trial):
+        if width_of(genotype, trial) == 2:
+            raise MemoryError("too wide")
+        return float("nan") if width_of(genotype, trial) == 3 else 1.0
+
+    result = search(tiny, fragile, searcher=fixed(point(4), point(6), point(5), point(8)), budget=1)
+    assert [trial.state for trial in result.trials] == ["failed", "failed", "complete"]
+    assert result.trials[0].reason == "MemoryError: too wide"
+    assert result.trials[1].reason == "diverged: the value is no number"
+    assert result.trials[2].refused == 1, "the network that failed is not evaluated again"
+
+
+def test_ten_failures_in_a_row_end_it(tiny):
+    def broken(genotype, trial):
+        raise RuntimeError("no")
+
+    with pytest.raises(NasAggError, match="10 trials in a row failed: RuntimeError: no"):
+        search(tiny, broken, searcher="random", budget=50)
+
+
+def test_draws_refused_while_others_run_wait(tiny):
+    record = Record(optuna.pruners.NopPruner())
+    proposer = Proposer(tiny, fixed(point(4), point(5))(tiny, 0), record)
+    number, network = proposer.propose()
+    assert number == 0 and network.params > 0
+    assert proposer.propose() == "the searcher proposes what is being trained"
+    assert record.next_number == 1, "no trial is left of it"
+    record.complete(0, 1.0)
+    proposer.propose()
+    assert record.trials[1].twin == 0
+
+
+def test_the_order_of_the_best(tiny):
+    values = {2: 1.0, 3: 1.0, 4: 2.0, 5: 0.5}
+
+    def by_width(genotype, trial):
+        if width_of(genotype, trial) == 6:
+            trial.report(9.0, 1)
+            raise optuna.TrialPruned
+        return values[width_of(genotype, trial)]
+
+    result = search(tiny, by_width, searcher=fixed(*map(point, (6, 4, 8, 10, 12))), budget=5)
+    assert [trial.labels["width"] for trial in ranked(result.trials)] == [8, 4, 6, 10, 12]
+
+
+def test_plain_lines_when_the_output_is_no_terminal(tiny, score, capsys, tmp_path):
+    result = search(tiny, score, searcher="random", budget=6, show=True, out=tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "─" not in said
+    assert sum(line.startswith("trial ") for line in said.splitlines()) == len(result.trials) + 1
+    assert f"nas_agg show {tmp_path / 'run'}" in said
+    assert len(result.top) == 5
+    log = (tmp_path / "run/log.txt").read_text()
+    assert log.count("trial ") == len(result.trials)
+    json.dumps(result.as_dict())
+
+
+def test_a_test_is_shown_with_its_images(tiny, score, capsys):
+    result = search(tiny, score, searcher="random", budget=2)
+    test = {"test_accuracy": 0.75, "correct": 3, "images": 4}
+    print_result(type(result)(**{**vars(result), "test": test}))
+    assert "test accuracy of the final network: 75.00 % (3 of 4 images)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ({"searcher": "randm"}, "no searcher 'randm'; did you mean 'random'?"),
+        ({"workers": 2}, "evaluate is called in this process"),
+        ({"storage": "sqlite:///x.db"}, "storage: give out as well"),
+        ({"budget": "ten"}, "budget: "),
+    ],
+)
+def test_a_wrong_call_is_one_line(tiny, score, call, said):
+    with pytest.raises(InputError) as error:
+        search(tiny, score, **call)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_unknown_space_or_data_set_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call, said in (({"space": "microdens"}, "microdense"), ({"space": "microdense", "dataset": "digit"}, "digits")):
+        with pytest.raises(InputError, match=said):
+            search(**call)
+    assert not [path for path in tmp_path.rglob("*") if path.name == "run.json"]
+
+
+def test_nothing_of_a_search_is_imported_with_the_package():
+    code = "import sys, nas_agg, nas_agg.study; sys.exit(any(m in sys.modules for m in ('torch', 'optuna', 'rich')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_optunas_own_words_are_kept_from_the_terminal(tiny, score, capfd, tmp_path):
+    search(tiny, score, searcher="tpe", budget=15, out=tmp_path / "run")
+    assert capfd.readouterr() == ("", "")
