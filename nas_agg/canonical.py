@@ -127,17 +127,14 @@ def _operations(graph: Graph, blind: list[bool]) -> tuple[list[int], dict[int, R
             continue
         unordered = op.commutes or (op.word == "cat" and blind[i])
         kind = kinds.get((op, unordered)) or kinds.setdefault((op, unordered), _kind(op, unordered))
-        sources = graph.inputs[i]
         row: Reads
-        if len(sources) == 1 and not unordered:
-            row = ((same[sources[0]], -1),)
-        elif unordered:
+        if unordered:
             counts: Counter[int] = Counter()
-            for source, count in sums[i].items() if i in sums else Counter(sources).items():
+            for source, count in (sums[i] if i in sums else Counter(graph.inputs[i])).items():
                 counts[same[source]] += count
             row = tuple(sorted(counts.items()))
         else:
-            row = tuple([(same[source], -1 - place) for place, source in enumerate(sources)])
+            row = tuple([(same[source], -1 - place) for place, source in enumerate(graph.inputs[i])])
         if not op.stateful and op.word != "dropout":  # two of these that read alike are one
             first = known.setdefault((kind, row), i)
             if first != i:

@@ -347,8 +347,10 @@ _WANTED = (
 def _said(faults: list[Any], path: tuple[int | str, ...], model: str) -> str:
     fault = faults[0]
     kinds, found = {one["type"] for one in faults}, fault["input"]
-    if path[:1] == ("input",) and kinds & {"missing", "too_long", "tuple_type"}:
-        return f"[channels, height, width] is wanted{'' if 'missing' in kinds else f', not {shown(found)}'}"
+    if path == ("input",) and kinds & {"too_long", "tuple_type"}:
+        return f"[channels, height, width] is wanted, not {shown(found)}"
+    if path[:1] == ("input",) and len(path) == 2 and "missing" in kinds:
+        return "is missing; [channels, height, width] is wanted"
     for kind in ("extra_forbidden", "invalid_key"):
         if kind in kinds:
             fields = [field.alias or name for name, field in MODELS[model].model_fields.items()]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from genotypes import nearly, other_writing, random_genotype, renamed, rewritten
 
+from nas_agg import canonical
 from nas_agg.canonical import blind_tensors, canonical_form, canonical_hash
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
@@ -250,7 +251,8 @@ def test_a_gate_that_others_read_keeps_the_order():
     own = Conv(16, 16, 1, 1, 0, 1, True)
     rows = [(conv(), (0,)), (conv(), (0,)), (Cat(), (1, 2)), (Gap(1), (3,)), (own, (4,)), (Mul(), (3, 5))]
     assert blind_tensors(by_hand(*rows, (Linear(256, 5), (6,))))[3]
-    assert not blind_tensors(by_hand(*rows, (Shuffle(2), (5,)), (Mul(), (6, 7)), (Linear(256, 5), (8,))))[3]
+    other = [(Shuffle(2), (5,)), (Linear(16, 5), (8,)), (Add(), (7, 9))]
+    assert not blind_tensors(by_hand(*rows, (Linear(256, 5), (6,)), *other))[3]
 
 
 def test_the_order_of_the_classes_counts():
@@ -317,6 +319,14 @@ def test_nearly_equal_networks_are_told_apart_by_what_they_count():
 def test_a_long_network_is_no_matter():
     blocks = {"nodes": 4000, "growth": 8, "unit": ["bn", "relu", {"conv": 3}, "join"], "shortcut": {}}
     assert len(hash_of(blocks)) == 32
+
+
+def test_sums_too_long_to_take_apart_stay_as_they_are(monkeypatch):
+    graph = graph_of(stack([*CONV, "join"], shortcut={}))
+    apart = canonical_hash(graph)
+    monkeypatch.setattr(canonical, "MAX_READS", 8)
+    nested = canonical_hash(graph)
+    assert nested == canonical_hash(renamed(random.Random(0), graph)) != apart
 
 
 def test_many_alike_branches_are_no_matter():

@@ -73,7 +73,7 @@ def test_what_is_not_an_expression_is_refused(text: str) -> None:
     assert len(str(caught.value)) < 250
 
 
-@pytest.mark.parametrize("value", [True, None, [1], {}, float("nan"), float("inf"), 10**400, 10**5000, -(10**10), 1e300])
+@pytest.mark.parametrize("value", [True, None, [1], {}, float("nan"), float("inf"), 10**400, -(10**10), 1e300], ids=str)
 def test_values_that_are_no_numbers_are_refused(value: Any) -> None:
     with pytest.raises(ExpressionError):
         parse(value)

@@ -18,7 +18,7 @@ from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 
-NETWORKS = 600  # drawn at random, each with three near ones
+NETWORKS = 500  # drawn at random, each with three near ones
 
 
 @pytest.fixture(autouse=True)
