@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,26 +12,32 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nas_agg.compiler.weights import load_weights
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.primitives import Scale
 
 
-def compile(genotype: Genotype, seed: int | None = None) -> Network:
+def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathLike[str] | None = None) -> Network:
     """Compiles a genotype into a network.
 
     Args:
         genotype: A genotype without open names.
         seed: Of the initial weights; None takes torch's global random state.
+        weights: A ``.safetensors`` file of this network's weights.
 
     Returns:
         A module from images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Raises:
         GenotypeError: If the genotype is not a network.
+        InputError: If the weights are another network's.
     """
-    return build(expand(genotype), seed)
+    network = build(expand(genotype), seed)
+    if weights is not None:
+        load_weights(network, weights)
+    return network
 
 
 def build(graph: Graph, seed: int | None = None) -> Network:

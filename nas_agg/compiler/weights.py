@@ -1,115 +1,51 @@
-"""Weights of one network in another that is equal but written differently."""
+"""Weights to and from files: safetensors, under the names of a network's parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
 
+import safetensors.torch
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from torch import nn
 
-from nas_agg.canonical import Canonical, canonical_form, gate_chain
 from nas_agg.errors import InputError
-from nas_agg.graph import Graph
-from nas_agg.primitives import Primitive, Scale
-
-_NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+from nas_agg.files import write_atomic
 
 
-def carry(state: Mapping[str, Tensor], source: Graph, target: Graph) -> dict[str, Tensor]:
-    """The weights of one network as another of the same canonical hash names and orders them.
+def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model's parameters and buffers as safetensors, under their names in the module."""
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    write_atomic(path, safetensors.torch.save(state))
 
-    Args:
-        state: The state of `source`: each tensor under its operation's path.
-        source: The graph that the weights are of.
-        target: The graph that wants them.
 
-    Returns:
-        The state of `target`: with it, it computes what `source` does with `state`. Tensors that nothing reorders are
-        those of `state`, not copies.
+def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Read what :func:`save_weights` wrote into a model of the same network, on the device it is on.
 
     Raises:
-        InputError: If the networks are not equal, or the state is not that of `source`.
+        InputError: The file cannot be read, or it is another network's: the first name that is missing, too many or
+            of another shape.
     """
-    old, new = canonical_form(source), canonical_form(target)
-    if old.hash != new.hash:
-        raise InputError(f"weights go only into an equal network, and the hashes are {old.hash} and {new.hash}")
-    held = {old.places[i]: i for i, op in enumerate(source.ops) if op.stateful}
-    old_channels, new_channels = _channels(source, old), _channels(target, new)
-    carried: dict[str, Tensor] = {}
-    left = set(state)
-    for i, op in enumerate(target.ops):
-        if not op.stateful:
-            continue
-        j = held[new.places[i]]
-        entering = _order(old_channels[source.inputs[j][0]], new_channels[target.inputs[i][0]])
-        leaving = _order(old_channels[j], new_channels[i])
-        names = _keys(op, source.paths[j], state)
-        if not names and op.params:
-            raise InputError(f"the weights lack {source.paths[j]}, a {op.word} of the network")
-        for name in names:
-            key = source.paths[j] + name
-            left.discard(key)
-            carried[target.paths[i] + name] = _reordered(op, name, state[key], entering, leaving)
-    if left:
-        raise InputError(f"the weights hold {min(left)}, which the network has not")
-    return carried
+    state = model.state_dict()
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            _compare(state, shapes, path)
+            loaded = {name: file.get_tensor(name) for name in state}
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: not a safetensors file that can be read ({' '.join(str(error).split())})") from None
+    model.load_state_dict(loaded)
 
 
-def _keys(op: Primitive, path: str, state: Mapping[str, Tensor]) -> list[str]:
-    """What follows an operation's path in the names of its tensors."""
-    return [
-        name for name in ([""] if isinstance(op, Scale) else [f".{name}" for name in _NAMES]) if path + name in state
-    ]
-
-
-def _reordered(op: Primitive, name: str, value: Tensor, entering: Tensor | None, leaving: Tensor | None) -> Tensor:
-    if leaving is not None and value.ndim:
-        value = value[leaving]
-    if entering is not None and op.mixing and name == ".weight":
-        value = value.unflatten(1, (len(entering), -1))[:, entering].flatten(1, 2)  # a linear has a block per channel
-    return value
-
-
-# ---------------------------------------------------------------------- channels
-
-
-def _channels(graph: Graph, form: Canonical) -> list[Tensor | None]:
-    """For each tensor the canonical number of each channel, or None where they have not moved.
-
-    The parts of a concat are numbered in their canonical order, so that equal networks number alike.
-    """
-    found: list[Tensor | None] = []
-    for i, (op, inputs) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
-        if op.word == "cat":
-            found.append(_joined(graph, form, i, found))
-        else:
-            found.append(found[inputs[0]] if inputs and op.channelwise else None)
-    for i, op in enumerate(graph.ops):
-        if op.word == "mul":
-            for tensor in gate_chain(graph, i):  # a gate's channels move with what it multiplies
-                found[tensor] = found[graph.inputs[i][0]]
-    return found
-
-
-def _joined(graph: Graph, form: Canonical, cat: int, found: list[Tensor | None]) -> Tensor | None:
-    parts = graph.inputs[cat]
-    widths = [graph.shapes[part][0] for part in parts]
-    starts, start = [0] * len(parts), 0
-    for k in sorted(range(len(parts)), key=lambda k: form.places[parts[k]]):
-        starts[k] = start
-        start += widths[k]
-    pieces = []
-    for part, width, begin in zip(parts, widths, starts, strict=True):
-        inner = found[part]
-        pieces.append(begin + (torch.arange(width) if inner is None else inner))
-    joined = torch.cat(pieces)
-    return None if torch.equal(joined, torch.arange(start)) else joined
-
-
-def _order(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    """Which of the old channels each of the new ones is, or None if each is its own."""
-    if old is None:
-        return new
-    back = torch.argsort(old)
-    found = back if new is None else back[new]
-    return None if torch.equal(found, torch.arange(len(found))) else found
+def _compare(state: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], path: str | os.PathLike[str]) -> None:
+    end = "these are the weights of another network"
+    for name, tensor in state.items():
+        if name not in shapes:
+            raise InputError(f"{path}: no weights named '{name}'; {end}")
+        if shapes[name] != tuple(tensor.shape):
+            raise InputError(f"{path}: '{name}' has shape {shapes[name]}, not {tuple(tensor.shape)}; {end}")
+    extra = [name for name in shapes if name not in state]
+    if extra:
+        raise InputError(f"{path}: '{extra[0]}' is not in the network; {end}")

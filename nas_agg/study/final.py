@@ -85,8 +85,9 @@ def train_final(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
     The folder appears whole, under its name, only when everything is in it.
     """
     from nas_agg.compiler import compile
+    from nas_agg.compiler.weights import save_weights
     from nas_agg.genotype import Genotype
-    from nas_agg.training.checkpoints import remove_checkpoint, save_weights
+    from nas_agg.training.checkpoints import remove_checkpoint
     from nas_agg.training.loop import evaluate, train
     from nas_agg.training.recipes import get_recipe
 
@@ -140,8 +141,8 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
         InputError: The folder is no run's, or the run has no final network.
     """
     from nas_agg.compiler import compile
+    from nas_agg.compiler.weights import load_weights
     from nas_agg.genotype import Genotype
-    from nas_agg.training.checkpoints import load_weights
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
 

@@ -1,4 +1,4 @@
-"""Weights and checkpoints on disk."""
+"""Checkpoints on disk."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from nas_agg.errors import InputError
 from nas_agg.training.checkpoints import (
     CHECKPOINT,
     load_checkpoint,
-    load_weights,
     model_print,
     remove_checkpoint,
     save_checkpoint,
-    save_weights,
 )
 
 
@@ -27,38 +25,6 @@ def refusal(call, *args):
         call(*args)
     assert "\n" not in str(error.value)
     return str(error.value)
-
-
-def test_weights_come_back_to_the_bit_in_any_memory_format(tmp_path):
-    model, other = network().to(memory_format=torch.channels_last), network()
-    model(torch.randn(2, 1, 5, 5))  # moves the statistics of the normalisation
-    save_weights(model, tmp_path / "w.safetensors")
-    load_weights(other, tmp_path / "w.safetensors")
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(other.state_dict()[name], tensor)
-    assert [file.name for file in tmp_path.iterdir()] == ["w.safetensors"]
-
-
-def test_weights_of_another_network_are_named(tmp_path):
-    path = tmp_path / "w.safetensors"
-    save_weights(network(), path)
-    assert "'0.weight' has shape (4, 1, 3, 3), not (5, 1, 3, 3)" in refusal(load_weights, network(5), path)
-    assert "'1.bias' is not in the network" in refusal(load_weights, network()[:1], path)
-    more = nn.Sequential(*network(), nn.Linear(1, 1))
-    before = {name: tensor.clone() for name, tensor in more.state_dict().items()}
-    assert "no weights named '2.weight'" in refusal(load_weights, more, path)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in more.state_dict().items())
-
-
-def test_files_that_hold_no_weights(tmp_path):
-    assert "no such file" in refusal(load_weights, network(), tmp_path / "none")
-    for text in (b"", b"garbage" * 100, b"\xff" * 64):
-        (tmp_path / "bad").write_bytes(text)
-        assert "bad: not a safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
-    save_weights(network(), tmp_path / "w")
-    (tmp_path / "bad").write_bytes((tmp_path / "w").read_bytes()[:-5])
-    assert "not a safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
-    assert "not a safetensors file" in refusal(load_weights, network(), tmp_path)
 
 
 def test_checkpoints_belong_to_one_training(tmp_path):

@@ -1,0 +1,60 @@
+"""Graphs as formulas, short enough to be written into a test by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.graph import Graph
+
+CONV = {"conv": 1}
+
+
+def graph_of(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> Graph:
+    """The graph of some steps on an image, with a classifier behind them."""
+    return expand(Genotype.read({"input": list(image), "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields}))
+
+
+def formula(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> str:
+    """What some steps make of an image x.
+
+    Convolutions are a, b, ... in the order in which they are written, with what they read where they come first:
+    ``a(x) + b(a)``. A concat is ``[a, b]``, some channels are ``a{2:4}``.
+    """
+    graph = graph_of(*net, image=image, **fields)
+    return _Formula(graph).of(graph.inputs[-2][0])
+
+
+class _Formula:
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        convs = [i for i, op in enumerate(graph.ops) if op.word == "conv"]
+        self.letters = {i: chr(ord("a") + k) for k, i in enumerate(convs)}
+        self.said: set[int] = set()
+
+    def of(self, i: int) -> str:
+        op: Any = self.graph.ops[i]
+        if op.word == "input":
+            return "x"
+        if i in self.letters:
+            if i in self.said:
+                return self.letters[i]
+            self.said.add(i)
+        inputs = [self.of(source) for source in self.graph.inputs[i]]
+        match op.word:
+            case "conv":
+                return f"{self.letters[i]}({inputs[0]})"
+            case "add":
+                return f"({' + '.join(inputs)})"
+            case "mul":
+                return f"({' * '.join(inputs)})"
+            case "cat":
+                return f"[{', '.join(inputs)}]"
+            case "slice":
+                return f"{inputs[0]}{{{op.first}:{op.first + op.channels}}}"
+            case "norm":
+                return f"{'' if op.affine else 'plain_'}{f'gn{op.groups}' if op.groups else 'bn'}({inputs[0]})"
+            case "act":
+                return f"{op.function}({inputs[0]})"
+        return f"{op.word}({', '.join(inputs)})"
