@@ -255,7 +255,7 @@ def points(
     from nas_agg.expansion import expand
     from nas_agg.space import list_spaces, open_space
 
-    found = []
+    found: list[dict[str, Any]] = []
     for name in [space] if space else list_spaces():
         opened = open_space(name)
         for point in opened.points:

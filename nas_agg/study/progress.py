@@ -154,5 +154,6 @@ def print_result(result: SearchResult, percent: bool = True, file: TextIO | None
         right = f"{test['correct']:,} of {test['images']:,} images"
         print(f"test accuracy of the final network: {100 * test['test_accuracy']:.2f} % ({right})", file=out)
     if result.path is not None:
-        next_ = ("evaluate", "show", "cost") if result.test is not None else ("show", "cost")
-        print("next: " + "\n      ".join(f"nas_agg {verb} {result.path}" for verb in next_), file=out)
+        commands = [f"evaluate {result.path}"] if result.test is not None else []
+        commands += [f"show {result.path}", f"train {result.path}:{result.top[min(1, len(result.top) - 1)].number}"]
+        print("next: " + "\n      ".join(f"nas_agg {command}" for command in commands), file=out)

@@ -101,7 +101,7 @@ def train_genotype(
                 "cost": figures,
             }
             with stoppable():
-                train_final(job, data, _reporter(show, int(settings["epochs"])))
+                train_final(job, data, _reporter(show, epochs or found.epochs))
             folder.update(status="finished")
     except Stopped as stopped:
         folder.update(status="stopped")

@@ -1,0 +1,60 @@
+"""One network trained and tested without a search."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import nas_agg
+from nas_agg.errors import InputError
+from nas_agg.study.single import evaluate_genotype, train_genotype
+
+SMALL = {
+    "input": [3, 32, 32],
+    "classes": 2,
+    "net": [{"conv": 3, "out": 8, "stride": 2}, "bn", "relu", "gap", {"linear": "classes"}],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    return out, train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
+
+
+def test_the_network_takes_the_data_sets_images_and_classes(trained):
+    out, metrics = trained
+    written = json.loads((out / "best" / "genotype.json").read_text())
+    assert (written["input"], written["classes"]) == ([1, 8, 8], 10)
+    assert metrics["params"] == 9 * 8 + 16 + 9 * 10
+    assert metrics["epochs"] == 1
+
+
+def test_saved_weights_give_the_same_test(trained):
+    out, metrics = trained
+    found = evaluate_genotype(str(out), device="cpu")
+    assert (found["correct"], found["images"]) == (metrics["correct"], metrics["images"])
+    genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
+    again = evaluate_genotype(str(genotype), weights=weights, dataset="digits", device="cpu")
+    assert again["correct"] == metrics["correct"]
+
+
+def test_a_finished_training_is_not_done_again(trained):
+    out, metrics = trained
+    again = train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
+    assert again == metrics
+
+
+def test_another_training_is_refused_in_its_folder(trained):
+    out, _ = trained
+    with pytest.raises(InputError, match="another epochs; choose another --out"):
+        train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=2, device="cpu", out=out)
+
+
+def test_weights_of_another_network_are_refused(trained, tmp_path):
+    out, _ = trained
+    with pytest.raises(InputError, match="weights of another network"):
+        evaluate_genotype(
+            "microdense/30a64", weights=out / "best" / "weights.safetensors", dataset="digits", device="cpu"
+        )
