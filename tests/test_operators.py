@@ -47,13 +47,6 @@ def test_what_nodes_read_the_newest_feature_taken_as_it_is(operator: Any, said: 
     assert two({"operator": operator}, "reads") == said
 
 
-SHORTCUTS = [
-    ("sum", "b((x + a(x)))", "({0} + x + a)"),
-    ("mean", "b(mean(x, a(x)))", "mean"),
-    ("concat", "b([x, a(x)])", "[x, x, a, b]"),
-]
-
-
 def test_what_joins_as_a_shortcut() -> None:
     sums = {"nodes": 2, "growth": 4, "unit": [CONV, "join"], "shortcut": {"pattern": "dense"}}
     assert formula(sums) == "(x + (x + a(x)) + b((x + a)))"
@@ -157,7 +150,7 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
     net = {"nodes": 2, "growth": 8, "unit": [CONV, "join"]}
     named = formula({**net, "reads": "all", "shortcut": "all", "output": "all"}, let={"all": gather})
     assert named == formula({**net, "reads": gather, "shortcut": gather, "output": gather})
-    assert {"b(x)", "e(x)"} <= set(named.replace("(", " ( ").split()) or named.count("(x)") > 2
+    assert named == "(d(x) + e((a(x) + (b(x) + a))) + ((b + a) + c((b + (b + a)))))".replace("", "") or named.count("(x)") == 3
 
 
 @pytest.mark.parametrize(
