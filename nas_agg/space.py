@@ -15,6 +15,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.domains import Domain, domain
 from nas_agg.errors import GenotypeError, InputError, did_you_mean
+from nas_agg.expressions import ExpressionError, parse
 from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
 from nas_agg.names import Names
@@ -39,7 +41,10 @@ _OWN_FIELDS = ("about", "family", "min_input", "points", "search")
 
 @dataclass(frozen=True)
 class SearchDefaults:
-    """What a search of a space takes unless told otherwise; None: the space does not say."""
+    """What a search of a space takes unless told otherwise; None: the space does not say.
+
+    In a space file each may be an expression of the images: ``in`` is their channels, ``h`` their height.
+    """
 
     max_macs: int | None = None
     max_params: int | None = None
@@ -70,7 +75,7 @@ class Space:
         names: The open names.
         domains: The values of each open name.
         min_input: The smallest image side the space serves, or None.
-        search: The space's own defaults for a search.
+        search_text: The space's own defaults for a search, as they are written.
         points: The named points.
         template: The genotype with its names open.
 
@@ -102,7 +107,8 @@ class Space:
         self.about = _string(text, "about", "")
         self.family = _string(text, "family", self.name)
         self.min_input = _count(text.get("min_input"), "min_input")
-        self.search = SearchDefaults(**_counts(text.get("search"), "search", ("max_macs", "max_params", "epochs")))
+        self.search_text = _search_text(text.get("search"))
+        self.search_on(self.template.input)
         self.points = {key: self._read_point(point, f"points.{key}") for key, point in _object(text, "points").items()}
 
     def _read_point(self, point: Any, where: str) -> Point:
@@ -125,6 +131,23 @@ class Space:
 
     def __repr__(self) -> str:
         return f"Space({self.name!r})"
+
+    def search_on(self, input: tuple[int, int, int]) -> SearchDefaults:
+        """The space's own defaults for a search of images ``(channels, height, width)``.
+
+        Raises:
+            GenotypeError: One of them is no whole number of 1 or more there.
+        """
+        found = {}
+        for name, value in self.search_text.items():
+            try:
+                number = parse(value).value({"in": input[0], "h": input[1]})
+            except KeyError as error:
+                raise GenotypeError(f"'{error.args[0]}' is not known here; in and h are", f"search.{name}") from None
+            except ExpressionError as error:
+                raise GenotypeError(str(error), f"search.{name}") from None
+            found[name] = _count(number, f"search.{name}")
+        return SearchDefaults(**found)
 
     # ---- values
 
@@ -307,15 +330,18 @@ def _string(text: Mapping[str, Any], field: str, default: str) -> str:
 
 def _count(value: Any, where: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise GenotypeError(f"{shown(value)} is not a whole number of 1 or more", where)
+        raise GenotypeError(
+            f"{value if isinstance(value, Fraction) else shown(value)} is not a whole number of 1 or more", where
+        )
     return value
 
 
-def _counts(value: Any, where: str, fields: tuple[str, ...]) -> dict[str, int | None]:
+def _search_text(value: Any) -> dict[str, Any]:
+    fields = SearchDefaults.__annotations__
     if value is not None and not isinstance(value, Mapping):
-        raise GenotypeError(f"{shown(value)} is not an object", where)
+        raise GenotypeError(f"{shown(value)} is not an object", "search")
     for key in value or {}:
         if key not in fields:
             hint = did_you_mean(key, fields)
-            raise GenotypeError(f"no such field here{hint}; there are {', '.join(fields)}", f"{where}.{key}")
-    return {key: _count(count, f"{where}.{key}") for key, count in (value or {}).items()}
+            raise GenotypeError(f"no such field here{hint}; there are {', '.join(fields)}", f"search.{key}")
+    return {key: given for key, given in (value or {}).items() if given is not None}

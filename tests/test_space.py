@@ -185,7 +185,8 @@ def test_numbers_are_coded_by_rank_and_other_lists_one_hot() -> None:
 def test_points_and_the_genotypes_they_make() -> None:
     space = Space(TEXT, "mine")
     assert (space.about, space.family, space.min_input, space.size()) == ("A small space.", "mine", 8, 54)
-    assert (space.search.max_macs, space.search.max_params, space.search.epochs) == (1000, None, 3)
+    search = space.search_on((3, 8, 8))
+    assert (search.max_macs, search.max_params, search.epochs) == (1000, None, 3)
     point = space.point("121")
     assert (point.input, point.classes) == ((3, 32, 32), 100)
     other = space.point("121", input=(1, 8, 8), classes=7)

@@ -96,7 +96,7 @@ def search(
         out = Path("runs") / f"{found.name}-{Path(wanted.dataset).stem.replace(':', '-')}-{seed}"
     if out is None and wanted.storage is not None:
         raise InputError("storage: give out as well, a folder for the run")
-    run = _Run(found, wanted.of_space(found), proposes, evaluate, show)
+    run = _Run(found, wanted, proposes, evaluate, show)
     if out is None:
         return run.search(None)
     folder = RunFolder(out)
@@ -146,9 +146,13 @@ class _Run:
             if folder.run["status"] == "finished":
                 return self._finished(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
+        said = self.settings
+        self.settings = said.of_space(self.space, task.input if task else self.space.template.input)
         if folder is not None and folder.new:
+            filled = ("epochs", "max_params", "max_macs")
             folder.begin(
-                self.settings.model_dump(mode="json"),
+                said.model_dump(mode="json"),
+                limits={name: getattr(self.settings, name) for name in filled},
                 study=f"{folder.path.resolve().name}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
                 evaluate=self.evaluate is not None,
@@ -329,12 +333,12 @@ def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype) -> Non
 
 
 def _digest(space: Space) -> str:
-    """What a space is, in a few characters: its text and its open names."""
+    """What a space is, in a few characters: its text, its open names and its defaults for a search."""
     from optuna.distributions import distribution_to_json
 
     distributions: dict[str, BaseDistribution] = dict(space.distributions)
     names = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
-    text = canonical({"template": space.template.text(), "open": names})
+    text = canonical({"template": space.template.text(), "open": names, "search": space.search_text})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -103,14 +103,14 @@ class Settings(BaseModel):
             said = first["msg"].removeprefix("Value error, ")
             raise InputError(f"{name}: {said[0].lower()}{said[1:]}, not {values.get(name)!r}") from None
 
-    def of_space(self, space: Space) -> Settings:
-        """These settings, what is unsaid filled in from the space."""
-        search = space.search
+    def of_space(self, space: Space, input: tuple[int, int, int]) -> Settings:
+        """These settings, what is unsaid filled in from the space's own for such images."""
+        search = space.search_on(input)
         return self.model_copy(
             update={
-                "epochs": self.epochs or getattr(search, "epochs", None) or DEFAULT_EPOCHS,
-                "max_params": _first(self.max_params, getattr(search, "max_params", None)),
-                "max_macs": _first(self.max_macs, getattr(search, "max_macs", None)),
+                "epochs": self.epochs or search.epochs or DEFAULT_EPOCHS,
+                "max_params": _first(self.max_params, search.max_params),
+                "max_macs": _first(self.max_macs, search.max_macs),
             }
         )
 

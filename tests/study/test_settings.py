@@ -41,13 +41,22 @@ def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
     assert "\n" not in str(error.value)
 
 
+IMAGES = (1, 8, 8)
+
+
+def test_a_default_may_go_by_the_images(tiny):
+    by_size = type(tiny)({**_text(tiny), "search": {"max_macs": "100*in*h**2"}}, "tiny")
+    assert Settings.of(space="tiny").of_space(by_size, (1, 8, 8)).max_macs == 6400
+    assert Settings.of(space="tiny").of_space(by_size, (3, 32, 32)).max_macs == 307_200
+
+
 def test_what_is_unsaid_is_the_spaces_own(tiny):
-    assert Settings.of(space="tiny").of_space(tiny).epochs == 10
+    assert Settings.of(space="tiny").of_space(tiny, IMAGES).epochs == 10
     with_own = type(tiny)({**_text(tiny), "search": {"max_macs": 1000, "epochs": 3}}, "tiny")
-    assert Settings.of(space="tiny").of_space(with_own).max_macs == 1000
-    assert Settings.of(space="tiny").of_space(with_own).epochs == 3
-    assert Settings.of(space="tiny", max_macs="2k", epochs=4).of_space(with_own).max_macs == 2000
-    assert Settings.of(space="tiny", max_macs=0).of_space(with_own).max_macs == 0
+    assert Settings.of(space="tiny").of_space(with_own, IMAGES).max_macs == 1000
+    assert Settings.of(space="tiny").of_space(with_own, IMAGES).epochs == 3
+    assert Settings.of(space="tiny", max_macs="2k", epochs=4).of_space(with_own, IMAGES).max_macs == 2000
+    assert Settings.of(space="tiny", max_macs=0).of_space(with_own, IMAGES).max_macs == 0
 
 
 def _text(space):
