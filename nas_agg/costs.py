@@ -14,7 +14,6 @@ from nas_agg.canonical import canonical_hash
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
-from nas_agg.primitives import Norm
 
 FLOAT = 4  # bytes
 BATCH = 32  # that a batch's own bytes are shared by
@@ -86,12 +85,7 @@ class Cost:
             grads.append(any(flows) or (op.stateful and op.params > 0))
             keeps = op.kept(flows, *[graph.shapes[source] for source in inputs], graph.shapes[i])
             image, batch = image + keeps.image, batch + keeps.batch
-            for place in keeps.inputs:
-                source = inputs[place]
-                if roots[source] != source and isinstance(op, Norm) and op.groups:
-                    image += FLOAT * prod(graph.shapes[source])  # a group norm copies a view before it keeps it
-                else:
-                    kept.add(roots[source])
+            kept.update(roots[inputs[place]] for place in keeps.inputs)
             if keeps.output:
                 kept.add(i)
         return sum(FLOAT * prod(graph.shapes[i]) for i in kept) + image + ceil(batch / BATCH)

@@ -299,7 +299,8 @@ def _first_fault(error: ValidationError, where: str) -> GenotypeError:
     path, model, _ = max(faults, key=lambda fault: len(fault[0]))
     said = _said([fault for at, _, fault in faults if at == path], path, model)
     for part in path:
-        where += f"[{part}]" if isinstance(part, int) else f".{cut(part)}" if where else cut(part)
+        word = f"[{part}]" if isinstance(part, int) else cut(part) or "''"
+        where += f".{word}" if where and not isinstance(part, int) else word
     return GenotypeError(said, where)
 
 

@@ -219,6 +219,7 @@ class Names:
         self.genotype = genotype
         self.active: list[str] = []
         self.depth = 0
+        self.values = 0
         self.terms = 0
         self.done: dict[tuple, Any] = {}
 
@@ -288,6 +289,11 @@ class Names:
         finally:
             self.depth -= 1
 
+    def count(self, values: int, where: str) -> None:
+        """Counts values that are put in."""
+        self.values += values
+        _check_size(self.values, where)
+
     # ------------------------------------------------------------------ numbers
 
     def number(self, value: Any, where: str, bounds: Bounds, bound: frozenset[str]) -> Number:
@@ -332,6 +338,7 @@ class Names:
             with self.named(value, where) as (meaning, place):
                 return self.schedule(meaning, place, bounds, bound)
         if isinstance(value, tuple):
+            self.count(len(value), where)
             return tuple(self.number(item, f"{where}[{i}]", bounds, bound) for i, item in enumerate(value))
         return self.number(value, where, bounds, bound)
 
@@ -427,6 +434,7 @@ class Names:
         return self.done[key]
 
     def sequence(self, steps: tuple, where: str, bound: frozenset[str]) -> Sequence:
+        self.count(len(steps), where)
         with self.deeper(where):
             return self.assembled([self.step(step, f"{where}[{i}]", bound) for i, step in enumerate(steps)], where)
 
@@ -447,7 +455,9 @@ class Names:
     def aggregate(self, value: text.Aggregate, where: str, bound: frozenset[str], name: str) -> tuple[str, Aggregate]:
         with self.deeper(where):
             fields, let = self.merged(value, where)
-            return name or value.like or "aggregate", self.built(fields, let, where, bound | frozenset(let))
+            inner = bound | frozenset(let)
+            inner = self.done.setdefault(("bound", inner), inner)  # one object, since equal ones take time to compare
+            return name or value.like or "aggregate", self.built(fields, let, where, inner)
 
     def merged(self, value: text.Aggregate, where: str) -> tuple[Fields, Rows]:
         """An aggregate's fields and its let, each with its place, over those of the one it is like."""
@@ -496,7 +506,7 @@ class Names:
             with self.inside(fields[name][2] if name in fields else ()):
                 return self.gather(*field(name), bound)
 
-        _check_size(len(let_text), where)
+        self.count(1 + len(let_text), where)
         let = tuple((name, self.schedule(value, place, ANY, bound)) for name, (value, place) in let_text.items())
         units, each = self.units_of(fields, where, bound)
         nodes, place = field("nodes")
@@ -537,6 +547,7 @@ class Names:
                 return self.units_listed(further, there, bound)
         if not value:
             raise GenotypeError("at least one unit is wanted", place)
+        self.count(len(value), place)
         return tuple([self.unit(unit, f"{place}[{i}]", bound) for i, unit in enumerate(value)])
 
     def gather(self, value: Any, where: str, bound: frozenset[str]) -> Gather | None:
@@ -642,11 +653,12 @@ def _check_circles(aggregate: Aggregate, where: str) -> None:
     rows: dict[str, Schedule] = dict(aggregate.let)
     own = {n for n, value in (("w", aggregate.growth), ("g", aggregate.cardinality), ("s", aggregate.stride)) if value}
     known = rows.keys() | own
-    needs = {name: _names(row) & known for name, row in rows.items()}
+    needs: dict[str, list[str]] = {}
     # A schedule sees the outer w, g and s, but growth an own cardinality and the reverse.
     for name, schedule, seen in (("w", aggregate.growth, "g"), ("g", aggregate.cardinality, "w"), ("s", aggregate.stride, "")):
-        if schedule is not None:
-            needs[name] = (_names(schedule) & known) - own.difference(seen)
+        needs[name] = sorted((_names(schedule) & known) - own.difference(seen))
+    for name, row in rows.items():
+        needs[name] = sorted(_names(row) & known)
     try:
         graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:

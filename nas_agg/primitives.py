@@ -189,6 +189,11 @@ class Norm(Primitive):
             return "GroupNorm", (self.groups, self.channels), options
         return "BatchNorm2d", (self.channels,), options
 
+    def call(self, target: str, *inputs: str) -> str:
+        if self.groups == self.channels:  # not the module's own call, which refuses one image on a map of 1x1
+            return f"torch.group_norm({inputs[0]}, {self.groups}, {target}.weight, {target}.bias)"
+        return f"{target}({inputs[0]})"
+
 
 #: Word of an activation -> its function in torch.nn.functional, and what backward needs: the input or the output.
 ACTIVATIONS = {
@@ -398,7 +403,7 @@ class Slice(Primitive):
 
     def shape(self, *inputs: Shape) -> Shape:
         if self.first + self.channels > inputs[0][0]:
-            raise GenotypeError(f"channels {self.first} to {self.first + self.channels} are not among {inputs[0][0]}")
+            raise GenotypeError(f"channels {self.first} to {self.first + self.channels - 1} are not among {inputs[0][0]}")
         return self.channels, *inputs[0][1:]
 
     def call(self, target: str, *inputs: str) -> str:

@@ -89,7 +89,7 @@ def test_edges_that_cannot_be(gathers: dict[str, list], said: str) -> None:
 def test_no_nodes_at_all() -> None:
     assert formula({"nodes": 0, "growth": 9, "unit": [CONV, "join"], "shortcut": {}}) == "x"
     assert formula({"nodes": 0, "unit": [CONV], "reads": {"pattern": "dense", "operator": "concat"}}) == "x"
-    assert formula({"nodes": "l - 1", "growth": 4, "unit": [CONV]} | {"nodes": "in - 4"}) == "x"
+    assert formula({"nodes": "in - 4", "growth": 4, "unit": [CONV]}) == "x"
     assert refusal({"nodes": 0, "unit": [], "output": {"pattern": "nodes"}}) == "net[0].output: nothing leaves"
 
 
@@ -142,7 +142,7 @@ def test_names_have_the_values_of_their_place(net: list[Any], expected: list[int
 def test_a_name_of_let_is_text_and_means_what_its_place_means() -> None:
     let = {"u": [{"conv": 1, "out": "w"}, {"conv": 1, "out": "in + k"}], "k": "l", "rows": [5, 6]}
     assert widths({"nodes": 2, "growth": "rows", "unit": ["u"]}, let=let) == [5, 5, 6, 7]
-    assert widths({"nodes": 2, "growth": "rows", "unit": "u", "let": {"k": 9}}, let=let) == [5, 13, 6, 14]
+    assert widths({"nodes": 2, "growth": "rows", "unit": "u", "let": {"k": 9}}, let=let) == [5, 13, 6, 22]
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_a_name_of_let_is_text_and_means_what_its_place_means() -> None:
          "net[0].growth (node 2): '2 - l' is 0, and a width goes from 1 to 1,000,000"),
         ({"unit": [CONV], "growth": "in/3"}, "net[0].growth (node 1): 'in/3' is 1.33333, and a width must be whole; write floor(...)"),
         ({"unit": [], "nodes": 4097}, "net[0].nodes: 4,097, and a number of nodes goes from 0 to 4,096"),
-        ({"unit": [], "nodes": -1}, "net[0].nodes: '-1' is -1, and a number of nodes goes from 0 to 4,096"),
+        ({"unit": [], "nodes": -1}, "net[0].nodes: -1, and a number of nodes goes from 0 to 4,096"),
     ],
 )  # fmt: skip
 def test_numbers_that_cannot_be(net: Any, said: str) -> None:
-    assert refusal(net).replace("-1, and", "'-1' is -1, and").replace("'-1' is '-1' is", "'-1' is") == said
+    assert refusal(net) == said
 
 
 # ---------------------------------------------------------------------- stride
@@ -220,9 +220,8 @@ def test_a_shortcut_is_dealt_out_to_the_nodes_of_an_inner_aggregate() -> None:
     assert formula({"unit": [nested], "shortcut": {}}) == (
         "[(x{0:1} + a(x)), (x{1:2} + b((x{0:1} + a))), (x{2:3} + c([(x{0:1} + a), (x{1:2} + b)])), (x{3:4} + d((x{2:3} + c)))]"
     )
-    skipping = {**INNER, "growth": 4, "nodes": 2, "units": [[CONV, "join"], [CONV]]}
-    assert formula({"unit": [skipping | {"unit": None}], "shortcut": {}}, let={}) if False else True
-    assert formula({"unit": [{k: v for k, v in skipping.items() if k != "unit"}], "shortcut": {}}) == "[(x + a(x)), b((x + a))]"
+    one = {"growth": 4, "units": [[CONV, "join"], [CONV]], "output": LEAVES}
+    assert formula({"unit": [one], "shortcut": {}}) == "[(x + a(x)), b((x + a))]"
 
 
 def test_a_sum_of_sources_is_dealt_out() -> None:
