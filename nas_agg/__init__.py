@@ -67,7 +67,7 @@ def cost(genotype: Genotype) -> Cost:
 
 
 def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathLike[str] | None = None) -> Network:
-    """A genotype's network as a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
+    """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Args:
         genotype: A genotype without open names.

@@ -84,7 +84,7 @@ def search(
     ] = None,
     timeout: Annotated[str | None, typer.Option(help="Wall time of the search, such as 2h or 90s.")] = None,
     trial_timeout: Annotated[str | None, typer.Option(help="A trial past this time is a failure.")] = None,
-    retries: Annotated[int, typer.Option(help="Of a trial whose worker died.")] = 3,
+    retries: Annotated[int | None, typer.Option(help="Of a trial whose worker died; 3.")] = None,
     image_size: SizeOption = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run, by its own settings.")
@@ -97,7 +97,7 @@ def search(
 
     show = format is Format.table
     if resume is not None:
-        free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout}
+        free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout, "retries": retries}
         _only_free(space, out)
         result = resume_search(resume, show=show, **{k: v for k, v in free.items() if v is not None})
     elif space is None:
@@ -120,7 +120,7 @@ def search(
             storage=storage,
             timeout=timeout,
             trial_timeout=trial_timeout,
-            retries=retries,
+            retries=3 if retries is None else retries,
             image_size=image_size,
         )
     if not show:
@@ -349,10 +349,8 @@ def main() -> None:
         if hasattr(error, "format_message"):  # a word of the call that the command line does not know
             print(f"nas_agg: {' '.join(error.format_message().split())}; see nas_agg --help", file=sys.stderr)
             sys.exit(2)
-        print(
-            f"nas_agg: {type(error).__name__}: {' '.join(str(error).split())} (a fault of nas_agg; --debug shows where)",
-            file=sys.stderr,
-        )
+        said = " ".join(str(error).split())
+        print(f"nas_agg: {type(error).__name__}: {said} (a fault of nas_agg; --debug shows where)", file=sys.stderr)
         sys.exit(1)
 
 

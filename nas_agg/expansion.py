@@ -14,7 +14,7 @@ from nas_agg.genotype import Genotype
 from nas_agg.graph import MAX_STEPS, Graph, Tape
 from nas_agg.layers import norm_groups
 from nas_agg.names import Aggregate, Gather, Join, Names, Number, Schedule, Sequence, WordUse
-from nas_agg.operators import Sum
+from nas_agg.operators import Operator, Sum
 from nas_agg.patterns import Edges
 from nas_agg.primitives import Act, Cat, Norm, Scale, Shape, Slice, text
 
@@ -40,7 +40,9 @@ def expand(genotype: Genotype) -> Graph:
         raise GenotypeError("nested too deep, or numbers that need one another in too long a chain", "net") from None
     shape = run.tape.shapes[output]
     if shape != (genotype.classes, 1, 1):
-        raise GenotypeError(f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net")
+        raise GenotypeError(
+            f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net"
+        )
     return run.tape.graph(output)
 
 
@@ -242,7 +244,7 @@ class _Nodes:
             raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
             if type(value) is tuple and len(value) != n:
-                place = value[0].where.rsplit("[", 1)[0] if value else aggregate.where
+                place = value[0].where.rsplit("[", 1)[0] if value else aggregate.where  # type: ignore[union-attr]
                 raise GenotypeError(f"a list of {len(value)}, and the number of nodes is {n}", place)
         return n
 
@@ -260,7 +262,9 @@ class _Nodes:
                 x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
                 if x is None:
                     raise GenotypeError("reads nothing", aggregate.reads.where)
-                features.append(self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt)))
+                features.append(
+                    self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt))
+                )
             except GenotypeError as error:
                 raise error.within(f"node {l}") from None
         if dealt and isinstance(self.shortcut, _Shortcut):
@@ -276,7 +280,9 @@ class _Nodes:
             return dealt
         if not unit.joins:
             if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
-                raise GenotypeError(f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]")
+                raise GenotypeError(
+                    f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]"
+                )
             return None
 
         def gathered(main: int | None) -> int | None:
@@ -378,7 +384,8 @@ class _Nodes:
         if not tensors:
             return main
         start = 1.0 / len(tensors)
-        for k, (source, tensor) in enumerate(tensors):
+        changed = gather.norm != "none" or gather.weight or gather.how.prepare is not Operator.prepare
+        for k, (source, tensor) in enumerate(tensors if changed else ()):
             if gather.norm != "none":
                 tape.path = f"{path}.norms.{source}"
                 channels = tape.shapes[tensor][0]
@@ -402,6 +409,11 @@ class _Nodes:
         tape.path = path
         tensors = [(i, tape.raw(self.features[i]) if gather.raw else self.features[i]) for i in sources]
         target = tape.shapes[main if main is not None else tensors[-1][1]]
+        if all(
+            gather.how.fits(shape, target, len(tensors) == 1, **values)
+            for shape in {tape.shapes[t] for _, t in tensors}
+        ):
+            return tensors
         found = []
         for source, tensor in tensors:
             shape = tape.shapes[tensor]
@@ -416,7 +428,10 @@ class _Nodes:
                 tensor = self.match(gather, role, source, tensor, width, target, path)
                 made = tape.shapes[tensor]
                 if not gather.how.fits(made, target, len(tensors) == 1, **values):
-                    raise GenotypeError(f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}", gather.where)
+                    raise GenotypeError(
+                        f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}",
+                        gather.where,
+                    )
             found.append((source, tensor))
         return found
 
@@ -444,14 +459,16 @@ class _Nodes:
 def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:
     for source in row:
         if not 0 <= source < position:
-            raise GenotypeError(f"reads feature {source}; there are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]")
+            raise GenotypeError(
+                f"reads feature {source}; there are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]"
+            )
     if len(set(row)) < len(row):
         raise GenotypeError("names a feature twice", f"{gather.pattern.where}.edges[0]")
     return sorted(row)
 
 
 class _Own(Mapping[str, Any]):
-    """The names in an aggregate at node l (None: at no node, as `nodes` and `match` are), worked out as they are asked for."""
+    """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), worked out when asked."""
 
     def __init__(self, nodes: _Nodes, l: int | None):
         self.nodes, self.l = nodes, l

@@ -38,8 +38,11 @@ VARIABLES = {
     "classes": "number of classes",
 }
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
-_TOKENS = re.compile(r"(?:\s|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])|[A-Za-z][A-Za-z0-9_]*|[-+*/%(),<>=!])*+\Z", re.ASCII)
-_AT = {"lineno": 1, "col_offset": 0, "end_lineno": 1, "end_col_offset": 0}
+_TOKENS = re.compile(
+    r"(?:\s|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?![\w.])|[A-Za-z][A-Za-z0-9_]*|[-+*/%(),<>=!])*+\Z",
+    re.ASCII,
+)
+_AT: Any = {"lineno": 1, "col_offset": 0, "end_lineno": 1, "end_col_offset": 0}
 _IN = "_in"  # `in` is a keyword of Python; no name of the language begins with an underscore
 
 
@@ -47,7 +50,7 @@ class ExpressionError(ValueError):
     """An expression is not one, or has no value; the message says which and why."""
 
 
-def _number(value: int | float) -> Number:
+def _number(value: Any) -> Number:
     """A number as it is written: 0.2 is 1/5."""
     exact = Fraction(repr(value))
     return exact.numerator if exact.denominator == 1 else exact
@@ -70,7 +73,7 @@ def _power(base: Number, exponent: Number) -> Number:
         raise ExpressionError(f"the power {exponent} is not whole")
     value = Fraction(base)
     bits = max(value.numerator.bit_length(), value.denominator.bit_length())
-    if bits * abs(exponent) > MAX_BITS and value not in (0, 1, -1):
+    if bits * abs(int(exponent)) > MAX_BITS and value not in (0, 1, -1):
         raise ExpressionError(f"a power of more than {MAX_BITS} bits")
     return value ** int(exponent)
 
@@ -254,7 +257,7 @@ class _Checked:
 
     def number(self, node: ast.expr) -> None:
         match node:
-            case ast.Constant(value=value) if type(value) in (int, float):
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
                 if not -MAX_RESULT <= value <= MAX_RESULT:
                     raise self.refuse("a number is beyond 10^9")
             case ast.Name(id=name):
@@ -353,4 +356,4 @@ def whole(value: Number, least: int, most: int, what: str, shown: str) -> int:
         where = f"from {least:,} to {most:,}"
         given = "" if str(value) == shown else f"{_short(shown)} is "
         raise GenotypeError(f"{given}{value:,}, and {what} goes {where}")
-    return value  # type: ignore[return-value]
+    return value

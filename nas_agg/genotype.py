@@ -1,7 +1,7 @@
 """The types of the language: units and aggregates, gathers, the genotype. `docs/language.md` says what they mean.
 
-A genotype keeps its text as it was written; `names.py` puts the names in. Unions are told apart by the key an object has,
-so that one fault is one error.
+A genotype keeps its text as it was written; `names.py` puts the names in. Unions are told apart by the key an object
+has, so that one fault is one error.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -30,11 +30,12 @@ from typing_extensions import TypeAliasType
 from nas_agg.errors import GenotypeError, cut, did_you_mean
 from nas_agg.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.expressions import is_name
+from nas_agg.files import canonical
 from nas_agg.layers import LAYERS
 from nas_agg.operators import OPERATORS, SOURCE_NORMS
 from nas_agg.patterns import MAX_NODES, PATTERNS
 from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
-from nas_agg.vocabulary import Flag, Model, Number, Word, choice, count
+from nas_agg.vocabulary import Bounds, Choice, Flag, Model, Number, Word
 
 VERSION = 1
 MAX_NESTING = 48
@@ -54,7 +55,7 @@ class Frozen(dict):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError("a genotype does not change; make another with fill() or model_copy()")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -78,11 +79,6 @@ def thaw(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: thaw(item) for key, item in value.items()}
     return [thaw(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def canonical(value: Any) -> str:
-    """Compact JSON with sorted keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _tag(words: Mapping[str, type[Word]], further: Iterable[str] = ()) -> Any:
@@ -116,16 +112,16 @@ def _union(words: Mapping[str, type[Word]], *further: Any) -> Any:
     return kinds
 
 
-PatternText = Annotated[_union(PATTERNS), _tag(PATTERNS)]
-OperatorText = Annotated[_union(OPERATORS), _tag(OPERATORS)]
+PatternText: Any = Annotated[_union(PATTERNS), _tag(PATTERNS)]
+OperatorText: Any = Annotated[_union(OPERATORS), _tag(OPERATORS)]
 
 
 class Gather(Model):
     """How earlier features come together: what a node reads, what joins as its shortcut, or what leaves."""
 
-    pattern: PatternText = "previous"  # type: ignore[valid-type]
-    operator: OperatorText = "sum"  # type: ignore[valid-type]
-    norm: choice(*SOURCE_NORMS) | None = None  # type: ignore[valid-type]
+    pattern: PatternText = "previous"
+    operator: OperatorText = "sum"
+    norm: Annotated[StrictStr, Choice(SOURCE_NORMS)] | None = None
     weight: Flag | None = None
     match: Unit | StrictStr | None = None
     raw: Flag = False
@@ -141,7 +137,7 @@ class Aggregate(Model):
 
     unit: Unit | StrictStr | None = None
     units: tuple[Unit | StrictStr, ...] | StrictStr | None = None
-    nodes: count(0, MAX_NODES, "a number of nodes") | None = None  # type: ignore[valid-type]
+    nodes: Annotated[Number, Bounds(0, MAX_NODES, "a number of nodes")] | None = None
     growth: Schedule | None = None
     cardinality: Schedule | None = None
     stride: Schedule | None = None
@@ -152,14 +148,18 @@ class Aggregate(Model):
     like: StrictStr | None = None
 
 
-Step = TypeAliasType(
-    "Step",
-    Annotated[  # type: ignore[misc]
-        _union(LAYERS, Annotated[Aggregate, Tag("<Aggregate>")], Annotated["Unit", Tag("<list>")]),
-        _tag(LAYERS, Aggregate.marks),
-    ],
-)
-Unit = TypeAliasType("Unit", tuple[Step, ...])
+if TYPE_CHECKING:
+    Step = Any
+    Unit = tuple[Any, ...]
+else:
+    Step = TypeAliasType(
+        "Step",
+        Annotated[
+            _union(LAYERS, Annotated[Aggregate, Tag("<Aggregate>")], Annotated["Unit", Tag("<list>")]),
+            _tag(LAYERS, Aggregate.marks),
+        ],
+    )
+    Unit = TypeAliasType("Unit", tuple[Step, ...])
 
 Text = Annotated[
     Mapping[str, JsonValue],
@@ -209,7 +209,7 @@ class Genotype(Model):
     version: Annotated[StrictInt, Field(ge=VERSION, le=VERSION)] = VERSION
     input: tuple[Channels, Side, Side]
     classes: Channels
-    let: Text = Frozen()
+    let: Text = Field(default_factory=Frozen)
     net: Unit
     open: Text | None = None
 
@@ -239,13 +239,16 @@ class Genotype(Model):
 
     def with_task(self, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
         """The same network for another task."""
-        return Genotype.read({**self.text(), **({"input": input} if input else {}), **({"classes": classes} if classes else {})})
+        return Genotype.read(
+            {**self.text(), **({"input": input} if input else {}), **({"classes": classes} if classes else {})}
+        )
 
     def fill(self, values: Mapping[str, Any]) -> Genotype:
         """The genotype with a value for each open name: they move into `let`."""
         let = Frozen({**self.let, **{name: freeze(value) for name, value in values.items()}})
-        fields = self.model_fields_set - {"open"} | {"let"}
-        return self.model_construct(fields, version=self.version, input=self.input, classes=self.classes, let=let, net=self.net)
+        filled = self.model_copy(update={"let": let, "open": None})
+        filled.model_fields_set.discard("open")
+        return filled
 
     def __hash__(self) -> int:
         return hash(self.to_json())
@@ -323,10 +326,8 @@ def _place(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
     return tuple(path), model
 
 
-MODELS: dict[str, type[Model]] = {
-    kind.__name__: kind
-    for kind in (Genotype, Aggregate, Gather, *LAYERS.values(), *PATTERNS.values(), *OPERATORS.values())
-}
+_MODELS: list[type[Model]] = [Genotype, Aggregate, Gather, *LAYERS.values(), *PATTERNS.values(), *OPERATORS.values()]
+MODELS = {kind.__name__: kind for kind in _MODELS}
 
 
 #: What a field takes, by the kinds of fault that pydantic found with it.

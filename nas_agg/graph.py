@@ -119,7 +119,9 @@ class Tape:
         """Refuses a network that takes too long to write out, however small it is in the end."""
         self.work += work
         if self.work > MAX_WORK:
-            raise GenotypeError("the network takes too long to work out; fewer nodes, reads or shorter expressions are wanted")
+            raise GenotypeError(
+                "the network takes too long to work out; fewer nodes, reads or shorter expressions are wanted"
+            )
 
     def look(self, tensor: int) -> Primitive:
         """The operation that makes a tensor."""
@@ -142,7 +144,7 @@ class Tape:
                 parts.append(tensor)
         self.spend(len(parts))
         self.lowest = min(self.lowest, *parts)
-        if any([ops[part].__class__ is Slice for part in parts]):
+        if any(ops[part].__class__ is Slice for part in parts):
             parts = self.merged(parts)
         return parts[0] if len(parts) == 1 else self.add(Cat(), *parts)
 
@@ -197,7 +199,7 @@ class Tape:
 
     def raw(self, tensor: int) -> int:
         """The tensor without the norms and activations that end it."""
-        todo = [tensor]
+        todo = [tensor] if tensor not in self.raws else []
         while todo:
             at = todo[-1]
             op, inputs = self.ops[at], self.inputs[at]

@@ -1,15 +1,15 @@
 """The layers that a unit is written with. Each becomes one operation of the graph, or a few.
 
-A layer's fields are worked out where it stands; ``build`` then puts it on the tape. A fault that belongs to one field is
-raised with that field's path (``.groups``).
+A layer's fields are worked out where it stands; ``build`` then puts it on the tape. A fault that belongs to one field
+is raised with that field's path (``.groups``).
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, StrictStr
 
 from nas_agg.errors import GenotypeError
 from nas_agg.primitives import (
@@ -30,12 +30,20 @@ from nas_agg.primitives import (
     Scale,
     Shuffle,
 )
-from nas_agg.vocabulary import Flag, Word, choice, count, rate, registry
+from nas_agg.vocabulary import Bounds, Choice, Flag, Number, Word, registry
 
 if TYPE_CHECKING:
     from nas_agg.graph import Tape
 
 GROUPS = 32  # of a gn that does not say its own
+
+
+Kernel = Annotated[Number, Bounds(1, MAX_KERNEL, "a kernel")]
+Channels = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of channels")]
+Stride = Annotated[Number, Bounds(1, MAX_SIDE, "a stride")]
+Groups = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of groups")]
+Padding = Annotated[Number, Bounds(0, MAX_KERNEL, "a padding")]
+ActivationWord = Annotated[StrictStr, Choice(tuple(ACTIVATIONS))]
 
 
 class Layer(Word):
@@ -55,7 +63,7 @@ class Layer(Word):
 
 
 def norm_groups(word: str, channels: int, groups: int = GROUPS) -> int:
-    """The groups of a norm as the graph has them: 0 is batch norm; a gn's are reduced to their gcd with the channels."""
+    """The groups of a norm as the graph has them: 0 is batch norm; a gn's become their gcd with the channels."""
     return {"bn": 0, "ln": 1, "in": channels}.get(word, math.gcd(groups, channels))
 
 
@@ -75,7 +83,7 @@ class GroupNorm(Layer):
 
     bare: ClassVar[tuple[str, ...]] = ("gn",)
     key: ClassVar[str] = "gn"
-    gn: count(1, MAX_CHANNELS, "the groups of a norm") = GROUPS  # type: ignore[valid-type]
+    gn: Annotated[Number, Bounds(1, MAX_CHANNELS, "the groups of a norm")] = GROUPS
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -93,7 +101,9 @@ class Activation(Layer):
         return tape.add(Act(word), x)
 
 
-def _conv(tape: Tape, x: int, kernel: int, out: int, stride: int, padding: int, groups: int, bias: bool, at: str = "") -> int:
+def _conv(
+    tape: Tape, x: int, kernel: int, out: int, stride: int, padding: int, groups: int, bias: bool, at: str = ""
+) -> int:
     return tape.add(Conv(tape.shapes[x][0], out, kernel, stride, padding, groups, bias), x, at=at)
 
 
@@ -101,11 +111,11 @@ class ConvLayer(Layer):
     """A convolution: ``out`` channels (default w), square kernel."""
 
     key: ClassVar[str] = "conv"
-    conv: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
-    out: count(1, MAX_CHANNELS, "a number of channels") = "w"  # type: ignore[valid-type]
-    stride: count(1, MAX_SIDE, "a stride") = 1  # type: ignore[valid-type]
-    groups: count(1, MAX_CHANNELS, "a number of groups") = 1  # type: ignore[valid-type]
-    padding: count(0, MAX_KERNEL, "a padding") | None = None  # type: ignore[valid-type]
+    conv: Kernel
+    out: Channels = "w"
+    stride: Stride = 1
+    groups: Groups = 1
+    padding: Padding | None = None
     bias: Flag = False
 
     @staticmethod
@@ -122,13 +132,13 @@ def _padding(kernel: int, padding: int | None) -> int:
 
 
 class _Pool(Layer):
-    stride: count(1, MAX_SIDE, "a stride") | None = None  # type: ignore[valid-type]
-    padding: count(0, MAX_KERNEL, "a padding") | None = None  # type: ignore[valid-type]
+    stride: Stride | None = None
+    padding: Padding | None = None
 
     primitive: ClassVar[type[MaxPool]]
 
     @classmethod
-    def build(cls, tape: Tape, x: int, word: str, **values: Any) -> int:  # type: ignore[override]
+    def build(cls, tape: Tape, x: int, word: str, **values: Any) -> int:
         kernel = values[word]
         stride = kernel if values["stride"] is None else values["stride"]
         padding = _padding(kernel, values["padding"])
@@ -140,7 +150,7 @@ class MaxPoolLayer(_Pool):
 
     key: ClassVar[str] = "maxpool"
     primitive: ClassVar[type[MaxPool]] = MaxPool
-    maxpool: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
+    maxpool: Kernel
 
 
 class AvgPoolLayer(_Pool):
@@ -148,7 +158,7 @@ class AvgPoolLayer(_Pool):
 
     key: ClassVar[str] = "avgpool"
     primitive: ClassVar[type[MaxPool]] = AvgPool
-    avgpool: count(1, MAX_KERNEL, "a kernel")  # type: ignore[valid-type]
+    avgpool: Kernel
 
 
 class GapLayer(Layer):
@@ -156,7 +166,7 @@ class GapLayer(Layer):
 
     bare: ClassVar[tuple[str, ...]] = ("gap",)
     key: ClassVar[str] = "gap"
-    gap: count(1, MAX_SIDE, "a size") = 1  # type: ignore[valid-type]
+    gap: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -167,7 +177,7 @@ class LinearLayer(Layer):
     """A linear layer with bias on the flattened map."""
 
     key: ClassVar[str] = "linear"
-    linear: count(1, MAX_CHANNELS, "a number of outputs")  # type: ignore[valid-type]
+    linear: Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of outputs")]
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -178,9 +188,9 @@ class SqueezeExcitation(Layer):
     """The map times gate(1x1(act(1x1(gap)))), both 1x1 with bias; squeeze 0: one 1x1 and no act."""
 
     key: ClassVar[str] = "se"
-    se: count(0, MAX_CHANNELS, "a squeeze width")  # type: ignore[valid-type]
-    act: choice(*ACTIVATIONS) = "relu"  # type: ignore[valid-type]
-    gate: choice(*ACTIVATIONS) = "sigmoid"  # type: ignore[valid-type]
+    se: Annotated[Number, Bounds(0, MAX_CHANNELS, "a squeeze width")]
+    act: ActivationWord = "relu"
+    gate: ActivationWord = "sigmoid"
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -207,14 +217,16 @@ class SliceLayer(Layer):
     """Some of the channels, from ``from`` on."""
 
     key: ClassVar[str] = "slice"
-    slice: count(1, MAX_CHANNELS, "a number of channels")  # type: ignore[valid-type]
-    from_: count(0, MAX_CHANNELS, "a first channel") = Field(0, alias="from")  # type: ignore[valid-type]
+    slice: Channels
+    from_: Annotated[Number, Bounds(0, MAX_CHANNELS, "a first channel")] = Field(0, alias="from")
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
         channels, first = values["slice"], values["from"]
         if first + channels > tape.shapes[x][0]:
-            raise GenotypeError(f"channels {first} to {first + channels - 1} are not among the {tape.shapes[x][0]} here")
+            raise GenotypeError(
+                f"channels {first} to {first + channels - 1} are not among the {tape.shapes[x][0]} here"
+            )
         return tape.slice(x, first, channels)
 
 
@@ -222,7 +234,7 @@ class PadLayer(Layer):
     """Zero channels up to that many."""
 
     key: ClassVar[str] = "pad"
-    pad: count(1, MAX_CHANNELS, "a number of channels")  # type: ignore[valid-type]
+    pad: Channels
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -236,7 +248,7 @@ class ShuffleLayer(Layer):
     """A channel shuffle."""
 
     key: ClassVar[str] = "shuffle"
-    shuffle: count(1, MAX_CHANNELS, "a number of groups")  # type: ignore[valid-type]
+    shuffle: Groups
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -247,7 +259,7 @@ class DropoutLayer(Layer):
     """Dropout in training; ``channels`` drops whole channels."""
 
     key: ClassVar[str] = "dropout"
-    dropout: rate("a dropout rate")  # type: ignore[valid-type]
+    dropout: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)]
     channels: Flag = False
 
     @staticmethod

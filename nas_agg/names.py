@@ -20,7 +20,7 @@ from nas_agg.errors import GenotypeError, cut, did_you_mean
 from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, whole
 from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
-from nas_agg.operators import OPERATORS, Operator
+from nas_agg.operators import OPERATORS, SOURCE_NORMS, Operator
 from nas_agg.patterns import MAX_NODES, PATTERNS
 from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import FLAG, Bounds, Choice, Word
@@ -36,7 +36,64 @@ NODES = Bounds(0, MAX_NODES, "a number of nodes")
 
 #: Names that torch.nn.Module or the compiled network has for itself, so that no part of a network may go by them.
 TAKEN = frozenset(
-    ["T_destination", "add_module", "apply", "bfloat16", "buffers", "call_super_init", "children", "compile", "cpu", "cuda", "double", "dump_patches", "eval", "extra_repr", "float", "forward", "get_buffer", "get_extra_state", "get_parameter", "get_submodule", "half", "ipu", "load_state_dict", "modules", "mtia", "named_buffers", "named_children", "named_modules", "named_parameters", "parameters", "register_backward_hook", "register_buffer", "register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook", "register_full_backward_pre_hook", "register_load_state_dict_post_hook", "register_load_state_dict_pre_hook", "register_module", "register_parameter", "register_state_dict_post_hook", "register_state_dict_pre_hook", "requires_grad_", "set_extra_state", "set_submodule", "share_memory", "source", "start", "state_dict", "to", "to_empty", "train", "training", "type", "xpu", "zero_grad"]
+    [
+        "T_destination",
+        "add_module",
+        "apply",
+        "bfloat16",
+        "buffers",
+        "call_super_init",
+        "children",
+        "compile",
+        "cpu",
+        "cuda",
+        "double",
+        "dump_patches",
+        "eval",
+        "extra_repr",
+        "float",
+        "forward",
+        "get_buffer",
+        "get_extra_state",
+        "get_parameter",
+        "get_submodule",
+        "half",
+        "ipu",
+        "load_state_dict",
+        "modules",
+        "mtia",
+        "named_buffers",
+        "named_children",
+        "named_modules",
+        "named_parameters",
+        "parameters",
+        "register_backward_hook",
+        "register_buffer",
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+        "register_load_state_dict_post_hook",
+        "register_load_state_dict_pre_hook",
+        "register_module",
+        "register_parameter",
+        "register_state_dict_post_hook",
+        "register_state_dict_pre_hook",
+        "requires_grad_",
+        "set_extra_state",
+        "set_submodule",
+        "share_memory",
+        "source",
+        "start",
+        "state_dict",
+        "to",
+        "to_empty",
+        "train",
+        "training",
+        "type",
+        "xpu",
+        "zero_grad",
+    ]
 )
 
 _LOCAL = frozenset({"in", "c", "h"})  # known from the tensor at hand
@@ -203,8 +260,14 @@ def _fields(kind: type[Word]) -> dict[str, tuple[str, Any]]:
     """Field as written -> (attribute, what it takes: Bounds, Choice, FLAG or None)."""
     found = {}
     for name, field in kind.model_fields.items():
-        marks = [*field.metadata, *(m for part in get_args(field.annotation) for m in getattr(part, "__metadata__", ()))]
-        found[field.alias or name] = (name, next((m for m in marks if isinstance(m, (Bounds, Choice)) or m == FLAG), None))
+        marks = [
+            *field.metadata,
+            *(m for part in get_args(field.annotation) for m in getattr(part, "__metadata__", ())),
+        ]
+        found[field.alias or name] = (
+            name,
+            next((m for m in marks if isinstance(m, (Bounds, Choice)) or m == FLAG), None),
+        )
     return found
 
 
@@ -301,7 +364,9 @@ class Names:
         if isinstance(value, str) and value in self.genotype.let and value not in bound:
             with self.named(value, where) as (meaning, place):
                 if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
-                    raise GenotypeError(f"{bounds.what or 'a number'} is wanted, and {cut(place)} is {shown(meaning)}", where)
+                    raise GenotypeError(
+                        f"{bounds.what or 'a number'} is wanted, and {cut(place)} is {shown(meaning)}", where
+                    )
                 return self.number(meaning, place, bounds, bound)
         number = Number(self.expression(value, where, bound), where, bounds)
         if number.expression.constant is not None:
@@ -326,7 +391,9 @@ class Names:
                     continue
                 with self.named(name, where) as (meaning, place):
                     if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
-                        raise GenotypeError(f"'{name}' in an expression must be a number, and is {shown(meaning)}", where)
+                        raise GenotypeError(
+                            f"'{name}' in an expression must be a number, and is {shown(meaning)}", where
+                        )
                     names.append((name, self.expression(meaning, place, bound)))
             return _named(found, tuple(names)) if names else found
         except ExpressionError as error:
@@ -344,7 +411,9 @@ class Names:
 
     # ------------------------------------------------------------------ words
 
-    def word(self, value: Any, where: str, words: Mapping[str, type[Word]], adapter: str, bound: frozenset[str]) -> WordUse:
+    def word(
+        self, value: Any, where: str, words: Mapping[str, type[Word]], adapter: str, bound: frozenset[str]
+    ) -> WordUse:
         """A layer, a pattern or an operator: a bare word, an object, or a name of one."""
         if isinstance(value, str):
             kind = words.get(value)
@@ -360,7 +429,8 @@ class Names:
         return self.fielded(value, type(value), type(value).key or "", where, bound)
 
     def fielded(self, value: Word, kind: type[Word], word: str, where: str, bound: frozenset[str]) -> WordUse:
-        fixed, numbers = [], []
+        fixed: list[tuple[str, Any]] = []
+        numbers: list[tuple[str, Number]] = []
         for field, (attribute, mark) in _fields(kind).items():
             given, place = getattr(value, attribute), f"{where}.{field}"
             if isinstance(mark, Bounds) and given is not None:
@@ -447,7 +517,9 @@ class Names:
         if not joins:
             return _sequence(where, labelled, ())
         at = next(i for i, (_, step) in enumerate(labelled) if _joins(step))
-        parts = [_sequence(where, part, ()) for part in (labelled[:at], labelled[at : at + 1], labelled[at + 1 :]) if part]
+        parts = [
+            _sequence(where, part, ()) for part in (labelled[:at], labelled[at : at + 1], labelled[at + 1 :]) if part
+        ]
         return _sequence(where, labelled, tuple(parts))
 
     # ------------------------------------------------------------------ aggregates
@@ -518,7 +590,7 @@ class Names:
             raise GenotypeError("nodes that read the input alone need an 'output'", f"{where}.output")
         joins = any(unit.joins for unit in units)
         if shortcut and not joins:
-            raise GenotypeError("a shortcut that no join takes: write \"join\" in the unit", shortcut.where)
+            raise GenotypeError('a shortcut that no join takes: write "join" in the unit', shortcut.where)
         made = Aggregate(
             where, units, each, None if nodes is None else self.number(nodes, place, NODES, bound),
             schedule("growth", WIDTH), schedule("cardinality", GROUPS), strides, _each(strides, dict(let)),
@@ -580,7 +652,7 @@ class Names:
         return _made(Gather, where, pattern, operator, norm, weight, match, raw, size)
 
 
-_NORM = Choice(text.SOURCE_NORMS)
+_NORM = Choice(SOURCE_NORMS)
 
 
 def _joins(step: Any) -> bool:
@@ -655,7 +727,11 @@ def _check_circles(aggregate: Aggregate, where: str) -> None:
     known = rows.keys() | own
     needs: dict[str, list[str]] = {}
     # A schedule sees the outer w, g and s, but growth an own cardinality and the reverse.
-    for name, schedule, seen in (("w", aggregate.growth, "g"), ("g", aggregate.cardinality, "w"), ("s", aggregate.stride, "")):
+    for name, schedule, seen in (
+        ("w", aggregate.growth, "g"),
+        ("g", aggregate.cardinality, "w"),
+        ("s", aggregate.stride, ""),
+    ):
         needs[name] = sorted((_names(schedule) & known) - own.difference(seen))
     for name, row in rows.items():
         needs[name] = sorted(_names(row) & known)
@@ -675,7 +751,7 @@ def _measured(aggregate: Aggregate) -> Aggregate:
     """An aggregate with its free names, its size, and the work of its numbers at one node."""
     gathers = [gather for gather in (aggregate.reads, aggregate.shortcut, aggregate.output) if gather]
     schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[row for _, row in aggregate.let]]
-    inside = (*aggregate.units, *gathers)
+    inside: list[Any] = [*aggregate.units, *gathers]
     work = 1 + sum(gather.pattern.work + gather.operator.work for gather in gathers)
     for value in schedules:
         numbers = value if type(value) is tuple else (value,) if value else ()
@@ -689,7 +765,9 @@ def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
     """The names that a gather needs at each node, and those its match needs."""
     if gather is None:
         return set(), set()
-    own = {n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names}
+    own = {
+        n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names
+    }
     match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
     return own, match - {"w", "s"}
 
@@ -710,4 +788,3 @@ def _free(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
         counted = counted.union(*[_names(row) for _, row in aggregate.let])
     outer |= counted - own
     return tuple(sorted(outer - _LOCAL)), tuple(sorted(inside - _LOCAL))
-

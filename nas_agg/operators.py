@@ -6,11 +6,13 @@ last.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import StrictStr
 
 from nas_agg.errors import GenotypeError
 from nas_agg.primitives import MAX_CHANNELS, Act, Add, Conv, Gap, Mean, Mul, Shape
-from nas_agg.vocabulary import Word, choice, count, registry
+from nas_agg.vocabulary import Bounds, Choice, Number, Word, registry
 
 if TYPE_CHECKING:
     from nas_agg.graph import Tape
@@ -118,8 +120,8 @@ class Mixed(Operator):
     """The first channels of the main path are added onto the sources, the rest is appended (DPN, MixNet)."""
 
     key: ClassVar[str] = "mixed"
-    mixed: count(0, MAX_CHANNELS, "the summed channels")  # type: ignore[valid-type]
-    onto: choice("front", "back") = "front"  # type: ignore[valid-type]
+    mixed: Annotated[Number, Bounds(0, MAX_CHANNELS, "the summed channels")]
+    onto: Annotated[StrictStr, Choice(("front", "back"))] = "front"
 
     @staticmethod
     def fits(source: Shape, main: Shape, alone: bool, **values: Any) -> bool:
@@ -133,14 +135,17 @@ class Mixed(Operator):
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
         mixed = values["mixed"]
         if main is None:
-            raise GenotypeError("mixed needs a main path: the newest feature among what is read, or a shortcut's", ".operator")
+            raise GenotypeError(
+                "mixed needs a main path: the newest feature among what is read, or a shortcut's", ".operator"
+            )
         if not sources or mixed == 0:
             return tape.cat([*sources, main])
         state = tape.cat(sources)
         have, given = tape.shapes[state][0], tape.shapes[main][0]
         if have < mixed or given < mixed:
             raise GenotypeError(
-                f"mixed {mixed} needs as many channels on both sides, not {have} of the sources and {given} of the main path",
+                f"mixed {mixed} needs as many channels on both sides, "
+                f"not {have} of the sources and {given} of the main path",
                 ".operator.mixed",
             )
         first = 0 if values["onto"] == "front" else have - mixed

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StrictInt
 
 from nas_agg.errors import GenotypeError
-from nas_agg.vocabulary import Word, count, registry
+from nas_agg.vocabulary import Bounds, Number, Word, registry
 
 MAX_NODES = 4096
 
@@ -70,7 +70,7 @@ class Window(Pattern):
     """The last m features."""
 
     key: ClassVar[str] = "window"
-    window: count(1, MAX_NODES, "a window")  # type: ignore[valid-type]
+    window: Annotated[Number, Bounds(1, MAX_NODES, "a window")]
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
@@ -81,7 +81,7 @@ class Exponential(Pattern):
     """l-1, l-c, l-c^2, ...: the offsets of SparseNet."""
 
     key: ClassVar[str] = "exponential"
-    exponential: count(2, MAX_NODES, "the base of an exponential pattern")  # type: ignore[valid-type]
+    exponential: Annotated[Number, Bounds(2, MAX_NODES, "the base of an exponential pattern")]
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
@@ -96,7 +96,7 @@ class MicroDense(Pattern):
     """Dense inside groups of m nodes; a group's last feature is the next group's input."""
 
     key: ClassVar[str] = "micro-dense"
-    micro_dense: count(1, MAX_NODES, "a micro-dense group") = Field(alias="micro-dense")  # type: ignore[valid-type]
+    micro_dense: Annotated[Number, Bounds(1, MAX_NODES, "a micro-dense group")] = Field(alias="micro-dense")
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:

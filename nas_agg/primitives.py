@@ -152,7 +152,11 @@ class Conv(Primitive):
 
     def module(self) -> tuple[str, tuple, dict[str, Any]]:
         options: dict[str, Any] = {"bias": self.bias}
-        for name, value, default in (("stride", self.stride, 1), ("padding", self.padding, 0), ("groups", self.groups, 1)):
+        for name, value, default in (
+            ("stride", self.stride, 1),
+            ("padding", self.padding, 0),
+            ("groups", self.groups, 1),
+        ):
             if value != default:
                 options[name] = value
         return "Conv2d", (self.channels, self.out, self.kernel), options
@@ -358,7 +362,9 @@ class Add(Primitive):
     def shape(self, *inputs: Shape) -> Shape:
         for other in inputs[1:]:
             if other != inputs[0]:
-                raise GenotypeError(f"a sum needs equal shapes, not {text(inputs[0])} and {text(other)}; 'match' makes them so")
+                raise GenotypeError(
+                    f"a sum needs equal shapes, not {text(inputs[0])} and {text(other)}; 'match' makes them so"
+                )
         return inputs[0]
 
     def call(self, target: str, *inputs: str) -> str:
@@ -385,7 +391,9 @@ class Cat(Primitive):
     def shape(self, *inputs: Shape) -> Shape:
         for other in inputs[1:]:
             if other[1:] != inputs[0][1:]:
-                raise GenotypeError(f"concat needs equal maps, not {text(inputs[0])} and {text(other)}; 'match' makes them so")
+                raise GenotypeError(
+                    f"concat needs equal maps, not {text(inputs[0])} and {text(other)}; 'match' makes them so"
+                )
         return sum(shape[0] for shape in inputs), *inputs[0][1:]
 
     def call(self, target: str, *inputs: str) -> str:
@@ -403,7 +411,9 @@ class Slice(Primitive):
 
     def shape(self, *inputs: Shape) -> Shape:
         if self.first + self.channels > inputs[0][0]:
-            raise GenotypeError(f"channels {self.first} to {self.first + self.channels - 1} are not among {inputs[0][0]}")
+            raise GenotypeError(
+                f"channels {self.first} to {self.first + self.channels - 1} are not among {inputs[0][0]}"
+            )
         return self.channels, *inputs[0][1:]
 
     def call(self, target: str, *inputs: str) -> str:

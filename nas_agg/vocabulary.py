@@ -1,13 +1,13 @@
 """What a word of the language is: its fields, the bounds of its numbers, how it is written.
 
-A word is one small class. Its pydantic fields are the fields of its object; the first one bears the word's name. Adding a
-layer, a pattern or an operator is adding such a class to `layers.py`, `patterns.py` or `operators.py`.
+A word is one small class. Its pydantic fields are the fields of its object; the first one bears the word's name. Adding
+a layer, a pattern or an operator is adding such a class to `layers.py`, `patterns.py` or `operators.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, StrictStr
 
@@ -20,7 +20,10 @@ class Model(BaseModel):
 
 @dataclass(frozen=True)
 class Bounds:
-    """How a number field is worked out: whole and within bounds, or a fraction from 0 to below 1."""
+    """How a number field is worked out: whole and within bounds, or a fraction from 0 to below 1.
+
+    It stands in a field's annotation: ``Annotated[Number, Bounds(1, 255, "a kernel")]``.
+    """
 
     least: int
     most: int
@@ -30,7 +33,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Choice:
-    """A field that takes one of some words."""
+    """A field that takes one of some words, or a name that stands for one."""
 
     words: tuple[str, ...]
 
@@ -38,21 +41,6 @@ class Choice:
 Number = StrictInt | StrictFloat | StrictStr
 FLAG = "flag"
 Flag = Annotated[StrictBool | StrictStr, FLAG]
-
-
-def count(least: int, most: int, what: str) -> Any:
-    """A field for a whole number, or an expression of it."""
-    return Annotated[Number, Bounds(least, most, what)]
-
-
-def rate(what: str) -> Any:
-    """A field for a fraction from 0 to below 1, or an expression of it."""
-    return Annotated[Number, Bounds(0, 1, what, fraction=True)]
-
-
-def choice(*words: str) -> Any:
-    """A field for one of some words, or a name that stands for one."""
-    return Annotated[StrictStr, Choice(words)]
 
 
 class Word(Model):

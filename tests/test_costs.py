@@ -41,7 +41,9 @@ def test_a_network_by_hand() -> None:
 
 def test_depth_is_that_of_the_longest_path() -> None:
     assert costs().depth == 1
-    assert costs({"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "dense", "operator": "concat"}}).depth == 4
+    assert (
+        costs({"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "dense", "operator": "concat"}}).depth == 4
+    )
     branches = {"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "input"}, "output": {"pattern": "nodes"}}
     assert costs(branches).depth == 2
     assert costs({"unit": [CONV, {"se": 2}, "join"], "growth": 8, "shortcut": {"match": [CONV]}}).depth == 4
@@ -120,5 +122,7 @@ def test_counting_imports_no(module: str) -> None:
         f"assert {module!r} not in sys.modules\n"
         "print(figures['params'], figures['macs'])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], input=json.dumps(written), capture_output=True, text=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(written), capture_output=True, text=True, timeout=60
+    )
     assert ran.stdout.split() == ["724727", "139549472"], ran.stderr

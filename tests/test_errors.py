@@ -24,7 +24,9 @@ def test_an_error_of_the_input_ends_with_status_2_and_one_of_the_work_with_1() -
         ("", ("node 1",), "(node 1): is wrong"),
     ],
 )
-def test_an_error_names_the_place_where_it_was_written_then_where_it_is_used(where: str, used: tuple, said: str) -> None:
+def test_an_error_names_the_place_where_it_was_written_then_where_it_is_used(
+    where: str, used: tuple, said: str
+) -> None:
     error = GenotypeError("is wrong", where, used)
     assert str(error) == said
     again = pickle.loads(pickle.dumps(error))
@@ -52,7 +54,7 @@ def test_near_words() -> None:
 
 
 def test_looking_for_a_near_word_among_very_many_takes_no_time() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     did_you_mean("b" * 60, [f"{'b' * 50}{i:08d}" for i in range(100_000)])
     did_you_mean("b" * 1_000_000, ["b" * 999_999])
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

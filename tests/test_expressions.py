@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 import time
@@ -59,9 +60,47 @@ def test_values(text: str, scope: dict[str, int], value: int | Fraction) -> None
 REFUSED = [
     *["", " ", "(", "4*+", "3 4", "1..2", "3.14.1", "2e", "1e5x", "4if 1 > 2 else 3", "x:=3", "a = 1", "lambda: 1"],
     *["0x10", "1_000", "1j", "007", "'a'", "w.x", "x[1]", "[1]", "{1}", "a in b", "a is b", "~1", "1 << 3", "1 | 2"],
-    *["True", "None", "not 1 > 2", "1 < 2", "1 > 2 or 2", "1 if 1 else 2", "a if b else c", "f(3)", "floor", "floor(1, 2)"],
-    *["max(1)", "gcd(4)", "max(*a)", "max(1, key=3)", "(1)(2)", "await 1", "__import__", "_in", "a__b.c", "4 # hi", "1 \\\n + 1"],
-    *["ｗ + 1", "_ｉn", "µ", "é", "\x00", "1;2", "1,2", "1e400", "10**10", "1000000001", "2**2000", "9**9**9", "1/0", "0**-1"],
+    *[
+        "True",
+        "None",
+        "not 1 > 2",
+        "1 < 2",
+        "1 > 2 or 2",
+        "1 if 1 else 2",
+        "a if b else c",
+        "f(3)",
+        "floor",
+        "floor(1, 2)",
+    ],
+    *[
+        "max(1)",
+        "gcd(4)",
+        "max(*a)",
+        "max(1, key=3)",
+        "(1)(2)",
+        "await 1",
+        "__import__",
+        "_in",
+        "a__b.c",
+        "4 # hi",
+        "1 \\\n + 1",
+    ],
+    *[
+        "ｗ + 1",
+        "_ｉn",
+        "µ",
+        "é",
+        "\x00",
+        "1;2",
+        "1,2",
+        "1e400",
+        "10**10",
+        "1000000001",
+        "2**2000",
+        "9**9**9",
+        "1/0",
+        "0**-1",
+    ],
     *["gcd(1.5, 2)", "2**0.5", "x" * 201, "(" * 99 + "1", "1 if 1 < 2", "w(1)", "max(1, 2).real"],
 ]
 
@@ -114,16 +153,15 @@ def test_two_hundred_characters_are_allowed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1.01**(l%100)" + "*1.01**l" * 20, "l" + "*l" * 60, "(l/7)" + "+l/(7+l)" * 20, "2**(l*10)" + "*2**(l*10)" * 14]
+    "text",
+    ["1.01**(l%100)" + "*1.01**l" * 20, "l" + "*l" * 60, "(l/7)" + "+l/(7+l)" * 20, "2**(l*10)" + "*2**(l*10)" * 14],
 )
 def test_no_value_on_the_way_may_grow_so_long_that_it_takes_time(text: str) -> None:
-    found, began = parse(text), time.perf_counter()
+    found, began = parse(text), time.process_time()
     for _ in range(20):
-        try:
+        with contextlib.suppress(ExpressionError):
             assert abs(found.value({"l": 99})) <= MAX_RESULT
-        except ExpressionError:
-            pass
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_whole_numbers_within_bounds() -> None:
@@ -200,7 +238,7 @@ def test_equal_to_exact_arithmetic(tree: Any) -> None:
         with pytest.raises(ExpressionError, match="at most 200 characters"):
             parse(text)
     elif value is None or abs(value) > MAX_RESULT:
-        with pytest.raises(ExpressionError, match="by zero|beyond"):
+        with pytest.raises(ExpressionError, match=r"by zero|beyond"):
             parse(text).value(NAMES)
     else:
         found = parse(text).value(NAMES)

@@ -188,9 +188,15 @@ WRONG = [
     ({"net": [{"se": 1, "act": 3}]}, "net[0].act: a word is wanted, not 3"),
     ({"net": [["bn", ["bn", {"gap": []}]]]}, "net[0][1][1].gap: a number or an expression is wanted, not []"),
     ({"net": [{"unit": 3}]}, "net[0].unit: a list or a name of one is wanted, not 3"),
-    ({"net": [{"unit": ["bn", {"conv": 3, "bia": 1}]}]}, "net[0].unit[1].bia: no such field here; did you mean 'bias'?"),
+    (
+        {"net": [{"unit": ["bn", {"conv": 3, "bia": 1}]}]},
+        "net[0].unit[1].bia: no such field here; did you mean 'bias'?",
+    ),
     ({"net": [{"units": [["bn"], [3]]}]}, "net[0].units[1][0]: 3 is not a step"),
-    ({"net": [{"unit": [], "growth": [1, "w", None]}]}, "net[0].growth[2]: a number or an expression is wanted, not null"),
+    (
+        {"net": [{"unit": [], "growth": [1, "w", None]}]},
+        "net[0].growth[2]: a number or an expression is wanted, not null",
+    ),
     (
         {"net": [{"unit": [], "growth": {}}]},
         "net[0].growth: a number, an expression or a list with one entry a node is wanted, not {}",
@@ -200,13 +206,19 @@ WRONG = [
         "net[0].let.stride: a number, an expression or a list with one entry a node is wanted, not true",
     ),
     ({"net": [{"unit": [], "reads": 3}]}, "net[0].reads: an object or a name of one is wanted, not 3"),
-    ({"net": [{"unit": [], "reads": {"operatr": 1}}]}, "net[0].reads.operatr: no such field here; did you mean 'operator'?"),
+    (
+        {"net": [{"unit": [], "reads": {"operatr": 1}}]},
+        "net[0].reads.operatr: no such field here; did you mean 'operator'?",
+    ),
     ({"net": [{"unit": [], "reads": {"pattern": 3}}]}, "net[0].reads.pattern: 3 is not a pattern"),
     (
         {"net": [{"unit": [], "output": {"pattern": {"windo": 3}}}]},
         "net[0].output.pattern: no pattern has the key 'windo'; did you mean 'window'?",
     ),
-    ({"net": [{"unit": [], "reads": {"operator": {"zork": 3}}}]}, "net[0].reads.operator: no operator has the key 'zork'"),
+    (
+        {"net": [{"unit": [], "reads": {"operator": {"zork": 3}}}]},
+        "net[0].reads.operator: no operator has the key 'zork'",
+    ),
     (
         {"net": [{"unit": [], "reads": {"pattern": {"edges": [[0, "a"]]}}}]},
         'net[0].reads.pattern.edges[0][1]: a whole number is wanted, not "a"',
@@ -216,6 +228,7 @@ WRONG = [
         "net[0].shortcut.match[0].x: no such field here",
     ),
     ({"net": [{"like": ["a"]}]}, 'net[0].like: a word is wanted, not ["a"]'),
+    ({"": 3}, "'': no such field here"),
     ({"nett": []}, "nett: no such field here; did you mean 'net'?"),
     ({"input": [3, 8]}, "input[2]: is missing; [channels, height, width] is wanted"),
     ({"input": [3, 8, 8, 8]}, "input: [channels, height, width] is wanted, not [3, 8, 8, 8]"),
@@ -275,9 +288,9 @@ def test_nesting_is_limited() -> None:
 
 
 def test_a_text_full_of_faults_is_refused_in_a_moment() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert refusal({**SMALL, "net": [{"conv": []}] * 30_000}).startswith("net[0].conv: ")
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_reserved_words_are_those_of_the_language() -> None:

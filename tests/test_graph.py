@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import networkx
@@ -76,7 +77,7 @@ def test_concats_of_anything_are_flat_and_keep_their_channels(data: st.DataObjec
             assert not isinstance(tape.ops[inputs[0]], Slice)
         if isinstance(op, Cat):
             assert len(inputs) > 1
-            for a, b in zip(inputs, inputs[1:], strict=False):
+            for a, b in pairwise(inputs):
                 one, two = tape.ops[a], tape.ops[b]
                 if isinstance(one, Slice) and isinstance(two, Slice) and tape.inputs[a] == tape.inputs[b]:
                     assert one.first + one.channels != two.first
@@ -89,7 +90,13 @@ def test_a_norm_without_affine_is_one_operation_per_source_and_kind() -> None:
 
 
 def test_what_does_not_lead_to_the_output_is_dropped() -> None:
-    net = {"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "input"}, "output": {"pattern": {"edges": [[0, 2]]}}}
+    net = {
+        "nodes": 3,
+        "growth": 4,
+        "unit": [CONV],
+        "reads": {"pattern": "input"},
+        "output": {"pattern": {"edges": [[0, 2]]}},
+    }
     graph = graph_of(net)
     assert sum(op.word == "conv" for op in graph.ops) == 1
     assert all(graph.readers[i] for i in range(len(graph) - 1)) and not graph.readers[graph.output]

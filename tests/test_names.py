@@ -40,9 +40,15 @@ WAYS = [
     (["whole"], {"whole": {"growth": 6, "unit": "u"}, "u": [{"conv": 3}]}),
     ([{"units": "us", "growth": "g_"}], {"us": ["u"], "u": [{"conv": 3}], "g_": [6]}),
     ([{"unit": ["pool", {"conv": 3, "out": 6, "bias": "off"}]}], {"pool": {"maxpool": 1}, "off": False}),
-    ([{"unit": [{"conv": 3, "out": 6}], "reads": "r", "output": "r"}], {"r": {"pattern": "p"}, "p": "q", "q": {"window": "m"}, "m": 1}),
-    ([{"unit": [{"conv": 3, "out": 6}, "join"], "shortcut": {"operator": "op", "match": "no"}}], {"op": "sum", "no": "skip"}),
-]  # fmt: skip
+    (
+        [{"unit": [{"conv": 3, "out": 6}], "reads": "r", "output": "r"}],
+        {"r": {"pattern": "p"}, "p": "q", "q": {"window": "m"}, "m": 1},
+    ),
+    (
+        [{"unit": [{"conv": 3, "out": 6}, "join"], "shortcut": {"operator": "op", "match": "no"}}],
+        {"op": "sum", "no": "skip"},
+    ),
+]
 
 
 @pytest.mark.parametrize(("net", "let"), WAYS)
@@ -70,13 +76,27 @@ def test_what_nothing_uses_is_not_looked_at() -> None:
 
 def test_like_takes_the_fields_that_are_not_said() -> None:
     base = {"growth": 7, "let": {"k": 2, "j": 3}, "unit": [CONV, {"conv": 1, "out": "k*j"}]}
-    assert widths({"like": "b"}, {"like": "b", "growth": 9}, {"like": "b", "nodes": 2}, let={"b": base}) == [7, 6, 9, 6, 7, 6, 7, 6]
+    assert widths({"like": "b"}, {"like": "b", "growth": 9}, {"like": "b", "nodes": 2}, let={"b": base}) == [
+        7,
+        6,
+        9,
+        6,
+        7,
+        6,
+        7,
+        6,
+    ]
 
 
 def test_let_merges_by_name_through_all_that_is_alike() -> None:
     base = {"let": {"k": 2, "j": 3}, "unit": [{"conv": 1, "out": "10*k + j"}]}
     let = {"b": base, "d": {"like": "b", "let": {"k": 5}}, "e": {"like": "d", "let": {"j": "k"}}}
-    assert widths({"like": "b"}, {"like": "d"}, {"like": "e"}, {"like": "e", "let": {"k": 1}}, let=let) == [23, 53, 55, 11]
+    assert widths({"like": "b"}, {"like": "d"}, {"like": "e"}, {"like": "e", "let": {"k": 1}}, let=let) == [
+        23,
+        53,
+        55,
+        11,
+    ]
     assert widths({"like": "b"}, let=let) == [23]
 
 
@@ -96,19 +116,33 @@ def test_an_aggregate_may_hold_another_that_is_like_the_same_one() -> None:
 BLOCK = {"unit": ["bn", "relu", {"conv": 3, "out": 4}]}
 FAULTS = [
     (["bnn"], {}, "net[0]: 'bnn' is neither a word of the language nor a name of let; did you mean 'bn'?"),
-    (["blok"], {"block": BLOCK}, "net[0]: 'blok' is neither a word of the language nor a name of let; did you mean 'block'?"),
+    (
+        ["blok"],
+        {"block": BLOCK},
+        "net[0]: 'blok' is neither a word of the language nor a name of let; did you mean 'block'?",
+    ),
     (["dense"], {}, "net[0]: the word 'dense' does not belong here"),
     ([{"unit": [], "reads": {"pattern": "sum"}}], {}, "net[0].reads.pattern: the word 'sum' does not belong here"),
-    (["block"], {"block": {"unit": ["bn", "relu", {"conv": 3, "ot": 3}]}},
-     "let.block.unit[2].ot (net[0]): no such field here; did you mean 'out'?"),
-    (["gap", {"like": "block"}], {"block": {"unit": ["bn", "relo"]}},
-     "let.block.unit[1] (net[1]): 'relo' is neither a word of the language nor a name of let; did you mean 'relu'?"),
+    (
+        ["block"],
+        {"block": {"unit": ["bn", "relu", {"conv": 3, "ot": 3}]}},
+        "let.block.unit[2].ot (net[0]): no such field here; did you mean 'out'?",
+    ),
+    (
+        ["gap", {"like": "block"}],
+        {"block": {"unit": ["bn", "relo"]}},
+        "let.block.unit[1] (net[1]): 'relo' is neither a word of the language nor a name of let; did you mean 'relu'?",
+    ),
     ([{"unit": [], "growth": "4*+"}], {}, "net[0].growth: '4*+' is not an expression"),
     ([{"unit": [CONV], "growth": "k"}], {"k": "4*+"}, "let.k (net[0]): '4*+' is not an expression"),
     ([{"conv": 3, "out": "2*k"}], {"k": ["bn"]}, "net[0].out: 'k' in an expression must be a number, and is [\"bn\"]"),
     ([{"conv": 3, "out": "k"}], {"k": ["bn"]}, 'net[0].out: a number of channels is wanted, and let.k is ["bn"]'),
     ([{"conv": 3, "out": "k"}], {"k": True}, "net[0].out: a number of channels is wanted, and let.k is true"),
-    ([{"conv": 3, "out": "kk"}], {"k": 1}, "net[0].out: 'kk' is neither a word of the language nor a name of let; did you mean 'k'?"),
+    (
+        [{"conv": 3, "out": "kk"}],
+        {"k": 1},
+        "net[0].out: 'kk' is neither a word of the language nor a name of let; did you mean 'k'?",
+    ),
     ([{"conv": 300, "out": 3}], {}, "net[0].conv: 300, and a kernel goes from 1 to 255"),
     ([{"conv": "k", "out": 3}], {"k": 300}, "let.k (net[0]): 300, and a kernel goes from 1 to 255"),
     ([{"like": "b"}], {}, "net[0].like: 'b' is neither a word of the language nor a name of let; did you mean 'bn'?"),
@@ -116,19 +150,27 @@ FAULTS = [
     ([{"like": "b"}], {"b": {"growth": 3}}, "net[0]: an aggregate needs a 'unit' or 'units'"),
     ([{"units": []}], {}, "net[0].units: at least one unit is wanted"),
     ([{"conv": 3, "bias": "k"}], {"k": 1}, "let.k (net[0]): true or false is wanted, not 1"),
-    ([{"se": 1, "act": "k"}], {"k": 1}, "let.k (net[0]): one of relu, relu6, leaky, elu, swish, gelu, hardswish, sigmoid, hardsigmoid is wanted, not 1"),
+    (
+        [{"se": 1, "act": "k"}],
+        {"k": 1},
+        "let.k (net[0]): one of relu, relu6, leaky, elu, swish, gelu, hardswish, sigmoid, hardsigmoid is wanted, not 1",
+    ),
     ([{"unit": [], "let": {"in": 3}}], {}, "net[0].let.in: 'in' is a word of the language and cannot be a name"),
     (["a"], {"a": ["b"], "b": ["a"]}, "let.a (net[0]): a circle of names: a -> b -> a"),
     (["e"], {"e": ["a"], "a": ["b"], "b": ["a"]}, "let.a (net[0]): a circle of names: a -> b -> a"),
     ([{"like": "a"}], {"a": {"like": "a"}}, "let.a (net[0]): a circle of names: a -> a"),
     ([{"like": "a"}], {"a": {"unit": [{"like": "a"}]}}, "let.a (net[0]): a circle of names: a -> a"),
-    ([{"like": "a"}], {"a": {"unit": ["bn", "join"], "shortcut": {"match": [{"like": "a"}]}}}, "let.a (net[0]): a circle of names: a -> a"),
+    (
+        [{"like": "a"}],
+        {"a": {"unit": ["bn", "join"], "shortcut": {"match": [{"like": "a"}]}}},
+        "let.a (net[0]): a circle of names: a -> a",
+    ),
     ([{"conv": 1, "out": "a"}], {"a": "b + 1", "b": "2*a"}, "let.a (net[0]): a circle of names: a -> b -> a"),
     ([{"unit": [], "growth": "g", "cardinality": "w"}], {}, "net[0]: a circle: growth -> cardinality -> growth"),
     ([{"unit": [], "growth": "k", "let": {"k": "j", "j": "w"}}], {}, "net[0]: a circle: growth -> k -> j -> growth"),
     ([{"unit": [], "let": {"k": "k + 1"}}], {}, "net[0]: a circle: k -> k"),
     ([{"unit": [], "stride": "k", "let": {"k": "s"}}], {}, "net[0]: a circle: stride -> k -> stride"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("net", "let", "said"), FAULTS, ids=[said[:50] for *_, said in FAULTS])
@@ -146,7 +188,12 @@ def test_an_open_name_wants_a_value() -> None:
     said = "net[0].out: 'k' is an open name: name a point of the space, or give it a value"
     assert refusal({"conv": 1, "out": "k"}, open={"k": [1, 2]}) == said
     assert refusal({"se": 1, "act": "k"}, open={"k": ["relu"]}).startswith("net[0].act: 'k' is an open name")
-    genotype = {"input": [4, 8, 8], "classes": 3, "net": [{"conv": 1, "out": "k"}, "gap", {"linear": 3}], "open": {"k": [5]}}
+    genotype = {
+        "input": [4, 8, 8],
+        "classes": 3,
+        "net": [{"conv": 1, "out": "k"}, "gap", {"linear": 3}],
+        "open": {"k": [5]},
+    }
     Names(Genotype.read(genotype).fill({"k": 5})).network()
 
 
@@ -163,7 +210,11 @@ LAUGHS = {
     "like": ([{"like": "a0"}], chain(25, lambda name: {"unit": [{"like": name}, {"like": name}]}, {"unit": ["relu"]})),
     "match": (
         [{"like": "a0"}],
-        chain(25, lambda name: {"unit": ["join"], "shortcut": {"match": [{"like": name}, {"like": name}]}}, {"unit": ["relu"]}),
+        chain(
+            25,
+            lambda name: {"unit": ["join"], "shortcut": {"match": [{"like": name}, {"like": name}]}},
+            {"unit": ["relu"]},
+        ),
     ),
     "expressions": ([{"conv": 1, "out": "a0"}], chain(40, lambda name: f"{name} + {name}", "l")),
     "names": (["a0"], chain(200, lambda name: [name], "relu")),
@@ -172,29 +223,32 @@ LAUGHS = {
     "one base often": ([{"like": "b", "unit": []}] * 20_000, {"b": {"units": [["relu"]] * 20_000}}),
     "one let often": ([{"like": "b"}] * 20_000, {"b": {"unit": [], "let": {f"n{i}": i for i in range(20_000)}}}),
     "edges": ([{"unit": [], "reads": {"pattern": "e"}}] * 10_000, {"e": {"edges": [[0] * 50_000]}}),
-    "long expressions": ([{"avgpool": f"{i} + q"} for i in range(20_000)], {"q": "+".join(["r"] * 40), "r": "+".join(["l"] * 20)}),
+    "long expressions": (
+        [{"avgpool": f"{i} + q"} for i in range(20_000)],
+        {"q": "+".join(["r"] * 40), "r": "+".join(["l"] * 20)},
+    ),
     "different expressions": ([{"avgpool": f"{i}" + "+l" * 90} for i in range(4000)], {}),
     "minus": ([{"conv": 1, "out": "x"}], {"x": "-" * 140 + "y", "y": "-" * 140 + "4"}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("net", "let"), LAUGHS.values(), ids=list(LAUGHS))
 def test_names_that_grow_without_end_are_refused_in_seconds(net: list[Any], let: dict[str, Any]) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     message = refusal(*net, let=let)
     assert any(said in message for said in ("50,000 values", "nested deeper", "too large", "too many")), message
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_much_that_is_allowed_takes_a_moment() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     rows = {f"n{i}": "l" for i in range(40_000)}
     assert formula({"unit": [{"avgpool": "n1"}], "let": rows}) == "x"
     assert len(graph_of(["relu"] * 40_000)) == 40_003
     fibonacci = {f"n{i}": f"1 + 0*(n{i + 1} + n{i + 2})" for i in range(60)} | {"n60": 1, "n61": 1}
     assert formula({"unit": [], "stride": "n0", "let": fibonacci}) == "x"
     assert formula({"like": "a0"}, let=chain(40, lambda name: {"like": name}, {"unit": []})) == "x"
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 # ---------------------------------------------------------------------- labels
@@ -205,9 +259,17 @@ def test_names_of_the_parts_of_a_network() -> None:
     graph = graph_of("down", "down", {"like": "block", "nodes": 2}, {"unit": ["in"]}, let=let)
     paths = [path for op, path in zip(graph.ops, graph.paths, strict=True) if op.stateful]
     assert paths == [
-        "down1.conv", "down1.bn", "down2.conv", "down2.bn", "block.0.unit.conv", "block.0.unit.in_",
-        "block.1.unit.conv", "block.1.unit.in_", "aggregate.0.unit.in_", "linear",
-    ]  # fmt: skip
+        "down1.conv",
+        "down1.bn",
+        "down2.conv",
+        "down2.bn",
+        "block.0.unit.conv",
+        "block.0.unit.in_",
+        "block.1.unit.conv",
+        "block.1.unit.in_",
+        "aggregate.0.unit.in_",
+        "linear",
+    ]
 
 
 def test_no_label_is_one_that_a_module_has_for_itself() -> None:

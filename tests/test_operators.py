@@ -53,13 +53,16 @@ def test_what_joins_as_a_shortcut() -> None:
     for operator, said in [
         ("mean", "mean(x, mean(x, a(x)), b(mean(x, a)))"),
         ("concat", "[x, x, a(x), b([x, a])]"),
-        ({"mixed": 2}, "[(x{0:2} + b([(x{0:2} + a(x){0:2}), x{2:4}, a{2:4}]){0:2}), x{2:4}, "
-                       "(x{0:2} + a{0:2}), x{2:4}, a{2:4}, b{2:4}]"),
+        (
+            {"mixed": 2},
+            "[(x{0:2} + b([(x{0:2} + a(x){0:2}), x{2:4}, a{2:4}]){0:2}), x{2:4}, "
+            "(x{0:2} + a{0:2}), x{2:4}, a{2:4}, b{2:4}]",
+        ),
         (
             "weighted",
             "(scale(plain_gn4(x)) + scale(plain_gn4((scale(plain_gn4(x)) + a(x)))) + b((scale(plain_gn4(x)) + a)))",
         ),
-    ]:  # fmt: skip
+    ]:
         assert two({"operator": operator}, "shortcut") == said
 
 
@@ -78,14 +81,17 @@ def test_every_operator_is_tested() -> None:
         ({"operator": "weighted", "weight": False}, "(plain_gn4(x) + plain_gn4(a(x)) + b((plain_gn4(x) + a)))"),
         ({"operator": "weighted", "norm": "none", "weight": False}, "(x + a(x) + b((x + a)))"),
         ({"operator": "mean", "norm": "ln"}, "mean(plain_gn1(x), plain_gn1(a(x)), b(mean(plain_gn1(x), a)))"),
-        ({"operator": "concat", "norm": "in", "weight": True}, "[scale(plain_gn4(x)), scale(plain_gn4(a(x))), b([scale(plain_gn4(x)), a])]"),
+        (
+            {"operator": "concat", "norm": "in", "weight": True},
+            "[scale(plain_gn4(x)), scale(plain_gn4(a(x))), b([scale(plain_gn4(x)), a])]",
+        ),
         (
             {"operator": "gated", "weight": True},
             "((scale(x) * sigmoid(d(gap(scale(x))))) + (scale(a(x)) * sigmoid(e(gap(scale(a))))) + "
             "c(((scale(x) * sigmoid(b(gap(scale(x))))) + a)))",
         ),
     ],
-)  # fmt: skip
+)
 def test_norm_weight_and_gate_act_on_sources_in_this_order(gather: dict[str, Any], said: str) -> None:
     assert two(gather, "reads") == said
 
@@ -121,11 +127,17 @@ MATCH = {"match": [{"conv": 1, "stride": "s"}]}
         ),
         # A concat's sources keep their width, and lose their map.
         (
-            {"nodes": 2, "growth": 8, "stride": 2, "unit": [{"conv": 3, "stride": "s"}], "reads": {"pattern": "dense", "operator": "concat", **MATCH}},
+            {
+                "nodes": 2,
+                "growth": 8,
+                "stride": 2,
+                "unit": [{"conv": 3, "stride": "s"}],
+                "reads": {"pattern": "dense", "operator": "concat", **MATCH},
+            },
             "[b(x), a(x), c([b, a])]",
         ),
     ],
-)  # fmt: skip
+)
 def test_match_makes_sources_fit(net: Any, said: str) -> None:
     assert formula(net) == said
 
@@ -141,7 +153,11 @@ def test_match_knows_the_width_wanted_and_the_ratio_of_the_maps_rounded_up() -> 
 
 def test_match_of_a_concat_wants_its_own_width_and_of_a_mix_the_summed_channels() -> None:
     for operator, width in [("concat", 4), ({"mixed": 2}, 2), ("sum", 6)]:
-        net = {"growth": 6, "unit": [CONV, {"avgpool": 2}, "join"], "shortcut": {"operator": operator, "match": [{"avgpool": "s"}, CONV]}}
+        net = {
+            "growth": 6,
+            "unit": [CONV, {"avgpool": 2}, "join"],
+            "shortcut": {"operator": operator, "match": [{"avgpool": "s"}, CONV]},
+        }
         assert [op.out for op in graph_of(net).ops if op.word == "conv"] == [6, width]  # type: ignore[attr-defined]
 
 
@@ -152,7 +168,9 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
     assert formula({**net, "reads": "all", "shortcut": "all", "output": "all"}, let={"all": gather}) == said
     assert formula({**net, "reads": gather, "shortcut": gather, "output": gather}) == said
     # What leaves as the nodes read is read by the same gather.
-    assert formula({**net, "reads": "all", "shortcut": "all"}, let={"all": gather}) == said.replace("e(x)", "c(x)").replace("((c(x)", "((c")
+    assert formula({**net, "reads": "all", "shortcut": "all"}, let={"all": gather}) == said.replace(
+        "e(x)", "c(x)"
+    ).replace("((c(x)", "((c")
 
 
 @pytest.mark.parametrize(
@@ -180,8 +198,15 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
             "not 4 of the sources and 3 of the main path",
         ),
         (
-            {"nodes": 2, "growth": 4, "unit": [CONV], "reads": {"pattern": "input", "operator": {"mixed": 2}}, "output": {}},
-            "net[0].reads.operator (node 2): mixed needs a main path: the newest feature among what is read, or a shortcut's",
+            {
+                "nodes": 2,
+                "growth": 4,
+                "unit": [CONV],
+                "reads": {"pattern": "input", "operator": {"mixed": 2}},
+                "output": {},
+            },
+            "net[0].reads.operator (node 2): mixed needs a main path: "
+            "the newest feature among what is read, or a shortcut's",
         ),
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {"match": [{"conv": 1, "out": "w*l"}]}},
@@ -192,11 +217,17 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
             "net[0].shortcut.match[1]: a 'match' has no shortcut to join",
         ),
         (
-            {"nodes": 2, "growth": 8, "cardinality": "l", "unit": [CONV, "join"], "shortcut": {"match": [{"conv": 1, "groups": "g"}]}},
+            {
+                "nodes": 2,
+                "growth": 8,
+                "cardinality": "l",
+                "unit": [CONV, "join"],
+                "shortcut": {"match": [{"conv": 1, "groups": "g"}]},
+            },
             "net[0].cardinality (node 1): 'l' (number of this node) is not known here",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(net: Any, said: str) -> None:
     with pytest.raises(GenotypeError) as caught:
         graph_of(net)
@@ -216,13 +247,24 @@ def test_what_does_not_fit_is_refused(net: Any, said: str) -> None:
         ),
         # Behind bn and relu; a sum is its own raw form.
         (
-            [{"conv": 1, "out": 4}, "bn", "relu", {"nodes": 2, "growth": 4, "unit": [CONV, "bn", "join", "relu"], "shortcut": {"raw": True}}],
+            [
+                {"conv": 1, "out": 4},
+                "bn",
+                "relu",
+                {"nodes": 2, "growth": 4, "unit": [CONV, "bn", "join", "relu"], "shortcut": {"raw": True}},
+            ],
             "relu(((a(x) + bn(b(relu(bn(a))))) + bn(c(relu((a + bn(b)))))))",
         ),
         # Through an activation, a slice and a concat.
         (
             [
-                {"nodes": 2, "growth": 4, "unit": [CONV, "bn"], "reads": {"pattern": "input"}, "output": {"pattern": "nodes", "operator": "concat"}},
+                {
+                    "nodes": 2,
+                    "growth": 4,
+                    "unit": [CONV, "bn"],
+                    "reads": {"pattern": "input"},
+                    "output": {"pattern": "nodes", "operator": "concat"},
+                },
                 "relu",
                 {"slice": 6, "from": 1},
                 {"unit": ["sigmoid", "join"], "shortcut": {"raw": True}},
@@ -238,7 +280,7 @@ def test_what_does_not_fit_is_refused(net: Any, said: str) -> None:
             "([a(x), b(a)] + relu([a, b]))",
         ),
     ],
-)  # fmt: skip
+)
 def test_raw_forms(net: list[Any], said: str) -> None:
     assert formula(*net) == said
 

@@ -76,14 +76,28 @@ def test_layers_that_do_nothing_are_no_operations() -> None:
 
 
 def test_groups_of_a_norm_are_reduced_to_their_gcd_with_the_channels() -> None:
-    for layer, channels, groups in [("gn", 48, 16), ("gn", 7, 1), ({"gn": 6}, 8, 2), ("ln", 8, 1), ("in", 8, 8), ("bn", 8, 0)]:
+    for layer, channels, groups in [
+        ("gn", 48, 16),
+        ("gn", 7, 1),
+        ({"gn": 6}, 8, 2),
+        ("ln", 8, 1),
+        ("in", 8, 8),
+        ("bn", 8, 0),
+    ]:
         norm = graph_of(layer, image=(channels, 4, 4)).ops[1]
         assert (norm.groups, norm.affine) == (groups, True)  # type: ignore[attr-defined]
 
 
 def test_squeeze_and_gate_are_what_is_said() -> None:
     graph = graph_of({"se": 2, "act": "swish", "gate": "hardsigmoid"})
-    assert [getattr(op, "function", op.word) for op in graph.ops[1:7]] == ["gap", "conv", "swish", "conv", "hardsigmoid", "mul"]
+    assert [getattr(op, "function", op.word) for op in graph.ops[1:7]] == [
+        "gap",
+        "conv",
+        "swish",
+        "conv",
+        "hardsigmoid",
+        "mul",
+    ]
     assert [op.bias for op in graph.ops if op.word == "conv"] == [True, True]  # type: ignore[attr-defined]
 
 
@@ -101,7 +115,10 @@ def test_not_square() -> None:
         ({"conv": 256, "out": 8}, "net[0].conv: 256, and a kernel goes from 1 to 255"),
         ({"conv": 3, "out": 0}, "net[0].out: 0, and a number of channels goes from 1 to 1,000,000"),
         ({"conv": 3, "out": 1.5}, "net[0].out: '1.5' is 1.5, and a number of channels must be whole; write floor(...)"),
-        ({"conv": 1, "out": "c*200000"}, "net[0].out: 'c*200000' is 1,600,000, and a number of channels goes from 1 to 1,000,000"),
+        (
+            {"conv": 1, "out": "c*200000"},
+            "net[0].out: 'c*200000' is 1,600,000, and a number of channels goes from 1 to 1,000,000",
+        ),
         ({"maxpool": 3, "padding": 2}, "net[0]: a padding of 2 is more than half the kernel of 3"),
         ({"slice": 5, "from": 4}, "net[0]: channels 4 to 8 are not among the 8 here"),
         ({"pad": 7}, "net[0].pad: 8 channels are more than the 7 to pad up to"),

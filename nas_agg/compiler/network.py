@@ -50,7 +50,7 @@ def build(graph: Graph, seed: int | None = None) -> Network:
 class Network(nn.Module):
     """A compiled network.
 
-    Its parameters bear the paths of the graph (``stage2.3.unit.conv1.weight``), its ``source`` is the text of its forward.
+    Its parameters bear the paths of the graph (``stage2.3.unit.conv1.weight``); ``source`` is the text of its forward.
 
     Args:
         graph: What it computes.
@@ -85,7 +85,7 @@ class Network(nn.Module):
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
-                gain = "relu" if isinstance(module, nn.Conv2d) else "linear"
+                gain: Any = "relu" if isinstance(module, nn.Conv2d) else "linear"
                 nn.init.kaiming_normal_(module.weight, nonlinearity=gain, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

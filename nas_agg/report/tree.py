@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype, canonical
+from nas_agg.files import canonical
+from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.names import Aggregate, Gather, Names, Sequence, WordUse
 from nas_agg.primitives import Conv, Linear, Norm, Primitive, Shape, text

@@ -33,13 +33,29 @@ SMALL: dict[str, Any] = {
     "classes": 4,
     "let": {"match": [{"conv": 1, "stride": "s"}, "gn"]},
     "net": [
-        {"conv": 3, "out": 8}, "bn", "relu",
-        {"nodes": 3, "growth": 8, "unit": ["bn", "relu", {"conv": 3}], "reads": {"pattern": "dense", "operator": "concat"}},
-        {"nodes": 2, "growth": 16, "stride": 2, "unit": [{"conv": 3, "stride": "s"}, "ln", {"se": 4}, "join", "swish"],
-         "shortcut": {"pattern": "dense", "operator": "weighted", "match": "match"}},
-        {"shuffle": 2}, {"dropout": 0.1}, "scale", "gap", {"linear": "classes"},
+        {"conv": 3, "out": 8},
+        "bn",
+        "relu",
+        {
+            "nodes": 3,
+            "growth": 8,
+            "unit": ["bn", "relu", {"conv": 3}],
+            "reads": {"pattern": "dense", "operator": "concat"},
+        },
+        {
+            "nodes": 2,
+            "growth": 16,
+            "stride": 2,
+            "unit": [{"conv": 3, "stride": "s"}, "ln", {"se": 4}, "join", "swish"],
+            "shortcut": {"pattern": "dense", "operator": "weighted", "match": "match"},
+        },
+        {"shuffle": 2},
+        {"dropout": 0.1},
+        "scale",
+        "gap",
+        {"linear": "classes"},
     ],
-}  # fmt: skip
+}
 
 
 @pytest.fixture(autouse=True)
@@ -179,12 +195,16 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone() -> No
     torch.manual_seed(5)
     unseeded = compile(genotype).state_dict()
     torch.manual_seed(5)
-    assert all(torch.equal(a, b) for a, b in zip(unseeded.values(), compile(genotype).state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(unseeded.values(), compile(genotype).state_dict().values(), strict=True)
+    )
     torch.set_rng_state(before)
 
 
 def test_weights_start_as_he_et_al_say() -> None:
-    genotype = Genotype.read({"input": [16, 4, 4], "classes": 9, "net": [{"conv": 3, "out": 400, "bias": True}, "relu", {"linear": 9}]})
+    genotype = Genotype.read(
+        {"input": [16, 4, 4], "classes": 9, "net": [{"conv": 3, "out": 400, "bias": True}, "relu", {"linear": 9}]}
+    )
     network = compile(genotype, seed=0)
     conv, linear = network.get_submodule("conv"), network.get_submodule("linear")
     assert conv.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 16)), rel=0.02)  # type: ignore[union-attr, operator]
@@ -196,14 +216,25 @@ def test_parameters_bear_the_names_of_the_genotype_s_parts(network: torch.nn.Mod
     names = [name for name, _ in network.named_parameters()]
     assert len(set(names)) == len(names) == len(list(network.parameters()))
     assert {
-        "conv.weight", "bn.weight", "bn.bias", "aggregate1.0.unit.conv.weight", "aggregate1.2.unit.bn.bias",
-        "aggregate2.0.unit.se.squeeze.bias", "aggregate2.0.shortcut.match.0.conv.weight",
-        "aggregate2.1.shortcut.weights.0", "aggregate2.1.shortcut.weights.1", "scale", "linear.bias",
-    } <= set(names)  # fmt: skip
+        "conv.weight",
+        "bn.weight",
+        "bn.bias",
+        "aggregate1.0.unit.conv.weight",
+        "aggregate1.2.unit.bn.bias",
+        "aggregate2.0.unit.se.squeeze.bias",
+        "aggregate2.0.shortcut.match.0.conv.weight",
+        "aggregate2.1.shortcut.weights.0",
+        "aggregate2.1.shortcut.weights.1",
+        "scale",
+        "linear.bias",
+    } <= set(names)
 
 
 def test_names_that_are_hard_on_python_are_harmless() -> None:
-    let = {name: [{"conv": 1, "out": 3}, "in"] for name in ("forward", "train", "source", "start", "self", "x0", "F", "torch", "parameters", "T_destination")}
+    let = {
+        name: [{"conv": 1, "out": 3}, "in"]
+        for name in ("forward", "train", "source", "start", "self", "x0", "F", "torch", "parameters", "T_destination")
+    }
     graph = graph_of(*let, "in", {"unit": ["in", "in"]}, image=(3, 4, 4), let=let)
     network = build(graph, 0)
     assert network(torch.randn(2, 3, 4, 4)).shape == (2, 3)
