@@ -93,20 +93,25 @@ def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[flo
         validation = DataLoader(parts[1], batch_size=256)
         crop = v2.RandomCrop(data.input[1:], padding=data.augmentation.crop)
         model = compile(space.genotype(chosen[trial.number], input=data.input, classes=data.classes), seed=trial.number)
+        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": [p for p in model.parameters() if p.ndim > 1]},
+            {"params": vectors, "weight_decay": recipe.weight_decay if recipe.decay_vectors else 0.0},
+        ]
         optimiser = torch.optim.SGD(
-            model.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
+            groups, recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=recipe.nesterov
         )
         steps, step, accuracy = epochs * len(train), 0, 0.0
         for epoch in range(epochs):
             model.train()
             for images, labels in train:
+                step += 1
                 for group in optimiser.param_groups:
                     group["lr"] = recipe.learning_rate(step, steps)
                 optimiser.zero_grad()
                 loss = functional.cross_entropy(model(crop(images)), labels, label_smoothing=recipe.label_smoothing)
                 loss.backward()
                 optimiser.step()
-                step += 1
             model.eval()
             with torch.no_grad():
                 right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)

@@ -11,7 +11,7 @@ Counting imports no torch; `compile` and training do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,14 @@ from nas_agg.errors import GenotypeError, InputError, NasAggError
 if TYPE_CHECKING:
     import os
 
+    from optuna.trial import Trial
+
     from nas_agg.compiler import Network
     from nas_agg.costs import Cost
     from nas_agg.genotype import Genotype
+    from nas_agg.space import Space
     from nas_agg.study import SearchResult
+    from nas_agg.study.searcher import Searcher
 
 try:
     __version__ = version("nas-agg")
@@ -82,8 +86,38 @@ def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathL
     return compile(genotype, seed, weights)
 
 
-def search(*args: Any, **kwargs: Any) -> SearchResult:
-    """Searches a space: see `nas_agg.study.search`."""
+def search(
+    space: str | os.PathLike[str] | Space,
+    evaluate: Callable[[Genotype, Trial], float] | None = None,
+    searcher: str | type[Searcher] = "tpe",
+    budget: int = 50,
+    seed: int = 0,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    show: bool = False,
+    **settings: Any,
+) -> SearchResult:
+    """Searches a space for the network with the highest score.
+
+    Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
+    is kept in a folder. With it, that function is called here in the place of training, one network at a time.
+
+    Args:
+        space: A space's name, a space file, or a space.
+        evaluate: ``evaluate(genotype, trial) -> float``, to be maximised; ``trial`` is an Optuna trial.
+        searcher: A searcher's name (``nas_agg searchers``), or a class of one.
+        budget: Distinct networks to evaluate.
+        seed: Of everything random in the search.
+        out: The run folder; ``runs/SPACE-DATASET-SEED`` if unsaid, when networks are trained.
+        show: Whether to print how it goes.
+        **settings: What the command line's options say: ``dataset="cifar10"``, ``epochs=20``, ``recipe``,
+            ``max_params="1M"``, ``max_macs``, ``workers=2``, ``device``, ``timeout="2h"``, ``trial_timeout``,
+            ``retries``, ``image_size``, ``storage``.
+
+    Raises:
+        InputError: A setting is wrong, or ``out`` is a run with other settings.
+        NasAggError: Ten networks in a row failed, or none gave a result.
+    """
     from nas_agg.study import search
 
-    return search(*args, **kwargs)
+    return search(space, evaluate, searcher, budget, seed, out=out, show=show, **settings)

@@ -65,6 +65,7 @@ def _options(
 
 @app.command()
 def search(
+    context: typer.Context,
     space: Annotated[str | None, typer.Option(help="A space's name, or a space file: ./mine.yaml.")] = None,
     budget: Annotated[int, typer.Option(help="Distinct networks to evaluate.")] = 50,
     searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "tpe",
@@ -98,7 +99,7 @@ def search(
     show = format is Format.table
     if resume is not None:
         free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout, "retries": retries}
-        _only_free(space, out)
+        _check_resumed(context, {"resume", "format", *free})
         result = resume_search(resume, show=show, **{k: v for k, v in free.items() if v is not None})
     elif space is None:
         raise InputError("--space: name a space (see 'nas_agg spaces') or a space file, or --resume RUN")
@@ -127,10 +128,12 @@ def search(
         _print_json(result.as_dict())
 
 
-def _only_free(space: str | None, out: Path | None) -> None:
-    for name, value in (("--space", space), ("--out", out)):
-        if value is not None:
-            raise InputError(f"{name}: a resumed run keeps its own; leave it out")
+def _check_resumed(context: typer.Context, free: set[str]) -> None:
+    """Refuses an option that a resumed run has of its own."""
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if name not in free and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name.replace('_', '-')}: a resumed run keeps its own; leave it out")
 
 
 @app.command()
@@ -281,7 +284,7 @@ def searchers(format: FormatOption = Format.table) -> None:
 @app.command()
 def datasets(format: FormatOption = Format.table) -> None:
     """List the data sets."""
-    from nas_agg.training.data import DATASETS
+    from nas_agg.training.sources import DATASETS
 
     _named(dict(DATASETS), "dataset", format)
 

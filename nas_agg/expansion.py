@@ -13,10 +13,12 @@ from nas_agg.errors import GenotypeError
 from nas_agg.genotype import Genotype
 from nas_agg.graph import MAX_STEPS, Graph, Tape
 from nas_agg.layers import norm_groups
-from nas_agg.names import Aggregate, Gather, Join, Names, Number, Schedule, Sequence, WordUse
+from nas_agg.names import Names
 from nas_agg.operators import Operator, Sum
+from nas_agg.parts import Aggregate, Gather, Join, Sequence, WordUse
 from nas_agg.patterns import Edges
 from nas_agg.primitives import Act, Cat, Norm, Scale, Shape, Slice, text
+from nas_agg.scopes import Own
 
 Scope = Mapping[str, Any]
 
@@ -239,7 +241,7 @@ class _Nodes:
         if aggregate.nodes is None:
             n = len(aggregate.units) if aggregate.each else 1
         else:
-            n = aggregate.nodes.value(_Own(self, None))
+            n = aggregate.nodes.value(Own(self, None))
         if aggregate.nodes is not None and aggregate.each and n != len(aggregate.units):
             raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
@@ -329,7 +331,7 @@ class _Nodes:
 
     def scope(self, l: int) -> dict[str, Any]:
         """The names that a node's unit and gathers need."""
-        own = _Own(self, l)
+        own = Own(self, l)
         scope = dict(self.outer)
         for name in self.aggregate.needed:
             try:
@@ -443,7 +445,7 @@ class _Nodes:
             _, h, w = tape.shapes[tensor]
             ratio = max(-(-h // target[1]), -(-w // target[2]))
             tape.spend(4 * self.aggregate.work)
-            own = _Own(self, None)
+            own = Own(self, None)
             scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
             for name in gather.match.free:  # type: ignore[union-attr]
                 if name not in ("w", "s"):
@@ -465,76 +467,3 @@ def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:
     if len(set(row)) < len(row):
         raise GenotypeError("names a feature twice", f"{gather.pattern.where}.edges[0]")
     return sorted(row)
-
-
-class _Own(Mapping[str, Any]):
-    """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), worked out when asked."""
-
-    def __init__(self, nodes: _Nodes, l: int | None):
-        self.nodes, self.l = nodes, l
-        self.known: dict[str, Any] = {}
-        self.busy: list[str] = []
-
-    def __getitem__(self, name: str) -> Any:
-        if name in self.known:
-            return self.known[name]
-        if name in self.busy:
-            raise GenotypeError(f"a circle: {' -> '.join([*self.busy, name])}", self.nodes.aggregate.where)
-        self.busy.append(name)
-        try:
-            value = self.known[name] = self.found(name)
-        finally:
-            self.busy.pop()
-        return value
-
-    def found(self, name: str) -> Any:
-        nodes, l = self.nodes, self.l
-        aggregate = nodes.aggregate
-        if name in nodes.let:
-            return self.scheduled(nodes.let[name], self)
-        if l is None and not hasattr(nodes, "n"):
-            return nodes.outer[name]  # in `nodes` all are the outer ones
-        if name == "n":
-            return nodes.n
-        if name == "l":
-            if l is None:
-                raise KeyError(name)
-            return l
-        schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
-        schedule = schedules.get(name)
-        if schedule is None or l == 0:
-            return nodes.outer[name]
-        if name == "s" and not aggregate.strides_each and l != 1:
-            return 1
-        return self.scheduled(schedule, _InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
-
-    def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
-        if isinstance(schedule, Number):
-            return schedule.value(scope)
-        if not self.l:
-            raise KeyError("l")
-        return schedule[self.l - 1].value(scope)
-
-    def __iter__(self) -> Any:
-        return iter(self.known)
-
-    def __len__(self) -> int:
-        return len(self.known)
-
-
-class _InSchedule(Mapping[str, Any]):
-    """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
-
-    def __init__(self, own: _Own, seen: tuple[str, ...]):
-        self.own, self.seen = own, seen
-
-    def __getitem__(self, name: str) -> Any:
-        if name in ("w", "g", "s") and name not in self.own.nodes.let and name not in self.seen:
-            return self.own.nodes.outer[name]
-        return self.own[name]
-
-    def __iter__(self) -> Any:
-        return iter(self.own)
-
-    def __len__(self) -> int:
-        return len(self.own)

@@ -1,29 +1,44 @@
 """Puts names in: a genotype's text becomes units and aggregates whose numbers are checked expressions.
 
-Types, words, joins and circles are found here, without expanding. Equal texts written at the same place give the same
-object, also in another genotype, so that `expansion.py` does equal work once.
+Types, words, joins and circles are found here, without expanding.
 """
 
 from __future__ import annotations
 
-import graphlib
-import keyword
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 from nas_agg import genotype as text
 from nas_agg.errors import GenotypeError, cut, did_you_mean
-from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, whole
+from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse
 from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
 from nas_agg.operators import OPERATORS, SOURCE_NORMS, Operator
+from nas_agg.parts import (
+    ANY,
+    Aggregate,
+    Gather,
+    Join,
+    Number,
+    Schedule,
+    Sequence,
+    WordUse,
+    check_circles,
+    each_node,
+    join_place,
+    joins_in,
+    labelled,
+    made,
+    measured,
+    sequence_of,
+)
 from nas_agg.patterns import MAX_NODES, PATTERNS
 from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import FLAG, Bounds, Choice, Word
+
+__all__ = ["MAX_VALUES", "Aggregate", "Gather", "Names", "Sequence", "WordUse"]
 
 MAX_VALUES = 50_000
 MAX_TERMS = 100_000  # nodes of all expressions that are not equal
@@ -31,223 +46,12 @@ MAX_TERMS = 100_000  # nodes of all expressions that are not equal
 WIDTH = Bounds(1, MAX_CHANNELS, "a width")
 GROUPS = Bounds(1, MAX_CHANNELS, "a cardinality")
 STRIDE = Bounds(1, MAX_SIDE, "a stride")
-ANY = Bounds(0, 0, "")  # a number of an aggregate's let: whole or not
 NODES = Bounds(0, MAX_NODES, "a number of nodes")
-
-#: Names that torch.nn.Module or the compiled network has for itself, so that no part of a network may go by them.
-TAKEN = frozenset(
-    [
-        "T_destination",
-        "add_module",
-        "apply",
-        "bfloat16",
-        "buffers",
-        "call_super_init",
-        "children",
-        "compile",
-        "cpu",
-        "cuda",
-        "double",
-        "dump_patches",
-        "eval",
-        "extra_repr",
-        "float",
-        "forward",
-        "get_buffer",
-        "get_extra_state",
-        "get_parameter",
-        "get_submodule",
-        "half",
-        "ipu",
-        "load_state_dict",
-        "modules",
-        "mtia",
-        "named_buffers",
-        "named_children",
-        "named_modules",
-        "named_parameters",
-        "parameters",
-        "register_backward_hook",
-        "register_buffer",
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-        "register_load_state_dict_post_hook",
-        "register_load_state_dict_pre_hook",
-        "register_module",
-        "register_parameter",
-        "register_state_dict_post_hook",
-        "register_state_dict_pre_hook",
-        "requires_grad_",
-        "set_extra_state",
-        "set_submodule",
-        "share_memory",
-        "source",
-        "start",
-        "state_dict",
-        "to",
-        "to_empty",
-        "train",
-        "training",
-        "type",
-        "xpu",
-        "zero_grad",
-    ]
-)
-
-_LOCAL = frozenset({"in", "c", "h"})  # known from the tensor at hand
-
-
-class Number(NamedTuple):
-    """A number, as an expression, with the place it was written at."""
-
-    expression: Expression
-    where: str
-    bounds: Bounds
-
-    def value(self, scope: Mapping[str, Any]) -> Any:
-        """Works it out: an int, or a fraction where its field takes one.
-
-        Raises:
-            GenotypeError: If a name is not known here, or the value is none that the field takes.
-        """
-        try:
-            value = self.expression.constant
-            if value is None:
-                value = self.expression.value(scope)
-        except KeyError as error:
-            name = error.args[0]
-            raise GenotypeError(f"'{name}' ({VARIABLES.get(name, 'a number')}) is not known here", self.where) from None
-        except ExpressionError as error:
-            raise GenotypeError(str(error), self.where) from None
-        bounds = self.bounds
-        if bounds is ANY:
-            return value
-        if bounds.fraction:
-            if not 0 <= value < 1:
-                raise GenotypeError(f"{bounds.what} goes from 0 to below 1, not {float(value):g}", self.where)
-            return value
-        if value.__class__ is int and bounds.least <= value <= bounds.most:
-            return value
-        try:
-            return whole(value, bounds.least, bounds.most, bounds.what, self.expression.text)
-        except GenotypeError as error:
-            raise GenotypeError(error.what, self.where) from None
-
-
-Schedule = Number | tuple[Number, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class WordUse:
-    """A layer, a pattern or an operator with its fields.
-
-    Attributes:
-        size: How many values it is written with.
-        work: How much is to be worked out where it stands.
-    """
-
-    where: str
-    word: str
-    kind: type[Word]
-    fixed: tuple[tuple[str, Any], ...]
-    numbers: tuple[tuple[str, Number], ...]
-    size: int
-    work: int
-
-    def values(self, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """Its fields, worked out."""
-        found = dict(self.fixed)
-        for field, number in self.numbers:
-            found[field] = number.value(scope)
-        return found
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Join:
-    """The place where the shortcut joins."""
-
-    where: str
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Sequence:
-    """A unit.
-
-    Attributes:
-        steps: Each with its label, which is unique in the unit.
-        joins: Whether a join in it takes the shortcut of an aggregate around it.
-        free: The names that it needs from around, but for in, c and h.
-        parts: The steps in runs: those without such a join together, one with it alone.
-    """
-
-    where: str
-    steps: tuple[tuple[str, Any], ...]
-    joins: bool
-    free: tuple[str, ...]
-    size: int
-    parts: tuple[Sequence, ...]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Gather:
-    """A gather, its defaults said."""
-
-    where: str
-    pattern: WordUse
-    operator: WordUse
-    norm: str
-    weight: bool
-    match: Sequence | str | None
-    raw: bool
-    size: int
-
-    @property
-    def how(self) -> type[Operator]:
-        return self.operator.kind  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Aggregate:
-    """An aggregate, `like` merged."""
-
-    where: str
-    units: tuple[Sequence, ...]
-    each: bool  # one unit a node
-    nodes: Number | None
-    growth: Schedule | None
-    cardinality: Schedule | None
-    stride: Schedule | None
-    strides_each: bool
-    reads: Gather
-    shortcut: Gather | None
-    output: Gather | None
-    let: tuple[tuple[str, Schedule], ...]
-    joins: bool
-    free: tuple[str, ...]
-    needed: tuple[str, ...]
-    size: int
-    work: int
-
 
 #: A field of an aggregate: its value, its place, and the names of let whose text it is.
 Fields = dict[str, tuple[Any, str, tuple[str, ...]]]
 #: A number of an aggregate's let with its place.
 Rows = dict[str, tuple[Any, str]]
-
-_known: dict[tuple, Any] = {}
-
-
-def _made(kind: Callable[..., Any], *values: Any) -> Any:
-    """One object for equal values."""
-    key = (kind, *values)
-    found = _known.get(key)
-    if found is None:
-        if len(_known) > 100_000:
-            _known.clear()
-        found = _known[key] = kind(*values)
-    return found
 
 
 @lru_cache(maxsize=4096)
@@ -301,7 +105,7 @@ class Names:
                 raise error if error.where.startswith(where) else error.within(where) from None
         net = self.assembled(steps, "net")
         if net.joins:
-            raise GenotypeError("a join that no shortcut reaches", _join_place(net))
+            raise GenotypeError("a join that no shortcut reaches", join_place(net))
         return net
 
     # ------------------------------------------------------------------ names
@@ -448,7 +252,7 @@ class Names:
                 fixed.append((field, given))
         size = 1 + sum(len(row) + 1 for field, rows in fixed if field == "edges" for row in rows)
         work = 1 + sum(number.expression.size for _, number in numbers)
-        return _made(WordUse, where, word, kind, tuple(fixed), tuple(numbers), size, work)
+        return made(WordUse, where, word, kind, tuple(fixed), tuple(numbers), size, work)
 
     def chosen(self, value: str, where: str, choice: Choice) -> str:
         if value in choice.words:
@@ -475,7 +279,7 @@ class Names:
         """A step with the label it goes by: a layer's word, or the name of a unit or an aggregate, else its role."""
         if isinstance(value, str):
             if value == JOIN:
-                return JOIN, _made(Join, where)
+                return JOIN, made(Join, where)
             kind = LAYERS.get(value)
             if kind and value in kind.bare:
                 return value, self.word(value, where, LAYERS, "layer", bound)
@@ -510,17 +314,15 @@ class Names:
 
     def assembled(self, steps: list[tuple[str, Any]], where: str) -> Sequence:
         _check_size(1 + sum(getattr(step, "size", 1) for _, step in steps), where)
-        joins = [step for _, step in steps if _joins(step)]
+        joins = [step for _, step in steps if joins_in(step)]
         if len(joins) > 1:
             raise GenotypeError("two joins in a unit; one shortcut joins once", joins[1].where)
-        labelled = _labelled(steps)
+        labels = labelled(steps)
         if not joins:
-            return _sequence(where, labelled, ())
-        at = next(i for i, (_, step) in enumerate(labelled) if _joins(step))
-        parts = [
-            _sequence(where, part, ()) for part in (labelled[:at], labelled[at : at + 1], labelled[at + 1 :]) if part
-        ]
-        return _sequence(where, labelled, tuple(parts))
+            return sequence_of(where, labels, ())
+        at = next(i for i, (_, step) in enumerate(labels) if joins_in(step))
+        parts = [sequence_of(where, part, ()) for part in (labels[:at], labels[at : at + 1], labels[at + 1 :]) if part]
+        return sequence_of(where, labels, tuple(parts))
 
     # ------------------------------------------------------------------ aggregates
 
@@ -591,15 +393,15 @@ class Names:
         joins = any(unit.joins for unit in units)
         if shortcut and not joins:
             raise GenotypeError('a shortcut that no join takes: write "join" in the unit', shortcut.where)
-        made = Aggregate(
+        aggregate = Aggregate(
             where, units, each, None if nodes is None else self.number(nodes, place, NODES, bound),
-            schedule("growth", WIDTH), schedule("cardinality", GROUPS), strides, _each(strides, dict(let)),
+            schedule("growth", WIDTH), schedule("cardinality", GROUPS), strides, each_node(strides, dict(let)),
             reads, shortcut, output, let, joins and shortcut is None, (), (), 0, 0,
         )  # fmt: skip
-        _check_circles(made, where)
-        made = _measured(made)
-        _check_size(made.size, where)
-        return _made(Aggregate, *(getattr(made, name) for name in made.__slots__))
+        check_circles(aggregate, where)
+        aggregate = measured(aggregate)
+        _check_size(aggregate.size, where)
+        return made(Aggregate, *(getattr(aggregate, name) for name in aggregate.__slots__))
 
     def units_of(self, fields: Fields, where: str, bound: frozenset[str]) -> tuple[tuple[Sequence, ...], bool]:
         value, place, names = fields.get("units", (None, where, ()))
@@ -644,147 +446,17 @@ class Names:
             else:
                 match = self.unit(match, f"{where}.match", bound)
                 if match.joins:
-                    raise GenotypeError("a 'match' has no shortcut to join", _join_place(match))
+                    raise GenotypeError("a 'match' has no shortcut to join", join_place(match))
                 if "l" in match.free:
                     raise GenotypeError("a 'match' is shared by its readers and sees no 'l'", f"{where}.match")
         raw = self.flag(value.raw, f"{where}.raw")
         size = 1 + pattern.size + operator.size + (match.size if isinstance(match, Sequence) else 0)
-        return _made(Gather, where, pattern, operator, norm, weight, match, raw, size)
+        return made(Gather, where, pattern, operator, norm, weight, match, raw, size)
 
 
 _NORM = Choice(SOURCE_NORMS)
 
 
-def _joins(step: Any) -> bool:
-    return isinstance(step, Join) or getattr(step, "joins", False)
-
-
-def _join_place(unit: Sequence) -> str:
-    """Where the join of a unit was written."""
-    step: Any = unit
-    while not isinstance(step, Join):
-        steps = [inner for _, inner in step.steps] if isinstance(step, Sequence) else step.units
-        step = next(inner for inner in steps if _joins(inner))
-    return step.where
-
-
 def _check_size(size: int, where: str) -> None:
     if size > MAX_VALUES:
         raise GenotypeError(f"more than {MAX_VALUES:,} values once names are put in", where)
-
-
-def _labelled(steps: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Labels that are unique: numbered where one comes more than once."""
-    times = Counter(label for label, _ in steps)
-    found, seen, taken = [], dict.fromkeys(times, 0), set()
-    for label, step in steps:
-        seen[label] += 1
-        own = f"{label}{seen[label]}" if times[label] > 1 else label
-        while own in taken or own in TAKEN or keyword.iskeyword(own):
-            own += "_"
-        taken.add(own)
-        found.append((own, step))
-    return tuple(found)
-
-
-def _sequence(where: str, steps: tuple[tuple[str, Any], ...], parts: tuple[Sequence, ...]) -> Sequence:
-    free: set[str] = set()
-    for _, step in steps:
-        if isinstance(step, WordUse):
-            free.update(name for _, number in step.numbers for name in number.expression.names)
-        else:
-            free.update(getattr(step, "free", ()))
-    joins = any(_joins(step) for _, step in steps)
-    size = 1 + sum(getattr(step, "size", 1) for _, step in steps)
-    return _made(Sequence, where, steps, joins, tuple(sorted(free - _LOCAL)), size, parts)
-
-
-def _names(value: Schedule | None) -> set[str]:
-    if value is None:
-        return set()
-    numbers = value if type(value) is tuple else (value,)
-    return {name for number in numbers for name in number.expression.names}  # type: ignore[union-attr]
-
-
-def _each(stride: Schedule | None, let: dict[str, Schedule]) -> bool:
-    """Whether a stride is each node's: a list, or an expression that uses l, itself or through a name."""
-    if stride is None or type(stride) is tuple:
-        return stride is not None
-    found, further = set(), _names(stride)
-    while further:
-        found |= further
-        rows = [let[name] for name in further & let.keys()]
-        if any(type(row) is tuple for row in rows):
-            return True
-        further = {name for row in rows for name in _names(row)} - found
-    return "l" in found
-
-
-def _check_circles(aggregate: Aggregate, where: str) -> None:
-    """Refuses numbers of an aggregate that need one another."""
-    rows: dict[str, Schedule] = dict(aggregate.let)
-    own = {n for n, value in (("w", aggregate.growth), ("g", aggregate.cardinality), ("s", aggregate.stride)) if value}
-    known = rows.keys() | own
-    needs: dict[str, list[str]] = {}
-    # A schedule sees the outer w, g and s, but growth an own cardinality and the reverse.
-    for name, schedule, seen in (
-        ("w", aggregate.growth, "g"),
-        ("g", aggregate.cardinality, "w"),
-        ("s", aggregate.stride, ""),
-    ):
-        needs[name] = sorted((_names(schedule) & known) - own.difference(seen))
-    for name, row in rows.items():
-        needs[name] = sorted(_names(row) & known)
-    try:
-        graphlib.TopologicalSorter(needs).prepare()
-    except graphlib.CycleError as error:
-        fields = {"w": "growth", "g": "cardinality", "s": "stride"}
-        circle = [fields.get(name, name) for name in reversed(error.args[1])]
-        raise GenotypeError(f"a circle: {cut(' -> '.join(circle))}", where) from None
-
-
-def _entries(value: Schedule | None) -> int:
-    return len(value) if type(value) is tuple else int(value is not None)
-
-
-def _measured(aggregate: Aggregate) -> Aggregate:
-    """An aggregate with its free names, its size, and the work of its numbers at one node."""
-    gathers = [gather for gather in (aggregate.reads, aggregate.shortcut, aggregate.output) if gather]
-    schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[row for _, row in aggregate.let]]
-    inside: list[Any] = [*aggregate.units, *gathers]
-    work = 1 + sum(gather.pattern.work + gather.operator.work for gather in gathers)
-    for value in schedules:
-        numbers = value if type(value) is tuple else (value,) if value else ()
-        work += max([number.expression.size for number in numbers], default=0)  # type: ignore[union-attr]
-    free, needed = _free(aggregate)
-    size = 1 + sum(part.size for part in inside) + sum(map(_entries, schedules))
-    return replace(aggregate, free=free, needed=needed, size=size, work=work)
-
-
-def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
-    """The names that a gather needs at each node, and those its match needs."""
-    if gather is None:
-        return set(), set()
-    own = {
-        n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names
-    }
-    match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
-    return own, match - {"w", "s"}
-
-
-def _free(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names an aggregate needs from around, and those its nodes need of the aggregate's own scope."""
-    inside: set[str] = {name for unit in aggregate.units for name in unit.free}
-    for gather in (aggregate.reads, aggregate.shortcut, aggregate.output):
-        at_node, in_match = _gather_names(gather)
-        inside |= at_node | in_match
-    own = {name for name, _ in aggregate.let}
-    schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
-    outer = inside - own - {"l", "n"} - {name for name, value in schedules.items() if value is not None}
-    for value in (*schedules.values(), *(row for _, row in aggregate.let)):
-        outer |= _names(value) - own - {"l", "n"}
-    counted = _names(aggregate.nodes)
-    if counted & own:  # numbers of its own let, which in `nodes` see the outer l and n
-        counted = counted.union(*[_names(row) for _, row in aggregate.let])
-    outer |= counted - own
-    return tuple(sorted(outer - _LOCAL)), tuple(sorted(inside - _LOCAL))

@@ -62,16 +62,17 @@ def test_cost_for_another_task(run):
     )  # 80 inputs and a bias a class; a 3x3 stem on one channel
 
 
-def test_cost_imports_no_torch():
+@pytest.mark.parametrize("words", [["cost", "microdense/30a64"], ["spaces"], ["points"], ["datasets"], ["recipes"]])
+def test_what_describes_or_counts_imports_no_torch(words):
     code = (
-        "import sys; sys.argv = ['nas_agg', 'cost', 'microdense/30a64']\n"
+        f"import sys; sys.argv = ['nas_agg', *{words!r}]\n"
         "from nas_agg.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'torchvision', 'optuna', 'sklearn') if name in sys.modules])"
+        "print([name for name in ('torch', 'torchvision', 'sklearn') if name in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "724,727" in out
+    assert len(out.splitlines()) > 2
     assert out.splitlines()[-1] == "[]"
 
 
@@ -140,6 +141,7 @@ def test_version_and_help(run):
         (["search", "--space", "microdense", "--device", "tpu"], "tpu"),
         (["search", "--resume", "runs/none"], "runs/none"),
         (["search", "--space", "microdense", "--resume", "runs/none"], "--space"),
+        (["search", "--resume", "runs/none", "--budget", "7"], "--budget"),
         (["train", "microdense/30a64", "--dataset", "folder:"], "folder:PATH"),
         (["evaluate", "microdense/30a64"], "--weights"),
         (["evaluate", "."], "no run folder"),

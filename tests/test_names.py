@@ -12,7 +12,8 @@ from torch import nn
 from nas_agg.compiler.network import Network
 from nas_agg.errors import GenotypeError
 from nas_agg.genotype import Genotype
-from nas_agg.names import TAKEN, Names
+from nas_agg.names import Names
+from nas_agg.parts import TAKEN
 
 
 def widths(*net: Any, **fields: Any) -> list[int]:

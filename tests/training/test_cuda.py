@@ -1,0 +1,60 @@
+"""What differs on a GPU: bfloat16, channels_last, the generators in a checkpoint. Needs one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import nas_agg
+from nas_agg.training.data import load_data
+from nas_agg.training.loop import evaluate, train
+from nas_agg.training.recipes import get_recipe
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+NETWORK = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "net": [{"conv": 3, "out": 16}, "bn", "relu", {"conv": 3, "out": 32}, "bn", "relu", "gap", {"dropout": 0.1}, {"linear": "classes"}],
+}  # fmt: skip
+
+
+def trained(tmp_path, epochs, report=None, resume=False):
+    model = nas_agg.compile(nas_agg.load(NETWORK), seed=0)
+    result = train(
+        model,
+        load_data("digits"),
+        get_recipe("search"),
+        seed=0,
+        device="cuda",
+        epochs=epochs,
+        out=tmp_path,
+        resume=resume,
+        report=report,
+        checkpoint_seconds=0,
+    )
+    return model, result
+
+
+def test_a_training_learns_on_a_gpu(tmp_path):
+    model, result = trained(tmp_path, 5)
+    data = load_data("digits")
+    assert result.metrics["validation_accuracy"] > 0.8
+    assert evaluate(model, data.validation, data, "cuda")["accuracy"] == result.metrics["validation_accuracy"]
+    assert next(model.parameters()).is_cuda
+
+
+def test_a_training_goes_on_from_a_checkpoint(tmp_path):
+    class Killed(Exception):
+        pass
+
+    def kill(epoch, metrics):
+        if epoch == 3:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        trained(tmp_path, 5, kill)
+    _, result = trained(tmp_path, 5, resume=True)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5]
+    assert result.metrics["validation_accuracy"] > 0.8
