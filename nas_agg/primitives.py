@@ -275,7 +275,10 @@ class Gap(Primitive):
     size: int
 
     def shape(self, *inputs: Shape) -> Shape:
-        return inputs[0][0], self.size, self.size
+        c, h, w = inputs[0]
+        if self.size > min(h, w):
+            raise GenotypeError(f"a map of {h}x{w} cannot be pooled to {self.size}x{self.size}, which is larger")
+        return c, self.size, self.size
 
     def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
         return Kept(inputs=(0,)) if grads[0] and self.size > 1 else Kept()

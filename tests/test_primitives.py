@@ -145,3 +145,9 @@ def test_maps_and_channels_are_bounded_before_anything_is_allocated() -> None:
         graph_of({"nodes": 2, "unit": [], "reads": {"pattern": "dense", "operator": "concat"}}, image=(600_000, 1, 1))
     cost = Cost(graph_of({"conv": 255, "out": 10**6}, image=(10**6, 16_384, 16_384)))
     assert cost.params == 255**2 * 10**12 + 10**6 + 1  # refused by its cost, not by an allocation
+
+
+def test_a_pool_does_not_enlarge_a_map():
+    with pytest.raises(GenotypeError, match="2x2 cannot be pooled to 3x3"):
+        primitives.Gap(3).shape((4, 2, 2))
+    assert primitives.Gap(2).shape((4, 2, 2)) == (4, 2, 2)

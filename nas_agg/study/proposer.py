@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.errors import InputError
-from nas_agg.study.record import Labels, Record, TrialRecord
+from nas_agg.study.record import Labels, Record
+from nas_agg.study.result import ranked
 from nas_agg.study.searcher import Searcher, derive_seed
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ SMALL_SPACE = 1000
 
 
 @dataclass(frozen=True)
-class Network:
+class Candidate:
     """A network within the limits."""
 
     genotype: Genotype
@@ -41,6 +44,9 @@ class Proposer:
     A draw over a limit, or of a network that failed or is being trained by another worker, is refused and drawn again
     from the same sampler; it leaves no trial, only a count at the trial that follows. A network that has a result is
     recorded as a repeat with that result.
+
+    A searcher learns nothing from refusals and may draw the like for ever. After as many in a row as its ``patience``
+    says, draws of another kind take turns: any point of the space, and a neighbour of one of the best networks.
 
     Args:
         space: The space.
@@ -71,86 +77,120 @@ class Proposer:
         self.space, self.searcher, self.record = space, searcher, record
         self._limits = {"params": max_params, "macs": max_macs}
         self._input, self._classes, self._cost = input, classes, cost
-        self._judged: dict[tuple, Network | str] = {}
+        self._judged: dict[tuple, Candidate | str] = {}
+        self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
 
     def genotype(self, labels: Labels) -> Genotype:
         """The genotype of a trial's values, made for the task."""
         return self.space.genotype(self.space.values(labels), input=self._input, classes=self._classes)
 
-    def judge(self, labels: Labels) -> Network | str:
+    def judge(self, labels: Labels) -> Candidate | str:
         """The network of a draw, or why it is refused; nothing is built."""
         key = tuple(labels.values())
         if key not in self._judged:
             self._judged[key] = self._judge(labels)
         return self._judged[key]
 
-    def _judge(self, labels: Labels) -> Network | str:
+    def _judge(self, labels: Labels) -> Candidate | str:
         try:
             genotype = self.genotype(labels)
             cost = self._cost(genotype)
             for name, limit in self._limits.items():
                 if limit and getattr(cost, name) > limit:
                     return f"more than {limit:,} {name}"
-            return Network(genotype, cost.params, cost.macs, cost.hash)
+            return Candidate(genotype, cost.params, cost.macs, cost.hash)
         except InputError as error:
             return str(error)
 
-    def propose(self) -> tuple[int, Network] | str:
+    def propose(self, seconds: float = math.inf) -> tuple[int, Candidate] | str | None:
         """Begin the next trial.
+
+        Args:
+            seconds: After as much time in vain it comes back; the next call goes on where this one was.
 
         Returns:
             Its number and network; or why there is none: the search has nothing new to find (or, while other trials
-            run, nothing new yet).
+            run, nothing new yet); or ``None`` when the time was too short to tell.
         """
-        asked, busy = self._asked_in_vain(), 0
+        if self._asking is None:
+            self._asking = self._ask()
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                next(self._asking)
+            except StopIteration as answer:
+                self._asking = None
+                return answer.value
+            except BaseException:
+                self._asking = None
+                raise
+            if time.monotonic() >= end:
+                return None
+
+    def _ask(self) -> Generator[None, None, tuple[int, Candidate] | str]:
+        """Draw until there is an answer; pauses after each network that was worked out."""
+        asked, busy, refused, checked = self._asked_in_vain(), 0, 0, False
+        distributions, last = self.space.distributions, ""
+        draws = self._draws()
         while asked < PATIENCE:
-            number, refused = self.record.next_number, 0
-            distributions = self.space.distributions
-            for labels in self.record.draws(self.searcher.sampler(number), distributions):
-                network = self.judge(labels)
-                known = None if isinstance(network, str) else self.record.known(network.hash)
-                if isinstance(network, str) or (known is not None and not known.counts):
-                    refused += 1
-                    asked += 1
-                    busy += known is not None and known.state == "running"
-                    if busy >= WHILE_OTHERS_RUN:
-                        return "the searcher proposes what is being trained"
-                    if asked >= PATIENCE or (refused == 1 and self._exhausted()):
-                        return self._why(network, known)
-                    continue
-                attrs = {"hash": network.hash, "params": network.params, "macs": network.macs}
-                attrs |= {"seed": derive_seed(self.searcher.seed, number, "train"), "refused": refused}
+            lost = asked >= self.searcher.patience
+            labels = self._other_draw(asked) if lost else next(draws)
+            network = self.judge(labels)
+            known = None if isinstance(network, str) else self.record.known(network.hash)
+            attrs: dict[str, Any] = {"refused": refused}
+            if not isinstance(network, str):
+                seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
+                attrs |= {"hash": network.hash, "params": network.params, "macs": network.macs, "seed": seed}
                 if known is None:
                     return self.record.begin(labels, distributions, attrs), network
+            asked += 1
+            if known is not None and known.counts and not lost:
                 self.record.repeat(labels, distributions, attrs, known.number)
-                asked += 1
-                break
-            if self._exhausted():
-                break
-        return self._why("", None)
+                draws, refused, checked = self._draws(), 0, False
+            else:
+                refused += 1
+                busy += known is not None and known.state == "running"
+                if busy >= WHILE_OTHERS_RUN:
+                    return "the searcher proposes what is being trained"
+            last = network if isinstance(network, str) else f"equal to trial {known.number}, {known.state}"
+            yield
+            if not checked:
+                checked = True
+                if (yield from self._exhausted()):
+                    return "the space holds no other network within the limits"
+        return f"{PATIENCE:,} draws in a row were repeats or refused{f' (the last one: {last})' if last else ''}"
+
+    def _draws(self) -> Iterator[Labels]:
+        """What the searcher proposes for the next trial."""
+        return self.record.draws(self.searcher.sampler(self.record.next_number), self.space.distributions)
+
+    def _other_draw(self, asked: int) -> Labels:
+        """What is drawn when the searcher is at a loss; the circle of the best widens with each draw in vain."""
+        import numpy as np
+
+        number = self.record.next_number
+        rng = np.random.default_rng(derive_seed(self.searcher.seed, number, f"draw {asked}"))
+        best = ranked(self.record.trials)[: 2 + asked // 20]
+        if best and asked % 2:
+            labels = best[int(rng.integers(len(best)))].labels
+            return self.space.labels(self.space.mutate(self.space.values(labels), rng))
+        return self.space.labels(self.space.sample(rng))
 
     def _asked_in_vain(self) -> int:
         """Draws since the last new network, refused ones and repeats."""
         tail = itertools.takewhile(lambda trial: trial.state == "repeat", reversed(self.record.trials))
         return sum(1 + trial.refused for trial in tail)
 
-    def _exhausted(self) -> bool:
+    def _exhausted(self) -> Generator[None, None, bool]:
         """Whether every point of a small space is known or refused. Of a large space nobody can tell."""
         if self.space.size() > SMALL_SPACE:
             return False
-        return not any(self._new(labels) for labels in _all_points(dict(self.space.distributions)))
-
-    def _new(self, labels: Labels) -> bool:
-        network = self.judge(labels)
-        return not isinstance(network, str) and self.record.known(network.hash) is None
-
-    def _why(self, last: Network | str, known: TrialRecord | None) -> str:
-        if self._exhausted():
-            return "the space holds no other network within the limits"
-        said = f" (the last one: {last})" if isinstance(last, str) and last else ""
-        if known is not None:
-            said = f" (the last one: equal to trial {known.number}, {known.state})"
-        return f"{PATIENCE:,} draws in a row were repeats or refused{said}"
+        for labels in _all_points(dict(self.space.distributions)):
+            network = self.judge(labels)
+            if not isinstance(network, str) and self.record.known(network.hash) is None:
+                return False
+            yield
+        return True
 
 
 def _all_points(distributions: dict[str, BaseDistribution]) -> Iterator[Labels]:

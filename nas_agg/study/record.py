@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Labels = dict[str, Any]
 JOURNAL = "study.journal"
 _MAXIMIZE = optuna.study.StudyDirection.MAXIMIZE
+_OWN = "nas_agg:"  # before the names of this package's attributes, which lie beside those of a user's function
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,14 @@ class TrialRecord:
 
     Attributes:
         number: Its number in the study, from 0.
-        state: ``running``, ``complete``, ``pruned``, ``failed`` or ``repeat``.
+        state: ``running``, ``complete``, ``pruned``, ``failed``, ``repeat`` or ``stopped`` (when the search ended; it
+            says nothing of its network).
         value: What it scored (of a pruned one, when it was stopped).
         labels: The values of the space's open names, as Optuna stores them.
         params, macs, hash: What its network costs and is.
         seconds: How long it was trained.
         seed: The seed of its training.
-        reason: Why it failed, else empty.
+        reason: Why it failed or was stopped, else empty.
         twin: The number of the trial it repeats.
         refused: Draws refused before it was drawn.
     """
@@ -80,11 +82,11 @@ _STATES = {
 
 
 def _as_record(trial: FrozenTrial) -> TrialRecord:
-    attrs = trial.user_attrs
+    attrs = {key.removeprefix(_OWN): value for key, value in trial.user_attrs.items() if key.startswith(_OWN)}
     twin = attrs.get("repeat_of")
     return TrialRecord(
         number=trial.number,
-        state=_STATES[trial.state] if twin is None else "repeat",
+        state="repeat" if twin is not None else "stopped" if attrs.get("stopped") else _STATES[trial.state],
         value=trial.value,
         labels=trial.params,
         params=attrs.get("params", 0),
@@ -124,7 +126,7 @@ class Record:
                 self._load(trial)
 
     def _load(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.WAITING or "hash" not in trial.user_attrs:
+        if trial.state == TrialState.WAITING or _OWN + "hash" not in trial.user_attrs:
             raise InputError(f"the study holds a trial that no search of nas_agg made (number {trial.number})")
         self._ids.append(trial._trial_id)
         if trial.state == TrialState.RUNNING:  # it is trained again, and reports again
@@ -138,7 +140,10 @@ class Record:
             self._records[record.number] = record
         else:
             self._records.append(record)
-        if record.twin is None:
+        if record.state == "stopped":
+            if self._by_hash.get(record.hash) == record.number:
+                del self._by_hash[record.hash]
+        elif record.twin is None:
             self._by_hash[record.hash] = record.number
 
     # ---- reading
@@ -178,7 +183,12 @@ class Record:
         self.study.sampler = sampler
         if self._open is None:
             self._open = self.study.ask()
-        study, trial = self.study, self._frozen(self._open.number)
+        return self._drawn(sampler, self._frozen(self._open.number), distributions)
+
+    def _drawn(
+        self, sampler: BaseSampler, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]
+    ) -> Iterator[Labels]:
+        study = self.study
         while True:
             joint = sampler.infer_relative_search_space(study, trial)
             drawn = sampler.sample_relative(study, trial, joint)
@@ -212,7 +222,7 @@ class Record:
             value = distribution.to_internal_repr(labels[name])
             memory.set_trial_param(self._id(number), name, value, distribution)
         for key, value in attrs.items():
-            memory.set_trial_user_attr(self._id(number), key, value)
+            memory.set_trial_user_attr(self._id(number), _OWN + key, value)
         return number
 
     def _save(self, number: int) -> None:
@@ -254,9 +264,17 @@ class Record:
         """Record that a trial failed, and why."""
         return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": reason})
 
+    def settle(self, reason: str) -> list[TrialRecord]:
+        """Record that the search has ended without the trials that are still open; gives them.
+
+        They are neither failures nor known networks: a later search may train them.
+        """
+        open = [trial.number for trial in self._records if trial.state == "running"]
+        return [self._tell(number, TrialState.FAIL, None, {"reason": reason, "stopped": True}) for number in open]
+
     def _tell(self, number: int, state: TrialState, value: float | None, attrs: dict[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
-            self.study._storage.set_trial_user_attr(self._id(number), key, attr)
+            self.study._storage.set_trial_user_attr(self._id(number), _OWN + key, attr)
         self.study.tell(number, value, state)
         trial = self._frozen(number)
         if self._storage is not None:

@@ -27,7 +27,11 @@ class Searcher(ABC):
     Attributes:
         space: The space that is searched.
         seed: The search's seed.
+        patience: Draws of a trial that may be refused or repeats in a row before others are mixed in: points of the
+            whole space and neighbours of the best networks.
     """
+
+    patience: int = 20
 
     def __init__(self, space: Space, seed: int):
         self.space = space

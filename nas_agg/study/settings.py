@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -24,7 +25,7 @@ def parse_count(text: str | int) -> int:
     """A whole number as people write it: ``1000``, ``200k``, ``1.5M``, ``2G`` (thousands, millions, 10**9).
 
     Raises:
-        ValueError: The text is no such number.
+        ValueError: The text is no such number, or not a whole one.
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text
@@ -32,7 +33,10 @@ def parse_count(text: str | int) -> int:
     if match is None:
         raise ValueError(f"{text!r} is no count: write 200000, 200k, 1.5M or 2G")
     unit = match[2].lower()
-    return round(float(match[1]) * _UNITS["k" if unit == "k" else unit.upper()])
+    count = Decimal(match[1]) * _UNITS["k" if unit == "k" else unit.upper()]
+    if count != int(count):
+        raise ValueError(f"{text!r} is no whole number: write 200000, 200k, 1.5M or 2G")
+    return int(count)
 
 
 def parse_duration(text: str | float) -> float:

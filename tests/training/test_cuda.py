@@ -15,8 +15,15 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 NETWORK = {
     "input": [1, 8, 8],
     "classes": 10,
-    "net": [{"conv": 3, "out": 16}, "bn", "relu", {"conv": 3, "out": 32}, "bn", "relu", "gap", {"dropout": 0.1}, {"linear": "classes"}],
-}  # fmt: skip
+    "let": {"conv": {"unit": [{"conv": 3}, "bn", "relu"]}},
+    "net": [
+        {"like": "conv", "growth": 16},
+        {"like": "conv", "growth": 32},
+        "gap",
+        {"dropout": 0.1},
+        {"linear": "classes"},
+    ],
+}
 
 
 def trained(tmp_path, epochs, report=None, resume=False):
