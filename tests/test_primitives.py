@@ -12,6 +12,7 @@ from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.layers import LAYERS
+from nas_agg.primitives import Gap
 
 
 def graph_of(*net: Any, image: tuple[int, int, int] = (8, 9, 9), **fields: Any) -> Graph:
@@ -149,5 +150,5 @@ def test_maps_and_channels_are_bounded_before_anything_is_allocated() -> None:
 
 def test_a_pool_does_not_enlarge_a_map():
     with pytest.raises(GenotypeError, match="2x2 cannot be pooled to 3x3"):
-        primitives.Gap(3).shape((4, 2, 2))
-    assert primitives.Gap(2).shape((4, 2, 2)) == (4, 2, 2)
+        Gap(3).shape((4, 2, 2))
+    assert Gap(2).shape((4, 2, 2)) == (4, 2, 2)
