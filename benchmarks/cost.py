@@ -19,20 +19,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_agg import expansion, expressions, names
+from nas_agg import expansion
 from nas_agg.compiler import Network
 from nas_agg.costs import Cost
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.space import open_space
-
-
-def forget() -> None:
-    """Empties every cache of the language."""
-    expansion._written.clear()
-    names._known.clear()
-    names._named.cache_clear()
-    expressions._parsed.cache_clear()
 
 
 def counted(text: dict) -> tuple[int, int]:
@@ -84,11 +76,11 @@ def main() -> None:
     traced(expansion.expand(paper))  # imports and warms up what torch loads late
 
     print(f"{'':<42} {'':>12}   {'static':>10}   {'meta':>10}   ratio (medians)")
-    compare("30a64, never seen", [paper.text()] * 5, forget)
+    compare("30a64, never seen", [paper.text()] * 5, expansion.forget)
     task = {"input": (3, 32, 32), "classes": 10}
     parents = [space.sample(rng) for _ in range(options.genotypes)]
-    compare("random of microdense, never seen", [space.genotype(v, **task).text() for v in parents], forget)
-    forget()
+    compare("random of microdense, never seen", [space.genotype(v, **task).text() for v in parents], expansion.forget)
+    expansion.forget()
     mutants = []
     for values in parents:
         counted(space.genotype(values, **task).text())

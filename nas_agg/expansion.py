@@ -14,6 +14,7 @@ from nas_agg.genotype import Genotype
 from nas_agg.graph import MAX_STEPS, Graph, Tape
 from nas_agg.layers import norm_groups
 from nas_agg.names import Names
+from nas_agg.names import forget as forget_names
 from nas_agg.operators import Operator, Sum
 from nas_agg.parts import Aggregate, Gather, Join, Sequence, WordUse
 from nas_agg.patterns import Edges
@@ -65,6 +66,14 @@ MAX_WRITTEN = 200_000  # operations kept, to be written again
 _written: dict[tuple, _Written] = {}
 _kept = 0
 _SEEN_THROUGH = (Cat, Slice, Norm, Act)
+
+
+def forget() -> None:
+    """Empties what is kept of earlier genotypes, so that the next is expanded as if it were the first."""
+    global _kept
+    _written.clear()
+    _kept = 0
+    forget_names()
 
 
 class _Shortcut:

@@ -209,7 +209,7 @@ def _with_names(node: ast.expr, meanings: Mapping[str, ast.expr]) -> ast.expr:
 
 
 @lru_cache(maxsize=2048)
-def _parsed(text: str) -> Expression:
+def parsed(text: str) -> Expression:
     if len(text) > MAX_TEXT:
         raise ExpressionError(f"an expression has at most {MAX_TEXT} characters, this one {len(text)}")
     try:
@@ -238,12 +238,12 @@ def parse(value: Any) -> Expression:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ExpressionError(f"{_short(repr(value))} is not a number or an expression")
     if isinstance(value, str):
-        return _parsed(value)
+        return parsed(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ExpressionError(f"{value} is not a number to compute with")
     if abs(value) > MAX_RESULT:
         raise ExpressionError("a number is beyond 10^9")
-    return _parsed(repr(value))
+    return parsed(repr(value))
 
 
 class _Checked:

@@ -238,10 +238,13 @@ class Tape:
                 for source in self.inputs[i]:
                     live[source] = 1
         kept = [i for i in range(output + 1) if live[i]]
-        place = {old: new for new, old in enumerate(kept)}
+        place = [0] * len(self.ops)
+        for new, old in enumerate(kept):
+            place[old] = new
+        moved = place.__getitem__
         return Graph(
             [self.ops[i] for i in kept],
-            [tuple([place[source] for source in self.inputs[i]]) for i in kept],
+            [tuple(map(moved, self.inputs[i])) for i in kept],
             [self.shapes[i] for i in kept],
             [self.paths[i] for i in kept],
             place[output],

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from nas_agg import genotype as text
 from nas_agg.errors import GenotypeError, cut, did_you_mean
-from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse
+from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, parsed
 from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
 from nas_agg.operators import OPERATORS, SOURCE_NORMS, Operator
@@ -29,6 +29,7 @@ from nas_agg.parts import (
     each_node,
     join_place,
     joins_in,
+    known,
     labelled,
     made,
     measured,
@@ -37,8 +38,6 @@ from nas_agg.parts import (
 from nas_agg.patterns import MAX_NODES, PATTERNS
 from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import FLAG, Bounds, Choice, Word
-
-__all__ = ["MAX_VALUES", "Aggregate", "Gather", "Names", "Sequence", "WordUse"]
 
 MAX_VALUES = 50_000
 MAX_TERMS = 100_000  # nodes of all expressions that are not equal
@@ -460,3 +459,10 @@ _NORM = Choice(SOURCE_NORMS)
 def _check_size(size: int, where: str) -> None:
     if size > MAX_VALUES:
         raise GenotypeError(f"more than {MAX_VALUES:,} values once names are put in", where)
+
+
+def forget() -> None:
+    """Empties what is kept of earlier texts."""
+    known.clear()
+    _named.cache_clear()
+    parsed.cache_clear()

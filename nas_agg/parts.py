@@ -217,17 +217,17 @@ class Aggregate:
     work: int
 
 
-_known: dict[tuple, Any] = {}
+known: dict[tuple, Any] = {}
 
 
 def made(kind: Callable[..., Any], *values: Any) -> Any:
     """One object for equal values."""
     key = (kind, *values)
-    found = _known.get(key)
+    found = known.get(key)
     if found is None:
-        if len(_known) > 100_000:
-            _known.clear()
-        found = _known[key] = kind(*values)
+        if len(known) > 100_000:
+            known.clear()
+        found = known[key] = kind(*values)
     return found
 
 

@@ -10,7 +10,8 @@ from nas_agg.expansion import expand
 from nas_agg.files import canonical
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
-from nas_agg.names import Aggregate, Gather, Names, Sequence, WordUse
+from nas_agg.names import Names
+from nas_agg.parts import Aggregate, Gather, Sequence, WordUse
 from nas_agg.primitives import Conv, Linear, Norm, Primitive, Shape, text
 
 

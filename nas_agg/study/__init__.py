@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_agg.study.final import evaluate_run
     from nas_agg.study.result import SearchResult
     from nas_agg.study.run import resume, search
+    from nas_agg.study.single import evaluate_run
 
 __all__ = ["SearchResult", "evaluate_run", "resume", "search"]
 
-_PLACES = {"SearchResult": "result", "evaluate_run": "final", "resume": "run", "search": "run"}
+_PLACES = {"SearchResult": "result", "evaluate_run": "single", "resume": "run", "search": "run"}
 
 
 def __getattr__(name: str) -> Any:

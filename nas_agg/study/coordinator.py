@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nas_agg.errors import NasAggError
 from nas_agg.study.pool import Evaluator, Event, Job
-from nas_agg.study.proposer import Network, Proposer
+from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record, TrialRecord
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FAILURES_IN_A_ROW = 10
 TICK = 0.2  # seconds between two looks at the clock
+SLICE = 0.05  # seconds to draw before those who are training are heard again
 
 
 class SearchFailed(NasAggError):
@@ -36,6 +37,27 @@ class Watcher(Protocol):
         """Time has passed."""
 
 
+class Clock:
+    """The time of a search, without that of the final training.
+
+    Args:
+        spent: Seconds that earlier parts of the search took.
+    """
+
+    def __init__(self, spent: float = 0.0):
+        self._spent, self._begun = spent, time.monotonic()
+        self._ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the search has taken so far, or took in all."""
+        return self._spent + (self._ended or time.monotonic()) - self._begun
+
+    def stop(self) -> None:
+        """The search has ended."""
+        self._ended = time.monotonic()
+
+
 @dataclass
 class Coordinator:
     """Asks for trials until the budget is spent, and records what becomes of them.
@@ -47,60 +69,64 @@ class Coordinator:
         evaluator: Evaluates them.
         job: Makes a trial's job.
         watcher: Is told.
+        clock: Is stopped when the search ends.
         last_epoch: The epoch at which a trial is done and no longer stopped.
         forgiven: Trials of lower numbers do not count as failures in a row.
-        spent: Seconds of this search's time that earlier parts of it took.
     """
 
     settings: Settings
     record: Record
     proposer: Proposer
     evaluator: Evaluator
-    job: Callable[[TrialRecord, Network], Job]
+    job: Callable[[TrialRecord, Candidate], Job]
     watcher: Watcher
+    clock: Clock
     last_epoch: int = 0
     forgiven: int = 0
-    spent: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._begun = time.monotonic()
 
     def run(self) -> str:
-        """Search; gives why it ended.
+        """Search; gives why it ended. Nothing is evaluated any more then.
 
         Raises:
             SearchFailed: Ten trials in a row failed, or none gave a result.
         """
+        try:
+            return self._run()
+        finally:
+            self.clock.stop()
+            self.evaluator.close()
+
+    def _run(self) -> str:
         self._jobs: dict[int, Job] = {}
         self._losses: dict[int, int] = {}
+        self._drawing = False
         self._waiting = [trial for trial in self.record.trials if trial.state == "running"]
         ended, why = True, ""
         while True:
             self._check_failures()
             if self._time_is_up():
-                return self._stop_all()
-            if ended:  # what could not be had before may be had now
+                return "the time is up"  # what runs stays open: it goes on if the search is given more time
+            if ended or self._drawing:  # what could not be had before may be had now
                 why = self._hand_out()
-            if not self._jobs:
+            if not self._jobs and not self._drawing:
                 return why or "the budget is spent"
             running = len(self._jobs)
-            for event in self.evaluator.events(TICK):
+            for event in self.evaluator.events(0 if self._drawing else TICK):
                 self._hear(event)
             ended = len(self._jobs) < running
             self.watcher.tick()
 
-    @property
-    def seconds(self) -> float:
-        """How long the search has taken so far, earlier parts included."""
-        return self.spent + time.monotonic() - self._begun
-
     def _time_is_up(self) -> bool:
-        return self.settings.timeout is not None and self.seconds >= self.settings.timeout
+        return self.settings.timeout is not None and self.clock.seconds >= self.settings.timeout
 
     # ---- handing out
 
     def _hand_out(self) -> str:
-        """Give every free worker a trial; gives why there is none for it, if there is none to be had."""
+        """Give every free worker a trial; gives why there is none for it, if there is none to be had.
+
+        When drawing takes its time, it is left in the middle.
+        """
+        self._drawing = False
         while self.evaluator.free():
             if self._waiting:
                 trial = self._waiting.pop(0)
@@ -112,10 +138,13 @@ class Coordinator:
             if self._recorded() + len(self._jobs) >= self.settings.budget:
                 return ""
             known = self.record.next_number
-            proposed = self.proposer.propose()
+            proposed = self.proposer.propose(SLICE)
             for repeat in self.record.trials[known:]:
                 if repeat.state == "repeat":
                     self.watcher.trial(repeat)
+            if proposed is None:
+                self._drawing = True
+                return ""
             if isinstance(proposed, str):
                 return proposed
             number, network = proposed
@@ -146,7 +175,7 @@ class Coordinator:
             self.evaluator.start(self._jobs[number])
             return
         del self._jobs[number]
-        seconds = round(event.seconds, 3)
+        seconds = round(event.result.get("seconds", event.seconds), 3)  # a worker knows of the parts before a kill
         if event.kind == "done":
             assert event.value is not None
             trial = self.record.complete(number, event.value, seconds=seconds)
@@ -164,10 +193,3 @@ class Coordinator:
         if len(last) == FAILURES_IN_A_ROW and not any(trial.counts for trial in last):
             reasons = dict.fromkeys(trial.reason for trial in last)
             raise SearchFailed(f"{FAILURES_IN_A_ROW} trials in a row failed: {'; '.join(reasons)}")
-
-    def _stop_all(self) -> str:
-        self.evaluator.close()
-        for number in list(self._jobs):
-            del self._jobs[number]
-            self.watcher.trial(self.record.fail(number, "stopped: the time of the search was up"))
-        return "the time is up"

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.files import read, write_atomic
-from nas_agg.study.folder import RunFolder, read_run
+from nas_agg.errors import NasAggError
+from nas_agg.study.folder import RunFolder
 from nas_agg.study.pool import Job, Pool
 from nas_agg.study.searcher import derive_seed
 
@@ -20,10 +16,6 @@ if TYPE_CHECKING:
     from nas_agg.study.record import TrialRecord
     from nas_agg.study.settings import Settings
     from nas_agg.study.task import Task
-    from nas_agg.study.worker import Report
-    from nas_agg.training.data import Data
-
-GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"
 
 
 def train_best(
@@ -77,80 +69,3 @@ def train_best(
                     )
     finally:
         pool.close()
-
-
-def train_final(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
-    """Train a network with the full recipe, test it, and leave it in ``job["best"]``; goes on where it was killed.
-
-    The folder appears whole, under its name, only when everything is in it.
-    """
-    from nas_agg.compiler import compile
-    from nas_agg.compiler.weights import save_weights
-    from nas_agg.genotype import Genotype
-    from nas_agg.training.checkpoints import remove_checkpoint
-    from nas_agg.training.loop import evaluate, train
-    from nas_agg.training.recipes import get_recipe
-
-    best, out = Path(job["best"]), Path(job["out"])
-    genotype = Genotype.model_validate(job["genotype"])
-    model = compile(genotype, seed=job["seed"])
-    result = train(
-        model,
-        data,
-        get_recipe(job["recipe"]),
-        seed=job["seed"],
-        device=job["device"],
-        epochs=job.get("epochs"),
-        on="train+validation",
-        out=out,
-        resume=True,
-        report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
-    )
-    test = evaluate(model, data.test, data, job["device"])
-    metrics = {
-        "trial": job["trial"],
-        "test_accuracy": test["accuracy"],
-        "test_loss": test["loss"],
-        "correct": test["correct"],
-        "images": test["images"],
-        "validation_accuracy": job["value"],
-        "epochs": result.epochs,
-        "recipe": job["recipe"],
-        "seconds": result.seconds,
-        **job["cost"],
-    }
-    save_weights(model, out / WEIGHTS)
-    write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
-    write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
-    remove_checkpoint(out)
-    os.rename(out, best)
-    return metrics
-
-
-def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str, Any]:
-    """Test a run's final network again, from its saved weights, on the run's own test split.
-
-    Args:
-        path: A finished run's folder.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-
-    Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
-
-    Raises:
-        InputError: The folder is no run's, or the run has no final network.
-    """
-    from nas_agg.compiler import compile
-    from nas_agg.compiler.weights import load_weights
-    from nas_agg.genotype import Genotype
-    from nas_agg.training.data import load_data
-    from nas_agg.training.loop import evaluate, pick_device
-
-    run = read_run(path)
-    best = Path(path) / "best"
-    if not (best / WEIGHTS).is_file():
-        raise InputError(f"{path}: no final network; finish the search with: nas_agg search --resume {path}")
-    data = load_data(**run["data"])
-    model = compile(Genotype.model_validate(read(best / GENOTYPE)))
-    load_weights(model, best / WEIGHTS)
-    return evaluate(model, data.test, data, pick_device(device))

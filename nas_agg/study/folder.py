@@ -20,6 +20,7 @@ from nas_agg.files import parse, write_atomic
 from nas_agg.study.record import TrialRecord
 
 RUN = "run.json"
+GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = ("number", "state", "value", "params", "macs", "hash", "seconds", "refused", "repeat_of", "reason")
 
 
@@ -94,6 +95,12 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def finish(self) -> None:
+        """Remove what only an unfinished run needs: checkpoints of trials that failed or were stopped."""
+        for path in self.path.glob("trials/*/checkpoint.pt"):
+            path.unlink()
+        self.update(status="finished")
+
     @property
     def best(self) -> Path:
         """Where the final network lies once it is trained and tested."""
@@ -123,6 +130,20 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or not isinstance(run.get("status"), str):
         raise InputError(f"{file}: no record of a search: 'settings' and 'status' are missing")
     return run
+
+
+def how_to_go_on(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+    """What to type to go on with an unfinished run, as the end of a sentence.
+
+    Args:
+        run: What its run.json says.
+        path: Its folder.
+    """
+    if "study" not in run:
+        return "with the same nas_agg train command"
+    if run.get("named"):
+        return f"with: nas_agg search --resume {path}"
+    return f"by calling nas_agg.search again with out={str(path)!r}"
 
 
 def _versions() -> dict[str, str]:

@@ -226,6 +226,8 @@ class Pool:
         if kind == "report":
             return Event(job.number, "report", message["step"], message["value"], seconds)
         worker.job = worker.started = None
+        if message.get("leaving"):
+            self._kill(worker)
         if kind == "failed":
             return Event(job.number, "failed", seconds=seconds, reason=message["reason"])
         kind = "stopped" if message["stopped"] else "done"

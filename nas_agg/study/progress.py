@@ -14,7 +14,8 @@ from nas_agg.study.result import SearchResult, ranked
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-KEEP_EVERY = 1.0  # seconds between two writings of the tables
+KEEP_EVERY = 1.0  # seconds between two writings of the tables when trials end
+KEEP_ANYWAY = 10.0  # and when none does
 
 
 class Display:
@@ -81,7 +82,7 @@ class Display:
     def tick(self, trial: TrialRecord | None = None) -> None:
         """Bring the live line and, now and then, the files up to date."""
         now = time.monotonic()
-        if trial is not None and now - self._kept >= KEEP_EVERY:
+        if now - self._kept >= (KEEP_ANYWAY if trial is None else KEEP_EVERY):
             self._kept = now
             self._keep()
         if self._live is not None and self._task is not None:
@@ -90,9 +91,13 @@ class Display:
 
     def step(self, what: str, step: int, steps: int, value: float) -> None:
         """Tell how far the final training is."""
+        line = epoch_line(step, steps, value)
         if self._live is not None and self._task is not None:
-            state = f"epoch {step} of {steps}, {self.shown(value)} of the training images right"
-            self._live.update(self._task, description=what, completed=step, total=steps, state=state)
+            self._live.update(self._task, description=what, completed=step, total=steps, state=line)
+        if is_tenth(step, steps):
+            self._log(f"{what}: {line}")
+            if self._show and self._live is None:
+                print(f"{what}: {line}", flush=True)
 
     def shown(self, value: float | None) -> str:
         """A value as people read it."""
@@ -103,6 +108,8 @@ class Display:
     def _line(self, trial: TrialRecord) -> str:
         if trial.state == "failed":
             return f"trial {trial.number}: failed: {trial.reason}"
+        if trial.state == "stopped":
+            return f"trial {trial.number}: stopped: {trial.reason}"
         if trial.state == "repeat":
             return f"trial {trial.number}: equal to trial {trial.twin}, {self.shown(trial.value)}"
         best = ranked(self._trials())
@@ -124,6 +131,16 @@ class Display:
                 left = min(left, max(0.0, self._timeout - self._spent - passed))
             words.append(f"{_clock(left)} left")
         return ", ".join(words)
+
+
+def epoch_line(epoch: int, epochs: int, value: float) -> str:
+    """How far a training is that is not validated."""
+    return f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
+
+
+def is_tenth(epoch: int, epochs: int) -> bool:
+    """Whether an epoch is told where there is no line that can be overwritten: about ten of a training are."""
+    return epoch == epochs or epoch % max(1, epochs // 10) == 0
 
 
 def _clock(seconds: float) -> str:

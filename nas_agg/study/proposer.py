@@ -136,23 +136,22 @@ class Proposer:
             lost = asked >= self.searcher.patience
             labels = self._other_draw(asked) if lost else next(draws)
             network = self.judge(labels)
-            known = None if isinstance(network, str) else self.record.known(network.hash)
-            attrs: dict[str, Any] = {"refused": refused}
-            if not isinstance(network, str):
-                seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
-                attrs |= {"hash": network.hash, "params": network.params, "macs": network.macs, "seed": seed}
+            asked += 1
+            refused += 1
+            if isinstance(network, str):
+                last = network
+            else:
+                known = self.record.known(network.hash)
+                attrs = self._attrs(network, refused - 1)
                 if known is None:
                     return self.record.begin(labels, distributions, attrs), network
-            asked += 1
-            if known is not None and known.counts and not lost:
-                self.record.repeat(labels, distributions, attrs, known.number)
-                draws, refused, checked = self._draws(), 0, False
-            else:
-                refused += 1
-                busy += known is not None and known.state == "running"
+                if known.counts and not lost:
+                    self.record.repeat(labels, distributions, attrs, known.number)
+                    draws, refused, checked = self._draws(), 0, False
+                busy += known.state == "running"
                 if busy >= WHILE_OTHERS_RUN:
                     return "the searcher proposes what is being trained"
-            last = network if isinstance(network, str) else f"equal to trial {known.number}, {known.state}"
+                last = f"equal to trial {known.number}, {known.state}"
             yield
             if not checked:
                 checked = True
@@ -163,6 +162,16 @@ class Proposer:
     def _draws(self) -> Iterator[Labels]:
         """What the searcher proposes for the next trial."""
         return self.record.draws(self.searcher.sampler(self.record.next_number), self.space.distributions)
+
+    def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
+        seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
+        return {
+            "hash": network.hash,
+            "params": network.params,
+            "macs": network.macs,
+            "seed": seed,
+            "refused": refused,
+        }
 
     def _other_draw(self, asked: int) -> Labels:
         """What is drawn when the searcher is at a loss; the circle of the best widens with each draw in vain."""

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, read, write_atomic
-from nas_agg.space import Space, open_space
-from nas_agg.study.coordinator import Coordinator
+from nas_agg.space import Space, list_spaces, open_space
+from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.final import train_best
-from nas_agg.study.folder import RunFolder, read_run
+from nas_agg.study.folder import RunFolder, how_to_go_on, read_run
 from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
 from nas_agg.study.progress import Display, print_result
-from nas_agg.study.proposer import Network, Proposer
+from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record, TrialRecord, open_storage
 from nas_agg.study.result import SearchResult, ranked
 from nas_agg.study.searcher import Searcher, find_searcher
 from nas_agg.study.settings import FREE, Settings
 from nas_agg.study.stopping import Stopped, stoppable
-from nas_agg.study.task import Task, open_task
+from nas_agg.study.task import Task, absolute, open_task
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -39,9 +39,10 @@ Evaluate = Callable[["Genotype", "Trial"], float]
 class Interrupted(NasAggError):
     """A search was told to stop; what it has is kept."""
 
-    def __init__(self, path: Path, status: int):
+    def __init__(self, folder: RunFolder, status: int):
         self.status = status
-        super().__init__(f"stopped; go on with: nas_agg search --resume {path}")
+        there = f"; go on {how_to_go_on(folder.run, folder.path)}" if folder.run else " before the search began"
+        super().__init__(f"stopped{there}")
 
 
 def search(
@@ -79,7 +80,7 @@ def search(
         NasAggError: Ten networks in a row failed, or none gave a result.
         Interrupted: SIGINT or SIGTERM came and the run was kept.
     """
-    name = space.name if isinstance(space, Space) else os.fspath(space)
+    found, name = _opened(space)
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     if evaluate is not None:
         # The space's own limits are there to keep training short.
@@ -87,7 +88,8 @@ def search(
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
     wanted = Settings.of(space=name, searcher=kind, budget=budget, seed=seed, **settings)
-    found = space if isinstance(space, Space) else open_space(space)
+    if wanted.dataset is not None:
+        wanted = wanted.model_copy(update={"dataset": absolute(wanted.dataset)})
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
     if evaluate is None and wanted.dataset is None:
         raise InputError("dataset: name one, or give an evaluate function")
@@ -97,12 +99,13 @@ def search(
     if out is None and wanted.storage is not None:
         raise InputError("storage: give out as well, a folder for the run")
     run = _Run(found, wanted, proposes, evaluate, show)
+    named = evaluate is None and not isinstance(space, Space) and isinstance(searcher, str)
     if out is None:
-        return run.search(None)
+        return run.search(None, named)
     folder = RunFolder(out)
     try:
         with _stoppable(folder):
-            return run.search(folder)
+            return run.search(folder, named)
     finally:
         folder.close()
 
@@ -123,10 +126,18 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
         raise InputError(f"{name}: cannot change when a search goes on; {', '.join(sorted(FREE))} can")
     if "study" not in run:
         raise InputError(f"{path}: the folder of a training, not of a search")
-    if run.get("evaluate"):
-        raise InputError(f"{path}: its networks were evaluated by a Python function; call nas_agg.search with it again")
+    if not run.get("named"):
+        raise InputError(f"{path}: a part of this search is a Python object; go on {how_to_go_on(run, path)}")
     settings = dict(run["settings"]) | changes
     return search(settings.pop("space"), out=path, show=show, **settings)
+
+
+def _opened(space: str | os.PathLike[str] | Space) -> tuple[Space, str]:
+    """A space, and what run.json calls it: a file by its absolute path."""
+    if isinstance(space, Space):
+        return space, space.name
+    name = os.fspath(space)
+    return open_space(name), name if name in list_spaces() else str(Path(name).resolve())
 
 
 class _Run:
@@ -139,8 +150,13 @@ class _Run:
         self.searcher = searcher(space, settings.seed)
         self.command: Sequence[str] = WORKER
 
-    def search(self, folder: RunFolder | None) -> SearchResult:
-        """Search in a folder, or in memory."""
+    def search(self, folder: RunFolder | None, named: bool) -> SearchResult:
+        """Search in a folder, or in memory.
+
+        Args:
+            folder: The run's.
+            named: Whether the settings say all that the search is made of.
+        """
         if folder is not None and not folder.new:
             self._check_same(folder)
             if folder.run["status"] == "finished":
@@ -149,6 +165,8 @@ class _Run:
         said = self.settings
         self.settings = said.of_space(self.space, task.input if task else self.space.template.input)
         if folder is not None and folder.new:
+            if said.storage is not None:
+                open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
             filled = ("epochs", "max_params", "max_macs")
             folder.begin(
                 said.model_dump(mode="json"),
@@ -156,35 +174,24 @@ class _Run:
                 study=f"{folder.path.resolve().name}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
                 evaluate=self.evaluate is not None,
+                named=named,
                 **(task.as_dict() if task else {}),
             )
-        record = self._record(folder)
-        proposer = self._proposer(record, task.input, task.classes) if task else self._proposer(record)
-        return self._go(folder, task, record, proposer)
+        with _failing(folder):
+            record = self._record(folder)
+            result = self._go(folder, task, record, self._proposer(record, task))
+        if self.show:
+            print_result(result, percent=self.evaluate is None)
+        return result
 
     def _finished(self, folder: RunFolder) -> SearchResult:
         """What a finished run found; nothing is loaded but its record."""
         record = self._record(folder)
-        result = self._result(
-            folder, record, self._proposer(record, folder.run.get("input"), folder.run.get("classes"))
-        )
+        result = self._result(folder, record, self._proposer(record, folder.run), folder.run.get("reason", ""))
         if self.show:
             print(f"{folder.path} is finished:")
             print_result(result, percent=self.evaluate is None)
         return result
-
-    def _proposer(
-        self, record: Record, input: tuple[int, int, int] | None = None, classes: int | None = None
-    ) -> Proposer:
-        return Proposer(
-            self.space,
-            self.searcher,
-            record,
-            max_params=self.settings.max_params or 0,
-            max_macs=self.settings.max_macs or 0,
-            input=input,
-            classes=classes,
-        )
 
     def _check_same(self, folder: RunFolder) -> None:
         """Refuse a folder that another search has begun."""
@@ -198,74 +205,80 @@ class _Run:
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
 
+    # ---- the parts of a search
+
     def _record(self, folder: RunFolder | None) -> Record:
         pruner = _pruner(self.settings.epochs or 0 if self.evaluate is None else 0)
         if folder is None:
             return Record(pruner)
         return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"])
 
-    def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
-        settings, spent, forgiven = self.settings, 0.0, 0
-        if folder is not None:
-            if folder.run["status"] == "failed":
-                forgiven = len(record.trials)
-            spent = float(folder.run.get("seconds", 0))
-            forgiven = max(forgiven, int(folder.run.get("forgiven", 0)))
-            folder.update(status="running", forgiven=forgiven)
-        evaluator: Evaluator
-        if self.evaluate is not None:
-            evaluator = InProcess(self.evaluate, record.trial)
-        else:
-            assert task is not None and folder is not None
-            evaluator = Pool(task.setups(), folder.path / "log.txt", settings.trial_timeout, self.command)
+    def _proposer(self, record: Record, task: Task | dict[str, Any] | None) -> Proposer:
+        of = task.as_dict() if isinstance(task, Task) else task or {}
+        return Proposer(
+            self.space,
+            self.searcher,
+            record,
+            max_params=self.settings.max_params or 0,
+            max_macs=self.settings.max_macs or 0,
+            input=of.get("input"),
+            classes=of.get("classes"),
+        )
 
+    def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
+        if self.evaluate is not None:
+            return InProcess(self.evaluate, record.trial)
+        assert task is not None and folder is not None
+        return Pool(task.setups(), folder.path / "log.txt", self.settings.trial_timeout, self.command)
+
+    def _display(self, folder: RunFolder | None, record: Record, clock: Clock) -> Display:
         def keep() -> None:
             if folder is not None:
                 folder.write_trials(record.trials)
-                folder.update(seconds=round(coordinator.seconds, 1))
+                folder.update(seconds=round(clock.seconds, 1))
 
-        log = folder.log if folder is not None else (lambda line: None)
-        display = Display(
-            settings.budget,
+        return Display(
+            self.settings.budget,
             lambda: record.trials,
-            log,
+            folder.log if folder is not None else (lambda line: None),
             keep,
             show=self.show,
             percent=self.evaluate is None,
-            timeout=settings.timeout,
-            spent=spent,
+            timeout=self.settings.timeout,
+            spent=clock.seconds,
         )
-        coordinator = Coordinator(
-            settings=settings,
-            record=record,
-            proposer=proposer,
-            evaluator=evaluator,
-            job=lambda trial, network: self._job(folder, trial, network),
-            watcher=display,
-            last_epoch=settings.epochs or 0,
-            forgiven=forgiven,
-            spent=spent,
-        )
-        with _failing(folder), display:
+
+    def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
+        """Search, then train the best in full, then close the record."""
+        forgiven = _reopen(folder, record)
+        clock = Clock(folder.run["seconds"] if folder is not None else 0.0)
+        with self._display(folder, record, clock) as display:
             display.say(self._first_line(folder, task, record))
-            try:
-                reason = coordinator.run()
-            finally:
-                evaluator.close()
+            reason = Coordinator(
+                settings=self.settings,
+                record=record,
+                proposer=proposer,
+                evaluator=self._evaluator(folder, task, record),
+                job=lambda trial, network: self._job(folder, trial, network),
+                watcher=display,
+                clock=clock,
+                last_epoch=self.settings.epochs or 0,
+                forgiven=forgiven,
+            ).run()
             best = self._best(record, reason)
             if folder is not None:
-                folder.update(reason=reason)
+                folder.update(reason=reason, seconds=round(clock.seconds, 1))
                 if not folder.best.exists():
                     genotype = proposer.genotype(best.labels)
                     if task is not None:
-                        train_best(folder, task, settings, best, genotype, display, self.command)
+                        train_best(folder, task, self.settings, best, genotype, display, self.command)
                     else:
                         _write_best(folder, best, genotype)
-                folder.update(status="finished")
-        result = self._result(folder, record, proposer, reason)
-        if self.show:
-            print_result(result, percent=self.evaluate is None)
-        return result
+            for trial in record.settle(reason):
+                display.trial(trial)
+        if folder is not None:
+            folder.finish()
+        return self._result(folder, record, proposer, reason)
 
     def _first_line(self, folder: RunFolder | None, task: Task | None, record: Record) -> str:
         on = f" on {task.about}" if task else ""
@@ -274,7 +287,7 @@ class _Run:
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{into}"
 
-    def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Network) -> Job:
+    def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Candidate) -> Job:
         order: dict[str, Any] = {}
         if folder is not None:
             path = folder.trial(trial.number)
@@ -298,10 +311,7 @@ class _Run:
             raise NasAggError(f"no network has a result: {reason}{last}")
         return best[0]
 
-    def _result(
-        self, folder: RunFolder | None, record: Record, proposer: Proposer, reason: str | None = None
-    ) -> SearchResult:
-        reason = reason if reason is not None else (folder.run.get("reason", "") if folder else "")
+    def _result(self, folder: RunFolder | None, record: Record, proposer: Proposer, reason: str) -> SearchResult:
         best = self._best(record, reason)
         assert best.value is not None
         tested = folder is not None and self.evaluate is None
@@ -314,6 +324,16 @@ class _Run:
             path=folder.path if folder else None,
             test=read(folder.best / "metrics.json") if folder is not None and tested else None,
         )
+
+
+def _reopen(folder: RunFolder | None, record: Record) -> int:
+    """Mark a run as running; gives the trial before which failures are forgiven, as a failed search is tried again."""
+    if folder is None:
+        return 0
+    failed = len(record.trials) if folder.run["status"] == "failed" else 0
+    forgiven = max(failed, int(folder.run.get("forgiven", 0)))
+    folder.update(status="running", forgiven=forgiven)
+    return forgiven
 
 
 def _pruner(epochs: int) -> BasePruner:
@@ -364,4 +384,4 @@ def _stoppable(folder: RunFolder) -> Iterator[None]:
         if folder.run:
             folder.log("stopped by a signal")
             folder.update(status="stopped")
-        raise Interrupted(folder.path, stopped.status) from None
+        raise Interrupted(folder, stopped.status) from None

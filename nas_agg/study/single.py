@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import read
 from nas_agg.sources import open_genotype
-from nas_agg.study.final import METRICS, WEIGHTS, evaluate_run, train_final
-from nas_agg.study.folder import RunFolder
+from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS, RunFolder, how_to_go_on, read_run
+from nas_agg.study.progress import epoch_line, is_tenth
 from nas_agg.study.stopping import Stopped, stoppable
+from nas_agg.study.task import absolute
 
 if TYPE_CHECKING:
     import os
@@ -54,20 +55,21 @@ def train_genotype(
         TrainingFailed: The loss was no number, or memory ran out.
     """
     from nas_agg.costs import cost
+    from nas_agg.study.training import train_in_full
     from nas_agg.training.data import load_data
-    from nas_agg.training.loop import pick_device
+    from nas_agg.training.loop import TrainingFailed, pick_device
     from nas_agg.training.recipes import get_recipe
 
     found, place = get_recipe(recipe), pick_device(device)
     settings = {
         "genotype": genotype.text(),
-        "dataset": dataset,
+        "dataset": absolute(dataset),
         "recipe": recipe,
         "epochs": epochs or found.epochs,
         "seed": seed,
         "image_size": image_size,
     }
-    arguments = {"spec": dataset, "seed": seed, "image_size": image_size}
+    arguments = {"spec": absolute(dataset), "seed": seed, "image_size": image_size}
     data = load_data(**arguments)  # type: ignore[arg-type]
     genotype = genotype.with_task(data.input, data.classes)
     counted = cost(genotype)
@@ -101,11 +103,14 @@ def train_genotype(
                 "cost": figures,
             }
             with stoppable():
-                train_final(job, data, _reporter(show, epochs or found.epochs))
+                train_in_full(job, data, _reporter(folder, show, epochs or found.epochs))
             folder.update(status="finished")
     except Stopped as stopped:
         folder.update(status="stopped")
-        raise _interrupted(folder.path, stopped.status) from None
+        raise _interrupted(folder, stopped.status) from None
+    except TrainingFailed as error:
+        folder.update(status="failed", reason=str(error))
+        raise
     finally:
         folder.close()
     metrics = read(folder.best / METRICS)
@@ -115,23 +120,25 @@ def train_genotype(
     return metrics
 
 
-def _interrupted(path: Path, status: int) -> Exception:
-    error = NasAggError(f"stopped; the same command goes on in {path}")
+def _interrupted(folder: RunFolder, status: int) -> Exception:
+    error = NasAggError(f"stopped; go on {how_to_go_on(folder.run, folder.path)}")
     error.status = status
     return error
 
 
-def _reporter(show: bool, epochs: int) -> Any:
+def _reporter(folder: RunFolder, show: bool, epochs: int) -> Any:
     """Tells of an epoch now and then: of each on a terminal's one line, of every tenth part elsewhere."""
     import sys
 
     live = show and sys.stdout.isatty()
 
     def report(epoch: int, value: float) -> bool:
-        line = f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
+        line = epoch_line(epoch, epochs, value)
+        if is_tenth(epoch, epochs):
+            folder.log(line)
         if live:
             print(f"\r{line}", end="\n" if epoch == epochs else "", flush=True)
-        elif show and (epoch == epochs or epoch % max(1, epochs // 10) == 0):
+        elif show and is_tenth(epoch, epochs):
             print(line, flush=True)
         return False
 
@@ -168,7 +175,6 @@ def evaluate_genotype(
         missing = "--weights" if weights is None else "--dataset"
         raise InputError(f"{missing}: '{source}' is no run folder, so name its weights and a data set")
     from nas_agg.compiler import compile
-    from nas_agg.study.folder import read_run
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
 
@@ -180,4 +186,39 @@ def evaluate_genotype(
     data = load_data(**arguments)
     genotype = open_genotype(source).with_task(data.input, data.classes)
     model = compile(genotype, weights=weights or Path(source) / "best" / WEIGHTS)
+    return evaluate(model, data.test, data, pick_device(device))
+
+
+def _unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+    if run["status"] == "finished":
+        return "its networks were evaluated by a function, not trained"
+    return f"finish it {how_to_go_on(run, path)}"
+
+
+def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str, Any]:
+    """Test a run's final network again, from its saved weights, on the run's own test split.
+
+    Args:
+        path: A finished run's folder.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
+
+    Raises:
+        InputError: The folder is no run's, or the run has no final network.
+    """
+    from nas_agg.compiler import compile
+    from nas_agg.compiler.weights import load_weights
+    from nas_agg.genotype import Genotype
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import evaluate, pick_device
+
+    run = read_run(path)
+    best = Path(path) / "best"
+    if not (best / WEIGHTS).is_file():
+        raise InputError(f"{path}: no final network; {_unfinished(run, path)}")
+    data = load_data(**run["data"])
+    model = compile(Genotype.model_validate(read(best / GENOTYPE)))
+    load_weights(model, best / WEIGHTS)
     return evaluate(model, data.test, data, pick_device(device))

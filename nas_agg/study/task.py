@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -88,6 +89,12 @@ def open_task(settings: Settings, space: Space) -> Task:
         devices=tuple(devices[i % len(devices)] for i in range(workers)),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
     )
+
+
+def absolute(spec: str) -> str:
+    """A data set's name with the path in it, if there is one, made absolute: a run may go on from anywhere."""
+    kind, _, path = spec.partition(":")
+    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "npz") and path else spec
 
 
 def cores() -> int:

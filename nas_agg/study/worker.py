@@ -13,15 +13,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_agg.errors import NasAggError
-
-if TYPE_CHECKING:
-    from nas_agg.training.data import Data
 
 Report = Callable[[int, float], bool]
 Work = Callable[[dict[str, Any], Report], dict[str, Any]]
@@ -74,7 +70,11 @@ def _do(connection: Connection, job: dict[str, Any], work: Work) -> None:
     except Exception as error:  # whatever it is, the trial failed and the search goes on; the log has the rest
         traceback.print_exc()
         line = next(iter(str(error).splitlines()), "")
-        send(connection, {"is": "failed", "reason": f"{type(error).__name__}: {line}"})
+        # A GPU that has failed once fails this process for ever: another one takes its place.
+        leaving = str(job.get("device", "")).startswith("cuda")
+        send(connection, {"is": "failed", "reason": f"{type(error).__name__}: {line}", "leaving": leaving})
+        if leaving:
+            raise SystemExit(1) from error
     else:
         send(connection, {"is": "done", "stopped": stopped, "result": result})
 
@@ -98,59 +98,17 @@ def prepare(setup: dict[str, Any]) -> Work:
 
     data = load_data(**setup["data"])
 
+    from nas_agg.study.training import train_in_full, train_trial
+
     def work(job: dict[str, Any], report: Report) -> dict[str, Any]:
         try:
-            if job["final"]:
-                from nas_agg.study.final import train_final
-
-                return train_final(job, data, report)
-            return _train_trial(job, data, report)
+            return (train_in_full if job["final"] else train_trial)(job, data, report)
         finally:
             if job["device"].startswith("cuda"):
-                torch.cuda.empty_cache()
+                with contextlib.suppress(RuntimeError):  # a broken device says so again; the first fault is the one
+                    torch.cuda.empty_cache()
 
     return work
-
-
-def _train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
-    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch."""
-    from nas_agg.compiler import compile
-    from nas_agg.genotype import Genotype
-    from nas_agg.training.checkpoints import remove_checkpoint
-    from nas_agg.training.loop import METRICS, train
-    from nas_agg.training.recipes import get_recipe
-
-    out = Path(job["out"])
-    reported, stop = 0, False
-
-    def catch_up(history: Sequence[dict[str, Any]]) -> bool:
-        # A training that goes on from a checkpoint has epochs behind it that this search has not heard of.
-        nonlocal reported, stop
-        while reported < len(history) and not stop:
-            stop = report(reported + 1, history[reported]["validation_accuracy"])
-            reported += 1
-        return stop
-
-    def after_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
-        done = (out / METRICS).read_text().splitlines()
-        return catch_up([json.loads(line) for line in done[:epoch]])
-
-    model = compile(Genotype.model_validate(job["genotype"]), seed=job["seed"])
-    recipe = get_recipe(job["recipe"])
-    result = train(
-        model,
-        data,
-        recipe,
-        seed=job["seed"],
-        device=job["device"],
-        epochs=job["epochs"],
-        out=out,
-        resume=True,
-        report=after_epoch,
-    )
-    catch_up(result.history)
-    remove_checkpoint(out)
-    return {"value": result.history[reported - 1]["validation_accuracy"], "seconds": result.seconds}
 
 
 if __name__ == "__main__":

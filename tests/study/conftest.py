@@ -75,7 +75,7 @@ def kept(path: Path) -> list[dict[str, Any]]:
             "values": trial.values,
             "params": trial.params,
             "reports": trial.intermediate_values,
-            "attrs": {key: value for key, value in trial.user_attrs.items() if key != "seconds"},
+            "attrs": {key: value for key, value in trial.user_attrs.items() if key != "nas_agg:seconds"},
         }
         for trial in storage.get_all_trials(study._study_id)
     ]

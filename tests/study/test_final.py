@@ -9,8 +9,9 @@ import torch
 
 from nas_agg.errors import InputError
 from nas_agg.files import read
-from nas_agg.study.final import evaluate_run, train_final
 from nas_agg.study.run import search
+from nas_agg.study.single import evaluate_run
+from nas_agg.study.training import train_in_full
 from nas_agg.study.worker import prepare
 from nas_agg.training.data import load_data
 
@@ -54,7 +55,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
 
 def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=1, out=tmp_path / "run")
-    with pytest.raises(InputError, match="no final network; finish the search with: nas_agg search --resume"):
+    with pytest.raises(InputError, match="no final network; its networks were evaluated by a function"):
         evaluate_run(tmp_path / "run")
     with pytest.raises(InputError, match="no run folder"):
         evaluate_run(tmp_path / "none")
@@ -77,11 +78,11 @@ def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_pa
         rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "trial": 7, "value": 0.5}
         return {**out, **rest, "cost": {"params": 1}}
 
-    whole = train_final(job("whole"), data, lambda step, value: False)
+    whole = train_in_full(job("whole"), data, lambda step, value: False)
     with pytest.raises(Killed):
-        train_final(job("broken"), data, kill)
+        train_in_full(job("broken"), data, kill)
     assert not (tmp_path / "broken").exists()
-    broken = train_final(job("broken"), data, lambda step, value: False)
+    broken = train_in_full(job("broken"), data, lambda step, value: False)
     assert {**broken, "seconds": 0} == {**whole, "seconds": 0}
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]

@@ -94,8 +94,8 @@ def test_sigkill_at_ten_random_moments(tiny, score, kept, searcher, tmp_path, re
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
     ended = kept(out)
     assert ended == kept(tmp_path / "whole")
-    new = [trial for trial in ended if "repeat_of" not in trial["attrs"]]
-    assert len(new) == len({trial["attrs"]["hash"] for trial in new}) == 50
+    new = [trial for trial in ended if "nas_agg:repeat_of" not in trial["attrs"]]
+    assert len(new) == len({trial["attrs"]["nas_agg:hash"] for trial in new}) == 50
 
 
 def _begun(out) -> bool:
@@ -118,7 +118,7 @@ def test_ctrl_c_and_sigterm_stop_and_say_how_to_go_on(kept, tmp_path, request):
         process.send_signal(number)
         said = process.communicate(timeout=20)[0]
         assert process.returncode == status, said
-        assert said.splitlines()[-1] == f"stopped; go on with: nas_agg search --resume {out}"
+        assert said.splitlines()[-1] == f"stopped; go on by calling nas_agg.search again with out={str(out)!r}"
         assert json.loads((out / "run.json").read_text())["status"] == "stopped"
 
 

@@ -23,6 +23,7 @@ class Fixed(Searcher):
     """Proposes listed points in turn, then the last for ever."""
 
     points: tuple[dict, ...] = ()
+    patience = 10**6
 
     def sampler(self, number):
         points = self.points

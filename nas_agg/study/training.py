@@ -1,0 +1,96 @@
+"""What a worker does: it trains a trial, or the best network in full."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nas_agg.compiler import compile
+from nas_agg.compiler.weights import save_weights
+from nas_agg.files import write_atomic
+from nas_agg.genotype import Genotype
+from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
+from nas_agg.study.worker import Report
+from nas_agg.training import loop
+from nas_agg.training.checkpoints import remove_checkpoint
+from nas_agg.training.data import Data
+from nas_agg.training.recipes import get_recipe
+
+
+def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
+    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch."""
+    out = Path(job["out"])
+    reported, stop = 0, False
+
+    def catch_up(history: Sequence[dict[str, Any]]) -> bool:
+        nonlocal reported, stop
+        while reported < len(history) and not stop:
+            stop = report(reported + 1, history[reported]["validation_accuracy"])
+            reported += 1
+        return stop
+
+    def after_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
+        history: list[dict[str, Any]] = [metrics] * epoch
+        if reported < epoch - 1:  # it went on from a checkpoint: this search has not heard of the epochs behind it
+            history = [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
+        return catch_up(history)
+
+    model = compile(Genotype.model_validate(job["genotype"]), seed=job["seed"])
+    result = loop.train(
+        model,
+        data,
+        get_recipe(job["recipe"]),
+        seed=job["seed"],
+        device=job["device"],
+        epochs=job["epochs"],
+        out=out,
+        resume=True,
+        report=after_epoch,
+    )
+    catch_up(result.history)
+    remove_checkpoint(out)
+    return {"value": result.history[reported - 1]["validation_accuracy"], "seconds": result.seconds}
+
+
+def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
+    """Train a network with the full recipe, test it, and leave it in ``job["best"]``; goes on where it was killed.
+
+    The folder appears whole, under its name, only when everything is in it.
+    """
+    best, out = Path(job["best"]), Path(job["out"])
+    genotype = Genotype.model_validate(job["genotype"])
+    model = compile(genotype, seed=job["seed"])
+    result = loop.train(
+        model,
+        data,
+        get_recipe(job["recipe"]),
+        seed=job["seed"],
+        device=job["device"],
+        epochs=job.get("epochs"),
+        on="train+validation",
+        out=out,
+        resume=True,
+        report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
+    )
+    test = loop.evaluate(model, data.test, data, job["device"])
+    metrics = {
+        "trial": job["trial"],
+        "test_accuracy": test["accuracy"],
+        "test_loss": test["loss"],
+        "correct": test["correct"],
+        "images": test["images"],
+        "validation_accuracy": job["value"],
+        "epochs": result.epochs,
+        "recipe": job["recipe"],
+        "seconds": result.seconds,
+        **job["cost"],
+    }
+    save_weights(model, out / WEIGHTS)
+    write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
+    write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
+    remove_checkpoint(out)
+    os.rename(out, best)
+    return metrics
