@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from nas_agg.study import SearchResult
     from nas_agg.study.searcher import Searcher
 
+    Source = str | os.PathLike[str] | Mapping[str, Any]
+
 try:
     __version__ = version("nas-agg")
 except PackageNotFoundError:  # a checkout that was not installed
@@ -37,7 +39,7 @@ except PackageNotFoundError:  # a checkout that was not installed
 __all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "load", "search"]
 
 
-def load(source: str | os.PathLike[str] | Mapping[str, Any]) -> Genotype:
+def load(source: Source) -> Genotype:
     """A genotype.
 
     Args:
@@ -59,22 +61,33 @@ def load(source: str | os.PathLike[str] | Mapping[str, Any]) -> Genotype:
     return open_genotype(str(source))
 
 
-def cost(genotype: Genotype) -> Cost:
+def _loaded(genotype: Genotype | Source) -> Genotype:
+    from nas_agg.genotype import Genotype
+
+    return genotype if isinstance(genotype, Genotype) else load(genotype)
+
+
+def cost(genotype: Genotype | Source) -> Cost:
     """What a genotype's network costs, by arithmetic: see `nas_agg.costs.Cost`.
 
+    Args:
+        genotype: A genotype without open names, or what `load` takes.
+
     Raises:
-        GenotypeError: If it is not a network.
+        InputError: If it is not a network.
     """
     from nas_agg.costs import cost
 
-    return cost(genotype)
+    return cost(_loaded(genotype))
 
 
-def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathLike[str] | None = None) -> Network:
+def compile(
+    genotype: Genotype | Source, seed: int | None = None, weights: str | os.PathLike[str] | None = None
+) -> Network:
     """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Args:
-        genotype: A genotype without open names.
+        genotype: A genotype without open names, or what `load` takes.
         seed: Of the initial weights; None takes torch's global random state.
         weights: A ``.safetensors`` file of this network's weights.
 
@@ -83,7 +96,7 @@ def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathL
     """
     from nas_agg.compiler import compile
 
-    return compile(genotype, seed, weights)
+    return compile(_loaded(genotype), seed, weights)
 
 
 def search(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_agg.console import bytes_text, count_text, print_table
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import GenotypeError, InputError, NasAggError
 
 if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
@@ -70,22 +71,38 @@ def search(
     budget: Annotated[int, typer.Option(help="Distinct networks to evaluate.")] = 50,
     searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "tpe",
     dataset: DatasetOption = "digits",
-    epochs: Annotated[int | None, typer.Option(help="Of each trial; the space's own, else 10.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of each trial (default: the space's own, else 10); the final training takes its recipe's."
+        ),
+    ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Of trials and the final training, in place of both defaults.")
+        str | None, typer.Option(help="Recipe of trials and of the final training, in place of 'search' and 'final'.")
     ] = None,
-    max_params: Annotated[str | None, typer.Option(help="Refuse networks above, such as 1M; 0: no limit.")] = None,
+    max_params: Annotated[
+        str | None,
+        typer.Option(
+            help="Refuse networks with more, before training, such as 1M (default: the space's own; 0: no limit)."
+        ),
+    ] = None,
     max_macs: Annotated[str | None, typer.Option(help="Refuse networks above, such as 50M; 0: no limit.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; the GPUs, else up to 2 of the cores.")] = None,
-    device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(help="Of splits, proposals, weights and augmentation.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="The run's folder; runs/SPACE-DATASET-SEED.")] = None,
-    storage: Annotated[
-        str | None, typer.Option(help="Any Optuna storage URL; a journal file in the run's folder.")
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes (default: one a GPU, else 2 or the cores).")
     ] = None,
-    timeout: Annotated[str | None, typer.Option(help="Wall time of the search, such as 2h or 90s.")] = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the validation split, proposals, weights and augmentation.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="The run's folder (default: runs/SPACE-DATASET-SEED).")] = None,
+    storage: Annotated[
+        str | None, typer.Option(help="Any Optuna storage URL (default: a journal file in the run's folder).")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help="Wall time of the search, such as 2h or 90s; the final training comes after it.")
+    ] = None,
     trial_timeout: Annotated[str | None, typer.Option(help="A trial past this time is a failure.")] = None,
-    retries: Annotated[int | None, typer.Option(help="Of a trial whose worker died; 3.")] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="How often a trial whose worker died is tried again (default: 3).")
+    ] = None,
     image_size: SizeOption = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run, by its own settings.")
@@ -141,9 +158,9 @@ def train(
     genotype: GenotypeArgument,
     dataset: DatasetOption = "digits",
     recipe: Annotated[str, typer.Option(help="See 'nas_agg recipes'.")] = "final",
-    epochs: Annotated[int | None, typer.Option(min=1, help="In place of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in place of the recipe's.")] = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; an unfinished training there goes on.")] = None,
     image_size: SizeOption = None,
     format: FormatOption = Format.table,
@@ -182,7 +199,7 @@ def evaluate(
 
     found = evaluate_genotype(genotype, weights=weights, dataset=dataset, device=device, image_size=image_size)
     if format is Format.json:
-        _print_json(found)
+        _print_json({f"test_{k}" if k in ("accuracy", "loss") else k: v for k, v in found.items()})
     else:
         right = f"{found['correct']:,} of {found['images']:,} images"
         print(f"test accuracy {100 * found['accuracy']:.2f} % ({right}), loss {found['loss']:.4f}")
@@ -198,7 +215,7 @@ def cost(
     """Count a network by arithmetic: params, MACs, bytes, depth, hash."""
     from nas_agg.costs import FIGURES, cost
 
-    figures = cost(_for_task(genotype, classes, input)).as_dict()
+    figures = _of(genotype, lambda: cost(_for_task(genotype, classes, input)).as_dict())
     if format is Format.json:
         _print_json(figures)
         return
@@ -223,7 +240,7 @@ def show(
     """Show a network as a tree: each part's output shape, params and MACs."""
     from nas_agg.report.tree import network_tree, tree_lines
 
-    tree = network_tree(_for_task(genotype, classes, input))
+    tree = _of(genotype, lambda: network_tree(_for_task(genotype, classes, input)))
     if format is Format.json:
         _print_json(tree.as_dict())
     else:
@@ -268,6 +285,9 @@ def points(
     if format is Format.json:
         _print_json(found)
         return
+    if not found:
+        print(f"{space} has no points")
+        return
     rows = [[f["point"], count_text(f["params"]), count_text(f["macs"]), str(f["depth"])] for f in found]
     print_table(["point", "params", "MACs", "depth"], rows, right=(1, 2, 3))
 
@@ -306,6 +326,14 @@ def _named(found: dict[str, str], kind: str, format: Format) -> None:
         _print_json([{"name": name, "about": about} for name, about in found.items()])
     else:
         print_table([kind, "about"], [[name, about] for name, about in found.items()])
+
+
+def _of(source: str, work: Callable[[], Any]) -> Any:
+    """Does some work on a genotype, whose faults are named after where it came from."""
+    try:
+        return work()
+    except GenotypeError as error:
+        raise InputError(f"{source}: {error}") from None
 
 
 def _for_task(source: str, classes: int | None, input: str | None) -> Genotype:
@@ -350,7 +378,9 @@ def main() -> None:
         if debug:
             raise
         if hasattr(error, "format_message"):  # a word of the call that the command line does not know
-            print(f"nas_agg: {' '.join(error.format_message().split())}; see nas_agg --help", file=sys.stderr)
+            said = " ".join(error.format_message().split()).rstrip(".")
+            command = getattr(getattr(error, "ctx", None), "command_path", "nas_agg")
+            print(f"nas_agg: {said[0].lower()}{said[1:]}; see {command} --help", file=sys.stderr)
             sys.exit(2)
         said = " ".join(str(error).split())
         print(f"nas_agg: {type(error).__name__}: {said} (a fault of nas_agg; --debug shows where)", file=sys.stderr)

@@ -31,7 +31,9 @@ def print_table(
 
         table = Table(title=title or None)
         for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+            # The last column gives way where the terminal is narrow, the others keep their lines.
+            last = i == len(header) - 1
+            table.add_column(name, justify="right" if i in right else "left", overflow="fold", no_wrap=not last)
         for row in rows:
             table.add_row(*[Text(cell) for cell in row])
         Console(file=out).print(table)

@@ -114,6 +114,9 @@ class Cost:
         """The canonical hash."""
         return canonical_hash(self.graph)
 
+    def __repr__(self) -> str:
+        return f"Cost(params={self.params:,}, macs={self.macs:,})"
+
     def as_dict(self) -> dict[str, Any]:
         """All figures."""
         return {name: getattr(self, name) for name in FIGURES}

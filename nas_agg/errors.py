@@ -36,16 +36,20 @@ class GenotypeError(InputError):
         super().__init__(one_line(f"{place}: {what}" if place else what))
 
     def __reduce__(self) -> tuple:
-        return GenotypeError, (self.what, self.where, self.used)
+        return type(self), (self.what, self.where, self.used)
 
     def within(self, *used: str) -> GenotypeError:
         """The same error, seen from further out."""
-        return GenotypeError(self.what, self.where, (*used, *self.used))
+        return type(self)(self.what, self.where, (*used, *self.used))
 
 
 def one_line(text: str) -> str:
     """A text with line ends and other control characters written out."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class UnknownName(GenotypeError):
+    """A text is neither a word of the language nor a name that stands for one."""
 
 
 def cut(text: str) -> str:

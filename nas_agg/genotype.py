@@ -253,6 +253,11 @@ class Genotype(Model):
     def __hash__(self) -> int:
         return hash(self.to_json())
 
+    def __repr__(self) -> str:
+        return f"Genotype({cut(self.to_json())})"
+
+    __str__ = __repr__
+
 
 def _check_nesting(value: Any) -> None:
     level = [value]
@@ -299,7 +304,8 @@ def typed(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
 def _first_fault(error: ValidationError, where: str) -> GenotypeError:
     # A union reports a fault for each of its kinds; the field that lies deepest is the one that was meant.
     faults = [(*_place(fault["loc"]), fault) for fault in error.errors(include_url=False)]
-    path, model, _ = max(faults, key=lambda fault: len(fault[0]))
+    # Of faults side by side an unknown field tells more than the missing one that it was meant to be.
+    path, model, _ = max(faults, key=lambda fault: (len(fault[0]), fault[2]["type"] == "extra_forbidden"))
     said = _said([fault for at, _, fault in faults if at == path], path, model)
     for part in path:
         word = f"[{part}]" if isinstance(part, int) else cut(part) or "''"

@@ -7,6 +7,7 @@ from pathlib import Path
 from nas_agg.errors import InputError, did_you_mean
 from nas_agg.files import read
 from nas_agg.genotype import Genotype
+from nas_agg.names import Names
 from nas_agg.space import SUFFIXES, list_spaces, open_space, spaces_of_family
 
 
@@ -42,12 +43,16 @@ def _of_file(path: Path) -> Genotype:
     value = read(path)
     if isinstance(value, dict) and value.get("open"):
         points = value.get("points")
-        named = f"{path}/{next(iter(points))}" if isinstance(points, dict) and points else f"{path}/POINT"
-        raise InputError(f"{path}: a space with open names, not a genotype: name a point of it, such as {named}")
+        such = "it has no 'points'; give it one"
+        if isinstance(points, dict) and points:
+            such = f"name a point of it, such as {path}/{next(iter(points))}"
+        raise InputError(f"{path}: a space with open names, not a genotype: {such}")
     try:
-        return Genotype.read(value)
+        genotype = Genotype.read(value)
+        Names(genotype).network()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return genotype
 
 
 def _of_run(run: Path) -> Genotype:
@@ -75,7 +80,8 @@ def _of_space(name: str, point: str) -> Genotype:
             return space.point(point)
     points = [known for space in spaces for known in space.points]
     if not point:
-        raise InputError(f"{name} is a space, not a genotype: name a point of it, such as {name}/{points[0]}")
+        such = f"name a point of it, such as {name}/{points[0]}" if points else "it has no points"
+        raise InputError(f"{name} is a space, not a genotype: {such}")
     hint = did_you_mean(point, points) or f"; its points are {', '.join(points) or 'none'}"
     raise InputError(f"{name} has no point '{point}'{hint}")
 

@@ -21,8 +21,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.domains import Domain, domain
-from nas_agg.errors import GenotypeError, InputError, did_you_mean
+from nas_agg.domains import Choice, Domain, domain
+from nas_agg.errors import GenotypeError, InputError, UnknownName, did_you_mean
 from nas_agg.expressions import ExpressionError, parse
 from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
@@ -102,14 +102,26 @@ class Space:
         for key in self.names:
             if key in self.template.let:
                 raise GenotypeError("also a name of 'let': it is either open or has a value", f"open.{key}")
-        # A typo in the net shows at once, with the path of its field, not at some sample of a search.
-        Names(self.template.fill({key: values.at(0) for key, values in self.domains.items()})).network()
+        self._check_texts()
         self.about = _string(text, "about", "")
         self.family = _string(text, "family", self.name)
         self.min_input = _count(text.get("min_input"), "min_input")
         self.search_text = _search_text(text.get("search"))
         self.search_on(self.template.input)
         self.points = {key: self._read_point(point, f"points.{key}") for key, point in _object(text, "points").items()}
+
+    def _check_texts(self) -> None:
+        """Refuses a typo in the net or in a value at once, not at some sample of a search."""
+        first = {key: values.at(0) for key, values in self.domains.items()}
+        Names(self.template.fill(first)).network()
+        for key, values in self.domains.items():
+            for place in range(1, values.size) if isinstance(values, Choice) else ():
+                try:
+                    Names(self.template.fill({**first, key: values.at(place)})).network()
+                except UnknownName as error:
+                    raise GenotypeError(error.what, f"open.{key}[{place}]") from None
+                except GenotypeError:
+                    continue  # not with the others' first values, but perhaps with some
 
     def _read_point(self, point: Any, where: str) -> Point:
         if not isinstance(point, Mapping):
