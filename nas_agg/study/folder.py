@@ -13,11 +13,13 @@ import time
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, did_you_mean
 from nas_agg.files import parse, write_atomic
-from nas_agg.study.record import TrialRecord
+
+if TYPE_CHECKING:
+    from nas_agg.study.record import TrialRecord
 
 RUN = "run.json"
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/

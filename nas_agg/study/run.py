@@ -82,17 +82,8 @@ def search(
     """
     found, name = _opened(space)
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
-    if evaluate is not None:
-        # The space's own limits are there to keep training short.
-        settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
-        if settings["workers"] != 1 or settings["dataset"] is not None:
-            raise InputError("evaluate is called in this process: give it no dataset and no workers")
-    wanted = Settings.of(space=name, searcher=kind, budget=budget, seed=seed, **settings)
-    if wanted.dataset is not None:
-        wanted = wanted.model_copy(update={"dataset": absolute(wanted.dataset)})
+    wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings})
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
-    if evaluate is None and wanted.dataset is None:
-        raise InputError("dataset: name one, or give an evaluate function")
     if out is None and evaluate is None:
         assert wanted.dataset is not None
         out = Path("runs") / f"{found.name}-{Path(wanted.dataset).stem.replace(':', '-')}-{seed}"
@@ -119,7 +110,7 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
         **changes: ``workers``, ``timeout``, ``trial_timeout`` or ``retries``, where they are to differ.
 
     Raises:
-        InputError: There is no such run, a setting cannot change, or the run was made by a Python function.
+        InputError: There is no such run, a setting cannot change, or a part of the search is a Python object.
     """
     run = read_run(path)
     for name in changes.keys() - FREE:
@@ -130,6 +121,19 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
         raise InputError(f"{path}: a part of this search is a Python object; go on {how_to_go_on(run, path)}")
     settings = dict(run["settings"]) | changes
     return search(settings.pop("space"), out=path, show=show, **settings)
+
+
+def _wanted(evaluate: Evaluate | None, settings: dict[str, Any]) -> Settings:
+    """The settings of a search, checked; paths in them are absolute."""
+    if evaluate is not None:
+        # The space's own limits are there to keep training short.
+        settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
+        if settings["workers"] != 1 or settings["dataset"] is not None:
+            raise InputError("evaluate is called in this process: give it no dataset and no workers")
+    wanted = Settings.of(**settings)
+    if evaluate is None and wanted.dataset is None:
+        raise InputError("dataset: name one, or give an evaluate function")
+    return wanted.model_copy(update={"dataset": wanted.dataset and absolute(wanted.dataset)})
 
 
 def _opened(space: str | os.PathLike[str] | Space) -> tuple[Space, str]:
@@ -251,10 +255,10 @@ class _Run:
     def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
         """Search, then train the best in full, then close the record."""
         forgiven = _reopen(folder, record)
-        clock = Clock(folder.run["seconds"] if folder is not None else 0.0)
+        clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._display(folder, record, clock) as display:
             display.say(self._first_line(folder, task, record))
-            reason = Coordinator(
+            coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
                 proposer=proposer,
@@ -264,7 +268,12 @@ class _Run:
                 clock=clock,
                 last_epoch=self.settings.epochs or 0,
                 forgiven=forgiven,
-            ).run()
+            )
+            if folder is not None and folder.best.exists():  # it was killed at its very end: nothing is searched anew
+                clock.stop()
+                reason = folder.run.get("reason", "")
+            else:
+                reason = coordinator.run()
             best = self._best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))

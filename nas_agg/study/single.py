@@ -85,6 +85,8 @@ def train_genotype(
             keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
             raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
         if not folder.best.exists():
+            folder.run.pop("reason", None)
+            folder.update(status="running")
             if show:
                 size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
                 print(

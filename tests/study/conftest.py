@@ -39,6 +39,13 @@ def tiny() -> Space:
 
 
 @pytest.fixture
+def wide() -> Space:
+    """A space too large to be looked through, of networks from tiny to large."""
+    names = {"width": {"from": 2, "to": 120}, "deep": list(range(7)), "kernel": [1, 3, 5], "end": TINY["open"]["end"]}
+    return Space({**TINY, "open": names}, "wide")
+
+
+@pytest.fixture
 def tiny_file(tmp_path: Path) -> Path:
     """The same space as a user's file."""
     path = tmp_path / "tiny.json"

@@ -19,6 +19,7 @@ def prepare(setup):
         let = job["genotype"]["let"]
         if job["final"]:
             assert get_recipe(job["recipe"])
+            time.sleep(ways.get("final_sleep", 0))
             out = Path(job["out"])
             out.mkdir(exist_ok=True)
             (out / "metrics.json").write_text(
@@ -30,6 +31,7 @@ def prepare(setup):
         with (Path(ways["notes"]) / "trained.txt").open("a") as file:
             file.write(f"{Path(job['out']).name} {job['seed']} {os.getpid()}\n")
         time.sleep(ways.get("sleep", 0))
+        (Path(job["out"]) / "checkpoint.pt").touch()
         if width in ways.get("raises", ()):
             raise ValueError(f"width {width} is odd\nand more")
         if width in ways.get("hangs", ()):
@@ -44,7 +46,7 @@ def prepare(setup):
         for step in range(1, job["epochs"] + 1):
             if report(step, top * step / job["epochs"]):
                 break
-        return {"value": top * step / job["epochs"]}
+        return {"value": top * step / job["epochs"], "seconds": ways.get("seconds", 0.0)}
 
     return work
 

@@ -12,7 +12,7 @@ import time
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-from nas_agg.errors import InputError
+from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.folder import RunFolder
 from nas_agg.study.record import JOURNAL
 from nas_agg.study.run import resume, search
@@ -226,3 +226,20 @@ def test_any_optuna_url_keeps_the_study(tiny, score, tmp_path):
     assert not (tmp_path / "a" / JOURNAL).exists()
     with pytest.raises(InputError, match="cannot be opened"):
         search(tiny, score, out=tmp_path / "b", **{**settings, "storage": "nosuch://x"})
+    again = search(tiny, score, out=tmp_path / "b", **settings)  # the folder is as good as new
+    assert len(again.trials) == len(whole.trials)
+
+
+def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkeypatch):
+    import nas_agg.study.record as record
+
+    def breaks(*args):
+        raise NasAggError("the storage cannot be used: it is full")
+
+    settings = {"searcher": "random", "budget": 2, "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "_study_id", breaks)
+        with pytest.raises(NasAggError, match="it is full"):
+            search(tiny, score, **settings)
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
+    assert search(tiny, score, **settings).reason == "the budget is spent"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import optuna
 import pytest
 
 from nas_agg.costs import cost
 from nas_agg.errors import InputError, NasAggError
-from nas_agg.study.progress import print_result
+from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
 from nas_agg.study.result import ranked
 from nas_agg.study.run import search
-from nas_agg.study.searcher import Searcher
+from nas_agg.study.searcher import Searcher, find_searcher
 
 
 class Fixed(Searcher):
@@ -137,6 +138,112 @@ def test_a_searcher_that_finds_nothing_new_ends_the_search_after_1000_draws(tiny
     assert len(result.trials) == 1002
     with pytest.raises(NasAggError, match=r"no network has a result: 1,000 draws in a row .* more than 1 params"):
         search(tiny, width_of, searcher=fixed(point(4)), budget=3, max_params=1)
+
+
+class Killed(BaseException):
+    """The end of the process, for a test."""
+
+
+def macs_of(genotype, trial):
+    return cost(genotype).macs
+
+
+def test_tpe_goes_on_under_a_limit_that_few_networks_keep(wide, kept, tmp_path):
+    settings = {"budget": 25, "max_macs": 4000, "seed": 0}  # one network in fifty
+    stubborn = type("Stubborn", (find_searcher("tpe"),), {"patience": 10**6})
+    assert search(wide, macs_of, searcher=stubborn, **settings).reason.startswith("1,000 draws in a row")
+    result = search(wide, macs_of, out=tmp_path / "whole", **settings)
+    assert result.reason == "the budget is spent"
+    assert max(trial.macs for trial in result.trials) <= 4000
+    assert max(trial.refused for trial in result.trials) < 500
+
+    calls = []
+
+    def dying(genotype, trial):
+        calls.append(genotype)
+        if len(calls) % 7 == 0:
+            raise Killed
+        return macs_of(genotype, trial)
+
+    while True:
+        try:
+            search(wide, dying, out=tmp_path / "broken", **settings)
+            break
+        except Killed:
+            continue
+    assert len(calls) > 25
+    assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
+
+
+def test_random_search_stays_random_under_a_limit(wide):
+    settings = {"budget": 8, "max_macs": 4000, "seed": 0}
+    alone = type("Alone", (find_searcher("random"),), {"patience": 10**6})
+    results = [search(wide, macs_of, searcher=searcher, **settings) for searcher in ("random", alone)]
+    assert max(trial.refused for trial in results[0].trials) > find_searcher("tpe").patience
+    assert [trial.labels for trial in results[0].trials] == [trial.labels for trial in results[1].trials]
+
+
+def test_a_long_draw_is_left_and_gone_on_with(wide):
+    def propose(seconds):
+        proposer = Proposer(wide, find_searcher("tpe")(wide, 0), Record(optuna.pruners.NopPruner()), max_macs=4000)
+        answers = [None]
+        while answers[-1] is None:
+            answers.append(proposer.propose(seconds))
+        return answers
+
+    at_once, in_slices = propose(float("inf")), propose(0)
+    assert len(at_once) == 2 < len(in_slices)
+    assert at_once[-1] == in_slices[-1]
+
+
+def test_time_and_reports_are_looked_after_while_drawing(wide, monkeypatch):
+    judge = Proposer._judge
+
+    def slow(self, labels):
+        time.sleep(0.01)
+        return judge(self, labels) if self.record.next_number < 1 else "too slow"
+
+    monkeypatch.setattr(Proposer, "_judge", slow)
+    begun = time.monotonic()
+    result = search(wide, macs_of, searcher="random", budget=3, timeout=0.5)
+    assert result.reason == "the time is up"
+    assert time.monotonic() - begun < 3, "a thousand refusals take ten seconds"
+
+
+def test_a_users_own_attributes_are_the_users(tiny, score, kept, tmp_path):
+    own = {"seed": 5, "hash": "x", "repeat_of": 0, "params": "many", "reason": "mine", "refused": "no"}
+
+    def noting(genotype, trial):
+        for key, value in own.items():
+            trial.set_user_attr(key, value)
+        return score(genotype, trial)
+
+    settings = {"searcher": "random", "budget": 4}
+    plain = search(tiny, score, **settings)
+    noted = search(tiny, noting, out=tmp_path / "run", **settings)
+    again = search(tiny, noting, out=tmp_path / "run", **settings)
+    for result in (noted, again):
+        assert [vars(t) | {"seconds": 0} for t in result.trials] == [vars(t) | {"seconds": 0} for t in plain.trials]
+    assert own.items() <= kept(tmp_path / "run")[0]["attrs"].items()
+
+
+def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
+    kept, now = [], [100.0]
+    monkeypatch.setattr("nas_agg.study.progress.time.monotonic", lambda: now[0])
+    display = Display(5, list, print, lambda: kept.append(now[0]))
+    for now[0] in (101.0, 109.0, 111.0, 112.0, 122.0):
+        display.tick()
+    assert kept == [111.0, 122.0]
+
+
+def test_the_final_training_tells_of_each_tenth_without_a_terminal(capsys):
+    logged = []
+    display = Display(5, list, logged.append, lambda: None, show=True)
+    for epoch in range(1, 31):
+        display.step("training the best", epoch, 30, 0.5)
+    assert len(logged) == 10
+    assert logged[-1] == "training the best: epoch 30 of 30: 50.00 % of the training images right"
+    assert capsys.readouterr().out.splitlines() == logged
 
 
 def test_a_failure_is_recorded_and_the_search_goes_on(tiny):

@@ -58,3 +58,24 @@ def test_weights_of_another_network_are_refused(trained, tmp_path):
         evaluate_genotype(
             "microdense/30a64", weights=out / "best" / "weights.safetensors", dataset="digits", device="cpu"
         )
+
+
+def test_a_training_that_fails_leaves_a_failed_run_and_can_be_tried_again(tmp_path, monkeypatch):
+    import nas_agg.study.training as training
+    from nas_agg.training.loop import TrainingFailed
+
+    def diverges(*args, **kwargs):
+        raise TrainingFailed("diverged: the loss was no number in epoch 1")
+
+    settings = {"dataset": "digits", "recipe": "search", "epochs": 1, "device": "cpu", "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.loop, "train", diverges)
+        with pytest.raises(TrainingFailed):
+            train_genotype(nas_agg.load(SMALL), **settings)
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert (run["status"], run["reason"]) == ("failed", "diverged: the loss was no number in epoch 1")
+    with pytest.raises(InputError, match="no final network; finish it with the same nas_agg train command"):
+        evaluate_genotype(str(tmp_path / "run"), device="cpu")
+    train_genotype(nas_agg.load(SMALL), **settings)
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["status"] == "finished" and "reason" not in run

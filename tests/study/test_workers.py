@@ -17,7 +17,8 @@ from optuna.storages.journal import JournalFileBackend
 import nas_agg.study.run as run
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.run import resume, search
-from nas_agg.study.searcher import Searcher
+from nas_agg.study.searcher import Searcher, find_searcher
+from nas_agg.study.single import evaluate_run
 from nas_agg.study.task import Task
 
 FAKE = Path(__file__).with_name("fake_worker.py")
@@ -27,8 +28,8 @@ FAKE = Path(__file__).with_name("fake_worker.py")
 def fake(monkeypatch, tmp_path):
     """Lets searches have workers of the fake kind; what it is called with says how they misbehave."""
 
-    def arrange(workers=1, **ways):
-        task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
+    def arrange(workers=1, device="cpu", **ways):
+        task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, (device,) * workers, "no device")
         monkeypatch.setattr(run, "open_task", lambda settings, space: task)
         monkeypatch.setattr(run, "WORKER", (sys.executable, str(FAKE)))
 
@@ -118,13 +119,143 @@ def test_a_trial_past_its_time_is_killed(tiny, fake, tmp_path):
     assert time.monotonic() - begun < 30
 
 
-def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake, tmp_path):
+def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake, kept, tmp_path):
     fake(sleep=0.15)
     result = search(tiny, searcher="random", timeout=1, epochs=2, out=tmp_path / "run")
     assert result.reason == "the time is up"
     assert 1 <= sum(trial.counts for trial in result.trials) < 8
     assert (result.trials[-1].state, result.trials[-1].reason) == ("stopped", "the time is up")
     assert result.test is not None, "the final training comes after the time"
+    assert all(trial["state"] != "RUNNING" for trial in kept(tmp_path / "run")), "the record is closed"
+    assert not list((tmp_path / "run").glob("trials/*/checkpoint.pt"))
+
+
+class Stop(BaseException):
+    """The end of the process, for a test."""
+
+
+def stopping(*args):
+    raise Stop
+
+
+def test_trials_that_the_time_cut_off_go_on_if_there_is_more(tiny_file, fake, tmp_path, monkeypatch):
+    fake(sleep=60)
+    settings = {"searcher": "random", "budget": 3, "epochs": 2, "seed": 9}
+    with pytest.raises(NasAggError, match="no network has a result: the time is up"):
+        search(tiny_file, timeout=0.5, out=tmp_path / "run", **settings)
+    fake()
+    result = resume(tmp_path / "run", timeout=600)
+    assert [trial.state for trial in result.trials if trial.state != "repeat"] == ["complete"] * 3
+    whole = search(tiny_file, out=tmp_path / "whole", **settings)
+    assert [vars(t) | {"seconds": 0} for t in result.trials] == [vars(t) | {"seconds": 0} for t in whole.trials]
+
+
+def test_the_clock_stands_still_while_the_best_is_trained(tiny_file, fake, tmp_path, monkeypatch):
+    fake(final_sleep=1.5)
+    settings = {"searcher": "random", "budget": 2, "epochs": 1}
+    begun = time.monotonic()
+    search(tiny_file, out=tmp_path / "run", **settings)
+    assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] < time.monotonic() - begun - 1.4
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train_best", lambda *args: (time.sleep(1.5), stopping()))
+        with pytest.raises(Stop):
+            search(tiny_file, out=tmp_path / "broken", **settings)
+    begun = time.monotonic()
+    seconds = json.loads((tmp_path / "broken/run.json").read_text())["seconds"]
+    assert seconds < 1.5
+    assert resume(tmp_path / "broken", timeout=seconds + 1).reason == "the budget is spent"
+
+
+def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file, fake, tmp_path, monkeypatch):
+    fake(sleep=0.2)
+    settings = {"searcher": "random", "budget": 50, "epochs": 1, "timeout": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(run.RunFolder, "finish", stopping)
+        with pytest.raises(Stop):
+            search(tiny_file, out=tmp_path / "run", **settings)
+    best = (tmp_path / "run/best/metrics.json").read_text()
+    before = len(trained(tmp_path))
+    result = resume(tmp_path / "run", timeout=600)
+    assert result.reason == "the time is up"
+    assert len(trained(tmp_path)) == before
+    assert json.loads(best)["trial"] == result.top[0].number
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+
+
+def test_a_gpu_that_failed_gets_another_process(tiny, fake, tmp_path):
+    settings = {"searcher": "random", "budget": 8, "seed": 0, "epochs": 2}
+    for device, same in (("cpu", True), ("cuda:0", False)):
+        (tmp_path / "trained.txt").unlink(missing_ok=True)
+        fake(raises=[2, 3], device=device)
+        result = search(tiny, out=tmp_path / device, **settings)
+        failed = [trial.number for trial in result.trials if trial.state == "failed"]
+        pids = {int(number): pid for number, _, pid in trained(tmp_path)}
+        after = [min(number for number in pids if number > gone) for gone in failed if gone < max(pids)]
+        assert after and all((pids[gone] == pids[then]) is same for gone, then in zip(failed, after, strict=False))
+        assert all(trial.reason.startswith("ValueError") for trial in result.trials if trial.state == "failed")
+        per_trial = [number for number, *_ in trained(tmp_path)]
+        assert len(per_trial) == len(set(per_trial)), "no trial is lost with the process"
+
+
+def test_the_first_fault_of_a_gpu_is_the_one_that_is_told(monkeypatch):
+    import torch
+
+    import nas_agg.study.training as training
+    from nas_agg.study.worker import prepare
+
+    def fault(what):
+        def raises(*args):
+            raise RuntimeError(what)
+
+        return raises
+
+    monkeypatch.setattr(training, "train_trial", fault("the first"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", fault("the second"))
+    threads = torch.get_num_threads()
+    work = prepare({"threads": 1, "data": {"spec": "digits"}})
+    torch.set_num_threads(threads)
+    with pytest.raises(RuntimeError, match="the first"):
+        work({"final": False, "device": "cuda:0"}, lambda step, value: False)
+
+
+def test_the_seconds_of_a_trial_are_its_trainings(tiny, fake, tmp_path):
+    fake(seconds=12.5)
+    result = search(tiny, searcher="random", budget=2, epochs=1, out=tmp_path / "run")
+    assert {trial.seconds for trial in result.trials if trial.state == "complete"} == {12.5}
+
+
+def test_how_to_go_on_is_true_of_what_was_called(tiny, tiny_file, fake, score, tmp_path, monkeypatch):
+    fake()
+    monkeypatch.setattr(run, "train_best", stopping)
+    again = r"go on by calling nas_agg.search again with out='.*run'"
+    for number, (space, searcher) in enumerate(((tiny, "random"), (tiny_file, find_searcher("random")))):
+        out = tmp_path / f"{number}-run"
+        with pytest.raises(Stop):
+            search(space, searcher=searcher, budget=1, epochs=1, out=out)
+        with pytest.raises(InputError, match=again):
+            resume(out)
+        with pytest.raises(InputError, match=again.replace("go on", "finish it")):
+            evaluate_run(out)
+    with pytest.raises(Stop):
+        search(tiny_file, searcher="random", budget=1, epochs=1, out=tmp_path / "named")
+    with pytest.raises(InputError, match=r"finish it with: nas_agg search --resume .*named"):
+        evaluate_run(tmp_path / "named")
+
+
+def test_a_run_goes_on_from_another_folder(tiny_file, fake, tmp_path, monkeypatch):
+    fake()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    settings = {"searcher": "random", "budget": 1, "epochs": 1, "dataset": "folder:pictures"}
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "train_best", stopping)
+        with pytest.raises(Stop):
+            search(f"./{tiny_file.name}", out="run", **settings)
+    monkeypatch.chdir("/")
+    assert resume(tmp_path / "run", retries=1).reason == "the budget is spent"
+    monkeypatch.chdir(tmp_path / "pictures")
+    elsewhere = {**settings, "dataset": "folder:../pictures"}
+    search(f"../{tiny_file.name}", out="../run", **elsewhere)  # the same, however it is written
 
 
 def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake, tmp_path):
@@ -178,16 +309,9 @@ def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, search
 
 
 def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeypatch):
-    class Stop(BaseException):
-        pass
-
     fake()
-
-    def stop(*args):
-        raise Stop
-
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train_best", stop)
+        patch.setattr(run, "train_best", stopping)
         with pytest.raises(Stop):
             search(tiny_file, searcher="random", epochs=2, budget=3, seed=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="seed: cannot change when a search goes on"):

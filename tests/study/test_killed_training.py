@@ -1,0 +1,67 @@
+"""Searches that really train, killed again and again, find what the unbroken ones find, to the last bit."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+
+import pytest
+
+from nas_agg.files import read
+from nas_agg.study.run import search
+
+START = multiprocessing.get_context("forkserver")  # it imports torch once for all the processes that are killed
+START.set_forkserver_preload(
+    ["nas_agg.study.run", "nas_agg.training.loop", "nas_agg.training.data", "optuna", "sklearn.datasets"]
+)
+
+
+def trained_epochs(out) -> int:
+    """Lines that trainings have written so far, those of trials that were begun anew counted once."""
+    return sum(path.read_text().count("\n") for path in out.glob("trials/*/metrics.jsonl"))
+
+
+def run(space, out, settings, kill_after: int | None = None, wait: float = 0.0) -> bool:
+    """Search in a process of its own; whether it came to its end, and was not killed after so many epochs."""
+    process = START.Process(target=search, args=(space,), kwargs={**settings, "out": out})
+    process.start()
+    before = trained_epochs(out)
+    while process.is_alive() and (kill_after is None or trained_epochs(out) < before + kill_after):
+        time.sleep(0.01)
+    if kill_after is not None:
+        time.sleep(wait)
+        process.kill()
+    process.join()
+    assert process.exitcode in (0, -9)
+    return process.exitcode == 0
+
+
+def found(out, kept) -> tuple:
+    """What a finished run has found."""
+    final = {key: value for key, value in read(out / "best/metrics.json").items() if key != "seconds"}
+    return kept(out), final, (out / "best/weights.safetensors").read_bytes()
+
+
+def killed_and_whole(space, folder, kept, *, searcher: str, budget: int, epochs: int, kills: int) -> int:
+    """Compare a search with one that is killed while it trains; gives the times it was."""
+    settings = {"searcher": searcher, "budget": budget, "epochs": epochs, "workers": 1, "device": "cpu", "seed": 2}
+    settings |= {"recipe": "search"}
+    assert run(space, folder / "whole", settings)
+    draw, done = random.Random(3), 0
+    most = max(1, budget * epochs // (kills + 1))
+    while done < kills and not run(
+        space, folder / "broken", settings, kill_after=draw.randint(1, most), wait=draw.uniform(0, 0.1)
+    ):
+        done += 1
+    assert not (folder / "broken/best").exists(), "the kills came after the search"
+    assert run(space, folder / "broken", settings)
+    whole, broken = found(folder / "whole", kept), found(folder / "broken", kept)
+    assert broken == whole
+    assert sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in whole[0]) >= budget
+    return done
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_a_search_killed_while_it_trains(tiny_file, searcher, kept, tmp_path):
+    assert killed_and_whole(tiny_file, tmp_path, kept, searcher=searcher, budget=6, epochs=2, kills=2) == 2
