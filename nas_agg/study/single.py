@@ -92,20 +92,9 @@ def train_genotype(
                 print(
                     f"training {name} ({size}) on {data.name}: {settings['epochs']} epochs, recipe {recipe}", flush=True
                 )
-            job = {
-                "genotype": genotype.text(),
-                "seed": seed,
-                "recipe": recipe,
-                "epochs": epochs,
-                "device": str(place),
-                "out": str(folder.path / "best.tmp"),
-                "best": str(folder.best),
-                "trial": None,
-                "value": None,
-                "cost": figures,
-            }
+            job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures)
             with stoppable():
-                train_in_full(job, data, _reporter(folder, show, epochs or found.epochs))
+                train_in_full(job, data, _reporter(folder, show, job["epochs"]))
             folder.update(status="finished")
     except Stopped as stopped:
         folder.update(status="stopped")
@@ -120,6 +109,13 @@ def train_genotype(
         right = f"{metrics['correct']:,} of {metrics['images']:,} images"
         print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
     return metrics
+
+
+def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What a search's worker is told of a final training; there is no trial here."""
+    places = {"out": str(folder.path / "best.tmp"), "best": str(folder.best)}
+    told = {name: settings[name] for name in ("seed", "recipe", "epochs")}
+    return {**places, **told, "trial": None, "value": None, **more}
 
 
 def _interrupted(folder: RunFolder, status: int) -> Exception:

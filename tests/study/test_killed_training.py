@@ -22,19 +22,27 @@ def trained_epochs(out) -> int:
     return sum(path.read_text().count("\n") for path in out.glob("trials/*/metrics.jsonl"))
 
 
-def run(space, out, settings, kill_after: int | None = None, wait: float = 0.0) -> bool:
-    """Search in a process of its own; whether it came to its end, and was not killed after so many epochs."""
+def start(space, out, settings):
+    """Search in a process of its own."""
     process = START.Process(target=search, args=(space,), kwargs={**settings, "out": out})
     process.start()
-    before = trained_epochs(out)
-    while process.is_alive() and (kill_after is None or trained_epochs(out) < before + kill_after):
-        time.sleep(0.01)
-    if kill_after is not None:
-        time.sleep(wait)
-        process.kill()
+    return process
+
+
+def ended(process) -> bool:
+    """Whether a search came to its end, and was not killed."""
     process.join()
     assert process.exitcode in (0, -9)
     return process.exitcode == 0
+
+
+def kill(process, out, epochs: int, wait: float) -> None:
+    """Kill a search so many epochs from now, or never if it ends before."""
+    before = trained_epochs(out)
+    while process.is_alive() and trained_epochs(out) < before + epochs:
+        time.sleep(0.02)
+    time.sleep(wait)
+    process.kill()
 
 
 def found(out, kept) -> tuple:
@@ -47,15 +55,16 @@ def killed_and_whole(space, folder, kept, *, searcher: str, budget: int, epochs:
     """Compare a search with one that is killed while it trains; gives the times it was."""
     settings = {"searcher": searcher, "budget": budget, "epochs": epochs, "workers": 1, "device": "cpu", "seed": 2}
     settings |= {"recipe": "search"}
-    assert run(space, folder / "whole", settings)
-    draw, done = random.Random(3), 0
+    unbroken = start(space, folder / "whole", settings)
+    draw, done, end = random.Random(3), 0, False
     most = max(1, budget * epochs // (kills + 1))
-    while done < kills and not run(
-        space, folder / "broken", settings, kill_after=draw.randint(1, most), wait=draw.uniform(0, 0.1)
-    ):
-        done += 1
+    while done < kills and not end:
+        process = start(space, folder / "broken", settings)
+        kill(process, folder / "broken", draw.randint(1, most), draw.uniform(0, 0.1))
+        end = ended(process)
+        done += not end
     assert not (folder / "broken/best").exists(), "the kills came after the search"
-    assert run(space, folder / "broken", settings)
+    assert ended(start(space, folder / "broken", settings)) and ended(unbroken)
     whole, broken = found(folder / "whole", kept), found(folder / "broken", kept)
     assert broken == whole
     assert sum(trial["state"] in ("COMPLETE", "PRUNED") for trial in whole[0]) >= budget
