@@ -169,9 +169,12 @@ def evaluate_genotype(
     run = Path(source).is_dir()
     if run and weights is None and dataset is None and image_size is None:
         return evaluate_run(source, device)
+    genotype = open_genotype(source)
     if not run and (weights is None or dataset is None):
         missing = "--weights" if weights is None else "--dataset"
-        raise InputError(f"{missing}: '{source}' is no run folder, so name its weights and a data set")
+        raise InputError(
+            f"{missing}: '{source}' is no run folder and has no weights of its own; name a file and a data set"
+        )
     from nas_agg.compiler import compile
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
@@ -182,8 +185,7 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
-    genotype = open_genotype(source).with_task(data.input, data.classes)
-    model = compile(genotype, weights=weights or Path(source) / "best" / WEIGHTS)
+    model = compile(genotype.with_task(data.input, data.classes), weights=weights or Path(source) / "best" / WEIGHTS)
     return evaluate(model, data.test, data, pick_device(device))
 
 

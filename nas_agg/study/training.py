@@ -87,6 +87,9 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         "recipe": job["recipe"],
         "seconds": result.seconds,
         **job["cost"],
+        "mean": list(data.mean),  # of x / 255, channel by channel: what images are scaled by
+        "std": list(data.std),
+        "class_names": list(data.class_names),
     }
     save_weights(model, out / WEIGHTS)
     write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 import nas_agg
 from nas_agg.errors import InputError
 from nas_agg.study.single import evaluate_genotype, train_genotype
+from nas_agg.training.data import load_data
 
 SMALL = {
     "input": [3, 32, 32],
@@ -38,6 +40,17 @@ def test_saved_weights_give_the_same_test(trained):
     genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
     again = evaluate_genotype(str(genotype), weights=weights, dataset="digits", device="cpu")
     assert again["correct"] == metrics["correct"]
+
+
+def test_what_is_kept_is_enough_to_use_the_network(trained):
+    out, metrics = trained
+    data = load_data("digits")
+    network = nas_agg.compile(out / "best" / "genotype.json", weights=out / "best" / "weights.safetensors").eval()
+    mean, std = (torch.tensor(metrics[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        found = network((data.test.images / 255 - mean) / std).argmax(1)
+    assert (found == data.test.labels).sum().item() == metrics["correct"]
+    assert metrics["class_names"] == [str(digit) for digit in range(10)]
 
 
 def test_a_finished_training_is_not_done_again(trained):
