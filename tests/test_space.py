@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_agg.costs import cost
 from nas_agg.errors import InputError
 from nas_agg.files import canonical
 from nas_agg.sources import open_genotype
@@ -374,3 +375,65 @@ def test_naming_a_point_imports_neither_torch_nor_optuna() -> None:
     code += "print({'torch', 'optuna'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "set()", done.stderr
+
+
+SMALL_MICRODENSE: dict[str, Any] = {
+    "input": [3, 8, 8],
+    "classes": 10,
+    "open": {
+        "blocks": {"from": 1, "to": 6},
+        "layers": {"from": 1, "to": 6},
+        "ratio": [0.1, 0.15, 0.2, 0.25],
+        "alpha": [16, 32, 64, 128],
+        "wires": ["dense", "previous", {"window": 2}, {"exponential": 2}, {"micro-dense": 2}],
+        "inner": ["concat", "sum"],
+        "outer": ["sum", "weighted", "mean"],
+        "reach": ["previous", "dense", {"exponential": 2}],
+        "rise": ["floor(16 + alpha*l/n)", "16 + alpha//2"],
+        "groups_": ["l + 1", "gcd(4, w)", 1],
+    },
+    "let": {
+        "micro": {
+            "nodes": "layers",
+            "growth": "(l + 1)*in/4",
+            "cardinality": "groups_",
+            "reads": {"pattern": "wires", "operator": "inner", "match": [{"conv": 1}, "bn"]},
+            "unit": [{"conv": 1}, "bn", "relu", {"conv": 3, "groups": "g"}, "bn", "relu"],
+        }
+    },
+    "net": [
+        {"conv": 3, "out": 16},
+        "bn",
+        {
+            "nodes": "3*blocks",
+            "growth": "rise",
+            "stride": "2 if l == blocks + 1 or l == 2*blocks + 1 else 1",
+            "unit": [
+                {"conv": "4 if s > 1 else 1", "out": "4*max(1, floor(ratio*in))", "stride": "s"},
+                "bn",
+                "relu",
+                "micro",
+                {"conv": 1},
+                "bn",
+                "join",
+            ],
+            "shortcut": {"pattern": "reach", "operator": "outer", "match": [{"avgpool": "s"}, {"conv": 1}]},
+        },
+        "bn",
+        "gap",
+        {"linear": "classes"},
+    ],
+}
+
+
+def test_wires_operators_and_growth_of_a_micro_dense_space_are_open():
+    """Any value may be open: a pattern, an operator, a schedule; and every point is a network."""
+    space = Space(SMALL_MICRODENSE, "small")
+    assert space.size() == 6 * 6 * 4 * 4 * 5 * 2 * 3 * 3 * 2 * 3
+    rng, hashes = np.random.default_rng(0), set()
+    for _ in range(100):
+        values = space.sample(rng)
+        found = cost(space.genotype(values))
+        hashes.add(found.hash)
+        assert space.values_of(space.genotype(values)) == values
+    assert len(hashes) > 90
