@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_agg.console import bytes_text, count_text, print_table
-from nas_agg.errors import GenotypeError, InputError, NasAggError
+from nas_agg.errors import GenotypeError, InputError, NasAggError, one_line
 
 if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
@@ -160,7 +163,7 @@ def train(
     recipe: Annotated[str, typer.Option(help="See 'nas_agg recipes'.")] = "final",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs in place of the recipe's.")] = None,
     device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; an unfinished training there goes on.")] = None,
     image_size: SizeOption = None,
     format: FormatOption = Format.table,
@@ -342,7 +345,7 @@ def _for_task(source: str, classes: int | None, input: str | None) -> Genotype:
     genotype = load(source)
     if classes is None and input is None:
         return genotype
-    return genotype.with_task(_shape(input) if input else None, classes)
+    return genotype.with_task(None if input is None else _shape(input), classes)
 
 
 def _shape(text: str) -> tuple[int, int, int]:
@@ -359,32 +362,52 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Runs the command line; an error is one line, a traceback only with --debug."""
+    _mend_streams()
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
         sys.exit(app(words, prog_name="nas_agg", standalone_mode=False) or 0)
-    except NasAggError as error:
-        if debug:
-            raise
-        print(f"nas_agg: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, which the library of the command line takes for itself
+            _say("stopped")
+        raise
     except KeyboardInterrupt:
-        print("nas_agg: stopped", file=sys.stderr)
+        _say("stopped")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader has left, as `head` does
-        sys.exit(0)
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "format_message"):  # a word of the call that the command line does not know
-            said = " ".join(error.format_message().split()).rstrip(".")
-            command = getattr(getattr(error, "ctx", None), "command_path", "nas_agg")
-            print(f"nas_agg: {said[0].lower()}{said[1:]}; see {command} --help", file=sys.stderr)
-            sys.exit(2)
-        said = " ".join(str(error).split())
-        print(f"nas_agg: {type(error).__name__}: {said} (a fault of nas_agg; --debug shows where)", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_told(error))
+
+
+def _told(error: Exception) -> int:
+    """Says what is wrong in one line, and gives the exit status."""
+    if isinstance(error, NasAggError):
+        _say(str(error))
+        return error.status
+    if hasattr(error, "format_message"):  # a word of the call that the command line does not know
+        said = error.format_message().rstrip(".")
+        command = getattr(getattr(error, "ctx", None), "command_path", "nas_agg")
+        _say(f"{said[0].lower()}{said[1:]}; see {command} --help")
+        return 2
+    _say(f"{type(error).__name__}: {error} (a fault of nas_agg; --debug shows where)")
+    return 1
+
+
+def _say(line: str) -> None:
+    print(f"nas_agg: {one_line(' '.join(line.split()))[:1000]}", file=sys.stderr)
+
+
+def _mend_streams() -> None:
+    """Lets output that is closed or knows few letters lose what it cannot take."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if not {"search", "train"} & set(sys.argv[1:2]) and hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a table ends quietly where its reader leaves, as with `head`
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -92,7 +93,22 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses what would never end or answer, a pipe or a device; all else is the reader's to refuse.
+
+    Raises:
+        InputError: It is such a thing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: not a file, but a pipe or a device")
+
+
 def _text(path: Path) -> str:
+    check_regular(path)
     try:
         with path.open("rb") as file:
             data = file.read(4 * MAX_CHARACTERS + 4)

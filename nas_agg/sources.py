@@ -21,6 +21,15 @@ def open_genotype(text: str) -> Genotype:
     Raises:
         InputError: There is no such genotype, or it is not valid; the line says what is near.
     """
+    try:
+        return _opened(text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"no genotype '{text[:100]}': {getattr(error, 'strerror', None) or error}") from None
+
+
+def _opened(text: str) -> Genotype:
     path = Path(text)
     if text and path.is_dir():
         return _of_run(path)
@@ -66,7 +75,11 @@ def _of_trial(run: Path, trial: str) -> Genotype:
     path = run / "trials" / trial / "genotype.json"
     if trial.isascii() and trial.isdigit() and path.is_file():
         return _of_file(path)
-    known = sorted(int(folder.name) for folder in (run / "trials").glob("[0-9]*") if folder.name.isdigit())
+    known = sorted(
+        int(folder.name)
+        for folder in (run / "trials").glob("[0-9]*")
+        if folder.name.isascii() and folder.name.isdigit()
+    )
     there = f"its trials are {known[0]} to {known[-1]}" if known else "it has none"
     raise InputError(f"{run}: no trial '{trial}'; {there}")
 

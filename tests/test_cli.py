@@ -166,3 +166,26 @@ def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["nas_agg", "cost", "none.json", "--debug"])
     with pytest.raises(cli.InputError):
         cli.main()
+
+
+def test_a_pipe_is_refused(refused, tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "pipe.yaml: not a file, but a pipe or a device" in refused("cost", "pipe.yaml")
+
+
+def test_an_odd_name_stays_on_one_line(refused):
+    assert refused("cost", "a\nb\x1b[31m.yaml").count("\x1b") == 0
+
+
+def test_output_that_is_closed_or_full_ends_quietly(tmp_path):
+    ran = subprocess.run(
+        ["sh", "-c", f"'{sys.executable}' -m nas_agg points | head -1; '{sys.executable}' -m nas_agg spaces >&-"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+    assert ran.stdout.startswith("point")

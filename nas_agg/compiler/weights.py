@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from nas_agg.errors import InputError
-from nas_agg.files import write_atomic
+from nas_agg.files import check_regular, write_atomic
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -26,6 +26,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         InputError: The file cannot be read, or it is another network's: the first name that is missing, too many or
             of another shape.
     """
+    check_regular(path)
     state = model.state_dict()
     try:
         with safe_open(path, framework="pt") as file:

@@ -140,7 +140,7 @@ def _read(spec: str, image_size: int | None, root: str | os.PathLike[str] | None
     if kind in ("folder", "npz"):
         if not path:
             raise InputError(f"data set '{spec}': give a path, {kind}:PATH")
-        place = Path(path).expanduser()
+        place = Path(os.path.expanduser(path))
         try:
             return sources.npz(place) if kind == "npz" else sources.folder(place, image_size or sources.FOLDER_SIZE)
         except OSError as error:
@@ -148,7 +148,7 @@ def _read(spec: str, image_size: int | None, root: str | os.PathLike[str] | None
     if spec == "digits":
         return sources.digits()
     if spec in DATASETS and not colon:
-        place = Path(root or os.environ.get("NAS_AGG_DATA") or "~/.cache/nas_agg").expanduser()
+        place = Path(os.path.expanduser(root or os.environ.get("NAS_AGG_DATA") or "~/.cache/nas_agg"))
         return sources.torchvision_set(spec, place)
     hint = did_you_mean(kind if colon else spec, [*DATASETS, "folder", "npz"])
     raise InputError(f"no data set is called '{spec}'{hint or '; there are ' + ', '.join(DATASETS)}")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import zipfile
-import zlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas_agg.errors import InputError
+from nas_agg.files import check_regular
 from nas_agg.training.recipes import Augmentation
 
 DATASETS = {
@@ -163,6 +163,7 @@ def _classes(path: Path, train: np.ndarray, test: np.ndarray) -> int:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     wanted = ("x_train", "y_train", "x_test", "y_test")
+    check_regular(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -171,12 +172,16 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             missing = [name for name in wanted if name not in file]
             if missing:
                 raise InputError(f"{path}: no array {missing[0]}; it needs {', '.join(wanted)}")
-            return {name: file[name] for name in wanted}
+            arrays = {name: file[name] for name in wanted}
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray):
+                    raise InputError(f"{path}: {name} is no array")
+            return arrays
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
         raise
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged archive can make numpy raise almost anything
         raise InputError(f"{path}: not an .npz file that can be read ({_line(error)})") from None
 
 
@@ -220,6 +225,8 @@ def _labels(where: str, labels: np.ndarray) -> np.ndarray:
         raise InputError(f"{where}: labels of type {labels.dtype}; give integers from 0 on")
     if labels.size and labels.min() < 0:
         raise InputError(f"{where}: label {labels.min()}; number the classes from 0 on")
+    if labels.size and labels.max() > np.iinfo(np.int64).max:
+        raise InputError(f"{where}: label {labels.max()}; number the classes from 0 on")
     return labels.astype(np.int64)
 
 
@@ -301,7 +308,7 @@ def _image(file: Path, size: int, out: np.ndarray) -> bool:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
             if image.mode[:1] in ("I", "F"):
                 raise InputError(f"{file}: more than 8 bits a pixel; save it as an 8-bit image")
             grey = image.mode in ("1", "L")
@@ -309,7 +316,7 @@ def _image(file: Path, size: int, out: np.ndarray) -> bool:
             small = upright.resize((size, size), Image.Resampling.BILINEAR)
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged image can make Pillow raise almost anything
         raise InputError(f"{file}: not an image that can be read ({_line(error)}); mend or remove it") from None
     out[:] = np.asarray(small).transpose(2, 0, 1)
     return grey
