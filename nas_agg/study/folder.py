@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import io
@@ -10,13 +11,17 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from nas_agg.errors import InputError, did_you_mean
-from nas_agg.files import parse, write_atomic
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas_agg.errors import InputError, NasAggError, cut, did_you_mean
+from nas_agg.files import parse, read, write_atomic
+from nas_agg.study.settings import Settings
 
 if TYPE_CHECKING:
     from nas_agg.study.record import TrialRecord
@@ -37,28 +42,42 @@ class RunFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
+        if not isinstance(path, str | Path) or not str(path):
+            raise InputError(f"out: name a folder, not {cut(repr(path))}")
         self.path = Path(path)
+        self.run: dict[str, Any] = {}
         try:
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be used as a run folder: {error.strerror}") from None
+            lock = self.path / ".lock"
+            self._made = [] if lock.exists() else [lock, *self._made]
+            self._lock = lock.open("a")
+        except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
+            why = getattr(error, "strerror", None) or error
+            raise InputError(f"{cut(str(self.path))}: cannot be used as a run folder: {why}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.stat(self.path / ".lock")  # else who made the folder has just removed it
         except OSError:
             self._lock.close()
             raise InputError(f"{self.path}: another search runs there; wait for it or choose another --out") from None
-        self.new = not (self.path / RUN).exists()
-        if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-            self._lock.close()
-            raise InputError(f"{self.path}: not empty and no run folder; choose another --out")
-        self.run: dict[str, Any] = {} if self.new else read_run(self.path)
+        try:
+            self.new = not (self.path / RUN).exists()
+            if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
+                raise InputError(f"{self.path}: not empty and no run folder; choose another --out")
+            self.run = {} if self.new else read_run(self.path)
+        except OSError as error:
+            self.close()
+            raise InputError(f"{self.path}: cannot be used as a run folder: {error.strerror}") from None
+        except InputError:
+            self.close()
+            raise
 
     def begin(self, settings: dict[str, Any], **more: Any) -> None:
         """Write what the run is before anything of it exists."""
         self.run = {
             "status": "running",
-            "command": " ".join(sys.argv),
+            "command": plain(" ".join(sys.argv)),
             "settings": settings,
             "seed": settings.get("seed"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -75,7 +94,8 @@ class RunFolder:
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, with the time."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        path = self.path / "log.txt"
+        with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def write_trials(self, trials: list[TrialRecord]) -> None:
@@ -89,18 +109,20 @@ class RunFolder:
             if trial.seconds is not None:
                 row["seconds"] = f"{trial.seconds:.2f}"
             writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])
-        write_atomic(self.path / "trials.csv", text.getvalue())
+        write_atomic(self.path / "trials.csv", plain(text.getvalue()))
 
     def trial(self, number: int) -> Path:
         """The folder of a trial, made if it is not there."""
         path = self.path / "trials" / str(number)
-        path.mkdir(parents=True, exist_ok=True)
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
         return path
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs: checkpoints of trials that failed or were stopped."""
         for path in self.path.glob("trials/*/checkpoint.pt"):
-            path.unlink()
+            with writing(path):
+                path.unlink()
         self.update(status="finished")
 
     @property
@@ -108,8 +130,33 @@ class RunFolder:
         """Where the final network lies once it is trained and tested."""
         return self.path / "best"
 
+    def metrics(self, tested: bool = True) -> dict[str, Any] | None:
+        """What best/metrics.json says; ``None`` if there is no final network yet.
+
+        Args:
+            tested: Whether the final network is one that was trained and tested.
+
+        Raises:
+            InputError: best/ is there, but not whole.
+        """
+        if not os.path.lexists(self.best):
+            return None
+        remedy = f"remove {self.best} to {'train it again' if tested else 'have it written again'}"
+        if not (self.best / METRICS).is_file():
+            raise InputError(f"{self.best}: not whole, it has no {METRICS}; {remedy}")
+        try:
+            found = _checked(_Tested if tested else _Scored, read(self.best / METRICS))
+        except InputError as error:
+            raise InputError(f"{self.best / METRICS}: {error}; {remedy}") from None
+        return found
+
     def close(self) -> None:
-        """Let another process write here."""
+        """Let another process write here; what was made for a run that did not begin is removed."""
+        if self._made and not self.run:
+            with contextlib.suppress(OSError):  # not empty: somebody put something there
+                self._made[0].unlink()
+                for folder in self._made[1:]:
+                    folder.rmdir()
         self._lock.close()
 
 
@@ -129,9 +176,98 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
     run = parse(text, str(file), "json")
-    if not isinstance(run, dict) or not isinstance(run.get("settings"), dict) or not isinstance(run.get("status"), str):
-        raise InputError(f"{file}: no record of a search: 'settings' and 'status' are missing")
+    try:
+        _checked(_Record, run)
+        if "study" in run:
+            Settings.of(**run["settings"])
+    except InputError as error:
+        raise InputError(f"{file}: {error}: no record of a search") from None
     return run
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Data(_Part):
+    """The arguments of :func:`nas_agg.training.data.load_data`, and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    spec: str
+    seed: int = Field(default=0, ge=0)
+    image_size: int | None = Field(default=None, ge=1)
+    min_side: int | None = None
+
+
+class _Record(_Part):
+    """What run.json must be for a run to go on from it; what is left out may be missing there."""
+
+    status: str
+    settings: dict[str, Any]
+    seconds: float = Field(default=0, ge=0)
+    forgiven: int = Field(default=0, ge=0)
+    study: str = ""
+    space: str = ""
+    reason: str = ""
+    named: bool = False
+    evaluate: bool = False
+    data: dict[str, Any] = Field(default={})
+    input: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 1, 1], min_length=3, max_length=3)
+    classes: int = Field(default=1, ge=1)
+
+
+class _Scored(_Part):
+    """best/metrics.json of a network that a function scored."""
+
+
+class _Tested(_Part):
+    """best/metrics.json of a network that was tested, as far as it is read again."""
+
+    test_accuracy: float
+    correct: int
+    images: int
+
+
+def _checked(model: type[BaseModel], value: Any) -> dict[str, Any]:
+    """A value of JSON that is as a model says."""
+    if not isinstance(value, dict):
+        raise InputError("not an object")
+    try:
+        model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        said = first["msg"]
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {said[0].lower()}{said[1:]}") from None
+    return value
+
+
+def data_of(run: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The data set of a run, as arguments of :func:`nas_agg.training.data.load_data`.
+
+    Raises:
+        InputError: Its run.json names none.
+    """
+    if "data" not in run:
+        raise InputError(f"{path}: {RUN} names no data set; name one, and the weights")
+    try:
+        return dict(_checked(_Data, run["data"]))
+    except InputError as error:
+        raise InputError(f"{Path(path) / RUN}: data.{error}") from None
+
+
+def plain(text: str) -> str:
+    """A text that can be written as UTF-8: a name may hold bytes that are no text, and they are written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, a file that cannot be written is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def how_to_go_on(run: dict[str, Any], path: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_agg.errors import NasAggError
+from nas_agg.study.folder import writing
+from nas_agg.study.searcher import reason_of
 from nas_agg.study.worker import receive, send
 
 if TYPE_CHECKING:
@@ -113,22 +116,31 @@ class InProcess:
             return [Event(job.number, kind, seconds=time.monotonic() - begun, **more)]
 
         try:
-            value = float(self._evaluate(job.genotype, self._trial(job.number)))
+            value: Any = self._evaluate(job.genotype, self._trial(job.number))
         except optuna.TrialPruned:
             return event("stopped")
         except Exception as error:  # the caller's own function: its failures are results
-            line = next(iter(str(error).splitlines()), "")
-            reason = getattr(error, "reason", None) or f"{type(error).__name__}: {line}"
-            return event("failed", reason=str(reason))
-        if value != value:
-            return event("failed", reason="diverged: the value is no number")
-        return event("done", value=value)
+            return event("failed", reason=_own_reason(error) or reason_of(error))
+        try:
+            number = None if isinstance(value, str | bytes | bytearray) else float(value)
+        except Exception:  # whatever it is, it says so in a way of its own
+            number = None
+        if number is None:
+            return event("failed", reason=f"evaluate gave a {type(value).__name__}, not a number")
+        if not math.isfinite(number):
+            return event("failed", reason=f"diverged: the value is {'no number' if number != number else 'not finite'}")
+        return event("done", value=number)
 
     def answer(self, number: int, stop: bool) -> None:
         raise AssertionError("a function reports to its trial")
 
     def close(self) -> None:
         self._job = None
+
+
+def _own_reason(error: Exception) -> str:
+    """The reason that this package's own errors give."""
+    return str(getattr(error, "reason", "")) if isinstance(error, NasAggError) else ""
 
 
 @dataclass
@@ -177,7 +189,7 @@ class Pool:
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it finds what this process finds
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, threads that spin cost 20 times
-        with self._log.open("ab") as log:
+        with writing(self._log), self._log.open("ab") as log:
             process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 env=environment,

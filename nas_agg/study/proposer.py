@@ -75,6 +75,7 @@ class Proposer:
 
             cost = costs.cost
         self.space, self.searcher, self.record = space, searcher, record
+        record.searcher = type(searcher).__name__
         self._limits = {"params": max_params, "macs": max_macs}
         self._input, self._classes, self._cost = input, classes, cost
         self._judged: dict[tuple, Candidate | str] = {}
@@ -161,7 +162,14 @@ class Proposer:
 
     def _draws(self) -> Iterator[Labels]:
         """What the searcher proposes for the next trial."""
-        return self.record.draws(self.searcher.sampler(self.record.next_number), self.space.distributions)
+        from optuna.samplers import BaseSampler
+
+        number = self.record.next_number
+        with self.record.searching(number):
+            sampler = self.searcher.sampler(number)
+            if not isinstance(sampler, BaseSampler):
+                raise TypeError(f"its sampler() gave a {type(sampler).__name__}, not an Optuna sampler")
+        return self.record.draws(sampler, self.space.distributions)
 
     def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
         seed = derive_seed(self.searcher.seed, self.record.next_number, "train")

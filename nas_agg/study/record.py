@@ -9,6 +9,7 @@ the storage says is then always a state of the search as it was, and reading it 
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import InputError, NasAggError, one_line
+from nas_agg.study.searcher import reason_of
 from nas_agg.study.stopping import shielded
 
 if TYPE_CHECKING:
@@ -107,12 +109,19 @@ class Record:
         pruner: Decides which trials are stopped early.
         storage: Where trials are kept; ``None`` keeps them in memory only.
         name: The study's name in the storage.
+        begun: Whether the study must be there already.
+
+    Attributes:
+        searcher: What errors call the searcher.
 
     Raises:
-        InputError: The study holds trials of somebody else.
+        InputError: The study holds trials of somebody else, or is gone.
     """
 
-    def __init__(self, pruner: BasePruner, storage: BaseStorage | None = None, name: str = "search"):
+    def __init__(
+        self, pruner: BasePruner, storage: BaseStorage | None = None, name: str = "search", begun: bool = False
+    ):
+        self.searcher = "of this search"
         with _quiet():
             self.study = optuna.create_study(direction="maximize", pruner=pruner)
         self._storage = storage
@@ -121,7 +130,7 @@ class Record:
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self._study_id = _study_id(storage, name)
+            self._study_id = _study_id(storage, name, begun)
             for trial in sorted(storage.get_all_trials(self._study_id), key=lambda trial: trial.number):
                 self._load(trial)
 
@@ -180,9 +189,10 @@ class Record:
 
         Nothing of it is kept until :meth:`begin`.
         """
-        self.study.sampler = sampler
-        if self._open is None:
-            self._open = self.study.ask()
+        with self.searching(self.next_number):
+            self.study.sampler = sampler
+            if self._open is None:
+                self._open = self.study.ask()
         return self._drawn(sampler, self._frozen(self._open.number), distributions)
 
     def _drawn(
@@ -190,12 +200,25 @@ class Record:
     ) -> Iterator[Labels]:
         study = self.study
         while True:
-            joint = sampler.infer_relative_search_space(study, trial)
-            drawn = sampler.sample_relative(study, trial, joint)
-            yield {
-                name: drawn[name] if name in drawn else sampler.sample_independent(study, trial, name, distribution)
-                for name, distribution in distributions.items()
-            }
+            with self.searching(trial.number):
+                joint = sampler.infer_relative_search_space(study, trial)
+                drawn = sampler.sample_relative(study, trial, joint)
+                labels = {
+                    name: drawn[name] if name in drawn else sampler.sample_independent(study, trial, name, distribution)
+                    for name, distribution in distributions.items()
+                }
+                for name, distribution in distributions.items():
+                    if not distribution._contains(distribution.to_internal_repr(labels[name])):
+                        raise ValueError(f"{name} cannot be {labels[name]!r}")
+            yield labels
+
+    @contextlib.contextmanager
+    def searching(self, number: int) -> Iterator[None]:
+        """Whatever a searcher raises, as one line."""
+        try:
+            yield
+        except Exception as error:  # a searcher is a plug-in
+            raise NasAggError(f"searcher {self.searcher} failed at trial {number}: {reason_of(error)}") from error
 
     def begin(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict[str, Any]) -> int:
         """Create the trial that was asked for, with its values and attributes, in one step; gives its number."""
@@ -210,7 +233,12 @@ class Record:
         for step, value in equal.intermediate_values.items():
             self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
         complete = equal.state == TrialState.COMPLETE
-        self.study.tell(number, equal.value if complete else None, equal.state)
+        try:
+            with self.searching(number):
+                self.study.tell(number, equal.value if complete else None, equal.state)
+        except NasAggError:
+            self._save(number)  # the searcher failed after the trial had its result
+            raise
         self._save(number)
         return number
 
@@ -257,12 +285,15 @@ class Record:
         return self._tell(number, TrialState.COMPLETE, value, attrs)
 
     def prune(self, number: int, **attrs: Any) -> TrialRecord:
-        """Record that a trial was stopped early; its last report is its value."""
+        """Record that a trial was stopped early; its last report is its value, if it can be one."""
+        reports = self._frozen(number).intermediate_values
+        if reports and not math.isfinite(reports[max(reports)]):
+            return self.fail(number, "diverged: the last report is not finite", **attrs)
         return self._tell(number, TrialState.PRUNED, None, attrs)
 
     def fail(self, number: int, reason: str, **attrs: Any) -> TrialRecord:
         """Record that a trial failed, and why."""
-        return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": reason})
+        return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": one_line(reason)})
 
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
@@ -275,13 +306,20 @@ class Record:
     def _tell(self, number: int, state: TrialState, value: float | None, attrs: dict[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
             self.study._storage.set_trial_user_attr(self._id(number), _OWN + key, attr)
-        self.study.tell(number, value, state)
+        failure = None
+        try:
+            with self.searching(number):
+                self.study.tell(number, value, state)
+        except NasAggError as error:
+            failure = error  # the searcher's; the result is in memory, and is kept first
         trial = self._frozen(number)
         if self._storage is not None:
             with _said("cannot be written"):
                 self._keep(self._storage, self._ids[number], trial)
                 self._storage.set_trial_state_values(self._ids[number], state, trial.values)
         self._note(trial)
+        if failure is not None:
+            raise failure
         return self._records[number]
 
     @staticmethod
@@ -309,8 +347,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         with _said("cannot be opened", url, InputError), _quiet():
             return optuna.storages.get_storage(url)
     path = folder / JOURNAL
-    _mend(path)
     with _said("cannot be read", str(path), InputError):
+        _mend(path)
         return JournalStorage(JournalFileBackend(str(path)))
 
 
@@ -326,11 +364,13 @@ def _mend(path: Path) -> None:
             file.truncate(whole)
 
 
-def _study_id(storage: BaseStorage, name: str) -> int:
+def _study_id(storage: BaseStorage, name: str, begun: bool) -> int:
     with _quiet(), _said("cannot be used"):
         try:
             return storage.get_study_id_from_name(name)
         except KeyError:
+            if begun:
+                raise InputError(f"{JOURNAL} is missing or empty; restore it or choose another --out") from None
             return storage.create_new_study([_MAXIMIZE], name)
 
 
@@ -343,8 +383,7 @@ def _said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAgg
     except NasAggError:
         raise
     except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises
-        line = next(iter(str(error).splitlines()), "")
-        raise kind(f"{name} {what}: {type(error).__name__}: {line}") from error
+        raise kind(f"{name} {what}: {reason_of(error)}") from error
 
 
 @contextlib.contextmanager

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, NasAggError
-from nas_agg.files import canonical, read, write_atomic
+from nas_agg.files import canonical, write_atomic
 from nas_agg.space import Space, list_spaces, open_space
 from nas_agg.study.coordinator import Clock, Coordinator
+from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
-from nas_agg.study.folder import RunFolder, how_to_go_on, read_run
+from nas_agg.study.folder import RunFolder, how_to_go_on, plain, read_run, writing
 from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
 from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record, TrialRecord, open_storage
 from nas_agg.study.result import SearchResult, ranked
-from nas_agg.study.searcher import Searcher, find_searcher
-from nas_agg.study.settings import FREE, Settings
-from nas_agg.study.stopping import Stopped, stoppable
+from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
+from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.task import Task, absolute, open_task
 
 if TYPE_CHECKING:
@@ -33,16 +32,9 @@ if TYPE_CHECKING:
 
     from nas_agg.genotype import Genotype
 
+__all__ = ["Interrupted", "resume", "search"]
+
 Evaluate = Callable[["Genotype", "Trial"], float]
-
-
-class Interrupted(NasAggError):
-    """A search was told to stop; what it has is kept."""
-
-    def __init__(self, folder: RunFolder, status: int):
-        self.status = status
-        there = f"; go on {how_to_go_on(folder.run, folder.path)}" if folder.run else " before the search began"
-        super().__init__(f"stopped{there}")
 
 
 def search(
@@ -80,6 +72,10 @@ def search(
         NasAggError: Ten networks in a row failed, or none gave a result.
         Interrupted: SIGINT or SIGTERM came and the run was kept.
     """
+    if not isinstance(searcher, str) and not (isinstance(searcher, type) and issubclass(searcher, Searcher)):
+        raise InputError(f"searcher: a name or a subclass of Searcher, not {shown(searcher)}")
+    if evaluate is not None and not callable(evaluate):
+        raise InputError(f"evaluate: a function, not {shown(evaluate)}")
     found, name = _opened(space)
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings})
@@ -95,7 +91,7 @@ def search(
         return run.search(None, named)
     folder = RunFolder(out)
     try:
-        with _stoppable(folder):
+        with stopping(folder):
             return run.search(folder, named)
     finally:
         folder.close()
@@ -140,6 +136,8 @@ def _opened(space: str | os.PathLike[str] | Space) -> tuple[Space, str]:
     """A space, and what run.json calls it: a file by its absolute path."""
     if isinstance(space, Space):
         return space, space.name
+    if not isinstance(space, str | os.PathLike):
+        raise InputError(f"space: a name, a file or a Space, not {shown(space)}")
     name = os.fspath(space)
     return open_space(name), name if name in list_spaces() else str(Path(name).resolve())
 
@@ -151,7 +149,7 @@ class _Run:
         self, space: Space, settings: Settings, searcher: type[Searcher], evaluate: Evaluate | None, show: bool
     ):
         self.space, self.settings, self.evaluate, self.show = space, settings, evaluate, show
-        self.searcher = searcher(space, settings.seed)
+        self.searcher = make_searcher(searcher, space, settings.seed)
         self.command: Sequence[str] = WORKER
 
     def search(self, folder: RunFolder | None, named: bool) -> SearchResult:
@@ -163,7 +161,7 @@ class _Run:
         """
         if folder is not None and not folder.new:
             self._check_same(folder)
-            if folder.run["status"] == "finished":
+            if folder.run["status"] == "finished" and self._final(folder) is not None:
                 return self._finished(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
         said = self.settings
@@ -175,13 +173,13 @@ class _Run:
             folder.begin(
                 said.model_dump(mode="json"),
                 limits={name: getattr(self.settings, name) for name in filled},
-                study=f"{folder.path.resolve().name}-{secrets.token_hex(3)}",
+                study=f"{plain(folder.path.resolve().name)}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
                 evaluate=self.evaluate is not None,
                 named=named,
                 **(task.as_dict() if task else {}),
             )
-        with _failing(folder):
+        with failing(folder):
             record = self._record(folder)
             result = self._go(folder, task, record, self._proposer(record, task))
         if self.show:
@@ -215,7 +213,7 @@ class _Run:
         pruner = _pruner(self.settings.epochs or 0 if self.evaluate is None else 0)
         if folder is None:
             return Record(pruner)
-        return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"])
+        return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"], _begun(folder))
 
     def _proposer(self, record: Record, task: Task | dict[str, Any] | None) -> Proposer:
         of = task.as_dict() if isinstance(task, Task) else task or {}
@@ -269,15 +267,15 @@ class _Run:
                 last_epoch=self.settings.epochs or 0,
                 forgiven=forgiven,
             )
-            if folder is not None and folder.best.exists():  # it was killed at its very end: nothing is searched anew
+            if self._final(folder) is not None:  # it was killed at its very end: nothing is searched anew
                 clock.stop()
-                reason = folder.run.get("reason", "")
+                reason = folder.run.get("reason", "") if folder else ""
             else:
                 reason = coordinator.run()
             best = self._best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))
-                if not folder.best.exists():
+                if self._final(folder) is None:
                     genotype = proposer.genotype(best.labels)
                     if task is not None:
                         train_best(folder, task, self.settings, best, genotype, display, self.command)
@@ -323,7 +321,6 @@ class _Run:
     def _result(self, folder: RunFolder | None, record: Record, proposer: Proposer, reason: str) -> SearchResult:
         best = self._best(record, reason)
         assert best.value is not None
-        tested = folder is not None and self.evaluate is None
         return SearchResult(
             best=proposer.genotype(best.labels),
             values=self.space.values(best.labels),
@@ -331,8 +328,12 @@ class _Run:
             trials=tuple(record.trials),
             reason=reason,
             path=folder.path if folder else None,
-            test=read(folder.best / "metrics.json") if folder is not None and tested else None,
+            test=self._final(folder) if self.evaluate is None else None,
         )
+
+    def _final(self, folder: RunFolder | None) -> dict[str, Any] | None:
+        """What is known of the final network, if there is one."""
+        return None if folder is None else folder.metrics(tested=self.evaluate is None)
 
 
 def _reopen(folder: RunFolder | None, record: Record) -> int:
@@ -345,6 +346,11 @@ def _reopen(folder: RunFolder | None, record: Record) -> int:
     return forgiven
 
 
+def _begun(folder: RunFolder) -> bool:
+    """Whether a run has had its study: `_reopen` says so as soon as there is one."""
+    return "forgiven" in folder.run
+
+
 def _pruner(epochs: int) -> BasePruner:
     """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished."""
     from optuna.pruners import MedianPruner
@@ -354,11 +360,13 @@ def _pruner(epochs: int) -> BasePruner:
 
 def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype) -> None:
     beside = folder.path / "best.tmp"
-    beside.mkdir(exist_ok=True)
+    with writing(beside):
+        beside.mkdir(exist_ok=True)
     write_atomic(beside / "genotype.json", genotype.to_json() + "\n")
     metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
     write_atomic(beside / "metrics.json", canonical(metrics) + "\n")
-    os.rename(beside, folder.best)
+    with writing(folder.best):
+        os.rename(beside, folder.best)
 
 
 def _digest(space: Space) -> str:
@@ -369,28 +377,3 @@ def _digest(space: Space) -> str:
     names = {name: distribution_to_json(distribution) for name, distribution in distributions.items()}
     text = canonical({"template": space.template.text(), "open": names, "search": space.search_text})
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _failing(folder: RunFolder | None) -> Iterator[None]:
-    """Note in the folder that a search failed, and why."""
-    try:
-        yield
-    except NasAggError as error:
-        if folder is not None:
-            folder.log(f"failed: {error}")
-            folder.update(status="failed", reason=str(error))
-        raise
-
-
-@contextlib.contextmanager
-def _stoppable(folder: RunFolder) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM stop a run; since a kill is safe at any moment, stopping is no more than leaving."""
-    try:
-        with stoppable():
-            yield
-    except Stopped as stopped:
-        if folder.run:
-            folder.log("stopped by a signal")
-            folder.update(status="stopped")
-        raise Interrupted(folder, stopped.status) from None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
-from nas_agg.errors import InputError, did_you_mean
+from nas_agg.errors import InputError, did_you_mean, one_line
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -75,7 +75,31 @@ def find_searcher(name: str) -> type[Searcher]:
     try:
         found = known[name].load()
     except Exception as error:  # whatever a plug-in's module may raise
-        raise InputError(f"searcher {name!r} ({known[name].value}) cannot be loaded: {error}") from error
+        raise InputError(f"searcher {name!r} ({known[name].value}) cannot be loaded: {reason_of(error)}") from error
     if not (isinstance(found, type) and issubclass(found, Searcher)):
         raise InputError(f"searcher {name!r} ({known[name].value}) is no subclass of nas_agg.study.searcher.Searcher")
     return found
+
+
+def make_searcher(kind: type[Searcher], space: Space, seed: int) -> Searcher:
+    """A searcher of a space.
+
+    Raises:
+        InputError: Its class cannot be called so, or is not whole.
+    """
+    try:
+        return kind(space, seed)
+    except InputError:
+        raise
+    except Exception as error:  # a searcher is a plug-in
+        raise InputError(f"searcher {kind.__name__} cannot be made: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What somebody else's code raised, in one line."""
+    try:
+        said = next(iter(str(error).splitlines()), "")
+    except Exception:  # it cannot even be shown
+        said = ""
+    name = type(error).__name__
+    return one_line(f"{name}: {said}" if said else name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nas_agg.errors import InputError, did_you_mean
+from nas_agg.errors import InputError, cut, did_you_mean
 
 if TYPE_CHECKING:
     from nas_agg.space import Space
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DEFAULT_EPOCHS = 10
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+SEEDS = 2**63  # as many as PyTorch and Optuna's storages take
+MOST = 10**18  # of what is counted
+LONGEST = 100  # characters of a number or a duration
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
@@ -29,9 +32,10 @@ def parse_count(text: str | int) -> int:
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text
-    match = _COUNT.fullmatch(str(text).strip().replace("_", ""))
+    said = str(text)
+    match = _COUNT.fullmatch(said.strip().replace("_", "")) if len(said) <= LONGEST else None
     if match is None:
-        raise ValueError(f"{text!r} is no count: write 200000, 200k, 1.5M or 2G")
+        raise ValueError(f"{shown(text)} is no count: write 200000, 200k, 1.5M or 2G")
     unit = match[2].lower()
     count = Decimal(match[1]) * _UNITS["k" if unit == "k" else unit.upper()]
     if count != int(count):
@@ -46,12 +50,24 @@ def parse_duration(text: str | float) -> float:
         ValueError: The text is no duration.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return float(text)
-    match = _DURATION.fullmatch(str(text).strip().lower())
+        try:
+            return float(text)
+        except OverflowError:
+            return math.inf
+    said = str(text)
+    match = _DURATION.fullmatch(said.strip().lower()) if len(said) <= LONGEST else None
     if match is None or not any(match.groups()):
-        raise ValueError(f"{text!r} is no duration: write 90s, 30m, 2h or 1h30m")
+        raise ValueError(f"{shown(text)} is no duration: write 90s, 30m, 2h or 1h30m")
     hours, minutes, seconds = (float(group or 0) for group in match.groups())
     return 3600 * hours + 60 * minutes + seconds
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error shows it, cut where it is long."""
+    try:
+        return cut(repr(value))
+    except Exception:  # a whole number of thousands of digits, or somebody's own class
+        return f"a {type(value).__name__}"
 
 
 def _positive(seconds: float) -> float:
@@ -60,7 +76,7 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0)]
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
 Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
 
 
@@ -76,16 +92,16 @@ class Settings(BaseModel):
     space: str
     dataset: str | None = "digits"
     searcher: str = "tpe"
-    budget: int = Field(default=50, ge=1)
-    seed: int = Field(default=0, ge=0)
-    epochs: int | None = Field(default=None, ge=1)
+    budget: int = Field(default=50, ge=1, le=10**6)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
+    epochs: int | None = Field(default=None, ge=1, le=10**6)
     recipe: str | None = None
     max_params: Count | None = None
     max_macs: Count | None = None
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"
-    storage: str | None = None
-    workers: int | None = Field(default=None, ge=1)
+    storage: str | None = Field(default=None, min_length=1)
+    workers: int | None = Field(default=None, ge=1, le=1024)
     timeout: Seconds | None = None
     trial_timeout: Seconds | None = None
     retries: int = Field(default=3, ge=0)
@@ -105,7 +121,7 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
             said = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{name}: {said[0].lower()}{said[1:]}, not {values.get(name)!r}") from None
+            raise InputError(f"{name}: {said[0].lower()}{said[1:]}, not {shown(values.get(name))}") from None
 
     def of_space(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, what is unsaid filled in from the space's own for such images."""
@@ -126,7 +142,7 @@ class Settings(BaseModel):
         """
         for name, mine in self.model_dump(mode="json", exclude=FREE).items():
             if mine != other.get(name):
-                return f"{name} is {other.get(name)!r} there and {mine!r} here"
+                return f"{name} is {shown(other.get(name))} there and {shown(mine)} here"
         return ""
 
 

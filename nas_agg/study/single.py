@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, NasAggError
-from nas_agg.files import read
 from nas_agg.sources import open_genotype
-from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS, RunFolder, how_to_go_on, read_run
+from nas_agg.study.folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
 from nas_agg.study.progress import epoch_line, is_tenth
+from nas_agg.study.settings import SEEDS, shown
 from nas_agg.study.stopping import Stopped, stoppable
 from nas_agg.study.task import absolute
 
@@ -60,6 +60,8 @@ def train_genotype(
     from nas_agg.training.loop import TrainingFailed, pick_device
     from nas_agg.training.recipes import get_recipe
 
+    if not 0 <= seed < SEEDS:
+        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {shown(seed)}")
     found, place = get_recipe(recipe), pick_device(device)
     settings = {
         "genotype": genotype.text(),
@@ -84,7 +86,7 @@ def train_genotype(
         elif folder.run["settings"] != settings:
             keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
             raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
-        if not folder.best.exists():
+        if folder.metrics() is None:
             folder.run.pop("reason", None)
             folder.update(status="running")
             if show:
@@ -104,7 +106,8 @@ def train_genotype(
         raise
     finally:
         folder.close()
-    metrics = read(folder.best / METRICS)
+    metrics = folder.metrics()
+    assert metrics is not None
     if show:
         right = f"{metrics['correct']:,} of {metrics['images']:,} images"
         print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
@@ -179,9 +182,7 @@ def evaluate_genotype(
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
 
-    arguments = dict(read_run(source)["data"]) if run else {}
-    if dataset is not None:
-        arguments = {"spec": dataset}
+    arguments: dict[str, Any] = {"spec": dataset} if dataset is not None else data_of(read_run(source), source)
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
@@ -190,8 +191,10 @@ def evaluate_genotype(
 
 
 def _unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    if run["status"] == "finished":
+    if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
+    if run["status"] == "finished":
+        return f"best/{WEIGHTS} is missing; restore it, or remove {path}/best and train again {how_to_go_on(run, path)}"
     return f"finish it {how_to_go_on(run, path)}"
 
 
@@ -210,7 +213,6 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     """
     from nas_agg.compiler import compile
     from nas_agg.compiler.weights import load_weights
-    from nas_agg.genotype import Genotype
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
 
@@ -218,7 +220,7 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     best = Path(path) / "best"
     if not (best / WEIGHTS).is_file():
         raise InputError(f"{path}: no final network; {_unfinished(run, path)}")
-    data = load_data(**run["data"])
-    model = compile(Genotype.model_validate(read(best / GENOTYPE)))
+    data = load_data(**data_of(run, path))
+    model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS)
     return evaluate(model, data.test, data, pick_device(device))

@@ -94,7 +94,7 @@ def open_task(settings: Settings, space: Space) -> Task:
 def absolute(spec: str) -> str:
     """A data set's name with the path in it, if there is one, made absolute: a run may go on from anywhere."""
     kind, _, path = spec.partition(":")
-    return f"{kind}:{Path(path).expanduser().resolve()}" if kind in ("folder", "npz") and path else spec
+    return f"{kind}:{Path(os.path.expanduser(path)).resolve()}" if kind in ("folder", "npz") and path else spec
 
 
 def cores() -> int:

@@ -68,7 +68,7 @@ from nas_agg.space import Space
 from nas_agg.study.run import search
 
 def slow(genotype, trial):
-    time.sleep(0.01)
+    time.sleep(0.03)
     return score(genotype, trial)
 
 search(Space(TINY, "tiny"), slow, searcher={searcher!r}, budget=50, seed=5, out={out!r}, show=True)

@@ -73,3 +73,25 @@ def test_only_how_a_search_runs_may_differ():
     there = Settings.of(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
     assert Settings.of(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
     assert Settings.of(space="tiny", budget=60).difference(there) == "budget is 50 there and 60 here"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"budget": 10**6 + 1},
+        {"budget": 10**5000},
+        {"seed": 2**63},
+        {"workers": 10**9},
+        {"max_params": 10**18 + 1},
+        {"max_macs": "9" * 1_000_000 + "T"},
+        {"timeout": "9" * 1000},
+        {"timeout": 10**400},
+        {"dataset": ["x" * 1000]},
+        {"storage": ""},
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_in_a_short_line(setting):
+    with pytest.raises(InputError) as error:
+        Settings.of(space="tiny", **setting)
+    assert str(error.value).startswith(f"{next(iter(setting))}: ")
+    assert len(str(error.value)) < 250

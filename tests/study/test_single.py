@@ -92,3 +92,10 @@ def test_a_training_that_fails_leaves_a_failed_run_and_can_be_tried_again(tmp_pa
     train_genotype(nas_agg.load(SMALL), **settings)
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["status"] == "finished" and "reason" not in run
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_bounds_is_refused(tmp_path, seed):
+    with pytest.raises(InputError, match="seed: a whole number"):
+        train_genotype(nas_agg.load(SMALL), seed=seed, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
