@@ -3,7 +3,7 @@
 Both sides train the same networks of the microdense space (the same genotypes, in the same order) on digits, for the
 same epochs with the same batch size and recipe, in two processes' worth of cores:
 
-    python benchmarks/search_loop.py [--networks 30] [--epochs 10] [--seed 0]
+    python benchmarks/search_loop.py [--networks 50] [--epochs 10] [--seed 0]
 
 The loop: one Optuna study, `torch.utils.data.DataLoader` over a `TensorDataset`, a random crop of torchvision's
 a batch, `torch.optim.SGD` with the same schedule, validation after each epoch, Optuna's MedianPruner as the search
@@ -130,7 +130,7 @@ def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--networks", type=int, default=30)
+    parser.add_argument("--networks", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
