@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import os
 
     from nas_agg.genotype import Genotype
+    from nas_agg.training.data import Data
 
 
 def train_genotype(
@@ -55,9 +56,8 @@ def train_genotype(
         TrainingFailed: The loss was no number, or memory ran out.
     """
     from nas_agg.costs import cost
-    from nas_agg.study.training import train_in_full
     from nas_agg.training.data import load_data
-    from nas_agg.training.loop import TrainingFailed, pick_device
+    from nas_agg.training.loop import pick_device
     from nas_agg.training.recipes import get_recipe
 
     if not 0 <= seed < SEEDS:
@@ -76,10 +76,7 @@ def train_genotype(
     genotype = genotype.with_task(data.input, data.classes)
     counted = cost(genotype)
     figures = {"params": counted.params, "macs": counted.macs, "hash": counted.hash}
-    if out is None:
-        words = [re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if "." in text else text) for text in (name, dataset)]
-        out = Path("runs") / f"train-{'-'.join(words)}-{seed}"
-    folder = RunFolder(out)
+    folder = RunFolder(_default_folder(name, dataset, seed) if out is None else out)
     try:
         if folder.new:
             folder.begin(settings, kind="train", data=arguments, device=str(place))
@@ -87,31 +84,44 @@ def train_genotype(
             keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
             raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
         if folder.metrics() is None:
-            folder.run.pop("reason", None)
-            folder.update(status="running")
             if show:
                 size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
-                print(
-                    f"training {name} ({size}) on {data.name}: {settings['epochs']} epochs, recipe {recipe}", flush=True
-                )
+                length = f"{settings['epochs']} epochs, recipe {recipe}"
+                print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
             job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures)
-            with stoppable():
-                train_in_full(job, data, _reporter(folder, show, job["epochs"]))
-            folder.update(status="finished")
+            _train(folder, job, data, show)
+        metrics = folder.metrics()
+    finally:
+        folder.close()
+    assert metrics is not None
+    if show:
+        right = f"{metrics['correct']:,} of {metrics['images']:,} images"
+        print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
+    return metrics
+
+
+def _default_folder(name: str, dataset: str, seed: int) -> Path:
+    words = [re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if "." in text else text) for text in (name, dataset)]
+    return Path("runs") / f"train-{'-'.join(words)}-{seed}"
+
+
+def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> None:
+    """Does the training, and keeps in the folder how it stands."""
+    from nas_agg.study.training import train_in_full
+    from nas_agg.training.loop import TrainingFailed
+
+    folder.run.pop("reason", None)
+    folder.update(status="running")
+    try:
+        with stoppable():
+            train_in_full(job, data, _reporter(folder, show, job["epochs"]))
     except Stopped as stopped:
         folder.update(status="stopped")
         raise _interrupted(folder, stopped.status) from None
     except TrainingFailed as error:
         folder.update(status="failed", reason=str(error))
         raise
-    finally:
-        folder.close()
-    metrics = folder.metrics()
-    assert metrics is not None
-    if show:
-        right = f"{metrics['correct']:,} of {metrics['images']:,} images"
-        print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
-    return metrics
+    folder.update(status="finished")
 
 
 def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ from nas_agg.compiler.weights import save_weights
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
-from nas_agg.study.worker import Report
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.recipes import get_recipe
+
+#: Takes a step and its value, and says whether to stop.
+Report = Callable[[int, float], bool]
 
 
 def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:

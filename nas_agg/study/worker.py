@@ -15,12 +15,14 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import NasAggError
 
-Report = Callable[[int, float], bool]
-Work = Callable[[dict[str, Any], Report], dict[str, Any]]
+if TYPE_CHECKING:
+    from nas_agg.study.training import Report
+
+    Work = Callable[[dict[str, Any], Report], dict[str, Any]]
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
