@@ -11,6 +11,7 @@ from math import ceil, prod
 from typing import Any
 
 from nas_agg.canonical import canonical_hash
+from nas_agg.connections import Wiring, wirings
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
@@ -26,6 +27,8 @@ FIGURES = {
     "activation_bytes_train": "bytes an image that eager PyTorch keeps for backward (float32, at batch 32)",
     "peak_bytes_inference": "bytes an image of the largest live set in the graph's order (float32)",
     "depth": "convolutions and linear layers on the longest path",
+    "connections": "pairs of a layer and a feature it reads directly, over the stages",
+    "gradient_path": "most steps back from a layer to an earlier feature of its stage, on the shortest way",
     "hash": "equal for equal networks, however they are written",
 }
 
@@ -108,6 +111,21 @@ class Cost:
             peak = max(peak, alive)
             alive -= sum(prod(graph.shapes[tensor]) for tensor in ends.pop(i, ()))
         return FLOAT * peak
+
+    @cached_property
+    def stages(self) -> dict[str, Wiring]:
+        """The wiring of each outermost aggregate, by its path."""
+        return wirings(self.graph)
+
+    @property
+    def connections(self) -> int:
+        """Pairs of a layer and a feature that it reads directly, over all stages."""
+        return sum(stage.connections for stage in self.stages.values())
+
+    @property
+    def gradient_path(self) -> int:
+        """The most steps from a layer back to an earlier feature of its stage, each time on the shortest way."""
+        return max((stage.gradient_path for stage in self.stages.values()), default=0)
 
     @cached_property
     def hash(self) -> str:

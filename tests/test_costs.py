@@ -98,7 +98,7 @@ def test_peak_bytes_are_those_of_a_simulation() -> None:
 
 
 def test_all_figures_are_given() -> None:
-    figures = costs(CONV | {"out": 4}).as_dict()
+    figures = costs({"unit": [CONV | {"out": 4}]}).as_dict()
     assert list(figures) == list(FIGURES)
     assert all(type(figure) is int and figure > 0 for name, figure in figures.items() if name != "hash")
     assert json.dumps(figures) and int(figures["hash"], 16)

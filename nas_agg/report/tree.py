@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nas_agg.connections import Wiring, wirings
 from nas_agg.expansion import expand
 from nas_agg.files import canonical
 from nas_agg.genotype import Genotype
@@ -26,6 +27,7 @@ class Branch:
         params: Trainable numbers in it.
         macs: Multiply-adds in it, an image.
         parts: What it is made of.
+        wiring: Of an aggregate: how its layers are connected.
     """
 
     label: str
@@ -34,6 +36,7 @@ class Branch:
     params: int = 0
     macs: int = 0
     parts: dict[str, Branch] = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def as_dict(self) -> dict:
         """Plain JSON values."""
@@ -43,6 +46,7 @@ class Branch:
             "shape": list(self.shape),
             "params": self.params,
             "macs": self.macs,
+            **(self.wiring._asdict() if self.wiring else {}),
             "parts": [part.as_dict() for part in self.parts.values()],
         }
 
@@ -53,10 +57,15 @@ def network_tree(genotype: Genotype) -> Branch:
     Raises:
         GenotypeError: If the genotype is not a network.
     """
-    graph, wiring = expand(genotype), _wiring(Names(genotype).network())
+    graph, gathers = expand(genotype), _gathers(Names(genotype).network())
     root = Branch("net", f"{text(genotype.input)} images, {genotype.classes} classes")
     for i in range(1, len(graph)):
-        _put(root, graph, i, wiring)
+        _put(root, graph, i, gathers)
+    for path, wiring in wirings(graph, inner=True).items():
+        branch = root
+        for part in path.split("."):
+            branch = branch.parts[part]
+        branch.wiring = wiring
     return root
 
 
@@ -74,13 +83,13 @@ def tree_lines(branch: Branch, depth: int) -> Iterator[str]:
         yield line.rstrip()
 
 
-def _put(root: Branch, graph: Graph, i: int, wiring: dict[str, str]) -> None:
+def _put(root: Branch, graph: Graph, i: int, gathers: dict[str, str]) -> None:
     op, shape, branch, path = graph.ops[i], graph.shapes[i], root, ""
     for part in ["", *graph.paths[i].split(".")]:
         if part:
             path = f"{path}.{part}" if path else part
             if part not in branch.parts:
-                about = wiring.get(re.sub(r"\.\d+\.unit\b", ".*.unit", path), "")
+                about = gathers.get(re.sub(r"\.\d+\.unit\b", ".*.unit", path), "")
                 branch.parts[part] = Branch(part, about)
             branch = branch.parts[part]
         branch.params += op.params
@@ -105,7 +114,7 @@ def _said(op: Primitive, inputs: list[Shape]) -> str:
     return f"{op.word} {arguments}".strip() if len(inputs) < 2 else f"{op.word} of {len(inputs)}"
 
 
-def _wiring(net: Sequence) -> dict[str, str]:
+def _gathers(net: Sequence) -> dict[str, str]:
     """What each aggregate's gathers are, by its path; `*` stands for any node."""
     found: dict[str, str] = {}
 
@@ -139,7 +148,10 @@ def _word(use: WordUse) -> str:
 
 def _rows(branch: Branch, depth: int, first: str, rest: str) -> Iterator[tuple[str, str, str, str, str]]:
     label = f"{first}{branch.label}"
-    yield label, text(branch.shape), f"{branch.params:,}", f"{branch.macs:,}", branch.about
+    about = branch.about
+    if branch.wiring and branch.wiring.layers > 1:
+        about += f"; {branch.wiring.connections} connections, gradient path {branch.wiring.gradient_path}"
+    yield label, text(branch.shape), f"{branch.params:,}", f"{branch.macs:,}", about
     if depth == 0:
         return
     parts = list(branch.parts.values())

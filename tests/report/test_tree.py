@@ -26,6 +26,9 @@ def test_a_tree_says_wiring_shapes_and_costs():
     lines = list(tree_lines(tree, 4))
     block = tree.parts["block"]
     assert "window:2 concat" in block.about
+    assert block.wiring == (2, 3, 1)
+    assert any("3 connections, gradient path 1" in line for line in lines)
+    assert block.as_dict()["connections"] == 3
     assert block.shape == (12, 8, 8)
     assert block.params == (2 * 4 + 9 * 4 * 6) + (2 * 10 + 9 * 10 * 6)
     assert tree.params == nas_agg.cost(genotype).params
