@@ -125,7 +125,7 @@ def search(
         show: Whether to print how it goes.
         **settings: What the command line's options say: ``dataset="cifar10"``, ``epochs=20``, ``recipe``,
             ``max_params="1M"``, ``max_macs``, ``workers=2``, ``device``, ``timeout="2h"``, ``trial_timeout``,
-            ``retries``, ``image_size``, ``storage``.
+            ``retries``, ``image_size``, ``storage``, ``start=["30a64"]`` (the first networks).
 
     Raises:
         InputError: A setting is wrong, or ``out`` is a run with other settings.

@@ -73,6 +73,12 @@ def search(
     space: Annotated[str | None, typer.Option(help="A space's name, or a space file: ./mine.yaml.")] = None,
     budget: Annotated[int, typer.Option(help="Distinct networks to evaluate.")] = 50,
     searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "tpe",
+    start: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POINT", help="Try this network first: a point, or any GENOTYPE of the space; repeatable."
+        ),
+    ] = None,
     dataset: DatasetOption = "digits",
     epochs: Annotated[
         int | None,
@@ -131,6 +137,7 @@ def search(
             seed=seed,
             out=out,
             show=show,
+            start=start,
             dataset=dataset,
             epochs=epochs,
             recipe=recipe,

@@ -85,12 +85,13 @@ def _of_trial(run: Path, trial: str) -> Genotype:
 
 
 def _of_space(name: str, point: str) -> Genotype:
-    spaces = spaces_of_family(name)
-    if not spaces:
-        raise InputError(f"no genotype '{name}/{point}': no such space{did_you_mean(f'{name}/{point}', _addresses())}")
-    for space in spaces:
+    spaces = []
+    for space in spaces_of_family(name):
         if point in space.points:
             return space.point(point)
+        spaces.append(space)
+    if not spaces:
+        raise InputError(f"no genotype '{name}/{point}': no such space{did_you_mean(f'{name}/{point}', _addresses())}")
     points = [known for space in spaces for known in space.points]
     if not point:
         such = f"name a point of it, such as {name}/{points[0]}" if points else "it has no points"

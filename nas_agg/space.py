@@ -301,11 +301,12 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
     raise InputError(f"no space '{text}'{hint}, or name a YAML file")
 
 
-def spaces_of_family(family: str) -> list[Space]:
-    """The installed spaces whose points are addressed by a name: their own or their family's."""
-    found = _installed()
-    names = sorted(found, key=lambda name: (name != family, name))
-    return [space for space in map(open_space, names) if family in (space.name, space.family)]
+def spaces_of_family(family: str) -> Iterator[Space]:
+    """The installed spaces whose points are addressed by a name, their own or their family's; the likeliest first."""
+    for name in sorted(_installed(), key=lambda name: (name != family, not name.startswith(family), name)):
+        space = open_space(name)
+        if family in (space.name, space.family):
+            yield space
 
 
 def _installed() -> dict[str, Traversable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from nas_agg.costs import Cost
     from nas_agg.genotype import Genotype
-    from nas_agg.space import Space
+    from nas_agg.space import Space, Values
 
 PATIENCE = 1000
 WHILE_OTHERS_RUN = 50
@@ -52,6 +52,7 @@ class Proposer:
         space: The space.
         searcher: What proposes.
         record: The trials.
+        start: The values of the first trials, which come before the searcher's.
         max_params, max_macs: Limits; 0 is none.
         input: The images' shape (channels, height, width); ``None`` leaves it to the space.
         classes: The number of classes; ``None`` leaves it to the space.
@@ -64,6 +65,7 @@ class Proposer:
         searcher: Searcher,
         record: Record,
         *,
+        start: Sequence[Values] = (),
         max_params: int = 0,
         max_macs: int = 0,
         input: tuple[int, int, int] | None = None,
@@ -76,6 +78,7 @@ class Proposer:
             cost = costs.cost
         self.space, self.searcher, self.record = space, searcher, record
         record.searcher = type(searcher).__name__
+        self._start = [space.labels(values) for values in start]
         self._limits = {"params": max_params, "macs": max_macs}
         self._input, self._classes, self._cost = input, classes, cost
         self._judged: dict[tuple, Candidate | str] = {}
@@ -161,7 +164,7 @@ class Proposer:
         return f"{PATIENCE:,} draws in a row were repeats or refused{f' (the last one: {last})' if last else ''}"
 
     def _draws(self) -> Iterator[Labels]:
-        """What the searcher proposes for the next trial."""
+        """What is proposed for the next trial: by the user, then by the searcher."""
         from optuna.samplers import BaseSampler
 
         number = self.record.next_number
@@ -169,7 +172,7 @@ class Proposer:
             sampler = self.searcher.sampler(number)
             if not isinstance(sampler, BaseSampler):
                 raise TypeError(f"its sampler() gave a {type(sampler).__name__}, not an Optuna sampler")
-        return self.record.draws(sampler, self.space.distributions)
+        return itertools.chain(self._start[number : number + 1], self.record.draws(sampler, self.space.distributions))
 
     def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
         seed = derive_seed(self.searcher.seed, self.record.next_number, "train")

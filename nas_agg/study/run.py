@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
-from nas_agg.space import Space, list_spaces, open_space
+from nas_agg.sources import open_genotype
+from nas_agg.space import Space, Values, list_spaces, open_space
 from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
@@ -65,7 +66,8 @@ def search(
         out: The run folder; ``runs/SPACE-DATASET-SEED`` unless told, when networks are trained.
         show: Whether to print how it goes.
         **settings: Further fields of :class:`~nas_agg.study.settings.Settings`, such as ``dataset="cifar10"``,
-            ``max_params="1M"``, ``workers=2``, ``timeout="2h"``.
+            ``max_params="1M"``, ``workers=2``, ``timeout="2h"``; ``start``: the first networks, each a point's name, a
+            genotype of the space as `nas_agg.load` takes it, or values.
 
     Raises:
         InputError: A setting is wrong, or ``out`` is a run with other settings.
@@ -77,6 +79,8 @@ def search(
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate: a function, not {shown(evaluate)}")
     found, name = _opened(space)
+    if settings.get("start"):
+        settings["start"] = _starts(found, settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings})
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
@@ -142,6 +146,24 @@ def _opened(space: str | os.PathLike[str] | Space) -> tuple[Space, str]:
     return open_space(name), name if name in list_spaces() else str(Path(name).resolve())
 
 
+def _starts(space: Space, sources: Any) -> list[Values]:
+    """The values of points of a space: given as such, as a point's name, or as any genotype of the space."""
+    found: list[Values] = []
+    for source in [sources] if isinstance(sources, str | Mapping) else sources:
+        try:
+            if isinstance(source, Mapping):
+                values = space.checked(source)
+            elif source in space.points or not ({"/", ":"} & {*str(source)} or Path(str(source)).exists()):
+                values = space.values_of(space.point(str(source)))
+            else:
+                values = space.values_of(open_genotype(str(source)))
+        except InputError as error:
+            raise InputError(f"start: {error}") from None
+        if values not in found:
+            found.append(values)
+    return found
+
+
 class _Run:
     """One search of one space."""
 
@@ -166,6 +188,8 @@ class _Run:
         task = open_task(self.settings, self.space) if self.evaluate is None else None
         said = self.settings
         self.settings = said.of_space(self.space, task.input if task else self.space.template.input)
+        if folder is None or folder.new:
+            self._check_starts(task)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
@@ -207,6 +231,14 @@ class _Run:
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
 
+    def _check_starts(self, task: Task | None) -> None:
+        """Refuse a network to start from that the limits would keep out."""
+        proposer = self._proposer(Record(_pruner(0)), task)
+        for place, values in enumerate(self.settings.start or ()):
+            judged = proposer.judge(self.space.labels(values))
+            if isinstance(judged, str):
+                raise InputError(f"start: network {place + 1} has {judged}; set another limit, 0 for none")
+
     # ---- the parts of a search
 
     def _record(self, folder: RunFolder | None) -> Record:
@@ -221,6 +253,7 @@ class _Run:
             self.space,
             self.searcher,
             record,
+            start=self.settings.start or (),
             max_params=self.settings.max_params or 0,
             max_macs=self.settings.max_macs or 0,
             input=of.get("input"),

@@ -83,7 +83,7 @@ Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration
 class Settings(BaseModel):
     """The settings of a search; make one with :meth:`of`, which says what is wrong in one line.
 
-    ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and ``epochs`` are the space's own. Counts and
+    ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and ``epochs`` are the space's own. Counts and
     durations may be texts such as ``"1.5M"`` and ``"2h"``.
     """
 
@@ -92,6 +92,7 @@ class Settings(BaseModel):
     space: str
     dataset: str | None = "digits"
     searcher: str = "tpe"
+    start: tuple[dict[str, Any], ...] | None = None
     budget: int = Field(default=50, ge=1, le=10**6)
     seed: int = Field(default=0, ge=0, lt=SEEDS)
     epochs: int | None = Field(default=None, ge=1, le=10**6)

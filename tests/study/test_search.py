@@ -114,6 +114,40 @@ def test_no_network_over_a_limit_is_ever_evaluated(tiny, score, searcher):
     assert sum(trial.refused for trial in result.trials) > 0
 
 
+def test_the_first_networks_are_those_to_start_from(tiny, score, kept, tmp_path):
+    values = [{"width": 8, "deep": 1, "kernel": 3, "end": "relu"}, {"width": 4, "deep": 0, "kernel": 3, "end": "relu"}]
+    (tmp_path / "mine.json").write_text(tiny.genotype(values[1]).to_json())
+    start = [values[0], str(tmp_path / "mine.json"), values[0]]
+    result = search(tiny, score, searcher="random", budget=6, start=start, out=tmp_path / "run")
+    assert [tiny.values(trial.labels) for trial in result.trials[:2]] == values
+    assert result.trials[2].labels not in [trial.labels for trial in result.trials[:2]]
+    alone = search(tiny, score, searcher="random", budget=6)
+    assert [t.labels for t in alone.trials][2:4] == [t.labels for t in result.trials][2:4]
+    (tmp_path / "mine.json").unlink()  # a run keeps the values, not where they came from
+    again = search(tiny, score, searcher="random", budget=6, start=values, out=tmp_path / "run")
+    assert again.trials == result.trials
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (["nothing"], "start: tiny has no point 'nothing'"),
+        (["microdense/30a64"], "start: this genotype is not one of the space tiny"),
+        ([{"width": 8}], "start: values.deep: left open"),
+    ],
+)
+def test_a_network_that_is_no_start_is_refused(tiny, score, start, said):
+    with pytest.raises(InputError, match=said):
+        search(tiny, score, start=start)
+
+
+def test_a_start_over_a_limit_is_refused_before_there_is_a_run(tiny, score, tmp_path):
+    values = {"width": 8, "deep": 0, "kernel": 3, "end": "relu"}
+    with pytest.raises(InputError, match="start: network 1 has more than 1 params; set another limit"):
+        search(tiny, score, start=[values], max_params=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_exhausted_space_ends_the_search_early(tiny, score):
     result = search(tiny, score, searcher="random", budget=1000)
     everything = {cost(tiny.genotype(tiny.values(labels))).hash for labels in _all_labels(tiny)}
