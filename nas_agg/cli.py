@@ -37,6 +37,14 @@ class Format(StrEnum):
 
 GENOTYPE_HELP = "A JSON or YAML file, space/point, a run folder (its best network) or RUN:TRIAL."
 GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
+class TableFormat(StrEnum):
+    """How the papers' tables are printed."""
+
+    table = "table"
+    json = "json"
+    markdown = "markdown"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, or JSON for machines.")]
 DatasetOption = Annotated[
     str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder a class) or npz:PATH.")
@@ -300,6 +308,33 @@ def points(
         return
     rows = [[f["point"], count_text(f["params"]), count_text(f["macs"]), str(f["depth"])] for f in found]
     print_table(["point", "params", "MACs", "depth"], rows, right=(1, 2, 3))
+
+
+@app.command()
+def table(
+    paper: Annotated[str | None, typer.Argument(help="A paper's name; all papers if unsaid.")] = None,
+    format: Annotated[
+        TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
+    ] = TableFormat.table,
+) -> None:
+    """The papers' own tables, row by row, beside what the points count."""
+    from nas_agg.report import papers
+
+    found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
+    if format is TableFormat.markdown:
+        print("\n".join(map(papers.markdown, found)), end="")
+        return
+    counted = {name: [papers.count(row, of) for row in of.rows] for name, of in found.items()}
+    if format is TableFormat.json:
+        _print_json([{"paper": name} | row.as_dict() for name, rows in counted.items() for row in rows])
+        return
+    for name, rows in counted.items():
+        if name != next(iter(counted)):
+            print()
+        print(f"{name}: {found[name].about} (FLOPs: {papers.FLOPS[found[name].flops]})")
+        print_table(papers.COLUMNS, [row.cells() for row in rows], right=(2, 3, 4, 5))
+        agree = sum(row.agrees for row in rows)
+        print(f"{agree} of {len(rows)} rows agree or are not printed")
 
 
 @app.command()
