@@ -108,7 +108,9 @@ class Space:
         self.min_input = _count(text.get("min_input"), "min_input")
         self.search_text = _search_text(text.get("search"))
         self.search_on(self.template.input)
-        self.points = {key: self._read_point(point, f"points.{key}") for key, point in _object(text, "points").items()}
+        self.points: dict[str, Point] = {}
+        for key, point in _object(text, "points").items():
+            self.points[key] = self._read_point(point, f"points.{key}")
 
     def _check_texts(self) -> None:
         """Refuses a typo in the net or in a value at once, not at some sample of a search."""
@@ -124,13 +126,21 @@ class Space:
                     continue  # not with the others' first values, but perhaps with some
 
     def _read_point(self, point: Any, where: str) -> Point:
+        """A point; what it does not say is that of the point it is like, which stands before it."""
+        fields = ("like", "values", "classes", "input")
         if not isinstance(point, Mapping):
             raise GenotypeError(f"{shown(point)} is not a point: {{values: {{name: value}}}}", where)
         for key in point:
-            if key not in ("values", "classes", "input"):
-                hint = did_you_mean(key, ("values", "classes", "input"))
-                raise GenotypeError(f"no such field here{hint}; a point has values, classes, input", f"{where}.{key}")
-        if not isinstance(point.get("values"), Mapping):
+            if key not in fields:
+                hint = did_you_mean(key, fields)
+                raise GenotypeError(f"no such field here{hint}; a point has {', '.join(fields)}", f"{where}.{key}")
+        base, like = Point({}), point.get("like")
+        if like is not None:
+            if not isinstance(like, str) or like not in self.points:
+                hint = did_you_mean(like, self.points) if isinstance(like, str) else ""
+                raise GenotypeError(f"{shown(like)} is no point before this one{hint}", f"{where}.like")
+            base = self.points[like]
+        if not isinstance(point.get("values", {} if like else None), Mapping):
             raise GenotypeError("a point needs 'values', an object of a value for each open name", where)
         size = point.get("input")
         if size is not None:
@@ -138,8 +148,9 @@ class Space:
                 raise GenotypeError(f"{shown(size)} is not [channels, height, width]", f"{where}.input")
             for place, side in enumerate(size):
                 _count(side, f"{where}.input[{place}]")
-        values = self.checked(point["values"], f"{where}.values.")
-        return Point(values, _count(point.get("classes"), f"{where}.classes"), tuple(size) if size else None)
+        values = self.checked({**base.values, **point.get("values", {})}, f"{where}.values.")
+        classes = _count(point.get("classes"), f"{where}.classes")
+        return Point(values, classes or base.classes, tuple(size) if size else base.input)
 
     def __repr__(self) -> str:
         return f"Space({self.name!r})"

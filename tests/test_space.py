@@ -20,7 +20,7 @@ from nas_agg.costs import cost
 from nas_agg.errors import InputError
 from nas_agg.files import canonical
 from nas_agg.sources import open_genotype
-from nas_agg.space import Space, list_spaces, open_space
+from nas_agg.space import Point, Space, list_spaces, open_space
 
 TEXT: dict[str, Any] = {
     "about": "A small space.",
@@ -199,6 +199,14 @@ def test_points_and_the_genotypes_they_make() -> None:
         assert space.values_of(space.genotype(values)) == values
 
 
+def test_a_point_may_be_like_one_before_it() -> None:
+    like = {"123": {"like": "121", "values": {"depth": 3}}, "124": {"like": "123", "classes": 7}}
+    space = Space(TEXT | {"points": TEXT["points"] | like}, "mine")
+    values = TEXT["points"]["121"]["values"] | {"depth": 3}
+    assert space.points["123"] == Point(values, 100, (3, 32, 32))
+    assert space.points["124"] == Point(values, 7, (3, 32, 32))
+
+
 def test_a_genotype_of_another_space_has_no_values_here() -> None:
     other = Space(TEXT | {"let": {"k": 5}}, "other")
     with pytest.raises(InputError, match="not one of the space mine"):
@@ -241,6 +249,10 @@ BROKEN: list[tuple[Edit, str]] = [
     (lambda t: t["points"]["small"].update(classes=0), "points.small.classes: 0 is not a whole number of 1 or more"),
     (lambda t: t["points"]["small"].update(input=[3, 32]), "points.small.input: [3, 32] is not [channels"),
     (lambda t: t["points"]["small"].update(input=[3, 32, "x"]), 'points.small.input[2]: "x" is not a whole number'),
+    (lambda t: t["points"].update(new={"like": "smal"}), "points.new.like: \"smal\" is no point before this one; did"),
+    (lambda t: t["points"].update(new={"like": "new"}), 'points.new.like: "new" is no point before this one'),
+    (lambda t: t["points"].update(new={"like": ["small"]}), 'points.new.like: ["small"] is no point before this one'),
+    (lambda t: t["points"].update(new={"like": "small", "values": {"wid": 8}}), "points.new.values.wid: no open name"),
     (lambda t: t.update(points=[]), "points: [] is not an object"),
     (lambda t: t["points"].update(small=3), "points.small: 3 is not a point"),
     (lambda t: t["search"].update(max_mac=3), "search.max_mac: no such field here; did you mean 'max_macs'?"),
