@@ -82,21 +82,27 @@ def cost(genotype: Genotype | Source) -> Cost:
 
 
 def compile(
-    genotype: Genotype | Source, seed: int | None = None, weights: str | os.PathLike[str] | None = None
+    genotype: Genotype | Source,
+    seed: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
 ) -> Network:
     """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Args:
         genotype: A genotype without open names, or what `load` takes.
         seed: Of the initial weights; None takes torch's global random state.
-        weights: A ``.safetensors`` file of this network's weights.
+        weights: A file of this network's weights, or those of torchvision's model of the same network: a file of its
+            state dict, or its name such as ``resnet50`` or ``resnet50.IMAGENET1K_V1``.
+        download: Whether weights that are named and not in torch.hub's folder are fetched.
 
     Raises:
         InputError: If it is not a network, or the weights are another's.
     """
     from nas_agg.compiler import compile
 
-    return compile(_loaded(genotype), seed, weights)
+    return compile(_loaded(genotype), seed, weights, download=download)
 
 
 def search(

@@ -206,7 +206,7 @@ def train(
 @app.command()
 def evaluate(
     genotype: GenotypeArgument,
-    weights: Annotated[Path | None, typer.Option(help="A .safetensors file; a run's own if unsaid.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A file of weights, or a name such as resnet50; a run's own if unsaid.")] = None,
     dataset: Annotated[str | None, typer.Option(help="As for train; a run's own if unsaid.")] = None,
     device: DeviceOption = "auto",
     image_size: SizeOption = None,

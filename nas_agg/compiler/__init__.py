@@ -1,4 +1,4 @@
-"""Genotype -> torch.nn.Module; weights to and from files, and from one writing of a network to another."""
+"""Genotype -> torch.nn.Module; weights to and from files, from torchvision, and between writings of a network."""
 
 from nas_agg.compiler.carry import carry
 from nas_agg.compiler.network import Network, build, compile, forward_source

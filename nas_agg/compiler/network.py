@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_agg.compiler.weights import load_weights
+from nas_agg.compiler.branches import branch_ends
+from nas_agg.compiler.foreign import load_from
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.primitives import Scale
 
 
-def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathLike[str] | None = None) -> Network:
+def compile(
+    genotype: Genotype,
+    seed: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    download: bool = False,
+    zero_branches: bool = False,
+    classifier_init: Literal["he", "glorot"] = "he",
+) -> Network:
     """Compiles a genotype into a network.
 
     Args:
         genotype: A genotype without open names.
         seed: Of the initial weights; None takes torch's global random state.
-        weights: A ``.safetensors`` file of this network's weights.
+        weights: A file of weights or the name of torchvision's; see `nas_agg.compiler.foreign.load_from`.
+        download: Whether named weights that are not here are fetched.
+        zero_branches: Whether the layers that `nas_agg.compiler.branches.branch_ends` finds start at zero.
+        classifier_init: How linear layers start; see `Network.start`.
 
     Returns:
         A module from images ``(N, channels, height, width)`` to logits ``(N, classes)``.
@@ -34,16 +46,23 @@ def compile(genotype: Genotype, seed: int | None = None, weights: str | os.PathL
         GenotypeError: If the genotype is not a network.
         InputError: If the weights are another network's.
     """
-    network = build(expand(genotype), seed)
+    graph = expand(genotype)
+    network = build(graph, seed, zero_branches=zero_branches, classifier_init=classifier_init)
     if weights is not None:
-        load_weights(network, weights)
+        load_from(network, graph, weights, download)
     return network
 
 
-def build(graph: Graph, seed: int | None = None) -> Network:
+def build(
+    graph: Graph,
+    seed: int | None = None,
+    *,
+    zero_branches: bool = False,
+    classifier_init: Literal["he", "glorot"] = "he",
+) -> Network:
     """Compiles a graph into a network; see `compile`."""
     network = Network(graph)
-    network.start(seed)
+    network.start(seed, branch_ends(graph) if zero_branches else (), classifier_init)
     return network
 
 
@@ -80,15 +99,32 @@ class Network(nn.Module):
         """Logits ``(N, classes)`` of images ``(N, channels, height, width)``."""
         return self._run(self, x)
 
-    def start(self, seed: int | None = None) -> None:
-        """He initialisation of convolutions and the classifier; scales keep their first value."""
+    def start(
+        self,
+        seed: int | None = None,
+        zeros: Iterable[str] = (),
+        classifier_init: Literal["he", "glorot"] = "he",
+    ) -> None:
+        """Gives the weights their first values: He's of convolutions and linear layers; scales keep theirs.
+
+        Args:
+            seed: Of the values; None takes torch's global random state.
+            zeros: Paths of layers that start at zero.
+            classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
+        """
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
                 gain: Any = "relu" if isinstance(module, nn.Conv2d) else "linear"
-                nn.init.kaiming_normal_(module.weight, nonlinearity=gain, generator=generator)
+                if gain == "linear" and classifier_init == "glorot":
+                    nn.init.xavier_uniform_(module.weight, generator=generator)
+                else:
+                    nn.init.kaiming_normal_(module.weight, nonlinearity=gain, generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        parameters = dict(self.named_parameters())
+        for path in zeros:
+            nn.init.zeros_(parameters[path] if path in parameters else parameters[f"{path}.weight"])
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

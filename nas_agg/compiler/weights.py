@@ -31,7 +31,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            _compare(state, shapes, path)
+            check_shapes(state, shapes, path)
             loaded = {name: file.get_tensor(name) for name in state}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
@@ -40,7 +40,14 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     model.load_state_dict(loaded)
 
 
-def _compare(state: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], path: str | os.PathLike[str]) -> None:
+def check_shapes(
+    state: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], path: str | os.PathLike[str]
+) -> None:
+    """Compares the names and shapes in a file with those of a state.
+
+    Raises:
+        InputError: The first name that is missing, too many or of another shape.
+    """
     end = "these are the weights of another network"
     for name, tensor in state.items():
         if name not in shapes:

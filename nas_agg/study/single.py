@@ -168,7 +168,7 @@ def evaluate_genotype(
 
     Args:
         source: A run folder, whose own weights and data set are taken unless told others, or any other genotype.
-        weights: A .safetensors file.
+        weights: What `nas_agg.compile` takes.
         dataset: See `nas_agg.training.data.load_data`.
         device: auto, cpu, cuda or cuda:N.
         image_size: Images are scaled to this side.

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nas_agg.compiler import compile
+from nas_agg.compiler import Network, compile
 from nas_agg.compiler.weights import save_weights
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
@@ -16,10 +16,14 @@ from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import Recipe, get_recipe
 
 #: Takes a step and its value, and says whether to stop.
 Report = Callable[[int, float], bool]
+
+
+def _compiled(genotype: Genotype, seed: int, recipe: Recipe) -> Network:
+    return compile(genotype, seed, zero_branches=recipe.zero_branches, classifier_init=recipe.classifier_init)
 
 
 def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
@@ -40,11 +44,12 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
             history = [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
         return catch_up(history)
 
-    model = compile(Genotype.model_validate(job["genotype"]), seed=job["seed"])
+    recipe = get_recipe(job["recipe"])
+    model = _compiled(Genotype.model_validate(job["genotype"]), job["seed"], recipe)
     result = loop.train(
         model,
         data,
-        get_recipe(job["recipe"]),
+        recipe,
         seed=job["seed"],
         device=job["device"],
         epochs=job["epochs"],
@@ -64,11 +69,12 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
     """
     best, out = Path(job["best"]), Path(job["out"])
     genotype = Genotype.model_validate(job["genotype"])
-    model = compile(genotype, seed=job["seed"])
+    recipe = get_recipe(job["recipe"])
+    model = _compiled(genotype, job["seed"], recipe)
     result = loop.train(
         model,
         data,
-        get_recipe(job["recipe"]),
+        recipe,
         seed=job["seed"],
         device=job["device"],
         epochs=job.get("epochs"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,9 @@ from nas_agg.errors import InputError
 from nas_agg.training.autoaugment import autoaugment
 from nas_agg.training.recipes import Augmentation
 
-__all__ = ["Augmentation", "Augmenter", "normalise"]
+__all__ = ["Augmentation", "Augmenter", "normalise", "resized"]
+
+_TRIES = 10  # windows drawn for an image, of which the first that fits into it is taken; the last is cut to fit
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -29,6 +32,30 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(-1, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
     return images.contiguous(memory_format=torch.channels_last).float().mul_(scale).add_(shift)
+
+
+def resized(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """A window of each image scaled, bilinearly, to the image's size.
+
+    Args:
+        images: uint8, (N, C, H, W).
+        top, left, height, width: Of each window, whole float numbers, (N,).
+
+    Returns:
+        uint8, (N, C, H, W).
+    """
+    rows, columns = images.shape[2:]
+
+    def places(first: Tensor, size: Tensor, count: int) -> Tensor:
+        """Where each output pixel lies, (N, count), on grid_sample's scale of -1 to 1."""
+        steps = torch.arange(0.5, count, device=images.device)
+        inside = torch.minimum((steps * (size / count).view(-1, 1) - 0.5).clamp_(min=0), size.view(-1, 1) - 1)
+        return (2 * (first.view(-1, 1) + inside) + 1) / count - 1
+
+    y, x = places(top, height, rows), places(left, width, columns)
+    grid = torch.stack([x[:, None].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], -1)
+    scaled = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
 class Augmenter:
@@ -72,6 +99,9 @@ class Augmenter:
             float32, (B, C, H, W), channels_last in memory.
         """
         images = self._cropped(index)
+        if self.augmentation.resized_crop:
+            top, left, height, width = self._windows(len(index))
+            images = resized(images, top, left, height, width)
         if self.augmentation.autoaugment != "none":
             images = autoaugment(images, self.augmentation.autoaugment, self.generator)
         batch = normalise(images, self.mean, self.std)
@@ -95,6 +125,20 @@ class Augmenter:
         padded_height, padded_width = self.padded_size
         place = (index.view(-1, 1, 1) * padded_height + rows) * padded_width + columns
         return self.pixels.index_select(0, place.view(-1)).view(len(index), height, width, channels).permute(0, 3, 1, 2)
+
+    def _windows(self, count: int) -> list[Tensor]:
+        """Windows to be cut and scaled: top, left, height and width, whole float numbers, (B,)."""
+        _, _, height, width = self.shape
+        area, aspect, down, right = torch.rand((4, _TRIES, count), generator=self.generator, device=self.device)
+        area = (0.08 + 0.92 * area) * (height * width)
+        aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))  # of equal chance on a scale of logarithms
+        tall, wide = (area / aspect).sqrt().round().clamp_(min=1), (area * aspect).sqrt().round().clamp_(min=1)
+        fits = (tall <= height) & (wide <= width)
+        fits[-1] = True
+        tall[-1].clamp_(max=height)
+        wide[-1].clamp_(max=width)
+        tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
+        return [(down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide]
 
     def _holes(self, count: int) -> Tensor:
         """Where cutout's squares lie: bool, (B, 1, H, W)."""

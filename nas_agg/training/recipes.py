@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas_agg.errors import InputError, did_you_mean
 
 Policy = Literal["none", "cifar10", "imagenet"]
+ClassifierInit = Literal["he", "glorot"]
 
 
 class Augmentation(BaseModel):
@@ -18,6 +19,8 @@ class Augmentation(BaseModel):
     Attributes:
         crop: Pixels of black padding on each side, out of which a window of the image's size is cut at random.
         flip: Whether every second image, at random, is mirrored left to right.
+        resized_crop: Whether a window of 8 to 100 % of the image's area, its sides from 3:4 to 4:3, is cut at random
+            and scaled to the image's size.
         autoaugment: The AutoAugment policy (Cubuk et al. 2019), one of its 25 sub-policies drawn for each image.
         cutout: Side in pixels of the square, centred anywhere in the image, that is set to the mean colour; 0: none.
     """
@@ -26,6 +29,7 @@ class Augmentation(BaseModel):
 
     crop: int = Field(0, ge=0, le=1024)
     flip: bool = False
+    resized_crop: bool = False
     autoaugment: Policy = "none"
     cutout: int = Field(0, ge=0, le=1024)
 
@@ -36,9 +40,13 @@ class Recipe(BaseModel):
     Attributes:
         name: What it is called.
         about: One line for people.
+        choices: What its source leaves unsaid, and what is done.
         epochs: Passes over the training images.
         batch_size: Images a step, at most: an epoch is cut into equal batches, none dropped.
         lr: Highest learning rate.
+        milestones: After so many of ``epochs`` the learning rate is multiplied by ``decay``, each time (in proportion
+            when another number of epochs is run); none: it falls along a cosine.
+        decay: See ``milestones``.
         warmup_epochs: Epochs of linear warm-up (shortened in proportion when fewer epochs than ``epochs`` are run).
         momentum: Of SGD, without dampening.
         nesterov: Whether the momentum is Nesterov's.
@@ -46,16 +54,21 @@ class Recipe(BaseModel):
         decay_vectors: Whether biases and normalisation weights decay too.
         label_smoothing: Share of the target spread evenly over all classes.
         clip: Largest norm of all gradients together; none: as they come.
-        crop, flip, autoaugment, cutout: Replace the data set's own augmentation where set.
+        zero_branches: Whether the last layer with weights of each branch that a shortcut joins by a sum starts at zero.
+        classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
+        crop, flip, resized_crop, autoaugment, cutout: Replace the data set's own augmentation where set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     about: str
+    choices: str = ""
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     lr: float = Field(gt=0)
+    milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    decay: float = Field(0.1, gt=0, le=1)
     warmup_epochs: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
@@ -63,8 +76,11 @@ class Recipe(BaseModel):
     decay_vectors: bool = True
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip: float | None = Field(None, gt=0)
+    zero_branches: bool = False
+    classifier_init: ClassifierInit = "he"
     crop: int | None = Field(None, ge=0, le=1024)
     flip: bool | None = None
+    resized_crop: bool | None = None
     autoaugment: Policy | None = None
     cutout: int | None = Field(None, ge=0, le=1024)
 
@@ -74,9 +90,10 @@ class Recipe(BaseModel):
         return default.model_copy(update={name: wish for name, wish in wishes.items() if wish is not None})
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step: ``lr_top * (1 + cos(pi * step / steps)) / 2``.
+        """Learning rate of a step: ``lr_top`` times what the schedule leaves of it.
 
-        ``lr_top`` grows in proportion to the step during warm-up and is ``lr`` after it (Eq. 15 and 16 of the
+        That is ``(1 + cos(pi * step / steps)) / 2``, or ``decay`` to the power of the milestones passed. ``lr_top``
+        grows in proportion to the step during warm-up and is ``lr`` after it (with the cosine, Eq. 15 and 16 of the
         Micro-Dense Nets paper).
 
         Args:
@@ -85,12 +102,22 @@ class Recipe(BaseModel):
         """
         warmup = self.warmup_steps(steps)
         top = self.lr * step / warmup if step <= warmup else self.lr
+        if self.milestones:
+            return top * self.decay ** sum((step - 1) * self.epochs >= m * steps for m in self.milestones)
         return top * (1 + math.cos(math.pi * step / steps)) / 2
 
     def warmup_steps(self, steps: int) -> int:
         """Steps of warm-up in a training of ``steps``."""
         return round(steps * min(1.0, self.warmup_epochs / self.epochs))
 
+
+# What is public of dynamic regularisation (Wang, Bian, Hou and Chau, "Convolutional Neural Networks with Dynamic
+# Regularization", 2019) is its idea: a branch times A + d r, r uniform and wider in deeper blocks, d up or down by a
+# fixed step as the smoothed training loss rises or falls. A, the step and the first d were not to be had for certain.
+_MICRODENSE = (
+    "5 epochs of warm-up; the paper says no number. The '+' rows are not here: they add dynamic regularisation "
+    "(Wang et al. 2019), whose constants could not be had."
+)
 
 _ALL = (
     Recipe(
@@ -118,6 +145,7 @@ _ALL = (
     Recipe(
         name="microdense-cifar",
         about="the Micro-Dense Nets paper on CIFAR: 300 epochs, batch 128, AutoAugment",
+        choices=_MICRODENSE,
         epochs=300,
         batch_size=128,
         lr=0.1,
@@ -128,12 +156,79 @@ _ALL = (
     Recipe(
         name="microdense-imagenet",
         about="the Micro-Dense Nets paper on ImageNet: 300 epochs, batch 400, AutoAugment",
+        choices="5 epochs of warm-up; the paper says no number.",
         epochs=300,
         batch_size=400,
         lr=0.2,
         warmup_epochs=5,
         weight_decay=1e-5,
         autoaugment="imagenet",
+    ),
+    Recipe(
+        name="dsnet-cifar",
+        about="the DSNet paper on CIFAR: 64,000 steps of batch 128, rate / 10 at half and at three quarters",
+        choices="64,000 steps are said as 164 epochs of 50,000 images, 64,124 steps. Batch 128 as in He et al. 2016.",
+        epochs=164,
+        batch_size=128,
+        lr=0.1,
+        milestones=(82, 123),
+        nesterov=False,
+        weight_decay=5e-4,
+        crop=4,
+        flip=True,
+    ),
+    Recipe(
+        name="dsnet-imagenet",
+        about="the DSNet paper on ImageNet: 100 epochs, batch 128, rate / 10 every 30, resized crops",
+        choices="Weight decay 1e-4 as in He et al. 2016, and the flip, are not said for ImageNet.",
+        epochs=100,
+        batch_size=128,
+        lr=0.05,
+        milestones=(30, 60, 90),
+        nesterov=False,
+        weight_decay=1e-4,
+        crop=0,
+        flip=True,
+        resized_crop=True,
+    ),
+    Recipe(
+        name="seqconv-cifar",
+        about="the SeqConv paper on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225, branches start at zero",
+        choices="Epochs, batch and milestones are DenseNet's. Channel dropout is the network's own.",
+        epochs=300,
+        batch_size=64,
+        lr=0.1,
+        milestones=(150, 225),
+        weight_decay=1e-4,
+        zero_branches=True,
+        classifier_init="glorot",
+        crop=4,
+        flip=True,
+    ),
+    Recipe(
+        name="sparsenet-cifar",
+        about="SparseNet and DenseNet on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225",
+        choices="The SparseNet slides give no recipe: it is DenseNet's.",
+        epochs=300,
+        batch_size=64,
+        lr=0.1,
+        milestones=(150, 225),
+        weight_decay=1e-4,
+        crop=4,
+        flip=True,
+    ),
+    Recipe(
+        name="sparsenet-imagenet",
+        about="SparseNet and DenseNet on ImageNet: 90 epochs, batch 256, rate / 10 at 30 and 60, resized crops",
+        choices="The SparseNet slides give no recipe: it is DenseNet's.",
+        epochs=90,
+        batch_size=256,
+        lr=0.1,
+        milestones=(30, 60),
+        weight_decay=1e-4,
+        crop=0,
+        flip=True,
+        resized_crop=True,
     ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from nas_agg.errors import InputError
-from nas_agg.training.augment import Augmentation, Augmenter, normalise
+from nas_agg.training.augment import Augmentation, Augmenter, normalise, resized
 from nas_agg.training.autoaugment import apply, autoaugment, policy
 
 torch.set_num_threads(1)
@@ -56,6 +56,44 @@ def test_crop_and_flip_give_windows_of_the_padded_image_each_as_often(images):
         assert len(hits) == 1
         found[hits[0]] += 1
     assert min(found.values()) > 0.6 * 2000 / 18 and max(found.values()) < 1.4 * 2000 / 18
+
+
+def test_windows_are_scaled_as_torchvision_does(images):
+    windows = torch.tensor([[0, 0, 6, 5], [1, 2, 3, 2], [5, 4, 1, 1], [0, 3, 6, 2], [2, 0, 4, 5]])
+    got = resized(images[:5], *windows.T.float())
+    for image, found, window in zip(images, got, windows.tolist(), strict=False):
+        assert (found.int() - v2.functional.resized_crop(image, *window, [6, 5]).int()).abs().max() <= 1
+        exact = v2.functional.resized_crop(image.double(), *window, [6, 5], antialias=False)
+        assert (found - exact).abs().max() <= 0.5 + 1e-3
+    assert torch.equal(got[0], images[0])
+
+
+def test_windows_are_drawn_as_torchvision_does():
+    torch.manual_seed(0)
+    image = torch.zeros(1, 40, 30, dtype=torch.uint8)
+    made = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
+    got = torch.stack(made._windows(20_000)).T
+    draw = v2.RandomResizedCrop(8).make_params
+    want = torch.tensor([[*(draw([image])[key] for key in ("top", "left", "height", "width"))] for _ in range(5000)])
+    top, left, height, width = got.T
+    assert (got == got.floor()).all() and got.min() >= 0 and height.min() >= 1 and width.min() >= 1
+    assert (top + height).max() == 40 and (left + width).max() == 30
+    for index in range(4):
+        mine, theirs = got[:, index], want[:, index].float()
+        assert mine.mean() == pytest.approx(theirs.mean().item(), abs=0.3)
+        for share in (0.1, 0.5, 0.9):
+            assert abs(mine.quantile(share) - theirs.quantile(share)) <= 1
+    share, aspect = (height * width) / 1200, (width / height).log()
+    assert 0.07 < share.min() < 0.1 and share.max() > 0.95 and aspect.abs().max() < 0.4
+
+
+def test_resized_crops_are_batches_of_the_images_size(images):
+    index = torch.arange(50)
+    made, same = (augmenter(images, 1, resized_crop=True, flip=True) for _ in range(2))
+    batch = made.batch(index)
+    assert batch.shape == (50, 3, 6, 5) and torch.equal(batch, same.batch(index))
+    grey = torch.full((4, 3, 9, 7), 77, dtype=torch.uint8)
+    torch.testing.assert_close(augmenter(grey, resized_crop=True).batch(torch.arange(4)), normalise(grey, MEAN, STD))
 
 
 def test_cutout_clears_one_square_clipped_at_the_border(images):

@@ -159,6 +159,27 @@ def test_report_prunes(few, tmp_path):
     assert result.stopped == "pruned" and result.epochs == 2 and seen == [(1, 1), (2, 2)] and len(lines(tmp_path)) == 2
 
 
+def test_the_rate_falls_at_milestones_in_a_training_that_resumes(few, tmp_path):
+    recipe = SEARCH.model_copy(update={"milestones": (5.0, 8.0), "warmup_epochs": 0.0})
+    whole, broken = network(), network()
+    unbroken = train(whole, few, recipe, seed=0, epochs=4)
+    assert [line["lr"] for line in unbroken.history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert [recipe.learning_rate(i, 16) for i in (8, 9)] == pytest.approx([0.1, 0.01])  # 5 of 10 epochs
+    assert [recipe.learning_rate(i, 16) for i in (13, 14)] == pytest.approx([0.01, 0.001])  # 8 of 10: 12.8 of 16
+
+    def killed(epoch, metrics):
+        if epoch == 3:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        train(broken, few, recipe, seed=0, epochs=4, out=tmp_path, report=killed, checkpoint_seconds=0)
+    reworded = recipe.model_copy(update={"about": "other words", "choices": "none"})
+    resumed = network()
+    train(resumed, few, reworded, seed=0, epochs=4, out=tmp_path, resume=True)
+    assert same(resumed, whole)
+
+
 class Killed(BaseException):
     pass
 
@@ -214,6 +235,7 @@ def test_a_fresh_training_clears_what_an_old_one_left(few, tmp_path):
     "change, word",
     [({"seed": 1}, "seed"), ({"epochs": 3}, "number of epochs"), ({"on": "train+validation"}, "part of the data"),
      ({"recipe": SEARCH.model_copy(update={"lr": 0.5})}, "recipe"), ({"model": Recorder()}, "network"),
+     ({"recipe": SEARCH.model_copy(update={"zero_branches": True})}, "recipe"),
      ({"data": None}, "data set")],
 )  # fmt: skip
 def test_the_checkpoint_of_another_training_is_refused(few, digits, tmp_path, change, word):

@@ -29,6 +29,34 @@ def test_warmup_shrinks_with_the_training():
     assert recipe.model_copy(update={"warmup_epochs": 0.0}).learning_rate(1, 10**9) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(
+    "name, milestones, at",
+    [
+        ("dsnet-cifar", 2, (32_062, 48_093)),  # of 64,124 steps; the paper: 32,000 and 48,000 of 64,000
+        ("dsnet-imagenet", 3, (30 * 391, 60 * 391, 90 * 391)),
+        ("seqconv-cifar", 2, (150 * 391, 225 * 391)),
+        ("sparsenet-cifar", 2, (150 * 391, 225 * 391)),
+        ("sparsenet-imagenet", 2, (30 * 391, 60 * 391)),
+    ],
+)
+def test_learning_rate_falls_in_steps(name, milestones, at):
+    recipe = get_recipe(name)
+    assert len(recipe.milestones) == milestones
+    steps = recipe.epochs * 391
+    rates = [recipe.learning_rate(i, steps) for i in range(1, steps + 1)]
+    falls = [i for i in range(1, steps) if rates[i] != rates[i - 1]]  # the number of steps at the rate before
+    assert tuple(falls) == at
+    assert [rates[0], *[rates[i] for i in falls]] == pytest.approx([recipe.lr / 10**k for k in range(milestones + 1)])
+
+
+def test_milestones_shrink_with_the_training():
+    recipe = get_recipe("seqconv-cifar")
+    rates = [recipe.learning_rate(i, 40) for i in range(1, 41)]
+    assert rates == pytest.approx([0.1] * 20 + [0.01] * 10 + [0.001] * 10)
+    warm = recipe.model_copy(update={"warmup_epochs": 75.0})
+    assert [warm.learning_rate(i, 40) for i in (1, 5, 10, 11, 21)] == pytest.approx([0.01, 0.05, 0.1, 0.1, 0.01])
+
+
 def test_the_papers_numbers():
     cifar, imagenet = RECIPES["microdense-cifar"], RECIPES["microdense-imagenet"]
     assert (cifar.epochs, cifar.batch_size, cifar.lr, cifar.weight_decay) == (300, 128, 0.1, 1e-4)
@@ -36,6 +64,27 @@ def test_the_papers_numbers():
     assert all(
         r.momentum == 0.9 and r.nesterov and r.decay_vectors and not r.label_smoothing for r in (cifar, imagenet)
     )
+
+
+def test_the_other_papers_numbers():
+    common = ("epochs", "batch_size", "lr", "weight_decay", "nesterov", "zero_branches", "classifier_init")
+    assert {name: tuple(getattr(get_recipe(name), field) for field in common) for name in list(RECIPES)[4:]} == {
+        "dsnet-cifar": (164, 128, 0.1, 5e-4, False, False, "he"),
+        "dsnet-imagenet": (100, 128, 0.05, 1e-4, False, False, "he"),
+        "seqconv-cifar": (300, 64, 0.1, 1e-4, True, True, "glorot"),
+        "sparsenet-cifar": (300, 64, 0.1, 1e-4, True, False, "he"),
+        "sparsenet-imagenet": (90, 256, 0.1, 1e-4, True, False, "he"),
+    }
+    assert all(recipe.momentum == 0.9 and recipe.decay_vectors for recipe in list(RECIPES.values())[2:])
+    folder = Augmentation(crop=28, flip=True)
+    for name in list(RECIPES)[4:]:
+        wanted = Augmentation(flip=True, resized_crop=True) if "imagenet" in name else Augmentation(crop=4, flip=True)
+        assert get_recipe(name).augmentation(folder) == wanted
+
+
+def test_what_a_source_leaves_unsaid_is_written_down():
+    assert "dynamic regularisation" in RECIPES["microdense-cifar"].choices
+    assert all(recipe.choices for recipe in list(RECIPES.values())[2:])
 
 
 def test_a_recipe_changes_only_what_it_says_of_the_augmentation():
@@ -56,7 +105,7 @@ def test_names_and_near_matches():
 
 def test_recipes_are_checked_and_frozen():
     fields = RECIPES["search"].model_dump()
-    for wrong in ({"lr": math.nan}, {"batch_size": 1}, {"epochs": 0}, {"speed": 1}):
+    for wrong in ({"lr": math.nan}, {"batch_size": 1}, {"epochs": 0}, {"speed": 1}, {"milestones": [0]}):
         with pytest.raises(ValidationError):
             type(RECIPES["search"])(**{**fields, **wrong})
     with pytest.raises(ValidationError):
