@@ -37,6 +37,8 @@ class Format(StrEnum):
 
 GENOTYPE_HELP = "A JSON or YAML file, space/point, a run folder (its best network) or RUN:TRIAL."
 GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
+
+
 class TableFormat(StrEnum):
     """How the papers' tables are printed."""
 
@@ -206,7 +208,9 @@ def train(
 @app.command()
 def evaluate(
     genotype: GenotypeArgument,
-    weights: Annotated[Path | None, typer.Option(help="A file of weights, or a name such as resnet50; a run's own if unsaid.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="A file of weights, or a name such as resnet50; a run's own if unsaid.")
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="As for train; a run's own if unsaid.")] = None,
     device: DeviceOption = "auto",
     image_size: SizeOption = None,
@@ -322,7 +326,7 @@ def table(
 
     found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
     if format is TableFormat.markdown:
-        print("\n".join(map(papers.markdown, found)), end="")
+        print("\n".join(map(papers.markdown, found.values())), end="")
         return
     counted = {name: [papers.count(row, of) for row in of.rows] for name, of in found.items()}
     if format is TableFormat.json:
@@ -333,8 +337,8 @@ def table(
             print()
         print(f"{name}: {found[name].about} (FLOPs: {papers.FLOPS[found[name].flops]})")
         print_table(papers.COLUMNS, [row.cells() for row in rows], right=(2, 3, 4, 5))
-        agree = sum(row.agrees for row in rows)
-        print(f"{agree} of {len(rows)} rows agree or are not printed")
+        printed = [row for row in rows if row.printed]
+        print(f"{sum(row.agrees for row in printed)} of {len(printed)} printed rows agree")
 
 
 @app.command()

@@ -51,7 +51,7 @@ class Row(BaseModel):
         params: The parameters as printed, such as ``0.76M``; a whole number is exact.
         flops: The operations as printed, in the paper's own counting.
         without_norms: Whether the paper leaves the parameters of norms out.
-        cut: Whether the paper cuts figures instead of rounding them.
+        cut: Which figures the paper cuts to its digits instead of rounding them.
         by: Who prints it, where that is not the paper.
         differs: Why our figures are not the printed ones, one of the paper's reasons; empty: they are.
         note: What else is to be said of the row.
@@ -66,7 +66,7 @@ class Row(BaseModel):
     params: str | None = None
     flops: str | None = None
     without_norms: bool = False
-    cut: bool = False
+    cut: tuple[Literal["params", "flops"], ...] = ()
     by: str = ""
     differs: str = ""
     note: str = ""
@@ -129,6 +129,11 @@ class Counted(BaseModel):
     flops_agree: bool | None
 
     @property
+    def printed(self) -> bool:
+        """Whether the paper, or whoever is named, prints a figure."""
+        return self.row.params is not None or self.row.flops is not None
+
+    @property
     def agrees(self) -> bool:
         """Whether nothing that is printed is contradicted, and there is a network to say so."""
         return self.params is not None and self.params_agree is not False and self.flops_agree is not False
@@ -136,11 +141,12 @@ class Counted(BaseModel):
     @property
     def verdict(self) -> str:
         """What is to be said of the row: agreement or the reason why not, and the reading taken."""
-        printed = self.params_agree is not None or self.flops_agree is not None
-        said = [self.reason or ("agrees" if printed else "not printed")]
+        said = [self.reason or ("agrees" if self.printed else "not printed")]
         said += [f"printed by {self.row.by}"] * bool(self.row.by) + [self.row.note] * bool(self.row.note)
         said += [f"{self.row.classes} classes"] * bool(self.row.classes)
-        said += ["norms not counted"] * self.row.without_norms + ["the paper cuts digits"] * self.row.cut
+        said += ["norms not counted"] * self.row.without_norms + [
+            f"{' and '.join(self.row.cut)} cut, not rounded"
+        ] * bool(self.row.cut)
         said += [f"{name}: {value if isinstance(value, str) else canonical(value)}" for name, value in _short(self.row)]
         return "; ".join(said)
 
@@ -148,7 +154,7 @@ class Counted(BaseModel):
         """The row as people read it; see `COLUMNS`."""
         row = self.row
         params = "-" if self.params is None else f"{self.params:,}"
-        flops = "-" if self.flops is None else as_printed(self.flops, row.flops or "0.000G", row.cut)
+        flops = "-" if self.flops is None else as_printed(self.flops, row.flops or "0.000G", "flops" in row.cut)
         return [row.network, row.point or "-", row.params or "-", params, row.flops or "-", flops, self.verdict]
 
     def as_dict(self) -> dict[str, Any]:
@@ -212,14 +218,13 @@ def count(row: Row, of: Paper) -> Counted:
         reason=reason,
         params=params,
         flops=operations,
-        params_agree=None if row.params is None else as_printed(params, row.params, row.cut) == row.params,
-        flops_agree=None if row.flops is None else as_printed(operations, row.flops, row.cut) == row.flops,
+        params_agree=None if row.params is None else as_printed(params, row.params, "params" in row.cut) == row.params,
+        flops_agree=None if row.flops is None else as_printed(operations, row.flops, "flops" in row.cut) == row.flops,
     )
 
 
-def markdown(name: str) -> str:
+def markdown(of: Paper) -> str:
     """The rows of a paper as a table in Markdown."""
-    of = paper(name)
     lines = [f"## {of.about}", "", f"FLOPs are {FLOPS[of.flops]}.", ""]
     rows = [COLUMNS, ["---"] * 2 + ["---:"] * 4 + ["---"], *[count(row, of).cells() for row in of.rows]]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -83,8 +83,8 @@ Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration
 class Settings(BaseModel):
     """The settings of a search; make one with :meth:`of`, which says what is wrong in one line.
 
-    ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and ``epochs`` are the space's own. Counts and
-    durations may be texts such as ``"1.5M"`` and ``"2h"``.
+    ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and
+    ``epochs`` are the space's own. Counts and durations may be texts such as ``"1.5M"`` and ``"2h"``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
