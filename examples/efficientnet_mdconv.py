@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="digits", help="as in nas_agg train, such as folder:PATH or cifar10")
     parser.add_argument("--image-size", type=int, help="side that images are scaled to")
     parser.add_argument("--recipe", default="final", help="see nas_agg recipes")
-    parser.add_argument("--epochs", type=int, help="default: 6 on digits, else the recipe's")
+    parser.add_argument("--epochs", type=int, help="default: 15 on digits, else the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", help="of EfficientNet-B0: a torchvision file, a .safetensors file, or a name")
@@ -157,28 +157,27 @@ def run(options: argparse.Namespace) -> None:
     taken, new = take(networks[1], networks[0], blocks)
     print(f"{taken} tensors of the untouched blocks are B0's, bit for bit; {new} are the MDConv blocks' own")
 
-    epochs = options.epochs or (6 if options.dataset == "digits" else recipe.epochs)
+    epochs = options.epochs or (15 if options.dataset == "digits" else recipe.epochs)
     images = len(data.train) + len(data.validation)
     print(f"training both on {data.name}, {images} images of {data.input}, {epochs} epochs of {recipe.name}")
     names = ["EfficientNet-B0", f"Micro-Dense-EfficientNet-B0 (MDConv-{options.n})"]
     rows = []
-    for name, genotype, network in zip(names, genotypes, networks, strict=True):
+    for name, cost, genotype, network in zip(names, costs, genotypes, networks, strict=True):
         on = "train+validation"
         result = train(network, data, recipe, seed=options.seed, device=device, epochs=epochs, on=on, report=_told)
         test = evaluate(network, data.test, data, device)
-        cost = nas_agg.cost(genotype)
         if options.out:
             folder = options.out / ("b0" if name == names[0] else "b0-mdconv")
             folder.mkdir(parents=True, exist_ok=True)
             write_atomic(folder / "genotype.json", genotype.to_json() + "\n")
             save_weights(network, folder / "weights.safetensors")
         print(f"{name}: {result.seconds:.0f} s")
-        rows.append(
-            [name, f"{cost.params / 1e6:.2f}M", f"{cost.macs / 1e9:.3f}G", f"{100 * (1 - test['accuracy']):.2f}"]
-        )
-    of_paper = [f"{c.params / 1e6:.1f}M params and {c.macs / 1e9:.1f}G" for c in costs]
-    print(f"\nFor {b0.classes} classes at {b0.input[1]}x{b0.input[2]}: {of_paper[0]}; {of_paper[1]}. On {data.name}:")
-    print_table(["model", "params", "FLOPs (MACs)", "test error (%)"], rows, right=(1, 2, 3))
+        error = f"{100 * (1 - test['accuracy']):.2f}"
+        here = nas_agg.cost(genotype).params
+        rows.append([name, f"{cost.params / 1e6:.1f}M", f"{cost.macs / 1e9:.1f}G", f"{here:,}", error])
+    print()
+    header = ["model", f"params, {b0.classes} classes", "FLOPs at 224x224", f"params on {data.name}", "test error (%)"]
+    print_table(header, rows, right=(1, 2, 3, 4))
 
 
 def _told(epoch: int, metrics: dict[str, Any]) -> bool:

@@ -289,20 +289,20 @@ def spaces(format: FormatOption = Format.table) -> None:
 
 @app.command()
 def points(
-    space: Annotated[str | None, typer.Argument(help="A space's name or file; all spaces if unsaid.")] = None,
+    space: Annotated[str | None, typer.Argument(help="A space's or family's name, or a file; all if unsaid.")] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """List the named points of spaces, with what they cost."""
     from nas_agg.costs import Cost
     from nas_agg.expansion import expand
-    from nas_agg.space import list_spaces, open_space
+    from nas_agg.space import list_spaces, open_space, spaces_of_family
 
     found: list[dict[str, Any]] = []
-    for name in [space] if space else list_spaces():
-        opened = open_space(name)
+    family = list(spaces_of_family(space)) if space else [open_space(name) for name in list_spaces()]
+    for opened in family or [open_space(space or "")]:
         for point in opened.points:
             counted = Cost(expand(opened.point(point)))
-            address = f"{opened.family if not space or opened.name == space else space}/{point}"
+            address = f"{opened.family if family else space}/{point}"
             found.append({"point": address, "params": counted.params, "macs": counted.macs, "depth": counted.depth})
     if format is Format.json:
         _print_json(found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
 from nas_agg.sources import open_genotype
-from nas_agg.space import Space, Values, list_spaces, open_space
+from nas_agg.space import Space, Values, list_spaces, open_space, spaces_of_family
 from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
@@ -158,7 +158,9 @@ def _starts(space: Space, sources: Any) -> list[Values]:
             else:
                 values = space.values_of(open_genotype(str(source)))
         except InputError as error:
-            raise InputError(f"start: {error}") from None
+            others = [other.name for other in spaces_of_family(space.family) if source in other.points]
+            hint = f"; it is one of the space {others[0]}" if others else ""
+            raise InputError(f"start: {error}{hint}") from None
         if values not in found:
             found.append(values)
     return found
