@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.errors import InputError, NasAggError
+from nas_agg import costs
+from nas_agg.errors import GenotypeError, InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
 from nas_agg.sources import open_genotype
 from nas_agg.space import Space, Values, list_spaces, open_space, spaces_of_family
@@ -189,9 +190,7 @@ class _Run:
                 return self._finished(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
         said = self.settings
-        self.settings = said.of_space(self.space, task.input if task else self.space.template.input)
-        if folder is None or folder.new:
-            self._check_starts(task)
+        self.settings = self._with_room(said, task)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
@@ -233,13 +232,27 @@ class _Run:
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
 
-    def _check_starts(self, task: Task | None) -> None:
-        """Refuse a network to start from that the limits would keep out."""
-        proposer = self._proposer(Record(_pruner(0)), task)
-        for place, values in enumerate(self.settings.start or ()):
-            judged = proposer.judge(self.space.labels(values))
-            if isinstance(judged, str):
-                raise InputError(f"start: network {place + 1} has {judged}; set another limit, 0 for none")
+    def _with_room(self, said: Settings, task: Task | None) -> Settings:
+        """The settings, where the space's own limits rise to what the search starts from; a limit that was said stays.
+
+        Raises:
+            InputError: A network to start from is no network on these images, or over a limit that was said.
+        """
+        input, classes = (task.input, task.classes) if task else (None, None)
+        filled = said.of_space(self.space, input or self.space.template.input)
+        for place, values in enumerate(said.start or (), start=1):
+            try:
+                cost = costs.cost(self.space.genotype(values, input, classes))
+                needs = {"max_params": cost.params, "max_macs": cost.macs}
+            except GenotypeError as error:
+                raise InputError(f"start: network {place}: {error}") from None
+            for name, need in needs.items():
+                limit = getattr(filled, name)
+                if limit and need > limit:
+                    if getattr(said, name) is not None:
+                        raise InputError(f"start: network {place} has {need:,} {name[4:]}, over {name} {limit:,}")
+                    filled = filled.model_copy(update={name: need})
+        return filled
 
     # ---- the parts of a search
 

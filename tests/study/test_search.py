@@ -141,11 +141,19 @@ def test_a_network_that_is_no_start_is_refused(tiny, score, start, said):
         search(tiny, score, start=start)
 
 
-def test_a_start_over_a_limit_is_refused_before_there_is_a_run(tiny, score, tmp_path):
+def test_a_start_over_a_limit_that_was_said_is_refused_before_there_is_a_run(tiny, score, tmp_path):
     values = {"width": 8, "deep": 0, "kernel": 3, "end": "relu"}
-    with pytest.raises(InputError, match="start: network 1 has more than 1 params; set another limit"):
+    with pytest.raises(InputError, match=r"start: network 1 has \d+ params, over max_params 1$"):
         search(tiny, score, start=[values], max_params=1, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_space_s_own_limit_rises_to_the_start(tiny, score, monkeypatch):
+    values = {"width": 8, "deep": 1, "kernel": 3, "end": "relu"}
+    needs = cost(tiny.genotype(values)).macs
+    monkeypatch.setattr(tiny, "search_text", {"max_macs": 10})
+    result = search(tiny, score, start=[values], max_macs=None, budget=5)
+    assert result.trials[0].macs == needs == max(trial.macs for trial in result.trials)
 
 
 def test_an_exhausted_space_ends_the_search_early(tiny, score):
