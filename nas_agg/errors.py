@@ -48,8 +48,8 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class UnknownName(GenotypeError):
-    """A text is neither a word of the language nor a name that stands for one."""
+class WrongText(GenotypeError):
+    """A text is none of the language, whatever the numbers: an unknown word or field, or a value of another kind."""
 
 
 def cut(text: str) -> str:

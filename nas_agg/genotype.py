@@ -27,7 +27,7 @@ from pydantic import (
 )
 from typing_extensions import TypeAliasType
 
-from nas_agg.errors import GenotypeError, cut, did_you_mean
+from nas_agg.errors import GenotypeError, WrongText, cut, did_you_mean
 from nas_agg.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.expressions import is_name
 from nas_agg.files import canonical
@@ -310,7 +310,7 @@ def _first_fault(error: ValidationError, where: str) -> GenotypeError:
     for part in path:
         word = f"[{part}]" if isinstance(part, int) else cut(part) or "''"
         where += f".{word}" if where and not isinstance(part, int) else word
-    return GenotypeError(said, where)
+    return WrongText(said, where)
 
 
 _KINDS = ("tuple[", "function-", "json-or-", "union[", "tagged-union[", "nullable[")

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, get_args
 
 from nas_agg import genotype as text
-from nas_agg.errors import GenotypeError, UnknownName, cut, did_you_mean
+from nas_agg.errors import GenotypeError, WrongText, cut, did_you_mean
 from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, parsed
 from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
@@ -119,7 +119,7 @@ class Names:
                 raise GenotypeError(f"the word '{name}' does not belong here", where)
             known = [*LAYERS, *PATTERNS, *OPERATORS, JOIN, *self.genotype.let]
             hint = did_you_mean(name, known)
-            raise UnknownName(f"'{cut(name)}' is neither a word of the language nor a name of let{hint}", where)
+            raise WrongText(f"'{cut(name)}' is neither a word of the language nor a name of let{hint}", where)
         self.check_circle(name)
         with self.inside((name,)), self.deeper(where):
             yield self.genotype.let[name], f"let.{name}"

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.domains import Choice, Domain, domain
-from nas_agg.errors import GenotypeError, InputError, UnknownName, did_you_mean
+from nas_agg.errors import GenotypeError, InputError, WrongText, did_you_mean
 from nas_agg.expressions import ExpressionError, parse
 from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
@@ -120,8 +120,8 @@ class Space:
             for place in range(1, values.size) if isinstance(values, Choice) else ():
                 try:
                     Names(self.template.fill({**first, key: values.at(place)})).network()
-                except UnknownName as error:
-                    raise GenotypeError(error.what, f"open.{key}[{place}]") from None
+                except WrongText as error:
+                    raise GenotypeError(f"{error.what} ({error.where})", f"open.{key}[{place}]") from None
                 except GenotypeError:
                     continue  # not with the others' first values, but perhaps with some
 

@@ -241,6 +241,10 @@ BROKEN: list[tuple[Edit, str]] = [
         lambda t: t["points"]["small"]["values"].update(widht=8),
         "points.small.values.widht: no open name of this space; did",
     ),
+    (
+        lambda t: t["open"].update(body=[[{"conv": 1}], [{"conv": 1, "growth": 3}]]),
+        "open.body[1]: no such field here",
+    ),
     (lambda t: t["points"]["small"].pop("values"), "points.small: a point needs 'values'"),
     (
         lambda t: t["points"]["small"].update(clases=3),
