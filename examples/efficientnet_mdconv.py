@@ -46,8 +46,7 @@ def replaced(b0: Genotype, blocks: list[int], n: int, ratio: Fraction) -> Genoty
     text = b0.text()
     let: dict[str, Any] = dict(text["let"])
     for number in blocks:
-        stage, _ = PLACES[number - 1]
-        let |= {f"block{number}": "mdconv", f"layers{stage}": n, f"ratio{stage}": float(ratio)}
+        let |= {f"block{number}": "mdconv", f"layers{number}": n, f"ratio{number}": float(ratio)}
     return Genotype.read(text | {"let": let})
 
 
@@ -91,23 +90,29 @@ def _cells(branch: Branch) -> list[str]:
     return ["x".join(map(str, branch.shape)), f"{branch.params:,}", f"{branch.macs:,}"]
 
 
-def take(target: Network, source: Network, blocks: list[int]) -> tuple[int, int]:
+def take(target: Network, source: Network, blocks: list[int]) -> tuple[int, list[str]]:
     """Gives a network another's weights, but for its own blocks and what has another shape.
 
     Returns:
-        How many tensors were taken, and how many of the target are its own.
+        How many tensors were taken, and the names of those that were not.
     """
     own = tuple(f"{path(number)}." for number in blocks)
-    state = target.state_dict()
+    state, theirs = target.state_dict(), source.state_dict()
     same = {
-        name: tensor
-        for name, tensor in source.state_dict().items()
-        if name in state and state[name].shape == tensor.shape and not name.startswith(own)
+        name: theirs[name]
+        for name, tensor in state.items()
+        if name in theirs and theirs[name].shape == tensor.shape and not name.startswith(own)
     }
     target.load_state_dict(state | same)
-    kept = target.state_dict()
-    assert all(torch.equal(kept[name], tensor) for name, tensor in same.items())
-    return len(same), len(state) - len(same)
+    return len(same), [name for name in state if name not in same]
+
+
+def check_kept(target: Network, source: Network, blocks: list[int]) -> None:
+    """Compares all weights outside of the replaced blocks, bit for bit."""
+    own = tuple(f"{path(number)}." for number in blocks)
+    ours, theirs = ({k: v for k, v in n.state_dict().items() if not k.startswith(own)} for n in (target, source))
+    if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
+        raise NasAggError("the blocks that were not replaced differ")
 
 
 def main() -> None:
@@ -135,6 +140,15 @@ def run(options: argparse.Namespace) -> None:
         raise NasAggError(
             f"--blocks: '{options.blocks}' is not a list of blocks from 1 to {len(PLACES)}, such as 8,9,10"
         )
+    if not 0 <= options.seed < 2**63:
+        raise NasAggError("--seed: give a whole number from 0 to 2**63 - 1")
+    names = ["EfficientNet-B0", f"Micro-Dense-EfficientNet-B0 (MDConv-{options.n})"]
+    folders = [options.out / name for name in ("b0", "b0-mdconv")] if options.out else []
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NasAggError(f"--out: {folder} cannot be made: {error.strerror}") from None
     blocks = sorted({int(part) for part in options.blocks.split(",")})
     if not 0 <= options.n <= 6:
         raise NasAggError("--n: give 0 to 6 dense layers")
@@ -153,24 +167,24 @@ def run(options: argparse.Namespace) -> None:
     if options.weights:
         pretrained = nas_agg.compile(b0, weights=options.weights)
         taken, new = take(networks[0], pretrained, [])
-        print(f"B0 takes {taken} tensors from {options.weights}; {new} are new (another stem or classifier)")
+        print(f"B0 takes {taken} tensors from {options.weights}; new, of other shapes: {', '.join(new) or 'none'}")
     taken, new = take(networks[1], networks[0], blocks)
-    print(f"{taken} tensors of the untouched blocks are B0's, bit for bit; {new} are the MDConv blocks' own")
+    check_kept(networks[1], networks[0], blocks)
+    print(f"{taken} tensors of the untouched blocks are B0's, bit for bit; {len(new)} are the MDConv blocks' own")
 
-    epochs = options.epochs or (15 if options.dataset == "digits" else recipe.epochs)
+    epochs = options.epochs
+    if epochs is None:
+        epochs = 15 if options.dataset == "digits" else recipe.epochs
     images = len(data.train) + len(data.validation)
     print(f"training both on {data.name}, {images} images of {data.input}, {epochs} epochs of {recipe.name}")
-    names = ["EfficientNet-B0", f"Micro-Dense-EfficientNet-B0 (MDConv-{options.n})"]
     rows = []
-    for name, cost, genotype, network in zip(names, costs, genotypes, networks, strict=True):
+    for k, (name, cost, genotype, network) in enumerate(zip(names, costs, genotypes, networks, strict=True)):
         on = "train+validation"
         result = train(network, data, recipe, seed=options.seed, device=device, epochs=epochs, on=on, report=_told)
         test = evaluate(network, data.test, data, device)
-        if options.out:
-            folder = options.out / ("b0" if name == names[0] else "b0-mdconv")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(folder / "genotype.json", genotype.to_json() + "\n")
-            save_weights(network, folder / "weights.safetensors")
+        if folders:
+            write_atomic(folders[k] / "genotype.json", genotype.to_json() + "\n")
+            save_weights(network, folders[k] / "weights.safetensors")
         print(f"{name}: {result.seconds:.0f} s")
         error = f"{100 * (1 - test['accuracy']):.2f}"
         here = nas_agg.cost(genotype).params

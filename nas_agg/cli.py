@@ -368,6 +368,9 @@ def recipes(format: FormatOption = Format.table) -> None:
         return
     rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in RECIPES.values()]
     print_table(["recipe", "epochs", "batch", "lr", "about"], rows, right=(1, 2, 3))
+    print("\nWhat their sources leave unsaid:")
+    for recipe in [recipe for recipe in RECIPES.values() if recipe.choices]:
+        print(f"  {recipe.name}: {recipe.choices}")
 
 
 def _named(found: dict[str, str], kind: str, format: Format) -> None:

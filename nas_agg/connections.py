@@ -1,29 +1,30 @@
-"""How an aggregate's layers are connected: read off the graph, so that equal networks have equal figures.
+"""Who reads whom: connections and gradient paths, read off the graph.
 
-A *layer* is what a node's unit computes with weights or windows (convolutions, linear layers, pools); feature 0, what
-enters the aggregate, counts beside the layers. One layer *reads* another directly where no further layer stands
-between: through a concat, a sum, a norm or an activation. A residual stage is so what Zhu et al. (2018, "Sparsely
-Aggregated Convolutional Networks") see in it: each layer reads a sum of all layers before it.
+A *layer* is a node of an aggregate that holds a convolution, a linear layer or a pool of its own; a node that holds
+nothing but aggregates is looked into. One layer *reads* another where no further layer stands between: through a
+concat, a sum, a norm, an activation or a projection. A residual stage is so what Zhu et al. (2018, "Sparsely Aggregated
+Convolutional Networks") see in it: each layer reads a sum of all layers before it. A *stage* is a run of layers of one
+map size; what enters it is one more feature.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from nas_agg.graph import Graph
 
 _NODE = re.compile(r"\.(\d+)\.unit(?=\.|$)")
+_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.|$)")  # whose projections and gates are no layers
 _LAYERS = ("conv", "linear", "maxpool", "avgpool")
 
 
 class Wiring(NamedTuple):
-    """What the layers of one aggregate make of their connections.
+    """What layers make of their connections.
 
     Attributes:
-        layers: The nodes that hold a layer.
+        layers: How many there are.
         connections: Pairs of a layer and a feature that it reads directly.
         gradient_path: The most steps that a gradient takes from a layer back to an earlier feature, each time on the
             shortest way: 1 where every layer reads every earlier feature.
@@ -34,59 +35,84 @@ class Wiring(NamedTuple):
     gradient_path: int
 
 
-def wirings(graph: Graph, inner: bool = False) -> dict[str, Wiring]:
-    """The wiring of the aggregates of a network, by their paths.
+def stages(graph: Graph) -> list[Wiring]:
+    """The wiring of each stage of a network, in their order."""
+    nodes = [_nodes(path) for path in graph.paths]
+    own = {nodes[i][-1] for i in _layer_ops(graph) if nodes[i] and not _GATHER.search(graph.paths[i])}
+    layers: dict[str, list[int]] = {}  # the operations of each layer
+    after: set[str] = set()  # the layers that a layer of no aggregate stands ahead of: a stem, a transition
+    apart = False
+    for i, places in enumerate(nodes):
+        layer = next((place for place in places if place in own), None)
+        if layer is None:
+            apart |= not places and graph.ops[i].word in _LAYERS and not _GATHER.search(graph.paths[i])
+            continue
+        if layer not in layers and apart:
+            after.add(layer)
+            apart = False
+        layers.setdefault(layer, []).append(i)
+    runs: list[list[str]] = []
+    size: tuple[int, ...] = ()
+    for layer, ops in layers.items():
+        if layer in after or graph.shapes[ops[-1]][1:] != size or not runs:
+            runs.append([])
+        size = graph.shapes[ops[-1]][1:]
+        runs[-1].append(layer)
+    return [_wiring(graph, {i: n for n, layer in enumerate(run, start=1) for i in layers[layer]}) for run in runs]
 
-    Args:
-        graph: The network.
-        inner: Whether aggregates inside the nodes of others are given too.
-    """
-    spans: dict[str, tuple[int, int]] = {}
-    for i, path in enumerate(graph.paths):
-        for number, node in enumerate(_NODE.finditer(path)):
-            if number and not inner:
-                break
-            place = path[: node.start()]
-            spans[place] = (spans.get(place, (i, i))[0], i)
-    return {place: _wiring(graph, place, *span) for place, span in spans.items()}
+
+def aggregates(graph: Graph) -> dict[str, Wiring]:
+    """The wiring of the nodes of each aggregate that has layers, by its path."""
+    found: dict[str, dict[int, int]] = {}
+    for i in _layer_ops(graph):
+        path = graph.paths[i]
+        for node in _NODE.finditer(path):
+            found.setdefault(path[: node.start()], {})[i] = int(node[1]) + 1
+    return {place: _wiring(graph, layers) for place, layers in found.items() if ".match." not in place}
 
 
-def _wiring(graph: Graph, place: str, first: int, last: int) -> Wiring:
-    """The wiring of one aggregate, whose operations lie from the first to the last; what lies before is feature 0."""
-    while graph.paths[first - 1].startswith(f"{place}."):
-        first -= 1  # what the first node reads is gathered before its unit
+def _layer_ops(graph: Graph) -> Iterator[int]:
+    return (i for i, op in enumerate(graph.ops) if op.word in _LAYERS)
+
+
+def _nodes(path: str) -> list[str]:
+    """The nodes that an operation stands in, outermost first; what a node gathers stands in the nodes around it."""
+    gather = _GATHER.search(path)
+    ends = len(path) if gather is None else gather.start()
+    return [path[: node.end()] for node in _NODE.finditer(path, 0, ends)]
+
+
+def _wiring(graph: Graph, layers: Mapping[int, int]) -> Wiring:
+    """The wiring of numbered layers, given by their operations; what lies before the first of these is feature 0."""
+    first, last = min(layers), max(layers)
     seen: list[int] = []  # for each operation the features that reach it without passing a further layer, as bits
     reads: dict[int, int] = {}
     for i in range(first, last + 1):
         bits = 0
         for source in graph.inputs[i]:
             bits |= seen[source - first] if source >= first else 1
-        node = _NODE.match(graph.paths[i], len(place))
-        if node and graph.ops[i].word in _LAYERS:
-            layer = int(node[1]) + 1
+        layer = layers.get(i)
+        if layer is not None and graph.ops[i].word in _LAYERS:
             reads[layer] = reads.get(layer, 0) | bits & ~(1 << layer)
             bits = 1 << layer
         seen.append(bits)
-    return Wiring(len(reads), sum(bits.bit_count() for bits in reads.values()), _longest(tuple(reads.items())))
+    return Wiring(len(reads), sum(bits.bit_count() for bits in reads.values()), _longest(reads))
 
 
-@lru_cache(maxsize=1024)
-def _longest(connections: tuple[tuple[int, int], ...]) -> int:
+def _longest(reads: Mapping[int, int]) -> int:
     """The longest of the shortest ways from a layer back to a feature that it depends on."""
-    reads = dict(connections)
-    all_: dict[int, int] = {}
+    if all(bits == (1 << layer) - 1 for layer, bits in reads.items()):
+        return min(1, len(reads))  # each reads all that is before it
+    import numpy as np
+
+    size, far = max(reads) + 1, np.iinfo(np.int32).max // 2
+    steps = np.full((size, size), far, np.int32)
     for layer, bits in sorted(reads.items()):
-        all_[layer] = bits
-        for source in _places(bits):
-            all_[layer] |= all_.get(source, 0)
-    reached, steps = dict(reads), min(1, len(reads))
-    sources: dict[int, list[int]] = {}
-    while open_ := [layer for layer in sorted(reached, reverse=True) if reached[layer] != all_[layer]]:
-        for layer in open_:  # the latest first: those before it are still as they were a step ago
-            for source in sources.setdefault(layer, list(_places(reads[layer]))):
-                reached[layer] |= reached.get(source, 0)
-        steps += 1
-    return steps
+        sources = list(_places(bits))
+        if len(sources) < layer:
+            steps[layer, :layer] = steps[sources, :layer].min(axis=0, initial=far) + 1
+        steps[layer, sources] = 1
+    return int(steps[steps < far].max(initial=0))
 
 
 def _places(bits: int) -> Iterator[int]:

@@ -11,7 +11,7 @@ from math import ceil, prod
 from typing import Any
 
 from nas_agg.canonical import canonical_hash
-from nas_agg.connections import Wiring, wirings
+from nas_agg.connections import Wiring, stages
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
@@ -113,19 +113,19 @@ class Cost:
         return FLOAT * peak
 
     @cached_property
-    def stages(self) -> dict[str, Wiring]:
-        """The wiring of each outermost aggregate, by its path."""
-        return wirings(self.graph)
+    def stages(self) -> list[Wiring]:
+        """The wiring of each stage, in their order: a stage is a run of layers of one map size."""
+        return stages(self.graph)
 
     @property
     def connections(self) -> int:
         """Pairs of a layer and a feature that it reads directly, over all stages."""
-        return sum(stage.connections for stage in self.stages.values())
+        return sum(stage.connections for stage in self.stages)
 
     @property
     def gradient_path(self) -> int:
         """The most steps from a layer back to an earlier feature of its stage, each time on the shortest way."""
-        return max((stage.gradient_path for stage in self.stages.values()), default=0)
+        return max((stage.gradient_path for stage in self.stages), default=0)
 
     @cached_property
     def hash(self) -> str:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -304,12 +304,18 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
     found = _installed()
     if text in found:
         with importlib.resources.as_file(found[text]) as file:
-            return Space(read(file), text)
+            return _installed_space(file, text, file.stat().st_mtime_ns)
     path = Path(text)
     if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
         return Space(read(path), path.stem)
     hint = did_you_mean(text, found) or f"; there are {', '.join(sorted(found)) or 'none'}"
     raise InputError(f"no space '{text}'{hint}, or name a YAML file")
+
+
+@lru_cache(maxsize=64)
+def _installed_space(file: Path, name: str, changed: int) -> Space:
+    """A space that is opened again and again, as when points are listed; anew when its file has changed."""
+    return Space(read(file), name)
 
 
 def spaces_of_family(family: str) -> Iterator[Space]:

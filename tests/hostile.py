@@ -378,6 +378,8 @@ def read(text: str) -> str:
                 counted.macs,
                 counted.activation_bytes_train,
                 counted.peak_bytes_inference,
+                counted.connections,
+                counted.gradient_path,
                 counted.depth,
             )
             >= 0

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import nas_agg
-from nas_agg.connections import Wiring, wirings
+from nas_agg.connections import Wiring, aggregates, stages
 
 LENGTHS = range(2, 65)
 
@@ -20,7 +20,8 @@ def chain(nodes: int, pattern: Any, operator: str = "concat", **fields: Any) -> 
     reads = {"pattern": pattern, "operator": operator}
     unit = ["bn", "relu", {"conv": 3}]
     graph = graph_of({"nodes": nodes, "growth": 4, "reads": reads, "unit": unit, **fields}, "gap", {"linear": 2})
-    (wiring,) = wirings(graph).values()
+    (wiring,) = stages(graph)
+    assert aggregates(graph) == {"aggregate": wiring}
     return wiring
 
 
@@ -78,18 +79,60 @@ def test_nodes_without_layers_are_no_layers():
     units = {"units": [[{"conv": 3}], ["relu"], [{"conv": 3}]], "reads": {"pattern": "dense", "operator": "concat"}}
     graph = graph_of({"growth": 4, **units}, "gap", {"linear": 2})
     # The second layer reads the input and the first one, both also through the activation between them.
-    assert wirings(graph) == {"aggregate": Wiring(2, 3, 1)}
+    assert stages(graph) == [Wiring(2, 3, 1)]
 
 
-def test_aggregates_inside_others_are_given_on_wish():
+def test_a_stage_is_a_run_of_layers_of_one_map_size():
+    block = {"nodes": 6, "growth": 4, "stride": "2 if l == 3 or l == 5 else 1", "unit": [{"conv": 3, "stride": "s"}]}
+    assert stages(graph_of(block, "gap", {"linear": 2})) == 3 * [Wiring(2, 2, 2)]
+    # A layer between two aggregates, a transition, also begins another stage.
+    block = {"nodes": 3, "unit": [{"conv": 3}], "growth": 4}
+    assert stages(graph_of(block, {"conv": 1, "out": 4}, block, "gap", {"linear": 2})) == 2 * [Wiring(3, 3, 3)]
+    assert stages(graph_of(block, "bn", block, "gap", {"linear": 2})) == [Wiring(6, 6, 6)]
+
+
+def test_aggregates_are_given_each_for_itself():
     graph = nas_agg.cost("microdense/30a64").graph
-    assert wirings(graph) == {"aggregate": Wiring(30, 465, 1)}
-    inner = wirings(graph, inner=True)
-    assert len(inner) == 31
-    assert inner["aggregate.7.unit.micro"] == Wiring(3, 6, 1)
+    assert stages(graph) == 3 * [Wiring(10, 55, 1)]
+    found = aggregates(graph)
+    assert len(found) == 31
+    assert found["aggregate"] == Wiring(30, 465, 1)
+    assert found["aggregate.7.unit.micro"] == Wiring(3, 6, 1)
 
 
-def test_equal_networks_have_equal_figures():
-    dense = {"nodes": 6, "growth": 4, "unit": ["bn", "relu", {"conv": 3}, "join"]}
-    joined = graph_of({**dense, "shortcut": {"operator": "concat"}}, "gap", {"linear": 2})
-    assert wirings(joined) == {"aggregate": chain(6, "dense")}
+def test_a_chain_of_blocks_has_the_same_figures_in_any_writing():
+    unit = ["bn", "relu", {"conv": 3}, "join"]
+    six = {"nodes": 6, "growth": 4, "unit": unit, "shortcut": {"operator": "sum"}}
+    three = six | {"nodes": 3}
+    end = ["gap", {"linear": 2}]
+    dense = {"nodes": 6, "growth": 4, "reads": {"pattern": "dense", "operator": "sum"}, "unit": unit[:3]}
+    for net in (
+        [six],
+        [dense],
+        [three, three],
+        [{"unit": [six]}],
+        [{"unit": [three, three]}],
+        [{"nodes": 2, "unit": [three]}],
+    ):
+        assert stages(graph_of(*net, *end)) == [Wiring(6, 21, 1)], net
+    concat = six | {"shortcut": {"operator": "concat"}}
+    assert stages(graph_of(concat, *end)) == [chain(6, "dense")]
+
+
+def test_dsnet_without_its_words_is_the_resnet_it_is_compared_with():
+    resnet = nas_agg.load("residual/resnet50")
+    text = nas_agg.load("dsnet/dsnet50").text()
+    plain = {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
+    same = nas_agg.load(text | {"let": text["let"] | plain})
+    wanted = [Wiring(n, n * (n + 1) // 2, 1) for n in (3, 4, 6, 3)]
+    assert nas_agg.cost(same).hash == nas_agg.cost(resnet).hash
+    assert nas_agg.cost(same).stages == nas_agg.cost(resnet).stages == wanted
+    assert nas_agg.cost("dsnet/dsnet50").stages == wanted
+
+
+def test_projections_are_no_layers():
+    match = [{"nodes": 2, "unit": [{"conv": 1}]}]
+    block = {"nodes": 2, "growth": 8, "unit": [{"conv": 3}, "join"], "shortcut": {"operator": "sum", "match": match}}
+    graph = graph_of(block, "gap", {"linear": 2})
+    assert stages(graph) == [Wiring(2, 3, 1)]
+    assert set(aggregates(graph)) == {"aggregate"}

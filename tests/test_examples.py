@@ -46,19 +46,24 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
     torch.save(model.state_dict(), tmp_path / "b0.pth")
     size = ("--dataset", "digits", "--image-size", "32", "--epochs", "1", "--n", "5", "--blocks", "10")
     out = run("efficientnet_mdconv.py", *size, "--weights", tmp_path / "b0.pth")
-    assert "B0 takes 357 tensors" in out and "3 are new" in out
+    assert "B0 takes 357 tensors" in out
+    assert "new, of other shapes: stem.conv.weight, linear.weight, linear.bias" in out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--blocks", "8,17"), "--blocks: '8,17' is not a list of blocks from 1 to 16"),
+        (("--seed", "99999999999999999999"), "--seed: give a whole number"),
+        (("--epochs", "0"), "epochs 0: give 1 or more"),
+        (("--out", "file"), "--out: file/b0 cannot be made: Not a directory"),
         (("--n", "7"), "--n: give 0 to 6 dense layers"),
         (("--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],
 )
 def test_a_wrong_word_of_the_example_is_one_line(words, said, tmp_path):
+    (tmp_path / "file").touch()
     ran = subprocess.run(
         [sys.executable, EXAMPLES / "efficientnet_mdconv.py", *words], capture_output=True, text=True, cwd=tmp_path
     )

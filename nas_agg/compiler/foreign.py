@@ -2,8 +2,9 @@
 
 torchvision registers a model's layers in the order in which they are computed, and a graph has that order too: the n-th
 layer with weights there is the n-th here, whatever its name. Checked are all names there, against torchvision's own
-model, and for each pair the kind of layer, the names and shapes of its tensors, and that a `downsample` there is a
-`match` here (the one place where two layers of the same shape could change places).
+model, and for each pair the kind of layer, its strides, groups and padding, the names and shapes of its tensors, and
+that a `downsample` there is a `match` here (the one place where two layers of the same shape could change places).
+Activations and pools have no weights and are not compared.
 """
 
 from __future__ import annotations
@@ -65,13 +66,15 @@ def load_from(network: Network, graph: Graph, weights: str | os.PathLike[str], d
     named = model in MODELS and (not dot or version.isupper())
     state = _read(_place(model, version, download) if named else Path(text))
     own = network.state_dict()
+    if named or state.keys() != own.keys():
+        today = {_OLD.sub(r"\1", name): tensor for name, tensor in state.items()}
     if not named:
-        if state.keys() == own.keys() or (near := _nearest(state)) is None:
+        if state.keys() == own.keys() or (near := _nearest(today)) is None:
             check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, text)
             network.load_state_dict(state)
             return
         model = near
-    network.load_state_dict(_translated(graph, own, state, model, text))
+    network.load_state_dict(_translated(network, graph, today, model, text))
 
 
 def _place(model: str, version: str, download: bool) -> Path:
@@ -94,7 +97,7 @@ def _place(model: str, version: str, download: bool) -> Path:
 
 
 def _read(path: Path) -> State:
-    """The tensors in a file, under the names they have in models of today."""
+    """The tensors in a file, by their names."""
     check_regular(path)
     torch_s = path.suffix in (".pt", ".pth")
     try:
@@ -110,9 +113,16 @@ def _read(path: Path) -> State:
         raise InputError(one_line(f"{path}: not a {kind} that can be read ({' '.join(str(error).split())})")) from None
     except Exception:  # a damaged file can make torch.load raise almost anything
         raise InputError(f"{path}: not a state dict that can be read without executing what is in it") from None
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise InputError(f"{path}: not a state dict; save model.state_dict()")
-    return {_OLD.sub(r"\1", name): tensor for name, tensor in state.items()}
+    if not isinstance(state, Mapping) or not all(map(_is_entry, state, state.values())):
+        raise InputError(f"{path}: not a state dict of dense tensors; save model.state_dict()")
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() and not name.endswith(_COUNTER):
+            raise InputError(f"{path}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+    return dict(state)
+
+
+def _is_entry(name: object, tensor: object) -> bool:
+    return isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
 
 
 def _model(name: str) -> nn.Module:
@@ -124,21 +134,22 @@ def _model(name: str) -> nn.Module:
 
 
 def _nearest(state: State) -> str | None:
-    """The model that shares most names with a state, or None if none shares most of them."""
+    """The model that shares most names with a state, and of those most shapes; None if none shares most names."""
     given = {name for name in state if not name.endswith(_COUNTER)}
     if not any(name.startswith(("layer1.", "features.")) for name in given):
         return None
 
-    def others(name: str) -> int:
-        return len(given ^ {key for key in _model(name).state_dict() if not key.endswith(_COUNTER)})
+    def others(name: str) -> tuple[int, int]:
+        known = {key: tensor.shape for key, tensor in _model(name).state_dict().items() if not key.endswith(_COUNTER)}
+        return len(given ^ known.keys()), sum(state[key].shape != known[key] for key in given & known.keys())
 
     near = min(MODELS, key=others)
-    return near if others(near) < len(given) else None
+    return near if others(near)[0] < len(given) else None
 
 
-def _translated(graph: Graph, own: State, state: State, model: str, source: str) -> State:
+def _translated(network: nn.Module, graph: Graph, state: State, model: str, source: str) -> State:
     """A state of torchvision's model under the names of the network."""
-    known = _model(model)
+    known, own, modules = _model(model), network.state_dict(), dict(network.named_modules())
     names = set(known.state_dict())
     if extra := [name for name in state if name not in names]:
         raise InputError(f"{source}: '{extra[0]}' is not in torchvision's {model}")
@@ -159,6 +170,10 @@ def _translated(graph: Graph, own: State, state: State, model: str, source: str)
                 shape = "nothing" if wanted is None else tuple(wanted.shape)
                 raise InputError(f"{source}: '{name}.{key}' has shape {tuple(given.shape)}, '{path}' {shape}; {end}")
             found[f"{path}.{key}"] = given
+        for field in ("stride", "padding", "groups") if isinstance(module, nn.Conv2d) else ():
+            theirs, mine = getattr(module, field), getattr(modules[path], field)
+            if theirs != mine:
+                raise InputError(f"{source}: '{name}' has {field} {theirs}, '{path}' {mine}; {end}")
     if len(layers) > len(places):
         raise InputError(f"{source}: '{layers[len(places)][0]}' has no place in the network; {end}")
     if left := [name for name in own if name not in found]:

@@ -141,13 +141,14 @@ class Counted(BaseModel):
     @property
     def verdict(self) -> str:
         """What is to be said of the row: agreement or the reason why not, and the reading taken."""
-        said = [self.reason or ("agrees" if self.printed else "not printed")]
+        plain = "not printed" if not self.printed else "agrees" if self.agrees else "differs, and nobody knows why"
+        said = [self.reason or plain]
         said += [f"printed by {self.row.by}"] * bool(self.row.by) + [self.row.note] * bool(self.row.note)
         said += [f"{self.row.classes} classes"] * bool(self.row.classes)
         said += ["norms not counted"] * self.row.without_norms + [
             f"{' and '.join(self.row.cut)} cut, not rounded"
         ] * bool(self.row.cut)
-        said += [f"{name}: {value if isinstance(value, str) else canonical(value)}" for name, value in _short(self.row)]
+        said += [f"{name}: {v if isinstance(v, str) else canonical(v)}" for name, v in self.row.with_.items()]
         return "; ".join(said)
 
     def cells(self) -> list[str]:
@@ -169,13 +170,9 @@ class Counted(BaseModel):
             "params": self.params,
             "printed_flops": row.flops,
             "flops": self.flops,
-            "agrees": self.agrees,
+            "agrees": self.agrees if self.printed else None,
             "verdict": self.verdict,
         }
-
-
-def _short(row: Row) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in row.with_.items() if isinstance(value, str | int | float)]
 
 
 @lru_cache(maxsize=1)

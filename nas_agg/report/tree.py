@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nas_agg.connections import Wiring, wirings
+from nas_agg.connections import Wiring, aggregates
 from nas_agg.expansion import expand
 from nas_agg.files import canonical
 from nas_agg.genotype import Genotype
@@ -61,7 +61,7 @@ def network_tree(genotype: Genotype) -> Branch:
     root = Branch("net", f"{text(genotype.input)} images, {genotype.classes} classes")
     for i in range(1, len(graph)):
         _put(root, graph, i, gathers)
-    for path, wiring in wirings(graph, inner=True).items():
+    for path, wiring in aggregates(graph).items():
         branch = root
         for part in path.split("."):
             branch = branch.parts[part]

@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg import costs
-from nas_agg.errors import GenotypeError, InputError, NasAggError
+from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
-from nas_agg.sources import open_genotype
-from nas_agg.space import Space, Values, list_spaces, open_space, spaces_of_family
+from nas_agg.space import Space, list_spaces, open_space
 from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
@@ -25,6 +23,7 @@ from nas_agg.study.record import Record, TrialRecord, open_storage
 from nas_agg.study.result import SearchResult, ranked
 from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
+from nas_agg.study.starts import start_values, with_room
 from nas_agg.study.task import Task, absolute, open_task
 
 if TYPE_CHECKING:
@@ -81,7 +80,7 @@ def search(
         raise InputError(f"evaluate: a function, not {shown(evaluate)}")
     found, name = _opened(space)
     if settings.get("start"):
-        settings["start"] = _starts(found, settings["start"])
+        settings["start"] = start_values(found, settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings})
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
@@ -147,26 +146,6 @@ def _opened(space: str | os.PathLike[str] | Space) -> tuple[Space, str]:
     return open_space(name), name if name in list_spaces() else str(Path(name).resolve())
 
 
-def _starts(space: Space, sources: Any) -> list[Values]:
-    """The values of points of a space: given as such, as a point's name, or as any genotype of the space."""
-    found: list[Values] = []
-    for source in [sources] if isinstance(sources, str | Mapping) else sources:
-        try:
-            if isinstance(source, Mapping):
-                values = space.checked(source)
-            elif source in space.points or not ({"/", ":"} & {*str(source)} or Path(str(source)).exists()):
-                values = space.values_of(space.point(str(source)))
-            else:
-                values = space.values_of(open_genotype(str(source)))
-        except InputError as error:
-            others = [other.name for other in spaces_of_family(space.family) if source in other.points]
-            hint = f"; it is one of the space {others[0]}" if others else ""
-            raise InputError(f"start: {error}{hint}") from None
-        if values not in found:
-            found.append(values)
-    return found
-
-
 class _Run:
     """One search of one space."""
 
@@ -190,7 +169,8 @@ class _Run:
                 return self._finished(folder)
         task = open_task(self.settings, self.space) if self.evaluate is None else None
         said = self.settings
-        self.settings = self._with_room(said, task)
+        images = (task.input, task.classes) if task else (None, None)
+        self.settings = with_room(said, self.space, *images)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
@@ -231,28 +211,6 @@ class _Run:
             difference = f"the space {self.space.name} has changed since"
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
-
-    def _with_room(self, said: Settings, task: Task | None) -> Settings:
-        """The settings, where the space's own limits rise to what the search starts from; a limit that was said stays.
-
-        Raises:
-            InputError: A network to start from is no network on these images, or over a limit that was said.
-        """
-        input, classes = (task.input, task.classes) if task else (None, None)
-        filled = said.of_space(self.space, input or self.space.template.input)
-        for place, values in enumerate(said.start or (), start=1):
-            try:
-                cost = costs.cost(self.space.genotype(values, input, classes))
-                needs = {"max_params": cost.params, "max_macs": cost.macs}
-            except GenotypeError as error:
-                raise InputError(f"start: network {place}: {error}") from None
-            for name, need in needs.items():
-                limit = getattr(filled, name)
-                if limit and need > limit:
-                    if getattr(said, name) is not None:
-                        raise InputError(f"start: network {place} has {need:,} {name[4:]}, over {name} {limit:,}")
-                    filled = filled.model_copy(update={name: need})
-        return filled
 
     # ---- the parts of a search
 
@@ -339,8 +297,11 @@ class _Run:
         on = f" on {task.about}" if task else ""
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
+        limits = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs")}
+        under = " and ".join(f"{limit:,} {name}" for name, limit in limits.items() if limit)
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
-        return f"{verb} {self.space.name}{on} with {self.settings.searcher}{into}"
+        up_to = f", networks of up to {under}" if under else ""
+        return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"
 
     def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Candidate) -> Job:
         order: dict[str, Any] = {}

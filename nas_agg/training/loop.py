@@ -211,7 +211,7 @@ class _Training:
         self.out: Path | None = None
         self.of = {
             "network": model_print(model),
-            "recipe": recipe.model_dump_json(exclude={"about", "choices"}),
+            "recipe": recipe.model_dump_json(exclude={"about", "choices"}, exclude_defaults=True),
             "seed": seed,
             "number of epochs": epochs,
             "part of the data": on,

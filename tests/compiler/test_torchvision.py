@@ -181,6 +181,15 @@ def test_weights_are_fetched_only_when_asked_for(tmp_path, monkeypatch):
     assert "cannot be fetched (no route to host)" in error
 
 
+def test_own_names_that_look_like_old_ones(tmp_path):
+    net = [{"conv": 3, "out": 4}, "denselayer1", "gap", {"linear": 3}]
+    let = {"denselayer1": ["norm", "conv"], "norm": ["bn", "relu", "bn"], "conv": [{"conv": 1, "out": 4}]}
+    network = nas_agg.compile({"input": [3, 64, 64], "classes": 3, "let": let, "net": net}, seed=0)
+    torch.save(network.state_dict(), tmp_path / "own.pt")
+    again = {"input": [3, 64, 64], "classes": 3, "let": let, "net": net}
+    assert equal_to(nas_agg.compile(again, weights=tmp_path / "own.pt"), network)
+
+
 def test_own_weights_in_a_state_dict(tmp_path):
     small = {"input": [3, 64, 64], "classes": 3, "net": [{"conv": 3, "out": 4}, "bn", "gap", {"linear": 3}]}
     network = nas_agg.compile(small, seed=0)
@@ -256,5 +265,16 @@ def test_files_that_hold_no_state(tmp_path):
         assert name in refusal(genotype=network, weights=tmp_path / name)
     torch.save(theirs("efficientnet_b0"), tmp_path / "model.pth")  # a whole model: reading it would execute code
     assert "without executing" in refusal(genotype=network, weights=tmp_path / "model.pth")
-    torch.save({"epoch": 3}, tmp_path / "more.pth")
-    assert "save model.state_dict()" in refusal(genotype=network, weights=tmp_path / "more.pth")
+    ones = torch.ones(3)
+    for state in ({"epoch": 3}, {1: ones}, {"w": ones.to_sparse()}, [ones], ones):
+        torch.save(state, tmp_path / "more.pth")
+        assert "save model.state_dict()" in refusal(genotype=network, weights=tmp_path / "more.pth")
+    torch.save({"w": ones.to(torch.int8)}, tmp_path / "whole.pth")
+    assert "'w' holds int8, not floating point" in refusal(genotype=network, weights=tmp_path / "whole.pth")
+
+
+def test_a_stride_elsewhere_is_refused(tmp_path):
+    torch.save(shapes("resnet50"), tmp_path / "w.pth")
+    text = nas_agg.load("residual/resnet50").text()
+    error = refusal(genotype=text | {"let": text["let"] | {"strided": 1}}, weights=tmp_path / "w.pth")
+    assert "'layer2.0.conv1' has stride (1, 1), 'stage2.0.unit.bottleneck.conv1' (2, 2)" in error

@@ -62,7 +62,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int, float]] = [
     ("ds2net50", {}, None, 25_585_256, 4.089),
     ("ds2res2net50", {}, None, 25_699_120 + 25_344 + 4_680, 4.255),
     ("dsnet50-0.25x", {}, None, 1_530_356 + pairs(DEPTHS[50], 64), 0.0815),
-    ("resnet50-dense-0.25x", {}, None, 1_530_356, 0.0815),
+    ("resnet50-dense", {}, None, 1_530_356, 0.0815),
     ("dsnet50-0.25x-unweighted", {}, None, 1_530_356, 0.0815),
     ("dswrn-28-10", {}, 10, 36_485_914, 5.243),
     ("dswrn-28-10", {}, 100, 36_543_604, 5.243),
@@ -173,7 +173,7 @@ def test_each_source_is_normalised_once_for_all_its_readers(name: str) -> None:
     assert sum(len(readers[i]) for i in norms) == joined
 
 
-@pytest.mark.parametrize("name", ["resnet50-dense-0.25x", "dsnet50-0.25x-none"])
+@pytest.mark.parametrize("name", ["resnet50-dense", "dsnet50-0.25x-none"])
 def test_without_a_norm_there_is_none(name: str) -> None:
     graph = expand(network(name))
     assert not norms_without_affine(graph)

@@ -85,7 +85,7 @@ def test_what_the_replaced_blocks_had(name: str, params: int, mmacs: float) -> N
 )  # fmt: skip
 def test_other_n_fit_the_same_budget(point: str, n: int, ratios: tuple[float, float]) -> None:
     for ratio in ratios:
-        counted = cost(network(point, layers4=n, layers5=n, ratio4=ratio, ratio5=ratio))
+        counted = cost(network(point, **{f"layers{b}": n for b in REPLACED[point]}, **{f"ratio{b}": ratio for b in REPLACED[point]}))
         assert (f"{counted.params / 1e6:.1f}", f"{counted.macs / 1e9:.1f}") == ("5.3", "0.4")
 
 

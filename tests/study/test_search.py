@@ -134,11 +134,21 @@ def test_the_first_networks_are_those_to_start_from(tiny, score, kept, tmp_path)
         (["nothing"], "start: tiny has no point 'nothing'"),
         (["microdense/30a64"], "start: this genotype is not one of the space tiny"),
         ([{"width": 8}], "start: values.deep: left open"),
+        (5, "start: points, genotypes or values, not 5"),
+        ([["a"]], r"start: a point's name, a genotype or values, not \['a'\]"),
+        ("x" * 5000, "start: tiny has no point"),
+        ("./" + "x" * 5000, "start: no genotype"),
     ],
 )
 def test_a_network_that_is_no_start_is_refused(tiny, score, start, said):
     with pytest.raises(InputError, match=said):
         search(tiny, score, start=start)
+
+
+@pytest.mark.parametrize("start", ["121", "densenet/121", "./densenet/121"])
+def test_a_point_of_the_family_s_other_space_is_pointed_at(start, score):
+    with pytest.raises(InputError, match="'121' is a point of the space densenet-imagenet"):
+        search("densenet", score, start=start)
 
 
 def test_a_start_over_a_limit_that_was_said_is_refused_before_there_is_a_run(tiny, score, tmp_path):
