@@ -257,11 +257,19 @@ def show(
     classes: ClassesOption = None,
     input: InputOption = None,
     depth: Annotated[int, typer.Option(min=1, max=48, help="Levels that are shown.")] = 2,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the network into this file instead.")] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Show a network as a tree: each part's output shape, params and MACs."""
+    """Show a network as a tree: each part's output shape, params and MACs; or draw it."""
     from nas_agg.report.tree import network_tree, tree_lines
 
+    if svg is not None:
+        from nas_agg.files import write_atomic
+        from nas_agg.report.drawing import draw
+
+        write_atomic(svg, _of(genotype, lambda: draw(_for_task(genotype, classes, input), genotype)))
+        print(f"drawn into {svg}")
+        return
     tree = _of(genotype, lambda: network_tree(_for_task(genotype, classes, input)))
     if format is Format.json:
         _print_json(tree.as_dict())

@@ -101,18 +101,27 @@ def _wiring(graph: Graph, layers: Mapping[int, int]) -> Wiring:
 
 def _longest(reads: Mapping[int, int]) -> int:
     """The longest of the shortest ways from a layer back to a feature that it depends on."""
-    if all(bits == (1 << layer) - 1 for layer, bits in reads.items()):
+    sources = {layer: list(_places(bits)) for layer, bits in reads.items() if bits != (1 << layer) - 1}
+    if not sources:
         return min(1, len(reads))  # each reads all that is before it
     import numpy as np
 
-    size, far = max(reads) + 1, np.iinfo(np.int32).max // 2
-    steps = np.full((size, size), far, np.int32)
-    for layer, bits in sorted(reads.items()):
-        sources = list(_places(bits))
-        if len(sources) < layer:
-            steps[layer, :layer] = steps[sources, :layer].min(axis=0, initial=far) + 1
-        steps[layer, sources] = 1
-    return int(steps[steps < far].max(initial=0))
+    far, longest = np.iinfo(np.int32).max // 2, 1
+    last = {source: layer for layer in sorted(sources) for source in sources[layer]}
+    steps: dict[int, np.ndarray] = {}  # from a layer back to each feature; kept until its last reader
+    for layer in sorted(reads):
+        row = np.full(layer, far if layer in sources else 0, np.int32)
+        for source in sources.get(layer, ()):
+            if source in steps:
+                np.minimum(row[:source], steps[source], out=row[:source])
+                if last[source] == layer:
+                    del steps[source]
+        row += 1
+        row[sources.get(layer, ())] = 1
+        longest = max(longest, int(row.max(where=row < far, initial=0)))
+        if layer in last:
+            steps[layer] = row
+    return longest
 
 
 def _places(bits: int) -> Iterator[int]:

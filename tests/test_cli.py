@@ -190,3 +190,11 @@ def test_output_that_is_closed_or_full_ends_quietly(tmp_path):
     assert ran.returncode == 0
     assert ran.stderr == ""
     assert ran.stdout.startswith("point")
+
+
+def test_show_draws_into_a_file(run, refused, tmp_path):
+    status, out, _ = run("show", "microdense/30a64", "--svg", "net.svg")
+    assert (status, out) == (0, "drawn into net.svg\n")
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
+    status, out, err = run("show", "microdense/30a64", "--svg", "nowhere/net.svg")
+    assert (status, out) == (1, "") and "nowhere/net.svg: cannot be written" in err
