@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from readings import reading
 from torch.nn import functional as F
 
 from nas_agg.canonical import canonical_hash
@@ -22,6 +23,7 @@ from nas_agg.graph import Graph
 from nas_agg.space import open_space
 
 SPACE = open_space("dsnet")
+network = partial(reading, "dsnet")
 PLAIN = {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
 SIX = {"ratio": 1.5, "groups": 6}
 DEPTHS = {26: (2, 2, 2, 2), 38: (3, 3, 3, 3), 50: (3, 4, 6, 3), 77: (3, 4, 15, 3), 101: (3, 4, 23, 3)}
@@ -39,17 +41,13 @@ def reading_c(*blocks: int) -> dict[str, Any]:
         late = range(4, n + 3)
         stages.append({
             "units": [["projection"], ["block"], ["act"], *[["block", "join", "act"] for _ in late]],
+            "let": {"opens": [1, 1, 1, *[0 for _ in late]]},
             "growth": f"width*{2**k}",
             "stride": [1 + (k > 0)] * 2 + [1] * n,
             "reads": {"pattern": {"edges": [[0], [0], [1, 2], *[[l - 1] for l in late]]}, "operator": "sum"},
             "shortcut": EDGE | {"pattern": {"edges": [[], [], [], *[[1, *range(3, l)] for l in late]]}},
         })  # fmt: skip
     return {"stage": stages}
-
-
-def network(point: str, let: dict[str, Any] | None = None, classes: int | None = None) -> Genotype:
-    text = SPACE.point(point, classes=classes).text()
-    return Genotype.read(text | {"let": text["let"] | (let or {})})
 
 
 def pairs(blocks: tuple[int, ...], width: int) -> int:
@@ -109,7 +107,7 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int, float]] = [
 
 @pytest.mark.parametrize(("point", "let", "classes", "params", "gmacs"), COUNTS)
 def test_counts(point: str, let: dict[str, Any], classes: int | None, params: int, gmacs: float) -> None:
-    counted = cost(network(point, let, classes))
+    counted = cost(network(point, classes, **let))
     assert counted.params == params
     digits = len(str(gmacs).partition(".")[2])
     assert round(counted.macs / 1e9, digits) == gmacs
@@ -119,8 +117,7 @@ def test_counts(point: str, let: dict[str, Any], classes: int | None, params: in
 def test_depth_and_weights_of_the_cifar_networks(depth: int) -> None:
     blocks = DEPTHS[depth]
     plain, one, two = (
-        cost(network(*point))
-        for point in ((f"dsnet{depth}-0.25x", PLAIN), (f"dsnet{depth}-0.25x",), (f"ds2net{depth}-0.25x",))
+        cost(network(f"{name}{depth}-0.25x", **let)) for name, let in (("dsnet", PLAIN), ("dsnet", {}), ("ds2net", {}))
     )
     inner = sum((b - (k > 0)) * 16 * 2**k for k, b in enumerate(blocks))  # 3x3 of stride 1
     assert (plain.depth, one.depth) == (depth, depth)
@@ -129,14 +126,14 @@ def test_depth_and_weights_of_the_cifar_networks(depth: int) -> None:
 
 
 def test_the_dense_shortcuts_add_less_than_the_paper_s_0_15_percent() -> None:
-    assert 1 - cost(network("ds2net50", PLAIN)).params / cost(network("ds2net50")).params < 0.0015
+    assert 1 - cost(network("ds2net50", **PLAIN)).params / cost(network("ds2net50")).params < 0.0015
 
 
 @pytest.mark.parametrize("name", [name for name in SPACE.points if name.startswith(("dsnext50", "ds2next50"))])
 def test_dsnext_is_resnext_with_weights(name: str) -> None:
     width = SPACE.points[name].values["width"]
     added = pairs(DEPTHS[50], width) + (0 if name.startswith("dsnext") else 2_880 * 2 * width // 256)
-    assert cost(network(name)).params - cost(network(name, PLAIN)).params == added
+    assert cost(network(name)).params - cost(network(name, **PLAIN)).params == added
 
 
 def test_dsnet_50_and_resnet_50_are_those_written_by_hand() -> None:
@@ -144,6 +141,15 @@ def test_dsnet_50_and_resnet_50_are_those_written_by_hand() -> None:
     hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in written}
     assert canonical_hash(expand(network("dsnet50"))) == hashes["DSNet-50"]
     assert canonical_hash(expand(network("ds2net50"))) == hashes["DS2Net-50"]
+
+
+@pytest.mark.parametrize(
+    ("point", "plain"),
+    [("dsnet50", "resnet50"), ("dswrn-28-10", "wrn-28-10"), ("dsnext-29-8x64d", "resnext-29-8x64d")],
+)
+def test_without_its_shortcuts_it_is_the_residual_network(point: str, plain: str) -> None:
+    found = network(point, **PLAIN)
+    assert canonical_hash(expand(found)) == canonical_hash(expand(reading("residual", plain, found.classes)))
 
 
 def words(graph: Graph) -> Counter[str]:
@@ -154,7 +160,7 @@ def norms_without_affine(graph: Graph) -> list[int]:
     return [i for i, op in enumerate(graph.ops) if op.word == "norm" and not op.affine]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", [name for name in SPACE.points if not name.endswith(("none", "dense-0.25x"))])
+@pytest.mark.parametrize("name", [name for name, point in SPACE.points.items() if point.values["norm"] != "none"])
 def test_each_source_is_normalised_once_for_all_its_readers(name: str) -> None:
     graph, values = expand(network(name)), SPACE.points[name].values
     blocks = [values[f"blocks{k}"] for k in (1, 2, 3, 4)]
@@ -181,7 +187,7 @@ def test_without_a_norm_there_is_none(name: str) -> None:
 
 
 def test_weights_start_at_one_over_the_sources_joined() -> None:
-    weights = {k: v for k, v in compile(network("dsnet26-0.25x", {"blocks1": 4})).named_parameters() if "weights." in k}
+    weights = {k: v for k, v in compile(network("dsnet26-0.25x", blocks1=4)).named_parameters() if "weights." in k}
     for source in range(3):
         for node in range(source, 3):
             assert torch.equal(
@@ -247,22 +253,3 @@ def test_outputs_are_those_of_a_few_lines_of_torch(variant: str) -> None:
     images = torch.randn(4, 3, 8, 8, generator=generator, dtype=torch.float64)
     expected = reference(module.state_dict(), blocks, variant, images)
     torch.testing.assert_close(module.train()(images), expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize("side", [8, 28, 32, 224])
-def test_samples_and_their_children_are_networks(side: int) -> None:
-    rng = np.random.default_rng(side)
-    last = SPACE.sample(rng)
-    for _ in range(40):
-        values = SPACE.sample(rng)
-        for child in (values, SPACE.mutate(values, rng, 2), SPACE.crossover(last, values, rng)):
-            graph = expand(SPACE.genotype(child, input=(3, side, side)))
-            assert graph.shapes[graph.output] == (100, 1, 1)
-        last = values
-
-
-def test_a_default_search_s_limit_leaves_enough_of_the_space() -> None:
-    rng, limit = np.random.default_rng(0), SPACE.search_on((1, 8, 8)).max_macs
-    assert limit is not None
-    small = [cost(SPACE.genotype(SPACE.sample(rng), input=(1, 8, 8))).macs <= limit for _ in range(200)]
-    assert np.mean(small) >= 0.125

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from readings import reading
 from torch.nn import functional as F
 
 from nas_agg.compiler import compile
 from nas_agg.costs import cost
 from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.primitives import Conv
 from nas_agg.space import open_space
@@ -32,9 +33,7 @@ OF_C_OUT = {"u": "max(1, floor(ratio*w))"}
 EQ_10 = {"rising": "(l + 1)*in", "adaptive": "l + 1"}  # literally: c_l = (l + 1)*c_0
 
 
-def network(point: str, **let: Any) -> Genotype:
-    text = SPACE.point(point).text()
-    return Genotype.read(text | {"let": text["let"] | let})
+network = partial(reading, "microdense")
 
 
 @pytest.mark.parametrize("name", FIGURE_4)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from readings import reading
 
 import nas_agg
 from nas_agg.canonical import canonical_hash
@@ -16,7 +17,6 @@ from nas_agg.genotype import Genotype
 from nas_agg.space import open_space
 
 CIFAR, IMAGENET = open_space("residual"), open_space("residual-imagenet")
-SPACES = {space.name: space for space in (CIFAR, IMAGENET)}
 
 # Parameters, and billions of multiply-adds.
 COUNTS = {
@@ -47,11 +47,7 @@ FOR_100_CLASSES = {
 }
 
 
-def reading(name: str, **let: Any) -> Genotype:
-    """A point, with some names of its genotype's `let` given anew."""
-    space = next(space for space in SPACES.values() if name in space.points)
-    written = space.point(name).text()
-    return Genotype.read({**written, "let": written["let"] | let})
+network = partial(reading, "residual")
 
 
 def norm_params(genotype: Genotype) -> int:
@@ -64,7 +60,7 @@ def test_the_points_are_the_papers_networks() -> None:
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_counts(name: str) -> None:
-    counted = cost(reading(name))
+    counted = cost(network(name))
     assert (counted.params, round(counted.macs / 1e9, 3)) == COUNTS[name]
 
 
@@ -84,7 +80,7 @@ def test_counts_for_100_classes(name: str) -> None:
     ],
 )
 def test_other_readings(name: str, let: dict[str, Any], params: int) -> None:
-    assert cost(reading(name, **let)).params == params
+    assert cost(network(name, **let)).params == params
 
 
 @pytest.mark.parametrize(
@@ -102,7 +98,7 @@ def test_counts_that_leave_batch_norm_out(name: str, params: int) -> None:
 )
 def test_pyramidnets_with_floored_widths(name: str, params: int, without_norms: int) -> None:
     floored = CIFAR.template.let["pyramidal"].replace("round", "floor")
-    genotype = reading(name, pyramidal=floored)
+    genotype = network(name, pyramidal=floored)
     assert (cost(genotype).params, cost(genotype).params - norm_params(genotype)) == (params, without_norms)
 
 
@@ -171,19 +167,6 @@ def test_option_a_takes_every_second_pixel_and_appends_zeros() -> None:
         torch.testing.assert_close(seen["in"], out.mean((2, 3)), rtol=1e-12, atol=1e-14)
 
 
-# ---- samples
-
-
-@pytest.mark.parametrize(("name", "sides"), [("residual", (8, 28, 32)), ("residual-imagenet", (32, 33, 224))])
-def test_samples_and_their_children_are_networks(name: str, sides: tuple[int, ...]) -> None:
-    space, rng = SPACES[name], np.random.default_rng(0)
-    samples = [space.sample(rng) for _ in range(10)]
-    children = [space.mutate(samples[0], rng), space.crossover(samples[1], samples[2], rng)]
-    for side in sides:
-        for values in samples + children:
-            assert expand(space.genotype(values, input=(3, side, side))).shapes[-1][0] == space.template.classes
-
-
 def test_the_largest_networks_stay_within_the_language_s_limits() -> None:
     largest = CIFAR.points["preact-1001"].values | {
         "joined": "gated",
@@ -191,13 +174,3 @@ def test_the_largest_networks_stay_within_the_language_s_limits() -> None:
         "after": ["norm", "act"],
     }
     assert len(expand(CIFAR.genotype(largest))) < 50_000
-
-
-@pytest.mark.parametrize("name", SPACES)
-def test_many_samples_are_small_enough_for_a_search(name: str) -> None:
-    space, rng = SPACES[name], np.random.default_rng(0)
-    image = (3, space.min_input or 8, space.min_input or 8)
-    limit = space.search_on(image).max_macs
-    assert limit is not None
-    small = sum(cost(space.genotype(space.sample(rng), input=image)).macs <= limit for _ in range(64))
-    assert small >= 8
