@@ -11,10 +11,13 @@ conditions, a table like the paper's Table 5. Without --weights both start from 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: a busy machine's cores are not waited for
 
 import torch
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nas_agg.errors import GenotypeError, InputError, NasAggError
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from nas_agg.compiler import Network
+    from nas_agg.compiler.backbone import Backbone
+    from nas_agg.compiler.foreign import Weights
+    from nas_agg.compiler.network import Memory
     from nas_agg.costs import Cost
     from nas_agg.genotype import Genotype
     from nas_agg.space import Space
@@ -81,28 +84,62 @@ def cost(genotype: Genotype | Source) -> Cost:
     return cost(_loaded(genotype))
 
 
+@overload
 def compile(
     genotype: Genotype | Source,
     seed: int | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    weights: Weights | None = None,
     *,
     download: bool = False,
-) -> Network:
+    memory: Memory = "plain",
+    features: Literal[False] = False,
+) -> Network: ...
+
+
+@overload
+def compile(
+    genotype: Genotype | Source,
+    seed: int | None = None,
+    weights: Weights | None = None,
+    *,
+    download: bool = False,
+    memory: Memory = "plain",
+    features: Literal[True],
+) -> Backbone: ...
+
+
+def compile(
+    genotype: Genotype | Source,
+    seed: int | None = None,
+    weights: Weights | None = None,
+    *,
+    download: bool = False,
+    memory: Memory = "plain",
+    features: bool = False,
+) -> Network | Backbone:
     """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Args:
         genotype: A genotype without open names, or what `load` takes.
         seed: Of the initial weights; None takes torch's global random state.
-        weights: A file of this network's weights, or those of torchvision's model of the same network: a file of its
-            state dict, or its name such as ``resnet50`` or ``resnet50.IMAGENET1K_V1``.
+        weights: This network's, or those of torchvision's model of the same network: a state dict, a file of one, or
+            the model's name such as ``resnet50`` or ``resnet50.IMAGENET1K_V1``.
         download: Whether weights that are named and not in torch.hub's folder are fetched.
+        memory: What training keeps for backward: ``plain`` what eager PyTorch keeps; ``lean`` convolutions' outputs;
+            ``leanest`` not even those of bottlenecks' 1x1. The function is the same.
+        features: Whether it is a backbone, which gives the stages' outputs by name in the place of logits; see
+            `nas_agg.compiler.backbone`. Its memory is ``plain``.
 
     Raises:
         InputError: If it is not a network, or the weights are another's.
     """
     from nas_agg.compiler import compile
 
-    return compile(_loaded(genotype), seed, weights, download=download)
+    if features:
+        from nas_agg.compiler.backbone import backbone
+
+        return backbone(_loaded(genotype), seed, weights, download=download, memory=memory)
+    return compile(_loaded(genotype), seed, weights, download=download, memory=memory)
 
 
 def search(
@@ -119,7 +156,8 @@ def search(
     """Searches a space for the network with the highest score.
 
     Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
-    is kept in a folder. With it, that function is called here in the place of training, one network at a time.
+    is kept in a folder. With it, that function is called here in the place of training, one network at a time, and the
+    space's own limits do not hold.
 
     Args:
         space: A space's name, a space file, or a space.

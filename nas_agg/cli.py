@@ -311,20 +311,28 @@ def points(
         for point in opened.points:
             counted = Cost(expand(opened.point(point)))
             address = f"{opened.family if family else space}/{point}"
-            found.append({"point": address, "params": counted.params, "macs": counted.macs, "depth": counted.depth})
+            shape, classes = counted.graph.shapes[0], counted.graph.shapes[counted.graph.output][0]
+            task = {"input": list(shape), "classes": classes}
+            figures = {"params": counted.params, "macs": counted.macs, "depth": counted.depth}
+            found.append({"point": address} | task | figures)
     if format is Format.json:
         _print_json(found)
         return
     if not found:
         print(f"{space} has no points")
         return
-    rows = [[f["point"], count_text(f["params"]), count_text(f["macs"]), str(f["depth"])] for f in found]
-    print_table(["point", "params", "MACs", "depth"], rows, right=(1, 2, 3))
+    rows = [
+        [f["point"], "x".join(map(str, f["input"])), str(f["classes"]), count_text(f["params"]), count_text(f["macs"])]
+        for f in found
+    ]
+    print_table(["point", "input", "classes", "params", "MACs"], rows, right=(2, 3, 4))
 
 
 @app.command()
 def table(
-    paper: Annotated[str | None, typer.Argument(help="A paper's name; all papers if unsaid.")] = None,
+    paper: Annotated[
+        str | None, typer.Argument(help="sparsenet, seqconv, microdense, dsnet or baselines; all if unsaid.")
+    ] = None,
     format: Annotated[
         TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
     ] = TableFormat.table,
@@ -420,6 +428,7 @@ def _print_json(value: Any) -> None:
 def main() -> None:
     """Runs the command line; an error is one line, a traceback only with --debug."""
     _mend_streams()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for one another leave the cores to others
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -24,7 +25,9 @@ def print_table(
         file: Where to; standard output if unsaid.
     """
     out = file or sys.stdout
-    if out.isatty():
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    # Ruled only where every column but the last has its room: no figure is ever cut.
+    if out.isatty() and shutil.get_terminal_size().columns >= sum(widths[:-1]) + 3 * len(widths) + 24:
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -38,7 +41,6 @@ def print_table(
             table.add_row(*[Text(cell) for cell in row])
         Console(file=out).print(table)
         return
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for row in [header, *rows]:
         cells = [
             cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))

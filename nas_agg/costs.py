@@ -15,8 +15,8 @@ from nas_agg.connections import Wiring, stages
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
+from nas_agg.lowering import FLOAT, Lowering
 
-FLOAT = 4  # bytes
 BATCH = 32  # that a batch's own bytes are shared by
 
 #: Every figure of a cost, with its unit.
@@ -25,6 +25,8 @@ FIGURES = {
     "macs": "multiply-adds an image, of convolutions and linear layers",
     "flops": "2 * macs",
     "activation_bytes_train": "bytes an image that eager PyTorch keeps for backward (float32, at batch 32)",
+    "activation_bytes_lean": "the same, when compiled with memory lean",
+    "activation_bytes_leanest": "the same, when compiled with memory leanest",
     "peak_bytes_inference": "bytes an image of the largest live set in the graph's order (float32)",
     "depth": "convolutions and linear layers on the longest path",
     "connections": "pairs of a layer and a feature it reads directly, over the stages",
@@ -42,6 +44,7 @@ class Cost:
 
     def __init__(self, graph: Graph):
         self.graph = graph
+        self.kept: dict[str, tuple[int, int]] = {}
 
     @cached_property
     def params(self) -> int:
@@ -76,9 +79,35 @@ class Cost:
             found.append(found[inputs[0]] if op.view else i)
         return found
 
-    @cached_property
+    @property
     def activation_bytes_train(self) -> int:
         """Bytes an image kept for backward: each tensor once, the image and batch statistics included."""
+        return self.kept_bytes("plain")
+
+    @property
+    def activation_bytes_lean(self) -> int:
+        """The same of a network compiled with memory ``lean``."""
+        return self.kept_bytes("lean")
+
+    @property
+    def activation_bytes_leanest(self) -> int:
+        """The same of a network compiled with memory ``leanest``."""
+        return self.kept_bytes("leanest")
+
+    def kept_bytes(self, memory: str, batch: int = BATCH) -> int:
+        """Bytes an image kept for backward in float32, the image included.
+
+        Args:
+            memory: What the network was compiled with: ``plain``, ``lean`` or ``leanest``.
+            batch: Images that share a batch's statistics.
+        """
+        if memory not in self.kept:
+            self.kept[memory] = self.plainly_kept() if memory == "plain" else Lowering(self.graph, memory).kept_bytes()
+        image, shared = self.kept[memory]
+        return image + ceil(shared / batch)
+
+    def plainly_kept(self) -> tuple[int, int]:
+        """What eager PyTorch keeps: bytes an image, and bytes a batch."""
         graph, roots = self.graph, self.roots
         grads: list[bool] = []
         kept: set[int] = set()
@@ -91,7 +120,7 @@ class Cost:
             kept.update(roots[inputs[place]] for place in keeps.inputs)
             if keeps.output:
                 kept.add(i)
-        return sum(FLOAT * prod(graph.shapes[i]) for i in kept) + image + ceil(batch / BATCH)
+        return sum(FLOAT * prod(graph.shapes[i]) for i in kept) + image, batch
 
     @cached_property
     def peak_bytes_inference(self) -> int:

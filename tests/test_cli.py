@@ -10,8 +10,8 @@ import pytest
 
 from nas_agg import __version__, cli
 
-FIGURES = ["params", "macs", "flops", "activation_bytes_train", "peak_bytes_inference", "depth"]
-FIGURES += ["connections", "gradient_path", "hash"]
+FIGURES = ["params", "macs", "flops", "activation_bytes_train", "activation_bytes_lean", "activation_bytes_leanest"]
+FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MODELS = (
     "resnet50",
+    "resnet101",
+    "resnet152",
     "resnext50_32x4d",
     "wide_resnet50_2",
     "densenet121",
@@ -43,17 +45,18 @@ _COUNTER = "num_batches_tracked"  # is not in older files, and nothing is comput
 _OLD = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # norm.1 for norm1, in older files
 
 State = dict[str, Tensor]
+Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 
 
-def load_from(network: Network, graph: Graph, weights: str | os.PathLike[str], download: bool = False) -> None:
+def load_from(network: Network, graph: Graph, weights: Weights, download: bool = False) -> None:
     """Loads weights from a file or by name.
 
     Args:
         network: Compiled from the graph.
         graph: Of the network.
-        weights: A file with the state of this network or of one of torchvision's `MODELS`: ``.pt`` or ``.pth`` as
-            `torch.save` writes it, else safetensors. Or a model's name, which stands for torchvision's default weights;
-            others are named behind a dot (``resnet50.IMAGENET1K_V1``).
+        weights: The state of this network or of one of torchvision's `MODELS`: a state dict; a file of one, ``.pt`` or
+            ``.pth`` as `torch.save` writes it, else safetensors; or a model's name, which stands for torchvision's
+            default weights, others behind a dot (``resnet50.IMAGENET1K_V1``).
         download: Whether named weights that are not in torch.hub's folder are fetched.
 
     Raises:
@@ -61,10 +64,13 @@ def load_from(network: Network, graph: Graph, weights: str | os.PathLike[str], d
             another shape.
         NasAggError: If they cannot be fetched.
     """
-    text = os.fspath(weights)
+    text = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
     model, dot, version = text.partition(".")
     named = model in MODELS and (not dot or version.isupper())
-    state = _read(_place(model, version, download) if named else Path(text))
+    if isinstance(weights, Mapping):
+        state = _checked(weights, text)
+    else:
+        state = _read(_place(model, version, download) if named else Path(text))
     own = network.state_dict()
     if named or state.keys() != own.keys():
         today = {_OLD.sub(r"\1", name): tensor for name, tensor in state.items()}
@@ -113,11 +119,20 @@ def _read(path: Path) -> State:
         raise InputError(one_line(f"{path}: not a {kind} that can be read ({' '.join(str(error).split())})")) from None
     except Exception:  # a damaged file can make torch.load raise almost anything
         raise InputError(f"{path}: not a state dict that can be read without executing what is in it") from None
+    return _checked(state, str(path))
+
+
+def _checked(state: object, source: str) -> State:
+    """A state dict, if it is one.
+
+    Raises:
+        InputError: It is not.
+    """
     if not isinstance(state, Mapping) or not all(map(_is_entry, state, state.values())):
-        raise InputError(f"{path}: not a state dict of dense tensors; save model.state_dict()")
+        raise InputError(f"{source}: not a state dict of dense tensors; save model.state_dict()")
     for name, tensor in state.items():
         if not tensor.is_floating_point() and not name.endswith(_COUNTER):
-            raise InputError(f"{path}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+            raise InputError(f"{source}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floating point")
     return dict(state)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -13,21 +12,27 @@ from torch import nn
 from torch.nn import functional
 
 from nas_agg.compiler.branches import branch_ends
-from nas_agg.compiler.foreign import load_from
+from nas_agg.compiler.foreign import Weights, load_from
+from nas_agg.compiler.lean import Lean
+from nas_agg.errors import InputError, did_you_mean
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
+from nas_agg.lowering import MEMORY
 from nas_agg.primitives import Scale
+
+Memory = Literal["plain", "lean", "leanest"]
 
 
 def compile(
     genotype: Genotype,
     seed: int | None = None,
-    weights: str | os.PathLike[str] | None = None,
+    weights: Weights | None = None,
     *,
     download: bool = False,
     zero_branches: bool = False,
     classifier_init: Literal["he", "glorot"] = "he",
+    memory: Memory = "plain",
 ) -> Network:
     """Compiles a genotype into a network.
 
@@ -38,6 +43,7 @@ def compile(
         download: Whether named weights that are not here are fetched.
         zero_branches: Whether the layers that `nas_agg.compiler.branches.branch_ends` finds start at zero.
         classifier_init: How linear layers start; see `Network.start`.
+        memory: What training keeps for backward; see `Network`.
 
     Returns:
         A module from images ``(N, channels, height, width)`` to logits ``(N, classes)``.
@@ -47,7 +53,7 @@ def compile(
         InputError: If the weights are another network's.
     """
     graph = expand(genotype)
-    network = build(graph, seed, zero_branches=zero_branches, classifier_init=classifier_init)
+    network = build(graph, seed, zero_branches=zero_branches, classifier_init=classifier_init, memory=memory)
     if weights is not None:
         load_from(network, graph, weights, download)
     return network
@@ -59,9 +65,10 @@ def build(
     *,
     zero_branches: bool = False,
     classifier_init: Literal["he", "glorot"] = "he",
+    memory: Memory = "plain",
 ) -> Network:
     """Compiles a graph into a network; see `compile`."""
-    network = Network(graph)
+    network = Network(graph, memory)
     network.start(seed, branch_ends(graph) if zero_branches else (), classifier_init)
     return network
 
@@ -71,12 +78,22 @@ class Network(nn.Module):
 
     Its parameters bear the paths of the graph (``stage2.3.unit.conv1.weight``); ``source`` is the text of its forward.
 
+    In training ``plain`` keeps for backward what eager PyTorch keeps. ``lean`` keeps what convolutions put out, and
+    builds concats, norms and activations again; ``leanest`` builds bottlenecks' 1x1 convolutions again too. All compute
+    the same function; these two have no hooks inside, and a network whose modules have some is run plainly.
+
     Args:
         graph: What it computes.
+        memory: What it keeps for backward.
+
+    Raises:
+        InputError: If there is no such memory.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, memory: Memory = "plain"):
         super().__init__()
+        if memory not in MEMORY:
+            raise InputError(f"no memory {memory!r}{did_you_mean(str(memory), MEMORY)}; there are {', '.join(MEMORY)}")
         for op, path in zip(graph.ops, graph.paths, strict=True):
             if op.stateful:
                 *around, name = path.split(".")
@@ -94,9 +111,15 @@ class Network(nn.Module):
                     place.add_module(name, getattr(nn, kind)(*arguments, **options))
         self.source = forward_source(graph)
         self._run = _function(self.source)
+        self.memory = memory
+        self._lean = None if memory == "plain" else Lean(graph, memory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``(N, classes)`` of images ``(N, channels, height, width)``."""
+        if self._lean is not None and torch.is_grad_enabled():
+            logits = self._lean(self, x)
+            if logits is not None:
+                return logits
         return self._run(self, x)
 
     def start(
@@ -136,13 +159,19 @@ class Network(nn.Module):
         self._run = _function(self.source)
 
 
-def forward_source(graph: Graph) -> str:
-    """The text of a network's forward: one line an operation, each tensor dropped after its last reader."""
+def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> str:
+    """The text of a network's forward: one line an operation, each tensor dropped after its last reader.
+
+    Args:
+        graph: What is computed.
+        outputs: Tensors that are given by name, in the place of logits.
+    """
     last = list(range(len(graph)))
     for i, inputs in enumerate(graph.inputs):
         for source in inputs:
             last[source] = i
-    last[graph.output] = len(graph)
+    for tensor in (graph.output, *(outputs or {}).values()):
+        last[tensor] = len(graph)
     lines = ["def forward(self, x0):"]
     for i, (op, inputs) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
         if not inputs:
@@ -151,7 +180,8 @@ def forward_source(graph: Graph) -> str:
         line = f"    x{i} = {op.call(target, *[f'x{source}' for source in inputs])}"
         done = [f"x{source}" for source in dict.fromkeys(inputs) if last[source] == i]
         lines.append(line + (f"; del {', '.join(done)}" if done else ""))
-    lines.append(f"    return x{graph.output}.flatten(1)")
+    named = ", ".join(f"{name!r}: x{tensor}" for name, tensor in (outputs or {}).items())
+    lines.append(f"    return {{{named}}}" if named else f"    return x{graph.output}.flatten(1)")
     return "\n".join(lines) + "\n"
 
 

@@ -189,8 +189,7 @@ def paper(name: str) -> Paper:
         InputError: There is none of that name.
     """
     if name not in papers():
-        hint = did_you_mean(name, papers()) or f"; there are {', '.join(papers())}"
-        raise InputError(f"no paper '{name}'{hint}")
+        raise InputError(f"no paper '{name}'{did_you_mean(name, papers())}; there are {', '.join(papers())}")
     return papers()[name]
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.sources import open_genotype
+from nas_agg.space import SUFFIXES
 from nas_agg.study.folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
 from nas_agg.study.progress import epoch_line, is_tenth
 from nas_agg.study.settings import SEEDS, shown
@@ -101,7 +102,8 @@ def train_genotype(
 
 
 def _default_folder(name: str, dataset: str, seed: int) -> Path:
-    words = [re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if "." in text else text) for text in (name, dataset)]
+    stems = [Path(text).stem if Path(text).suffix in (*SUFFIXES, ".npz") else text for text in (name, dataset)]
+    words = [re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.") for stem in stems]
     return Path("runs") / f"train-{'-'.join(words)}-{seed}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
     )
     test = loop.evaluate(model, data.test, data, job["device"])
+    if not math.isfinite(test["loss"]):
+        raise loop.TrainingFailed("diverged: the test loss of the trained network is no number")
     metrics = {
         "trial": job["trial"],
         "test_accuracy": test["accuracy"],

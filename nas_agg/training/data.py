@@ -151,6 +151,8 @@ def _read(spec: str, image_size: int | None, root: str | os.PathLike[str] | None
         place = Path(os.path.expanduser(root or os.environ.get("NAS_AGG_DATA") or "~/.cache/nas_agg"))
         return sources.torchvision_set(spec, place)
     hint = did_you_mean(kind if colon else spec, [*DATASETS, "folder", "npz"])
+    if Path(spec).is_dir():
+        hint = f"; for a folder of images write folder:{spec}"
     raise InputError(f"no data set is called '{spec}'{hint or '; there are ' + ', '.join(DATASETS)}")
 
 

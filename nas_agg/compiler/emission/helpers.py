@@ -1,0 +1,148 @@
+"""Small parts that emitted files have where they use them."""
+
+from __future__ import annotations
+
+import re
+
+_HELPERS = {
+    "InstanceNorm": '''class InstanceNorm(nn.GroupNorm):
+    """A group norm with a group per channel, which also takes one image with a map of one pixel."""
+
+    def forward(self, x):
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias)
+''',
+    "SE": '''class SE(nn.Module):
+    """Squeeze-and-excitation: each channel times a gate that is made of the averages of all."""
+
+    def __init__(self, channels, squeeze):
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeeze, 1)
+        self.excite = nn.Conv2d(squeeze, channels, 1)
+
+    def forward(self, x):
+        y = ACT(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
+        return x * GATE(self.excite(y))
+''',
+    "SE0": '''class SE(nn.Module):
+    """Squeeze-and-excitation: each channel times a gate that is made of the averages of all."""
+
+    def __init__(self, channels, squeeze, act, gate):
+        super().__init__()
+        self.act, self.gate = act, gate
+        self.squeeze = nn.Conv2d(channels, squeeze, 1) if squeeze else None
+        self.excite = nn.Conv2d(squeeze or channels, channels, 1)
+
+    def forward(self, x):
+        y = F.adaptive_avg_pool2d(x, 1)
+        if self.squeeze is not None:
+            y = self.act(self.squeeze(y))
+        return x * self.gate(self.excite(y))
+''',
+    "Slice": '''class Slice(nn.Module):
+    """Some of the channels."""
+
+    def __init__(self, first, channels):
+        super().__init__()
+        self.first, self.last = first, first + channels
+
+    def forward(self, x):
+        return x[:, self.first : self.last]
+''',
+    "Pad": '''class Pad(nn.Module):
+    """Zero channels behind those there are, up to a number."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x):
+        return F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
+''',
+    "Shuffle": '''class Shuffle(nn.Module):
+    """A channel shuffle between groups."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x):
+        return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+''',
+    "Match": '''class Match(nn.Module):
+    """What makes the feature before a node fit its output."""
+
+    def __init__(self, source, unit):
+        super().__init__()
+        self.match = nn.ModuleDict({str(source): unit})
+        self.out = unit.out
+
+    def forward(self, x):
+        for unit in self.match.values():
+            x = unit(x)
+        return x
+''',
+    "named": '''def named(**layers):
+    """Layers one after another, under their names."""
+    return nn.Sequential(OrderedDict(layers))
+''',
+    "chain": '''def chain(*units):
+    """Nodes one after another."""
+    return nn.Sequential(*(named(unit=unit) for unit in units))
+''',
+    "spaced": '''def spaced(features, base):
+    """The features 1, base, base**2, ... steps back, oldest first."""
+    steps = [base**k for k in range(len(features).bit_length()) if base**k <= len(features)]
+    return [features[-step] for step in reversed(steps)]
+''',
+    "mixed_front": '''def mixed(state, x, summed):
+    """The first channels of x are added onto the first of the state, the others go behind it."""
+    return torch.cat([state[:, :summed] + x[:, :summed], state[:, summed:], x[:, summed:]], 1)
+''',
+    "mixed_back": '''def mixed_back(state, x, summed):
+    """The first channels of x are added onto the last of the state, the others go behind it."""
+    first = state.shape[1] - summed
+    return torch.cat([state[:, :first], state[:, first:] + x[:, :summed], x[:, summed:]], 1)
+''',
+    "mean": '''def mean(tensors):
+    """The mean of some tensors."""
+    return reduce(torch.add, tensors) / len(tensors)
+''',
+    "weights": '''def weights(widths):
+    """For each source a weight per channel."""
+    return nn.ParameterList(nn.Parameter(torch.full((width, 1, 1), 1 / len(widths))) for width in widths)
+''',
+    "weighted": '''def weighted(sources, weights):
+    """Each source times its weights."""
+    return [source * weight for source, weight in zip(sources, weights)]
+''',
+    "gates": '''def gates(widths):
+    """For each source a convolution that makes its gate."""
+    return nn.ModuleList(nn.ModuleDict({"conv": nn.Conv2d(width, width, 1)}) for width in widths)
+''',
+    "gated": '''def gated(sources, gates):
+    """Each source times a gate that is made of its average."""
+    pooled = [F.adaptive_avg_pool2d(source, 1) for source in sources]
+    return [x * F.sigmoid(gate.conv(y)) for x, y, gate in zip(sources, pooled, gates)]
+''',
+}
+
+
+def helpers(text: str, squeezes: set[tuple[str, str, bool]]) -> tuple[list[str], str]:
+    """The parts that a text uses, and the text with squeeze-and-excitations as they are."""
+    found = []
+    for name, part in _HELPERS.items():
+        if name in ("SE", "SE0"):
+            continue
+        word = name.replace("_front", "")
+        if re.search(rf"(?<![\w.]){word}\(", text) or (name == "named" and "chain(" in text):
+            if name == "Match" and "node.shortcut.out" not in text:
+                part = part.replace("        self.out = unit.out\n", "")
+            found.append(part)
+    if squeezes:
+        if len(squeezes) == 1 and not next(iter(squeezes))[2]:
+            act, gate, _ = next(iter(squeezes))
+            found.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
+            text = text.replace(f", act={act}, gate={gate})", ")")
+        else:
+            found.append(_HELPERS["SE0"])
+    return found, text

@@ -1,0 +1,213 @@
+"""Layers as modules and as calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from nas_agg import layers
+from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.trace import StepRun
+from nas_agg.primitives import ACTIVATIONS, Norm
+
+
+class Item(NamedTuple):
+    """A step of a forward.
+
+    Attributes:
+        call: Its expression, with ``{x}`` for what enters.
+        module: The text of a module that does it, and the attribute it is; or None.
+        heavy: How much of a line of a forward it is; a line has at most 3.
+        bare: Whether ``{x}`` stands beside an operator, so that a sum there needs brackets.
+        infix: Whether the expression itself is one that needs brackets there.
+        test: A condition without which it does nothing.
+        pair: What the second value is called, where it gives two.
+    """
+
+    call: str
+    module: tuple[str, str] | None = None
+    heavy: int = 0
+    bare: bool = False
+    infix: bool = False
+    test: str = ""
+    pair: str = ""
+
+
+class Made(NamedTuple):
+    """A layer: its item and the text of its output's channels, or None where they stay."""
+
+    item: Item
+    out: str | None = None
+
+
+_MODULES = {
+    "relu": "nn.ReLU()",
+    "relu6": "nn.ReLU6()",
+    "leaky": "nn.LeakyReLU()",
+    "elu": "nn.ELU()",
+    "swish": "nn.SiLU()",
+    "gelu": "nn.GELU()",
+    "hardswish": "nn.Hardswish()",
+    "sigmoid": "nn.Sigmoid()",
+    "hardsigmoid": "nn.Hardsigmoid()",
+}
+Say = Callable[[str], str]
+
+
+def layer(
+    label: str, runs: list[StepRun], channels: str, say: Say, ops: list[list[Any]], last: bool, squeezes: set
+) -> Made | None:
+    """A layer at all its uses, or None if it does nothing.
+
+    Args:
+        label: The attribute it goes by.
+        runs: Its uses.
+        channels: The text of the channels that enter.
+        say: Gives the text of one of its fields.
+        ops: What it wrote at each use.
+        last: Whether it is the network's last step.
+        squeezes: Takes the kinds of squeeze-and-excitation there are.
+
+    Raises:
+        Unsaid: If a number has no text.
+    """
+    kind, word = runs[0].step.kind, runs[0].step.word
+    done = [bool(found) for found in ops]
+    values = [run.step.values(run.local) for run in runs]
+    own = f"self.{label}"
+
+    def module(text: str, call: str | None = None, heavy: int = 0) -> Item:
+        return Item(call or f"{own}({{x}})", (label, text), heavy)
+
+    if kind in (layers.NormLayer, layers.GroupNorm):
+        return Made(module(_norm(runs, word, channels, say, ops)))
+    if kind is layers.Activation:
+        return Made(module(_MODULES[word], f"F.{ACTIVATIONS[word][0]}({{x}})"))
+    if kind is layers.ConvLayer:
+        return _conv(own, label, channels, say, values)
+    if issubclass(kind, layers._Pool):
+        return _pool(label, word, say, values, done)
+    if kind is layers.GapLayer:
+        size = say("gap")
+        call = f"F.adaptive_avg_pool2d({{x}}, {size})" if size.isdigit() else None
+        return Made(module(f"nn.AdaptiveAvgPool2d({size})", call))
+    if kind is layers.LinearLayer:
+        features = [op[0].features for op in ops]
+        side = [(run_op[0].features, run.local["c"]) for run, run_op in zip(runs, ops, strict=True)]
+        if all(a == b for a, b in side):
+            entering = channels
+        elif same(features):
+            entering = str(features[0])
+        else:
+            raise Unsaid
+        out = say("linear")
+        Item_ = Item(f"{own}({{x}}.flatten(1))" + ("" if last else "[:, :, None, None]"),
+                     (f"!{label}", f"nn.Linear({entering}, {out})"), 2, True)  # fmt: skip
+        return Made(Item_, out)
+    if kind is layers.SqueezeExcitation:
+        act, gate = (f"F.{ACTIVATIONS[values[0][field]][0]}" for field in ("act", "gate"))
+        squeezes.add((act, gate, any(not value["se"] for value in values)))
+        return Made(module(f"SE({channels}, {say('se')}, act={act}, gate={gate})"))
+    if kind is layers.ScaleLayer:
+        text = f"nn.Parameter(torch.ones({channels}, 1, 1))"
+        return Made(Item(f"{{x}} * {own}", (f"!{label}", text), 0, True, True))
+    if kind is layers.DropoutLayer:
+        return _dropout(label, say, values, done)
+    if not any(done) and all(run.x == run.out for run in runs):
+        return None
+    if kind is layers.SliceLayer:
+        return _slice(label, runs, say, values)
+    if kind is layers.PadLayer:
+        text = say("pad")
+        return Made(module(f"Pad({text})"), text)
+    assert kind is layers.ShuffleLayer
+    return Made(module(f"Shuffle({say('shuffle')})"))
+
+
+def _norm(runs: list[StepRun], word: str, channels: str, say: Say, ops: list[list[Any]]) -> str:
+    if word == "bn":
+        return f"nn.BatchNorm2d({channels})"
+    found: list[Norm] = [op[0] for op in ops]
+    tiny = any(op.groups == op.channels and run.local["h"] == 1 for op, run in zip(found, runs, strict=True))
+    if all(op.groups == op.channels for op in found):
+        groups = channels
+    elif same([op.groups for op in found]):
+        groups = str(found[0].groups)
+    else:
+        groups = f"math.gcd({say('gn') if word == 'gn' else 1}, {channels})"
+    return f"{'InstanceNorm' if tiny else 'nn.GroupNorm'}({groups}, {channels})"
+
+
+def _conv(own: str, label: str, channels: str, say: Say, values: list[dict]) -> Made:
+    kernel, out = say("conv"), say("out")
+    text = f"nn.Conv2d({channels}, {out}, {kernel}"
+    paddings = [(v["conv"] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
+    if same(paddings):
+        padding = str(paddings[0])
+    elif values[0]["padding"] is None:
+        odd = all(v["conv"] % 2 for v in values) and kernel.isidentifier()
+        padding = f"{kernel} // 2" if odd else f"({kernel} - 1) // 2" if kernel.isidentifier() else f"({kernel}) // 2"
+        if not odd and not kernel.isidentifier():
+            padding = f"(({kernel}) - 1) // 2"
+    else:
+        padding = say("padding")
+    for name, said, default in (
+        ("stride", say("stride"), "1"),
+        ("padding", padding, "0"),
+        ("groups", say("groups"), "1"),
+    ):
+        if said != default:
+            text += f", {name}={said}"
+    text += ")" if values[0]["bias"] else ", bias=False)"
+    return Made(Item(f"{own}({{x}})", (label, text), 2), out)
+
+
+def _pool(label: str, word: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:
+    if not any(done):
+        return None
+    kernel = say(word)
+    strides = [v[word] if v["stride"] is None else v["stride"] for v in values]
+    paddings = [(v[word] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
+    stride = kernel if strides == [v[word] for v in values] else say("stride")
+    if same(paddings):
+        padding = str(paddings[0])
+    else:
+        padding = f"({kernel} - 1) // 2" if values[0]["padding"] is None else say("padding")
+    text = kernel
+    if stride != kernel and padding != "0":
+        text += f", {stride}, {padding}"
+    elif stride != kernel:
+        text += f", {stride}"
+    elif padding != "0":
+        text += f", padding={padding}"
+    name, function = {"maxpool": ("MaxPool2d", "max_pool2d"), "avgpool": ("AvgPool2d", "avg_pool2d")}[word]
+    if all(done):
+        fixed = all(part.isdigit() for part in (kernel, stride, padding))
+        call = f"F.{function}({{x}}, {text})" if fixed else f"self.{label}({{x}})"
+        return Made(Item(call, (label, f"nn.{name}({text})")))
+    for said, numbers in ((kernel, [v[word] for v in values]), (stride, strides)):
+        if [number > 1 for number in numbers] == done and not said.isdigit():
+            test = f"{said} > 1" if said.isidentifier() else f"({said}) > 1"
+            return Made(Item(f"self.{label}({{x}})", (label, f"nn.{name}({text}) if {test} else nn.Identity()")))
+    raise Unsaid
+
+
+def _dropout(label: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:
+    if not any(done):
+        return None
+    rate = say("dropout")
+    name = "Dropout2d" if values[0]["channels"] else "Dropout"
+    text = f"nn.{name}({rate})" if all(done) else f"nn.{name}({rate}) if {rate} > 0 else nn.Identity()"
+    fixed = all(done) and rate[0].isdigit()
+    function = "dropout2d" if values[0]["channels"] else "dropout"
+    call = f"F.{function}({{x}}, {rate}, self.training)" if fixed else f"self.{label}({{x}})"
+    return Made(Item(call, (label, text)))
+
+
+def _slice(label: str, runs: list[StepRun], say: Say, values: list[dict]) -> Made:
+    first, width = say("from"), say("slice")
+    if first.isdigit() and width.isdigit():
+        begin, end = int(first), int(first) + int(width)
+        call = f"{{x}}[:, {begin}:{end}]" if begin else f"{{x}}[:, :{end}]"
+        return Made(Item(call, (label, f"Slice({first}, {width})"), 0, True), width)
+    return Made(Item(f"self.{label}({{x}})", (label, f"Slice({first}, {width})")), width)

@@ -1,0 +1,71 @@
+"""What is to be known of the gathers of one kind, at all uses of an aggregate."""
+
+from __future__ import annotations
+
+from nas_agg.compiler.emission.numbers import Unsaid
+from nas_agg.compiler.emission.trace import AggregateRun, GatherRun
+from nas_agg.operators import Gated
+from nas_agg.parts import Gather
+
+
+def stateful(gather: Gather) -> bool:
+    """Whether sources are changed before they are joined, but for what makes them fit."""
+    return gather.norm != "none" or gather.weight or gather.how is Gated
+
+
+class Role:
+    """What is to be known of the reads, the shortcuts or the output of an aggregate at all its uses.
+
+    Attributes:
+        name: The role.
+        found: For each use the gathers that found anything.
+        kind: `newest` or `input` where that feature alone is taken as it is, else `pattern`.
+        matched: Whether any source goes through `match`.
+    """
+
+    def __init__(self, name: str, runs: list[AggregateRun], found: list[list[GatherRun]]):
+        self.name, self.runs, self.found = name, runs, found
+        flat = [(run, one) for run, row in zip(runs, found, strict=True) for one in row]
+        self.all = [one for _, one in flat]
+        self.gather: Gather | None = self.all[0].gather if self.all else None
+        self.matched = any(one.matches for one in self.all)
+        self.kind = "pattern"
+        self.raw = False
+        if name != "shortcut" and self.all and not self.matched:
+            if all(one.result == run.features[one.position - 1] for run, one in flat):
+                self.kind = "newest"
+            elif all(one.result == run.features[0] for run, one in flat):
+                self.kind = "input"
+        if self.kind == "pattern" and self.all:
+            self.check(flat)
+
+    def check(self, flat: list[tuple[AggregateRun, GatherRun]]) -> None:
+        """Refuses what the loops below do not say."""
+        assert self.gather is not None
+        if self.gather.norm == "bn" and self.matched:
+            raise Unsaid
+        self.raw = any(tensor != run.features[s] for run, one in flat for s, tensor in one.sources) and not self.matched
+        if self.raw and self.gather.raw:
+            if self.name != "shortcut" or self.prepared or any(one.asked != [one.position - 1] for one in self.all):
+                raise Unsaid
+            return
+        state: dict[int, list[int]] = {}
+        for run, one in flat:
+            tensors = state.setdefault(id(run), list(run.features))
+            newest = self.name != "shortcut" and one.position - 1 in one.asked
+            if len(one.sources) + newest != len(one.asked):
+                raise Unsaid  # a source was left out
+            for source, tensor in one.sources:
+                if source in one.matches:
+                    tensors[source] = tensor
+                if tensors[source] != tensor:
+                    raise Unsaid
+
+    @property
+    def word(self) -> str:
+        assert self.gather is not None
+        return self.gather.operator.word
+
+    @property
+    def prepared(self) -> bool:
+        return self.gather is not None and stateful(self.gather)

@@ -1,0 +1,144 @@
+"""The classes of a file, each written when the first call of it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from nas_agg.compiler.emission.aggregates import AggregateText, is_chain
+from nas_agg.compiler.emission.classes import Class, Classes
+from nas_agg.compiler.emission.joins import env
+from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.raws import Raws
+from nas_agg.compiler.emission.text import fitted
+from nas_agg.compiler.emission.trace import AggregateRun, StepRun, Trace
+from nas_agg.compiler.emission.units import UnitText
+from nas_agg.parts import Sequence
+
+
+class Writer:
+    """Writes the classes of a network.
+
+    Args:
+        traced: The network.
+
+    Raises:
+        Unsaid: If it has no such text.
+    """
+
+    def __init__(self, traced: Trace):
+        self.classes = Classes(traced, set())
+        Raws(self.classes)
+        self.squeezes: set[tuple[str, str, bool]] = set()
+        self.order: list[Class] = []
+        self.left_out: set[int] = set()
+
+    def parts(self) -> list[str]:
+        """The text of each class, in the order in which they need one another."""
+        self.written(self.classes.root)
+        if self.classes.lost - self.left_out:
+            raise Unsaid  # something with weights leads nowhere, and the graph has left it out
+        found: list[str] = []
+        for made in reversed(self.order):
+            # What a loop that did not work out had asked for may be needed by no one.
+            if made is self.classes.root or re.search(rf"\b{made.name}\(", "\n".join(found)):
+                found.append("\n".join(self.text(made)))
+        return found[::-1]
+
+    def written(self, made: Class) -> Class:
+        if made.failed:
+            raise Unsaid from made.failed
+        if not made.done:
+            made.done = True
+            try:
+                if isinstance(made.part, Sequence):
+                    UnitText(self, made).write()
+                else:
+                    AggregateText(self, made).write()
+            except Unsaid as error:
+                made.failed = error
+                raise
+            self.order.append(made)
+        return made
+
+    def chain(self, run: AggregateRun) -> bool:
+        return is_chain(run, self.classes)
+
+    # ------------------------------------------------------------------ calls
+
+    def call(self, made: Class, channels: str, runs: list[Any], column: list[StepRun], frame: UnitText) -> str:
+        """The call of a constructor inside a unit."""
+
+        def said(name: str) -> str:
+            if name in made.fields:
+                return self.field(made, name, runs, frame)
+            values = [scope_of(run).get(name) for run in runs]
+            if name in frame.names and values == [step.local.get(name) for step in column]:
+                frame.used.add(name)
+                return frame.names[name]
+            return literal(values)
+
+        if made.state and frame.made.mode == "given":
+            frame.made.state = True
+        state = (", state" if frame.made.mode == "given" else ", in_") if made.state else ""
+        return self.arguments(made, channels + state, said)
+
+    def field(self, made: Class, name: str, runs: list[AggregateRun], frame: UnitText) -> str:
+        values, tree = made.fields[name]
+        found = [values(run) for run in runs]
+        if same(found):
+            return literal(found)
+        trees = [tree(run) for run in runs]
+        if any(one is None for one in trees) or not same([one[0] for one in trees]):
+            raise Unsaid
+        return frame.said(trees[0][2], [env(one[1]) for one in trees], frame.names)
+
+    def arguments(self, made: Class, channels: str, said: Any) -> str:
+        parts, keyed = [channels], False
+        for name in made.args:
+            text = said(name)
+            if made.defaults.get(name) == text:
+                keyed = True
+                continue
+            parameter = name if name in made.fields else self.classes.text(name)
+            keyed = keyed or not re.match(r"[A-Za-z_(]", text)
+            parts.append(f"{parameter}={text}" if keyed else text)
+        return f"{made.name}({', '.join(parts)})"
+
+    # ------------------------------------------------------------------ the text of a class
+
+    def text(self, made: Class) -> list[str]:
+        root = made is self.classes.root
+        parameters = "" if root else ", in_, state" if made.state else ", in_"
+        for name in made.args:
+            parameters += ", " + (name if name in made.fields else self.classes.text(name))
+            if name in made.defaults:
+                parameters += f"={made.defaults[name]}"
+        lines = [f"class {made.name}({made.base}):"]
+        if made.doc:
+            lines += [*fitted(f'"""{made.doc}"""', 4), ""]
+        lines += [*fitted(f"def __init__(self{parameters}):", 4), "        super().__init__()"]
+        for line in made.lines or ():
+            indent = len(line) - len(line.lstrip())
+            lines += fitted(line.lstrip(), 8 + indent)
+        if made.out_used:
+            lines.append(f"        {made.out_line}")
+        if made.forward:
+            lines.append("")
+            for line in made.forward:
+                indent = len(line) - len(line.lstrip())
+                lines += fitted(line.lstrip(), 4 + indent)
+        return lines
+
+
+def scope_of(run: Any) -> Any:
+    return run.outer if isinstance(run, AggregateRun) else run.scope
+
+
+def literal(values: list) -> str:
+    """A value that is the same at every use."""
+    if None in values or not same(values):
+        raise Unsaid
+    if isinstance(values[0], (list, tuple)):
+        return f"[{', '.join(literal([value]) for value in values[0])}]"
+    return str(values[0]) if isinstance(values[0], int) else repr(float(values[0]))

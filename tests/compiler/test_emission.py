@@ -1,0 +1,253 @@
+"""An emitted file is the compiled module: the same names, the same function, in plain PyTorch that reads well."""
+
+from __future__ import annotations
+
+import ast
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from genotypes import random_genotype
+
+import nas_agg
+from nas_agg.compiler import compile, save_weights
+from nas_agg.compiler.emission import emit
+from nas_agg.genotype import Genotype
+from nas_agg.space import list_spaces, open_space
+
+POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
+ONE_A_SPACE = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
+READ = ("densenet/121", "sparsenet/100-k24", "microdense/30a64", "dsnet/ds2net50", "efficientnet/b0-mdconv")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def imported(text: str) -> SimpleNamespace:
+    """A file's names, without its part that runs as a script."""
+    scope: dict = {"__name__": "model"}
+    exec(text, scope)
+    return SimpleNamespace(**scope)
+
+
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """A network whose parameters and statistics are none of the values that modules start with."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.dtype.is_floating_point:
+            if value.dim() == 4:
+                value.mul_(0.4)  # so that a thousand layers do not overflow
+            value.add_(0.03 * torch.randn(value.shape, generator=generator))
+    return network
+
+
+def assert_equal(genotype: Genotype, text: str) -> None:
+    """The outputs in eval mode are equal bit for bit, outputs and gradients in training mode in float64."""
+    own = shaken(compile(genotype, seed=0))
+    other = imported(text).build()
+    assert {name: value.shape for name, value in own.state_dict().items()} == {
+        name: value.shape for name, value in other.state_dict().items()
+    }
+    other.load_state_dict(own.state_dict())
+    images = torch.randn(2, *genotype.input, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        wanted, found = own.eval()(images), other.eval()(images)
+    assert wanted.isfinite().all()
+    assert torch.equal(wanted, found)
+
+    results = []
+    for network in (own.double().train(), other.double().train()):
+        torch.manual_seed(3)  # of dropout
+        logits = network(images.double())
+        logits.square().mean().backward()
+        results.append((logits, {name: p.grad for name, p in network.named_parameters()}, network.state_dict()))
+    (logits, gradients, state), (others, their_gradients, their_state) = results
+    torch.testing.assert_close(others, logits, rtol=1e-9, atol=1e-9)
+    for name, gradient in gradients.items():
+        theirs = their_gradients[name]
+        assert (gradient is None) == (theirs is None), name
+        if gradient is not None:
+            atol = 1e-9 * max(1.0, float(gradient.abs().max()))
+            torch.testing.assert_close(theirs, gradient, rtol=1e-7, atol=atol, msg=name)
+    for name, value in state.items():
+        torch.testing.assert_close(their_state[name].double(), value.double(), rtol=1e-9, atol=1e-9, msg=name)
+
+
+def smallest(space: str, point: str) -> Genotype:
+    opened = open_space(space)
+    side = opened.min_input or 8
+    channels = opened.point(point).input[0]
+    return opened.point(point, input=(channels, side, side))
+
+
+@pytest.mark.parametrize(("space", "point"), ONE_A_SPACE)
+def test_a_point_of_every_space(space, point):
+    genotype = smallest(space, point)
+    assert_equal(genotype, emit(genotype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("space", "point"), POINTS)
+def test_every_point(space, point):
+    genotype = smallest(space, point)
+    assert_equal(genotype, emit(genotype))
+
+
+@pytest.mark.parametrize("first", range(0, 120, 10))
+def test_random_genotypes(first):
+    for seed in range(first, first + 10):
+        genotype = Genotype.read(random_genotype(random.Random(seed)))
+        try:
+            assert_equal(genotype, emit(genotype))
+        except AssertionError as error:
+            raise AssertionError(f"genotype {seed}") from error
+
+
+def test_edges_that_are_gated_and_leave():
+    edges = {"pattern": {"edges": [[0], [0, 1], [0, 1, 2], [2, 3]]}, "operator": "gated"}
+    genotype = Genotype.read(
+        {
+            "input": [3, 8, 8],
+            "classes": 4,
+            "net": [{"conv": 3, "out": 8}, {"nodes": 3, "growth": 8, "reads": edges, "unit": ["bn", {"conv": 3}]},
+                    {"conv": 1, "out": "classes"}, "gap"],
+        }
+    )  # fmt: skip
+    assert_equal(genotype, emit(genotype))
+
+
+@pytest.mark.parametrize("seed", [306, 315, 435, 808, 1394, 1432, 2011])
+def test_random_genotypes_that_were_hard(seed):
+    genotype = Genotype.read(random_genotype(random.Random(seed)))
+    assert_equal(genotype, emit(genotype))
+
+
+def test_other_genotypes():
+    """What neither points nor random genotypes have: names that Python has, joins dealt out inside."""
+    inner = {"nodes": 2, "growth": 4, "reads": {"pattern": "dense", "operator": "concat"},
+             "unit": [{"conv": 3}, "join", "bn", "relu"],
+             "output": {"pattern": "nodes", "operator": "concat"}}  # fmt: skip
+    genotype = {
+        "input": [3, 8, 8],
+        "classes": 4,
+        "let": {
+            "half": ["bn", "relu"],
+            "float": {"nodes": 2, "growth": "print*4", "let": {"print": "l"}, "unit": ["half", {"conv": 3}]},
+            "self": {"nodes": 1, "growth": 8, "unit": [inner], "shortcut": {"raw": True, "match": [{"conv": 1}]}},
+            "maybe": {"nodes": "1 if w > 4 else 0", "unit": ["in", "relu"]},
+        },
+        "net": [{"conv": 3, "out": 8}, "float", "self", "self", {"like": "float", "unit": ["maybe", {"conv": 3}]},
+                "gap", {"linear": "classes"}],
+    }  # fmt: skip
+    read = Genotype.read(genotype)
+    assert_equal(read, emit(read))
+
+
+# ---------------------------------------------------------------------- how it reads
+
+
+@pytest.mark.parametrize("point", READ)
+def test_networks_of_the_papers_read_as_if_written_by_hand(point, tmp_path):
+    genotype = nas_agg.load(point)
+    text = emit(genotype, point, "A line on what it is.")
+    assert text.count("\n") <= 200
+    assert "def put(" not in text  # the plain form
+    assert f"{nas_agg.cost(genotype).params:,} parameters" in text
+    assert tidy(text, tmp_path) == ""
+
+
+def test_random_genotypes_are_tidy(tmp_path):
+    for seed in range(12):
+        assert tidy(emit(Genotype.read(random_genotype(random.Random(seed)))), tmp_path) == ""
+
+
+def tidy(text: str, folder: Path) -> str:
+    """What ruff has to say of a text."""
+    ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
+    if ruff is None:
+        pytest.skip("ruff is not here")
+    file = folder / "model.py"
+    file.write_text(text)
+    said = ""
+    for command in (["check", "--isolated"], ["format", "--isolated", "--line-length", "120", "--diff"]):
+        done = subprocess.run([ruff, *command, str(file)], capture_output=True, text=True, check=False)
+        said += done.stdout if done.returncode else ""
+    return said
+
+
+def test_only_torch_is_imported():
+    for point in READ:
+        for node in ast.walk(ast.parse(emit(nas_agg.load(point)))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.split(".")[0] for name in names} <= {"torch", *sys.stdlib_module_names}
+
+
+def test_alternatives_that_are_not_taken_do_not_appear():
+    text = emit(nas_agg.load("efficientnet/b0"))
+    assert "Mbconv6" in text
+    assert "Mdconv" not in text
+    assert "Mbconv3" not in text
+
+
+def test_a_title_cannot_leave_its_docstring():
+    genotype = nas_agg.load("residual/resnet-110")
+    text = emit(genotype, 'a """ \\" title', 'about\n""" it \\')
+    assert isinstance(ast.parse(text).body[0], ast.Expr)
+    assert "title" in (ast.get_docstring(ast.parse(text)) or "")
+
+
+# ---------------------------------------------------------------------- weights and the script
+
+
+def test_runs_as_a_script_with_weights(tmp_path):
+    genotype = nas_agg.load("aggregation/microdense").with_task(input=(3, 8, 8))
+    (tmp_path / "model.py").write_text(emit(genotype))
+    save_weights(compile(genotype, seed=0), tmp_path / "weights.safetensors")
+    command = [sys.executable, "-I", "model.py", "weights.safetensors"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"{nas_agg.cost(genotype).params:,} parameters" in done.stdout
+
+
+def test_weights_are_read_as_they_were_saved(tmp_path):
+    genotype = nas_agg.load("residual/resnet-110").with_task(input=(3, 8, 8))
+    own = shaken(compile(genotype, seed=0))
+    save_weights(own, tmp_path / "w.safetensors")
+    state = imported(emit(genotype)).build(tmp_path / "w.safetensors").state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize("fault", ["cut", "text", "other", "type", "empty"])
+def test_weights_that_are_wrong_are_refused(tmp_path, fault):
+    genotype = nas_agg.load("residual/resnet-110").with_task(input=(3, 8, 8))
+    file = tmp_path / "w.safetensors"
+    saved = compile(genotype, seed=0)
+    if fault == "other":
+        saved = compile(genotype.with_task(classes=7), seed=0)
+    save_weights(saved.half() if fault == "type" else saved, file)
+    data = file.read_bytes()
+    if fault in ("cut", "text", "empty"):
+        file.write_bytes({"cut": data[:-100], "text": b"x" * 100, "empty": b""}[fault])
+    wanted = {
+        "cut": "cut short",
+        "text": "not a safetensors",
+        "other": "is wanted",
+        "type": "is wanted",
+        "empty": "not a",
+    }
+    with pytest.raises(ValueError, match=wanted[fault]) as error:
+        imported(emit(genotype)).build(file)
+    assert "\n" not in str(error.value)
