@@ -24,7 +24,7 @@ import torch
 import nas_agg
 from nas_agg.compiler import Network, save_weights
 from nas_agg.console import print_table
-from nas_agg.errors import NasAggError
+from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.report.tree import Branch, network_tree
@@ -135,26 +135,30 @@ def main() -> None:
     try:
         run(parser.parse_args())
     except NasAggError as error:
-        sys.exit(f"efficientnet_mdconv: {error}")
+        print(f"efficientnet_mdconv: {error}", file=sys.stderr)
+        sys.exit(error.status)
 
 
 def run(options: argparse.Namespace) -> None:
-    if not all(part.isdecimal() and 1 <= int(part) <= len(PLACES) for part in options.blocks.split(",")):
+    if not all(
+        part.isdecimal() and part.isascii() and len(part) < 3 and 1 <= int(part) <= len(PLACES)
+        for part in options.blocks.split(",")
+    ):
         raise NasAggError(
             f"--blocks: '{options.blocks}' is not a list of blocks from 1 to {len(PLACES)}, such as 8,9,10"
         )
     if not 0 <= options.seed < 2**63:
-        raise NasAggError("--seed: give a whole number from 0 to 2**63 - 1")
+        raise InputError("--seed: give a whole number from 0 to 2**63 - 1")
     names = ["EfficientNet-B0", f"Micro-Dense-EfficientNet-B0 (MDConv-{options.n})"]
     folders = [options.out / name for name in ("b0", "b0-mdconv")] if options.out else []
     for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise NasAggError(f"--out: {folder} cannot be made: {error.strerror}") from None
+            raise InputError(f"--out: {folder} cannot be made: {error.strerror}") from None
     blocks = sorted({int(part) for part in options.blocks.split(",")})
     if not 0 <= options.n <= 6:
-        raise NasAggError("--n: give 0 to 6 dense layers")
+        raise InputError("--n: give 0 to 6 dense layers")
     b0 = SPACE.point("b0")
     ratio, mdconv = solved(b0, blocks, options.n)
     costs = [nas_agg.cost(genotype) for genotype in (b0, mdconv)]

@@ -246,8 +246,8 @@ def cost(
 
 
 def _figure(name: str, value: Any) -> str:
-    if name == "hash":
-        return str(value)
+    if name == "hash" or value is None:
+        return str(value or "-")
     return bytes_text(value) if "bytes" in name else count_text(value)
 
 

@@ -16,7 +16,9 @@ from typing import NamedTuple
 from nas_agg.graph import Graph
 
 _NODE = re.compile(r"\.(\d+)\.unit(?=\.|$)")
-_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.|$)")  # whose projections and gates are no layers
+# Whose projections and gates are no layers. A step may be called `output` too.
+_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.(match|gates|norms|weights)(\.|$)|$)")
+MOST = 3_000_000  # connections that gradient paths are worked out for
 _LAYERS = ("conv", "linear", "maxpool", "avgpool")
 
 
@@ -27,12 +29,13 @@ class Wiring(NamedTuple):
         layers: How many there are.
         connections: Pairs of a layer and a feature that it reads directly.
         gradient_path: The most steps that a gradient takes from a layer back to an earlier feature, each time on the
-            shortest way: 1 where every layer reads every earlier feature.
+            shortest way: 1 where every layer reads every earlier feature. None where there are too many connections
+            to tell.
     """
 
     layers: int
     connections: int
-    gradient_path: int
+    gradient_path: int | None
 
 
 def stages(graph: Graph) -> list[Wiring]:
@@ -68,7 +71,7 @@ def aggregates(graph: Graph) -> dict[str, Wiring]:
         path = graph.paths[i]
         for node in _NODE.finditer(path):
             found.setdefault(path[: node.start()], {})[i] = int(node[1]) + 1
-    return {place: _wiring(graph, layers) for place, layers in found.items() if ".match." not in place}
+    return {place: _wiring(graph, layers) for place, layers in found.items() if not _GATHER.search(place)}
 
 
 def _layer_ops(graph: Graph) -> Iterator[int]:
@@ -99,8 +102,10 @@ def _wiring(graph: Graph, layers: Mapping[int, int]) -> Wiring:
     return Wiring(len(reads), sum(bits.bit_count() for bits in reads.values()), _longest(reads))
 
 
-def _longest(reads: Mapping[int, int]) -> int:
+def _longest(reads: Mapping[int, int]) -> int | None:
     """The longest of the shortest ways from a layer back to a feature that it depends on."""
+    if sum(bits.bit_count() for layer, bits in reads.items() if bits != (1 << layer) - 1) > MOST:
+        return None
     sources = {layer: list(_places(bits)) for layer, bits in reads.items() if bits != (1 << layer) - 1}
     if not sources:
         return min(1, len(reads))  # each reads all that is before it

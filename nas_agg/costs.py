@@ -152,9 +152,13 @@ class Cost:
         return sum(stage.connections for stage in self.stages)
 
     @property
-    def gradient_path(self) -> int:
-        """The most steps from a layer back to an earlier feature of its stage, each time on the shortest way."""
-        return max((stage.gradient_path for stage in self.stages), default=0)
+    def gradient_path(self) -> int | None:
+        """The most steps from a layer back to an earlier feature of its stage, each time on the shortest way.
+
+        None where a stage has too many connections to tell.
+        """
+        paths = [stage.gradient_path for stage in self.stages]
+        return None if None in paths else max((path for path in paths if path is not None), default=0)
 
     @cached_property
     def hash(self) -> str:

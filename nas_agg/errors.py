@@ -14,6 +14,9 @@ class NasAggError(Exception):
 
     status = 1
 
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
 
 class InputError(NasAggError, ValueError):
     """The call, a file or a setting is wrong (exit status 2)."""

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -36,6 +37,8 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
         NasAggError: The file cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"'{path}' is not the name of a file")
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -91,6 +94,18 @@ def parse(text: str, name: str, kind: Literal["json", "yaml"] | None = None) -> 
 def canonical(value: Any) -> str:
     """A value as compact JSON with sorted keys: equal values, equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def check_stored(path: str | os.PathLike[str]) -> None:
+    """Refuses a file of `torch.save` whose parts are packed: unpacked they may be of any size.
+
+    Raises:
+        ValueError: It is such a file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("a compressed archive, which torch.save does not write")
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

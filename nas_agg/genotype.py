@@ -186,10 +186,13 @@ def check_name(name: str, where: str = "") -> None:
         raise GenotypeError(f"'{name}' is a word of the language and cannot be a name", where)
     if keyword.iskeyword(name):
         raise GenotypeError(f"'{name}' is a word of Python and cannot be a name", where)
+    if len(name) > LONGEST_NAME:
+        raise GenotypeError(f"'{cut(name)}' is longer than {LONGEST_NAME} characters", where)
     if not is_name(name):
         raise GenotypeError(f"'{cut(name)}' is not a name: a letter, then letters, digits and underscores", where)
 
 
+LONGEST_NAME = 100  # a path repeats the names on its way
 Channels = Annotated[StrictInt, Field(ge=1, le=MAX_CHANNELS)]
 Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
 

@@ -110,6 +110,10 @@ class Space:
         self.search_on(self.template.input)
         self.points: dict[str, Point] = {}
         for key, point in _object(text, "points").items():
+            if not key or not key.isprintable() or "/" in key:
+                raise GenotypeError(
+                    f"{shown(key)} is no name of a point: it is empty, or has '/' or a line end in it", "points"
+                )
             self.points[key] = self._read_point(point, f"points.{key}")
 
     def _check_texts(self) -> None:

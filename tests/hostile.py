@@ -379,7 +379,7 @@ def read(text: str) -> str:
                 counted.activation_bytes_train,
                 counted.peak_bytes_inference,
                 counted.connections,
-                counted.gradient_path,
+                counted.gradient_path or 0,
                 counted.depth,
             )
             >= 0

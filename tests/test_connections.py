@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import nas_agg
 from nas_agg.connections import Wiring, aggregates, stages
+from nas_agg.costs import Cost
 
 LENGTHS = range(2, 65)
 
@@ -136,3 +137,16 @@ def test_projections_are_no_layers():
     graph = graph_of(block, "gap", {"linear": 2})
     assert stages(graph) == [Wiring(2, 3, 1)]
     assert set(aggregates(graph)) == {"aggregate"}
+
+
+def test_a_step_called_output_is_a_step():
+    block = {"nodes": 3, "growth": 8, "unit": ["output"]}
+    graph = graph_of({"conv": 3, "out": 8}, block, "gap", {"linear": 2}, let={"output": [{"conv": 3}]})
+    assert stages(graph) == [Wiring(3, 3, 3)]
+
+
+def test_too_many_connections_have_no_figure():
+    residual = {"nodes": 2600, "growth": 16, "unit": [{"conv": 1}, "join"], "shortcut": {"match": "skip"}}
+    graph = graph_of({"conv": 1, "out": 8}, residual, "gap", {"linear": 2}, image=(1, 1, 1))
+    assert stages(graph)[0].gradient_path is None
+    assert Cost(graph).gradient_path is None

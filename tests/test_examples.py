@@ -57,6 +57,7 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
         (("--seed", "99999999999999999999"), "--seed: give a whole number"),
         (("--epochs", "0"), "epochs 0: give 1 or more"),
         (("--out", "file"), "--out: file/b0 cannot be made: Not a directory"),
+        (("--blocks", "1" * 10_000), "is not a list of blocks"),
         (("--n", "7"), "--n: give 0 to 6 dense layers"),
         (("--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
@@ -67,5 +68,5 @@ def test_a_wrong_word_of_the_example_is_one_line(words, said, tmp_path):
     ran = subprocess.run(
         [sys.executable, EXAMPLES / "efficientnet_mdconv.py", *words], capture_output=True, text=True, cwd=tmp_path
     )
-    assert ran.returncode == 1
+    assert ran.returncode == 2
     assert said in ran.stderr and ran.stderr.count("\n") == 1

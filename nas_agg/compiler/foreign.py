@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nas_agg.compiler.weights import check_shapes
 from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line
-from nas_agg.files import check_regular
+from nas_agg.files import check_regular, check_stored
 from nas_agg.graph import Graph
 
 if TYPE_CHECKING:
@@ -105,9 +105,10 @@ def _place(model: str, version: str, download: bool) -> Path:
 def _read(path: Path) -> State:
     """The tensors in a file, by their names."""
     check_regular(path)
-    torch_s = path.suffix in (".pt", ".pth")
+    torch_s = path.suffix.lower() in (".pt", ".pth")
     try:
         if torch_s:
+            check_stored(path)
             with warnings.catch_warnings(action="ignore"):
                 state = torch.load(path, map_location="cpu", weights_only=True)
         else:
@@ -137,7 +138,9 @@ def _checked(state: object, source: str) -> State:
 
 
 def _is_entry(name: object, tensor: object) -> bool:
-    return isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
+    return (
+        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided and not tensor.is_meta
+    )
 
 
 def _model(name: str) -> nn.Module:

@@ -12,6 +12,8 @@ from torch import nn
 from nas_agg.errors import InputError
 from nas_agg.files import check_regular, write_atomic
 
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a model's parameters and buffers as safetensors, under their names in the module."""
@@ -32,6 +34,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             check_shapes(state, shapes, path)
+            for name, tensor in state.items():
+                kind = file.get_slice(name).get_dtype()
+                if tensor.is_floating_point() and kind not in _FLOATS:
+                    raise InputError(f"{path}: '{name}' holds {kind}, not floating point")
             loaded = {name: file.get_tensor(name) for name in state}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

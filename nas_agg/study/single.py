@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,7 +200,13 @@ def evaluate_genotype(
         arguments["image_size"] = image_size
     data = load_data(**arguments)
     model = compile(genotype.with_task(data.input, data.classes), weights=weights or Path(source) / "best" / WEIGHTS)
-    return evaluate(model, data.test, data, pick_device(device))
+    return _finite(evaluate(model, data.test, data, pick_device(device)))
+
+
+def _finite(found: dict[str, Any]) -> dict[str, Any]:
+    if not math.isfinite(found["loss"]):
+        raise NasAggError("the network puts out what is no number: its weights are spoilt, or another network's")
+    return found
 
 
 def _unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
@@ -235,4 +242,4 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     data = load_data(**data_of(run, path))
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS)
-    return evaluate(model, data.test, data, pick_device(device))
+    return _finite(evaluate(model, data.test, data, pick_device(device)))

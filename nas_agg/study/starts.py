@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from nas_agg import costs
@@ -43,9 +44,15 @@ def start_values(space: Space, sources: Any) -> list[Values]:
 def _values(space: Space, source: str | Mapping[str, Any]) -> Values:
     if isinstance(source, Mapping):
         return space.checked(source)
-    # A bare word is a point, any other text a genotype from elsewhere.
-    bare = source in space.points or not ({*source} & {"/", ":", "."})
-    return space.values_of(space.point(source) if bare else open_genotype(source))
+    elsewhere = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
+    return space.values_of(open_genotype(source) if elsewhere else space.point(source))
+
+
+def _exists(source: str) -> bool:
+    try:
+        return Path(source).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _hint(space: Space, source: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nas_agg.errors import InputError
-from nas_agg.files import write_atomic
+from nas_agg.files import check_regular, check_stored, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -45,9 +45,11 @@ def load_checkpoint(out: Path, of: dict[str, Any]) -> dict[str, Any] | None:
     path = out / CHECKPOINT
     if not path.exists():
         return None
+    check_regular(path)
     try:
+        check_stored(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        belongs, state = saved["of"], saved["state"]
+        belongs, state = dict(saved["of"]), dict(saved["state"])
     except Exception:  # a damaged file can make torch.load raise almost anything
         raise InputError(f"{path}: not a checkpoint that can be read; remove it to train from the start") from None
     for name, value in of.items():

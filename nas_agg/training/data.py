@@ -181,8 +181,9 @@ def _statistics(parts: list[np.ndarray]) -> tuple[tuple[float, ...], tuple[float
     squares, count = total.copy(), 0
     for images in parts:
         count += images.size // len(total)
-        for start in range(0, len(images), 1024):
-            chunk = images[start : start + 1024].astype(np.int64)
+        several = max(1, 2**22 // max(1, images[0].size))
+        for start in range(0, len(images), several):
+            chunk = images[start : start + several].astype(np.int64)
             total += chunk.sum((0, 2, 3))
             squares += (chunk * chunk).sum((0, 2, 3))
     mean = total / count
