@@ -144,7 +144,7 @@ def run(options: argparse.Namespace) -> None:
         part.isdecimal() and part.isascii() and len(part) < 3 and 1 <= int(part) <= len(PLACES)
         for part in options.blocks.split(",")
     ):
-        raise NasAggError(
+        raise InputError(
             f"--blocks: '{options.blocks}' is not a list of blocks from 1 to {len(PLACES)}, such as 8,9,10"
         )
     if not 0 <= options.seed < 2**63:

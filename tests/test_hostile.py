@@ -81,8 +81,8 @@ BY_HAND: dict[str, tuple[Any, str]] = {
     "joins in joins": (net({"unit": within(20, ["join"]), "shortcut": {}}), ""),
     "deep brackets": (net({"conv": 3, "out": "(" * 99 + "4" + ")" * 99}), ""),
     "deeper brackets": (net({"conv": 3, "out": "(" * 101 + "4"}), "net[0].out: '(((((((((("),
-    "long names": (net("a" * 100_000, let={"a" * 100_000: ["relu"]}), ""),
-    "long names that are not": (net("b" * 100_000, let={"a" * 100_000: 1}), "net[0]: 'bbbbbbbb"),
+    "long names": (net("a" * 100_000, let={"a" * 100_000: ["relu"]}), "let.aaaaaaaa"),
+    "long names that are not": (net("b" * 100_000, let={"a" * 100: 1}), "net[0]: 'bbbbbbbb"),
     "many names": (
         net("bbbbbbbbbbbb", let={f"bbbbbbb{i:06d}": 1 for i in range(40_000)}),
         "net[0]: 'bbbbbbbbbbbb' is neither",
