@@ -286,7 +286,7 @@ def test_text_is_escaped() -> None:
 
 
 def test_long_names_and_titles_are_cut() -> None:
-    name = "a" * 300
+    name = "a" * 100
     text = draw(network("other", other=name, **{name: {"nodes": 2, "growth": 6, "unit": [{"conv": 3}]}}), "t" * 5000)
     assert max(len(line) for line in texts(parsed(text))) < 200
 
