@@ -284,8 +284,13 @@ def test_weights_changed_before_backward_are_noticed(graph: Graph) -> None:
 
 
 def test_the_output_is_the_user_s_own(graph: Graph) -> None:
-    network = build(graph, 0, memory="lean")
-    network(torch.randn(2, 3, 12, 12)).mul_(2).sum().backward()
+    x = torch.randn(2, 3, 12, 12)
+    plain, lean = build(graph, 0).double(), build(graph, 0, memory="lean").double()
+    for network in (plain, lean):
+        network(x.double()).mul_(2).sum().backward()
+    for wanted, found in zip(plain.parameters(), lean.parameters(), strict=True):
+        assert wanted.grad is not None and found.grad is not None
+        assert torch.allclose(found.grad, wanted.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_hooks_and_other_modules_see_what_they_see_in_a_plain_network(graph: Graph) -> None:
