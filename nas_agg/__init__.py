@@ -11,7 +11,7 @@ Counting imports no torch; `compile` and training do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -92,6 +92,8 @@ def compile(
     *,
     download: bool = False,
     memory: Memory = "plain",
+    passes: Iterable[str] | None = None,
+    fuse: bool = False,
     features: Literal[False] = False,
 ) -> Network: ...
 
@@ -104,6 +106,8 @@ def compile(
     *,
     download: bool = False,
     memory: Memory = "plain",
+    passes: Iterable[str] | None = None,
+    fuse: bool = False,
     features: Literal[True],
 ) -> Backbone: ...
 
@@ -115,6 +119,8 @@ def compile(
     *,
     download: bool = False,
     memory: Memory = "plain",
+    passes: Iterable[str] | None = None,
+    fuse: bool = False,
     features: bool = False,
 ) -> Network | Backbone:
     """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
@@ -127,19 +133,25 @@ def compile(
         download: Whether weights that are named and not in torch.hub's folder are fetched.
         memory: What training keeps for backward: ``plain`` what eager PyTorch keeps; ``lean`` convolutions' outputs;
             ``leanest`` not even those of bottlenecks' 1x1. The function is the same.
+        passes: Names of the passes that run over the graph, of `nas_agg.passes.PASSES`; all if unsaid. The function
+            is the same.
+        fuse: Whether it is for inference alone: norms are folded into convolutions, average pools go first, concats
+            share buffers; see `nas_agg.compiler.fuse`. It has no gradients, and parameters of its own.
         features: Whether it is a backbone, which gives the stages' outputs by name in the place of logits; see
-            `nas_agg.compiler.backbone`. Its memory is ``plain``.
+            `nas_agg.compiler.backbone`. Its memory is ``plain``, and it is not fused.
 
     Raises:
-        InputError: If it is not a network, or the weights are another's.
+        InputError: If it is not a network, the weights are another's, or what is asked for does not go together.
     """
     from nas_agg.compiler import compile
 
     if features:
         from nas_agg.compiler.backbone import backbone
 
+        if fuse:
+            raise InputError("a backbone is not fused: leave out fuse, or features")
         return backbone(_loaded(genotype), seed, weights, download=download, memory=memory)
-    return compile(_loaded(genotype), seed, weights, download=download, memory=memory)
+    return compile(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
 
 
 def search(

@@ -24,11 +24,12 @@ from nas_agg.scopes import Own
 Scope = Mapping[str, Any]
 
 
-def expand(genotype: Genotype) -> Graph:
+def expand(genotype: Genotype, tape: type[Tape] = Tape) -> Graph:
     """The graph of a genotype.
 
     Args:
         genotype: A genotype without open names.
+        tape: What it is written on.
 
     Returns:
         The live graph of shaped primitives.
@@ -36,7 +37,7 @@ def expand(genotype: Genotype) -> Graph:
     Raises:
         GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
     """
-    run = _Expansion(Tape(genotype.input))
+    run = _Expansion(tape(genotype.input))
     try:
         output = run.network(Names(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
     except RecursionError:
@@ -150,7 +151,7 @@ class _Expansion:
         """Runs steps without a join, or writes again what they wrote before."""
         tape = self.tape
         opaque = not isinstance(tape.ops[x], _SEEN_THROUGH)
-        key = (part, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free])
+        key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free])
         known = _written.get(key)
         if known is not None:
             return self.again(known, x, path)

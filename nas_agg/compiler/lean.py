@@ -45,7 +45,7 @@ class Lean:
         That is under a tracer or a compiler, which look into functions, and where a module was replaced, has hooks or
         has parametrised weights: what these see shall be what they see in the plain network.
         """
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if spellings.is_traced():
             return None
         found = [part.modules(network) for part in self.parts]
         if any(modules is None for modules in found):

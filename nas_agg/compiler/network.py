@@ -11,12 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_agg.compiler.branches import branch_ends
-from nas_agg.compiler.foreign import Weights, load_from
+from nas_agg.compiler import spellings
 from nas_agg.compiler.lean import Lean
 from nas_agg.errors import InputError, did_you_mean
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.lowering import MEMORY
 from nas_agg.primitives import Scale
@@ -24,52 +21,17 @@ from nas_agg.primitives import Scale
 Memory = Literal["plain", "lean", "leanest"]
 
 
-def compile(
-    genotype: Genotype,
-    seed: int | None = None,
-    weights: Weights | None = None,
-    *,
-    download: bool = False,
-    zero_branches: bool = False,
-    classifier_init: Literal["he", "glorot"] = "he",
-    memory: Memory = "plain",
-) -> Network:
-    """Compiles a genotype into a network.
-
-    Args:
-        genotype: A genotype without open names.
-        seed: Of the initial weights; None takes torch's global random state.
-        weights: A file of weights or the name of torchvision's; see `nas_agg.compiler.foreign.load_from`.
-        download: Whether named weights that are not here are fetched.
-        zero_branches: Whether the layers that `nas_agg.compiler.branches.branch_ends` finds start at zero.
-        classifier_init: How linear layers start; see `Network.start`.
-        memory: What training keeps for backward; see `Network`.
-
-    Returns:
-        A module from images ``(N, channels, height, width)`` to logits ``(N, classes)``.
-
-    Raises:
-        GenotypeError: If the genotype is not a network.
-        InputError: If the weights are another network's.
-    """
-    graph = expand(genotype)
-    network = build(graph, seed, zero_branches=zero_branches, classifier_init=classifier_init, memory=memory)
-    if weights is not None:
-        load_from(network, graph, weights, download)
-    return network
-
-
 def build(
     graph: Graph,
     seed: int | None = None,
     *,
-    zero_branches: bool = False,
+    zeros: Iterable[str] = (),
     classifier_init: Literal["he", "glorot"] = "he",
     memory: Memory = "plain",
 ) -> Network:
-    """Compiles a graph into a network; see `compile`."""
+    """A graph's network with its first weights; see `Network` and `Network.start`."""
     network = Network(graph, memory)
-    network.start(seed, branch_ends(graph) if zero_branches else (), classifier_init)
+    network.start(seed, zeros, classifier_init)
     return network
 
 
@@ -196,6 +158,6 @@ def _attribute(path: str) -> str:
 @lru_cache(maxsize=256)
 def _function(source: str) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
     # The text is made of the graph's own words and numbers alone; names in it were checked to be identifiers.
-    scope: dict[str, Any] = {"torch": torch, "F": functional}
+    scope: dict[str, Any] = {"torch": torch, "F": functional, "spellings": spellings}
     exec(source, scope)
     return scope["forward"]

@@ -86,7 +86,7 @@ def test_a_dealt_shortcut_has_a_branch_at_each_inner_node(pattern):
 def test_with_its_ends_at_zero_a_sum_is_its_shortcut(name):
     """What a shortcut's sum adds is watched as the network runs."""
     graph = expand(genotype(name).with_task(input=(3, 32, 32)))
-    network = build(graph, 0, zero_branches=True).eval()
+    network = build(graph, 0, zeros=branch_ends(graph)).eval()
     lines, watched = network.source.splitlines(), 0
     for i, op in enumerate(graph.ops):
         if op.word == "add":

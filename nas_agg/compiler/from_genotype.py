@@ -1,0 +1,58 @@
+"""Genotype -> torch.nn.Module: expansion, passes, weights, and the form that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from nas_agg.compiler.branches import branch_ends
+from nas_agg.compiler.foreign import Weights, load_from
+from nas_agg.compiler.fuse import fuse as fused
+from nas_agg.compiler.network import Memory, Network, build
+from nas_agg.errors import InputError
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.passes import tidy
+
+
+def compile(
+    genotype: Genotype,
+    seed: int | None = None,
+    weights: Weights | None = None,
+    *,
+    download: bool = False,
+    zero_branches: bool = False,
+    classifier_init: Literal["he", "glorot"] = "he",
+    memory: Memory = "plain",
+    passes: Iterable[str] | None = None,
+    fuse: bool = False,
+) -> Network:
+    """Compiles a genotype into a network.
+
+    Args:
+        genotype: A genotype without open names.
+        seed: Of the initial weights; None takes torch's global random state.
+        weights: A file of weights or the name of torchvision's; see `nas_agg.compiler.foreign.load_from`.
+        download: Whether named weights that are not here are fetched.
+        zero_branches: Whether the layers that `nas_agg.compiler.branches.branch_ends` finds start at zero.
+        classifier_init: How linear layers start; see `Network.start`.
+        memory: What training keeps for backward; see `Network`.
+        passes: Names of the passes that run over the graph, of `nas_agg.passes.PASSES`; all if unsaid.
+        fuse: Whether it is a network for inference alone; see `nas_agg.compiler.fuse`.
+
+    Returns:
+        A module from images ``(N, channels, height, width)`` to logits ``(N, classes)``.
+
+    Raises:
+        GenotypeError: If the genotype is not a network.
+        InputError: If the weights are another network's, a pass unknown, or what is asked for does not fit together.
+    """
+    if fuse and memory != "plain":
+        raise InputError(f"a fused network is for inference, which keeps nothing: memory 'plain', not {memory!r}")
+    graph = expand(genotype)
+    graph = tidy(graph) if passes is None else tidy(graph, passes)
+    zeros = branch_ends(graph) if zero_branches else ()
+    network = build(graph, seed, zeros=zeros, classifier_init=classifier_init, memory=memory)
+    if weights is not None:
+        load_from(network, graph, weights, download)
+    return fused(network, graph) if fuse else network
