@@ -1,6 +1,6 @@
 """Our networks beside torchvision's in one run: training step, inference, bytes kept for backward, peak memory.
 
-    python benchmarks/models.py [NETWORK ...] [--compiled] [--rounds 15] [--batch 4] [--side 224] [--threads 1]
+    python benchmarks/models.py [NETWORK ...] [--compiled] [--rounds 15] [--batch 4] [--side 96] [--threads 1]
 
 A round runs every form once, in an order that turns; a ratio is the median over rounds of a form's time to that of the
 first form in the same round, with the 95 % interval of that median. Bytes are the allocator's (glibc's live bytes, for
@@ -31,6 +31,7 @@ from torchvision import models
 import nas_agg
 from nas_agg.costs import Cost
 from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
 from nas_agg.lowering import MEMORY
 
 NETWORKS = ("densenet/121", "residual/resnet50", "efficientnet/b0", "sparsenet/121-k32", "dsnet/dsnet50")
@@ -74,10 +75,15 @@ class Figures(NamedTuple):
 # ---------------------------------------------------------------------- the forms
 
 
+def at_side(name: str, side: int | None) -> Genotype:
+    """A point, on its own images or on others'."""
+    genotype = nas_agg.load(name)
+    return genotype.with_task(input=(genotype.input[0], side, side)) if side else genotype
+
+
 def forms(name: str, options: argparse.Namespace, device: torch.device, training: bool) -> Iterator[Form]:
     """The forms of a network; the first is what the others are compared with."""
-    genotype = nas_agg.load(name)
-    genotype = genotype.with_task(input=(genotype.input[0], options.side, options.side))
+    genotype = at_side(name, options.side)
     cost = Cost(expand(genotype))
     layouts = {"": torch.contiguous_format, " last": torch.channels_last}
     if device.type == "cuda":
@@ -203,7 +209,7 @@ class Step:
 
     def __init__(self, form: Form, shape: tuple[int, ...], batch: int, device: torch.device):
         self.form, self.shape, self.batch, self.device = form, shape, batch, device
-        self.labels = torch.arange(batch, device=device)
+        self.labels = torch.zeros(batch, dtype=torch.long, device=device)
         self.x = self.images()
 
     def images(self) -> torch.Tensor:
@@ -253,7 +259,7 @@ def measure(name: str, options: argparse.Namespace, device: torch.device) -> lis
     """All that is measured of a network on a device."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
-    shape = (nas_agg.load(name).input[0], options.side, options.side)
+    shape = at_side(name, options.side).input
     found: dict[str, list[Any]] = {}
     steps = {}
     for form in forms(name, options, device, training=True):
@@ -322,7 +328,7 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--side", type=int, default=224, help="of the images")
+    parser.add_argument("--side", type=int, help="of the images (default: the network's own)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compiled", action="store_true", help="forms under torch.compile too")
     options = parser.parse_args()
@@ -331,7 +337,7 @@ def main() -> None:
         for device in devices:
             with multiprocessing.get_context("spawn").Pool(1) as pool:
                 found = pool.apply(measure, (name, options, device))
-            print(f"\n{name} on {device}, batch {options.batch}, {options.side}x{options.side}; all an image\n")
+            print(f"\n{name} on {device}, batch {options.batch}; all an image\n")
             print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
             for figures in found:
                 print(row(figures, found[0], options.batch), flush=True)
