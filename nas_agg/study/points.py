@@ -1,0 +1,100 @@
+"""Searchers that propose whole points of a space, as samplers of Optuna."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
+
+from nas_agg.study.searcher import Searcher
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+
+    from nas_agg.space import Space, Values
+
+
+class Seen(NamedTuple):
+    """A network of an earlier trial.
+
+    Attributes:
+        values: Its values of the open names.
+        value: Its score, of which more is better; None while it is trained, and where its training failed.
+    """
+
+    values: Values
+    value: float | None
+
+
+class PointSearcher(Searcher):
+    """A searcher that is one generator: given what was seen, it proposes points, its first choice first.
+
+    What it proposes may be refused (over a limit, or in training elsewhere); then it is asked for the next. Behind its
+    last proposal come random points.
+    """
+
+    @abstractmethod
+    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+        """Proposes points for one trial, the first choice first.
+
+        Args:
+            seen: The networks of the trials before, in their order, each once.
+            rng: Seeded by the search's seed and the trial's number.
+        """
+
+    def sampler(self, number: int) -> BaseSampler:
+        """Its proposals for one trial, as an Optuna sampler."""
+        return PointSampler(self, number)
+
+
+class PointSampler(BaseSampler):
+    """The proposals of a `PointSearcher` for one trial."""
+
+    def __init__(self, searcher: PointSearcher, number: int):
+        self._searcher, self._number = searcher, number
+        self._proposals: Iterator[Values] | None = None
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All open names."""
+        return dict(self._searcher.space.distributions)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The next proposal, as labels."""
+        space = self._searcher.space
+        if self._proposals is None:
+            rng = np.random.default_rng(self._searcher.seed_of(self._number))
+            self._proposals = _then_any(self._searcher.proposals(seen(study, space), rng), space, rng)
+        return space.labels(next(self._proposals))
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
+        """Never asked: every open name is drawn with the others."""
+        raise NotImplementedError(f"{name} is no open name of {self._searcher.space.name}")
+
+
+def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generator) -> Iterator[Values]:
+    yield from proposals
+    while True:
+        yield space.sample(rng)
+
+
+def seen(study: Study, space: Space) -> list[Seen]:
+    """The networks of a study's trials, in their order.
+
+    Points that a trial repeats come once; a failed trial has no value, and neither has one that runs.
+    """
+    found: dict[tuple, Seen] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if trial.params.keys() >= set(space.names):
+            key = tuple(trial.params[name] for name in space.names)
+            value = trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+            if key not in found:
+                found[key] = Seen(space.values(dict(zip(space.names, key, strict=True))), value)
+    return list(found.values())

@@ -1,0 +1,115 @@
+"""For authors of plug-ins: whether a searcher does what a search needs of it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import optuna
+
+from nas_agg.study.proposer import Proposer
+from nas_agg.study.record import Record
+from nas_agg.study.searcher import derive_seed, make_searcher
+
+if TYPE_CHECKING:
+    from nas_agg.space import Space
+    from nas_agg.study.searcher import Searcher
+
+TEXT = {
+    "input": [3, 8, 8],
+    "classes": 4,
+    "open": {
+        "kind": ["plain", "wide", "deep", "strided"],
+        "rate": {"from": 4, "to": 32, "step": 4},
+        "count": [1, 2, 3, 4, 6],
+        "how": ["sum", "concat"],
+        "wires": ["dense", "previous", {"window": 2}],
+    },
+    "let": {
+        "plain": [{"conv": 3}, "bn", "relu"],
+        "wide": [{"conv": 5}, "bn", "relu"],
+        "deep": [{"conv": 3}, "relu", {"conv": 3}, "bn", "relu"],
+        "strided": ["bn", "relu", {"conv": 1}],
+        "block": {
+            "nodes": "count",
+            "growth": "rate",
+            "reads": {"pattern": "wires", "operator": "how", "match": [{"conv": 1}]},
+            "unit": "kind",
+        },
+    },
+    "net": [{"conv": 3, "out": 8}, "block", "gap", {"linear": "classes"}],
+}
+
+
+def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int = 40) -> None:
+    """Runs a searcher as a search does, on a made-up score, and checks what a search relies on.
+
+    Its proposals lie in the space; they follow from the earlier trials, the search's seed and the trial's number
+    alone, so that a search that was killed goes on as it would have; trials that failed, were stopped or still run do not
+    disturb it; one trial may be drawn for again and again.
+
+    Args:
+        kind: The searcher's class.
+        space: Where it searches; a small space of its own if unsaid.
+        trials: How many networks are scored.
+
+    Raises:
+        AssertionError: With what is wrong, in one line.
+    """
+    if space is None:
+        from nas_agg.space import Space
+
+        space = Space(TEXT, "testing")
+    whole = _run(kind, space, 0, trials)
+    _expect(_run(kind, space, 0, trials) == whole, "two searches of one seed differ")
+    for killed in (0, 1, trials // 3, trials - 2):
+        _expect(_run(kind, space, 0, trials, killed) == whole, f"a search killed at trial {killed} goes on otherwise")
+    others = [_run(kind, space, seed, min(5, trials)) for seed in (1, 2, 3)]
+    _expect(any(other != whole[: len(other)] for other in others), "searches of different seeds are equal")
+    _draws_again(kind, space)
+
+
+def _run(kind: type[Searcher], space: Space, seed: int, trials: int, killed: int | None = None) -> list[dict]:
+    """The points of a search's trials; `killed`: from there on by a new searcher on trials read from a storage."""
+    storage = optuna.storages.InMemoryStorage()
+    pruner = optuna.pruners.NopPruner()
+    record = Record(pruner, storage)
+    proposer = Proposer(space, make_searcher(kind, space, seed), record)
+    while len(record.trials) < trials:
+        if killed is not None and len(record.trials) >= killed:
+            record, killed = Record(pruner, storage, begun=True), None
+            proposer = Proposer(space, make_searcher(kind, space, seed), record)
+        found = proposer.propose()
+        _expect(isinstance(found, tuple), f"it finds no network for trial {len(record.trials)}: {found}")
+        assert isinstance(found, tuple)
+        _score(record, found[0], found[1].macs)
+    return [trial.labels for trial in record.trials]
+
+
+def _score(record: Record, number: int, macs: int) -> None:
+    """A made-up result: most networks score by how far their MACs are from a number, some fail or are stopped early."""
+    score = -abs(math.log(macs / 300_000))
+    luck = np.random.default_rng(derive_seed(0, number, "luck")).random()
+    if luck < 0.1:
+        record.fail(number, "made up")
+    elif luck < 0.3:
+        record.report(number, 1, score - 0.5)
+        record.prune(number)
+    elif luck < 0.95:
+        record.complete(number, score)
+
+
+def _draws_again(kind: type[Searcher], space: Space) -> None:
+    record = Record(optuna.pruners.NopPruner())
+    searcher = make_searcher(kind, space, 0)
+    for seed in range(25):
+        draws = record.draws(searcher.sampler(record.next_number), space.distributions)
+        points = [space.labels(space.values(next(draws))) for _ in range(50 if seed % 8 == 0 else 1)]
+        attrs = {"hash": f"{seed}", "params": 1, "macs": 1 + seed, "seed": seed}
+        record.complete(record.begin(points[-1], space.distributions, attrs), float(seed))
+
+
+def _expect(truth: bool, what: str) -> None:
+    if not truth:
+        raise AssertionError(what)

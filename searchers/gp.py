@@ -1,0 +1,15 @@
+"""A Gaussian process over the open names: Optuna's own sampler."""
+
+from __future__ import annotations
+
+from optuna.samplers import BaseSampler, GPSampler
+
+from nas_agg.study.searcher import Searcher
+
+
+class GPSearcher(Searcher):
+    """Optuna's Gaussian process with expected improvement; the first ten networks are drawn at random."""
+
+    def sampler(self, number: int) -> BaseSampler:
+        """A sampler for one trial."""
+        return GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))

@@ -1,0 +1,110 @@
+"""Every searcher does what a search needs of it, and what its own name says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import optuna
+import pytest
+from optuna.samplers import BaseSampler, RandomSampler
+
+from nas_agg.space import Space
+from nas_agg.study.points import PointSearcher, Seen, seen
+from nas_agg.study.searcher import Searcher, find_searcher, searchers
+from nas_agg.testing import TEXT, check_searcher
+
+SLOW_ASKS = {"gp": 14}  # trials in the place of 40
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return Space(TEXT, "testing")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(searchers()))
+def test_searchers_conform(name, space):
+    check_searcher(find_searcher(name), space, trials=SLOW_ASKS.get(name, 40))
+
+
+def test_what_the_conformance_kit_finds(space):
+    class Unseeded(Searcher):
+        def sampler(self, number: int) -> BaseSampler:
+            return RandomSampler()
+
+    class OneSeed(Searcher):
+        def sampler(self, number: int) -> BaseSampler:
+            return RandomSampler(seed=number)
+
+    class Remembers(PointSearcher):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.told = 0
+
+        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+            self.told += 1
+            rng.random(self.told)
+            yield self.space.sample(rng)
+
+    for kind, said in ((Unseeded, "one seed differ"), (OneSeed, "are equal"), (Remembers, "goes on otherwise")):
+        with pytest.raises(AssertionError, match=said):
+            check_searcher(kind, space, trials=12)
+
+
+def history(space: Space, values: list[dict], scores: list[float]) -> list[Seen]:
+    return [Seen(space.checked(point), score) for point, score in zip(values, scores, strict=True)]
+
+
+def test_evolution_mutates_the_young_and_good(space):
+    searcher = find_searcher("evolution")(space, 0)
+    rng = np.random.default_rng(0)
+    points = [space.sample(rng) for _ in range(25)]
+    assert list(searcher.proposals(history(space, points[:19], [0.0] * 19), rng)) == []
+    scores = [9.0] * 5 + [float(i) for i in range(20)]  # the five best are too old
+    proposals = searcher.proposals(history(space, points, scores), rng)
+    parents = []
+    for _ in range(200):
+        child = next(proposals)
+        near = [i for i, point in enumerate(points) if sum(point[name] != child[name] for name in child) == 1]
+        assert near
+        parents.append(max(near))
+    assert min(parents) >= 5
+    assert np.mean(parents) > 18  # of a tournament of 5 among 5 to 24 the best is 20.8 on average
+
+
+def test_local_search_tries_each_neighbour_of_the_centre_once(space):
+    searcher = find_searcher("local")(space, 0)
+    rng = np.random.default_rng(0)
+    centre = space.sample(rng)
+    around = list(space.neighbours(centre))
+    tried = history(space, [centre, *around[:3]], [1.0, 0.5, 0.2, 1.0])
+    proposed = list(searcher.proposals(tried, rng))
+    assert len(proposed) == len(around) - 3
+    assert all(point in around[3:] for point in proposed)
+    better = history(space, [centre, *around[:3], around[3]], [1.0, 0.5, 0.2, 0.1, 2.0])
+    assert all(sum(p[n] != around[3][n] for n in p) == 1 for p in searcher.proposals(better, rng))
+    all_tried = history(space, [centre, *around], [1.0] + [0.5] * len(around))
+    assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next centre
+    far = space.sample(rng)
+    assert sum(far[name] != centre[name] for name in far) > 1
+    assert next(searcher.proposals([*all_tried, Seen(far, 0.1)], rng)) in list(space.neighbours(far))
+
+
+def test_what_was_seen(space):
+    study = optuna.create_study(direction="maximize")
+    rng = np.random.default_rng(0)
+    points = [space.sample(rng) for _ in range(4)]
+    for point, state, value in (
+        (points[0], optuna.trial.TrialState.COMPLETE, 0.5),
+        (points[1], optuna.trial.TrialState.FAIL, None),
+        (points[0], optuna.trial.TrialState.COMPLETE, 0.5),
+        (points[2], optuna.trial.TrialState.RUNNING, None),
+        (points[3], optuna.trial.TrialState.COMPLETE, 0.7),
+    ):
+        trial = optuna.trial.create_trial(
+            state=state, value=value, params=space.labels(point), distributions=space.distributions
+        )
+        study.add_trial(trial)
+    assert [other.value for other in seen(study, space)] == [0.5, None, None, 0.7]
+    assert [other.values for other in seen(study, space)] == points
