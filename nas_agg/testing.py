@@ -45,9 +45,9 @@ TEXT = {
 def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int = 40) -> None:
     """Runs a searcher as a search does, on a made-up score, and checks what a search relies on.
 
-    Its proposals lie in the space; they follow from the earlier trials, the search's seed and the trial's number
-    alone, so that a search that was killed goes on as it would have; trials that failed, were stopped or still run do not
-    disturb it; one trial may be drawn for again and again.
+    Its proposals lie in the space; they follow from the earlier trials, the search's seed and the trial's number alone,
+    so that a search that was killed goes on as it would have; trials that failed, were stopped or still run are no
+    trouble; one trial may be drawn for again and again.
 
     Args:
         kind: The searcher's class.
