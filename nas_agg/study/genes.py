@@ -1,0 +1,94 @@
+"""Points of a space as rows of small integers: gene j is the index of the value of open name j."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nas_agg.domains import Choice
+
+if TYPE_CHECKING:
+    from nas_agg.domains import Domain
+    from nas_agg.space import Space, Values
+
+Rows = np.ndarray  # (points, genes), whole numbers
+
+MOST_NEIGHBOURS = 300  # of one point, drawn where there are more
+
+
+class Genes:
+    """The genes of a space.
+
+    Args:
+        space: The space.
+
+    Attributes:
+        sizes: How many values each gene has.
+        tables: For each gene how far its values are from one another, 0 to 1: in an ordered domain by ranks, in another
+            0 or 1.
+    """
+
+    def __init__(self, space: Space):
+        self.space = space
+        self.domains = [space.domains[name] for name in space.names]
+        self.sizes = np.array([domain.size for domain in self.domains])
+        self.tables = [_distances(domain) for domain in self.domains]
+        self._free = np.flatnonzero(self.sizes > 1)
+
+    def row(self, values: Values) -> np.ndarray:
+        """The genes of a point."""
+        return np.array([d.index(values[name]) for d, name in zip(self.domains, self.space.names, strict=True)])
+
+    def values(self, row: np.ndarray) -> dict[str, Any]:
+        """The point of some genes."""
+        return {n: d.at(int(g)) for n, d, g in zip(self.space.names, self.domains, row, strict=True)}
+
+    def random(self, count: int, rng: np.random.Generator) -> Rows:
+        """Points of the whole space."""
+        return rng.integers(self.sizes, size=(count, len(self.sizes)))
+
+    def mutants(self, parents: Rows, changes: int, rng: np.random.Generator) -> Rows:
+        """One mutant of each parent, with as many genes changed, or all that can be, if they are fewer."""
+        changes = min(changes, len(self._free))
+        rows = parents.copy()
+        chosen = self._free[np.argsort(rng.random((len(rows), len(self._free))), axis=1)[:, :changes]]
+        places = np.arange(len(rows))[:, None]
+        sizes = self.sizes[chosen]
+        rows[places, chosen] = (rows[places, chosen] + 1 + rng.integers(np.maximum(sizes - 1, 1))) % sizes
+        return rows
+
+    def neighbours(self, row: np.ndarray, rng: np.random.Generator) -> Rows:
+        """The points that differ in one gene; a part of them where there are many."""
+        genes = np.repeat(self._free, self.sizes[self._free] - 1)
+        shifts = np.concatenate([np.arange(1, size) for size in self.sizes[self._free]] or [np.zeros(0, int)])
+        if len(genes) > MOST_NEIGHBOURS:
+            kept = rng.choice(len(genes), MOST_NEIGHBOURS, replace=False)
+            genes, shifts = genes[kept], shifts[kept]
+        rows = np.repeat(row[None], len(genes), 0)
+        rows[np.arange(len(genes)), genes] = (row[genes] + shifts) % self.sizes[genes]
+        return rows
+
+
+def distinct(rows: Rows, known: set[bytes]) -> Rows:
+    """The rows that are not known, each once, in their order; they are known from now on."""
+    kept = []
+    for place, row in enumerate(np.ascontiguousarray(rows, np.int64)):
+        key = row.tobytes()
+        if key not in known:
+            known.add(key)
+            kept.append(place)
+    return rows[kept]
+
+
+def key(row: np.ndarray) -> bytes:
+    """What tells a row from others."""
+    return np.ascontiguousarray(row, np.int64).tobytes()
+
+
+def _distances(domain: Domain) -> np.ndarray:
+    size = domain.size
+    if isinstance(domain, Choice) and not domain.ordered:
+        return 1.0 - np.eye(size)
+    ranks = np.array([domain.encode(domain.at(index))[0] for index in range(size)])
+    return np.abs(ranks[:, None] - ranks[None])
