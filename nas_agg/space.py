@@ -1,38 +1,30 @@
 """Search spaces: genotypes with open names.
 
 A space is a text: a genotype whose ``open`` gives some names a range or a list of values, with named ``points``.
-Everything a search needs (sampling, size, neighbours, mutation, crossover, encodings, Optuna's distributions) is
-derived here from the open names, once for all spaces. A point of a space is a dictionary of values, in the order of
-the open names.
+What a search does with its points comes from its open names alone, see `nas_agg.open_names`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
-import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nas_agg.domains import Choice, Domain, domain
+from nas_agg.domains import Choice, domain
 from nas_agg.errors import GenotypeError, InputError, WrongText, did_you_mean
 from nas_agg.expressions import ExpressionError, parse
 from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
 from nas_agg.names import Names
-
-if TYPE_CHECKING:
-    import numpy as np
-    from optuna.distributions import BaseDistribution
-
-Values = dict[str, Any]
+from nas_agg.open_names import OpenNames, Values
 
 GROUP = "nas_agg.spaces"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -60,7 +52,7 @@ class Point:
     input: tuple[int, int, int] | None = None
 
 
-class Space:
+class Space(OpenNames):
     """A genotype with open names.
 
     Args:
@@ -97,8 +89,7 @@ class Space:
         if not isinstance(names, Mapping) or not names:
             raise GenotypeError("a space needs open names: {name: [values]} or {name: {from, to}}", "open")
         self.template = Genotype.read({k: v for k, v in text.items() if k not in _OWN_FIELDS})
-        self.domains: dict[str, Domain] = {key: domain(value, f"open.{key}") for key, value in names.items()}
-        self.names = tuple(self.domains)
+        super().__init__({key: domain(value, f"open.{key}") for key, value in names.items()})
         for key in self.names:
             if key in self.template.let:
                 raise GenotypeError("also a name of 'let': it is either open or has a value", f"open.{key}")
@@ -178,25 +169,6 @@ class Space:
 
     # ---- values
 
-    def checked(self, values: Mapping[str, Any], where: str = "values.") -> Values:
-        """The values as the space writes them, in the order of its names.
-
-        Raises:
-            GenotypeError: A name is unknown or left open, or a value is outside its list.
-        """
-        for name in values:
-            if name not in self.domains:
-                raise GenotypeError(f"no open name of this space{did_you_mean(name, self.names)}", f"{where}{name}")
-        checked = {}
-        for name, values_of_name in self.domains.items():
-            if name not in values:
-                raise GenotypeError(f"left open: give it one of {values_of_name}", f"{where}{name}")
-            try:
-                checked[name] = values_of_name.at(values_of_name.index(values[name]))
-            except InputError as error:
-                raise GenotypeError(str(error), f"{where}{name}") from None
-        return checked
-
     def genotype(
         self, values: Mapping[str, Any], input: tuple[int, int, int] | None = None, classes: int | None = None
     ) -> Genotype:
@@ -223,71 +195,6 @@ class Space:
         if let != (own.get("let") or {}) or written["net"] != own["net"]:
             raise InputError(f"this genotype is not one of the space {self.name}")
         return self.checked(values, "let.")
-
-    def labels(self, values: Mapping[str, Any]) -> dict[str, int | str]:
-        """What Optuna stores for values: an integer as itself, anything else as its label."""
-        values = self.checked(values)
-        return {name: self.domains[name].label(value) for name, value in values.items()}
-
-    def values(self, labels: Mapping[str, int | str]) -> Values:
-        """The values of labels, the inverse of ``labels``."""
-        values = {}
-        for name, label in labels.items():
-            try:
-                values[name] = self.domains[name].value(label) if name in self.domains else label
-            except InputError as error:
-                raise GenotypeError(str(error), f"labels.{name}") from None
-        return self.checked(values, "labels.")
-
-    # ---- what a searcher needs
-
-    @cached_property
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The open names as Optuna distributions: ranges are integer ones, lists categorical ones over labels."""
-        return {name: values.distribution() for name, values in self.domains.items()}
-
-    def size(self) -> int:
-        """How many points the space has; different points may be equal networks."""
-        return math.prod(values.size for values in self.domains.values())
-
-    def sample(self, rng: np.random.Generator) -> Values:
-        """A point with every name's value drawn evenly."""
-        return {name: values.at(int(rng.integers(values.size))) for name, values in self.domains.items()}
-
-    def neighbours(self, values: Mapping[str, Any]) -> Iterator[Values]:
-        """All points that differ in the value of one name."""
-        values = self.checked(values)
-        for name, domain_ in self.domains.items():
-            own = domain_.index(values[name])
-            for index in range(domain_.size):
-                if index != own:
-                    yield values | {name: domain_.at(index)}
-
-    def mutate(self, values: Mapping[str, Any], rng: np.random.Generator, changes: int = 1) -> Values:
-        """A point that differs in ``changes`` names (in all that can change, if they are fewer), drawn evenly."""
-        mutant = self.checked(values)
-        free = [name for name, domain_ in self.domains.items() if domain_.size > 1]
-        for place in rng.choice(len(free), size=min(changes, len(free)), replace=False) if free else ():
-            name = free[place]
-            domain_ = self.domains[name]
-            shift = 1 + int(rng.integers(domain_.size - 1))
-            mutant[name] = domain_.at((domain_.index(mutant[name]) + shift) % domain_.size)
-        return mutant
-
-    def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Values:
-        """A point that has each name's value from one of two others, drawn evenly."""
-        a, b = self.checked(a), self.checked(b)
-        return {name: (a, b)[int(rng.integers(2))][name] for name in self.names}
-
-    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
-        """A point as a vector of numbers in 0 to 1, of the same length for all points and different for any two.
-
-        An integer is scaled by its range, a value of a list of numbers is its rank, any other list is one-hot.
-        """
-        import numpy as np
-
-        values = self.checked(values)
-        return np.array([number for name in self.names for number in self.domains[name].encode(values[name])])
 
 
 # ---- finding spaces
