@@ -10,7 +10,7 @@ from nas_agg.study.points import PointSearcher, Seen
 if TYPE_CHECKING:
     import numpy as np
 
-    from nas_agg.space import Values
+    from nas_agg.open_names import Values
 
 POPULATION, TOURNAMENT = 20, 5
 

@@ -13,7 +13,8 @@ from nas_agg.study.genes import Genes, Rows, distinct, key
 from nas_agg.study.points import PointSearcher, Seen
 
 if TYPE_CHECKING:
-    from nas_agg.space import Space, Values
+    from nas_agg.open_names import Values
+    from nas_agg.space import Space
 
 STARTS = 12
 MANY = 60  # networks from which on the process is not fitted at each ask

@@ -10,6 +10,7 @@ from nas_agg.costs import Cost
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.study.genes import Genes, Rows, key
+from nas_agg.study.table import Table
 
 if TYPE_CHECKING:
     from nas_agg.space import Space
@@ -21,20 +22,21 @@ class Figures:
     """Figures of a space's networks, in groups: costs, and shapes of graphs. Each is a logarithm.
 
     Args:
-        space: The space; networks are counted on its own images.
+        space: The space, whose networks are counted on its own images; or a table, which has figures of its own.
 
     Attributes:
         cheap: Whether figures take next to no time.
     """
 
-    cheap = False
-
-    def __init__(self, space: Space):
+    def __init__(self, space: Space | Table):
         self.space, self.genes = space, Genes(space)
+        self.cheap = isinstance(space, Table)
         self._known: dict[bytes, tuple[list[float], list[float]]] = {}
 
     def of(self, rows: Rows) -> list[np.ndarray]:
         """The figures of some points, ``(points, figures)`` of each group."""
+        if isinstance(self.space, Table):
+            return self.space.figures(rows)
         found = [self._figures(row) for row in rows]
         return [np.array(group, float) for group in zip(*found, strict=True)]
 
@@ -45,6 +47,7 @@ class Figures:
         return self._known[name]
 
     def _counted(self, row: np.ndarray) -> tuple[list[float], list[float]]:
+        assert not isinstance(self.space, Table)
         try:
             cost = Cost(expand(self.space.genotype(self.genes.values(row))))
         except InputError:  # no network: it is refused when it is proposed

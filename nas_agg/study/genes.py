@@ -10,7 +10,7 @@ from nas_agg.domains import Choice
 
 if TYPE_CHECKING:
     from nas_agg.domains import Domain
-    from nas_agg.space import Space, Values
+    from nas_agg.open_names import OpenNames, Values
 
 Rows = np.ndarray  # (points, genes), whole numbers
 
@@ -29,7 +29,7 @@ class Genes:
             0 or 1.
     """
 
-    def __init__(self, space: Space):
+    def __init__(self, space: OpenNames):
         self.space = space
         self.domains = [space.domains[name] for name in space.names]
         self.sizes = np.array([domain.size for domain in self.domains])

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from nas_agg.space import Space, Values
+    from nas_agg.open_names import Values
+    from nas_agg.space import Space
 
 
 class Seen(NamedTuple):

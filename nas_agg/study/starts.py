@@ -9,8 +9,9 @@ from typing import Any
 
 from nas_agg import costs
 from nas_agg.errors import GenotypeError, InputError
+from nas_agg.open_names import Values
 from nas_agg.sources import open_genotype
-from nas_agg.space import Space, Values, spaces_of_family
+from nas_agg.space import Space, spaces_of_family
 from nas_agg.study.settings import Settings, shown
 
 
