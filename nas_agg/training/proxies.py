@@ -1,0 +1,235 @@
+"""Scores of networks that were not trained: of each more is better.
+
+Every proxy is one small class: what it computes, and from which paper. A network comes as its graph and is built with
+weights of a seed, so that a score is the same wherever it is computed.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from nas_agg.compiler.network import Network, build
+from nas_agg.costs import Cost
+from nas_agg.graph import Graph
+from nas_agg.passes import Copy
+from nas_agg.primitives import ACTIVATIONS, Gap, Norm
+
+_ACTIVATIONS = {getattr(functional, name) for name, _ in ACTIVATIONS.values()}
+
+
+class Proxy(ABC):
+    """A score of an untrained network."""
+
+    about: ClassVar[str]
+
+    @abstractmethod
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        """The score; more is better.
+
+        Args:
+            graph: The network.
+            images: A batch ``(N, C, H, W)``, as a training sees it; at least 2.
+            labels: Theirs, ``(N,)``.
+            seed: Of the weights, and of what else is random.
+        """
+
+
+class Params(Proxy):
+    """The number of parameters."""
+
+    about = "trainable parameters"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        return float(Cost(graph).params)
+
+
+class Macs(Proxy):
+    """The number of multiply-adds."""
+
+    about = "multiply-adds an image"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        return float(Cost(graph).macs)
+
+
+class GradNorm(Proxy):
+    """The length of the gradient, added up over layers (Abdelfattah et al., "Zero-Cost Proxies", ICLR 2021)."""
+
+    about = "length of the loss's gradient, added up over layers"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        return math.fsum(float(g.norm()) for _, g in _gradients(_with_gradient(graph, images, labels, seed)))
+
+
+class Snip(Proxy):
+    """How much the loss would change without each weight (Lee et al., "SNIP", ICLR 2019), added up."""
+
+    about = "weight times gradient of the loss, absolute, added up"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        network = _with_gradient(graph, images, labels, seed)
+        return math.fsum(float((weight * gradient).abs().sum()) for weight, gradient in _gradients(network))
+
+
+class Synflow(Proxy):
+    """What flows through all paths of absolute weights (Tanaka et al., "SynFlow", NeurIPS 2020); its logarithm.
+
+    Norms are left out, as they would undo what is measured; the image is all ones.
+    """
+
+    about = "flow through all paths of absolute weights, without norms; its logarithm"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        network = build(without_norms(graph), seed).to(images.device).double().eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.abs_()
+        network(torch.ones_like(images[:1], dtype=torch.float64)).sum().backward()
+        flow = math.fsum(float((weight * gradient).sum()) for weight, gradient in _gradients(network))
+        return math.log(flow) if flow > 0 else -math.inf
+
+
+class JacobCov(Proxy):
+    """How differently the network answers to small changes of different images.
+
+    The eigenvalues of the correlation of images' Jacobians (Mellor et al., "Neural Architecture Search without
+    Training", first version, 2020).
+    """
+
+    about = "how unlike the Jacobians of different images are"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        network = build(graph, seed).to(images.device).train()
+        x = images.clone().requires_grad_(True)
+        network(x).sum().backward()
+        assert x.grad is not None
+        eigenvalues = torch.linalg.eigvalsh(torch.corrcoef(x.grad.flatten(1).double()))
+        k = 1e-5
+        score = -float((torch.log(eigenvalues + k) + 1 / (eigenvalues + k)).sum())
+        return score if math.isfinite(score) else -math.inf
+
+
+class Naswot(Proxy):
+    """How differently the activations fire for different images.
+
+    The log-determinant of the kernel of their binary codes (Mellor et al., "Neural Architecture Search without
+    Training", ICML 2021).
+    """
+
+    about = "how unlike the patterns of active units of different images are"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        network = build(graph, seed).to(images.device).train()
+        with torch.no_grad(), _Codes(len(images)) as codes:
+            network(images)
+        return float(torch.linalg.slogdet(codes.kernel).logabsdet)
+
+
+class _Codes(TorchFunctionMode):
+    """For each pair of images in how many units they agree on being active."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.kernel = torch.zeros(count, count, dtype=torch.float64)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ACTIVATIONS and len(args[0]) == len(self.kernel):
+            code = (args[0] > 0).flatten(1).double()
+            self.kernel += (code @ code.T + (1 - code) @ (1 - code).T).cpu()
+        return func(*args, **(kwargs or {}))
+
+
+class Zen(Proxy):
+    """How much the feature maps change with the image, at random weights, norms' scales put back in.
+
+    The Zen-score (Lin et al., "Zen-NAS", ICCV 2021, Algorithm 1): the logarithm of the mean change of the last feature
+    map when noise of 0.01 is added to noise, plus that of each batch norm's deviation; the mean of 4 draws.
+    """
+
+    about = "how much the last feature maps change with the image, norms' scales put back in"
+
+    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+        network = build(features(graph), seed).to(images.device).train()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 1.0  # so that its statistics are those of the last batch
+        generator = torch.Generator().manual_seed(seed)
+
+        def noise(shape: torch.Size) -> Tensor:
+            return torch.randn(shape, generator=generator).to(images.device)
+
+        scores = []
+        with torch.no_grad():
+            for _ in range(4):
+                for weight in _weights(network):
+                    weight.copy_(noise(weight.shape))
+                x = noise(images.shape)
+                change = (network(x) - network(x + 0.01 * noise(images.shape))).abs().flatten(1).sum(1).mean()
+                scores.append(float(change.log()) + self._scales(network))
+        score = sum(scores) / len(scores)
+        return score if math.isfinite(score) else -math.inf
+
+    @staticmethod
+    def _scales(network: Network) -> float:
+        """The logarithms of the batch norms' deviations in the last batch, added up."""
+        total = 0.0
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
+                total += 0.5 * math.log(max(float(module.running_var.mean()), 1e-30))
+        return total
+
+
+PROXIES: dict[str, Proxy] = {
+    "params": Params(),
+    "macs": Macs(),
+    "grad-norm": GradNorm(),
+    "snip": Snip(),
+    "synflow": Synflow(),
+    "jacob-cov": JacobCov(),
+    "naswot": Naswot(),
+    "zen": Zen(),
+}
+
+
+def without_norms(graph: Graph) -> Graph:
+    """The graph with its norms left out."""
+    copy = Copy(graph)
+    for i, op, inputs in copy.operations():
+        copy.place.append(inputs[0] if isinstance(op, Norm) else copy.add(i, op, inputs))
+    return copy.graph()
+
+
+def features(graph: Graph) -> Graph:
+    """The graph up to the map that its head averages; the whole graph where it ends otherwise."""
+    end = at = graph.output
+    while graph.shapes[at][1:] == (1, 1) and len(graph.inputs[at]) == 1:
+        op, (at,) = graph.ops[at], graph.inputs[at]
+        if isinstance(op, Gap):
+            end = at
+            break
+    kept = slice(0, end + 1)
+    return Graph(graph.ops[kept], graph.inputs[kept], graph.shapes[kept], graph.paths[kept], end)
+
+
+def _weights(network: Network) -> list[Tensor]:
+    """The weights of convolutions and linear layers."""
+    return [module.weight for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def _gradients(network: Network) -> list[tuple[Tensor, Tensor]]:
+    """The weights that have a gradient, each with it."""
+    return [(weight.detach(), weight.grad) for weight in _weights(network) if weight.grad is not None]
+
+
+def _with_gradient(graph: Graph, images: Tensor, labels: Tensor, seed: int) -> Network:
+    """The network with the gradient of one batch's loss."""
+    network = build(graph, seed).to(images.device).train()
+    functional.cross_entropy(network(images), labels).backward()
+    return network

@@ -1,0 +1,143 @@
+"""Each proxy beside a direct computation on a network of a few lines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from formulas import graph_of
+from torch import nn
+from torch.nn import functional
+
+import nas_agg
+from nas_agg.compiler import build
+from nas_agg.expansion import expand
+from nas_agg.training.proxies import PROXIES, features, without_norms
+
+GRAPH = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"conv": 3, "out": 5}, "bn", "relu", image=(4, 8, 8))
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 4, 8, 8, generator=generator), torch.arange(8) % 3
+
+
+def score(name: str, batch, seed: int = 0, graph=GRAPH) -> float:
+    return PROXIES[name].score(graph, *batch, seed)
+
+
+def by_hand(seed: int = 0, norms: bool = True) -> nn.Sequential:
+    """The same network, written out, with the same weights."""
+    layers = [nn.Conv2d(4, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU()]
+    layers += [nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.BatchNorm2d(5), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)]
+    own = build(GRAPH, seed)
+    mine = [module for module in own.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    for layer, theirs in zip([layers[0], layers[3], layers[8]], mine, strict=True):
+        layer.load_state_dict(theirs.state_dict())
+    return nn.Sequential(*[layer for layer in layers if norms or not isinstance(layer, nn.BatchNorm2d)])
+
+
+def weighted(network: nn.Module) -> list[torch.Tensor]:
+    return [module.weight for module in network if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+
+def test_costs_are_costs(batch):
+    genotype = nas_agg.load("microdense/30a64")
+    assert score("params", batch, graph=expand(genotype)) == nas_agg.cost(genotype).params
+    assert score("macs", batch, graph=expand(genotype)) == nas_agg.cost(genotype).macs
+
+
+def test_gradients_of_a_batch(batch):
+    network = by_hand()
+    functional.cross_entropy(network(batch[0]), batch[1]).backward()
+    lengths = sum(float((weight.grad**2).sum()) ** 0.5 for weight in weighted(network))
+    assert score("grad-norm", batch) == pytest.approx(lengths, rel=1e-5)
+    saliency = sum(float((weight * weight.grad).abs().sum()) for weight in weighted(network))
+    assert score("snip", batch) == pytest.approx(saliency, rel=1e-5)
+
+
+def test_synflow(batch):
+    network = by_hand(norms=False).double()
+    for parameter in network.parameters():
+        parameter.data.abs_()
+    out = network(torch.ones(1, 4, 8, 8).double()).sum()
+    # Without biases the network is linear in each layer's weights, and each layer's share is the whole output.
+    assert score("synflow", batch) == pytest.approx(math.log(3 * float(out)), rel=1e-9)
+
+
+def test_jacob_cov(batch):
+    x = batch[0].clone().requires_grad_(True)
+    network = by_hand()
+    (gradient,) = torch.autograd.grad(network(x).sum(), x)
+    eigenvalues = np.linalg.eigvalsh(np.corrcoef(gradient.flatten(1).double().numpy()))
+    wanted = -np.sum(np.log(eigenvalues + 1e-5) + 1 / (eigenvalues + 1e-5))
+    assert score("jacob-cov", batch) == pytest.approx(wanted, rel=1e-2)
+
+
+def test_naswot(batch):
+    network = by_hand()
+    with torch.no_grad():
+        first = network[:2](batch[0])
+        second = network[2:5](first)
+    codes = torch.cat([(first > 0).flatten(1), (second > 0).flatten(1)], 1)
+    kernel = np.array([[float((a == b).sum()) for b in codes] for a in codes])
+    assert score("naswot", batch) == pytest.approx(np.linalg.slogdet(kernel)[1], rel=1e-9)
+
+
+def test_zen(batch):
+    generator, scores = torch.Generator().manual_seed(0), []
+    network = by_hand()[:6].train()
+    for _ in range(4):
+        for weight in [network[0].weight.data, network[3].weight.data]:
+            weight.copy_(torch.randn(weight.shape, generator=generator))
+        x = torch.randn(batch[0].shape, generator=generator)
+        with torch.no_grad():
+            other = x + 0.01 * torch.randn(x.shape, generator=generator)
+            change = (network(x) - network(other)).abs().sum((1, 2, 3)).mean().log()
+            scale = 0.0
+            for module, inputs in ((network[1], network[:1](other)), (network[4], network[:4](other))):
+                scale += 0.5 * float(inputs.var((0, 2, 3)).mean().log())
+                assert module.training
+        scores.append(float(change) + scale)
+    assert score("zen", batch) == pytest.approx(np.mean(scores), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_a_score_follows_from_its_seed(name, batch):
+    torch.manual_seed(1)
+    first = score(name, batch)
+    torch.manual_seed(2)
+    assert score(name, batch) == first
+    if name not in ("params", "macs"):
+        assert score(name, batch, seed=1) != first
+
+
+@pytest.mark.parametrize("name", PROXIES)
+def test_every_family_has_finite_scores_and_width_is_more(name):
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(4)
+    for point in ("densenet/40-k12", "dsnet/dsnet50", "efficientnet/b0", "seqconv/seqresnet-r4-k8"):
+        graph = expand(nas_agg.load(point).with_task(input=(3, 32, 32), classes=4))
+        big = torch.nn.functional.interpolate(images, 32)
+        assert math.isfinite(PROXIES[name].score(graph, big, labels, 0)), point
+    narrow, wide = (
+        graph_of({"conv": 3, "out": out}, "bn", "relu", {"conv": 3, "out": out}, "bn", "relu", image=(3, 16, 16))
+        for out in (4, 32)
+    )
+    if name not in ("grad-norm", "jacob-cov"):  # which do not grow with width
+        assert PROXIES[name].score(wide, images, labels % 3, 0) > PROXIES[name].score(narrow, images, labels % 3, 0)
+
+
+def test_graphs_without_norms_and_heads():
+    genotype = nas_agg.load("efficientnet/b0").with_task(input=(3, 32, 32))
+    graph = expand(genotype)
+    assert not [op for op in without_norms(graph).ops if op.word == "norm"]
+    cut = features(graph)
+    assert cut.shapes[cut.output] == (1280, 1, 1)
+    assert cut.ops[cut.output].word == "act"
+    whole = graph_of({"conv": 8, "out": 3, "padding": 0}, "relu", image=(4, 8, 8))
+    assert features(whole).output < whole.output
