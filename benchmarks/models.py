@@ -267,7 +267,7 @@ def measure(name: str, options: argparse.Namespace, device: torch.device) -> lis
         steps[form.name] = Step(form, shape, options.batch, device)
     times = timed({name: step.run for name, step in steps.items()}, options.rounds, device)
     for label, step in steps.items():
-        found[label] = [times[label], [], kept_bytes(step), None, step.form.predicted]
+        found[label] = [times[label], [], kept_bytes(step), None, step.form.predicted]  # the peak is measured apart
         step.forget()
     inference = {}
     for form in forms(name, options, device, training=False):
@@ -275,13 +275,22 @@ def measure(name: str, options: argparse.Namespace, device: torch.device) -> lis
         inference[form.name] = Step(form, shape, options.batch, device).infer
     for label, seconds in timed(inference, options.rounds, device).items():
         found.setdefault(label, [[], [], None, None, None])[1] = seconds
+    return [Figures(label, *values) for label, values in found.items()]
+
+
+def peaks(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """The peak of a step of each form, in a process that did nothing else, so that what is freed is given back."""
+    torch.set_num_threads(options.threads)
     if device.type == "cpu":
         give_back_at_once()
-    for label, step in steps.items():
+    found = {}
+    for form in forms(name, options, device, training=True):
+        form.network.train()  # type: ignore[attr-defined]
+        step = Step(form, at_side(name, options.side).input, options.batch, device)
         step.run()
-        found[label][3] = peak_bytes(step)
+        found[form.name] = peak_bytes(step)
         step.forget()
-    return [Figures(label, *values) for label, values in found.items()]
+    return found
 
 
 # ---------------------------------------------------------------------- the table
@@ -335,8 +344,10 @@ def main() -> None:
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for name in options.networks:
         for device in devices:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
                 found = pool.apply(measure, (name, options, device))
+                peak = pool.apply(peaks, (name, options, device))
+            found = [figures._replace(peak=peak.get(figures.name)) for figures in found]
             print(f"\n{name} on {device}, batch {options.batch}; all an image\n")
             print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
             for figures in found:
