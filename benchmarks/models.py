@@ -33,6 +33,7 @@ from nas_agg.costs import Cost
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.lowering import MEMORY
+from nas_agg.training.compiling import backend
 
 NETWORKS = ("densenet/121", "residual/resnet50", "efficientnet/b0", "sparsenet/121-k32", "dsnet/dsnet50")
 #: Points that are a model of torchvision's too, and that model.
@@ -41,7 +42,6 @@ THEIRS: dict[str, Callable[..., nn.Module]] = {
     "residual/resnet50": models.resnet50,
     "efficientnet/b0": models.efficientnet_b0,
 }
-BUDGETS = {"lean": 0.5, "leanest": 0.2}  # of activations, under torch.compile
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt
 
 
@@ -119,21 +119,9 @@ def compiled(name: str, ours: Callable, layouts: dict, device: torch.device, tra
         yield Form(f"torchvision compiled{said}", torch.compile(theirs), layout)
     yield Form(f"plain compiled{said}", torch.compile(ours().to(memory_format=layout)), layout)
     if training:
-        for memory, budget in BUDGETS.items():
-            network = torch.compile(ours().to(memory_format=layout))
-            yield Form(f"{memory} compiled{said}", _within(network, budget), layout)
-
-
-def _within(network: Callable, budget: float) -> Callable:
-    """A compiled network, compiled at its first call with a budget of activations."""
-
-    def call(x: torch.Tensor) -> torch.Tensor:
-        with torch._functorch.config.patch(activation_memory_budget=budget):
-            return network(x)
-
-    call.parameters = network.parameters  # type: ignore[attr-defined]
-    call.train = network.train  # type: ignore[attr-defined]
-    return call
+        for memory in MEMORY[1:]:
+            network = torch.compile(ours().to(memory_format=layout), backend=backend(memory))
+            yield Form(f"{memory} compiled{said}", network, layout)
 
 
 # ---------------------------------------------------------------------- memory

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nas_agg.space import Space
     from nas_agg.study import SearchResult
     from nas_agg.study.searcher import Searcher
+    from nas_agg.training.latency import Latency
 
     Source = str | os.PathLike[str] | Mapping[str, Any]
 
@@ -39,7 +40,7 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "load", "search"]
+__all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "latency", "load", "search"]
 
 
 def load(source: Source) -> Genotype:
@@ -82,6 +83,26 @@ def cost(genotype: Genotype | Source) -> Cost:
     from nas_agg.costs import cost
 
     return cost(_loaded(genotype))
+
+
+def latency(
+    genotype: Genotype | Source, *, device: str = "auto", batch: int = 1, threads: int | None = None
+) -> Latency:
+    """How long a genotype's network takes for a forward pass, measured: see `nas_agg.training.latency.Latency`.
+
+    Args:
+        genotype: A genotype without open names, or what `load` takes.
+        device: auto, cpu, cuda or cuda:N.
+        batch: Images a pass.
+        threads: Of the CPU; torch's own number if unsaid.
+
+    Raises:
+        InputError: If it is not a network, or there is no such device.
+        NasAggError: If memory ran out.
+    """
+    from nas_agg.training.latency import latency
+
+    return latency(_loaded(genotype), device=device, batch=batch, threads=threads)
 
 
 @overload
@@ -181,7 +202,8 @@ def search(
         show: Whether to print how it goes.
         **settings: What the command line's options say: ``dataset="cifar10"``, ``epochs=20``, ``recipe``,
             ``max_params="1M"``, ``max_macs``, ``workers=2``, ``device``, ``timeout="2h"``, ``trial_timeout``,
-            ``retries``, ``image_size``, ``storage``, ``start=["30a64"]`` (the first networks).
+            ``retries``, ``image_size``, ``storage``, ``start=["30a64"]`` (the first networks), ``max_latency="5ms"``,
+            ``latency_target``, ``memory``, ``compile``.
 
     Raises:
         InputError: A setting is wrong, or ``out`` is a run with other settings.

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from nas_agg.commands.compile import compile_
+from nas_agg.commands.lists import COMMANDS
+from nas_agg.commands.options import (
+    ClassesOption,
+    Format,
+    FormatOption,
+    GenotypeArgument,
+    InputOption,
+    for_task,
+    of,
+    print_json,
+)
 from nas_agg.console import bytes_text, count_text, print_table
-from nas_agg.errors import GenotypeError, InputError, NasAggError, one_line
-
-if TYPE_CHECKING:
-    from nas_agg.genotype import Genotype
+from nas_agg.errors import InputError, NasAggError, one_line
 
 app = typer.Typer(
     help="Search spaces and search for how deep networks aggregate features.",
@@ -28,33 +34,18 @@ app = typer.Typer(
 )
 
 
-class Format(StrEnum):
-    """How a table is printed."""
-
-    table = "table"
-    json = "json"
-
-
-GENOTYPE_HELP = "A JSON or YAML file, space/point, a run folder (its best network) or RUN:TRIAL."
-GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
-
-
-class TableFormat(StrEnum):
-    """How the papers' tables are printed."""
-
-    table = "table"
-    json = "json"
-    markdown = "markdown"
-
-
-FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, or JSON for machines.")]
 DatasetOption = Annotated[
     str, typer.Option(help="digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder a class) or npz:PATH.")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")]
+MemoryOption = Annotated[
+    str,
+    typer.Option(
+        help="What training keeps for backward: plain; lean: convolutions' outputs alone; leanest: less still; "
+        "auto: the first that fits the device."
+    ),
+]
 SizeOption = Annotated[int | None, typer.Option(min=1, help="Images are scaled to this side.")]
-InputOption = Annotated[str | None, typer.Option("--input", help="Channels x height x width, such as 3x32x32.")]
-ClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of classes.")]
 
 
 def _version(wanted: bool) -> None:
@@ -106,6 +97,14 @@ def search(
         ),
     ] = None,
     max_macs: Annotated[str | None, typer.Option(help="Refuse networks above, such as 50M; 0: no limit.")] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(help="Refuse networks slower, such as 5ms: a forward pass of one image, measured by the worker."),
+    ] = None,
+    latency_target: Annotated[
+        str | None,
+        typer.Option(help="Maximise accuracy * (latency / this) ** -0.07 in the place of accuracy, such as 5ms."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: one a GPU, else 2 or the cores).")
     ] = None,
@@ -123,6 +122,14 @@ def search(
         int | None, typer.Option(help="How often a trial whose worker died is tried again (default: 3).")
     ] = None,
     image_size: SizeOption = None,
+    memory: MemoryOption = "auto",
+    compile: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Run the final training under torch.compile, which takes minutes to begin; a trial never.",
+        ),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with this run, by its own settings.")
     ] = None,
@@ -135,6 +142,7 @@ def search(
     show = format is Format.table
     if resume is not None:
         free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout, "retries": retries}
+        free |= {"compile": compile, "memory": memory if _said(context, "memory") else None}
         _check_resumed(context, {"resume", "format", *free})
         result = resume_search(resume, show=show, **{k: v for k, v in free.items() if v is not None})
     elif space is None:
@@ -153,6 +161,8 @@ def search(
             recipe=recipe,
             max_params=max_params,
             max_macs=max_macs,
+            max_latency=max_latency,
+            latency_target=latency_target,
             workers=workers,
             device=device,
             storage=storage,
@@ -160,17 +170,24 @@ def search(
             trial_timeout=trial_timeout,
             retries=3 if retries is None else retries,
             image_size=image_size,
+            memory=memory,
+            compile=bool(compile),
         )
     if not show:
-        _print_json(result.as_dict())
+        print_json(result.as_dict())
 
 
 def _check_resumed(context: typer.Context, free: set[str]) -> None:
     """Refuses an option that a resumed run has of its own."""
     for name in context.params:
-        source = context.get_parameter_source(name)
-        if name not in free and source is not None and source.name == "COMMANDLINE":
+        if name not in free and _said(context, name):
             raise InputError(f"--{name.replace('_', '-')}: a resumed run keeps its own; leave it out")
+
+
+def _said(context: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 @app.command()
@@ -183,6 +200,10 @@ def train(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="The run's folder; an unfinished training there goes on.")] = None,
     image_size: SizeOption = None,
+    memory: MemoryOption = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to begin.")
+    ] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Train one network on train + validation and test it once."""
@@ -199,10 +220,12 @@ def train(
         seed=seed,
         out=out,
         image_size=image_size,
+        memory=memory,
+        compile=compile,
         show=format is Format.table,
     )
     if format is Format.json:
-        _print_json(metrics)
+        print_json(metrics)
 
 
 @app.command()
@@ -221,7 +244,7 @@ def evaluate(
 
     found = evaluate_genotype(genotype, weights=weights, dataset=dataset, device=device, image_size=image_size)
     if format is Format.json:
-        _print_json({f"test_{k}" if k in ("accuracy", "loss") else k: v for k, v in found.items()})
+        print_json({f"test_{k}" if k in ("accuracy", "loss") else k: v for k, v in found.items()})
     else:
         right = f"{found['correct']:,} of {found['images']:,} images"
         print(f"test accuracy {100 * found['accuracy']:.2f} % ({right}), loss {found['loss']:.4f}")
@@ -232,16 +255,30 @@ def cost(
     genotype: GenotypeArgument,
     classes: ClassesOption = None,
     input: InputOption = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Measure a forward pass too.")] = False,
+    device: Annotated[str | None, typer.Option(help="Of --latency: auto, cpu, cuda or cuda:N.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a pass of --latency (default: 1).")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of --latency (default: torch's own).")] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Count a network by arithmetic: params, MACs, bytes, depth, hash."""
+    """Count a network by arithmetic: params, MACs, bytes, depth, hash; and measure its latency, if it is asked for."""
     from nas_agg.costs import FIGURES, cost
 
-    figures = _of(genotype, lambda: cost(_for_task(genotype, classes, input)).as_dict())
+    for name, value in {"device": device, "batch": batch, "threads": threads}.items():
+        if value is not None and not latency:
+            raise InputError(f"--{name}: only with --latency; add it, or leave this out")
+    asked = of(genotype, lambda: for_task(genotype, classes, input))
+    figures = of(genotype, lambda: cost(asked).as_dict())
+    measured = None
+    if latency:
+        from nas_agg.training.latency import latency as measure
+
+        measured = measure(asked, device=device or "auto", batch=batch or 1, threads=threads)
     if format is Format.json:
-        _print_json(figures)
+        print_json(figures | ({"latency": measured.as_dict()} if measured else {}))
         return
     rows = [[name, _figure(name, value), FIGURES[name]] for name, value in figures.items()]
+    rows += [list(row) for row in measured.rows()] if measured else []
     print_table(["figure", "value", "meaning"], rows, title=genotype, right=(1,))
 
 
@@ -267,162 +304,18 @@ def show(
         from nas_agg.files import write_atomic
         from nas_agg.report.drawing import draw
 
-        write_atomic(svg, _of(genotype, lambda: draw(_for_task(genotype, classes, input), genotype)))
+        write_atomic(svg, of(genotype, lambda: draw(for_task(genotype, classes, input), genotype)))
         print(f"drawn into {svg}")
         return
-    tree = _of(genotype, lambda: network_tree(_for_task(genotype, classes, input)))
+    tree = of(genotype, lambda: network_tree(for_task(genotype, classes, input)))
     if format is Format.json:
-        _print_json(tree.as_dict())
+        print_json(tree.as_dict())
     else:
         print("\n".join(tree_lines(tree, depth)))
 
 
-@app.command()
-def spaces(format: FormatOption = Format.table) -> None:
-    """List the search spaces."""
-    from nas_agg.space import list_spaces, open_space
-
-    found = [open_space(name) for name in list_spaces()]
-    if format is Format.json:
-        _print_json(
-            [
-                {"name": s.name, "about": s.about, "size": s.size(), "open": list(s.names), "points": list(s.points)}
-                for s in found
-            ]
-        )
-        return
-    rows = [[s.name, f"{s.size():.2g}", str(len(s.names)), str(len(s.points)), s.about] for s in found]
-    print_table(["space", "size", "open names", "points", "about"], rows, right=(1, 2, 3))
-
-
-@app.command()
-def points(
-    space: Annotated[str | None, typer.Argument(help="A space's or family's name, or a file; all if unsaid.")] = None,
-    format: FormatOption = Format.table,
-) -> None:
-    """List the named points of spaces, with what they cost."""
-    from nas_agg.costs import Cost
-    from nas_agg.expansion import expand
-    from nas_agg.space import list_spaces, open_space, spaces_of_family
-
-    found: list[dict[str, Any]] = []
-    family = list(spaces_of_family(space)) if space else [open_space(name) for name in list_spaces()]
-    for opened in family or [open_space(space or "")]:
-        for point in opened.points:
-            counted = Cost(expand(opened.point(point)))
-            address = f"{opened.family if family else space}/{point}"
-            shape, classes = counted.graph.shapes[0], counted.graph.shapes[counted.graph.output][0]
-            task = {"input": list(shape), "classes": classes}
-            figures = {"params": counted.params, "macs": counted.macs, "depth": counted.depth}
-            found.append({"point": address} | task | figures)
-    if format is Format.json:
-        _print_json(found)
-        return
-    if not found:
-        print(f"{space} has no points")
-        return
-    rows = [
-        [f["point"], "x".join(map(str, f["input"])), str(f["classes"]), count_text(f["params"]), count_text(f["macs"])]
-        for f in found
-    ]
-    print_table(["point", "input", "classes", "params", "MACs"], rows, right=(2, 3, 4))
-
-
-@app.command()
-def table(
-    paper: Annotated[
-        str | None, typer.Argument(help="sparsenet, seqconv, microdense, dsnet or baselines; all if unsaid.")
-    ] = None,
-    format: Annotated[
-        TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
-    ] = TableFormat.table,
-) -> None:
-    """The papers' own tables, row by row, beside what the points count."""
-    from nas_agg.report import papers
-
-    found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
-    if format is TableFormat.markdown:
-        print("\n".join(map(papers.markdown, found.values())), end="")
-        return
-    counted = {name: [papers.count(row, of) for row in of.rows] for name, of in found.items()}
-    if format is TableFormat.json:
-        _print_json([{"paper": name} | row.as_dict() for name, rows in counted.items() for row in rows])
-        return
-    for name, rows in counted.items():
-        if name != next(iter(counted)):
-            print()
-        print(f"{name}: {found[name].about} (FLOPs: {papers.FLOPS[found[name].flops]})")
-        print_table(papers.COLUMNS, [row.cells() for row in rows], right=(2, 3, 4, 5))
-        printed = [row for row in rows if row.printed]
-        print(f"{sum(row.agrees for row in printed)} of {len(printed)} printed rows agree")
-
-
-@app.command()
-def searchers(format: FormatOption = Format.table) -> None:
-    """List the searchers."""
-    from nas_agg.study.searcher import find_searcher, searchers
-
-    found = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in searchers()}
-    _named(found, "searcher", format)
-
-
-@app.command()
-def datasets(format: FormatOption = Format.table) -> None:
-    """List the data sets."""
-    from nas_agg.training.sources import DATASETS
-
-    _named(dict(DATASETS), "dataset", format)
-
-
-@app.command()
-def recipes(format: FormatOption = Format.table) -> None:
-    """List the training recipes."""
-    from nas_agg.training.recipes import RECIPES
-
-    if format is Format.json:
-        _print_json([recipe.model_dump(mode="json") for recipe in RECIPES.values()])
-        return
-    rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in RECIPES.values()]
-    print_table(["recipe", "epochs", "batch", "lr", "about"], rows, right=(1, 2, 3))
-    print("\nWhat their sources leave unsaid:")
-    for recipe in [recipe for recipe in RECIPES.values() if recipe.choices]:
-        print(f"  {recipe.name}: {recipe.choices}")
-
-
-def _named(found: dict[str, str], kind: str, format: Format) -> None:
-    if format is Format.json:
-        _print_json([{"name": name, "about": about} for name, about in found.items()])
-    else:
-        print_table([kind, "about"], [[name, about] for name, about in found.items()])
-
-
-def _of(source: str, work: Callable[[], Any]) -> Any:
-    """Does some work on a genotype, whose faults are named after where it came from."""
-    try:
-        return work()
-    except GenotypeError as error:
-        raise InputError(f"{source}: {error}") from None
-
-
-def _for_task(source: str, classes: int | None, input: str | None) -> Genotype:
-    from nas_agg import load
-
-    genotype = load(source)
-    if classes is None and input is None:
-        return genotype
-    return genotype.with_task(None if input is None else _shape(input), classes)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        raise InputError(f"--input: '{text}' is not channels x height x width, such as 3x32x32") from None
-    return channels, height, width
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
+for command in (compile_, *COMMANDS):
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def main() -> None:

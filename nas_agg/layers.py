@@ -131,7 +131,7 @@ def _padding(kernel: int, padding: int | None) -> int:
     return (kernel - 1) // 2 if padding is None else padding
 
 
-class _Pool(Layer):
+class Pool(Layer):
     stride: Stride | None = None
     padding: Padding | None = None
 
@@ -145,7 +145,7 @@ class _Pool(Layer):
         return x if kernel == stride == 1 and not padding else tape.add(cls.primitive(kernel, stride, padding), x)
 
 
-class MaxPoolLayer(_Pool):
+class MaxPoolLayer(Pool):
     """Max pooling; its stride is its kernel unless said. Kernel = stride = 1 is nothing."""
 
     key: ClassVar[str] = "maxpool"
@@ -153,7 +153,7 @@ class MaxPoolLayer(_Pool):
     maxpool: Kernel
 
 
-class AvgPoolLayer(_Pool):
+class AvgPoolLayer(Pool):
     """Average pooling; padded zeros count. Otherwise as max pooling."""
 
     key: ClassVar[str] = "avgpool"

@@ -57,7 +57,7 @@ class Own(Mapping[str, Any]):
             return nodes.outer[name]
         if name == "s" and not aggregate.strides_each and l != 1:
             return 1
-        return self.scheduled(schedule, _InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
+        return self.scheduled(schedule, InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
 
     def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
         if isinstance(schedule, Number):
@@ -73,7 +73,7 @@ class Own(Mapping[str, Any]):
         return len(self.known)
 
 
-class _InSchedule(Mapping[str, Any]):
+class InSchedule(Mapping[str, Any]):
     """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
 
     def __init__(self, own: Own, seen: tuple[str, ...]):

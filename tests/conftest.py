@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from nas_agg import cli
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -18,3 +20,33 @@ def one_thread() -> Iterator[None]:
     yield
     if torch:
         torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the command in an empty folder and gives its status, output and error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["nas_agg", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        text = capsys.readouterr()
+        return end.value.code or 0, text.out, text.err
+
+    return call
+
+
+@pytest.fixture
+def refused(run):
+    """Runs a command that is wrong and gives its one line."""
+
+    def call(*words):
+        status, out, err = run(*words)
+        assert status == 2
+        assert out == ""
+        assert err.startswith("nas_agg: ")
+        assert err.count("\n") == 1
+        return err
+
+    return call

@@ -14,36 +14,6 @@ FIGURES = ["params", "macs", "flops", "activation_bytes_train", "activation_byte
 FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
 
 
-@pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
-    """Runs the command in an empty folder and gives its status, output and error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["nas_agg", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        text = capsys.readouterr()
-        return end.value.code or 0, text.out, text.err
-
-    return call
-
-
-@pytest.fixture
-def refused(run):
-    """Runs a command that is wrong and gives its one line."""
-
-    def call(*words):
-        status, out, err = run(*words)
-        assert status == 2
-        assert out == ""
-        assert err.startswith("nas_agg: ")
-        assert err.count("\n") == 1
-        return err
-
-    return call
-
-
 @pytest.mark.parametrize(("point", "params"), [("30a64", 724_727), ("60a115", 4_031_046)])
 def test_cost_gives_the_papers_integers(run, point, params):
     status, out, _ = run("cost", f"microdense/{point}", "--format", "json")

@@ -9,8 +9,11 @@ import pytest
 from formulas import CONV, formula, graph_of
 
 from nas_agg.errors import GenotypeError
-from nas_agg.expansion import expand
+from nas_agg.expansion import Expansion, expand
 from nas_agg.genotype import Genotype
+from nas_agg.graph import Tape
+from nas_agg.names import Names
+from nas_agg.nodes import Nodes
 
 STRIDED = {"conv": 3, "stride": "s"}
 LEAVES = {"pattern": "nodes", "operator": "concat"}
@@ -411,3 +414,37 @@ def test_nodes_of_nodes_that_do_nothing_cost_nothing() -> None:
 def test_a_network_within_the_limits_is_expanded() -> None:
     graph = graph_of({"nodes": 4096, "growth": 4, "unit": ["bn", "relu", CONV, "join"], "shortcut": {}})
     assert len(graph) == 4 * 4096 + 3
+
+
+def test_what_positions_gather_can_be_looked_on():
+    found = []
+
+    class Looking(Nodes):
+        def gathered(self, gathered):
+            shape = gathered.tensor if gathered.tensor is None else self.tape.shapes[gathered.tensor]
+            sources = [source for source, _ in gathered.sources]
+            found.append((gathered.position, gathered.join, gathered.asked, sources, shape))
+
+    class Run(Expansion):
+        nodes = Looking
+
+    genotype = Genotype.read(
+        {
+            "input": [3, 8, 8],
+            "classes": 4,
+            "net": [
+                {"nodes": 2, "growth": 3, "reads": {"pattern": "dense", "operator": "concat"},
+                 "unit": [{"conv": 3}, "join"], "shortcut": {"pattern": {"window": 2}}},
+                "gap", {"linear": "classes"},
+            ],
+        }
+    )  # fmt: skip
+    run = Run(Tape(genotype.input))
+    run.network(Names(genotype).network(), {"classes": 4, "g": 1, "s": 1})
+    assert found == [
+        (1, False, [0], [], (3, 8, 8)),
+        (1, True, [0], [0], (3, 8, 8)),
+        (2, False, [0, 1], [0], (6, 8, 8)),
+        (2, True, [0, 1], [0, 1], (3, 8, 8)),
+        (3, False, [0, 1, 2], [0, 1], (9, 8, 8)),
+    ]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from nas_agg.expansion import Scope, Shortcut, _Expansion, _Nodes, expand
+from nas_agg.expansion import Expansion, expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph, Tape
 from nas_agg.names import Names
+from nas_agg.nodes import Gathered as Position
+from nas_agg.nodes import Nodes, Scope, Shortcut
 from nas_agg.parts import Aggregate, Gather, Join, Sequence, WordUse
 from nas_agg.primitives import ACTIVATIONS, AvgPool, Conv, Gap, Linear, MaxPool, Primitive, Shape
 
@@ -145,8 +147,50 @@ class _Tape(Tape):
         super().spend(-(-work // 10))  # here no unit is written from memory
 
 
-class _Recorder(_Expansion):
+class _Recorded(Nodes):
+    """The expansion of an aggregate that keeps who reads whom."""
+
+    run_: _Recorder
+
+    def __init__(self, run: _Recorder, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
+        super().__init__(run, aggregate, x, scope, path, shortcut)
+        roles = (("reads", aggregate.reads), ("shortcut", aggregate.shortcut), ("output", aggregate.output))
+        self.found = Opened("", path, {role: said(gather) for role, gather in roles if gather})
+        self.ways: dict[int, list[Step]] = {}  # by the tensor that came of it
+
+    def scope(self, l: int) -> dict[str, Any]:
+        if l:  # a node begins
+            self.found.nodes.append(node := Node(l))
+            self.run_.steps = node.steps
+        return super().scope(l)
+
+    def gathered(self, found: Position) -> None:
+        newest = [found.position - 1] if not found.join and found.position - 1 in found.asked else []
+        matches = {source: self.ways[made] for source, made in found.sources if made in self.ways}
+        numbers = [source for source, _ in found.sources] + newest
+        gathered = Gathered(numbers, found.gather.operator.word, matches)
+        if found.position > self.n:
+            self.found.output = gathered
+        elif found.join:
+            self.found.nodes[-1].shortcut = gathered if numbers else None
+        else:
+            self.found.nodes[-1].reads = gathered
+            if found.tensor is not None:
+                self.found.nodes[-1].entering = self.tape.shapes[found.tensor]
+
+    def match(self, *arguments: Any) -> int:
+        around, self.run_.steps = self.run_.steps, []
+        tensor = super().match(*arguments)
+        if self.run_.steps or tensor not in self.ways:
+            self.ways[tensor] = self.run_.steps
+        self.run_.steps = around
+        return tensor
+
+
+class _Recorder(Expansion):
     """An expansion that keeps the steps it goes through; units in units are written flat."""
+
+    nodes = _Recorded
 
     def __init__(self, tape: Tape):
         super().__init__(tape)
@@ -160,8 +204,6 @@ class _Recorder(_Expansion):
 
     def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
         tape, start = self.tape, len(self.tape.ops)
-        if isinstance(step, Aggregate):
-            return self.opened(label, _Recorded(self, step, x, scope, path, shortcut))
         output = super().step(label, step, x, scope, path, entering, shortcut)
         if output != x and isinstance(step, WordUse):
             self.steps.append(_layer(step.word, tape.ops[start:], tape.shapes[x], tape.shapes[output]))
@@ -169,7 +211,8 @@ class _Recorder(_Expansion):
             self.steps.append(JoinStep(self.operators[-1]))
         return output
 
-    def opened(self, label: str, nodes: _Recorded) -> int:
+    def aggregate(self, label: str, nodes: Nodes) -> int:
+        assert isinstance(nodes, _Recorded)
         around, self.steps = self.steps, []
         shortcut = nodes.aggregate.shortcut
         self.operators.append(shortcut.operator.word if shortcut else self.operators[-1])
@@ -199,66 +242,6 @@ def _without_frame(found: Opened) -> list[Step]:
     if found.chained and len(maps) > 1 and all(holds) and not any(node.shortcut for node in found.nodes):
         return [step for node in found.nodes for step in node.steps]
     return [found]
-
-
-class _Recorded(_Nodes):
-    """The expansion of an aggregate that keeps who reads whom."""
-
-    run_: _Recorder
-
-    def __init__(self, run: _Recorder, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
-        super().__init__(run, aggregate, x, scope, path, shortcut)
-        roles = (("reads", aggregate.reads), ("shortcut", aggregate.shortcut), ("output", aggregate.output))
-        self.found = Opened("", path, {role: said(gather) for role, gather in roles if gather})
-        self.ways: dict[int, list[Step]] = {}  # by the tensor that came of it
-        self.fit: list[tuple[int, int]] = []
-
-    def scope(self, l: int) -> dict[str, Any]:
-        if l:  # a node begins
-            self.found.nodes.append(node := Node(l))
-            self.run_.steps = node.steps
-        return super().scope(l)
-
-    def gather(
-        self,
-        gather: Gather,
-        position: int,
-        main: int | None,
-        scope: Scope,
-        path: str,
-        join: bool = False,
-        sources: Iterable[int] | None = None,
-    ) -> int | None:
-        if sources is None:
-            sources = gather.pattern.kind.sources(position, **gather.pattern.values(scope))  # type: ignore[attr-defined]
-        sources = list(sources)
-        self.fit = []
-        tensor = super().gather(gather, position, main, scope, path, join, sources)
-        newest = [position - 1] if not join and position - 1 in sources else []
-        matches = {source: self.ways[made] for source, made in self.fit if made in self.ways}
-        gathered = Gathered([source for source, _ in self.fit] + newest, gather.operator.word, matches)
-        if position > self.n:
-            self.found.output = gathered
-        elif join:
-            self.found.nodes[position - 1].shortcut = gathered if gathered.sources else None
-        else:
-            self.found.nodes[position - 1].reads = gathered
-            if tensor is not None:
-                self.found.nodes[position - 1].entering = self.tape.shapes[tensor]
-        return tensor
-
-    def fitted(self, *arguments: Any) -> list[tuple[int, int]]:
-        found = super().fitted(*arguments)
-        self.fit = list(found)
-        return found
-
-    def match(self, *arguments: Any) -> int:
-        around, self.run_.steps = self.run_.steps, []
-        tensor = super().match(*arguments)
-        if self.run_.steps or tensor not in self.ways:
-            self.ways[tensor] = self.run_.steps
-        self.run_.steps = around
-        return tensor
 
 
 def said(gather: Gather) -> str:

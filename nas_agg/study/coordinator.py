@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 from nas_agg.errors import NasAggError
 from nas_agg.study.pool import Evaluator, Event, Job
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record, TrialRecord
+from nas_agg.study.record import Record
+from nas_agg.study.trial import MEASURED, TrialRecord
 
 if TYPE_CHECKING:
     from nas_agg.study.settings import Settings
@@ -176,11 +177,14 @@ class Coordinator:
             return
         del self._jobs[number]
         seconds = round(event.result.get("seconds", event.seconds), 3)  # a worker knows of the parts before a kill
-        if event.kind == "done":
+        told = {name: event.result[name] for name in MEASURED if name in event.result}
+        if event.result.get("infeasible"):
+            trial = self.record.refuse(number, event.result["infeasible"], seconds=seconds, **told)
+        elif event.kind == "done":
             assert event.value is not None
-            trial = self.record.complete(number, event.value, seconds=seconds)
+            trial = self.record.complete(number, event.value, seconds=seconds, **told)
         elif event.kind == "stopped":
-            trial = self.record.prune(number, seconds=seconds)
+            trial = self.record.prune(number, seconds=seconds, **told)
         else:
             retried = self._losses.get(number, 0)
             reason = event.reason + (f", {retried} times trained again" if retried else "")

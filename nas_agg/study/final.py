@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_agg.errors import NasAggError
 from nas_agg.study.folder import RunFolder
+from nas_agg.study.origin import origin_of_run
 from nas_agg.study.pool import Job, Pool
 from nas_agg.study.searcher import derive_seed
 
 if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
     from nas_agg.study.progress import Display
-    from nas_agg.study.record import TrialRecord
     from nas_agg.study.settings import Settings
     from nas_agg.study.task import Task
+    from nas_agg.study.trial import TrialRecord
+    from nas_agg.training.memory import Choice
 
 
 def train_best(
@@ -26,6 +28,7 @@ def train_best(
     genotype: Genotype,
     display: Display,
     command: Sequence[str],
+    memory: Choice,
 ) -> None:
     """Have a worker train a search's best network in full and test it; ``best/`` is there afterwards.
 
@@ -36,18 +39,11 @@ def train_best(
 
     recipe = get_recipe(settings.recipe or "final")
     what = f"training the best (trial {best.number}) on train + validation"
-    display.say(f"{what}: {recipe.epochs} epochs, recipe {recipe.name}")
-    order = {
-        "final": True,
-        "genotype": genotype.text(),
-        "seed": derive_seed(settings.seed, best.number, "final"),
-        "recipe": recipe.name,
-        "out": str((folder.path / "best.tmp").resolve()),
-        "best": str(folder.best.resolve()),
-        "trial": best.number,
-        "value": best.value,
-        "cost": {"params": best.params, "macs": best.macs, "hash": best.hash},
-    }
+    compiled = ", compiled before the first" if settings.compile else ""
+    display.say(f"{what}: {recipe.epochs} epochs{compiled}, recipe {recipe.name}")
+    if memory.line:
+        display.say(memory.line)
+    order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.memory}
     pool = Pool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
     lost = 0
     try:
@@ -58,6 +54,8 @@ def train_best(
                     pool.answer(event.number, stop=False)
                     display.step("training the best", event.step, recipe.epochs, event.value or 0.0)
                 elif event.kind == "done":
+                    if event.result.get("uncompiled"):
+                        display.say(f"it was trained without torch.compile, which failed: {event.result['uncompiled']}")
                     return
                 elif event.kind == "lost" and lost < settings.retries:
                     lost += 1
@@ -69,3 +67,23 @@ def train_best(
                     )
     finally:
         pool.close()
+
+
+def _order(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str) -> dict[str, Any]:
+    """What the worker is told."""
+    title, about = origin_of_run(folder.run, folder.path, best.number)
+    measured = {} if best.latency_ms is None else {"latency_ms": best.latency_ms, "score": best.value}
+    return {
+        "final": True,
+        "genotype": genotype.text(),
+        "seed": derive_seed(settings.seed, best.number, "final"),
+        "recipe": recipe,
+        "out": str((folder.path / "best.tmp").resolve()),
+        "best": str(folder.best.resolve()),
+        "trial": best.number,
+        "value": best.value if best.accuracy is None else best.accuracy,
+        "cost": {"params": best.params, "macs": best.macs, "hash": best.hash} | measured,
+        "compile": settings.compile,
+        "title": title,
+        "about": about,
+    }

@@ -24,11 +24,14 @@ from nas_agg.files import parse, read, write_atomic
 from nas_agg.study.settings import Settings
 
 if TYPE_CHECKING:
-    from nas_agg.study.record import TrialRecord
+    from nas_agg.study.trial import TrialRecord
 
 RUN = "run.json"
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
-_COLUMNS = ("number", "state", "value", "params", "macs", "hash", "seconds", "refused", "repeat_of", "reason")
+_COLUMNS = (
+    *("number", "state", "value", "accuracy", "latency_ms", "params", "macs", "hash", "seconds", "memory", "refused"),
+    *("repeat_of", "reason"),
+)
 
 
 class RunFolder:
@@ -212,7 +215,9 @@ class _Record(_Part):
     reason: str = ""
     named: bool = False
     evaluate: bool = False
+    origin: dict[str, str] = Field(default={})
     data: dict[str, Any] = Field(default={})
+    memory: dict[str, str | int | None] = Field(default={})
     input: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 1, 1], min_length=3, max_length=3)
     classes: int = Field(default=1, ge=1)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.console import print_table
-from nas_agg.study.record import TrialRecord
 from nas_agg.study.result import SearchResult, ranked
+from nas_agg.study.trial import TrialRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -106,23 +106,32 @@ class Display:
         return f"{100 * value:.2f} %" if self._percent else f"{value:.6g}"
 
     def _line(self, trial: TrialRecord) -> str:
-        if trial.state == "failed":
-            return f"trial {trial.number}: failed: {trial.reason}"
-        if trial.state == "stopped":
-            return f"trial {trial.number}: stopped: {trial.reason}"
+        if trial.state in ("failed", "stopped"):
+            return f"trial {trial.number}: {trial.state}: {trial.reason}"
+        if trial.state == "infeasible":
+            return f"trial {trial.number}: refused: {trial.reason} ({trial.params:,} params, {trial.macs:,} MACs)"
         if trial.state == "repeat":
-            return f"trial {trial.number}: equal to trial {trial.twin}, {self.shown(trial.value)}"
+            return f"trial {trial.number}: equal to trial {trial.twin}, {self._value(trial)}"
         best = ranked(self._trials())
         early = " when stopped" if trial.state == "pruned" else ""
-        mark = f", best {self.shown(best[0].value)}" if best else ""
-        return (
-            f"trial {trial.number}: {self.shown(trial.value)}{early} ({trial.params:,} params, {trial.macs:,} MACs, "
-            f"{trial.seconds or 0:.1f} s{mark})"
-        )
+        words = [f"{trial.params:,} params", f"{trial.macs:,} MACs", f"{trial.seconds or 0:.1f} s"]
+        if trial.accuracy is not None:
+            words.insert(0, f"accuracy {self.shown(trial.accuracy)}")
+        if trial.latency_ms is not None:
+            words.append(f"latency {trial.latency_ms:.4g} ms")
+        if trial.memory != "plain":
+            words.append(f"memory {trial.memory}")
+        if best:
+            words.append(f"best {self._value(best[0])}")
+        return f"trial {trial.number}: {self._value(trial)}{early} ({', '.join(words)})"
+
+    def _value(self, trial: TrialRecord) -> str:
+        """What a trial scored: its accuracy in percent, or a score that is none."""
+        return self.shown(trial.value) if trial.accuracy is None else f"score {trial.value:.4f}"
 
     def _state(self, done: int, now: float) -> str:
         best = ranked(self._trials())
-        words = [f"{done} of {self._budget}", f"best {self.shown(best[0].value) if best else 'none yet'}"]
+        words = [f"{done} of {self._budget}", f"best {self._value(best[0]) if best else 'none yet'}"]
         passed, fresh = now - self._begun, done - self._already
         if fresh:
             words.append(f"{60 * fresh / passed:.1f} a minute")
@@ -149,21 +158,23 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def _row(trial: TrialRecord, percent: bool) -> dict[str, str]:
+    """A trial's cells by the names of their columns, which are the same for all trials of a search."""
+    row = {"trial": str(trial.number)}
+    if trial.accuracy is not None:
+        row["score"] = f"{trial.value:.4f}"
+    accuracy = trial.value if trial.accuracy is None else trial.accuracy
+    row["accuracy" if percent else "value"] = f"{100 * (accuracy or 0):.2f} %" if percent else f"{accuracy:.6g}"
+    if trial.latency_ms is not None:
+        row["latency"] = f"{trial.latency_ms:.4g} ms"
+    return row | {"params": f"{trial.params:,}", "MACs": f"{trial.macs:,}", "hash": trial.hash[:12]}
+
+
 def print_result(result: SearchResult, percent: bool = True, file: TextIO | None = None) -> None:
     """Print the five best networks, the final one's test, and what to type next."""
     out = file or sys.stdout
-    header = ["trial", "accuracy" if percent else "value", "params", "MACs", "hash"]
-    rows = [
-        [
-            str(trial.number),
-            f"{100 * (trial.value or 0):.2f} %" if percent else f"{trial.value:.6g}",
-            f"{trial.params:,}",
-            f"{trial.macs:,}",
-            trial.hash[:12],
-        ]
-        for trial in result.top
-    ]
-    print_table(header, rows, "the best networks", right=range(4), file=out)
+    rows = [_row(trial, percent) for trial in result.top]
+    print_table(list(rows[0]), [list(row.values()) for row in rows], "the best networks", range(len(rows[0]) - 1), out)
     counted = sum(trial.counts for trial in result.trials)
     print(f"{counted} networks evaluated; {result.reason}", file=out)
     if result.test is not None:

@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.errors import InputError
-from nas_agg.study.record import Labels, Record
+from nas_agg.study.record import Record
 from nas_agg.study.result import ranked
 from nas_agg.study.searcher import Searcher, derive_seed
+from nas_agg.study.trial import Labels, TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from nas_agg.costs import Cost
     from nas_agg.genotype import Genotype
-    from nas_agg.space import Space, Values
+    from nas_agg.open_names import Values
+    from nas_agg.space import Space
 
 PATIENCE = 1000
+SLOW = 100  # networks in a row over a limit that is measured, which takes seconds
 WHILE_OTHERS_RUN = 50
 SMALL_SPACE = 1000
 
@@ -57,6 +60,8 @@ class Proposer:
         input: The images' shape (channels, height, width); ``None`` leaves it to the space.
         classes: The number of classes; ``None`` leaves it to the space.
         cost: Counts a genotype; :func:`nas_agg.costs.cost` unless told.
+        memory: Says what a network is trained with; unsaid, it is not recorded.
+        measured: Whether there are limits that are measured once a trial has begun; a network above is a draw in vain.
     """
 
     def __init__(
@@ -71,6 +76,8 @@ class Proposer:
         input: tuple[int, int, int] | None = None,
         classes: int | None = None,
         cost: Callable[[Genotype], Cost] | None = None,
+        memory: Callable[[Genotype], str] | None = None,
+        measured: bool = False,
     ):
         if cost is None:
             from nas_agg import costs
@@ -81,6 +88,8 @@ class Proposer:
         self._start = [space.labels(values) for values in start]
         self._limits = {"params": max_params, "macs": max_macs}
         self._input, self._classes, self._cost = input, classes, cost
+        self._memory = memory
+        self._in_vain = {"repeat", "infeasible", "running"} if measured else {"repeat"}
         self._judged: dict[tuple, Candidate | str] = {}
         self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
 
@@ -135,6 +144,8 @@ class Proposer:
         """Draw until there is an answer; pauses after each network that was worked out."""
         asked, busy, refused, checked = self._asked_in_vain(), 0, 0, False
         distributions, last = self.space.distributions, ""
+        if sum(trial.state == "infeasible" for trial in self._tail()) >= SLOW:
+            return f"{SLOW} networks in a row were slower than the limit"
         draws = self._draws()
         while asked < PATIENCE:
             lost = asked >= self.searcher.patience
@@ -176,12 +187,14 @@ class Proposer:
 
     def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
         seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
+        memory = self._memory(network.genotype) if self._memory is not None else "plain"
         return {
             "hash": network.hash,
             "params": network.params,
             "macs": network.macs,
             "seed": seed,
             "refused": refused,
+            **({"memory": memory} if memory != "plain" else {}),
         }
 
     def _other_draw(self, asked: int) -> Labels:
@@ -197,9 +210,12 @@ class Proposer:
         return self.space.labels(self.space.sample(rng))
 
     def _asked_in_vain(self) -> int:
-        """Draws since the last new network, refused ones and repeats."""
-        tail = itertools.takewhile(lambda trial: trial.state == "repeat", reversed(self.record.trials))
-        return sum(1 + trial.refused for trial in tail)
+        """Draws since the last new network, refused ones and repeats; what is being measured is no answer yet."""
+        return sum(1 + trial.refused for trial in self._tail() if trial.state != "running")
+
+    def _tail(self) -> Iterator[TrialRecord]:
+        """The trials since the last network with a result, the last first."""
+        return itertools.takewhile(lambda trial: trial.state in self._in_vain, reversed(self.record.trials))
 
     def _exhausted(self) -> Generator[None, None, bool]:
         """Whether every point of a small space is known or refused. Of a large space nobody can tell."""

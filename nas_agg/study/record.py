@@ -12,7 +12,6 @@ import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -23,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_agg.errors import InputError, NasAggError, one_line
 from nas_agg.study.searcher import reason_of
 from nas_agg.study.stopping import shielded
+from nas_agg.study.trial import MEASURED, OWN, Labels, TrialRecord, as_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,75 +31,8 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-Labels = dict[str, Any]
 JOURNAL = "study.journal"
 _MAXIMIZE = optuna.study.StudyDirection.MAXIMIZE
-_OWN = "nas_agg:"  # before the names of this package's attributes, which lie beside those of a user's function
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial as people read it.
-
-    Attributes:
-        number: Its number in the study, from 0.
-        state: ``running``, ``complete``, ``pruned``, ``failed``, ``repeat`` or ``stopped`` (when the search ended; it
-            says nothing of its network).
-        value: What it scored (of a pruned one, when it was stopped).
-        labels: The values of the space's open names, as Optuna stores them.
-        params, macs, hash: What its network costs and is.
-        seconds: How long it was trained.
-        seed: The seed of its training.
-        reason: Why it failed or was stopped, else empty.
-        twin: The number of the trial it repeats.
-        refused: Draws refused before it was drawn.
-    """
-
-    number: int
-    state: str
-    value: float | None
-    labels: Labels
-    params: int
-    macs: int
-    hash: str
-    seconds: float | None
-    seed: int
-    reason: str = ""
-    twin: int | None = None
-    refused: int = 0
-
-    @property
-    def counts(self) -> bool:
-        """Whether the trial is one of the budget: a network with a result of its own."""
-        return self.state in ("complete", "pruned")
-
-
-_STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-
-
-def _as_record(trial: FrozenTrial) -> TrialRecord:
-    attrs = {key.removeprefix(_OWN): value for key, value in trial.user_attrs.items() if key.startswith(_OWN)}
-    twin = attrs.get("repeat_of")
-    return TrialRecord(
-        number=trial.number,
-        state="repeat" if twin is not None else "stopped" if attrs.get("stopped") else _STATES[trial.state],
-        value=trial.value,
-        labels=trial.params,
-        params=attrs.get("params", 0),
-        macs=attrs.get("macs", 0),
-        hash=attrs.get("hash", ""),
-        seconds=attrs.get("seconds"),
-        seed=attrs.get("seed", 0),
-        reason=attrs.get("reason", ""),
-        twin=twin,
-        refused=attrs.get("refused", 0),
-    )
 
 
 class Record:
@@ -135,7 +68,7 @@ class Record:
                 self._load(trial)
 
     def _load(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.WAITING or _OWN + "hash" not in trial.user_attrs:
+        if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
             raise InputError(f"the study holds a trial that no search of nas_agg made (number {trial.number})")
         self._ids.append(trial._trial_id)
         if trial.state == TrialState.RUNNING:  # it is trained again, and reports again
@@ -144,7 +77,7 @@ class Record:
         self._note(trial)
 
     def _note(self, trial: FrozenTrial) -> None:
-        record = _as_record(trial)
+        record = as_record(trial)
         if record.number < len(self._records):
             self._records[record.number] = record
         else:
@@ -228,8 +161,9 @@ class Record:
 
     def repeat(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict, twin: int) -> int:
         """Create the trial that was asked for, with the result of an equal network, in one step; gives its number."""
-        number = self._fill(labels, distributions, {**attrs, "repeat_of": twin})
         equal = self._frozen(twin)
+        found = {name: equal.user_attrs[OWN + name] for name in MEASURED if OWN + name in equal.user_attrs}
+        number = self._fill(labels, distributions, {**attrs, **found, "repeat_of": twin})
         for step, value in equal.intermediate_values.items():
             self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
         complete = equal.state == TrialState.COMPLETE
@@ -250,7 +184,7 @@ class Record:
             value = distribution.to_internal_repr(labels[name])
             memory.set_trial_param(self._id(number), name, value, distribution)
         for key, value in attrs.items():
-            memory.set_trial_user_attr(self._id(number), _OWN + key, value)
+            memory.set_trial_user_attr(self._id(number), OWN + key, value)
         return number
 
     def _save(self, number: int) -> None:
@@ -295,6 +229,10 @@ class Record:
         """Record that a trial failed, and why."""
         return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": one_line(reason)})
 
+    def refuse(self, number: int, reason: str, **attrs: Any) -> TrialRecord:
+        """Record that a trial's network is over a limit that was measured; it counts for nothing."""
+        return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": reason, "infeasible": True})
+
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
 
@@ -305,7 +243,7 @@ class Record:
 
     def _tell(self, number: int, state: TrialState, value: float | None, attrs: dict[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
-            self.study._storage.set_trial_user_attr(self._id(number), _OWN + key, attr)
+            self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
         failure = None
         try:
             with self.searching(number):

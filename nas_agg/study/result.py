@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.study.record import TrialRecord
+from nas_agg.study.trial import TrialRecord
 
 if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
@@ -20,7 +20,8 @@ class SearchResult:
     Attributes:
         best: The best network.
         values: The values of the space's open names that make it.
-        value: Its score: validation accuracy (0 to 1), or what ``evaluate`` gave.
+        value: Its score: validation accuracy (0 to 1), that weighed by latency if there is a target, or what
+            ``evaluate`` gave.
         trials: Every trial, by number.
         reason: Why the search ended.
         path: The run folder, if there is one.

@@ -16,19 +16,22 @@ from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
 from nas_agg.study.folder import RunFolder, how_to_go_on, plain, read_run, writing
+from nas_agg.study.means import Means, means_of
+from nas_agg.study.origin import about_space, add_code_or_say_why_not, origin_of_run
 from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
 from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record, TrialRecord, open_storage
+from nas_agg.study.record import Record, open_storage
 from nas_agg.study.result import SearchResult, ranked
+from nas_agg.study.scoring import pruner_of
 from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.starts import start_values, with_room
 from nas_agg.study.task import Task, absolute, open_task
+from nas_agg.study.trial import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
     from optuna.trial import Trial
 
     from nas_agg.genotype import Genotype
@@ -130,6 +133,8 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any]) -> Settings:
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
+        for key in {"memory", "compile", "max_latency", "latency_target"} & settings.keys():
+            raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
     wanted = Settings.of(**settings)
     if evaluate is None and wanted.dataset is None:
         raise InputError("dataset: name one, or give an evaluate function")
@@ -155,6 +160,7 @@ class _Run:
         self.space, self.settings, self.evaluate, self.show = space, settings, evaluate, show
         self.searcher = make_searcher(searcher, space, settings.seed)
         self.command: Sequence[str] = WORKER
+        self.means: Means | None = None
 
     def search(self, folder: RunFolder | None, named: bool) -> SearchResult:
         """Search in a folder, or in memory.
@@ -180,10 +186,13 @@ class _Run:
                 limits={name: getattr(self.settings, name) for name in filled},
                 study=f"{plain(folder.path.resolve().name)}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
+                origin={"title": self.space.name, "about": about_space(self.space)},
                 evaluate=self.evaluate is not None,
                 named=named,
                 **(task.as_dict() if task else {}),
             )
+        if folder is not None and task is not None:
+            self.means = means_of(folder, self.settings, task)
         with failing(folder):
             record = self._record(folder)
             result = self._go(folder, task, record, self._proposer(record, task))
@@ -215,7 +224,7 @@ class _Run:
     # ---- the parts of a search
 
     def _record(self, folder: RunFolder | None) -> Record:
-        pruner = _pruner(self.settings.epochs or 0 if self.evaluate is None else 0)
+        pruner = pruner_of(self.settings.epochs or 0 if self.evaluate is None else 0)
         if folder is None:
             return Record(pruner)
         return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"], _begun(folder))
@@ -231,6 +240,8 @@ class _Run:
             max_macs=self.settings.max_macs or 0,
             input=of.get("input"),
             classes=of.get("classes"),
+            memory=self.means.of_trial if self.means else None,
+            measured=self.settings.max_latency is not None,
         )
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
@@ -283,8 +294,9 @@ class _Run:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))
                 if self._final(folder) is None:
                     genotype = proposer.genotype(best.labels)
-                    if task is not None:
-                        train_best(folder, task, self.settings, best, genotype, display, self.command)
+                    if self.means is not None and task is not None:
+                        memory = self.means.of_final(genotype)
+                        train_best(folder, task, self.settings, best, genotype, display, self.command, memory)
                     else:
                         _write_best(folder, best, genotype)
             for trial in record.settle(reason):
@@ -297,8 +309,9 @@ class _Run:
         on = f" on {task.about}" if task else ""
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
-        limits = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs")}
-        under = " and ".join(f"{limit:,} {name}" for name, limit in limits.items() if limit)
+        limits = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs", "latency")}
+        bounds = [f"{limit:,}".removesuffix(".0") + f" {name}" for name, limit in limits.items() if limit]
+        under = " and ".join(bounds).replace("latency", "ms")
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         up_to = f", networks of up to {under}" if under else ""
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"
@@ -316,6 +329,9 @@ class _Run:
                 "recipe": self.settings.recipe or "search",
                 "epochs": self.settings.epochs,
                 "out": str(path.resolve()),
+                "memory": trial.memory,
+                "max_latency": self.settings.max_latency,
+                "latency_target": self.settings.latency_target,
             }
         return Job(trial.number, network.genotype, order)
 
@@ -360,13 +376,6 @@ def _begun(folder: RunFolder) -> bool:
     return "forgiven" in folder.run
 
 
-def _pruner(epochs: int) -> BasePruner:
-    """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished."""
-    from optuna.pruners import MedianPruner
-
-    return MedianPruner(n_startup_trials=10, n_warmup_steps=epochs // 3, n_min_trials=5)
-
-
 def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype) -> None:
     beside = folder.path / "best.tmp"
     with writing(beside):
@@ -374,6 +383,7 @@ def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype) -> Non
     write_atomic(beside / "genotype.json", genotype.to_json() + "\n")
     metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
     write_atomic(beside / "metrics.json", canonical(metrics) + "\n")
+    add_code_or_say_why_not(beside, genotype, *origin_of_run(folder.run, folder.path, best.number))
     with writing(folder.best):
         os.rename(beside, folder.best)
 

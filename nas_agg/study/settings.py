@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,7 @@ SEEDS = 2**63  # as many as PyTorch and Optuna's storages take
 MOST = 10**18  # of what is counted
 LONGEST = 100  # characters of a number or a duration
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
+_LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -62,6 +63,21 @@ def parse_duration(text: str | float) -> float:
     return 3600 * hours + 60 * minutes + seconds
 
 
+def parse_latency(text: str | float) -> float:
+    """Milliseconds in a latency as people write it: ``5ms``, ``800us``, ``0.2s``; a number is milliseconds.
+
+    Raises:
+        ValueError: The text is no latency.
+    """
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        return min(float(text), math.inf) if abs(text) < MOST else math.inf
+    said = str(text)
+    match = _LATENCY.fullmatch(said.strip().lower()) if len(said) <= LONGEST else None
+    if match is None:
+        raise ValueError(f"{shown(text)} is no latency: write 5ms, 800us or 0.2s")
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
+
+
 def shown(value: object) -> str:
     """A wrong value as an error shows it, cut where it is long."""
     try:
@@ -77,6 +93,7 @@ def _positive(seconds: float) -> float:
 
 
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
+Milliseconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_latency(text)))]
 Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
 
 
@@ -84,7 +101,9 @@ class Settings(BaseModel):
     """The settings of a search; make one with :meth:`of`, which says what is wrong in one line.
 
     ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and
-    ``epochs`` are the space's own. Counts and durations may be texts such as ``"1.5M"`` and ``"2h"``.
+    ``epochs`` are the space's own. Counts, durations and latencies may be texts such as ``"1.5M"``, ``"2h"`` and
+    ``"5ms"``; as numbers, latencies are milliseconds. ``compile`` is of the final training alone: a trial is shorter
+    than its compilation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -99,6 +118,8 @@ class Settings(BaseModel):
     recipe: str | None = None
     max_params: Count | None = None
     max_macs: Count | None = None
+    max_latency: Milliseconds | None = None
+    latency_target: Milliseconds | None = None
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"
     storage: str | None = Field(default=None, min_length=1)
@@ -106,6 +127,8 @@ class Settings(BaseModel):
     timeout: Seconds | None = None
     trial_timeout: Seconds | None = None
     retries: int = Field(default=3, ge=0)
+    memory: Literal["auto", "plain", "lean", "leanest"] = "auto"
+    compile: bool = False
 
     @classmethod
     def of(cls, **values: Any) -> Settings:
@@ -138,8 +161,8 @@ class Settings(BaseModel):
     def difference(self, other: dict[str, Any]) -> str:
         """The first setting that would make another search of it, as a text; empty if there is none.
 
-        How fast and how patiently a search runs is nobody's business but its own: ``workers``, ``timeout``,
-        ``trial_timeout`` and ``retries`` may change between one part of a run and the next.
+        By what means, how fast and how patiently a search runs is nobody's business but its own: the settings in
+        ``FREE`` may change between one part of a run and the next.
         """
         for name, mine in self.model_dump(mode="json", exclude=FREE).items():
             if mine != other.get(name):
@@ -147,7 +170,7 @@ class Settings(BaseModel):
         return ""
 
 
-FREE = {"workers", "timeout", "trial_timeout", "retries"}
+FREE = {"workers", "timeout", "trial_timeout", "retries", "memory", "compile"}
 
 
 def _first(said: int | None, default: int | None) -> int | None:

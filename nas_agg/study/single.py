@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import InputError, NasAggError, did_you_mean
 from nas_agg.sources import open_genotype
 from nas_agg.space import SUFFIXES
 from nas_agg.study.folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
+from nas_agg.study.means import choice_of_one
+from nas_agg.study.origin import origin, origin_of_run
 from nas_agg.study.progress import epoch_line, is_tenth
 from nas_agg.study.settings import SEEDS, shown
 from nas_agg.study.stopping import Stopped, stoppable
 from nas_agg.study.task import absolute
+from nas_agg.training.memory import Asked
 
 if TYPE_CHECKING:
     import os
@@ -34,6 +37,8 @@ def train_genotype(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
+    memory: str = "auto",
+    compile: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
     """Trains a network on train + validation and tests it once; ``OUT/best`` holds it.
@@ -48,6 +53,8 @@ def train_genotype(
         seed: Of weights, order and augmentation.
         out: The folder; ``runs/train-NAME-DATASET-SEED`` if unsaid. An unfinished training there goes on.
         image_size: Images are scaled to this side.
+        memory: What is kept for backward: plain, lean or leanest; auto is the first that fits the device.
+        compile: Whether steps run under ``torch.compile``, which takes minutes before the first.
         show: Whether to print how it goes.
 
     Returns:
@@ -58,13 +65,18 @@ def train_genotype(
         TrainingFailed: The loss was no number, or memory ran out.
     """
     from nas_agg.costs import cost
+    from nas_agg.training.compiling import check_compiler
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import pick_device
     from nas_agg.training.recipes import get_recipe
 
+    if memory not in (ways := get_args(Asked)):
+        raise InputError(f"memory: {', '.join(ways)}, not {shown(memory)}{did_you_mean(str(memory), ways)}")
     if not 0 <= seed < SEEDS:
         raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {shown(seed)}")
     found, place = get_recipe(recipe), pick_device(device)
+    if compile:
+        check_compiler(str(place))
     settings = {
         "genotype": genotype.text(),
         "dataset": absolute(dataset),
@@ -80,17 +92,17 @@ def train_genotype(
     figures = {"params": counted.params, "macs": counted.macs, "hash": counted.hash}
     folder = RunFolder(_default_folder(name, dataset, seed) if out is None else out)
     try:
-        if folder.new:
-            folder.begin(settings, kind="train", data=arguments, device=str(place))
-        elif folder.run["settings"] != settings:
-            keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
-            raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
+        _begin(folder, settings, name, data=arguments, device=str(place))
         if folder.metrics() is None:
             if show:
                 size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
-                length = f"{settings['epochs']} epochs, recipe {recipe}"
+                length = f"{settings['epochs']} epochs{', compiled before the first' * compile}, recipe {recipe}"
                 print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
-            job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures)
+            choice = choice_of_one(folder, memory, counted, found.batch_size, str(place), data.nbytes)
+            if choice.line:
+                _say(folder, choice.line, show)
+            means = {"memory": choice.memory, "compile": compile}
+            job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures, **means)
             _train(folder, job, data, show)
         metrics = folder.metrics()
     finally:
@@ -100,6 +112,22 @@ def train_genotype(
         right = f"{metrics['correct']:,} of {metrics['images']:,} images"
         print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
     return metrics
+
+
+def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) -> None:
+    """Begins a run, or sees that the one that is there is the same training."""
+    if folder.new:
+        title, about = origin(name)
+        folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
+    elif folder.run["settings"] != settings:
+        keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
+        raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
+
+
+def _say(folder: RunFolder, line: str, show: bool) -> None:
+    folder.log(line)
+    if show:
+        print(line, flush=True)
 
 
 def _default_folder(name: str, dataset: str, seed: int) -> Path:
@@ -117,7 +145,10 @@ def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> No
     folder.update(status="running")
     try:
         with stoppable():
-            train_in_full(job, data, _reporter(folder, show, job["epochs"]))
+            metrics = train_in_full(job, data, _reporter(folder, show, job["epochs"]))
+            if "uncompiled" in metrics:
+                failed = f"torch.compile failed ({metrics['uncompiled']})"
+                _say(folder, f"{failed}: trained without it", show)
     except Stopped as stopped:
         folder.update(status="stopped")
         raise _interrupted(folder, stopped.status) from None
@@ -131,7 +162,8 @@ def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, 
     """What a search's worker is told of a final training; there is no trial here."""
     places = {"out": str(folder.path / "best.tmp"), "best": str(folder.best)}
     told = {name: settings[name] for name in ("seed", "recipe", "epochs")}
-    return {**places, **told, "trial": None, "value": None, **more}
+    title, about = origin_of_run(folder.run, folder.path)
+    return {**places, **told, "trial": None, "value": None, "title": title, "about": about, **more}
 
 
 def _interrupted(folder: RunFolder, status: int) -> Exception:
@@ -209,7 +241,8 @@ def _finite(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+    """What is to be done about a run without a final network, as the end of a sentence."""
     if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
     if run["status"] == "finished":
@@ -238,7 +271,7 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     run = read_run(path)
     best = Path(path) / "best"
     if not (best / WEIGHTS).is_file():
-        raise InputError(f"{path}: no final network; {_unfinished(run, path)}")
+        raise InputError(f"{path}: no final network; {unfinished(run, path)}")
     data = load_data(**data_of(run, path))
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS)

@@ -25,6 +25,7 @@ class Task:
         classes: The number of classes.
         devices: The device of each worker.
         device_name: The hardware's own name.
+        held: Bytes of its images.
     """
 
     about: str
@@ -33,6 +34,7 @@ class Task:
     classes: int
     devices: tuple[str, ...]
     device_name: str
+    held: int = 0
 
     def setups(self) -> list[dict[str, Any]]:
         """What each worker is told first: one thread on a CPU, since there is a worker for each core."""
@@ -62,6 +64,7 @@ def open_task(settings: Settings, space: Space) -> Task:
     """
     import torch
 
+    from nas_agg.training.compiling import check_compiler
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import pick_device
     from nas_agg.training.recipes import get_recipe
@@ -69,6 +72,8 @@ def open_task(settings: Settings, space: Space) -> Task:
     if settings.recipe is not None:
         get_recipe(settings.recipe)
     device = pick_device(settings.device)
+    if settings.compile:
+        check_compiler(str(device))  # now, and not when the search is over
     arguments: dict[str, Any] = {
         "spec": settings.dataset,
         "seed": settings.seed,
@@ -88,6 +93,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         classes=data.classes,
         devices=tuple(devices[i % len(devices)] for i in range(workers)),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
+        held=data.nbytes,
     )
 
 

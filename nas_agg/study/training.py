@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -14,28 +15,61 @@ from nas_agg.compiler.weights import save_weights
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
+from nas_agg.study.origin import about_training, add_code_or_say_why_not
+from nas_agg.study.scoring import over, score
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
+from nas_agg.training.latency import measure
 from nas_agg.training.recipes import Recipe, get_recipe
+
+LATENCY = "latency.json"  # in a trial's folder, where it was measured
 
 #: Takes a step and its value, and says whether to stop.
 Report = Callable[[int, float], bool]
 
 
-def _compiled(genotype: Genotype, seed: int, recipe: Recipe) -> Network:
-    return compile(genotype, seed, zero_branches=recipe.zero_branches, classifier_init=recipe.classifier_init)
+def _compiled(genotype: Genotype, job: dict[str, Any], recipe: Recipe) -> Network:
+    return compile(
+        genotype,
+        job["seed"],
+        zero_branches=recipe.zero_branches,
+        classifier_init=recipe.classifier_init,
+        memory=job.get("memory", "plain"),
+    )
+
+
+def _latency(job: dict[str, Any], model: Network, data: Data) -> float | None:
+    """A trial's latency, if it is asked for: measured once and kept with the trial."""
+    if job.get("max_latency") is None and job.get("latency_target") is None:
+        return None
+    path = Path(job["out"]) / LATENCY
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or spoilt
+        return float(json.loads(path.read_text())["median_ms"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = measure(model, data.input, device=job["device"], seconds=1.0)
+    write_atomic(path, json.dumps(found.as_dict()) + "\n")
+    return found.median_ms
 
 
 def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
-    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch."""
+    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch.
+
+    A network slower than ``job["max_latency"]`` is not trained.
+    """
     out = Path(job["out"])
+    recipe = get_recipe(job["recipe"])
+    model = _compiled(Genotype.model_validate(job["genotype"]), job, recipe)
+    latency, target = _latency(job, model, data), job.get("latency_target")
+    measured: dict[str, Any] = {} if latency is None else {"latency_ms": latency}
+    if refused := over(latency, job.get("max_latency")):
+        return {"infeasible": refused, **measured}
     reported, stop = 0, False
 
     def catch_up(history: Sequence[dict[str, Any]]) -> bool:
         nonlocal reported, stop
         while reported < len(history) and not stop:
-            stop = report(reported + 1, history[reported]["validation_accuracy"])
+            stop = report(reported + 1, score(history[reported]["validation_accuracy"], latency, target))
             reported += 1
         return stop
 
@@ -45,8 +79,6 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
             history = [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
         return catch_up(history)
 
-    recipe = get_recipe(job["recipe"])
-    model = _compiled(Genotype.model_validate(job["genotype"]), job["seed"], recipe)
     result = loop.train(
         model,
         data,
@@ -60,7 +92,10 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
     )
     catch_up(result.history)
     remove_checkpoint(out)
-    return {"value": result.history[reported - 1]["validation_accuracy"], "seconds": result.seconds}
+    accuracy = result.history[reported - 1]["validation_accuracy"]
+    if target is not None:
+        measured["accuracy"] = accuracy
+    return {"value": score(accuracy, latency, target), "seconds": result.seconds, **measured}
 
 
 def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
@@ -71,7 +106,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
     best, out = Path(job["best"]), Path(job["out"])
     genotype = Genotype.model_validate(job["genotype"])
     recipe = get_recipe(job["recipe"])
-    model = _compiled(genotype, job["seed"], recipe)
+    model = _compiled(genotype, job, recipe)
     result = loop.train(
         model,
         data,
@@ -83,6 +118,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         out=out,
         resume=True,
         report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
+        compile=job.get("compile", False),
     )
     test = loop.evaluate(model, data.test, data, job["device"])
     if not math.isfinite(test["loss"]):
@@ -97,6 +133,9 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         "epochs": result.epochs,
         "recipe": job["recipe"],
         "seconds": result.seconds,
+        "memory": model.memory,
+        "compiled": job.get("compile", False) and not result.uncompiled,
+        **({"uncompiled": result.uncompiled} if result.uncompiled else {}),
         **job["cost"],
         "mean": list(data.mean),  # of x / 255, channel by channel: what images are scaled by
         "std": list(data.std),
@@ -105,6 +144,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
     save_weights(model, out / WEIGHTS)
     write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
     write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
+    add_code_or_say_why_not(out, genotype, job["title"], f"{job['about']} {about_training(metrics, data.name)}")
     remove_checkpoint(out)
     os.rename(out, best)
     return metrics

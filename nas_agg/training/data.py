@@ -78,6 +78,11 @@ class Data:
     augmentation: Augmentation
     notes: tuple[str, ...] = ()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its images."""
+        return sum(split.images.nbytes for split in (self.train, self.validation, self.test))
+
 
 def load_data(
     spec: str,

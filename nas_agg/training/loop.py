@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_agg.errors import InputError, NasAggError, did_you_mean
+from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line
 from nas_agg.files import write_atomic
 from nas_agg.training.augment import Augmenter, normalise
 from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
+from nas_agg.training.compiling import CompiledForward
 from nas_agg.training.data import Data, Split
 from nas_agg.training.recipes import Recipe
 
@@ -52,12 +53,14 @@ class Result:
         history: Each epoch's metrics, as in ``metrics.jsonl``.
         stopped: ``"pruned"`` if ``report`` ended it before its last epoch, else none.
         seconds: Time the epochs took, those before a resumption included.
+        uncompiled: Why steps ran as they are when they were to be compiled, else empty.
     """
 
     epochs: int
     history: tuple[Metrics, ...]
     stopped: str | None
     seconds: float
+    uncompiled: str = ""
 
     @property
     def metrics(self) -> Metrics:
@@ -134,6 +137,7 @@ def train(
     resume: bool = False,
     report: Report | None = None,
     checkpoint_seconds: float = 20.0,
+    compile: bool = False,
 ) -> Result:
     """Train a model in place.
 
@@ -156,6 +160,8 @@ def train(
             training never broken off, to the last bit on a CPU.
         report: Called after each epoch with its number (from 1) and metrics; true ends the training.
         checkpoint_seconds: Time between checkpoints, which stand at ends of epochs.
+        compile: Whether steps run under ``torch.compile``. It compiles before the first step; if that fails, the
+            training goes on without. The weights and their names are the model's own in any case.
 
     Raises:
         TrainingFailed: The loss or the weights were no numbers, the loss grew past ten times that of guessing, or
@@ -169,17 +175,20 @@ def train(
         run = _Training(model, data, recipe, seed, torch.device(device), epochs, on)
         if out is not None:
             run.open(out, resume)
+        if compile and len(run.history) < epochs:
+            run.compile()
         return run.run(report, checkpoint_seconds)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise TrainingFailed(_out_of_memory(error, recipe)) from None
-    except RuntimeError as error:
-        if "memory" in str(error) and "alloc" in str(error):  # a CPU's allocator has no exception of its own
-            raise TrainingFailed(_out_of_memory(error, recipe)) from None
-        raise
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise TrainingFailed(f"out of memory: at batch size {recipe.batch_size} ({said})") from None
 
 
-def _out_of_memory(error: BaseException, recipe: Recipe) -> str:
-    return f"out of memory: at batch size {recipe.batch_size} ({' '.join(str(error).split())[:160]})"
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; a CPU's allocator has no exception of its own."""
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("memory" in said and "alloc" in said)
 
 
 class _Training:
@@ -208,6 +217,8 @@ class _Training:
         self.optimiser = _optimiser(model, recipe)
         self.steps = self.batches * epochs
         self.history: list[Metrics] = []
+        self.forward: Callable[[Tensor], Tensor] = model
+        self.uncompiled = ""
         self.out: Path | None = None
         self.of = {
             "network": model_print(model),
@@ -229,6 +240,32 @@ class _Training:
             self._restore(state)
         write_atomic(out / METRICS, "".join(json.dumps(metrics) + "\n" for metrics in self.history))
 
+    def compile(self) -> None:
+        """Compile the steps ahead; nothing of it is left in what is trained, nor in what is drawn."""
+        images = len(self.labels)
+        size = math.ceil(images / self.batches)
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        drawn, others = torch.get_rng_state(), self.augmenter.generator.get_state()
+        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        try:
+            memory = getattr(self.model, "memory", "plain")
+            self.forward = CompiledForward(self.model.train(), memory, varied=images % self.batches > 0)
+            self._loss(self.augmenter.batch(torch.arange(size, device=self.device)), self.labels[:size])[0].backward()
+        except Exception as error:  # a compiler, and what it calls, raise anything
+            if out_of_memory(error):
+                raise
+            self.forward = self.model
+            self.uncompiled = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
+        finally:
+            self.optimiser.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            torch.set_rng_state(drawn)
+            self.augmenter.generator.set_state(others)
+            if on_device is not None:
+                torch.cuda.set_rng_state(on_device, self.device)
+
     def run(self, report: Report | None, checkpoint_seconds: float) -> Result:
         """The epochs that are left."""
         saved = time.monotonic()
@@ -246,7 +283,7 @@ class _Training:
                 save_checkpoint(self.out, self.of, self._state())
                 saved = time.monotonic()
         seconds = sum(metrics["seconds"] for metrics in self.history)
-        return Result(len(self.history), tuple(self.history), stopped, seconds)
+        return Result(len(self.history), tuple(self.history), stopped, seconds, self.uncompiled)
 
     def _epoch(self, number: int) -> Metrics:
         start = time.perf_counter()
@@ -290,16 +327,19 @@ class _Training:
     def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        cuda = self.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext():
-            logits = self.model(images)
-        loss = functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        loss, logits = self._loss(images, labels)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimiser.step()
         return loss.detach(), logits.detach()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        cuda = self.device.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext():
+            logits = self.forward(images)
+        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing), logits
 
     def _check_finite(self, number: int, metrics: Metrics) -> None:
         """The last step may have spoilt the weights after its loss was counted."""

@@ -93,8 +93,8 @@ def test_a_norm_ahead_of_a_border_of_zeros_stays():
 
 
 def test_activations_are_not_written_over_what_others_read():
-    net = [{"conv": 3, "out": 8}, {"nodes": 1, "growth": 8, "unit": ["relu", {"conv": 1}, "join"], "shortcut": {}}, "relu",
-           "gap", {"linear": 4}]  # fmt: skip
+    residual = {"nodes": 1, "growth": 8, "unit": ["relu", {"conv": 1}, "join"], "shortcut": {}}
+    net = [{"conv": 3, "out": 8}, residual, "relu", "gap", {"linear": 4}]
     fused = assert_equal(expand(nas_agg.load({"input": [3, 8, 8], "classes": 4, "net": net})))
     assert fused.source.count("inplace=True") == 1
 

@@ -34,6 +34,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
         "genotype.json",
         "metrics.json",
         "metrics.jsonl",
+        "model.py",
         "weights.safetensors",
     }
     assert not (tmp_path / "run/best.tmp").exists()
@@ -76,7 +77,7 @@ def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_pa
     def job(name):
         out = {"out": str(tmp_path / f"{name}.tmp"), "best": str(tmp_path / name)}
         rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "trial": 7, "value": 0.5}
-        return {**out, **rest, "cost": {"params": 1}}
+        return {**out, **rest, "cost": {"params": 1}, "title": "tiny, trial 7", "about": ""}
 
     whole = train_in_full(job("whole"), data, lambda step, value: False)
     with pytest.raises(Killed):

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import nas_agg
+from nas_agg.training.compiling import check_compiler
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
+from nas_agg.training.memory import step_bytes
 from nas_agg.training.recipes import get_recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -26,8 +28,8 @@ NETWORK = {
 }
 
 
-def trained(tmp_path, epochs, report=None, resume=False):
-    model = nas_agg.compile(nas_agg.load(NETWORK), seed=0)
+def trained(tmp_path, epochs, report=None, resume=False, memory="plain", compile=False):
+    model = nas_agg.compile(nas_agg.load(NETWORK), seed=0, memory=memory)
     result = train(
         model,
         load_data("digits"),
@@ -39,6 +41,7 @@ def trained(tmp_path, epochs, report=None, resume=False):
         resume=resume,
         report=report,
         checkpoint_seconds=0,
+        compile=compile,
     )
     return model, result
 
@@ -65,3 +68,29 @@ def test_a_training_goes_on_from_a_checkpoint(tmp_path):
     _, result = trained(tmp_path, 5, resume=True)
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5]
     assert result.metrics["validation_accuracy"] > 0.8
+
+
+@pytest.mark.parametrize("memory", ["lean", "leanest"])
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_training_that_keeps_less_learns_on_a_gpu(tmp_path, memory, compile):
+    if compile:
+        check_compiler("cuda")
+    model, result = trained(tmp_path, 5, memory=memory, compile=compile)
+    assert result.uncompiled == "" and result.metrics["validation_accuracy"] > 0.8
+    assert not any("_orig_mod" in name for name in model.state_dict())
+
+
+@pytest.mark.parametrize("memory", ["plain", "lean", "leanest"])
+def test_a_step_on_a_gpu_stays_below_its_prediction(memory):
+    genotype = nas_agg.load("densenet/bc-100-k12")
+    network = nas_agg.compile(genotype, seed=0, memory=memory).cuda().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, fused=True)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            logits = network(torch.randn(64, 3, 32, 32, device="cuda"))
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(logits.float(), torch.zeros(64, dtype=torch.long, device="cuda")).backward()
+        optimiser.step()
+    assert torch.cuda.max_memory_allocated() - before < step_bytes(nas_agg.cost(genotype), memory, 64)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from nas_agg.compiler.emission.flat import flat
 from nas_agg.compiler.emission.helpers import helpers
 from nas_agg.compiler.emission.numbers import Unsaid
+from nas_agg.compiler.emission.proof import holds
 from nas_agg.compiler.emission.text import file
 from nas_agg.compiler.emission.trace import Trace, trace
 from nas_agg.compiler.emission.writer import Writer
@@ -15,10 +18,12 @@ from nas_agg.genotype import Genotype
 def emit(genotype: Genotype, title: str = "", about: str = "") -> str:
     """The text of a Python file with the network of a genotype; see `docs/architecture.md`.
 
+    The text is run before it is given. Where no text that reads well holds, it is the plain form.
+
     Args:
         genotype: A genotype without open names.
         title: The network's name.
-        about: A line on what it is and where it comes from.
+        about: What it is and where it comes from: its paper, where it has one.
 
     Returns:
         Plain PyTorch, with the parameter names and the function of the compiled module.
@@ -27,11 +32,12 @@ def emit(genotype: Genotype, title: str = "", about: str = "") -> str:
         GenotypeError: If the genotype is not a network.
     """
     traced = trace(genotype)
-    try:
-        parts = structured(traced)
-    except Unsaid:
-        parts = flat(traced.graph)
-    return file(genotype, cost(genotype), title, about, parts)
+    costs = cost(genotype)
+    with contextlib.suppress(Exception):  # what cannot be written so is written plainly
+        text = file(genotype, costs, title, about, structured(traced))
+        if holds(text, traced.graph):
+            return text
+    return file(genotype, costs, title, about, flat(traced.graph))
 
 
 def structured(traced: Trace) -> list[str]:
@@ -40,7 +46,11 @@ def structured(traced: Trace) -> list[str]:
     Raises:
         Unsaid: If there is no such text.
     """
-    writer = Writer(traced)
-    classes = writer.parts()
+    try:
+        writer = Writer(traced)
+        classes = writer.parts()
+    except Unsaid:
+        writer = Writer(traced, merged=False)
+        classes = writer.parts()
     found, text = helpers("\n\n\n".join(classes), writer.squeezes)
     return [*found, *text.split("\n\n\n")]

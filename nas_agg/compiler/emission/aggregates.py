@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.emission.classes import Class, Classes, expression
@@ -10,7 +11,7 @@ from nas_agg.compiler.emission.listing import Listing
 from nas_agg.compiler.emission.numbers import Said, Unsaid, same
 from nas_agg.compiler.emission.trace import AggregateRun, NodeRun
 from nas_agg.parts import Aggregate, Number
-from nas_agg.scopes import Own, _InSchedule
+from nas_agg.scopes import InSchedule, Own
 
 if TYPE_CHECKING:
     from nas_agg.compiler.emission.writer import Writer
@@ -39,7 +40,9 @@ class AggregateText:
         self.names = {
             name: self.classes.text(name)
             for name in self.aggregate.free
-            if name not in ("l", "n") and self.varies(name, [run.outer.get(name) for run in self.runs])
+            if name not in ("l", "n")
+            and not self.bound(name)
+            and self.varies(name, [run.outer.get(name) for run in self.runs])
         }
         self.used: set[str] = set()
         self.texts: dict[Any, str] = {}
@@ -51,6 +54,12 @@ class AggregateText:
             raise Unsaid
         for run in self.runs:
             run.let = dict(run.aggregate.let)  # type: ignore[attr-defined]
+
+    def bound(self, name: str) -> bool:
+        """Whether a name is the aggregate's own at any use."""
+        field = _FIELDS.get(name)
+        own = field and any(getattr(run.aggregate, field) is not None for run in self.runs)
+        return bool(own) or name in dict(self.aggregate.let)
 
     def varies(self, name: str, values: list) -> bool:
         return None not in values and (name == "w" or not same(values))
@@ -73,8 +82,6 @@ class AggregateText:
     def found(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
         values = [[self.value(run, node, name) for node in row] for run, row in zip(self.runs, nodes, strict=True)]
         flat = [value for row in values for value in row]
-        bound = name in _FIELDS and getattr(self.aggregate, _FIELDS[name]) is not None
-        bound = bound or name in dict(self.aggregate.let)
         if same(flat) and name != "w":
             return _number(flat[0])
         if name == "l":
@@ -84,7 +91,7 @@ class AggregateText:
             return self.classes.counter
         if name == "n":
             return self.nodes_text()
-        if not bound:
+        if not self.bound(name):
             if name in self.names:
                 self.used.add(name)
                 return self.names[name]
@@ -145,9 +152,11 @@ class AggregateText:
 
         def tree(run: AggregateRun) -> Any:
             row = self.row(run, name)
+            if row is None:  # it comes from outside
+                return name, {name: run.outer[name]}, ast.Name(name)
             if not isinstance(row, Number):
                 return None
-            known = {inner: _InSchedule(Own(run, 1), self.seen(name))[inner] for inner in row.expression.names}  # type: ignore[arg-type]
+            known = {inner: InSchedule(Own(run, 1), self.seen(name))[inner] for inner in row.expression.names}  # type: ignore[arg-type]
             return expression(row), known, row.expression.tree()
 
         made.fields[field] = (value, tree)
@@ -176,10 +185,10 @@ class AggregateText:
         for run, row in zip(self.runs, nodes, strict=True):
             for node in row:
                 scope = Own(run, node.l)  # type: ignore[arg-type]
-                seen = scope if name in run.let else _InSchedule(scope, self.seen(name))  # type: ignore[attr-defined]
+                seen = scope if name in run.let else InSchedule(scope, self.seen(name))  # type: ignore[attr-defined]
                 uses.append({("_in" if n == "in" else n): seen[n] for n in number.expression.names})
         own = {n for n, _ in self.aggregate.let}
-        own |= {n for n in ("w", "g", "s") if getattr(self.aggregate, _FIELDS[n]) is not None} & set(self.seen(name))
+        own |= {n for n in ("w", "g", "s") if self.bound(n)} & set(self.seen(name))
         for inner in number.expression.names:
             if inner in own:
                 if inner == name:
@@ -261,6 +270,21 @@ class AggregateText:
         made.fields["nodes"] = (lambda run: run.n, tree)
         if same(self.counts):
             made.defaults["nodes"] = str(self.counts[0])
+
+    def leaving(self, text: str) -> str | None:
+        """The channels that leave as a parameter of the constructor, `text` if that is one; None if it is none."""
+        outs = [self.classes.channels(run.out) for run in self.runs]
+        if self.values(text) == outs:
+            return text
+        return "in_" if outs == [self.classes.channels(run.x) for run in self.runs] else None
+
+    def values(self, text: str) -> list | None:
+        """What a parameter of the constructor, or a number, is at each use."""
+        given = {self.names[name]: [run.outer[name] for run in self.runs] for name in self.used}
+        given |= {name: [values(run) for run in self.runs] for name, (values, _) in self.made.fields.items()}
+        number, _, name = text.rpartition(" * ")
+        found = [int(name)] * len(self.runs) if name.isdigit() else given.get(name)
+        return [int(number) * value for value in found] if found and number.isdigit() else None if number else found
 
     def unit_call(
         self, units: list[Any], channels: str, nodes: list[list[NodeRun]], k: int | None

@@ -9,6 +9,7 @@ from typing import Any
 
 from nas_agg.compiler.emission.numbers import Unsaid
 from nas_agg.compiler.emission.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
+from nas_agg.layers import SliceLayer
 from nas_agg.operators import Sum
 from nas_agg.parts import Aggregate, Gather, Join, Number, Sequence, WordUse
 from nas_agg.primitives import Cat, Slice
@@ -16,11 +17,11 @@ from nas_agg.primitives import Cat, Slice
 #: Names that emitted code has for itself.
 _WORDS = """
 mean
-F InstanceNorm Match Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
-cardinality chain data dict enumerate features file float gated gates get groups growth in_ int iter json len
+F InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
+cardinality chain data dict enumerate features file first float gated gates get groups growth in_ int iter json len
 list map match math max min mixed mixed_back named network next nn node nodes normed object open print put range
 raw read reduce round self set shortcut sorted sources spaced start state step str stride sum super sys torch
-tuple type unit weighted weights width widths x y zip
+tuple type unit weights width widths x y zip
 """
 _TAKEN = frozenset(_WORDS.split())
 
@@ -35,9 +36,13 @@ class Class:
         args: The arguments of its constructor behind `in_`.
         defaults: Values of some.
         out: The text of its output's channels, in its own names; None if it is nothing short.
+        asked: What callers call these channels where they have no names for them.
         state: Whether the constructor takes the channels of the shortcut that is given.
         gives: Whether the forward gives a raw form beside its output; `takes`: whether it takes one; `raw_at`: behind
             which steps of a unit one is kept.
+        behind: The join and what follows it, where they are written at the calls of a unit; `ahead`: a join that a
+            unit begins with; `sliced`: whether its first slice is written there.
+        several: Whether a unit's shortcut comes as a list.
         mode: How a shortcut joins: not at all, its own input, or one that is given to it.
     """
 
@@ -51,10 +56,15 @@ class Class:
     out: str | None = None
     out_line: str = ""
     out_used: bool = False
+    asked: set[str] = field(default_factory=set)
     lines: list[str] | None = None
     doc: str = ""
     base: str = "nn.Module"
     forward: list[str] = field(default_factory=list)
+    behind: list[Any] = field(default_factory=list)
+    ahead: list[Any] = field(default_factory=list)
+    sliced: bool = False
+    several: bool = False
     mode: str = "none"
     optional: bool = False
     state: bool = False
@@ -98,7 +108,7 @@ class Classes:
         self.traced = traced
         self.found: dict[Any, Class] = {}
         self.of: dict[int, Class] = {}
-        self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "Match", "InstanceNorm"}
+        self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm"}
         self.safe: dict[str, str] = {}
         self.live = live(traced)
         self.lost = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
@@ -198,6 +208,17 @@ class Classes:
 
     def stateful(self, step: StepRun) -> bool:
         return any(self.traced.tape.ops[i].stateful for i in step.ops)
+
+    def slices(self, made: Class) -> bool:
+        """Whether a unit with weights slices by itself, and not in a class inside."""
+
+        def sliced(run: UnitRun) -> bool:
+            inside = [step.run for step in run.steps if isinstance(step.run, UnitRun) and not self.stateful(step)]
+            words = [step.step for step in run.steps if isinstance(step.step, WordUse)]
+            return any(word.kind is SliceLayer for word in words) or any(map(sliced, inside))
+
+        units = [run for run in made.runs if isinstance(run, UnitRun)]
+        return any(sliced(run) and any(map(self.stateful, run.steps)) for run in units)
 
     def channels(self, tensor: int) -> int:
         return self.traced.tape.shapes[tensor][0]

@@ -38,16 +38,14 @@ _HELPERS = {
             y = self.act(self.squeeze(y))
         return x * self.gate(self.excite(y))
 ''',
-    "Slice": '''class Slice(nn.Module):
-    """Some of the channels."""
-
+    "Slice": """class Slice(nn.Module):
     def __init__(self, first, channels):
         super().__init__()
         self.first, self.last = first, first + channels
 
     def forward(self, x):
         return x[:, self.first : self.last]
-''',
+""",
     "Pad": '''class Pad(nn.Module):
     """Zero channels behind those there are, up to a number."""
 
@@ -67,19 +65,6 @@ _HELPERS = {
 
     def forward(self, x):
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
-''',
-    "Match": '''class Match(nn.Module):
-    """What makes the feature before a node fit its output."""
-
-    def __init__(self, source, unit):
-        super().__init__()
-        self.match = nn.ModuleDict({str(source): unit})
-        self.out = unit.out
-
-    def forward(self, x):
-        for unit in self.match.values():
-            x = unit(x)
-        return x
 ''',
     "named": '''def named(**layers):
     """Layers one after another, under their names."""
@@ -109,11 +94,7 @@ _HELPERS = {
 ''',
     "weights": '''def weights(widths):
     """For each source a weight per channel."""
-    return nn.ParameterList(nn.Parameter(torch.full((width, 1, 1), 1 / len(widths))) for width in widths)
-''',
-    "weighted": '''def weighted(sources, weights):
-    """Each source times its weights."""
-    return [source * weight for source, weight in zip(sources, weights)]
+    return nn.ParameterList(torch.full((width, 1, 1), 1 / len(widths)) for width in widths)
 ''',
     "gates": '''def gates(widths):
     """For each source a convolution that makes its gate."""
@@ -135,8 +116,6 @@ def helpers(text: str, squeezes: set[tuple[str, str, bool]]) -> tuple[list[str],
             continue
         word = name.replace("_front", "")
         if re.search(rf"(?<![\w.]){word}\(", text) or (name == "named" and "chain(" in text):
-            if name == "Match" and "node.shortcut.out" not in text:
-                part = part.replace("        self.out = unit.out\n", "")
             found.append(part)
     if squeezes:
         if len(squeezes) == 1 and not next(iter(squeezes))[2]:

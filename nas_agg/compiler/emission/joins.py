@@ -76,9 +76,9 @@ class Joins:
             self.channels = self.width_of_join(column)
         elif word == "mean":
             counts = [len(run.joined.sources) for run in self.runs if run.joined and run.joined.sources]
-            if not same(counts):
-                raise Unsaid
             call = f"({given} + {{x}}) / {counts[0] + 1}"
+            if not same(counts):  # the shortcut comes as a list
+                call, infix, made.several = f"mean([*{given}, {{x}}])", False, True
         elif word == "mixed":
             number, infix = self.mixed(column), False
             call = f"{number[0]}({given}, {{x}}, {number[1]})"

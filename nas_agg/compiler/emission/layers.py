@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from nas_agg import layers
 from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.text import outside
 from nas_agg.compiler.emission.trace import StepRun
 from nas_agg.primitives import ACTIVATIONS, Norm
 
@@ -40,6 +41,23 @@ class Made(NamedTuple):
     out: str | None = None
 
 
+def joined(behind: list[Item], x: str, shortcut: str) -> str:
+    """What the join that ends a unit, and what follows it, make of what is ahead of the join; there may be none."""
+    infix = " + " in outside(x)
+    for item in behind:
+        if item.module or shortcut:
+            call = item.call.replace("shortcut", shortcut)
+            x, infix = call.replace("{x}", f"({x})" if infix and item.bare else x), item.infix
+    return x
+
+
+def unit_call(made: Any, place: str, x: str, shortcut: str) -> str:
+    """The call of a unit, with those of its joins that are written there."""
+    if not made.ahead and not made.behind and shortcut:
+        return f"{place}({x}, {shortcut})"
+    return joined(made.behind, f"{place}({joined(made.ahead, x, shortcut)})", shortcut)
+
+
 _MODULES = {
     "relu": "nn.ReLU()",
     "relu6": "nn.ReLU6()",
@@ -54,8 +72,15 @@ _MODULES = {
 Say = Callable[[str], str]
 
 
+class File(Protocol):
+    """What layers know of the whole file: the kinds of squeeze-and-excitation, and whether slices are modules."""
+
+    squeezes: set[tuple[str, str, bool]]
+    slices: bool
+
+
 def layer(
-    label: str, runs: list[StepRun], channels: str, say: Say, ops: list[list[Any]], last: bool, squeezes: set
+    label: str, runs: list[StepRun], channels: str, say: Say, ops: list[list[Any]], last: bool, file: File
 ) -> Made | None:
     """A layer at all its uses, or None if it does nothing.
 
@@ -66,7 +91,7 @@ def layer(
         say: Gives the text of one of its fields.
         ops: What it wrote at each use.
         last: Whether it is the network's last step.
-        squeezes: Takes the kinds of squeeze-and-excitation there are.
+        file: What is to be known of the whole file.
 
     Raises:
         Unsaid: If a number has no text.
@@ -85,7 +110,7 @@ def layer(
         return Made(module(_MODULES[word], f"F.{ACTIVATIONS[word][0]}({{x}})"))
     if kind is layers.ConvLayer:
         return _conv(own, label, channels, say, values)
-    if issubclass(kind, layers._Pool):
+    if issubclass(kind, layers.Pool):
         return _pool(label, word, say, values, done)
     if kind is layers.GapLayer:
         size = say("gap")
@@ -106,7 +131,7 @@ def layer(
         return Made(Item_, out)
     if kind is layers.SqueezeExcitation:
         act, gate = (f"F.{ACTIVATIONS[values[0][field]][0]}" for field in ("act", "gate"))
-        squeezes.add((act, gate, any(not value["se"] for value in values)))
+        file.squeezes.add((act, gate, any(not value["se"] for value in values)))
         return Made(module(f"SE({channels}, {say('se')}, act={act}, gate={gate})"))
     if kind is layers.ScaleLayer:
         text = f"nn.Parameter(torch.ones({channels}, 1, 1))"
@@ -116,7 +141,7 @@ def layer(
     if not any(done) and all(run.x == run.out for run in runs):
         return None
     if kind is layers.SliceLayer:
-        return _slice(label, runs, say, values)
+        return _slice(label, runs, say, values, file.slices)
     if kind is layers.PadLayer:
         text = say("pad")
         return Made(module(f"Pad({text})"), text)
@@ -204,10 +229,14 @@ def _dropout(label: str, say: Say, values: list[dict], done: list[bool]) -> Made
     return Made(Item(call, (label, text)))
 
 
-def _slice(label: str, runs: list[StepRun], say: Say, values: list[dict]) -> Made:
+def _slice(label: str, runs: list[StepRun], say: Say, values: list[dict], modules: bool) -> Made:
     first, width = say("from"), say("slice")
     if first.isdigit() and width.isdigit():
         begin, end = int(first), int(first) + int(width)
         call = f"{{x}}[:, {begin}:{end}]" if begin else f"{{x}}[:, :{end}]"
         return Made(Item(call, (label, f"Slice({first}, {width})"), 0, True), width)
-    return Made(Item(f"self.{label}({{x}})", (label, f"Slice({first}, {width})")), width)
+    if modules:
+        return Made(Item(f"self.{label}({{x}})", (label, f"Slice({first}, {width})")), width)
+    last = all(value["from"] + value["slice"] == run.local["c"] for value, run in zip(values, runs, strict=True))
+    until = "None" if last else f"{first} + {width}"
+    return Made(Item(f"{{x}}[:, self.{label}]", (f"!{label}", f"slice({first}, {until})"), 0, True), width)

@@ -6,7 +6,11 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nas_agg.compiler.emission.layers import Item, joined, unit_call
+from nas_agg.compiler.emission.lines import inlined, looped
 from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.selections import listed
+from nas_agg.compiler.emission.slices import sliced
 from nas_agg.compiler.emission.text import WIDTH
 from nas_agg.compiler.emission.trace import AggregateRun, GatherRun, NodeRun, UnitRun
 from nas_agg.layers import norm_groups
@@ -30,12 +34,13 @@ class Listing:
         self.names: dict[Key, str] = {}
         self.normed: dict[tuple[Key, tuple[int, ...]], str] = {}
         self.widths: dict[Key, str] = {}
-        self.taken = 0
         self.tests: dict[int, str] = {}
         self.temporary = 0
 
     def write(self) -> None:
         made, n = self.made, self.runs[0].n
+        if made.gives or self.runs[0].dealt:
+            raise Unsaid
         self.name(0, "x", "in_")
         if made.takes:
             self.names.setdefault(self.raw_key(0), "raw")
@@ -47,20 +52,18 @@ class Listing:
         if parts:
             self.init.append(f"self.output = {_dict(parts)}")
         self.forward.append(f"return {text}")
-        if not made.gives and len(self.forward) > 1 and self.forward[-2].startswith(f"{text} = "):
+        if len(self.forward) > 1 and self.forward[-2].startswith(f"{text} = "):
             last = self.forward.pop(-2)
             self.forward[-1] = "return " + last.removeprefix(f"{text} = ")
         self.forward = inlined(self.forward)
-        made.lines = self.init
-        made.out = "in_" if width == "in_" else None
-        made.out_line = f"self.out = {width}"
-        given = (", shortcut" if made.mode == "given" else "") + (", raw" if made.takes else "")
-        if made.gives:
-            self.forward[-1] += f", {self.leaving_raw()}"
         body = "\n".join(self.forward)
         for name in set(re.findall(r"\braw\d*\b", body)):
             if len(re.findall(rf"\b{name}\b", body)) == 1:  # given, and needed by no one
                 self.forward = [re.sub(rf", {name} =", ", _ =", line) for line in self.forward]
+        made.lines = looped(self.init, self.classes.counter)
+        made.out = self.text.leaving(width)
+        made.out_line = f"self.out = {made.out or width}"
+        given = (", shortcut" if made.mode == "given" else "") + (", raw" if made.takes else "")
         head = f"def forward(self, x{given}):"
         made.forward = [head, *[f"    {line}" for line in self.forward]]
 
@@ -70,36 +73,28 @@ class Listing:
     def raw_key(self, l: int) -> Key:
         return tuple(self.classes.traced.tape.raw(run.features[l]) for run in self.runs)
 
-    def leaving_raw(self) -> str:
-        """The raw form of what leaves."""
-        outs = [run.output for run in self.runs]
-        if any(out is None or out.asked != outs[0].asked for out in outs):  # type: ignore[union-attr]
-            raise Unsaid
-        keys = [self.raw_key(l) for l in outs[0].asked]  # type: ignore[union-attr]
-        if any(key not in self.names for key in keys):
-            raise Unsaid
-        texts = [self.names[key] for key in keys]
-        return texts[0] if len(texts) == 1 else f"torch.cat([{', '.join(texts)}], 1)"
-
     def name(self, l: int, name: str, width: str) -> None:
         self.names.setdefault(self.key(l), name)
         self.widths.setdefault(self.key(l), width)
 
     def node(self, k: int, nodes: list[NodeRun], n: int) -> None:
-        alive = [run.features[k + 1] in self.classes.live for run in self.runs]
-        if not any(alive):
-            self.init.append("self.append(nn.Identity())  # leads nowhere")
-            self.text.writer.left_out.update(i for node in nodes for i in ops_of(node))
-            return
-        if not all(alive):
+        if any(run.features[k + 1] not in self.classes.live for run in self.runs):
             raise Unsaid
         parts, text, width = self.gather("reads", [node.reads for node in nodes], f"self[{k}].reads")
         units = [node.unit for node in nodes]
         rows = [[node] for node in nodes]
         given, extra, state = "", dict[str, Any](), ""
         made = self.text.writer.written(self.classes.of[id(units[0])])
+        if made.several:
+            raise Unsaid
         if made.mode == "given":
             given, extra, state = self.given(k, nodes, made.optional)
+        if made.sliced:
+            if text != "x" or made.state:
+                raise Unsaid
+            text, width = sliced(made, units, text, width)
+            if re.search(r"\bc\b", text) and "c = x.shape[1]" not in self.forward:
+                self.forward.insert(0, "c = x.shape[1]")
         made, call = self.text.unit_call(units, f"{width}, {state}" if made.state else width, rows, k)
         written = {"unit": call}
         if parts:
@@ -115,19 +110,34 @@ class Listing:
         self.init.append(f"self.append(nn.ModuleDict({{{inner}}}))")
         if optional:
             self.init += [f"if {self.tests[k]}:", f'    self[{k}]["shortcut"] = {optional}']
-        made.out_used = True
         name = "x" if n == 1 and self.runs[0].output and self.simple_end() else f"y{k + 1}"
         pair = ""
         if made.gives:
             pair = ", raw" if n == 1 else f", raw{k + 1}"
             self.names[self.raw_key(k + 1)] = pair[2:]
-            self.widths[self.raw_key(k + 1)] = f"self[{k}].unit.out"
-        self.forward.append(f"{name}{pair} = self[{k}].unit({text}{given})")
+        if (made.ahead or made.behind) and given != "shortcut" and len(text + given) > WIDTH - 50:
+            self.forward.append(f"shortcut = {given}")
+            given = "shortcut"
+        if made.behind and k in self.tests:
+            self.join(k, made.behind, name, text)
+        else:
+            self.forward.append(f"{name}{pair} = {unit_call(made, f'self[{k}].unit', text, given)}")
         out = [self.classes.channels(unit.out) for unit in units]
         key = self.key(k + 1)
         self.names[key] = name
-        width = "in_" if made.out == "in_" and width == "in_" else f"self[{k}].unit.out"
-        self.widths[key] = str(out[0]) if same(out) and len(self.runs) > 1 else width
+        width = (
+            str(out[0]) if same(out) and len(self.runs) > 1 else self.text.writer.out(made, call, f"self[{k}].unit.out")
+        )
+        self.widths[key] = width
+        if made.gives:
+            self.widths[self.raw_key(k + 1)] = width
+
+    def join(self, k: int, behind: list[Item], name: str, text: str) -> None:
+        """The call of a unit whose join, which is there at some uses, and what follows it are written here."""
+        at = len(self.forward) - 1 - self.forward[::-1].index("shortcut = None")
+        self.forward[at] = f"y = self[{k}].unit({text})"
+        self.forward[-1] = f"    y = {joined(behind[:1], 'y', self.forward[-1].removeprefix('    shortcut = '))}"
+        self.forward.append(f"{name} = {joined(behind[1:], 'y', '')}")
 
     def simple_end(self) -> bool:
         """Whether nothing but the newest feature is needed behind a single node."""
@@ -161,11 +171,11 @@ class Listing:
         changed = ""
         if gather.weight and sources:
             parts["weights"] = f"weights([{', '.join(widths)}])"
-            changed = f"weighted([{', '.join(texts)}], {place}.weights)"
+            changed = f"map(torch.mul, [{', '.join(texts)}], {place}.weights)"
             texts = [f"{texts[0]} * {place}.weights[0]"] if len(texts) == 1 else texts
         if gather.how is Gated and sources:
             parts["gates"] = f"gates([{', '.join(widths)}])"
-            changed = f"gated({changed or '[' + ', '.join(texts) + ']'}, {place}.gates)"
+            changed = f"gated({listed(changed) or '[' + ', '.join(texts) + ']'}, {place}.gates)"
             texts = [f"{changed}[0]"] if len(texts) == 1 else texts
         if has_main:
             if mains not in self.names:
@@ -187,7 +197,7 @@ class Listing:
         if word == "mixed":
             raise Unsaid
         if word == "concat":
-            return f"torch.cat({tensors}, 1)", _total(widths)
+            return f"torch.cat({listed(tensors)}, 1)", _total(widths)
         total = f"reduce(torch.add, {tensors})"
         return f"{total} / {count}" if word == "mean" and whole else total, widths[-1]
 
@@ -204,7 +214,6 @@ class Listing:
         if any(self.classes.of[id(run)] is not made for run in runs):
             raise Unsaid
         self.text.writer.written(made)
-        made.out_used = True
         base = tuple(run.x for run in runs)
         if base not in self.names:
             raise Unsaid
@@ -219,8 +228,6 @@ class Listing:
                 return self.text.text_of(name, rows, k)
             if None not in values and same(values):
                 return str(values[0])
-            if name == "w" and role == "shortcut" and values == [self.classes.channels(r[0].unit.out) for r in rows]:
-                return self.unit_width(k, rows)
             raise Unsaid
 
         call = self.text.writer.arguments(made, self.widths[base], said)
@@ -230,19 +237,10 @@ class Listing:
         self.forward.append(f'{name} = {place}.match["{source}"]({self.names[base]})')
         self.names[key] = name
         out = [self.classes.channels(tensor) for tensor in key]
-        self.widths[key] = str(out[0]) if same(out) else f"{place}.match['{source}'].out"
+        self.widths[key] = (
+            str(out[0]) if same(out) else self.text.writer.out(made, call, f'{place}.match["{source}"].out')
+        )
         return name
-
-    def unit_width(self, k: int, rows: list[list[NodeRun]]) -> str:
-        """The channels of a unit that is not made yet."""
-        made = self.text.writer.written(self.classes.of[id(rows[0][0].unit)])
-        if made.out is None:
-            raise Unsaid
-        words = {self.classes.text(name): name for name in made.args}
-        parts = made.out.split(" * ")
-        if not all(part.isdigit() or part in words for part in parts):
-            raise Unsaid
-        return " * ".join(part if part.isdigit() else self.text.text_of(words[part], rows, k) for part in parts)
 
     def norm(self, ones: list[GatherRun], source: int, key: Key, text: str, place: str, parts: dict) -> str:
         word = ones[0].gather.norm
@@ -269,7 +267,8 @@ class Listing:
         """A norm with statistics is where the graph has it."""
         tape = self.classes.traced.tape
         for one, tensor in zip(ones, key, strict=True):
-            if tape.paths[tape.norms[tensor, 0]] != f"{one.path}.norms.{source}":
+            norm = tape.norms.get((tensor, 0))
+            if norm is None or tape.paths[norm] != f"{one.path}.norms.{source}":
                 raise Unsaid
 
     def joined(
@@ -285,31 +284,15 @@ class Listing:
         if word == "concat":
             return f"torch.cat([{', '.join(texts)}], 1)", out or _total(widths)
         if word == "mixed":
-            return self.mixed(ones, texts, widths, has_main, out)
+            raise Unsaid
         if word == "mean" and whole:
             return f"({' + '.join(texts)}) / {len(texts)}", out or widths[-1]
         return " + ".join(texts), out or widths[-1]
-
-    def mixed(
-        self, ones: list[GatherRun], texts: list[str], widths: list[str], has_main: bool, out: str
-    ) -> tuple[str, str]:
-        if not has_main:
-            return f"torch.cat([{', '.join(texts)}], 1)", out or _total(widths)
-        numbers = [one.values["mixed"] for one in ones]
-        if not same(numbers):
-            raise Unsaid
-        if numbers[0] == 0:
-            return f"torch.cat([{', '.join(texts)}], 1)", out or _total(widths)
-        function = "mixed" if ones[0].values["onto"] == "front" else "mixed_back"
-        state = texts[0] if len(texts) == 2 else f"torch.cat([{', '.join(texts[:-1])}], 1)"
-        return f"{function}({state}, {texts[-1]}, {numbers[0]})", out or f"{_total(widths)} - {numbers[0]}"
 
     # ------------------------------------------------------------------ shortcuts
 
     def given(self, k: int, nodes: list[NodeRun], optional: bool) -> tuple[str, dict, str]:
         """What a unit is given for its join."""
-        if self.runs[0].dealt:
-            return self.dealt(nodes), {}, ""
         ones = [node.shortcut for node in nodes]
         if any(one is None for one in ones):
             raise Unsaid
@@ -321,7 +304,7 @@ class Listing:
         place = f"self[{k}].shortcut"
         if all(found):
             parts, text, width = self.gather("shortcut", ones, place, main=False)  # type: ignore[arg-type]
-            return f", {text}", parts, width
+            return text, parts, width
         return self.sometimes(k, nodes, found, place)
 
     def sometimes(self, k: int, nodes: list[NodeRun], found: list[bool], place: str) -> tuple[str, dict, str]:
@@ -348,23 +331,14 @@ class Listing:
         self.forward += ["shortcut = None", f"if {check}:", *[f"    {line}" for line in lines]]
         self.forward.append(f"    shortcut = {text}")
         self.tests[k] = test
-        return ", shortcut", parts, width
+        return "shortcut", parts, width
 
     def when(self, k: int, nodes: list[NodeRun], found: list[bool]) -> str:
         """The condition of a shortcut, in the names that decide it."""
         rows = [[node] for node in nodes]
         if found == [node.scope["s"] == 1 for node in nodes]:
             return f"{self.text.text_of('s', rows, k)} == 1"
-        if found == [self.classes.channels(node.unit.x) == self.classes.channels(node.unit.out) for node in nodes]:
-            return f"in_ == {self.unit_width(k, rows)}"
         raise Unsaid
-
-    def dealt(self, nodes: list[NodeRun]) -> str:
-        found = [taken(node.unit, self.classes) for node in nodes]
-        if not same(found):
-            raise Unsaid
-        begin, self.taken = self.taken, self.taken + found[0]
-        return f", shortcut[:, {begin}:{self.taken}]"
 
 
 def taken(run: UnitRun, classes: Any) -> int:
@@ -378,42 +352,6 @@ def taken(run: UnitRun, classes: Any) -> int:
         elif isinstance(step.run, AggregateRun) and step.run.dealt:
             total += sum(taken(node.unit, classes) for node in step.run.nodes)
     return total
-
-
-def inlined(lines: list[str]) -> list[str]:
-    """Lines without those names that are used in the next line alone."""
-    found: list[str] = []
-    for line in reversed(lines):
-        name, equals, value = line.partition(" = ")
-        following = found[-1] if found else ""
-        uses = sum(len(re.findall(rf"\b{name.strip()}\b", other)) for other in found)
-        apart = " " in name.strip() or not re.fullmatch(r"\s*(fit|normed)\d+", name)
-        fits = len(following) + len(value) < WIDTH - 12 and _indent(following) == _indent(line)
-        if equals and not apart and uses == 1 and fits and re.search(rf"\b{name.strip()}\b", following):
-            before, after = re.split(rf"\b{name.strip()}\b", following, maxsplit=1)
-            found[-1] = before + value + after
-            continue
-        found.append(line)
-    return found[::-1]
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())
-
-
-def ops_of(node: NodeRun) -> set[int]:
-    """What a node's unit and gathers wrote on the tape."""
-    found: set[int] = set()
-    todo: list[Any] = [node.unit]
-    for gather in (node.reads, node.shortcut):
-        if gather:
-            todo += gather.matches.values()
-            found |= gather.ops
-    while todo:
-        unit = todo.pop()
-        for step in unit.steps:
-            found.update(step.ops)
-    return found
 
 
 def _total(widths: list[str]) -> str:

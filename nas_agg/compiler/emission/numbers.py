@@ -22,8 +22,8 @@ def same(values: list) -> bool:
     return all(value == values[0] for value in values)
 
 
-def say(tree: ast.expr, uses: list[Env], names: Mapping[str, str]) -> str:
-    """The text of an expression.
+class Said:
+    """The text of an expression, and the names used in it.
 
     Args:
         tree: Of the expression; `in` is called ``_in`` in it.
@@ -33,11 +33,6 @@ def say(tree: ast.expr, uses: list[Env], names: Mapping[str, str]) -> str:
     Raises:
         Unsaid: If no text of these names has the right value everywhere.
     """
-    return Said(tree, uses, names).text
-
-
-class Said:
-    """The text of an expression, and the names used in it."""
 
     def __init__(self, tree: ast.expr, uses: Sequence[Env], names: Mapping[str, str]):
         uses = list(uses)
@@ -52,7 +47,7 @@ class Said:
             return
         text = _held(self.whole(tree, uses), CHOICE)
         for env, value in zip(uses, values, strict=True):
-            known = {_mark(name): env[name] for name in self.used}
+            known = {_mark(name): _number(env[name]) for name in self.used}
             try:
                 found = eval(text, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
             except ArithmeticError:
@@ -110,6 +105,8 @@ class Said:
         if same(values):
             return _constant(values[0])
         match tree:
+            case ast.Name(id=name):
+                return self.name(name), ATOM
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self.choice(test, body, orelse, uses, self.broken)
             case ast.BinOp(left=left, op=ast.Pow(), right=right):
@@ -302,6 +299,11 @@ class Said:
         for k, (factor, one) in enumerate(said):
             text += (("-" if factor < 0 else "") if not k else (" - " if factor < 0 else " + ")) + one
         return text, SUM
+
+
+def _number(value: Any) -> Any:
+    """A value as the emitted file has it."""
+    return value if isinstance(value, int) else float(value)
 
 
 _MARK = re.compile(r"__(\w+?)__")

@@ -21,6 +21,7 @@ class Role:
         found: For each use the gathers that found anything.
         kind: `newest` or `input` where that feature alone is taken as it is, else `pattern`.
         matched: Whether any source goes through `match`.
+        apart: Whether its sources are a list of their own beside the features.
     """
 
     def __init__(self, name: str, runs: list[AggregateRun], found: list[list[GatherRun]]):
@@ -30,7 +31,7 @@ class Role:
         self.gather: Gather | None = self.all[0].gather if self.all else None
         self.matched = any(one.matches for one in self.all)
         self.kind = "pattern"
-        self.raw = False
+        self.raw = self.apart = False
         if name != "shortcut" and self.all and not self.matched:
             if all(one.result == run.features[one.position - 1] for run, one in flat):
                 self.kind = "newest"
@@ -46,7 +47,7 @@ class Role:
             raise Unsaid
         self.raw = any(tensor != run.features[s] for run, one in flat for s, tensor in one.sources) and not self.matched
         if self.raw and self.gather.raw:
-            if self.name != "shortcut" or self.prepared or any(one.asked != [one.position - 1] for one in self.all):
+            if self.name != "shortcut" or any(len(one.sources) < len(one.asked) for one in self.all):
                 raise Unsaid
             return
         state: dict[int, list[int]] = {}

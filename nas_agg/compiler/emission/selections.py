@@ -5,11 +5,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nas_agg.compiler.emission.classes import Classes
+from nas_agg.compiler.emission.classes import Class, Classes
 from nas_agg.compiler.emission.numbers import Unsaid, same
 from nas_agg.compiler.emission.roles import Role
+from nas_agg.compiler.emission.text import split
 from nas_agg.compiler.emission.trace import AggregateRun
 from nas_agg.operators import Gated
+
+
+def listed(tensors: str) -> str:
+    """Tensors as a list that can be gone over twice."""
+    return f"[*{tensors}]" if tensors.startswith("map(") else tensors
+
+
+def factors(tensors: str) -> list[str]:
+    """The lists whose products tensors are."""
+    return split(tensors[len("map(torch.mul, ") : -1]) if tensors.startswith("map(") else [tensors]
 
 
 class Selections:
@@ -19,6 +30,8 @@ class Selections:
     classes: Classes
     reads: Role
     init: list[str]
+    made: Class
+    several = False
 
     def values(self, role: Role, word: str) -> Any:
         """A number of a pattern or an operator that is the same everywhere."""
@@ -38,6 +51,11 @@ class Selections:
         assert role.gather is not None
         word = role.gather.pattern.word
         end = "" if newest else "-1"
+        if role.name == "output" and len({one.gather.pattern.word for one in role.all}) > 1:
+            self.made.fields["first"] = (lambda run: int(run.output.gather.pattern.word == "nodes"), lambda run: None)
+            if "self.first = first" not in self.init:
+                self.init.append("self.first = first")
+            return "widths[first:]" if of == "widths" else f"{of}[self.first :]"
         if word == "previous":
             return f"{of}[-1:]"
         if word == "dense":
@@ -54,28 +72,7 @@ class Selections:
         if word == "exponential":
             found = f"spaced({of}, {self.values(role, 'exponential')})"
             return f"{found}[:-1]" if end else found
-        return self.edges(role, of, newest)
-
-    def edges(self, role: Role, of: str, newest: bool) -> str:
-        rows: list = []
-        for row in role.found:
-            for one in row:
-                while len(rows) < one.position:
-                    rows.append(None)
-                asked = [k for k in one.asked if newest or k != one.position - 1]
-                if rows[one.position - 1] not in (None, asked):
-                    raise Unsaid
-                rows[one.position - 1] = asked
-        if role.name == "output":
-            if not same([row for row in rows if row is not None]):
-                raise Unsaid
-            return "[" + ", ".join(f"{of}[{k}]" for k in rows[-1]) + "]"
-        table = "[" + ", ".join(str(row or []) for row in rows) + "]"
-        name = f"self.{role.name}_edges"
-        line = f"{name} = {table}"
-        if line not in self.init:
-            self.init.append(line)
-        return f"[{of}[k] for k in {name}[len({of}) - 1]]"
+        raise Unsaid
 
     def entering(self, role: Role) -> str:
         """The channels of what is gathered, from the list of widths; checked at every use."""
@@ -105,16 +102,15 @@ class Selections:
 
     def joined(self, role: Role, tensors: str) -> str:
         """What the sources become."""
+        if role.name == "shortcut" and self.several:
+            return tensors
         counts = {len(one.sources) + (one.main is not None and role.name != "shortcut") for one in role.all}
-        if counts == {1} and tensors.startswith("[") and role.gather and role.gather.pattern.word == "edges":
-            of = tensors[1:].partition("[")[0]
-            return f"{of}[self.{role.name}_edges[len({of}) - 1][0]]"
         if counts == {1}:
-            return f"{tensors[:-2]}]" if tensors.endswith("[-1:]") and False else f"{tensors}[0]"
+            return " * ".join(f"{one.removesuffix('[-1:]')}[{-one.endswith('[-1:]')}]" for one in factors(tensors))
         if role.word in ("concat", "mixed"):
-            return f"torch.cat({tensors}, 1)"
+            return f"torch.cat({listed(tensors)}, 1)"
         if role.word == "mean" and role.name != "shortcut":
-            return f"mean({tensors})"
+            return f"mean({listed(tensors)})"
         return f"reduce(torch.add, {tensors})"
 
     def late(self) -> bool:
@@ -129,6 +125,7 @@ class Selections:
         if role.kind == "input":
             return f"{lists}[0]"
         assert role.gather is not None
+        lists = "sources" if role.apart else lists
         if not role.prepared:
             if role.word == "mixed" and role.name != "shortcut":
                 raise Unsaid
@@ -140,9 +137,9 @@ class Selections:
             tensors = self.selected(role, "sources" if role.gather.norm != "none" else lists, newest=not main)
         part = "self.output" if role.name == "output" else f"{node}.{role.name}"
         if role.gather.weight:
-            tensors = f"weighted({tensors}, {part}.weights)"
+            tensors = f"map(torch.mul, {tensors}, {part}.weights)"
         if role.gather.how is Gated:
-            tensors = f"gated({tensors}, {part}.gates)"
+            tensors = f"gated({listed(tensors)}, {part}.gates)"
         if main:
             tensors = f"[*{tensors}, {lists}[-1]]"
             return self.joined(role, tensors)
@@ -151,6 +148,8 @@ class Selections:
     def norm(self, role: Role) -> str:
         """The norm of a source, which has no parameters."""
         assert role.gather is not None
+        if role.gather.norm == "none":
+            return "{x}"
         groups = []
         for run, row in zip(self.runs, role.found, strict=True):
             for one in row:

@@ -67,6 +67,8 @@ def fitted(text: str, indent: int) -> list[str]:
         items = split(inner)
         if len(pad) + 4 + len(inner) <= WIDTH and "\n" not in inner:
             lines.append(f"{pad}    {inner}")
+        elif (loop := outside(inner).find(" for ")) > 0:
+            lines += [*fitted(inner[:loop], indent + 4), *fitted(inner[loop + 1 :], indent + 4)]
         else:
             for item in items:
                 lines.extend(fitted(f"{item},", indent + 4))
@@ -90,6 +92,13 @@ def _brackets(text: str) -> list[tuple[int, int]]:
     return found
 
 
+def outside(text: str) -> str:
+    """A text with dots in the place of what stands in brackets."""
+    for begin, end in _brackets(text):
+        text = text[:begin] + "." * (end + 1 - begin) + text[end + 1 :]
+    return text
+
+
 def split(text: str) -> list[str]:
     """The items of a list that is written with commas."""
     found, depth, begin = [], 0, 0
@@ -102,7 +111,7 @@ def split(text: str) -> list[str]:
 
 
 _FRAME = '''def build(weights=None):
-    """The network, with new weights or those of a safetensors file."""
+    """The network, with weights as PyTorch starts them, or with those of a safetensors file."""
     network = Network()
     if weights is not None:
         network.load_state_dict(read(weights, network.state_dict()))
@@ -112,25 +121,20 @@ _FRAME = '''def build(weights=None):
 def read(path, wanted):
     """The tensors of a safetensors file: an eight-byte length, a JSON header, then the numbers of all tensors."""
     with open(path, "rb") as file:
-        data = file.read()
-    start = 8 + int.from_bytes(data[:8], "little")
+        data = memoryview(file.read())
+    start, kinds = 8 + int.from_bytes(data[:8], "little"), {{torch.float32: "F32", torch.int64: "I64"}}
     try:
-        header = {{name: entry for name, entry in json.loads(data[8:start]).items() if name != "__metadata__"}}
-        entries = {{name: [e["dtype"], e["shape"], *map(int, e["data_offsets"])] for name, e in header.items()}}
+        header = json.loads(bytes(data[8:start]))
+        header.pop("__metadata__", None)
+        parts = {{name: bytearray(data[start:][slice(*e["data_offsets"])]) for name, e in header.items()}}
+        found = {{name: [e["dtype"], e["shape"], f"{{len(parts[name])}} bytes"] for name, e in header.items()}}
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ValueError(f"{{path}}: not a safetensors file") from None
-    if other := sorted(entries.keys() ^ wanted.keys()):
-        what = "is missing" if other[0] in wanted else "is not in the network"
-        raise ValueError(f"{{path}}: '{{other[0]}}' {{what}}; these are the weights of another network")
-    for name, tensor in wanted.items():
-        *found, begin, end = entries[name]
-        right = [{{torch.float32: "F32", torch.int64: "I64"}}[tensor.dtype], list(tensor.shape)]
-        if found != right:
-            raise ValueError(f"{{path}}: '{{name}}' is {{found}}, and {{right}} is wanted")
-        if end - begin != tensor.nbytes or not 0 <= begin <= end <= len(data) - start:
-            raise ValueError(f"{{path}}: '{{name}}' is cut short")
-        wanted[name] = torch.frombuffer(bytearray(data[start + begin : start + end]), dtype=tensor.dtype).view(right[1])
-    return wanted
+    right = {{name: [kinds[t.dtype], [*t.shape], f"{{t.nbytes}} bytes"] for name, t in wanted.items()}}
+    for name in sorted(found.keys() | right.keys()):
+        if found.get(name) != right.get(name):
+            raise ValueError(f"{{path}}: '{{name}}' is {{found.get(name)}}, and {{right.get(name)}} is wanted")
+    return {{name: torch.frombuffer(parts[name], dtype=wanted[name].dtype).view(right[name][1]) for name in right}}
 
 
 if __name__ == "__main__":
@@ -138,5 +142,5 @@ if __name__ == "__main__":
     params = sum(parameter.numel() for parameter in network.parameters())
     logits = network(torch.randn(2, *{input}))
     assert params == {params} and logits.shape == (2, {classes}) and logits.isfinite().all()
-    print(f"{{params:,}} parameters; two random images give logits of shape {{tuple(logits.shape)}}")
+    print(f"{{__doc__.strip()}}\\nTwo random images give logits of shape {{tuple(logits.shape)}}, all finite.")
 '''

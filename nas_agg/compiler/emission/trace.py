@@ -5,14 +5,14 @@ The graph knows operations; a file that reads like the genotype needs to know wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_agg.expansion import Scope, Shortcut, _Dealt, _Expansion, _Nodes
+from nas_agg.expansion import Expansion
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph, Tape
 from nas_agg.names import Names
+from nas_agg.nodes import Dealt, Gathered, Nodes, Scope, Shortcut
 from nas_agg.parts import Aggregate, Gather, Sequence
 from nas_agg.primitives import Shape
 
@@ -58,7 +58,6 @@ class GatherRun:
     values: dict[str, Any] = field(default_factory=dict)
     result: int | None = None
     path: str = ""
-    ops: set[int] = field(default_factory=set)
 
 
 @dataclass(eq=False)
@@ -68,8 +67,8 @@ class NodeRun:
     l: int
     scope: Scope
     reads: GatherRun
-    unit: UnitRun
     shortcut: GatherRun | None = None
+    unit: UnitRun = field(init=False)
 
 
 @dataclass(eq=False)
@@ -115,13 +114,53 @@ def trace(genotype: Genotype) -> Trace:
     return Trace(root, tape, tape.graph(root.out))
 
 
-class _Traced(_Expansion):
+class _TracedNodes(Nodes):
+    run_: _Traced
+
+    def __init__(self, run: _Traced, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
+        super().__init__(run, aggregate, x, scope, path, shortcut)
+        self.record = AggregateRun(aggregate, x, self.n, self.outer, path, self.shortcut is not None)
+        self.record.features = self.features
+        self.matches: dict[int, UnitRun] = {}  # those that the gather at work has made
+
+    def gathered(self, found: Gathered) -> None:
+        run = GatherRun(found.gather, found.position, found.main, found.asked, found.sources, self.matches,
+                        found.values, found.tensor, found.path)  # fmt: skip
+        self.matches = {}
+        if found.join:
+            self.record.nodes[-1].shortcut = run
+            return
+        self.settle()
+        if found.position > self.n:
+            self.record.output = run
+        else:
+            self.record.nodes.append(NodeRun(found.position, found.scope, run))
+
+    def settle(self) -> None:
+        """What ran last, when the next node reads or the aggregate ends, is the newest node's unit."""
+        if self.record.nodes:
+            node, run = self.record.nodes[-1], self.run_.last
+            assert isinstance(run, UnitRun)
+            node.unit, run.joined = run, node.shortcut
+
+    def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
+        last, known = self.run_.last, len(self.matched)
+        found = super().match(gather, role, source, tensor, width, target, path)
+        if len(self.matched) > known:
+            assert isinstance(self.run_.last, UnitRun)
+            self.matches[source] = self.run_.last
+        self.run_.last = last
+        return found
+
+
+class _Traced(Expansion):
+    nodes = _TracedNodes
     open: UnitRun
-    last: UnitRun | None
+    last: UnitRun | AggregateRun | None
 
     def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         around = self.open
-        run = self.open = UnitRun(unit, x, scope, path, dealt=isinstance(shortcut, _Dealt))
+        run = self.open = UnitRun(unit, x, scope, path, dealt=isinstance(shortcut, Dealt))
         entering = self.tape.shapes[x][0]
         for label, step in unit.steps:
             x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)
@@ -133,89 +172,13 @@ class _Traced(_Expansion):
         channels, height, _ = self.tape.shapes[x]
         local = {**scope, "in": entering, "c": channels, "h": height}
         start, self.last = len(self.tape.ops), None
-        if isinstance(step, Aggregate):
-            self.tape.path = path
-            nodes = _TracedNodes(self, step, x, scope, path, shortcut)
-            out = nodes.run()
-            run: Any = nodes.record
-            run.out = out
-        else:
-            out = super().step(label, step, x, scope, path, entering, shortcut)
-            run = self.last if isinstance(step, Sequence) else None
+        out = super().step(label, step, x, scope, path, entering, shortcut)
+        run = self.last if isinstance(step, (Aggregate, Sequence)) else None
         self.open.steps.append(StepRun(label, step, x, out, path, local, run, range(start, len(self.tape.ops))))
         return out
 
-
-class _TracedNodes(_Nodes):
-    run_: _Traced
-
-    def __init__(self, run: _Traced, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
-        super().__init__(run, aggregate, x, scope, path, shortcut)
-        self.record = AggregateRun(aggregate, x, self.n, self.outer, path, self.shortcut is not None)
-        self.record.features = self.features
-        self.gathered: GatherRun | None = None
-        self.join_of: GatherRun | None = None
-
-    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: _Dealt | None) -> Shortcut:
-        # Called once a node, between its reads and its unit.
-        assert self.gathered is not None
-        self.record.nodes.append(NodeRun(l, scope, self.gathered, UnitRun(unit, -1, scope, path)))
-        self.join_of = None
-        return super().node_shortcut(unit, l, scope, path, dealt)
-
-    def settle(self) -> None:
-        """What ran last, when the next node reads or the aggregate ends, is the newest node's unit."""
-        if self.record.nodes and self.record.nodes[-1].unit.x < 0:
-            node, run = self.record.nodes[-1], self.run_.last
-            assert isinstance(run, UnitRun)
-            node.unit, node.shortcut = run, self.join_of
-            run.joined = self.join_of
-
-    def leaving(self, scope: Scope) -> int:
-        out = super().leaving(scope)
-        self.record.output = self.gathered
-        return out
-
-    def gather(
-        self,
-        gather: Gather,
-        position: int,
-        main: int | None,
-        scope: Scope,
-        path: str,
-        join: bool = False,
-        sources: Iterable[int] | None = None,
-    ) -> int | None:
-        if not join:
-            self.settle()
-        if sources is None:
-            asked = gather.pattern.kind.sources(position, **gather.pattern.values(scope))  # type: ignore[attr-defined]
-        else:
-            asked = list(sources)
-        newest = not join and position - 1 in asked
-        record = GatherRun(gather, position, self.features[position - 1] if newest else main, asked, path=path)
-        self.filling = record
-        start = len(self.tape.ops)
-        record.result = super().gather(gather, position, main, scope, path, join, asked)
-        record.ops = set(range(start, len(self.tape.ops)))
-        record.values = gather.operator.values(scope) if gather.operator.numbers else dict(gather.operator.fixed)
-        if join:
-            self.join_of = record
-        else:
-            self.gathered = record
-        return record.result
-
-    def fitted(
-        self, gather: Gather, role: str, sources: list[int], main: int | None, values: dict, path: str
-    ) -> list[tuple[int, int]]:
-        record = self.filling
-        found = super().fitted(gather, role, sources, main, values, path)
-        record.sources = list(found)
-        return found
-
-    def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
-        record, known = self.filling, len(self.matched)
-        found = super().match(gather, role, source, tensor, width, target, path)
-        if len(self.matched) > known:
-            record.matches[source] = self.run_.last  # type: ignore[assignment]
-        return found
+    def aggregate(self, label: str, nodes: Nodes) -> int:
+        assert isinstance(nodes, _TracedNodes)
+        nodes.record.out = nodes.run()
+        self.last = nodes.record
+        return nodes.record.out

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.emission.classes import Class
-from nas_agg.compiler.emission.joins import Joins, env
+from nas_agg.compiler.emission.inside import Inside
+from nas_agg.compiler.emission.joins import env
 from nas_agg.compiler.emission.layers import Item, layer
 from nas_agg.compiler.emission.numbers import Said, Unsaid, same
-from nas_agg.compiler.emission.text import WIDTH, fitted
-from nas_agg.compiler.emission.trace import AggregateRun, StepRun, UnitRun
+from nas_agg.compiler.emission.text import WIDTH
+from nas_agg.compiler.emission.trace import StepRun, UnitRun
 from nas_agg.parts import Aggregate, Join, Sequence, WordUse
 
 if TYPE_CHECKING:
     from nas_agg.compiler.emission.writer import Writer
 
 
-class UnitText(Joins):
+class UnitText(Inside):
     """The text of one unit's class."""
 
     def __init__(self, writer: Writer, made: Class):
@@ -48,22 +48,17 @@ class UnitText(Joins):
         made, runs = self.made, self.runs
         made.mode = self.mode()
         steps = made.part.steps
-        for k in range(len(steps)):
+        for k in range(made.sliced, len(steps)):
             column = [run.steps[k] for run in runs]
             self.step(column[0].label, column, self.names, k == len(steps) - 1)
             if k in made.raw_at:
                 self.items.append(Item("raw"))
         made.args = sorted(self.used, key=lambda name: ("nwgs".find(name) if name in "nwgs" else 9, name))
-        made.out = self.channels
-        made.out_line = f"self.out = {self.channels}"
+        level = not made.sliced and all(self.classes.channels(run.x) == self.classes.channels(run.out) for run in runs)
+        made.out = "in_" if level and "self." in self.channels else self.channels
+        made.out_line = f"self.out = {made.out}"
         made.doc = ""
-        sequential = (
-            not self.root
-            and made.mode == "none"
-            and not (made.gives or made.takes or made.raw_at)
-            and self.items
-            and all(item.module and not item.module[0].startswith("!") for item in self.items)
-        )
+        sequential = not self.root and self.sequential()
         for item in self.items:
             if item.module and not item.module[1]:
                 self.init.append(item.module[0])
@@ -74,6 +69,32 @@ class UnitText(Joins):
             made.base = "nn.Sequential"
         else:
             made.forward = self.forward()
+
+    def sequential(self) -> bool:
+        """Whether a unit is modules in a row; a join ahead of them or behind is then written by the callers."""
+
+        def modules(items: list[Item]) -> bool:
+            return bool(items) and all(item.module and not item.module[0].startswith("!") for item in items)
+
+        made = self.made
+        if made.gives and made.mode == "none" and not made.takes:
+            *ahead, last = [item for item in self.items if item.call != "raw"]
+            if last.pair and self.items[-1].call == "raw" and last.call.endswith("({x})") and modules(ahead):
+                assert last.module is not None
+                self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
+                return True
+        if made.gives or made.takes or made.raw_at:
+            return False
+        joins = [k for k, item in enumerate(self.items) if "shortcut" in item.call]
+        if made.mode == "given" and len(joins) == 1 and not made.state and not getattr(self.runs[0], "nested", False):
+            ahead, behind = self.items[: joins[0]], self.items[joins[0] :]
+            if not ahead and modules(behind[1:]) and not made.optional:
+                self.items, made.ahead = behind[1:], behind[:1]
+                return True
+            if modules(ahead) and not any("self." in item.call or "!" in str(item.module) for item in behind):
+                self.items, made.behind = ahead, behind
+                return True
+        return made.mode == "none" and (modules(self.items) or (made.sliced and not self.items))
 
     # ------------------------------------------------------------------ steps
 
@@ -100,62 +121,6 @@ class UnitText(Joins):
         made = self.classes.of.get(id(column[0].run))
         return made is not None and (made.gives or made.takes)
 
-    def short(self, label: str, column: list[StepRun]) -> bool:
-        """A unit of a few layers, written where it stands."""
-        channels, used = self.channels, set(self.used)
-        text = self.brief([run.run for run in column], self.names)  # type: ignore[misc]
-        once = len(column[0].step.steps) <= (4 if self.root else 2) and len(
-            self.classes.of[id(column[0].run)].runs
-        ) == len(column)
-        if text is None or (len(f"self.{label} = {text}") > WIDTH - 8 and not once):
-            self.channels, self.used = channels, used
-            return False
-        self.items.append(Item(f"self.{label}({{x}})", (label, text), 1))
-        return True
-
-    def brief(self, runs: list[UnitRun], names: Mapping[str, str]) -> str | None:
-        """The text of a unit of a few layers as a value, or None."""
-        unit = runs[0].unit
-        if not unit.steps or len(unit.steps) > (4 if self.root else 3) or unit.joins:
-            return None
-        items, around, known = self.items, self.entering, self.names
-        self.items, self.entering, self.names = [], self.channels, dict(names)
-        try:
-            for k, (own, _) in enumerate(unit.steps):
-                self.step(own, [run.steps[k] for run in runs], names)
-            parts = [item.module for item in self.items]
-            if len(parts) == 1 and self.items[0].pair and parts[0]:  # two values come out as they are
-                parts = [(parts[0][0].lstrip("!"), parts[0][1])]
-        finally:
-            self.items, self.entering, self.names = items, around, known
-        if not parts or any(part is None or not part[1] or part[0].startswith("!") for part in parts):
-            return None
-        if any("self." in part[1] for part in parts if part) or self.channels.startswith("self."):
-            return None
-        return f"named({', '.join(f'{part[0]}={part[1]}' for part in parts if part)})"
-
-    def simple(self, unit: Sequence) -> bool:
-        """Whether a unit is but layers."""
-        return all(
-            isinstance(step, WordUse) or (isinstance(step, Sequence) and self.simple(step)) for _, step in unit.steps
-        )
-
-    def single(self, step: Aggregate, column: list[StepRun]) -> bool:
-        """Whether an aggregate is one node that does some layers without weights."""
-        runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
-        return (
-            all(run.n == 1 and self.writer.chain(run) for run in runs)
-            and self.simple(step.units[0])
-            and not step.units[0].joins
-            and not any(map(self.classes.stateful, column))
-        )
-
-    def inline(self, label: str, runs: list[UnitRun], names: Mapping[str, str]) -> None:
-        around, self.entering = self.entering, self.channels
-        for k, (own, _) in enumerate(runs[0].unit.steps):
-            self.step(self.attribute(f"{label}_{own}"), [run.steps[k] for run in runs], names)
-        self.entering = around
-
     def attribute(self, wanted: str) -> str:
         while wanted in self.attributes:
             wanted += "_"
@@ -164,6 +129,8 @@ class UnitText(Joins):
 
     def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
         known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
+        if self.made.sliced:
+            del known["_in"]
         found = Said(tree, uses, known)
         self.used |= found.used - {"_in", "c"}
         return found.text
@@ -181,7 +148,7 @@ class UnitText(Joins):
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        made = layer(label, column, self.channels, say, ops, self.root and last, self.writer.squeezes)
+        made = layer(label, column, self.channels, say, ops, self.root and last, self.writer)
         if made is None:
             return
         if made.out is not None:
@@ -236,111 +203,11 @@ class UnitText(Joins):
     def child_width(self, label: str, made: Class, text: str, column: list[StepRun]) -> str:
         if self.root:
             return str(self.classes.channels(column[0].out))
-        if made.out == "in_":
-            return self.channels
-        passed = {self.classes.text(name) for name in made.args}
-        if made.out is not None and re.fullmatch(r"\d+|[A-Za-z_]\w*|\d+ \* [A-Za-z_]\w*", made.out):
-            words = set(re.findall(r"[A-Za-z_]\w*", made.out))
-            as_they_are = all(re.search(rf"[(, ]{word}(?=[,)])", text) and f"{word}=" not in text for word in words)
-            if words <= passed and as_they_are:
-                return made.out
-        made.out_used = True
-        return f"self.{label}.out"
-
-    def listed(self, label: str, column: list[StepRun]) -> bool:
-        """An aggregate whose nodes follow one another, as a list of its units."""
-        runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
-        n = runs[0].n
-        around = self.classes.of[id(runs[0])]
-        if around.takes or (around.gives and n != 1):
-            return False
-        if not around.gives and self.conditional(label, column):
-            return True
-        if n == 0 or any(run.n != n or not self.writer.chain(run) for run in runs):
-            return False
-        if not (runs[0].aggregate.each or n == 1):
-            return False
-        if n > 1 and not self.root:
-            return False
-        if n == 1 and self.brief_node(label, column):
-            return True
-        texts = []
-        for k in range(n):
-            units = [run.nodes[k].unit for run in runs]
-            made = self.writer.written(self.classes.of[id(units[0])])
-            if made.mode == "given":
-                return False
-            channels = str(self.classes.channels(units[0].x)) if self.root else self.channels
-            try:
-                texts.append(self.writer.call(made, channels, units, column, self))
-            except Unsaid:
-                return False
-        pair = ("raw" if column[0].label in self.kept() else "_") if around.gives else ""
-        text = f"chain({', '.join(repeated(texts))})"
-        self.items.append(Item(f"self.{label}({{x}})", ("!" * bool(pair) + label, text), 1, pair=pair))
-        if self.root:
-            self.channels = str(self.classes.channels(column[0].out))
-        elif made.out != "in_":
-            made.out_used = True
-            self.channels = f"self.{label}[-1].unit.out"
-        return True
-
-    def brief_node(self, label: str, column: list[StepRun]) -> bool:
-        """An aggregate of one node with a few layers."""
-        channels, used = self.channels, set(self.used)
-        try:
-            units = [run.run.nodes[0].unit for run in column]  # type: ignore[union-attr]
-            text = None if units[0].unit.joins else self.brief(units, self.unbound(column[0].step))
-        except Unsaid:
-            text = None
-        if text is None or len(f"self.{label} = chain({text})") > WIDTH - 8:
-            self.channels, self.used = channels, used
-            return False
-        gives = self.classes.of[id(column[0].run)].gives
-        pair = ("raw" if column[0].label in self.kept() else "_") if gives else ""
-        self.items.append(Item(f"self.{label}({{x}})", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
-        return True
-
-    def conditional(self, label: str, column: list[StepRun]) -> bool:
-        """An aggregate of one node that is not there at some uses, and keeps the width."""
-        runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
-        counts = {run.n for run in runs}
-        if counts != {0, 1} or not all(self.writer.chain(run) for run in runs):
-            return False
-        if any(self.classes.channels(run.x) != self.classes.channels(run.out) for run in column):
-            return False
-        channels, used, known = self.channels, set(self.used), self.names
-        try:
-            units = [run.nodes[0].unit for run in runs if run.n]
-            there = [run for run in column if run.run.n]  # type: ignore[union-attr]
-            made = self.writer.written(self.classes.of[id(units[0])])
-            if made.mode == "given" or runs[0].aggregate.nodes is None:
-                return False
-            nodes = runs[0].aggregate.nodes.expression
-            test = self.said(nodes.tree(), [env(run.outer) for run in runs], self.names)
-            self.names = self.unbound(column[0].step)
-            text = self.brief(units, self.names)
-            self.channels = channels
-            if text is None:
-                text = self.writer.call(made, channels, units, there, self)
-        except Unsaid:
-            self.channels, self.used = channels, used
-            return False
-        finally:
-            self.names = known
-        test = test.removeprefix("1 if ").removesuffix(" else 0")
-        if test.startswith("0 if ") or test.replace("_", "a").isidentifier() or " if " in test:
-            test = f"{test} == 1" if test.replace("_", "a").isidentifier() else f"({test}) == 1"
-        elif not any(sign in test for sign in "<>="):
-            test = f"{test} == 1"
-        self.items.append(Item(f"self.{label}({{x}})", (label, f"chain(*[{text}] if {test} else [])"), 1))
-        return True
-
-    def unbound(self, step: Aggregate) -> dict[str, str]:
-        """The names that an aggregate leaves as they are."""
-        bound = {name for name, value in (("w", step.growth), ("g", step.cardinality), ("s", step.stride)) if value}
-        bound |= {"l", "n"} | {name for name, _ in step.let}
-        return {name: text for name, text in self.names.items() if name not in bound}
+        widths = [self.classes.channels(run.out) for run in column]
+        known = {self.entering: "in", **{name: own for own, name in self.names.items()}}
+        same_as = [text for text, own in known.items() if widths == [run.local.get(own) for run in column]]
+        self.used |= {name for name, text in self.names.items() if text in same_as[:1]}
+        return self.writer.out(made, text, (same_as or [f"self.{label}.out"])[0])
 
     # ------------------------------------------------------------------ forward
 
@@ -387,17 +254,7 @@ class UnitText(Joins):
 
 def _instead(text: str, said: str, name: str) -> str:
     """A call in which a long width has its name."""
+    text = re.sub(rf"(?<!\w)\({re.escape(said)}\)", name, text)
+    if re.fullmatch(r"[a-z.]+\([^()]*\)", said):
+        text = text.replace(said, name)
     return text.replace(f", {said},", f", {name},", 1).replace(f", {said})", f", {name})", 1)
-
-
-def repeated(texts: list[str]) -> list[str]:
-    """Calls, of which those that follow one another alike are written once."""
-    found = []
-    for text, group in groupby(texts):
-        times = len(list(group))
-        found += [f"*({text} for _ in range({times}))"] if times > 2 else [text] * times
-    return found
-
-
-def module_lines(lines: list[str], indent: int) -> list[str]:
-    return [part for line in lines for part in fitted(line, indent)]

@@ -7,13 +7,19 @@ from typing import Any
 
 from nas_agg.compiler.emission.aggregates import AggregateText, is_chain
 from nas_agg.compiler.emission.classes import Class, Classes
+from nas_agg.compiler.emission.inlining import bound, called, inline
+from nas_agg.compiler.emission.inside import Inside
 from nas_agg.compiler.emission.joins import env
+from nas_agg.compiler.emission.merging import merge
 from nas_agg.compiler.emission.numbers import Unsaid, same
 from nas_agg.compiler.emission.raws import Raws
+from nas_agg.compiler.emission.slices import slicing
 from nas_agg.compiler.emission.text import fitted
 from nas_agg.compiler.emission.trace import AggregateRun, StepRun, Trace
 from nas_agg.compiler.emission.units import UnitText
 from nas_agg.parts import Sequence
+
+_SIMPLE = re.compile(r"(\d+ \* )?[\w.]+(\[-?\d+\][\w.]*)?")
 
 
 class Writer:
@@ -21,29 +27,42 @@ class Writer:
 
     Args:
         traced: The network.
+        merged: Whether aggregates that differ in what leaves them are one class.
 
     Raises:
         Unsaid: If it has no such text.
     """
 
-    def __init__(self, traced: Trace):
+    def __init__(self, traced: Trace, merged: bool = True):
         self.classes = Classes(traced, set())
         Raws(self.classes)
+        if merged:
+            merge(self.classes)
+        slicing(self.classes, self.chain)
         self.squeezes: set[tuple[str, str, bool]] = set()
+        self.slices = sum(map(self.classes.slices, self.classes.found.values())) > 1
         self.order: list[Class] = []
-        self.left_out: set[int] = set()
 
     def parts(self) -> list[str]:
         """The text of each class, in the order in which they need one another."""
         self.written(self.classes.root)
-        if self.classes.lost - self.left_out:
+        if self.classes.lost:
             raise Unsaid  # something with weights leads nowhere, and the graph has left it out
-        found: list[str] = []
+        needed: list[Class] = []
         for made in reversed(self.order):
             # What a loop that did not work out had asked for may be needed by no one.
-            if made is self.classes.root or re.search(rf"\b{made.name}\(", "\n".join(found)):
-                found.append("\n".join(self.text(made)))
-        return found[::-1]
+            if made is self.classes.root or any(called(made.name, other) for other in needed):
+                made.out_used = any(called(made.name, other) and self.asks(made, other) for other in needed)
+                needed.append(made)
+        for made in needed:
+            made.lines = bare(made)
+        parameters = {id(made): self.parameters(made) for made in needed}
+        return ["\n".join(self.text(made)) for made in inline(needed[::-1], parameters)]
+
+    def asks(self, made: Class, other: Class) -> bool:
+        """Whether a class asks for the channels that another puts out."""
+        text = "\n".join([*(other.lines or ()), other.out_line * other.out_used])
+        return any(asked in text for asked in made.asked)
 
     def written(self, made: Class) -> Class:
         if made.failed:
@@ -66,7 +85,7 @@ class Writer:
 
     # ------------------------------------------------------------------ calls
 
-    def call(self, made: Class, channels: str, runs: list[Any], column: list[StepRun], frame: UnitText) -> str:
+    def call(self, made: Class, channels: str, runs: list[Any], column: list[StepRun], frame: Inside) -> str:
         """The call of a constructor inside a unit."""
 
         def said(name: str) -> str:
@@ -83,7 +102,7 @@ class Writer:
         state = (", state" if frame.made.mode == "given" else ", in_") if made.state else ""
         return self.arguments(made, channels + state, said)
 
-    def field(self, made: Class, name: str, runs: list[AggregateRun], frame: UnitText) -> str:
+    def field(self, made: Class, name: str, runs: list[AggregateRun], frame: Inside) -> str:
         values, tree = made.fields[name]
         found = [values(run) for run in runs]
         if same(found):
@@ -100,10 +119,31 @@ class Writer:
             if made.defaults.get(name) == text:
                 keyed = True
                 continue
-            parameter = name if name in made.fields else self.classes.text(name)
+            parameter = self.parameter(made, name)
             keyed = keyed or not re.match(r"[A-Za-z_(]", text)
             parts.append(f"{parameter}={text}" if keyed else text)
         return f"{made.name}({', '.join(parts)})"
+
+    def out(self, made: Class, call: str, otherwise: str) -> str:
+        """The channels that a module puts out, in the names of its caller; or what else to call them."""
+        given = {self.parameter(made, name): text for name, text in made.defaults.items()}
+        given |= bound(self.parameters(made), call[call.index("(") + 1 : -1])
+        if _SIMPLE.fullmatch(made.out or "") and set(re.findall(r"[A-Za-z_]\w*", made.out or "")) <= given.keys():
+            found = re.sub(r"[A-Za-z_]\w*", lambda word: given[word.group()], made.out or "")
+            if re.fullmatch(r"\d+ \* \d+", found):
+                number, _, other = found.partition(" * ")
+                return str(int(number) * int(other))
+            if _SIMPLE.fullmatch(found):
+                return found
+        if otherwise.endswith(".out"):
+            made.asked.add(otherwise)
+        return otherwise
+
+    def parameters(self, made: Class) -> list[str]:
+        return ["in_", *["state"] * made.state, *[self.parameter(made, name) for name in made.args]]
+
+    def parameter(self, made: Class, name: str) -> str:
+        return name if name in made.fields else self.classes.text(name)
 
     # ------------------------------------------------------------------ the text of a class
 
@@ -111,7 +151,7 @@ class Writer:
         root = made is self.classes.root
         parameters = "" if root else ", in_, state" if made.state else ", in_"
         for name in made.args:
-            parameters += ", " + (name if name in made.fields else self.classes.text(name))
+            parameters += ", " + self.parameter(made, name)
             if name in made.defaults:
                 parameters += f"={made.defaults[name]}"
         lines = [f"class {made.name}({made.base}):"]
@@ -129,6 +169,17 @@ class Writer:
                 indent = len(line) - len(line.lstrip())
                 lines += fitted(line.lstrip(), 4 + indent)
         return lines
+
+
+def bare(made: Class) -> list[str]:
+    """The lines of a constructor without a record of channels that is not looked at."""
+    lines = made.lines or []
+    for record in (r"widths(?= = |\.append\()", r"c(?= = )"):
+        kept = [line for line in lines if not re.match(rf"\s*{record}", line)]
+        name = record.partition("(")[0]
+        if not re.search(rf"(?<![\w.]){name}(?!\w|=(?!=))", "\n".join([*kept, made.out_line * made.out_used])):
+            lines = kept
+    return lines
 
 
 def scope_of(run: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Commands of the command line that stand apart; `nas_agg.cli` puts them together."""

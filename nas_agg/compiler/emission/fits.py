@@ -1,0 +1,135 @@
+"""Aggregates whose input is made to fit their nodes' features, where it is gathered beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nas_agg.compiler.emission.classes import Class, Classes
+from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.roles import Role
+from nas_agg.compiler.emission.trace import AggregateRun, UnitRun
+
+if TYPE_CHECKING:
+    from nas_agg.compiler.emission.aggregates import AggregateText
+
+
+class Fits:
+    """Writes what node 2, which reads the input first, and what leaves have for that."""
+
+    text: AggregateText
+    runs: list[AggregateRun]
+    classes: Classes
+    reads: Role
+    shortcut: Role
+    output: Role
+    init: list[str]
+    width: str
+    fit: Class | None
+
+    def chained(self, role: Role) -> bool:
+        raise NotImplementedError
+
+    def fitting(self) -> Class | None:
+        """The class of the unit that makes the input fit, or None if nothing goes through one.
+
+        Raises:
+            Unsaid: If anything else does.
+        """
+        if self.shortcut.matched and not self.chained(self.shortcut):
+            return self.fitting_shortcut()
+        if not (self.output.matched or (self.reads.matched and self.output.kind == "pattern")):
+            return None
+        found: list[UnitRun] = []
+        for run in self.runs:
+            channels = [self.classes.channels(feature) for feature in run.features]
+            assert run.output is not None
+            gathers = [*[node.reads for node in run.nodes], run.output]
+            if run.n < 2 or not same(channels[1:]) or gathers[0].result != run.x or self.shortcut.all:
+                raise Unsaid
+            for k, one in enumerate(gathers):
+                here = k == 1 or (k == run.n and self.output.matched)
+                if list(one.matches) != [0] * (here and channels[0] != channels[1]):
+                    raise Unsaid
+                found += one.matches.values()
+        return self.one_class(found)
+
+    def fitting_shortcut(self) -> Class:
+        """The same where the input is a source of shortcuts, which node 1 makes fit for all."""
+        shapes, found = self.classes.traced.shape, list[UnitRun]()
+        if self.reads.kind != "newest" or self.output.kind != "newest":
+            raise Unsaid
+        for run in self.runs:
+            if not run.nodes or not same([shapes(feature) for feature in run.features[1:]]):
+                raise Unsaid
+            for node in run.nodes:
+                here = node.l == 1 and shapes(run.x) != shapes(run.features[1])
+                if node.shortcut is None or list(node.shortcut.matches) != [0] * here:
+                    raise Unsaid
+                found += node.shortcut.matches.values()
+        self.shortcut.apart = True
+        return self.one_class(found)
+
+    def one_class(self, found: list[UnitRun]) -> Class:
+        made = self.classes.of[id(found[0])]
+        if any(self.classes.of[id(run)] is not made for run in found) or made.gives or made.takes:
+            raise Unsaid
+        return self.text.writer.written(made)
+
+    def fitting_parts(self) -> list[str]:
+        """The lines behind the nodes' making."""
+        assert self.fit is not None
+        runs = self.fit.runs
+        if self.text.values(self.width) != [self.classes.channels(run.features[-1]) for run in self.runs]:
+            raise Unsaid
+
+        first = [[run.nodes[0]] for run in self.runs]
+        strides = [run.nodes[0].scope["s"] for run in self.runs]
+        wide = [self.classes.channels(run.x) != self.classes.channels(run.features[-1]) for run in self.runs]
+        ones = [run.nodes[0].shortcut if self.shortcut.apart else run.nodes[1].reads for run in self.runs]
+        fits = [not one.matches for one in ones if one]
+
+        def said(name: str) -> str:
+            values = [run.scope.get(name) for run in runs]
+            if name == "w":
+                return self.width
+            if None not in values and same(values):
+                return str(values[0])
+            if name == "s" and values == [s for s, fit in zip(strides, fits, strict=True) if not fit]:
+                return self.text.text_of("s", first, 0)
+            raise Unsaid
+
+        call = self.text.writer.arguments(self.fit, "in_", said)
+        tests = {f"in_ != {self.width}": wide}
+        if self.shortcut.apart and not same(strides):
+            stride = self.text.text_of("s", first, 0)
+            tests |= {f"{stride} > 1": [s > 1 for s in strides]}
+            tests |= {f"{stride} > 1 or in_ != {self.width}": [s > 1 or w for s, w in zip(strides, wide, strict=True)]}
+        if any(fits):
+            test = next((test for test, values in tests.items() if values == [not fit for fit in fits]), None)
+            if test is None:
+                raise Unsaid
+            call = f"*[{call}] if {test} else []"
+        match = f"nn.Sequential({call})"
+        if self.shortcut.apart:
+            parts = self.shortcut.prepared and any('"shortcut": ' in line for line in self.init)
+            return [f'self[0].shortcut["match"] = {match}' if parts else f'self[0]["shortcut"] = {_dict(match)}']
+        weights = [line for line in self.init if line.startswith("self.output = ")]
+        reads = f'self[1].reads["match"] = {match}' if self.reads.prepared else f'self[1]["reads"] = {_dict(match)}'
+        if not self.output.matched:
+            return [reads]
+        return [reads, f'self.output["match"] = {match}' if weights else f"self.output = {_dict(match)}"]
+
+    def fitted_lines(self, norm: str | None) -> tuple[list[str], list[str]]:
+        """The lines ahead of the loop, whose nodes are all but the first, and those behind it."""
+        ahead = ["features = [x, self[0].unit(x)]"]
+        if norm is None:
+            behind = ["features[0] = self.output.match(x)"]
+            ahead = ["y = self[0].unit(x)", "features = [self[1].reads.match(x), y]"]
+        else:
+            behind = ["fit = self.output.match(features[0])", f"sources[0] = {norm.replace('{x}', 'fit')}"]
+            ahead += ["fit = self[1].reads.match(x)", f"sources = [{norm.replace('{x}', 'fit')}]"]
+        return ahead, behind if self.output.matched else []
+
+
+def _dict(match: str) -> str:
+    return f'nn.ModuleDict({{"match": {match}}})'

@@ -1,0 +1,37 @@
+"""Points of the spaces as tests take them: at small inputs, with weights that all count."""
+
+from __future__ import annotations
+
+import torch
+
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.space import list_spaces, open_space
+
+POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
+
+
+def smallest(space: str, point: str) -> Genotype:
+    """A point on the smallest images that its space serves, at least 8x8."""
+    opened = open_space(space)
+    side = opened.min_input or 8
+    return opened.point(point, input=(opened.point(point).input[0], side, side))
+
+
+def one_a_family() -> list[tuple[str, str]]:
+    """The shortest point of each family's first space."""
+    first = {open_space(name).family: name for name in reversed(list_spaces())}
+    return [(s, min(open_space(s).points, key=lambda p: len(expand(smallest(s, p))))) for s in sorted(first.values())]
+
+
+def shaken(network: torch.nn.Module) -> torch.nn.Module:
+    """A network whose parameters and statistics all count."""
+    generator = torch.Generator().manual_seed(1)
+    for name, value in network.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.dtype.is_floating_point:
+            if value.dim() == 4:
+                value.mul_(0.4)  # so that a thousand layers do not overflow
+            value.add_(0.03 * torch.randn(value.shape, generator=generator))
+    return network

@@ -1,0 +1,128 @@
+"""Latency: what is made of the times, how many there are, and that measuring leaves a network as it was."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import nas_agg
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.training import latency as module
+from nas_agg.training.latency import measure
+
+SMALL = {"input": [1, 8, 8], "classes": 10, "net": [{"conv": 3, "out": 8}, "bn", "relu", "gap", {"linear": "classes"}]}
+
+
+class Images(nn.Module):
+    """Notes what it is given, and in what mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append((tuple(x.shape), self.training, torch.is_inference_mode_enabled()))
+        return self.norm(x)
+
+
+def test_figures_come_of_the_times(monkeypatch):
+    times = iter([9.0, 9.0, 9.0, *[float(i) for i in range(1, 12)]])
+    monkeypatch.setattr(module, "_on_cpu", lambda model, images: next(times))
+    monkeypatch.setattr(module, "LEAST", 11)
+    found = measure(nn.Identity(), (3, 4, 4), batch=3, seconds=0)
+    assert (found.minimum_ms, found.low_ms, found.median_ms, found.high_ms) == (1.0, 3.5, 6.0, 8.5)
+    assert found.runs == 11, "what warms up is not counted"
+    assert (found.batch, found.device, found.images_per_second) == (3, "cpu", 500.0)
+
+
+def test_ten_passes_at_least_and_as_long_as_is_said():
+    model = Images()
+    assert measure(model, (3, 4, 4), seconds=0).runs == 10
+    assert len(model.seen) == 13
+    assert measure(model, (3, 4, 4), seconds=0.1).runs > 20
+
+
+def test_a_network_is_left_as_it_was():
+    model = Images()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    measure(model, (3, 4, 4), batch=2, seconds=0)
+    assert set(model.seen) == {((2, 3, 4, 4), False, True)}
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_in_python():
+    threads = torch.get_num_threads()
+    found = nas_agg.latency(SMALL, device="cpu", batch=2, threads=1)
+    assert 0 < found.minimum_ms <= found.low_ms <= found.median_ms <= found.high_ms
+    assert (found.batch, found.threads, found.device) == (2, 1, "cpu")
+    assert torch.get_num_threads() == threads
+    assert found.as_dict()["images_per_second"] == pytest.approx(2000 / found.median_ms, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"batch": 0}, "batch: 1 or more, not 0"),
+        ({"batch": 1.5}, "batch: 1 or more, not 1.5"),
+        ({"threads": 0}, "threads: 1 or more, not 0"),
+        ({"device": "gpu"}, "no device is called 'gpu'"),
+        ({"device": "cuda:99"}, "CUDA devices; use cpu or auto"),
+    ],
+)
+def test_a_wrong_call_is_one_line(more, said):
+    with pytest.raises(InputError, match=said):
+        nas_agg.latency(SMALL, **more)
+
+
+def test_memory_that_runs_out_is_one_line():
+    class Large(nn.Module):
+        def forward(self, x):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(NasAggError, match="latency: memory ran out at batch size 512; give a smaller one"):
+        measure(Large(), (3, 4, 4), batch=512)
+
+
+def command(*words):
+    told = subprocess.run([sys.executable, "-m", "nas_agg", "cost", *words], capture_output=True, text=True)
+    return told.returncode, told.stdout, told.stderr
+
+
+def test_options_of_a_latency_that_is_not_asked_for():
+    for option in ("--device", "--batch", "--threads"):
+        status, out, error = command("microdense/30a64", option, "1")
+        assert (status, out) == (2, "")
+        assert error == f"nas_agg: {option}: only with --latency; add it, or leave this out\n"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu():
+    found = nas_agg.latency("microdense/30a64", device="cuda")
+    assert found.device == "cuda:0" and found.runs >= 10 and 0 < found.minimum_ms <= found.median_ms < 1000
+
+
+def test_the_command_shows_it_below_the_counts(monkeypatch, capsys):
+    from nas_agg.cli import app
+
+    asked = []
+    found = module.Latency(2.5, 2.25, 3.0, 2.0, 400, 8, "cpu", 1)
+    monkeypatch.setattr(module, "latency", lambda genotype, **more: asked.append((genotype.input, more)) or found)
+    words = ["cost", "microdense/30a64", "--input", "3x16x16", "--latency", "--device", "cpu", "--batch", "8"]
+    app(words, standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[-5:]] == [
+        *("hash", "latency", "latency_quartiles", "latency_minimum", "images_per_second"),
+    ]
+    assert " 2.5 ms  a forward pass in eval mode, float32, on cpu, 1 thread, batch 8: median of 400" in lines[-4]
+    assert " 2.25 to 3 ms " in lines[-3] and " 2 ms " in lines[-2] and " 3,200.0 " in lines[-1]
+    app([*words, "--format", "json"], standalone_mode=False)
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["params"] == 724_727 and figures["latency"] == found.as_dict()
+    assert asked == [((3, 16, 16), {"device": "cpu", "batch": 8, "threads": None})] * 2

@@ -1,0 +1,137 @@
+"""What a training step takes and what is free: predictions against a measured peak, and made-up machines."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import nas_agg
+from nas_agg.training import memory
+from nas_agg.training.memory import choose, free_apart, free_bytes, free_of_machine, room, step_bytes
+
+GB = 10**9
+
+
+@pytest.fixture(scope="module")
+def counted():
+    return nas_agg.cost("densenet/bc-100-k12")
+
+
+def test_the_first_way_that_fits_is_taken(counted):
+    needs = {name: step_bytes(counted, name, 64) for name in ("plain", "lean", "leanest")}
+    assert needs["plain"] > needs["lean"] > needs["leanest"]
+    for name, need in needs.items():
+        assert choose(counted, 64, need).memory == name
+    assert choose(counted, 64, needs["plain"] - 1).memory == "lean"
+    assert choose(counted, 64, needs["lean"] - 1).memory == "leanest"
+
+
+def test_what_is_not_plain_is_said_and_what_does_not_fit_too(counted):
+    assert choose(counted, 64, 100 * GB).line == ""
+    lean = choose(counted, 64, step_bytes(counted, "lean", 64)).line
+    assert lean.startswith("memory lean: a plain step needs about 3.") and "run out" not in lean
+    leanest = choose(counted, 64, 10**8)
+    assert leanest.memory == "leanest" and leanest.line.endswith("and may run out")
+    assert "100.00 MB are free" in leanest.line
+
+
+def test_what_is_asked_for_is_taken_and_unknown_room_is_enough(counted):
+    assert choose(counted, 64, 1, "lean") == ("lean", "")
+    assert choose(counted, 64, None) == ("plain", "")
+
+
+def test_workers_share_a_device():
+    assert room(None, 3) is None
+    assert room(10 * GB) == 9 * GB
+    assert room(10 * GB, 2) == 4_500_000_000 - memory.PROCESS
+    assert room(10 * GB, 1, held=GB) == 6 * GB - memory.PROCESS
+
+
+PEAK = """
+import sys, torch, nas_agg
+def status(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(key))
+torch.set_num_threads(1)
+torch.nn.Conv2d(3, 8, 3)(torch.randn(2, 3, 8, 8)).sum().backward()
+genotype = nas_agg.load("densenet/bc-100-k12")
+network = nas_agg.compile(genotype, seed=0, memory=sys.argv[1])
+optimiser = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, fused=True)
+before = status("VmRSS")  # with all libraries in it
+open("/proc/self/clear_refs", "w").write("5")
+for _ in range(2):
+    logits = network(torch.randn(8, 3, 32, 32))
+    optimiser.zero_grad()
+    torch.nn.functional.cross_entropy(logits, torch.zeros(8, dtype=torch.long)).backward()
+    optimiser.step()
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux's count of the peak")
+@pytest.mark.parametrize("way", ["plain", "lean"])
+def test_a_step_stays_below_its_prediction(counted, way):
+    words = [sys.executable, "-c", PEAK, way]
+    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert 0.3 < int(told.stdout) / step_bytes(counted, way, 8) < 1
+
+
+def machine(tmp_path, groups, cgroup="0::/a/b\n", available=8_000_000):
+    """Files of a machine: groups by folder, each with a limit, what is used and what of that files hold."""
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text(f"MemTotal: 16000000 kB\nMemAvailable:    {available} kB\nHugePages: 0\n")
+    (tmp_path / "proc/self/cgroup").write_text(cgroup)
+    for folder, (limit, used, cache) in groups.items():
+        place = tmp_path / "sys/fs/cgroup" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        old = folder.startswith("memory")
+        names = ("limit_in_bytes", "usage_in_bytes") if old else ("max", "current")
+        (place / f"memory.{names[0]}").write_text(f"{limit}\n")
+        (place / f"memory.{names[1]}").write_text(f"{used}\n")
+        (place / "memory.stat").write_text(f"anon 5\n{'total_' if old else ''}inactive_file {cache}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("groups", "cgroup", "free"),
+    [
+        ({}, "0::/\n", 8_192_000_000),
+        ({"a/b": ("max", 1, 1)}, "0::/a/b\n", 8_192_000_000),
+        ({"a/b": (3 * GB, 2 * GB, GB // 2)}, "0::/a/b\n", 3 * GB // 2),
+        ({"a/b": (3 * GB, GB, 0), "a": (2 * GB, GB, 0)}, "0::/a/b\n", GB),  # a group around it has less
+        ({"": (2 * GB, GB, 0)}, "0::/elsewhere/x\n", GB),  # in a container the path is that outside of it
+        ({"memory/a": (GB, GB // 4, 0)}, "7:cpu:/a\n5:memory:/a\n", 3 * GB // 4),
+        ({"memory/a": (2**63 - 4096, GB, 0)}, "5:memory:/a\n", 8_192_000_000),
+        ({"a": (GB, 2 * GB, 0)}, "0::/a\n", 0),
+    ],
+)
+def test_free_memory_is_the_machine_s_and_the_groups_least(tmp_path, groups, cgroup, free):
+    assert free_of_machine(machine(tmp_path, groups, cgroup)) == free
+
+
+def test_a_machine_that_does_not_say_is_unknown(tmp_path):
+    assert free_of_machine(tmp_path) is None
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 16 kB\nnonsense\n")
+    assert free_of_machine(tmp_path) is None
+
+
+@pytest.mark.skipif(free_of_machine() is None, reason="this system does not say")
+def test_this_machine_says():
+    assert free_bytes("cpu") > 10**7 and free_apart(["cpu", "cpu"]) > 10**7
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_a_device_that_cannot_be_asked_is_unknown():
+    assert free_apart(["cuda:0"]) is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_asked():
+    free, total = free_apart(["cuda:0"]), torch.cuda.mem_get_info(0)[1]
+    assert free is not None and 0 < free <= total
+    assert 0 < free_bytes("cuda:0") <= total
