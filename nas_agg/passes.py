@@ -165,19 +165,24 @@ PASSES: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
-class Passed(NamedTuple):
-    """One pass over a graph.
+class Count(NamedTuple):
+    """What a pass leaves.
 
     Attributes:
         name: The pass's.
         before: Operations before it, the image among them.
         after: Operations after it.
-        graph: What it gave.
     """
 
     name: str
     before: int
     after: int
+
+
+class Passed(NamedTuple):
+    """One pass over a graph: what it left, and the graph it gave."""
+
+    counted: Count
     graph: Graph
 
 
@@ -196,7 +201,7 @@ def passed(graph: Graph, passes: Iterable[str] = tuple(PASSES)) -> list[Passed]:
         if name not in PASSES:
             raise InputError(f"no pass {name!r}{did_you_mean(str(name), PASSES)}; there are {', '.join(PASSES)}")
         after = PASSES[name](graph)
-        found.append(Passed(name, len(graph), len(after), after))
+        found.append(Passed(Count(name, len(graph), len(after)), after))
         graph = after
     return found
 

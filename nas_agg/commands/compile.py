@@ -20,6 +20,7 @@ from nas_agg.console import bytes_text, count_text, print_table
 from nas_agg.errors import NasAggError
 
 if TYPE_CHECKING:
+    from nas_agg.passes import Count
     from nas_agg.study.fixed import Fixed
 
 _WHAT = {
@@ -43,6 +44,9 @@ def compile_(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
     export: Annotated[bool, typer.Option("--export", help="Write model.pt2 too, of torch.export.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of a compiled network.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say how many operations each pass of the compiler leaves.")
+    ] = False,
     classes: ClassesOption = None,
     input: InputOption = None,
     format: FormatOption = Format.table,
@@ -64,9 +68,30 @@ def compile_(
         error.status = stopped.status
         raise error from None
     if format is Format.json:
-        print_json(_as_dict(fixed, seed))
+        counts = {"passes": [step._asdict() for step in _passed(fixed)]} if verbose else {}
+        print_json(_as_dict(fixed, seed) | counts)
     else:
+        if verbose:
+            _print_passes(fixed)
         _print(fixed, seed)
+
+
+def _passed(fixed: Fixed) -> list[Count]:
+    """What each pass leaves, for inference too."""
+    from nas_agg.compiler.fuse import counts as fused
+    from nas_agg.compiler.network import build
+    from nas_agg.passes import as_written, passed
+
+    steps = passed(as_written(fixed.genotype))
+    graph = steps[-1].graph
+    return [*[step.counted for step in steps], *fused(build(graph, 0), graph)]
+
+
+def _print_passes(fixed: Fixed) -> None:
+    steps = _passed(fixed)
+    rows = [[step.name, str(step.before), str(step.after)] for step in steps]
+    print_table(["pass", "operations before", "after"], rows, right=(1, 2))
+    print("The passes from without_dropout on are for inference alone: compile(fuse=True).\n")
 
 
 def _as_dict(fixed: Fixed, seed: int | None) -> dict:

@@ -5,7 +5,7 @@ Each pass is a function on a `Fusion`, a graph with its weights, and stands in `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 
 import torch
@@ -14,7 +14,7 @@ from nas_agg.compiler.inference import IN_PLACE, ActHere, Buffer, Ceiling, Floor
 from nas_agg.compiler.network import Network
 from nas_agg.errors import InputError, did_you_mean
 from nas_agg.graph import Graph
-from nas_agg.passes import Copy
+from nas_agg.passes import Copy, Count
 from nas_agg.primitives import (
     Act,
     Add,
@@ -331,14 +331,26 @@ def fuse(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS))
         InputError: If there is no such pass.
     """
     of = Fusion(network, graph)
-    for name in passes:
-        if name not in FUSIONS:
-            raise InputError(f"no pass {name!r}{did_you_mean(str(name), FUSIONS)}; there are {', '.join(FUSIONS)}")
-        FUSIONS[name](of)
+    for _ in _passing(of, passes):
+        pass
     first = next(network.parameters())
     made = Fused(of.graph).to(first.device, first.dtype)
     made.load_state_dict({name: of.state.get(name, value) for name, value in made.state_dict().items()})
     return made.eval().requires_grad_(False)
+
+
+def counts(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS)) -> list[Count]:
+    """What each pass leaves of a graph; see `fuse`."""
+    return list(_passing(Fusion(network, graph), passes))
+
+
+def _passing(of: Fusion, passes: Iterable[str]) -> Iterator[Count]:
+    for name in passes:
+        if name not in FUSIONS:
+            raise InputError(f"no pass {name!r}{did_you_mean(str(name), FUSIONS)}; there are {', '.join(FUSIONS)}")
+        before = len(of.graph)
+        FUSIONS[name](of)
+        yield Count(name, before, len(of.graph))
 
 
 class Fused(Network):

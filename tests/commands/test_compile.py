@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -13,6 +14,8 @@ import torch
 
 import nas_agg
 from nas_agg.compiler import save_weights
+from nas_agg.compiler.fuse import FUSIONS
+from nas_agg.passes import PASSES
 
 SMALL = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 8}, "bn", "relu", "gap", {"linear": "classes"}]}
 
@@ -48,6 +51,17 @@ def test_weights_that_nobody_trained_are_said_to_be_so(run, folder):
     run("compile", "small.json", "--out", "other", "--seed", "1")
     first, same, other = ((folder / name / "weights.safetensors").read_bytes() for name in ("model", "again", "other"))
     assert first == same != other
+
+
+def test_verbose_says_what_each_pass_leaves(run, folder):
+    out = run("compile", "seqconv/seqresnet-r4-k8", "--input", "3x8x8", "--out", "model", "-v")[1]
+    counts = {line.split()[0]: [int(word) for word in line.split()[1:]] for line in out.splitlines()[1:14]}
+    assert list(counts) == [*PASSES, *FUSIONS]
+    before, after = counts["dead"]
+    assert before > after
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(counts.values()))
+    said = json.loads(run("compile", "small.json", "--out", "other", "-v", "--format", "json")[1])["passes"]
+    assert {step["name"]: step["before"] - step["after"] for step in said}["norms_back"] == 1
 
 
 def test_for_another_task(run, folder):
