@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nas_agg.compiler.foreign import Weights, load_from
-from nas_agg.compiler.network import Memory, Network, _function, build, forward_source
+from nas_agg.compiler.network import Memory, Network, build, compiled_forward, forward_source
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
@@ -168,7 +168,7 @@ class Backbone(nn.Module):
         ops = zip(graph.ops[end + 1 :], graph.paths[end + 1 :], strict=True)
         self._head = tuple(path for op, path in ops if op.stateful)
         self.source = forward_source(kept, {feature.name: feature.tensor for feature in found})
-        self._run: Any = _function(self.source)
+        self._run: Any = compiled_forward(self.source)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The stages' outputs ``(N, channels, height, width)`` of images, by name, the largest map first."""
@@ -187,7 +187,7 @@ class Backbone(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._run = _function(self.source)
+        self._run = compiled_forward(self.source)
 
 
 class _Parts:

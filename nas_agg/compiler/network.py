@@ -72,7 +72,7 @@ class Network(nn.Module):
                     kind, arguments, options = made
                     place.add_module(name, getattr(nn, kind)(*arguments, **options))
         self.source = forward_source(graph)
-        self._run = _function(self.source)
+        self._run = compiled_forward(self.source)
         self.memory = memory
         self._lean = None if memory == "plain" else Lean(graph, memory)
 
@@ -118,7 +118,7 @@ class Network(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._run = _function(self.source)
+        self._run = compiled_forward(self.source)
 
 
 def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> str:
@@ -156,8 +156,8 @@ def _attribute(path: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _function(source: str) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
-    # The text is made of the graph's own words and numbers alone; names in it were checked to be identifiers.
+def compiled_forward(source: str) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
+    """The function of a forward's text, which is made of the graph's own words, numbers and checked names alone."""
     scope: dict[str, Any] = {"torch": torch, "F": functional, "spellings": spellings}
     exec(source, scope)
     return scope["forward"]
