@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.space import list_spaces, open_space
 
+#: Every point of every space, as (space, point), and the first of each space.
 POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
+ONE_A_SPACE = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
+#: Cases of a test: the first point of each space, and the others where slow tests run.
+POINT_CASES = [pytest.param(*case, marks=[] if case in ONE_A_SPACE else pytest.mark.slow) for case in POINTS]
 
 
 def smallest(space: str, point: str) -> Genotype:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from genotypes import random_genotype
-from readings import POINT_CASES, shaken, smallest
+from points import POINT_CASES, shaken, smallest
 
 import nas_agg
 from nas_agg.canonical import canonical_hash

@@ -21,14 +21,6 @@ from nas_agg.graph import Graph
 NETWORKS = 500  # drawn at random, each with three near ones
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def graph_of(*net: Any) -> Graph:
     text = {"input": [3, 8, 8], "classes": 5, "net": [{"conv": 3, "out": 8}, *net, {"linear": "classes"}]}
     return expand(Genotype.read(text))

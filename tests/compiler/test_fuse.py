@@ -9,7 +9,7 @@ import pytest
 import torch
 from formulas import graph_of
 from genotypes import random_genotype
-from readings import POINT_CASES, shaken, smallest
+from points import POINT_CASES, shaken, smallest
 
 import nas_agg
 from nas_agg.compiler import Network, build, save_weights

@@ -49,14 +49,6 @@ MIXED: list[Any] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def graph() -> Graph:
     return graph_of(*MIXED, image=(3, 12, 12))

@@ -36,14 +36,6 @@ COUNTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def example(name: str, side: int | None = None) -> Genotype:
     """An example, for images of another side if one is given."""
     genotype = Genotype.read(read(FILES[name]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -27,14 +26,6 @@ EACH = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 DRAWS = 40
 MANY = 30_000  # operations: of large networks fewer are drawn, yet 8
 LARGE = 2_000_000  # MACs of a network that is run for a test
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def check_counts(graph: Graph) -> None:
