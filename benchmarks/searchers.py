@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-from nas_agg.study.genes import Genes
+from nas_agg.study.genes import Genes, key
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
 from nas_agg.study.searcher import find_searcher, make_searcher, searchers
@@ -63,6 +63,7 @@ def textbook_evolution(table: Table, seed: int) -> Run:
     """Regularised evolution: a population of 20, tournaments of 5, one mutation."""
     genes, rng = Genes(table), np.random.default_rng(seed)
     population: list[tuple[float, np.ndarray]] = []
+    known: set[str] = set()
     while True:
         if len(population) < 20:
             row = genes.random(1, rng)[0]
@@ -70,24 +71,32 @@ def textbook_evolution(table: Table, seed: int) -> Run:
             chosen = rng.choice(20, 5, replace=False)
             parent = max((population[place] for place in chosen), key=lambda one: one[0])[1]
             row = genes.mutants(parent[None], 1, rng)[0]
-        value = table.rows[row.astype(np.int64).tobytes()].value
-        population = [*population, (value, row)][-20:]
-        yield value
+        found = table.rows[key(row)]
+        population = [*population, (found.value, row)][-20:]
+        if found.hash not in known:
+            known.add(found.hash)
+            yield found.value
 
 
 def textbook_local(table: Table, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
     genes, rng = Genes(table), np.random.default_rng(seed)
-    while True:
+    known: set[str] = set()
+    while len(known) < len({row.hash for row in table.rows.values()}):
         centre = genes.random(1, rng)[0]
-        value = table.rows[centre.astype(np.int64).tobytes()].value
-        yield value
+        value = table.rows[key(centre)].value
+        if table.rows[key(centre)].hash not in known:
+            known.add(table.rows[key(centre)].hash)
+            yield value
         while True:
             around = genes.neighbours(centre, rng)
             values = []
             for row in around:
-                values.append(table.rows[row.astype(np.int64).tobytes()].value)
-                yield values[-1]
+                found = table.rows[key(row)]
+                values.append(found.value)
+                if found.hash not in known:
+                    known.add(found.hash)
+                    yield found.value
             if max(values) <= value:
                 break
             centre, value = around[int(np.argmax(values))], max(values)
@@ -118,7 +127,14 @@ def measure(table: Table, name: str, seed: int, budget: int) -> dict:
         begin = time.perf_counter()
     regrets += regrets[-1:] * (budget - len(regrets))
     kept = {"regret_50": regrets[min(49, budget - 1)], "regret_end": regrets[-1]}
-    return {"table": table.name, "searcher": name, "seed": seed, **kept, "ms": 1000 * statistics.median(times)}
+    return {
+        "table": table.name,
+        "searcher": name,
+        "seed": seed,
+        "budget": budget,
+        **kept,
+        "ms": 1000 * statistics.median(times),
+    }
 
 
 def main() -> None:
@@ -136,17 +152,26 @@ def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     table = Table(options.table, options.genes, options.value, options.costs, options.equal)
+    if len(table.rows) < table.size():
+        parser.error(f"{options.table}: {table.size() - len(table.rows):,} of its points have no row")
+    for name in options.searchers or ():
+        if name not in runs(table):
+            parser.error(f"no searcher {name!r}; there are {', '.join(runs(table))}")
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {(line["table"], line["searcher"], line["seed"]): line for line in done}
+    known = {(line["table"], line["searcher"], line["seed"], line["budget"]): line for line in done}
     print("| searcher | seeds | regret at 50 | median | at the best | regret at the end | at the best | ms an ask |")
     print(f"|{'---|' * 8}")
     for name in options.searchers or runs(table):
         for seed in range(min(options.seeds, FEWER.get(name, options.seeds))):
-            if (table.name, name, seed) not in known:
-                known[table.name, name, seed] = measure(table, name, seed, options.budget)
+            if (table.name, name, seed, options.budget) not in known:
+                known[table.name, name, seed, options.budget] = measure(table, name, seed, options.budget)
                 with options.out.open("a") as file:
-                    file.write(json.dumps(known[table.name, name, seed]) + "\n")
-        lines = [line for key, line in known.items() if key[:2] == (table.name, name) and key[2] < options.seeds]
+                    file.write(json.dumps(known[table.name, name, seed, options.budget]) + "\n")
+        lines = [
+            line
+            for run, line in known.items()
+            if (run[0], run[1], run[3]) == (table.name, name, options.budget) and run[2] < options.seeds
+        ]
         print(row(name, lines), flush=True)
 
 

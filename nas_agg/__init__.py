@@ -171,7 +171,7 @@ def compile(
 
         if fuse:
             raise InputError("a backbone is not fused: leave out fuse, or features")
-        return backbone(_loaded(genotype), seed, weights, download=download, memory=memory)
+        return backbone(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes)
     return compile(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
 
 

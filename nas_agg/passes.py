@@ -186,18 +186,20 @@ class Passed(NamedTuple):
     graph: Graph
 
 
-def passed(graph: Graph, passes: Iterable[str] = tuple(PASSES)) -> list[Passed]:
+def passed(graph: Graph, passes: Iterable[str] | None = None) -> list[Passed]:
     """Runs passes one after another, each on what the one before gave.
 
     Args:
         graph: Of any form; it stays as it is.
-        passes: Names of passes, in the order in which they run.
+        passes: Names of passes, in the order in which they run; all if unsaid.
 
     Raises:
         InputError: If there is no such pass.
     """
     found: list[Passed] = []
-    for name in passes:
+    if passes is not None and (isinstance(passes, str) or not isinstance(passes, Iterable)):
+        raise InputError(f"passes: names of passes, not {passes!r}")
+    for name in PASSES if passes is None else passes:
         if name not in PASSES:
             raise InputError(f"no pass {name!r}{did_you_mean(str(name), PASSES)}; there are {', '.join(PASSES)}")
         after = PASSES[name](graph)
@@ -206,7 +208,7 @@ def passed(graph: Graph, passes: Iterable[str] = tuple(PASSES)) -> list[Passed]:
     return found
 
 
-def tidy(graph: Graph, passes: Iterable[str] = tuple(PASSES)) -> Graph:
+def tidy(graph: Graph, passes: Iterable[str] | None = None) -> Graph:
     """The graph behind some passes; all if unsaid."""
     found = passed(graph, passes)
     return found[-1].graph if found else graph

@@ -5,38 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from nas_agg.study.genes import Genes, distinct, key
 from nas_agg.study.points import PointSearcher, Seen
 
 if TYPE_CHECKING:
     import numpy as np
 
     from nas_agg.open_names import Values
+    from nas_agg.space import Space
+
+MOST = 5000  # neighbours of a centre
 
 
 class LocalSearcher(PointSearcher):
     """Neighbours differ in the value of one open name; the first that is better is the next centre.
 
     Where all neighbours were seen and none is better, a random network is. Which network is the centre follows from the
-    trials alone: a better neighbour of the centre of its time, and what is no neighbour of it.
+    trials alone: it is better than the centre of its time, or no neighbour of any that was one. Of thousands of
+    neighbours a part is tried.
     """
 
     patience = 200  # many neighbours may be over a limit
 
+    def __init__(self, space: Space, seed: int):
+        super().__init__(space, seed)
+        self.genes = Genes(space)
+
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
         """The neighbours of the centre that were not seen, in random order."""
-        centre: Seen | None = None
-        for other in seen:
+        rows = [self.genes.row(other.values) for other in seen]
+        centres: list[np.ndarray] = []
+        value = 0.0
+        for row, other in zip(rows, seen, strict=True):
             if other.value is None:
                 continue
-            if centre is None or distance(other, centre) > 1 or other.value > (centre.value or 0.0):
-                centre = other
-        if centre is not None:
-            known = [other.values for other in seen]
-            around = [values for values in self.space.neighbours(centre.values) if values not in known]
+            # A trial that was begun around an earlier centre is no new beginning.
+            if not centres or other.value > value or all((row != centre).sum() > 1 for centre in centres):
+                centres.append(row)
+                value = other.value
+        if centres:
+            around = distinct(self.genes.neighbours(centres[-1], rng, MOST), {key(row) for row in rows})
             for place in rng.permutation(len(around)):
-                yield around[place]
-
-
-def distance(one: Seen, other: Seen) -> int:
-    """In how many open names two networks differ."""
-    return sum(one.values[name] != other.values[name] for name in one.values)
+                yield self.genes.values(around[place])

@@ -20,6 +20,7 @@ STARTS = 12
 MANY = 60  # networks from which on the process is not fitted at each ask
 MOST_FITTED = 400  # points; the fit takes time by the cube of them
 ROUNDS = 5  # of climbing
+MOST_DISTANCES = 20_000_000  # between fitted points, over all open names
 SHORT_LIST = 40  # candidates whose figures are worked out, where that takes time
 
 
@@ -28,7 +29,8 @@ class PredictorSearcher(PointSearcher):
 
     The target is bent so that differences among the best count most. Candidates are neighbours and mutants of the best
     networks and random ones; those of the highest expected improvement are climbed from, neighbour by neighbour.
-    Networks that are being trained count as if they had scored what is predicted, so that workers spread out.
+    Networks that are being trained count as if they had scored what is predicted, so that workers spread out; what
+    failed or was refused counts as the worst.
     """
 
     def __init__(self, space: Space, seed: int):
@@ -55,7 +57,8 @@ class PredictorSearcher(PointSearcher):
         name = (rows[:count].tobytes(), scores[:count].tobytes())
         if name not in self._theta:
             own = [group[:count] for group in figures]
-            self._theta = {name: Process(kernel, rows[:count], standardised(own, own), bent(scores[:count])).theta}
+            fitted = Process(kernel, self.genes.codes(rows[:count]), standardised(own, own), bent(scores[:count]))
+            self._theta = {name: fitted.theta}
         return self._theta[name]
 
     def _ranked(
@@ -64,7 +67,10 @@ class PredictorSearcher(PointSearcher):
         rows = np.stack([self.genes.row(other.values) for other in scored])
         scores = np.array([other.value for other in scored])
         best = rows[np.argsort(-scores, kind="stable")]
-        model = Model(self, rows, scores, [self.genes.row(other.values) for other in seen if other.value is None])
+        without = [other for other in seen if other.value is None]
+        failed = [self.genes.row(other.values) for other in without if not other.running]
+        pending = [self.genes.row(other.values) for other in without if other.running]
+        model = Model(self, rows, scores, failed, pending)
         candidates = distinct(self._candidates(best, rng), known)
         if not len(candidates):
             return candidates
@@ -98,31 +104,44 @@ def standardised(figures: Sequence[np.ndarray], of: Sequence[np.ndarray]) -> lis
 class Model:
     """The process of one ask, and what it expects of candidates."""
 
-    def __init__(self, searcher: PredictorSearcher, rows: Rows, scores: np.ndarray, pending: list[np.ndarray]):
-        if len(rows) > MOST_FITTED:  # the best half, and the latest
-            kept = np.argsort(-scores, kind="stable")[: MOST_FITTED // 2]
-            kept = np.union1d(kept, np.arange(len(rows) - MOST_FITTED // 2, len(rows)))
+    def __init__(
+        self,
+        searcher: PredictorSearcher,
+        rows: Rows,
+        scores: np.ndarray,
+        failed: list[np.ndarray],
+        pending: list[np.ndarray],
+    ):
+        most = min(MOST_FITTED, max(STARTS, int((MOST_DISTANCES / rows.shape[1]) ** 0.5)))
+        if len(rows) > most:  # the best half, and the latest
+            kept = np.argsort(-scores, kind="stable")[: most // 2]
+            kept = np.union1d(kept, np.arange(len(rows) - most // 2, len(rows)))
             rows, scores = rows[kept], scores[kept]
-        self.figures = searcher.figures
+        self.figures, self.codes = searcher.figures, searcher.genes.codes
+        self.own = self.figures.of(rows)
         target = bent(scores)
         self.best = target.max()
-        own = self.figures.of(rows)
-        self.own = own
-        kernel = Kernel(searcher.genes.tables, [figures.shape[1] for figures in own])
-        figures = standardised(own, own)
-        theta = searcher.theta(kernel, rows, own, scores)
-        self.process = Process(kernel, rows, figures, target, theta)
+        kernel = Kernel(searcher.genes.tables, [figures.shape[1] for figures in self.own])
+        theta = searcher.theta(kernel, rows, self.own, scores)
+        if failed:
+            rows = np.concatenate([rows, np.stack(failed[-most:])])
+            target = np.concatenate([target, np.full(len(rows) - len(target), target.min())])
+        self.process = self._process(kernel, rows, target, theta)
         if pending:
-            more = np.stack(pending)
-            theirs = standardised(self.figures.of(more), own)
-            guess, _ = self.process.predict(more, theirs)
-            joined = [np.concatenate(both) for both in zip(figures, theirs, strict=True)]
-            self.process = Process(kernel, np.concatenate([rows, more]), joined, np.concatenate([target, guess]), theta)
+            guess, _ = self._predicted(np.stack(pending))
+            rows = np.concatenate([rows, np.stack(pending)])
+            self.process = self._process(kernel, rows, np.concatenate([target, guess]), theta)
+
+    def _process(self, kernel: Kernel, rows: Rows, target: np.ndarray, theta: np.ndarray) -> Process:
+        return Process(kernel, self.codes(rows), standardised(self.figures.of(rows), self.own), target, theta)
+
+    def _predicted(self, rows: Rows, figures: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        known = standardised(self.figures.of(rows), self.own) if figures else []
+        return self.process.predict(self.codes(rows), known)
 
     def gains(self, rows: Rows, dear: bool = False) -> np.ndarray:
         """The log of the expected improvement; without figures where these take time, unless ``dear``."""
-        figures = standardised(self.figures.of(rows), self.own) if dear or self.figures.cheap else []
-        return log_improvement(*self.process.predict(rows, figures), self.best)
+        return log_improvement(*self._predicted(rows, dear or self.figures.cheap), self.best)
 
     def reconsidered(self, rows: Rows) -> Rows:
         """Candidates in the order of their gains, the first of them by all their figures."""
@@ -134,9 +153,10 @@ class Model:
 
 def bent(scores: np.ndarray) -> np.ndarray:
     """Scores so bent that the gaps below the best count by their logarithm; standardised."""
+    scores = scores / (np.abs(scores).max() or 1.0)  # whatever the size of a penalty, differences are finite
     best, middle = scores.max(), np.median(scores)
     gap = best - middle if best > middle else scores.std() or 1.0
-    target = -np.log((best - scores) / gap + 0.2)
+    target = -np.log(np.minimum((best - scores) / gap, 1e9) + 0.2)
     return (target - target.mean()) / (target.std() or 1.0)
 
 

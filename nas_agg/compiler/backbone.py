@@ -8,7 +8,7 @@ read it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
+from nas_agg.passes import tidy
 from nas_agg.primitives import Act, Conv, Gap, Linear, MaxPool, Norm
 
 _NODE = re.compile(r"\.(?:\d+(?=\.(?:unit|reads|shortcut)(?:\.|$))|output(?=\.|$))")
@@ -113,6 +114,7 @@ def backbone(
     *,
     download: bool = False,
     memory: Memory = "plain",
+    passes: Iterable[str] | None = None,
 ) -> Backbone:
     """Compiles a genotype into a backbone, which starts as the whole network does.
 
@@ -122,13 +124,14 @@ def backbone(
         weights: Of the whole network; see `nas_agg.compiler.foreign.load_from`.
         download: Whether named weights that are not here are fetched.
         memory: What training keeps for backward: ``plain``, what eager PyTorch keeps.
+        passes: See `nas_agg.compiler.from_genotype.compile`.
 
     Raises:
         InputError: If it is not a network, has no feature maps, or the weights are another network's.
     """
     if memory != "plain":
         raise InputError(f"a backbone keeps what eager PyTorch keeps: memory 'plain', not {memory!r}")
-    graph = expand(genotype)
+    graph = tidy(expand(genotype), passes)
     found = features(graph)
     network = build(graph, seed)
     if weights is not None:

@@ -49,8 +49,7 @@ def compile(
     """
     if fuse and memory != "plain":
         raise InputError(f"a fused network is for inference, which keeps nothing: memory 'plain', not {memory!r}")
-    graph = expand(genotype)
-    graph = tidy(graph) if passes is None else tidy(graph, passes)
+    graph = tidy(expand(genotype), passes)
     zeros = branch_ends(graph) if zero_branches else ()
     network = build(graph, seed, zeros=zeros, classifier_init=classifier_init, memory=memory)
     if weights is not None:

@@ -31,7 +31,8 @@ from nas_agg.primitives import (
     Slice,
 )
 
-_SMALL = 1e-12  # the least factor of a channel that is divided by
+_SMALL = 1e-12  # a factor of a channel that is none
+_FAR = 1e4  # the largest bound that half precision still tells from its neighbours
 
 
 class Fusion:
@@ -77,18 +78,22 @@ class Fusion:
         Such a layer adds no border of zeros, so that factors and terms of channels ahead of it can become its weights.
         """
         found: list[int] = []
-        for reader in self.graph.readers[i]:
-            op = self.graph.ops[reader]
-            if _is_average(op):
-                more = self.weighers(reader)
-            elif isinstance(op, Conv):
-                more = [reader] if op.padding == 0 else []
-            else:
-                more = [reader] if isinstance(op, Linear) and op.features == self.graph.shapes[i][0] else []
-            if not more:
+        todo = [i]
+        while todo:
+            at = todo.pop()
+            if at == self.graph.output or not self.graph.readers[at]:
                 return []
-            found.extend(more)
-        return [] if i == self.graph.output else found
+            for reader in self.graph.readers[at]:
+                op = self.graph.ops[reader]
+                if _is_average(op):
+                    todo.append(reader)
+                elif (isinstance(op, Conv) and op.padding == 0) or (
+                    isinstance(op, Linear) and op.features == self.graph.shapes[at][0]
+                ):
+                    found.append(reader)
+                else:
+                    return []
+        return found
 
     def bias(self, i: int) -> torch.Tensor:
         """The bias of a convolution or linear layer; zeros where it has none."""
@@ -185,7 +190,7 @@ def norms_forward(of: Fusion) -> None:
 def relus_first(of: Fusion) -> None:
     """``relu(s * x + t)`` ahead of 1x1 convolutions is ``s * max(x, -t / s) + t``, or min where s is negative.
 
-    So a bound remains of norm and relu, and s and t are folded into the convolutions.
+    So a bound remains of norm and relu, and s and t are folded into the convolutions; where s is 0 the bound is 0.
     """
     graph, copy = of.graph, Copy(of.graph)
     bounds: dict[int, torch.Tensor] = {}  # a relu -> bounds of what its norm reads
@@ -196,9 +201,11 @@ def relus_first(of: Fusion) -> None:
             continue
         if of.weighers(relu):
             factor, term = affine
-            factor = torch.where(factor.abs() < _SMALL, _SMALL, factor)
-            bounds[relu], signs[relu] = -term / factor, factor.sign()
-            of.fold_in(relu, factor, term)
+            none = factor.abs() < _SMALL
+            bound = torch.where(none, 0.0, -term / torch.where(none, 1.0, factor))
+            if bound.abs().max() < _FAR:
+                bounds[relu], signs[relu] = bound, torch.where(none, 0.0, factor.sign())
+                of.fold_in(relu, torch.where(none, 0.0, factor), torch.where(none, term.clamp(min=0), term))
     norms = {graph.inputs[relu][0] for relu in bounds}
     for i, _, inputs in copy.operations():
         if i in norms:
@@ -211,13 +218,13 @@ def relus_first(of: Fusion) -> None:
 
 
 def _bounded(of: Fusion, copy: Copy, path: str, x: int, bound: torch.Tensor, sign: torch.Tensor) -> int:
-    """Writes the bounds of a tensor: from below where the sign is positive, from above elsewhere."""
+    """Writes the bounds of a tensor: from below where the sign is positive, from above where negative, both at 0."""
     copy.tape.path = path
     for name, kind, of_sign in (("floor", Floor, 1), ("ceiling", Ceiling, -1)):
-        if (sign == of_sign).any():
-            x = copy.tape.add(kind(len(bound)), x, at=f"_{name}")
-            none = torch.full_like(bound, -of_sign * torch.inf)
-            of.state[f"{path}_{name}"] = torch.where(sign == of_sign, bound, none).view(-1, 1, 1)
+        if (held := sign * of_sign >= 0).any():
+            x = copy.tape.add(kind(len(bound)), x, at=f".{name}")  # the norm's own place is free
+            free = torch.full_like(bound, -of_sign * torch.inf)
+            of.state[f"{path}.{name}"] = torch.where(held, bound, free).view(-1, 1, 1)
     return x
 
 
@@ -333,8 +340,9 @@ def fuse(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS))
     of = Fusion(network, graph)
     for _ in _passing(of, passes):
         pass
-    first = next(network.parameters())
-    made = Fused(of.graph).to(first.device, first.dtype)
+    made = Fused(of.graph)
+    if (first := next(network.parameters(), None)) is not None:
+        made.to(first.device, first.dtype)
     made.load_state_dict({name: of.state.get(name, value) for name, value in made.state_dict().items()})
     return made.eval().requires_grad_(False)
 
@@ -354,11 +362,15 @@ def _passing(of: Fusion, passes: Iterable[str]) -> Iterator[Count]:
 
 
 class Fused(Network):
-    """A network for inference alone: no gradients; its convolutions are laid out as channels_last."""
+    """A network for inference alone: no gradients, no training mode; convolutions are laid out as channels_last."""
 
     def __init__(self, graph: Graph):
         super().__init__(graph)
         self.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> Fused:
+        """It stays as it is: what is left of its norms holds their statistics."""
+        return super().train(False)
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -65,8 +65,9 @@ def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
     On one thread PyTorch takes a matrix product for fewer than 16 images, where oneDNN's kernel is up to twice as fast.
     """
-    few = x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] < 16
-    if few and torch.backends.mkldnn.is_available() and not is_traced():
+    if is_traced():  # whoever looks must not see a choice by the number of images
+        return conv(x)
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] < 16 and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, conv.weight, conv.bias, (0, 0), (1, 1), (1, 1), 1)
     return conv(x)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Rows = np.ndarray  # (points, genes), whole numbers
 
 MOST_NEIGHBOURS = 300  # of one point, drawn where there are more
+STEPS = 256  # of an ordered gene, beyond which a model does not tell values apart
 
 
 class Genes:
@@ -25,7 +26,7 @@ class Genes:
 
     Attributes:
         sizes: How many values each gene has.
-        tables: For each gene how far its values are from one another, 0 to 1: in an ordered domain by ranks, in another
+        tables: For each gene how far its codes are from one another, 0 to 1: in an ordered domain by ranks, in another
             0 or 1.
     """
 
@@ -34,6 +35,7 @@ class Genes:
         self.domains = [space.domains[name] for name in space.names]
         self.sizes = np.array([domain.size for domain in self.domains])
         self.tables = [_distances(domain) for domain in self.domains]
+        self._wide = [j for j, domain in enumerate(self.domains) if domain.size > STEPS and _is_range(domain)]
         self._free = np.flatnonzero(self.sizes > 1)
 
     def row(self, values: Values) -> np.ndarray:
@@ -43,6 +45,13 @@ class Genes:
     def values(self, row: np.ndarray) -> dict[str, Any]:
         """The point of some genes."""
         return {n: d.at(int(g)) for n, d, g in zip(self.space.names, self.domains, row, strict=True)}
+
+    def codes(self, rows: Rows) -> Rows:
+        """The rows as models take them: of a wide range the steps that values fall into."""
+        coded = rows.copy()
+        for j in self._wide:
+            coded[:, j] = rows[:, j] * (STEPS - 1) // (self.sizes[j] - 1)
+        return coded
 
     def random(self, count: int, rng: np.random.Generator) -> Rows:
         """Points of the whole space."""
@@ -58,13 +67,14 @@ class Genes:
         rows[places, chosen] = (rows[places, chosen] + 1 + rng.integers(np.maximum(sizes - 1, 1))) % sizes
         return rows
 
-    def neighbours(self, row: np.ndarray, rng: np.random.Generator) -> Rows:
-        """The points that differ in one gene; a part of them where there are many."""
-        genes = np.repeat(self._free, self.sizes[self._free] - 1)
-        shifts = np.concatenate([np.arange(1, size) for size in self.sizes[self._free]] or [np.zeros(0, int)])
-        if len(genes) > MOST_NEIGHBOURS:
-            kept = rng.choice(len(genes), MOST_NEIGHBOURS, replace=False)
-            genes, shifts = genes[kept], shifts[kept]
+    def neighbours(self, row: np.ndarray, rng: np.random.Generator, most: int = MOST_NEIGHBOURS) -> Rows:
+        """The points that differ in one gene; as many of them as are wanted where there are more."""
+        ends = np.cumsum(self.sizes[self._free] - 1)
+        total = int(ends[-1]) if len(ends) else 0
+        chosen = np.arange(total) if total <= most else np.unique(rng.integers(total, size=most))
+        places = np.searchsorted(ends, chosen, side="right")
+        genes = self._free[places]
+        shifts = ends[places] - chosen if total else chosen
         rows = np.repeat(row[None], len(genes), 0)
         rows[np.arange(len(genes)), genes] = (row[genes] + shifts) % self.sizes[genes]
         return rows
@@ -86,9 +96,17 @@ def key(row: np.ndarray) -> bytes:
     return np.ascontiguousarray(row, np.int64).tobytes()
 
 
+def _is_range(domain: Domain) -> bool:
+    return not isinstance(domain, Choice)
+
+
 def _distances(domain: Domain) -> np.ndarray:
     size = domain.size
     if isinstance(domain, Choice) and not domain.ordered:
         return 1.0 - np.eye(size)
-    ranks = np.array([domain.encode(domain.at(index))[0] for index in range(size)])
+    if _is_range(domain):
+        size = min(size, STEPS)
+        ranks = np.arange(size) / max(1, size - 1)
+    else:
+        ranks = np.array([domain.encode(domain.at(index))[0] for index in range(size)])
     return np.abs(ranks[:, None] - ranks[None])

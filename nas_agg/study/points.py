@@ -26,11 +26,13 @@ class Seen(NamedTuple):
 
     Attributes:
         values: Its values of the open names.
-        value: Its score, of which more is better; None while it is trained, and where its training failed.
+        value: Its score, of which more is better; None where it has none.
+        running: Whether it is being trained; with neither it failed, or was refused.
     """
 
     values: Values
     value: float | None
+    running: bool = False
 
 
 class PointSearcher(Searcher):
@@ -89,13 +91,14 @@ def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generato
 def seen(study: Study, space: Space) -> list[Seen]:
     """The networks of a study's trials, in their order.
 
-    Points that a trial repeats come once; a failed trial has no value, and neither has one that runs.
+    A point of several trials comes once, with the value of the first that has one.
     """
     found: dict[tuple, Seen] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.params.keys() >= set(space.names):
             key = tuple(trial.params[name] for name in space.names)
             value = trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
-            if key not in found:
-                found[key] = Seen(space.values(dict(zip(space.names, key, strict=True))), value)
+            if key not in found or found[key].value is None:
+                values = found[key].values if key in found else space.values(dict(zip(space.names, key, strict=True)))
+                found[key] = Seen(values, value, trial.state == TrialState.RUNNING)
     return list(found.values())

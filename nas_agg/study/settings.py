@@ -88,7 +88,7 @@ def shown(value: object) -> str:
 
 def _positive(seconds: float) -> float:
     if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError("a duration must be more than nothing")
+        raise ValueError("it must be more than nothing")
     return seconds
 
 

@@ -101,13 +101,15 @@ class Table(OpenNames):
             try:
                 text = tuple(row[genes[0]]) if len(genes) == 1 else tuple(row[gene] for gene in genes)
                 figures = tuple(float(row[cost]) for cost in costs)
-                if not all(map(math.isfinite, (float(row[value]), *figures))):
+                if not all(map(math.isfinite, (float(row[value]), *figures))) or min(figures, default=0) < 0:
                     raise ValueError
                 parsed.append((text, float(row[value]), figures, row[equal] if equal else "/".join(text)))
             except (TypeError, ValueError):
-                raise InputError(f"{path}: row {number}: not a number: {', '.join([value, *costs])}") from None
-        if not parsed or len({len(text) for text, *_ in parsed}) > 1:
-            raise InputError(f"{path}: no rows, or rows of different numbers of genes")
+                raise InputError(
+                    f"{path}: row {number}: not a number, or a cost below 0: {', '.join([value, *costs])}"
+                ) from None
+        if not parsed or not parsed[0][0] or len({len(text) for text, *_ in parsed}) > 1:
+            raise InputError(f"{path}: no rows, or rows of no genes or different numbers of them")
         names = genes if len(genes) > 1 else [f"{genes[0]}{place}" for place in range(len(parsed[0][0]))]
         values = [sorted({text[place] for text, *_ in parsed}, key=_as_number) for place in range(len(names))]
         super().__init__({name: Choice(tuple(of)) for name, of in zip(names, values, strict=True)})
@@ -115,6 +117,8 @@ class Table(OpenNames):
         self.rows: dict[bytes, Row] = {}
         for text, result, figures, canon in parsed:
             row_key = np.array([place[gene] for place, gene in zip(places, text, strict=True)]).tobytes()
+            if row_key in self.rows:
+                raise InputError(f"{path}: two rows are {'/'.join(text)}")
             digest = hashlib.sha256(canon.encode()).hexdigest()
             self.rows[row_key] = Row(result, figures, digest)
         self.best = max(row.value for row in self.rows.values())

@@ -188,7 +188,11 @@ def train(
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out; a CPU's allocator has no exception of its own."""
     said = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or ("memory" in said and "alloc" in said)
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or ("memory" in said and "alloc" in said)
+        or "Storage size" in said
+    )
 
 
 class _Training:

@@ -19,9 +19,10 @@ from nas_agg.compiler.network import Network, build
 from nas_agg.costs import Cost
 from nas_agg.graph import Graph
 from nas_agg.passes import Copy
-from nas_agg.primitives import ACTIVATIONS, Gap, Norm
+from nas_agg.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
 
-_ACTIVATIONS = {getattr(functional, name) for name, _ in ACTIVATIONS.values()}
+#: Sigmoids are left out, since they gate.
+_ACTIVATIONS = {getattr(functional, name) for word, (name, _) in ACTIVATIONS.items() if "sigmoid" not in word}
 
 
 class Proxy(ABC):
@@ -81,19 +82,20 @@ class Snip(Proxy):
 class Synflow(Proxy):
     """What flows through all paths of absolute weights (Tanaka et al., "SynFlow", NeurIPS 2020); its logarithm.
 
-    Norms are left out, as they would undo what is measured; the image is all ones.
+    Norms are left out, as they would undo what is measured; the image is all ones. Where the flow is beyond double
+    precision, as it is in very deep networks, the score is infinite.
     """
 
     about = "flow through all paths of absolute weights, without norms; its logarithm"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = build(without_norms(graph), seed).to(images.device).double().eval()
+        network = _network(without(graph, Norm), images, seed).double().eval()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.abs_()
         network(torch.ones_like(images[:1], dtype=torch.float64)).sum().backward()
         flow = math.fsum(float((weight * gradient).sum()) for weight, gradient in _gradients(network))
-        return math.log(flow) if flow > 0 else -math.inf
+        return math.log(flow) if flow > 0 else -math.inf if flow == 0 else math.inf
 
 
 class JacobCov(Proxy):
@@ -106,11 +108,14 @@ class JacobCov(Proxy):
     about = "how unlike the Jacobians of different images are"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = build(graph, seed).to(images.device).train()
+        network = _network(graph, images, seed).train()
         x = images.clone().requires_grad_(True)
         network(x).sum().backward()
         assert x.grad is not None
-        eigenvalues = torch.linalg.eigvalsh(torch.corrcoef(x.grad.flatten(1).double()))
+        correlation = torch.corrcoef(x.grad.flatten(1).double())
+        if not correlation.isfinite().all():  # an image that nothing comes of
+            return -math.inf
+        eigenvalues = torch.linalg.eigvalsh(correlation)
         k = 1e-5
         score = -float((torch.log(eigenvalues + k) + 1 / (eigenvalues + k)).sum())
         return score if math.isfinite(score) else -math.inf
@@ -126,7 +131,7 @@ class Naswot(Proxy):
     about = "how unlike the patterns of active units of different images are"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = build(graph, seed).to(images.device).train()
+        network = _network(graph, images, seed).train()
         with torch.no_grad(), _Codes(len(images)) as codes:
             network(images)
         return float(torch.linalg.slogdet(codes.kernel).logabsdet)
@@ -156,7 +161,7 @@ class Zen(Proxy):
     about = "how much the last feature maps change with the image, norms' scales put back in"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = build(features(graph), seed).to(images.device).train()
+        network = _network(features(graph), images, seed).train()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = 1.0  # so that its statistics are those of the last batch
@@ -198,11 +203,11 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def without_norms(graph: Graph) -> Graph:
-    """The graph with its norms left out."""
+def without(graph: Graph, *kinds: type[Primitive]) -> Graph:
+    """The graph with some kinds of operations left out."""
     copy = Copy(graph)
     for i, op, inputs in copy.operations():
-        copy.place.append(inputs[0] if isinstance(op, Norm) else copy.add(i, op, inputs))
+        copy.place.append(inputs[0] if isinstance(op, kinds) else copy.add(i, op, inputs))
     return copy.graph()
 
 
@@ -218,6 +223,11 @@ def features(graph: Graph) -> Graph:
     return Graph(graph.ops[kept], graph.inputs[kept], graph.shapes[kept], graph.paths[kept], end)
 
 
+def _network(graph: Graph, images: Tensor, seed: int) -> Network:
+    """The network without dropout, which would make its score a matter of luck."""
+    return build(without(graph, Dropout), seed).to(images.device)
+
+
 def _weights(network: Network) -> list[Tensor]:
     """The weights of convolutions and linear layers."""
     return [module.weight for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
@@ -230,6 +240,6 @@ def _gradients(network: Network) -> list[tuple[Tensor, Tensor]]:
 
 def _with_gradient(graph: Graph, images: Tensor, labels: Tensor, seed: int) -> Network:
     """The network with the gradient of one batch's loss."""
-    network = build(graph, seed).to(images.device).train()
+    network = _network(graph, images, seed).train()
     functional.cross_entropy(network(images), labels).backward()
     return network

@@ -115,8 +115,49 @@ def test_compile_fuses_weights_that_are_given(tmp_path):
     buffer.seek(0)
     again = torch.load(buffer, weights_only=False)
     assert torch.equal(again(images), fused(images))
-    exported = torch.export.export(fused, (images[:2],)).module()
-    torch.testing.assert_close(exported(images[:2]), wanted[:2], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    exported = torch.export.export(fused, (images[:4],), dynamic_shapes=batch).module()
+    torch.testing.assert_close(exported(images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    compiled = torch.compile(fused, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(images[:4]), wanted[:4], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_half_precision_and_scales_of_zero():
+    """Channels that training turned off, and such as are nearly so, are no reason for what is no number."""
+    net = [{"conv": 3, "out": 8}, {"nodes": 3, "growth": 8, "unit": PREACT, "reads": DENSE, "output": DENSE},
+           "bn", "relu", {"conv": 1, "out": 12}, "gap", {"linear": 4}]  # fmt: skip
+    graph = expand(nas_agg.load({"input": [3, 8, 8], "classes": 4, "net": net}))
+    for tiny in (0.0, 1e-6):
+        network = shaken(build(graph, 0)).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight.data[::3] = 0.0
+                module.weight.data[1::3] *= tiny
+        images = torch.randn(3, 3, 8, 8)
+        wanted = network(images).detach()
+        torch.testing.assert_close(fuse(network.double(), graph)(images.double()).float(), wanted, rtol=1e-4, atol=1e-4)
+        half = fuse(network.double(), graph).half()(images.half()).float()
+        torch.testing.assert_close(half, wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_a_fused_network_has_no_training_mode():
+    graph = graph_of("bn", {"conv": 3, "out": 4}, image=(6, 8, 8))
+    network = shaken(build(graph, 0)).eval()
+    fused, images = fuse(network, graph), torch.randn(2, 6, 8, 8)
+    first = fused(images)
+    assert torch.equal(fused.train()(images), first)
+    assert torch.equal(fused.eval()(images), first)
+
+
+def test_names_of_parts_and_networks_without_any():
+    let = {"bn_floor": [{"conv": 1, "out": 4}]}
+    net = ["bn", "relu", "bn_floor", "relu", "gap", {"linear": 4}]
+    assert_equal(expand(nas_agg.load({"input": [3, 8, 8], "classes": 4, "let": let, "net": net})))
+    bare = nas_agg.compile({"input": [3, 8, 8], "classes": 3, "net": ["gap"]}, fuse=True)
+    assert bare(torch.ones(2, 3, 8, 8)).shape == (2, 3)
+    pools = [{"avgpool": 1, "stride": 2}] * 1100
+    deep = expand(nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["bn", *pools, {"conv": 1, "out": 3}]}))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fuse(build(deep, 0), deep).modules())
 
 
 def test_what_does_not_fit_together_is_refused():
@@ -125,5 +166,9 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(InputError, match="a backbone is not fused"):
         nas_agg.compile("residual/resnet50", fuse=True, features=True)
     graph = graph_of("relu")
+    with pytest.raises(InputError, match="no pass 'nope'"):
+        nas_agg.compile("residual/resnet50", features=True, passes=["nope"])
+    with pytest.raises(InputError, match="passes: names of passes, not 3"):
+        nas_agg.compile("residual/resnet50", passes=3)
     with pytest.raises(InputError, match="no pass 'norm'"):
         fuse(build(graph, 0), graph, ["norm"])

@@ -91,6 +91,45 @@ def test_local_search_tries_each_neighbour_of_the_centre_once(space):
     assert next(searcher.proposals([*all_tried, Seen(far, 0.1)], rng)) in list(space.neighbours(far))
 
 
+def test_local_search_with_workers_finds_what_it_finds_alone():
+    """Trials that were begun around an earlier centre are no new beginnings."""
+    names = {f"n{i}": {"from": 1, "to": 12} for i in range(4)}
+    text = TEXT | {"open": names, "net": [{"conv": 3, "out": " + ".join(names)}, "gap", {"linear": 4}], "let": {}}
+    space = Space(text, "four")
+    searcher = find_searcher("local")(space, 0)
+    best = {}
+    for workers in (1, 4):
+        found = []
+        for seed in range(5):
+            seen, open_ = [], []
+            while len(seen) < 80:
+                rng = np.random.default_rng([seed, len(seen), len(open_)])
+                pending = [Seen(point, None, True) for point in open_]
+                open_.append(next(searcher.proposals([*seen, *pending], rng), None) or space.sample(rng))
+                if len(open_) == workers:
+                    point = open_.pop(0)
+                    seen.append(Seen(point, -sum(abs(value - 7) for value in point.values())))
+            found.append(max(other.value for other in seen))
+        best[workers] = np.mean(found)
+    assert best[1] > -3
+    assert best[4] > -4
+
+
+@pytest.mark.parametrize("name", ["local", "predictor", "evolution"])
+def test_ranges_of_any_width_and_scores_of_any_size(name):
+    names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
+    text = TEXT | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
+    space = Space({**text, "let": {"this": ["relu"]}}, "wide")
+    searcher = find_searcher(name)(space, 0)
+    seen = []
+    for number in range(30):
+        rng = np.random.default_rng(number)
+        point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
+        assert space.checked(point) == point
+        value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
+        seen.append(Seen(point, value))
+
+
 def test_what_was_seen(space):
     study = optuna.create_study(direction="maximize")
     rng = np.random.default_rng(0)
@@ -100,11 +139,13 @@ def test_what_was_seen(space):
         (points[1], optuna.trial.TrialState.FAIL, None),
         (points[0], optuna.trial.TrialState.COMPLETE, 0.5),
         (points[2], optuna.trial.TrialState.RUNNING, None),
+        (points[1], optuna.trial.TrialState.COMPLETE, 0.6),
         (points[3], optuna.trial.TrialState.COMPLETE, 0.7),
     ):
         trial = optuna.trial.create_trial(
             state=state, value=value, params=space.labels(point), distributions=space.distributions
         )
         study.add_trial(trial)
-    assert [other.value for other in seen(study, space)] == [0.5, None, None, 0.7]
+    assert [other.value for other in seen(study, space)] == [0.5, 0.6, None, 0.7]
+    assert [other.running for other in seen(study, space)] == [False, False, True, False]
     assert [other.values for other in seen(study, space)] == points

@@ -85,6 +85,7 @@ def test_the_target_keeps_the_order_and_spreads_the_best(predictor):
     assert target.mean() == pytest.approx(0)
     assert (target[4] - target[2]) / (target[2] - target[0]) > 0.07 / 0.8
     assert np.isfinite(predictor.bent(np.ones(5))).all()
+    assert np.isfinite(predictor.bent(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
     assert np.isfinite(predictor.bent(np.array([1.0, 1.0, 1.0, 0.0]))).all()
 
 
@@ -126,11 +127,11 @@ def test_workers_spread_out(space):
     points = [space.sample(rng) for _ in range(20)]
     scored = [Seen(point, float(point["rate"])) for point in points]
     first = next(searcher.proposals(scored, np.random.default_rng(1)))
-    pending = [Seen(first, None)]
+    pending = [Seen(first, None, True)]
     six = [first]
     for _ in range(5):
         six.append(next(searcher.proposals([*scored, *pending], np.random.default_rng(1))))
-        pending.append(Seen(six[-1], None))
+        pending.append(Seen(six[-1], None, True))
     assert len({str(sorted(point.items(), key=str)) for point in six}) == 6
 
 

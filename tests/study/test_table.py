@@ -60,9 +60,12 @@ def test_columns_are_told_by_options_too(tmp_path):
     [
         ("a,b\n1,2\n", {}, "which columns are the genes and the value"),
         ("a,acc\n1,2\n", {"genes": ["a"], "value": "ac"}, "no column 'ac'; did you mean 'acc'"),
-        ("a,b\n1,x\n", {"genes": ["a"], "value": "b"}, "row 1: not a number: b"),
+        ("a,b\n1,x\n", {"genes": ["a"], "value": "b"}, "row 1: not a number"),
         ("a,b\n", {"genes": ["a"], "value": "b"}, "no rows"),
-        ("a,b\n01,1\n0,1\n", {"genes": ["a"], "value": "b"}, "different numbers of genes"),
+        ("a,b\n01,1\n0,1\n", {"genes": ["a"], "value": "b"}, "no genes or different numbers"),
+        ("a,b\n0,1\n0,2\n", {"genes": ["a"], "value": "b"}, "two rows are 0"),
+        ("a,b\n,1\n", {"genes": ["a"], "value": "b"}, "no genes"),
+        ("a,b\n0,-1\n", {"genes": ["a"], "value": "b", "costs": ["b"]}, "a cost below 0"),
         ("a,b\n0,nan\n", {"genes": ["a"], "value": "b"}, "row 1"),
     ],
 )

@@ -14,7 +14,8 @@ from torch.nn import functional
 import nas_agg
 from nas_agg.compiler import build
 from nas_agg.expansion import expand
-from nas_agg.training.proxies import PROXIES, features, without_norms
+from nas_agg.primitives import Norm
+from nas_agg.training.proxies import PROXIES, features, without
 
 GRAPH = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"conv": 3, "out": 5}, "bn", "relu", image=(4, 8, 8))
 
@@ -132,10 +133,24 @@ def test_every_family_has_finite_scores_and_width_is_more(name):
         assert PROXIES[name].score(wide, images, labels % 3, 0) > PROXIES[name].score(narrow, images, labels % 3, 0)
 
 
+@pytest.mark.parametrize("name", PROXIES)
+def test_dropout_is_no_luck(name, batch):
+    graph = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"dropout": 0.9999}, image=(4, 8, 8))
+    assert score(name, batch, graph=graph) == score(name, batch, graph=graph)
+    assert math.isfinite(score(name, batch, graph=graph))
+
+
+def test_what_is_beyond_numbers(batch):
+    graph = expand(nas_agg.load("residual/preact-1001").with_task(input=(4, 8, 8), classes=3))
+    assert score("synflow", batch, graph=graph) == math.inf
+    dead = torch.zeros_like(batch[0]), batch[1]
+    assert score("jacob-cov", dead, graph=graph_of("relu", image=(4, 8, 8))) == -math.inf
+
+
 def test_graphs_without_norms_and_heads():
     genotype = nas_agg.load("efficientnet/b0").with_task(input=(3, 32, 32))
     graph = expand(genotype)
-    assert not [op for op in without_norms(graph).ops if op.word == "norm"]
+    assert not [op for op in without(graph, Norm).ops if op.word == "norm"]
     cut = features(graph)
     assert cut.shapes[cut.output] == (1280, 1, 1)
     assert cut.ops[cut.output].word == "act"
