@@ -237,12 +237,14 @@ def evaluate(
     dataset: Annotated[str | None, typer.Option(help="As for train; a run's own if unsaid.")] = None,
     device: DeviceOption = "auto",
     image_size: SizeOption = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are named and not here.")] = False,
     format: FormatOption = Format.table,
 ) -> None:
     """Test a network from saved weights."""
     from nas_agg.study.single import evaluate_genotype
 
-    found = evaluate_genotype(genotype, weights=weights, dataset=dataset, device=device, image_size=image_size)
+    data = {"dataset": dataset, "image_size": image_size}
+    found = evaluate_genotype(genotype, weights=weights, device=device, download=download, **data)  # type: ignore[arg-type]
     if format is Format.json:
         print_json({f"test_{k}" if k in ("accuracy", "loss") else k: v for k, v in found.items()})
     else:

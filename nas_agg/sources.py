@@ -66,6 +66,8 @@ def _of_file(path: Path) -> Genotype:
 
 def _of_run(run: Path) -> Genotype:
     best = run / "best" / "genotype.json"
+    if not best.is_file() and (run / "genotype.json").is_file():  # a compiled network's, or a copy of a best one's
+        best = run / "genotype.json"
     if not best.is_file():
         raise InputError(f"{run}: not the folder of a run with a best network (no best/genotype.json in it)")
     return _of_file(best)
@@ -91,7 +93,9 @@ def _of_space(name: str, point: str) -> Genotype:
             return space.point(point)
         spaces.append(space)
     if not spaces:
-        raise InputError(f"no genotype '{name}/{point}': no such space{did_you_mean(f'{name}/{point}', _addresses())}")
+        raise InputError(
+            f"no genotype '{name}/{point}': no such file, run or space{did_you_mean(f'{name}/{point}', _addresses())}"
+        )
     points = [known for space in spaces for known in space.points]
     if not point:
         such = f"name a point of it, such as {name}/{points[0]}" if points else "it has no points"

@@ -41,6 +41,7 @@ def compile_(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**63 - 1, help="Of untrained weights, where there are no others.")
     ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are named and not here.")] = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
     export: Annotated[bool, typer.Option("--export", help="Write model.pt2 too, of torch.export.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of a compiled network.")] = False,
@@ -57,6 +58,7 @@ def compile_(
 
     def work() -> Fixed:
         options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force, "classes": classes}
+        options["download"] = download
         images = None if input is None else shape(input)
         return fix_genotype(genotype, out, weights=weights, seed=seed, input=images, **options)
 
@@ -88,10 +90,14 @@ def _passed(fixed: Fixed) -> list[Count]:
 
 
 def _print_passes(fixed: Fixed) -> None:
+    from nas_agg.passes import PASSES
+
     steps = _passed(fixed)
-    rows = [[step.name, str(step.before), str(step.after)] for step in steps]
-    print_table(["pass", "operations before", "after"], rows, right=(1, 2))
-    print("The passes from without_dropout on are for inference alone: compile(fuse=True).\n")
+    own = len(PASSES)
+    for title, part in (("as it is compiled", steps[:own]), ("for inference alone, by fuse=True", steps[own:])):
+        rows = [[step.name, str(step.before), str(step.after)] for step in part]
+        print_table([f"pass ({title})", "operations before", "after"], rows, right=(1, 2))
+        print()
 
 
 def _as_dict(fixed: Fixed, seed: int | None) -> dict:

@@ -94,7 +94,7 @@ def _place(model: str, version: str, download: bool) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
         if not download:
-            raise InputError(f"{path}: no such file; nas_agg.compile(..., download=True) fetches it from {url}")
+            raise InputError(f"{path}: no such file; --download (in Python download=True) fetches it from {url}")
         try:
             torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:

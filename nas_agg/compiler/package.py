@@ -100,6 +100,8 @@ def write_package(
         beside.mkdir(parents=True)
         notes = _fill(beside, genotype, network, title, about, onnx, export)
         files = {file.name: file.stat().st_size for file in sorted(beside.iterdir())}
+        if gone := [name for name in (ONNX, EXPORT) if (place / name).exists() and name not in files]:
+            notes.append(f"the {' and '.join(gone)} of the network before went with it")
         _swap(beside, place, old)
     except OSError as error:
         raise NasAggError(f"{out}: cannot be written: {error.strerror or error}") from None

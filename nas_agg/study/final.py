@@ -35,12 +35,12 @@ def train_best(
     Raises:
         NasAggError: The training failed; the search may be resumed and tries again.
     """
+    from nas_agg.study.progress import epochs_text
     from nas_agg.training.recipes import get_recipe
 
     recipe = get_recipe(settings.recipe or "final")
     what = f"training the best (trial {best.number}) on train + validation"
-    compiled = ", compiled before the first" if settings.compile else ""
-    display.say(f"{what}: {recipe.epochs} epochs{compiled}, recipe {recipe.name}")
+    display.say(f"{what}: {epochs_text(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.line:
         display.say(memory.line)
     order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.memory}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.errors import InputError
 from nas_agg.files import read
 from nas_agg.sources import open_genotype
-from nas_agg.study.folder import GENOTYPE, METRICS, RUN, WEIGHTS, data_of, read_run
+from nas_agg.study.folder import GENOTYPE, METRICS, RUN, WEIGHTS, data_of, plain, read_run
 from nas_agg.study.origin import about_training, origin, origin_of_run
 from nas_agg.study.single import unfinished
 
@@ -48,6 +48,7 @@ def fix_genotype(
     onnx: bool = False,
     export: bool = False,
     force: bool = False,
+    download: bool = False,
     input: tuple[int, int, int] | None = None,
     classes: int | None = None,
 ) -> Fixed:
@@ -61,6 +62,7 @@ def fix_genotype(
         onnx: See `nas_agg.compiler.package.write_package`.
         export: Likewise.
         force: Likewise.
+        download: Whether named weights that are not here are fetched.
         input: Images in place of the genotype's.
         classes: Classes in place of the genotype's.
 
@@ -83,9 +85,12 @@ def fix_genotype(
     if taken is not None and seed is not None:
         raise InputError("seed: it is of untrained weights, and there are others; leave it out")
     if own is not None and weights is None:
-        about = " ".join(filter(None, [about, _trained(Path(source))]))
+        said = _trained(Path(source))
+    else:
+        said = f"Untrained weights of seed {seed or 0}." if taken is None else f"Weights of {plain(Path(taken).name)}."
+    about = " ".join(filter(None, [about, said]))
     counted = cost(genotype)
-    network = compile(genotype, seed or 0, taken)
+    network = compile(genotype, seed or 0, taken, download=download)
     options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
     written = write_package(out, genotype, network, title=title, about=about, **options)
     return Fixed(genotype, counted.params, counted.macs, taken, written)

@@ -58,8 +58,8 @@ def origin_of_run(run: Mapping[str, Any], path: str | Path, trial: int | str | N
 
 def about_space(space: Space) -> str:
     """A sentence about networks of a space."""
-    about = space.about.rstrip(".")
-    return f"Of the space {space.name}: {about}." if about else f"Of the space {space.name}."
+    about = space.about if space.about.endswith(("?", "!")) else f"{space.about.rstrip('.')}."
+    return f"Of the space {space.name}: {about}" if space.about else f"Of the space {space.name}."
 
 
 def about_training(metrics: Mapping[str, Any], dataset: str) -> str:

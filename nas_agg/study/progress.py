@@ -147,6 +147,12 @@ def epoch_line(epoch: int, epochs: int, value: float) -> str:
     return f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
 
 
+def epochs_text(epochs: int, compiled: bool) -> str:
+    """How long a training is to be."""
+    before = ", compiled before the first, which may take minutes" if compiled else ""
+    return f"{epochs} epoch{'s' * (epochs != 1)}{before}"
+
+
 def is_tenth(epoch: int, epochs: int) -> bool:
     """Whether an epoch is told where there is no line that can be overwritten: about ten of a training are."""
     return epoch == epochs or epoch % max(1, epochs // 10) == 0
@@ -176,12 +182,14 @@ def print_result(result: SearchResult, percent: bool = True, file: TextIO | None
     rows = [_row(trial, percent) for trial in result.top]
     print_table(list(rows[0]), [list(row.values()) for row in rows], "the best networks", range(len(rows[0]) - 1), out)
     counted = sum(trial.counts for trial in result.trials)
-    print(f"{counted} networks evaluated; {result.reason}", file=out)
+    print(f"{counted} network{'s' * (counted != 1)} evaluated; {result.reason}", file=out)
     if result.test is not None:
         test = result.test
         right = f"{test['correct']:,} of {test['images']:,} images"
         print(f"test accuracy of the final network: {100 * test['test_accuracy']:.2f} % ({right})", file=out)
     if result.path is not None:
         commands = [f"evaluate {result.path}"] if result.test is not None else []
-        commands += [f"show {result.path}", f"train {result.path}:{result.top[min(1, len(result.top) - 1)].number}"]
+        commands += [f"show {result.path}"]
+        if result.test is not None:
+            commands += [f"compile {result.path} --out {result.path.name}-model"]
         print("next: " + "\n      ".join(f"nas_agg {command}" for command in commands), file=out)

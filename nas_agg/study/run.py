@@ -311,7 +311,7 @@ class _Run:
         done = sum(trial.counts for trial in record.trials)
         limits = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs", "latency")}
         bounds = [f"{limit:,}".removesuffix(".0") + f" {name}" for name, limit in limits.items() if limit]
-        under = " and ".join(bounds).replace("latency", "ms")
+        under = " and ".join(bounds).replace("latency", "ms").replace("macs", "MACs")
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         up_to = f", networks of up to {under}" if under else ""
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"

@@ -145,7 +145,9 @@ class Settings(BaseModel):
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
             said = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{name}: {said[0].lower()}{said[1:]}, not {shown(values.get(name))}") from None
+            wrong = shown(values.get(name))
+            end = "" if said.startswith(wrong) else f", not {wrong}"
+            raise InputError(f"{name}: {said[0].lower()}{said[1:]}{end}") from None
 
     def of_space(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, what is unsaid filled in from the space's own for such images."""

@@ -13,7 +13,7 @@ from nas_agg.space import SUFFIXES
 from nas_agg.study.folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
 from nas_agg.study.means import choice_of_one
 from nas_agg.study.origin import origin, origin_of_run
-from nas_agg.study.progress import epoch_line, is_tenth
+from nas_agg.study.progress import epoch_line, epochs_text, is_tenth
 from nas_agg.study.settings import SEEDS, shown
 from nas_agg.study.stopping import Stopped, stoppable
 from nas_agg.study.task import absolute
@@ -96,7 +96,7 @@ def train_genotype(
         if folder.metrics() is None:
             if show:
                 size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
-                length = f"{settings['epochs']} epochs{', compiled before the first' * compile}, recipe {recipe}"
+                length = f"{epochs_text(epochs or found.epochs, compile)}, recipe {recipe}"
                 print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
             choice = choice_of_one(folder, memory, counted, found.batch_size, str(place), data.nbytes)
             if choice.line:
@@ -111,6 +111,7 @@ def train_genotype(
     if show:
         right = f"{metrics['correct']:,} of {metrics['images']:,} images"
         print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
+        print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
     return metrics
 
 
@@ -198,6 +199,7 @@ def evaluate_genotype(
     dataset: str | None = None,
     device: str = "auto",
     image_size: int | None = None,
+    download: bool = False,
 ) -> dict[str, Any]:
     """Tests a network from saved weights on a data set's test split.
 
@@ -207,6 +209,7 @@ def evaluate_genotype(
         dataset: See `nas_agg.training.data.load_data`.
         device: auto, cpu, cuda or cuda:N.
         image_size: Images are scaled to this side.
+        download: Whether named weights that are not here are fetched.
 
     Returns:
         ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
@@ -231,7 +234,8 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
-    model = compile(genotype.with_task(data.input, data.classes), weights=weights or Path(source) / "best" / WEIGHTS)
+    taken = weights or Path(source) / "best" / WEIGHTS
+    model = compile(genotype.with_task(data.input, data.classes), weights=taken, download=download)
     return _finite(evaluate(model, data.test, data, pick_device(device)))
 
 

@@ -28,7 +28,7 @@ def test_durations(text, seconds):
         ({"workers": 0}, "workers: "),
         ({"seed": -1}, "seed: "),
         ({"timeout": "soon"}, "timeout: 'soon' is no duration: write 90s, 30m, 2h or 1h30m"),
-        ({"timeout": 0}, "timeout: a duration must be more than nothing"),
+        ({"timeout": 0}, "timeout: it must be more than nothing, not 0"),
         ({"max_params": "many"}, "max_params: 'many' is no count"),
         ({"max_params": "0.4"}, "max_params: '0.4' is no whole number"),
         ({"max_params": "0.0004k"}, "max_params: '0.0004k' is no whole number"),
