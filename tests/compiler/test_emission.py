@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from nas_agg.space import list_spaces, open_space
 
 POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
 ONE_A_SPACE = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
+VARIED = ("microdense", "aggregation", "residual", "dsnet")  # whose nodes differ most
 PLAIN = "def put("  # of the plain form, which writes out each operation
 READ = ("densenet/121", "sparsenet/100-k24", "microdense/30a64", "dsnet/ds2net50", "efficientnet/b0-mdconv")
 
@@ -105,11 +107,62 @@ def test_a_point_of_every_space(space, point):
 @pytest.mark.parametrize("space", list_spaces())
 def test_samples_of_spaces(space):
     """Networks as searches find them, in other places of a space than its points."""
-    opened, generator = open_space(space), np.random.default_rng(0)
-    side = opened.min_input or 8
-    samples = (opened.genotype(opened.sample(generator), input=(3, side, side), classes=5) for _ in range(100))
-    for genotype in islice((one for one in samples if nas_agg.cost(one).macs < 20_000 * side**2), 4):
+    for genotype in sampled(space, 0, 6 if space in VARIED else 4):
         assert_equal(genotype, emit(genotype))
+
+
+@pytest.mark.parametrize("space", list_spaces())
+def test_few_samples_are_written_plainly(space):
+    texts = [emit(genotype) for genotype in sampled(space, 1, 8)]
+    assert sum(PLAIN in text for text in texts) <= 1
+    assert max(text.count("\n") for text in texts if PLAIN not in text) <= 260
+
+
+def sampled(space: str, seed: int, count: int) -> Iterator[Genotype]:
+    """Some small networks of a space on its smallest images."""
+    opened, generator = open_space(space), np.random.default_rng(seed)
+    side = opened.min_input or 8
+    samples = (opened.genotype(opened.sample(generator), input=(3, side, side), classes=5) for _ in range(200))
+    return islice((one for one in samples if nas_agg.cost(one).macs < 20_000 * side**2), count)
+
+
+@pytest.mark.parametrize("word", ["sum", "mean", "weighted", "gated"])
+@pytest.mark.parametrize("pattern", ["dense", {"window": 2}, {"exponential": 2}, {"micro-dense": 2}])
+def test_sources_that_are_made_to_fit(pattern, word):
+    """Widths that rise, fall and come back; maps that halve; in reads, in shortcuts and in what leaves."""
+    around = {"pattern": pattern, "operator": word, "match": [{"conv": 1, "stride": "s"}]}
+    unit = ["bn", "relu", {"conv": 3, "stride": "s"}]
+    joined = {
+        "nodes": 7,
+        "growth": "4 + l",
+        "stride": "2 if l == 3 else 1",
+        "unit": [*unit, "join"],
+        "shortcut": around,
+    }
+    read = {"nodes": 6, "growth": "8 if l % 3 != 0 else 12", "unit": unit, "reads": around}
+    left = {"nodes": 5, "growth": "4 + l//2", "unit": unit, "output": around}
+    text = {"input": [3, 8, 8], "classes": 4,
+            "net": [{"conv": 3, "out": 8}, joined, read, left, "gap", {"linear": "classes"}]}  # fmt: skip
+    genotype = Genotype.read(text)
+    found = emit(genotype)
+    assert PLAIN not in found
+    assert_equal(genotype, found)
+
+
+def test_numbers_that_floating_point_does_not_hold():
+    """0.29*100 is 28.999... to Python; a quarter of a width need not be whole."""
+    inner = {"let": {"u": "planes/4"}, "nodes": 2, "growth": "floor(2*u)", "unit": [{"conv": "3"}, "bn"]}
+    stage = {
+        "nodes": 3,
+        "growth": "100*l",
+        "let": {"planes": "w"},
+        "unit": [{"conv": 1, "out": "floor(0.29*in)"}, inner, {"conv": 1}],
+    }
+    text = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 8}, stage, "gap", {"linear": "classes"}]}
+    genotype = Genotype.read(text)
+    found = emit(genotype)
+    assert PLAIN not in found
+    assert_equal(genotype, found)
 
 
 @pytest.mark.slow
@@ -193,6 +246,12 @@ def test_points_are_at_most_200_lines(space, monkeypatch):
 def test_random_genotypes_are_tidy(tmp_path):
     for seed in range(12):
         assert tidy(emit(Genotype.read(random_genotype(random.Random(seed)))), tmp_path) == ""
+
+
+@pytest.mark.parametrize("space", VARIED)
+def test_samples_are_tidy(space, tmp_path):
+    for genotype in sampled(space, 2, 4):
+        assert tidy(emit(genotype), tmp_path) == ""
 
 
 def tidy(text: str, folder: Path) -> str:

@@ -6,10 +6,12 @@ import ast
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.emission.classes import Class, Classes, expression
+from nas_agg.compiler.emission.fitted import FittedText
 from nas_agg.compiler.emission.gathers import GatherText
 from nas_agg.compiler.emission.listing import Listing
 from nas_agg.compiler.emission.numbers import Said, Unsaid, same
 from nas_agg.compiler.emission.trace import AggregateRun, NodeRun
+from nas_agg.expressions import Expression
 from nas_agg.parts import Aggregate, Number
 from nas_agg.scopes import InSchedule, Own
 
@@ -156,8 +158,9 @@ class AggregateText:
                 return name, {name: run.outer[name]}, ast.Name(name)
             if not isinstance(row, Number):
                 return None
-            known = {inner: InSchedule(Own(run, 1), self.seen(name))[inner] for inner in row.expression.names}  # type: ignore[arg-type]
-            return expression(row), known, row.expression.tree()
+            known: dict[str, Any] = {}
+            tree = self.unfolded(run, name, row, known).tree()
+            return ast.unparse(tree), known, tree
 
         made.fields[field] = (value, tree)
         if same(values):
@@ -168,6 +171,17 @@ class AggregateText:
         text = self.local_name(name)
         self.loop.append(f"{text} = {field} if {self.classes.counter} == 1 else 1")
         return text
+
+    def unfolded(self, run: AggregateRun, name: str, row: Number, known: dict[str, Any]) -> Expression:
+        """A schedule's expression with the aggregate's own names put in; `known` is told the values of the others."""
+        scope, put = InSchedule(Own(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
+        for inner in row.expression.names:
+            own = run.let.get(inner)  # type: ignore[attr-defined]
+            if isinstance(own, Number) and inner != name:
+                put[inner] = self.unfolded(run, inner, own, known)
+            else:
+                known[inner] = scope[inner]
+        return row.expression.with_names(put)
 
     def seen(self, name: str) -> tuple[str, ...]:
         if name in dict(self.aggregate.let):
@@ -232,26 +246,32 @@ class AggregateText:
         made.mode = "given" if self.runs[0].dealt else "none"
         if any(run.dealt != self.runs[0].dealt for run in self.runs):
             raise Unsaid
-        if self.rolled:
-            try:
-                self.count_argument()
-                GatherText(self).loop()
-            except Unsaid:
-                if not same(self.counts) or self.counts[0] > LISTED:
-                    raise
-                self.reset()
-                Listing(self).write()
-        else:
-            Listing(self).write()
+        self.bodies()
         order = {"nodes": 0, "growth": 1, "w": 1, "cardinality": 2, "g": 2, "stride": 3, "s": 3}
         args = [*made.fields, *self.used]
         required = sorted((a for a in args if a not in made.defaults), key=lambda a: (order.get(a, 9), a))
         optional = sorted((a for a in args if a in made.defaults), key=lambda a: (order.get(a, 9), a))
         made.args = required + optional
 
+    def bodies(self) -> None:
+        """Writes the plainest bodies that there are: a loop, a few nodes one by one, a loop with more in it."""
+        few = same(self.counts) and (self.aggregate.each or self.counts[0] <= LISTED)
+        ways: list[Any] = [GatherText, FittedText] if self.rolled else []
+        ways += [Listing] * few + [FittedText] * (not self.rolled and not self.aggregate.each)
+        for way in ways:
+            self.rolled = way is not Listing
+            try:
+                if self.rolled:
+                    self.count_argument()
+                way(self).write()
+                return
+            except Unsaid as error:
+                failed = error
+                self.reset()
+        raise failed
+
     def reset(self) -> None:
         """Forgets what was written for a loop."""
-        self.rolled = False
         self.texts, self.loop, self.used = {}, [], set()
         self.made.fields, self.made.defaults = {}, {}
 

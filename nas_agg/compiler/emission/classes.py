@@ -17,11 +17,11 @@ from nas_agg.primitives import Cat, Slice
 #: Names that emitted code has for itself.
 _WORDS = """
 mean
-F InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
+F fits InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
 cardinality chain data dict enumerate features file first float gated gates get groups growth in_ int iter json len
 list map match math max min mixed mixed_back named network next nn node nodes normed object open print put range
-raw read reduce round self set shortcut sorted sources spaced start state step str stride sum super sys torch
-tuple type unit weights width widths x y zip
+raw read reduce round scale scales self set shortcut sorted source sources spaced start state step str stride sum super
+sys torch tuple type unfit unit weights width widths x y zip
 """
 _TAKEN = frozenset(_WORDS.split())
 

@@ -36,7 +36,7 @@ class Fits:
             Unsaid: If anything else does.
         """
         if self.shortcut.matched and not self.chained(self.shortcut):
-            return self.fitting_shortcut()
+            raise Unsaid
         if not (self.output.matched or (self.reads.matched and self.output.kind == "pattern")):
             return None
         found: list[UnitRun] = []
@@ -53,22 +53,6 @@ class Fits:
                 found += one.matches.values()
         return self.one_class(found)
 
-    def fitting_shortcut(self) -> Class:
-        """The same where the input is a source of shortcuts, which node 1 makes fit for all."""
-        shapes, found = self.classes.traced.shape, list[UnitRun]()
-        if self.reads.kind != "newest" or self.output.kind != "newest":
-            raise Unsaid
-        for run in self.runs:
-            if not run.nodes or not same([shapes(feature) for feature in run.features[1:]]):
-                raise Unsaid
-            for node in run.nodes:
-                here = node.l == 1 and shapes(run.x) != shapes(run.features[1])
-                if node.shortcut is None or list(node.shortcut.matches) != [0] * here:
-                    raise Unsaid
-                found += node.shortcut.matches.values()
-        self.shortcut.apart = True
-        return self.one_class(found)
-
     def one_class(self, found: list[UnitRun]) -> Class:
         made = self.classes.of[id(found[0])]
         if any(self.classes.of[id(run)] is not made for run in found) or made.gives or made.takes:
@@ -81,12 +65,8 @@ class Fits:
         runs = self.fit.runs
         if self.text.values(self.width) != [self.classes.channels(run.features[-1]) for run in self.runs]:
             raise Unsaid
-
-        first = [[run.nodes[0]] for run in self.runs]
-        strides = [run.nodes[0].scope["s"] for run in self.runs]
         wide = [self.classes.channels(run.x) != self.classes.channels(run.features[-1]) for run in self.runs]
-        ones = [run.nodes[0].shortcut if self.shortcut.apart else run.nodes[1].reads for run in self.runs]
-        fits = [not one.matches for one in ones if one]
+        fits = [not run.nodes[1].reads.matches for run in self.runs]
 
         def said(name: str) -> str:
             values = [run.scope.get(name) for run in runs]
@@ -94,25 +74,14 @@ class Fits:
                 return self.width
             if None not in values and same(values):
                 return str(values[0])
-            if name == "s" and values == [s for s, fit in zip(strides, fits, strict=True) if not fit]:
-                return self.text.text_of("s", first, 0)
             raise Unsaid
 
         call = self.text.writer.arguments(self.fit, "in_", said)
-        tests = {f"in_ != {self.width}": wide}
-        if self.shortcut.apart and not same(strides):
-            stride = self.text.text_of("s", first, 0)
-            tests |= {f"{stride} > 1": [s > 1 for s in strides]}
-            tests |= {f"{stride} > 1 or in_ != {self.width}": [s > 1 or w for s, w in zip(strides, wide, strict=True)]}
         if any(fits):
-            test = next((test for test, values in tests.items() if values == [not fit for fit in fits]), None)
-            if test is None:
+            if wide != [not fit for fit in fits]:
                 raise Unsaid
-            call = f"*[{call}] if {test} else []"
+            call = f"*[{call}] if in_ != {self.width} else []"
         match = f"nn.Sequential({call})"
-        if self.shortcut.apart:
-            parts = self.shortcut.prepared and any('"shortcut": ' in line for line in self.init)
-            return [f'self[0].shortcut["match"] = {match}' if parts else f'self[0]["shortcut"] = {_dict(match)}']
         weights = [line for line in self.init if line.startswith("self.output = ")]
         reads = f'self[1].reads["match"] = {match}' if self.reads.prepared else f'self[1]["reads"] = {_dict(match)}'
         if not self.output.matched:

@@ -39,7 +39,7 @@ class GatherText(Owned, Fits):
 
     # ------------------------------------------------------------------ loops
 
-    def loop(self) -> None:
+    def write(self) -> None:
         """All nodes alike."""
         if any(feature not in self.classes.live for run in self.runs for feature in run.features):
             raise Unsaid
@@ -50,7 +50,7 @@ class GatherText(Owned, Fits):
         self.text.writer.written(given)
         joins = given.mode == "given" and not self.runs[0].dealt
         self.several = given.several
-        if self.shortcut.apart and (not joins or given.state or (self.shortcut.raw and self.fit)):
+        if self.shortcut.apart and (not joins or given.state):
             raise Unsaid
         if joins:
             wide = wide or not self.chained(self.shortcut)
@@ -211,7 +211,7 @@ class GatherText(Owned, Fits):
         if self.text.writer.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
             lines, body = self.paired(lines, body, call, single)
         behind: list[str] = []
-        if self.fit and not self.shortcut.apart:
+        if self.fit:
             if numbered or (listed and not late):
                 raise Unsaid
             over = f"for node in list(self)[1:{'-1' if '-1' in over or self.output.matched else ''}]:"
@@ -230,12 +230,9 @@ class GatherText(Owned, Fits):
         if role.apart and not single:
             raise Unsaid
         newest = "raw" if role.raw and role.apart else "x" if single else "features[-1]"
-        lines = []
-        if role.apart and self.fit:
-            lines, newest = ["fit = x if sources else node.shortcut.match(x)"], "fit"
         if role.gather.norm == "bn":
-            return [*lines, f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
-        return lines if late else [*lines, f"sources.append({self.norm(role).replace('{x}', newest)})"], False
+            return [f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
+        return [] if late else [f"sources.append({self.norm(role).replace('{x}', newest)})"], False
 
     def first(self) -> UnitRun:
         return next(node.unit for run in self.runs for node in run.nodes)

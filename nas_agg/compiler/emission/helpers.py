@@ -79,6 +79,13 @@ _HELPERS = {
     steps = [base**k for k in range(len(features).bit_length()) if base**k <= len(features)]
     return [features[-step] for step in reversed(steps)]
 ''',
+    "unfit": '''def unfit(sources, shapes, shape):
+    """The sources that have other shapes than is wanted; from here on they have that."""
+    found = [k for k in sources if shapes[k] != shape]
+    for k in found:
+        shapes[k] = shape
+    return found
+''',
     "mixed_front": '''def mixed(state, x, summed):
     """The first channels of x are added onto the first of the state, the others go behind it."""
     return torch.cat([state[:, :summed] + x[:, :summed], state[:, summed:], x[:, summed:]], 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from torch import nn
+
 from nas_agg.compiler.emission.classes import Class
 from nas_agg.compiler.emission.text import WIDTH, fitted, split
 
@@ -93,7 +95,7 @@ def sequence(made: Class, parameters: dict[str, list[str]], arguments: str) -> s
     for line in made.lines or ():
         if local := _LOCAL.fullmatch(line):
             given[local.group(1)] = put(local.group(2), given)
-        elif (layer := _LAYER.fullmatch(line)) and "self." not in layer.group(2):
+        elif (layer := _LAYER.fullmatch(line)) and "self." not in layer.group(2) and nameable(layer.group(1)):
             layers.append(f"{layer.group(1)}={put(layer.group(2), given)}")
         else:
             return None
@@ -101,6 +103,11 @@ def sequence(made: Class, parameters: dict[str, list[str]], arguments: str) -> s
     text = re.sub(r"(?<![\w.])([A-Z]\w*)\(([^()]*)\)", lambda call: keyed(call, parameters), text)
     worked_out = re.search(r"(?<![\w.])\d+ [-+*/%<>=!]+ \(?\d", text)  # numbers alone: to be said as their value
     return text if len(layers) <= LAYERS and len(text) < 2 * WIDTH and not worked_out else None
+
+
+def nameable(label: str) -> bool:
+    """Whether a sequence can be made of parts by their names with this among them."""
+    return not hasattr(nn.Sequential, label)
 
 
 def bound(parameters: list[str], arguments: str) -> dict[str, str]:

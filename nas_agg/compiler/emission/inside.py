@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from nas_agg.compiler.emission.inlining import nameable
 from nas_agg.compiler.emission.joins import Joins, env
 from nas_agg.compiler.emission.layers import Item
 from nas_agg.compiler.emission.numbers import Unsaid
@@ -63,7 +64,9 @@ class Inside(Joins):
             self.items, self.entering, self.names = items, around, known
         if not parts or any(part is None or not part[1] or part[0].startswith("!") for part in parts):
             return None
-        if any("self." in part[1] for part in parts if part) or self.channels.startswith("self."):
+        if self.channels.startswith("self."):
+            return None
+        if any("self." in part[1] or not nameable(part[0]) for part in parts if part):
             return None
         return f"named({', '.join(f'{part[0]}={part[1]}' for part in parts if part)})"
 

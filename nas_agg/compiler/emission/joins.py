@@ -82,6 +82,8 @@ class Joins:
         elif word == "mixed":
             number, infix = self.mixed(column), False
             call = f"{number[0]}({given}, {{x}}, {number[1]})"
+            if number[1] == "0":
+                call = f"torch.cat([{given}, {{x}}], 1)"
             self.channels = self.width_of_join(column)
         else:
             call = f"{given} + {{x}}"
@@ -101,7 +103,7 @@ class Joins:
         equal = f"in_ == {self.channels}"
         if "s" in self.names:
             for values, text in ((both, f"self.residual = s == 1 and {equal}"), (stride, "s == 1")):
-                if values == self.present:
+                if values == self.present and not text.endswith("in_ == in_"):
                     self.used.add("s")
                     return text.removeprefix("self.residual = ")
         if width == self.present:
@@ -111,7 +113,7 @@ class Joins:
     def mixed(self, column: list[StepRun]) -> tuple[str, str]:
         found = [run.joined for run in self.runs if run.joined and run.joined.sources]
         numbers = [one.values["mixed"] for one in found]
-        if 0 in numbers or len(found) < len(self.runs):
+        if len(found) < len(self.runs):
             raise Unsaid
         function = "mixed" if found[0].values["onto"] == "front" else "mixed_back"
         if same(numbers):

@@ -237,9 +237,13 @@ class Listing:
         self.forward.append(f'{name} = {place}.match["{source}"]({self.names[base]})')
         self.names[key] = name
         out = [self.classes.channels(tensor) for tensor in key]
-        self.widths[key] = (
-            str(out[0]) if same(out) else self.text.writer.out(made, call, f'{place}.match["{source}"].out')
-        )
+        mains = tuple(-1 if one.main is None else one.main for one in ones)
+        if same(out):
+            self.widths[key] = str(out[0])
+        elif mains in self.widths and out == [self.classes.channels(main) for main in mains]:
+            self.widths[key] = self.widths[mains]
+        else:
+            self.widths[key] = self.text.writer.out(made, call, f'{place}.match["{source}"].out')
         return name
 
     def norm(self, ones: list[GatherRun], source: int, key: Key, text: str, place: str, parts: dict) -> str:

@@ -42,32 +42,35 @@ class Said:
             values = [exact(tree, env) for env in uses]
         except KeyError:
             raise Unsaid from None
-        if any(type(value) is not int for value in values):
-            self.text = self.fraction(tree, values)
+        self.integers = all(type(value) is int for value in values)
+        if not self.integers and same(values):
+            self.text = repr(float(values[0]))
             return
-        text = _held(self.whole(tree, uses), CHOICE)
+        for self.decimals in (True, False):  # where floating point is not exact there may be whole numbers
+            self.used = set()
+            text = _held((self.whole if self.integers else self.broken)(tree, uses), CHOICE)
+            if self.right(text, uses, values):
+                break
+        else:
+            raise Unsaid
+        whole = text.startswith("__") and text.endswith("__") and text[2:-2].isidentifier()
+        self.text = _MARK.sub(lambda mark: self.called_as(mark.group(1), whole), text)
+
+    def right(self, text: str, uses: list[Env], values: list) -> bool:
+        """Whether a text has the right value at each use."""
         for env, value in zip(uses, values, strict=True):
             known = {_mark(name): _number(env[name]) for name in self.used}
             try:
                 found = eval(text, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
             except ArithmeticError:
-                raise Unsaid from None
-            if type(found) is not int or found != value:
-                raise Unsaid
-        whole = text.startswith("__") and text.endswith("__") and text[2:-2].isidentifier()
-        self.text = _MARK.sub(lambda mark: self.called_as(mark.group(1), whole), text)
+                return False
+            if found != _number(value) or (type(found) is not int and self.integers):
+                return False
+        return True
 
     def called_as(self, name: str, alone: bool) -> str:
         text = self.names[name]
         return text if alone or re.fullmatch(r"[\w.]+", text) else f"({text})"
-
-    def fraction(self, tree: ast.expr, values: list) -> str:
-        if isinstance(tree, ast.Name) and tree.id in self.names:
-            self.used.add(tree.id)
-            return self.names[tree.id]
-        if not same(values):
-            raise Unsaid
-        return repr(float(values[0]))
 
     # ------------------------------------------------------------------ parts, each as (text, how loosely it holds)
 
@@ -162,13 +165,13 @@ class Said:
         return texts[0] + "".join(f" {sign} {text}" for sign, text in zip(signs, texts[1:], strict=True)), TEST
 
     def rounded(self, function: str, inner: ast.expr, uses: list[Env]) -> tuple[str, int]:
-        values = [exact(inner, env) for env in uses]
-        if all(type(value) is int for value in values):
-            return self.whole(inner, uses)
+        if all(type(exact(inner, env)) is int for env in uses):
+            text, loose = self.whole(inner, uses)
+            broken = any(type(env[name]) is not int for env in uses for name in self.used)
+            return (f"round({text})", ATOM) if broken else (text, loose)
         if function == "floor":
             return self.floored(inner, uses)
-        text = _held(self.broken(inner, uses), CHOICE)
-        return (f"round({text})", ATOM) if function == "round" else (f"math.ceil({text})", ATOM)
+        return f"{'round' if function == 'round' else 'math.ceil'}({self.broken(inner, uses)[0]})", ATOM
 
     def floored(self, inner: ast.expr, uses: list[Env]) -> tuple[str, int]:
         """The floor: by `//` where that is plain, else of floating point."""
@@ -189,9 +192,8 @@ class Said:
         number, over, under = self.factors(tree, uses)
         if any(type(exact(part, env)) is not int for part in (*over, *under) for env in uses):
             return None
-        if number.denominator > 10 and number.numerator > 1:
-            return None  # a decimal reads better
-        return self.divided(number, over, under, uses, "//")
+        decimal = self.decimals and number.denominator > 10 and number.numerator > 1  # which reads better
+        return None if decimal else self.divided(number, over, under, uses, "//")
 
     # ------------------------------------------------------------------ arithmetic
 

@@ -68,13 +68,22 @@ def fitted(text: str, indent: int) -> list[str]:
         if len(pad) + 4 + len(inner) <= WIDTH and "\n" not in inner:
             lines.append(f"{pad}    {inner}")
         elif (loop := outside(inner).find(" for ")) > 0:
-            lines += [*fitted(inner[:loop], indent + 4), *fitted(inner[loop + 1 :], indent + 4)]
+            for part in [*choices(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
+                lines += fitted(part, indent + 4)
         else:
             for item in items:
                 lines.extend(fitted(f"{item},", indent + 4))
         lines.append(pad + text[end:])
         return lines
     return [pad + text]
+
+
+def choices(text: str, width: int) -> list[str]:
+    """An expression in parts of their own line: a choice that is longer than a line has three."""
+    if_, else_ = outside(text).find(" if "), outside(text).find(" else ")
+    if len(text) <= width or if_ < 0:
+        return [text]
+    return [text[:if_], text[if_ + 1 : else_], text[else_ + 1 :]]
 
 
 def _brackets(text: str) -> list[tuple[int, int]]:
