@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 LONGEST = 60  # characters of a text shown in an error
@@ -69,3 +70,21 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     alike = islice((text for text in known if 3 * len(word) <= 7 * len(text) <= 49 * len(word) / 3), 500)
     near = difflib.get_close_matches(word, sorted(alike), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; a CPU's allocator has no exception of its own."""
+    said = str(error)
+    told = ("memory" in said and "alloc" in said) or "Storage size" in said  # of more bytes than are counted
+    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+@contextlib.contextmanager
+def no_room(what: str, instead: str = "a smaller network is wanted, or smaller images") -> Iterator[None]:
+    """Says in one line that memory ran out, where it does, and what would do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, NasAggError) or not out_of_memory(error):
+            raise
+        raise NasAggError(f"{what}: memory ran out; {instead}") from None

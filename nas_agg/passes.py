@@ -200,7 +200,7 @@ def passed(graph: Graph, passes: Iterable[str] | None = None) -> list[Passed]:
     if passes is not None and (isinstance(passes, str) or not isinstance(passes, Iterable)):
         raise InputError(f"passes: names of passes, not {passes!r}")
     for name in PASSES if passes is None else passes:
-        if name not in PASSES:
+        if not isinstance(name, str) or name not in PASSES:
             raise InputError(f"no pass {name!r}{did_you_mean(str(name), PASSES)}; there are {', '.join(PASSES)}")
         after = PASSES[name](graph)
         found.append(Passed(Count(name, len(graph), len(after)), after))

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
+from nas_agg.errors import NasAggError
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
-from nas_agg.study.searcher import derive_seed, make_searcher
+from nas_agg.study.searcher import Searcher, derive_seed, make_searcher
 
 if TYPE_CHECKING:
     from nas_agg.space import Space
-    from nas_agg.study.searcher import Searcher
 
 TEXT = {
     "input": [3, 8, 8],
@@ -52,11 +52,22 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
     Args:
         kind: The searcher's class.
         space: Where it searches; a small space of its own if unsaid.
-        trials: How many networks are scored.
+        trials: How many networks are scored; 5 or more.
 
     Raises:
         AssertionError: With what is wrong, in one line.
     """
+    if not (isinstance(kind, type) and issubclass(kind, Searcher)):
+        raise AssertionError(f"{kind!r} is no subclass of nas_agg.study.searcher.Searcher")
+    if trials < 5:
+        raise ValueError(f"trials: 5 or more, not {trials}")
+    try:
+        _check(kind, space, trials)
+    except NasAggError as error:
+        raise AssertionError(str(error)) from error
+
+
+def _check(kind: type[Searcher], space: Space | None, trials: int) -> None:
     if space is None:
         from nas_agg.space import Space
 
@@ -65,7 +76,7 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
     _expect(_run(kind, space, 0, trials) == whole, "two searches of one seed differ")
     for killed in (0, 1, trials // 3, trials - 2):
         _expect(_run(kind, space, 0, trials, killed) == whole, f"a search killed at trial {killed} goes on otherwise")
-    others = [_run(kind, space, seed, min(5, trials)) for seed in (1, 2, 3)]
+    others = [_run(kind, space, seed, 5) for seed in (1, 2, 3)]
     _expect(any(other != whole[: len(other)] for other in others), "searches of different seeds are equal")
     _draws_again(kind, space)
 

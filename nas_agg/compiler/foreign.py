@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from nas_agg.compiler.weights import check_shapes
-from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line
+from nas_agg.errors import InputError, NasAggError, cut, did_you_mean, one_line
 from nas_agg.files import check_regular, check_stored
 from nas_agg.graph import Graph
 
@@ -64,6 +64,8 @@ def load_from(network: Network, graph: Graph, weights: Weights, download: bool =
             another shape.
         NasAggError: If they cannot be fetched.
     """
+    if not isinstance(weights, Mapping | str | os.PathLike):
+        raise InputError(f"weights: a state dict, a file or a name, not {cut(repr(weights))}")
     text = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
     model, dot, version = text.partition(".")
     named = model in MODELS and (not dot or version.isupper())

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nas_agg.compiler import spellings
 from nas_agg.compiler.lean import Lean
-from nas_agg.errors import InputError, did_you_mean
+from nas_agg.errors import InputError, cut, did_you_mean
 from nas_agg.graph import Graph
 from nas_agg.lowering import MEMORY
 from nas_agg.primitives import Scale
@@ -73,7 +73,7 @@ class Network(nn.Module):
                     place.add_module(name, getattr(nn, kind)(*arguments, **options))
         self.source = forward_source(graph)
         self._run = compiled_forward(self.source)
-        self.memory = memory
+        self._memory = memory  # private, as a part of a network may be called `memory`
         self._lean = None if memory == "plain" else Lean(graph, memory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -97,6 +97,8 @@ class Network(nn.Module):
             zeros: Paths of layers that start at zero.
             classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
         """
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+            raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {cut(repr(seed))}")
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:

@@ -10,6 +10,7 @@ import copy
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import warnings
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from nas_agg.compiler.emission import emit
 from nas_agg.compiler.weights import save_weights
-from nas_agg.errors import InputError, NasAggError, one_line
+from nas_agg.errors import InputError, NasAggError, one_line, out_of_memory
 from nas_agg.files import read, write_atomic
 from nas_agg.genotype import Genotype
 
@@ -38,6 +39,8 @@ MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT = (
 #: only where the network's own float32 outputs are no surer than that.
 TOLERANCE = 1e-4
 BATCHES = (1, 7)  # images with which they are compared
+_CACHE = "__pycache__"
+_MARKS = re.compile(r"^(def build\(|class Network\()", re.MULTILINE)
 _MOST = 2**16  # images a batch of an exported model
 
 _Network = Callable[[Tensor], Tensor]
@@ -102,15 +105,15 @@ def write_package(
         files = {file.name: file.stat().st_size for file in sorted(beside.iterdir())}
         if gone := [name for name in (ONNX, EXPORT) if (place / name).exists() and name not in files]:
             notes.append(f"the {' and '.join(gone)} of the network before went with it")
-        _swap(beside, place, old)
+        _swap(beside, place, old, out)
     except OSError as error:
         raise NasAggError(f"{out}: cannot be written: {error.strerror or error}") from None
     except NasAggError as error:  # of a file; the folder where it was to lie for good is what people know
         raise type(error)(str(error).replace(str(beside), str(out))) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        if place.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if place.exists() and old.exists():
+            _discard(old)
         with contextlib.suppress(OSError):
             for folder in made if not place.exists() else ():
                 folder.rmdir()
@@ -132,20 +135,43 @@ def check_place(out: str | os.PathLike[str], force: bool = False) -> None:
             return
         if not place.is_dir():
             raise InputError(f"{out}: a file, not a folder; choose another")
-        inside = {entry.name for entry in place.iterdir()}
-        here = Path.cwd()
+        other, here = _foreign(place), Path.cwd()
     except InputError:
         raise
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise NasAggError(f"{out}: cannot be used: {getattr(error, 'strerror', None) or error}") from None
-    if other := sorted(inside - {MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT, "__pycache__"}):
-        raise InputError(
-            f"{out}: already there, with '{other[0]}', which is not of a compiled model; choose another folder"
-        )
+    if other:
+        raise InputError(f"{out}: already there, {other}; choose another folder")
     if not force:
         raise InputError(f"{out}: already there; choose another folder, or replace it by --force")
     if place == here or place in here.parents:
         raise InputError(f"{out}: the folder that this is called from cannot be replaced; choose another")
+
+
+def _foreign(folder: Path) -> str:
+    """Why a folder is not a compiled model's and must not be replaced; empty if it is, or holds nothing."""
+    inside = sorted(folder.iterdir())
+    for entry in inside:
+        whole = entry.is_file() and not entry.is_symlink()
+        cache = entry.name == _CACHE and entry.is_dir() and all(file.suffix == ".pyc" for file in entry.iterdir())
+        if not (cache or (whole and entry.name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT))):
+            return f"with '{entry.name}', which is not of a compiled model"
+    names = {entry.name for entry in inside}
+    if inside and not {MODEL, WEIGHTS, GENOTYPE} <= names:
+        return f"with '{inside[0].name}', but is not a compiled model's"
+    code = (folder / MODEL).read_text("utf-8", "replace") if inside else ""
+    if inside and set(_MARKS.findall(code)) != {"def build(", "class Network("}:
+        return f"with a '{MODEL}' that was not written here"
+    return ""
+
+
+def _discard(folder: Path) -> None:
+    """Removes a compiled model's folder, and of it only what is one's."""
+    shutil.rmtree(folder / _CACHE, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def check_onnx() -> None:
@@ -285,6 +311,8 @@ def _trying(name: str, work: Callable[[], _T]) -> _T:
     except (NasAggError, OSError):
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise NasAggError(
             one_line(f"{name}: cannot be made of this network: {type(error).__name__}: {first}"[:300])
@@ -304,11 +332,13 @@ def _resting(network: nn.Module) -> Iterator[nn.Module]:
             network.to(device)
 
 
-def _swap(beside: Path, place: Path, old: Path) -> None:
+def _swap(beside: Path, place: Path, old: Path, out: str | os.PathLike[str]) -> None:
     """Puts one folder in the place of another, if there is one; whatever happens, one of them is there."""
     try:
         if place.exists():
             os.rename(place, old)
+            if other := _foreign(old):  # somebody put it there meanwhile
+                raise InputError(f"{out}: already there, {other}; choose another folder")
         os.rename(beside, place)
     except BaseException:
         if old.exists() and not place.exists():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.errors import InputError
+from nas_agg.errors import InputError, no_room
 from nas_agg.files import read
 from nas_agg.sources import open_genotype
 from nas_agg.study.folder import GENOTYPE, METRICS, RUN, WEIGHTS, data_of, plain, read_run
@@ -90,9 +90,10 @@ def fix_genotype(
         said = f"Untrained weights of seed {seed or 0}." if taken is None else f"Weights of {plain(Path(taken).name)}."
     about = " ".join(filter(None, [about, said]))
     counted = cost(genotype)
-    network = compile(genotype, seed or 0, taken, download=download)
     options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
-    written = write_package(out, genotype, network, title=title, about=about, **options)
+    with no_room(source):
+        network = compile(genotype, seed or 0, taken, download=download)
+        written = write_package(out, genotype, network, title=title, about=about, **options)
     return Fixed(genotype, counted.params, counted.macs, taken, written)
 
 

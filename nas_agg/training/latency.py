@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from nas_agg.compiler import compile
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import InputError, cut, no_room
 from nas_agg.genotype import Genotype
-from nas_agg.training.loop import out_of_memory, pick_device
+from nas_agg.training.loop import pick_device
 
+MOST_IMAGES = 10**6  # a pass
 LEAST = 10  # passes that are timed, at least
 WARM = 3  # passes before, at least
 
@@ -86,11 +88,14 @@ def latency(
         InputError: It is no network, or there is no such device.
         NasAggError: Memory ran out.
     """
+    if not isinstance(device, str):
+        raise InputError(f"device: auto, cpu, cuda or cuda:N, not {cut(repr(device))}")
     place = pick_device(device)
-    for name, value in {"batch": batch, "threads": 1 if threads is None else threads}.items():
-        if not isinstance(value, int) or value < 1:
-            raise InputError(f"{name}: 1 or more, not {value!r}")
-    with _threads(threads):
+    cores = max(64, 4 * (os.cpu_count() or 1))
+    for name, value, limit in (("batch", batch, MOST_IMAGES), ("threads", 1 if threads is None else threads, cores)):
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+            raise InputError(f"{name}: 1 to {limit:,}, not {cut(repr(value))}")
+    with _threads(threads), no_room("latency"):
         return measure(compile(genotype, seed=0), genotype.input, device=place, batch=batch, seconds=seconds)
 
 
@@ -114,17 +119,13 @@ def measure(
     place, training = torch.device(device), model.training
     try:
         model.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        with torch.inference_mode():
+        with torch.inference_mode(), no_room(f"latency: at batch size {batch}", "give a smaller one"):
             images = torch.rand((batch, *input), generator=torch.Generator().manual_seed(0)).to(
                 place, memory_format=torch.channels_last
             )
             clock = _on_cuda if place.type == "cuda" else _on_cpu
             _passes(lambda: clock(model, images), WARM, seconds / 4)
             times = sorted(_passes(lambda: clock(model, images), LEAST, seconds))
-    except (RuntimeError, MemoryError) as error:
-        if out_of_memory(error):
-            raise NasAggError(f"latency: memory ran out at batch size {batch}; give a smaller one") from None
-        raise
     finally:
         model.train(training)
     low, median, high = (round(value, 4) for value in statistics.quantiles(times, n=4, method="inclusive"))

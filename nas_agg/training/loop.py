@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line
+from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
 from nas_agg.files import write_atomic
 from nas_agg.training.augment import Augmenter, normalise
 from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
@@ -183,16 +183,6 @@ def train(
             raise
         said = " ".join(str(error).split())[:160]
         raise TrainingFailed(f"out of memory: at batch size {recipe.batch_size} ({said})") from None
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; a CPU's allocator has no exception of its own."""
-    said = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError)
-        or ("memory" in said and "alloc" in said)
-        or "Storage size" in said
-    )
 
 
 class _Training:

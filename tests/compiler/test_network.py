@@ -17,13 +17,16 @@ from genotypes import random_genotype
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+import nas_agg
 from nas_agg.compiler import build, compile, forward_source
 from nas_agg.costs import BATCH, Cost
+from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.layers import LAYERS
 from nas_agg.operators import OPERATORS
+from nas_agg.parts import TAKEN
 from nas_agg.patterns import PATTERNS
 
 NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
@@ -307,3 +310,27 @@ def test_the_source_of_the_forward_is_one_line_an_operation() -> None:
         "    x6 = self.linear(x5.flatten(1))[:, :, None, None]; del x5\n"
         "    return x6.flatten(1)\n"
     )
+
+
+def test_parts_may_be_called_as_what_networks_have():
+    """Whatever attribute a network has, a part of that name is told apart from it."""
+    bare = nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["gap"]})
+    for network in (nas_agg.compile(bare), nas_agg.compile(bare, fuse=True)):
+        assert {name for name in dir(network) if not name.startswith("_")} <= TAKEN
+    for name in ("memory", "source", "training", "forward"):
+        net = {"input": [3, 8, 8], "classes": 3, "let": {name: ["relu", {"conv": 3, "out": 4}]},
+               "net": [name, "gap", {"linear": 3}]}  # fmt: skip
+        for options in ({}, {"fuse": True}, {"memory": "lean"}):
+            assert nas_agg.compile(net, 0, **options)(torch.ones(2, 3, 8, 8)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("seed", [True, 1.5, "x", -1, 2**63])
+def test_seeds_are_whole_numbers(seed):
+    with pytest.raises(InputError, match="seed: a whole number"):
+        nas_agg.compile("residual/resnet-110", seed)
+
+
+@pytest.mark.parametrize("weights", [5, 1.5, [], True])
+def test_weights_are_a_state_a_file_or_a_name(weights):
+    with pytest.raises(InputError, match="weights: a state dict, a file or a name"):
+        nas_agg.compile("residual/resnet-110", weights=weights)

@@ -235,6 +235,48 @@ def test_nothing_else_is_ever_replaced(genotype, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "here", "model"]
 
 
+def test_a_folder_that_only_looks_like_a_compiled_model_is_kept(genotype, tmp_path):
+    network = nas_agg.compile(genotype)
+
+    def refused(folder, said):
+        before = sorted(str(path) for path in folder.rglob("*"))
+        with pytest.raises(InputError, match=said):
+            write_package(folder, genotype, network, force=True)
+        assert sorted(str(path) for path in folder.rglob("*")) == before
+
+    def made(name):
+        write_package(tmp_path / name, genotype, network)
+        return tmp_path / name
+
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "model.py").write_text("print('mine')")
+    refused(own, "with 'model.py', but is not a compiled model's")
+    (made("script") / "model.py").write_text("print('mine')")
+    refused(tmp_path / "script", "with a 'model.py' that was not written here")
+    (made("cache") / "__pycache__").mkdir()
+    (tmp_path / "cache/__pycache__/notes.txt").touch()
+    refused(tmp_path / "cache", "with '__pycache__', which is not")
+    (made("link") / "model.onnx").symlink_to(own / "model.py")
+    refused(tmp_path / "link", "with 'model.onnx', which is not")
+
+
+def test_what_somebody_puts_there_meanwhile_is_kept(genotype, tmp_path, monkeypatch):
+    network = nas_agg.compile(genotype)
+    write_package(tmp_path / "model", genotype, network)
+    fill = package._fill
+
+    def slow(*arguments):
+        (tmp_path / "model/notes.txt").write_text("precious")
+        return fill(*arguments)
+
+    monkeypatch.setattr(package, "_fill", slow)
+    with pytest.raises(InputError, match=r"already there, with 'notes.txt'"):
+        write_package(tmp_path / "model", genotype, network, force=True)
+    assert (tmp_path / "model/notes.txt").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_a_place_that_cannot_be_written_leaves_nothing(genotype, tmp_path):
     network = nas_agg.compile(genotype)
     (tmp_path / "file").touch()

@@ -47,6 +47,15 @@ def test_what_the_conformance_kit_finds(space):
             rng.random(self.told)
             yield self.space.sample(rng)
 
+    class Odd(Searcher):
+        def sampler(self, number: int) -> BaseSampler:
+            return None
+
+    for kind in ("tpe", None, int):
+        with pytest.raises(AssertionError, match="is no subclass"):
+            check_searcher(kind, space)
+    with pytest.raises(AssertionError, match="not an Optuna sampler"):
+        check_searcher(Odd, space)
     for kind, said in ((Unseeded, "one seed differ"), (OneSeed, "are equal"), (Remembers, "goes on otherwise")):
         with pytest.raises(AssertionError, match=said):
             check_searcher(kind, space, trials=12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ list map match math max min mixed mixed_back named network next nn node nodes no
 raw read reduce round scale scales self set shortcut sorted source sources spaced start state step str stride sum super
 sys torch tuple type unfit unit weights width widths x y zip
 """
-_TAKEN = frozenset(_WORDS.split())
+_TAKEN = frozenset([*_WORDS.split(), *dir(builtins)])
 
 
 @dataclass(eq=False)

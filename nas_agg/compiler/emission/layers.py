@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -170,10 +171,7 @@ def _conv(own: str, label: str, channels: str, say: Say, values: list[dict]) -> 
     if same(paddings):
         padding = str(paddings[0])
     elif values[0]["padding"] is None:
-        odd = all(v["conv"] % 2 for v in values) and kernel.isidentifier()
-        padding = f"{kernel} // 2" if odd else f"({kernel} - 1) // 2" if kernel.isidentifier() else f"({kernel}) // 2"
-        if not odd and not kernel.isidentifier():
-            padding = f"(({kernel}) - 1) // 2"
+        padding = _same_size(kernel, all(v["conv"] % 2 for v in values))
     else:
         padding = say("padding")
     for name, said, default in (
@@ -187,6 +185,16 @@ def _conv(own: str, label: str, channels: str, say: Say, values: list[dict]) -> 
     return Made(Item(f"{own}({{x}})", (label, text), 2), out)
 
 
+def _same_size(kernel: str, odd: bool) -> str:
+    """The padding that keeps a map's size at stride 1: half of what the kernel is more than 1."""
+    if choice := re.fullmatch(r"(\d+) if (.+) else (\d+)", kernel):
+        first, condition, second = choice.groups()
+        return f"{(int(first) - 1) // 2} if {condition} else {(int(second) - 1) // 2}"
+    if kernel.isidentifier():
+        return f"{kernel} // 2" if odd else f"({kernel} - 1) // 2"
+    return f"(({kernel}) - 1) // 2"
+
+
 def _pool(label: str, word: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:
     if not any(done):
         return None
@@ -197,7 +205,9 @@ def _pool(label: str, word: str, say: Say, values: list[dict], done: list[bool])
     if same(paddings):
         padding = str(paddings[0])
     else:
-        padding = f"({kernel} - 1) // 2" if values[0]["padding"] is None else say("padding")
+        padding = (
+            _same_size(kernel, all(v[word] % 2 for v in values)) if values[0]["padding"] is None else say("padding")
+        )
     text = kernel
     if stride != kernel and padding != "0":
         text += f", {stride}, {padding}"

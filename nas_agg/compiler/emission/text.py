@@ -21,7 +21,7 @@ def file(genotype: Genotype, cost: Cost, title: str, about: str, parts: list[str
         parts: Helpers and classes, the last of which is `Network`.
     """
     body = "\n\n\n".join(part.strip("\n") for part in parts)
-    frame = _FRAME.format(input=genotype.input, classes=genotype.classes, params=cost.params)
+    frame = _FRAME.format(input=", ".join(map(str, genotype.input)), classes=genotype.classes, params=cost.params)
     used = body + frame
     imports = ["import json", "import sys"]
     if "math." in used:
@@ -137,7 +137,7 @@ def read(path, wanted):
         header.pop("__metadata__", None)
         parts = {{name: bytearray(data[start:][slice(*e["data_offsets"])]) for name, e in header.items()}}
         found = {{name: [e["dtype"], e["shape"], f"{{len(parts[name])}} bytes"] for name, e in header.items()}}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(f"{{path}}: not a safetensors file") from None
     right = {{name: [kinds[t.dtype], [*t.shape], f"{{t.nbytes}} bytes"] for name, t in wanted.items()}}
     for name in sorted(found.keys() | right.keys()):
@@ -149,7 +149,7 @@ def read(path, wanted):
 if __name__ == "__main__":
     network = build(*sys.argv[1:2]).eval().requires_grad_(False)
     params = sum(parameter.numel() for parameter in network.parameters())
-    logits = network(torch.randn(2, *{input}))
+    logits = network(torch.randn(2, {input}))
     assert params == {params} and logits.shape == (2, {classes}) and logits.isfinite().all()
     print(f"{{__doc__.strip()}}\\nTwo random images give logits of shape {{tuple(logits.shape)}}, all finite.")
 '''
