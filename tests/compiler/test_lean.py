@@ -246,7 +246,7 @@ def test_copies_and_pickles_train_the_same(graph: Graph) -> None:
     wanted = [tensor.grad.clone() for tensor in network.parameters() if tensor.grad is not None]
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         other.zero_grad()
-        assert other.memory == "lean"
+        assert other._memory == "lean"
         other(x).sum().backward()
         given = [tensor.grad for tensor in other.parameters() if tensor.grad is not None]
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(given, wanted, strict=True))
