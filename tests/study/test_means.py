@@ -76,7 +76,7 @@ def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
     train, ways = loop.train, []
 
     def killed(model, *args, **more):
-        ways.append(model.memory)
+        ways.append(model._memory)
         raise Killed
 
     monkeypatch.setattr(loop, "train", killed)
