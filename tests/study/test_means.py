@@ -149,7 +149,7 @@ def test_a_final_training_that_cannot_be_compiled_says_so(tmp_path, monkeypatch,
     metrics = trained(tmp_path / "run", compile=True, show=True)
     assert not metrics["compiled"] and "no such instruction" in metrics["uncompiled"]
     said = capsys.readouterr().out
-    assert "1 epochs, compiled before the first, recipe search" in said
+    assert "1 epoch, compiled before the first, which may take minutes, recipe search" in said
     assert "torch.compile failed (" in said and said.count("trained without it") == 1
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     metrics = trained(tmp_path / "other", compile=True)
