@@ -123,6 +123,11 @@ class Network(nn.Module):
         self._run = compiled_forward(self.source)
 
 
+def memory_of(model: nn.Module) -> str:
+    """What a model keeps for backward in training: ``plain``, unless it is a `Network` of another memory."""
+    return model._memory if isinstance(model, Network) else "plain"
+
+
 def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> str:
     """The text of a network's forward: one line an operation, each tensor dropped after its last reader.
 

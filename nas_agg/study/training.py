@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.compiler import Network, compile
+from nas_agg.compiler.network import memory_of
 from nas_agg.compiler.weights import save_weights
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
@@ -133,7 +134,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         "epochs": result.epochs,
         "recipe": job["recipe"],
         "seconds": result.seconds,
-        "memory": model._memory,
+        "memory": memory_of(model),
         "compiled": job.get("compile", False) and not result.uncompiled,
         **({"uncompiled": result.uncompiled} if result.uncompiled else {}),
         **job["cost"],

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_agg.compiler.network import memory_of
 from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
 from nas_agg.files import write_atomic
 from nas_agg.training.augment import Augmenter, normalise
@@ -242,7 +243,7 @@ class _Training:
         drawn, others = torch.get_rng_state(), self.augmenter.generator.get_state()
         on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         try:
-            memory = getattr(self.model, "memory", "plain")
+            memory = memory_of(self.model)
             self.forward = CompiledForward(self.model.train(), memory, varied=images % self.batches > 0)
             self._loss(self.augmenter.batch(torch.arange(size, device=self.device)), self.labels[:size])[0].backward()
         except Exception as error:  # a compiler, and what it calls, raise anything

@@ -17,6 +17,7 @@ from torch import nn
 
 import nas_agg
 from nas_agg.compiler import Network, build
+from nas_agg.compiler.network import memory_of
 from nas_agg.costs import BATCH, Cost
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
@@ -246,7 +247,7 @@ def test_copies_and_pickles_train_the_same(graph: Graph) -> None:
     wanted = [tensor.grad.clone() for tensor in network.parameters() if tensor.grad is not None]
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         other.zero_grad()
-        assert other._memory == "lean"
+        assert memory_of(other) == "lean"
         other(x).sum().backward()
         given = [tensor.grad for tensor in other.parameters() if tensor.grad is not None]
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(given, wanted, strict=True))

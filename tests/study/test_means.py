@@ -9,6 +9,7 @@ import pytest
 import nas_agg
 import nas_agg.study.means as means
 import nas_agg.study.run as run
+from nas_agg.compiler.network import memory_of
 from nas_agg.errors import InputError
 from nas_agg.files import read
 from nas_agg.study.run import search
@@ -76,7 +77,7 @@ def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
     train, ways = loop.train, []
 
     def killed(model, *args, **more):
-        ways.append(model._memory)
+        ways.append(memory_of(model))
         raise Killed
 
     monkeypatch.setattr(loop, "train", killed)
