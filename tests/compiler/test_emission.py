@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from genotypes import random_genotype
+from points import ONE_A_SPACE, POINTS, shaken, smallest
 
 import nas_agg
 from nas_agg.compiler import compile, emission, save_weights
@@ -24,19 +25,9 @@ from nas_agg.compiler.emission.writer import Writer
 from nas_agg.genotype import Genotype
 from nas_agg.space import list_spaces, open_space
 
-POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
-ONE_A_SPACE = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
 VARIED = ("microdense", "aggregation", "residual", "dsnet")  # whose nodes differ most
 PLAIN = "def put("  # of the plain form, which writes out each operation
 READ = ("densenet/121", "sparsenet/100-k24", "microdense/30a64", "dsnet/ds2net50", "efficientnet/b0-mdconv")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def imported(text: str) -> SimpleNamespace:
@@ -44,19 +35,6 @@ def imported(text: str) -> SimpleNamespace:
     scope: dict = {"__name__": "model"}
     exec(text, scope)
     return SimpleNamespace(**scope)
-
-
-def shaken(network: torch.nn.Module) -> torch.nn.Module:
-    """A network whose parameters and statistics are none of the values that modules start with."""
-    generator = torch.Generator().manual_seed(1)
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 1.5, generator=generator)
-        elif value.dtype.is_floating_point:
-            if value.dim() == 4:
-                value.mul_(0.4)  # so that a thousand layers do not overflow
-            value.add_(0.03 * torch.randn(value.shape, generator=generator))
-    return network
 
 
 def assert_equal(genotype: Genotype, text: str) -> None:
@@ -89,13 +67,6 @@ def assert_equal(genotype: Genotype, text: str) -> None:
             torch.testing.assert_close(theirs, gradient, rtol=1e-7, atol=atol, msg=name)
     for name, value in state.items():
         torch.testing.assert_close(their_state[name].double(), value.double(), rtol=1e-9, atol=1e-9, msg=name)
-
-
-def smallest(space: str, point: str) -> Genotype:
-    opened = open_space(space)
-    side = opened.min_input or 8
-    channels = opened.point(point).input[0]
-    return opened.point(point, input=(channels, side, side))
 
 
 @pytest.mark.parametrize(("space", "point"), ONE_A_SPACE)
