@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from nas_agg.compiler.foreign import Weights, load_from
-from nas_agg.compiler.network import Memory, Network, build, compiled_forward, forward_source
+from nas_agg.compiler.network import Compiled, Memory, Network, build, compiled_forward, forward_source
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
@@ -141,7 +141,7 @@ def backbone(
     return made
 
 
-class Backbone(nn.Module):
+class Backbone(Compiled):
     """The part of a network ahead of its head, which gives the stages' outputs.
 
     Its parameters bear the names they have in the whole network, whose state it loads, leaving out the head's.
@@ -182,15 +182,6 @@ class Backbone(nn.Module):
         around = tuple(f"{path}." for path in self._head)
         kept = {k: v for k, v in state_dict.items() if k not in self._head and not k.startswith(around)}
         return super().load_state_dict(kept, strict, assign)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_run"]  # a function made from text: made again
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._run = compiled_forward(self.source)
 
 
 class _Parts:

@@ -35,7 +35,22 @@ def build(
     return network
 
 
-class Network(nn.Module):
+class Compiled(nn.Module):
+    """A module whose forward is ``source``, a text."""
+
+    source: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_run"]  # a function made from text: made again
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._run = compiled_forward(self.source)
+
+
+class Network(Compiled):
     """A compiled network.
 
     Its parameters bear the paths of the graph (``stage2.3.unit.conv1.weight``); ``source`` is the text of its forward.
@@ -112,15 +127,6 @@ class Network(nn.Module):
         parameters = dict(self.named_parameters())
         for path in zeros:
             nn.init.zeros_(parameters[path] if path in parameters else parameters[f"{path}.weight"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_run"]  # a function made from text: made again
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._run = compiled_forward(self.source)
 
 
 def memory_of(model: nn.Module) -> str:

@@ -79,7 +79,7 @@ class PointSampler(BaseSampler):
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """Never asked: every open name is drawn with the others."""
-        raise NotImplementedError(f"{name} is no open name of {self._searcher.space.name}")
+        raise LookupError(f"{name} is no open name of the space")
 
 
 def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generator) -> Iterator[Values]:

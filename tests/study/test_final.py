@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from nas_agg.errors import InputError
 from nas_agg.files import read
@@ -14,14 +13,6 @@ from nas_agg.study.single import evaluate_run
 from nas_agg.study.training import train_in_full
 from nas_agg.study.worker import prepare
 from nas_agg.training.data import load_data
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path):
