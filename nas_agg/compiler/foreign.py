@@ -107,6 +107,8 @@ def _place(model: str, version: str, download: bool) -> Path:
 def _read(path: Path) -> State:
     """The tensors in a file, by their names."""
     check_regular(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a file of weights")
     torch_s = path.suffix.lower() in (".pt", ".pth")
     try:
         if torch_s:
