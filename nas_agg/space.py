@@ -1,6 +1,7 @@
 """Search spaces: genotypes with open names.
 
-A space is a text: a genotype whose ``open`` gives some names a range or a list of values, with named ``points``.
+A space is a text: a genotype whose ``open`` gives some names a range or a list of values, with named ``points``. A part
+of another space says which one it is ``like``, gives some of its open names ``values`` and leaves others open to fewer.
 What a search does with its points comes from its open names alone, see `nas_agg.open_names`.
 """
 
@@ -10,7 +11,7 @@ import importlib.metadata
 import importlib.resources
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -167,6 +168,48 @@ class Space(OpenNames):
             found[name] = _count(number, f"search.{name}")
         return SearchDefaults(**found)
 
+    def part(self, text: Mapping[str, Any], name: str) -> Space:
+        """The space of those of its points that a text leaves.
+
+        Args:
+            text: ``values`` of some open names, and the others' own ``open``; whatever else a space has replaces this
+                space's, but for its points, which are not the part's.
+            name: What the part is called.
+
+        Raises:
+            InputError: An open name has two words or none, or a value that is not one of this space's.
+        """
+        try:
+            given, left = _object(text, "values"), _object(text, "open")
+            for field in ("let", "net"):
+                if field in text:
+                    raise GenotypeError("a part of another space has that one's; leave it out", field)
+            for key, values in left.items():
+                if key in given:
+                    raise GenotypeError("also under 'values': it is either open or has a value", f"open.{key}")
+                own = domain(values, f"open.{key}")
+                self._check_values(key, [own.at(place) for place in range(own.size)], f"open.{key}")
+            for key, value in given.items():
+                self._check_values(key, [value], f"values.{key}")
+            for key in self.names:
+                if key not in given and key not in left:
+                    raise GenotypeError(f"{key} has neither a value nor values left open", "open")
+        except GenotypeError as error:
+            raise InputError(f"{name}: {error}") from None
+        template = self.template.text()
+        template["let"] = (template.get("let") or {}) | given
+        mine = {"family": name, "min_input": self.min_input, "search": self.search_text} | template
+        return Space(mine | {key: value for key, value in text.items() if key not in ("like", "values")}, name)
+
+    def _check_values(self, name: str, values: Sequence[Any], where: str) -> None:
+        if name not in self.domains:
+            raise GenotypeError(f"no open name of {self.name}{did_you_mean(name, self.names)}", where)
+        for value in values:
+            try:
+                self.domains[name].index(value)
+            except InputError as error:
+                raise GenotypeError(str(error), where) from None
+
     # ---- values
 
     def genotype(
@@ -218,7 +261,7 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
             return _installed_space(file, text, file.stat().st_mtime_ns)
     path = Path(text)
     if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
-        return Space(read(path), path.stem)
+        return _space(read(path), path.stem)
     hint = did_you_mean(text, found) or f"; there are {', '.join(sorted(found)) or 'none'}"
     raise InputError(f"no space '{text}'{hint}, or name a YAML file")
 
@@ -226,7 +269,19 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
 @lru_cache(maxsize=64)
 def _installed_space(file: Path, name: str, changed: int) -> Space:
     """A space that is opened again and again, as when points are listed; anew when its file has changed."""
-    return Space(read(file), name)
+    return _space(read(file), name)
+
+
+def _space(text: Any, name: str) -> Space:
+    """The space of a file, or the part of another space that it is."""
+    if not isinstance(text, Mapping) or "like" not in text:
+        return Space(text, name)
+    like = text["like"]
+    if not isinstance(like, str) or like not in _installed():
+        raise InputError(f"{name}: like: {shown(like)} is no installed space{did_you_mean(str(like), _installed())}")
+    if like == name:
+        raise InputError(f"{name}: like: a space is no part of itself; name another")
+    return open_space(like).part(text, name)
 
 
 def spaces_of_family(family: str) -> Iterator[Space]:

@@ -90,6 +90,7 @@ def load_data(
     image_size: int | None = None,
     min_side: int | None = None,
     root: str | os.PathLike[str] | None = None,
+    validation_share: float | None = None,
 ) -> Data:
     """Read a data set.
 
@@ -100,6 +101,8 @@ def load_data(
             their size; those of a folder are scaled to 64.
         min_side: Scale images up in proportion whose shorter side has fewer pixels, and note it.
         root: Where torchvision's files lie; unsaid, ``NAS_AGG_DATA`` or ``~/.cache/nas_agg``.
+        validation_share: Of the images that are not the test's, how many validate, where the data set leaves it open;
+            unsaid, 0.2, or 0.1 of many images.
 
     Raises:
         InputError: The name is unknown, or the data are missing or malformed: what, where and what instead.
@@ -116,7 +119,7 @@ def load_data(
     validation = source.validation
     if validation is None:
         share = 0.2 if len(train.labels) < SMALL else 0.1
-        train, validation = _divide(train, share, seed, source)
+        train, validation = _divide(train, validation_share or share, seed, source)
     height, width = train.images.shape[2:]
     target, note = _target(height, width, image_size, min_side)
     _check_memory(source.name, [train, validation, test], target)

@@ -131,6 +131,16 @@ _ALL = (
         decay_vectors=False,
     ),
     Recipe(
+        name="bench",
+        about="the training behind the table of the space agg-bench: 12 epochs of small batches",
+        epochs=12,
+        batch_size=32,
+        lr=0.1,
+        warmup_epochs=1,
+        weight_decay=5e-4,
+        decay_vectors=False,
+    ),
+    Recipe(
         name="final",
         about="full training of a search's best on small data: 40 epochs, SGD with warm-up and cosine",
         epochs=40,
