@@ -1,33 +1,45 @@
 """Searchers on tables of results: how far the best network found is from the table's best, after 50 and 150 networks.
 
     python benchmarks/searchers.py --table macro.csv.gz --genes arch --value mean_acc --costs params,flops --equal canon
+    python benchmarks/searchers.py --table ... --objectives accuracy,macs
+    python benchmarks/searchers.py --synthetic
 
 Ours run as in a search, where a network counts once; Optuna's own samplers run as their documentation has it, `ask` and
 `tell`, where every trial counts; two textbook forms count distinct networks. Each run of a seed is a line of the file
-that `--out` names, so that a benchmark that was stopped goes on. The table: mean regret with its standard error, the
-median, and the share of runs that hold the table's best network.
+that `--out` names, so that a benchmark that was stopped goes on.
+
+Of one objective it prints the mean regret with its 95 % interval (bootstrap), the median, and the share of runs that
+hold the best network; of several the hypervolume as a share of that of the table's whole front, above the table's
+median result and largest costs. `--synthetic` is a made-up score on 20 names, 6 x 10^10 points in all, in units of its
+deviation; its best is the best of long local searches.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
 
-from nas_agg.study.genes import Genes, key
+from nas_agg.domains import Choice
+from nas_agg.open_names import OpenNames, Values
+from nas_agg.study.genes import Genes, Rows, key
+from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.study.pareto import hypervolume
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
 from nas_agg.study.searcher import find_searcher, make_searcher, searchers
-from nas_agg.study.table import Table
+from nas_agg.study.table import Row, Table
 
-Run = Iterator[float]  # the results, one a network that counts
+Run = Iterator[Row]  # one a network that counts
+Searched = "Table | MadeUp"
 
 PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -38,30 +50,94 @@ PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 FEWER = {"gp": 20, "optuna gp": 20}  # seeds, where asks are slow
 
 
-def ours(table: Table, name: str, seed: int) -> Run:
+class MadeUp(OpenNames):
+    """A smooth score with interactions on ten lists of three words and ten of four numbers; nothing is enumerated.
+
+    Args:
+        seed: Which score.
+
+    Attributes:
+        name: What it is called.
+        best: The best score that long local searches find.
+    """
+
+    def __init__(self, seed: int = 0):
+        words, numbers = Choice(("a", "b", "c")), Choice((1, 2, 4, 8))
+        super().__init__({f"n{j}": words if j < 10 else numbers for j in range(20)})
+        self.name, self._genes = f"made up {seed}", Genes(self)
+        rng = np.random.default_rng(seed)
+        weights = rng.permutation(0.85 ** np.arange(20))
+        self._alone = [
+            weight * (rng.normal(size=3) if j < 10 else -((np.arange(4) - rng.uniform(0, 3)) ** 2) / 2)
+            for j, weight in enumerate(weights)
+        ]
+        chosen = rng.permutation(list(itertools.combinations(range(20), 2)))[:40]
+        self._pairs = [
+            (
+                a,
+                b,
+                0.7 * (weights[a] * weights[b]) ** 0.5 * rng.normal(size=[self._genes.sizes[a], self._genes.sizes[b]]),
+            )
+            for a, b in chosen
+        ]
+        self._unit = 1.0
+        self._unit = float(self.scores(self._genes.random(10_000, rng)).std())
+        self.best = max(self._climbed(rng) for _ in range(300))
+
+    def scores(self, rows: Rows) -> np.ndarray:
+        """The scores of some points."""
+        found = sum(alone[rows[:, j]] for j, alone in enumerate(self._alone))
+        return (found + sum(table[rows[:, a], rows[:, b]] for a, b, table in self._pairs)) / self._unit
+
+    def _climbed(self, rng: np.random.Generator) -> float:
+        row = self._genes.random(1, rng)[0]
+        while True:
+            around = np.concatenate([row[None], self._genes.neighbours(row, rng)])
+            place = int(np.argmax(self.scores(around)))
+            if place == 0:
+                return float(self.scores(around)[0])
+            row = around[place]
+
+    def genotype(self, values: Values, input: object = None, classes: object = None) -> Values:
+        """The point itself."""
+        return self.checked(values)
+
+    def row(self, values: Values) -> Row:
+        """The score of a point."""
+        row = self._genes.row(values)
+        return Row(float(self.scores(row[None])[0]), (), key(row).hex())
+
+
+def values_of(row: Row, objectives: Objectives) -> list[float]:
+    """A trial's values: a cost that arithmetic knows, else the table's result."""
+    return [float(getattr(row, one.name)) if one.known else row.value for one in objectives]
+
+
+def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A searcher of ours, through the engine's proposals and record."""
-    record = Record(optuna.pruners.NopPruner())
-    proposer = Proposer(table, make_searcher(find_searcher(name), table, seed), record, cost=table.row)
+    record = Record(optuna.pruners.NopPruner(), objectives=objectives)
+    searcher = make_searcher(find_searcher(name), space, seed, objectives)
+    proposer = Proposer(space, searcher, record, cost=space.row)
     while isinstance(found := proposer.propose(), tuple):
         number, network = found
-        value = table.row(network.genotype).value
-        record.complete(number, value)
-        yield value
+        row = space.row(network.genotype)
+        record.complete(number, values_of(row, objectives))
+        yield row
 
 
-def plain(table: Table, name: str, seed: int) -> Run:
+def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A sampler of Optuna by itself."""
-    study = optuna.create_study(direction="maximize", sampler=PLAIN[name](seed))
+    study = optuna.create_study(directions=objectives.directions, sampler=PLAIN[name](seed))
     while True:
-        trial = study.ask(table.distributions)
-        value = table.row(table.values(trial.params)).value
-        study.tell(trial, value)
-        yield value
+        trial = study.ask(space.distributions)
+        row = space.row(space.values(trial.params))
+        study.tell(trial, values_of(row, objectives))
+        yield row
 
 
-def textbook_evolution(table: Table, seed: int) -> Run:
+def textbook_evolution(space: Searched, seed: int) -> Run:
     """Regularised evolution: a population of 20, tournaments of 5, one mutation."""
-    genes, rng = Genes(table), np.random.default_rng(seed)
+    genes, rng = Genes(space), np.random.default_rng(seed)
     population: list[tuple[float, np.ndarray]] = []
     known: set[str] = set()
     while True:
@@ -71,121 +147,174 @@ def textbook_evolution(table: Table, seed: int) -> Run:
             chosen = rng.choice(20, 5, replace=False)
             parent = max((population[place] for place in chosen), key=lambda one: one[0])[1]
             row = genes.mutants(parent[None], 1, rng)[0]
-        found = table.rows[key(row)]
+        found = space.row(genes.values(row))
         population = [*population, (found.value, row)][-20:]
         if found.hash not in known:
             known.add(found.hash)
-            yield found.value
+            yield found
 
 
-def textbook_local(table: Table, seed: int) -> Run:
+def textbook_local(space: Searched, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
-    genes, rng = Genes(table), np.random.default_rng(seed)
+    genes, rng = Genes(space), np.random.default_rng(seed)
     known: set[str] = set()
-    while len(known) < len({row.hash for row in table.rows.values()}):
-        centre = genes.random(1, rng)[0]
-        value = table.rows[key(centre)].value
-        if table.rows[key(centre)].hash not in known:
-            known.add(table.rows[key(centre)].hash)
-            yield value
+    size = len({row.hash for row in space.rows.values()}) if isinstance(space, Table) else space.size()
+    while len(known) < size:
+        around, value = genes.random(1, rng), -np.inf
         while True:
-            around = genes.neighbours(centre, rng)
             values = []
             for row in around:
-                found = table.rows[key(row)]
+                found = space.row(genes.values(row))
                 values.append(found.value)
                 if found.hash not in known:
                     known.add(found.hash)
-                    yield found.value
+                    yield found
             if max(values) <= value:
                 break
             centre, value = around[int(np.argmax(values))], max(values)
+            around = genes.neighbours(centre, rng)
 
 
-def runs(table: Table) -> dict[str, Callable[[int], Run]]:
+def runs(space: Searched, objectives: Objectives) -> dict[str, Callable[[int], Run]]:
     """Every searcher by name, each a function of the seed."""
     found: dict[str, Callable[[int], Run]] = {}
     for name in searchers():
-        found[name] = lambda seed, name=name: ours(table, name, seed)
+        if find_searcher(name).several or not objectives.several:
+            found[name] = lambda seed, name=name: ours(space, objectives, name, seed)
     for name in PLAIN:
-        found[name] = lambda seed, name=name: plain(table, name, seed)
-    found["textbook evolution"] = lambda seed: textbook_evolution(table, seed)
-    found["textbook local"] = lambda seed: textbook_local(table, seed)
+        found[name] = lambda seed, name=name: plain(space, objectives, name, seed)
+    if not objectives.several:
+        found["textbook evolution"] = lambda seed: textbook_evolution(space, seed)
+        found["textbook local"] = lambda seed: textbook_local(space, seed)
     return found
 
 
-def measure(table: Table, name: str, seed: int, budget: int) -> dict:
-    """One run: regret after each network, and the median milliseconds of an ask with all that belongs to it."""
-    best, regrets, times = -np.inf, [], []
-    run, begin = runs(table)[name](seed), time.perf_counter()
-    for value in run:
-        times.append(time.perf_counter() - begin)
-        best = max(best, value)
-        regrets.append(round(table.best - best, 6))
-        if len(regrets) == budget:
-            break
-        begin = time.perf_counter()
-    regrets += regrets[-1:] * (budget - len(regrets))
-    kept = {"regret_50": regrets[min(49, budget - 1)], "regret_end": regrets[-1]}
-    return {
-        "table": table.name,
-        "searcher": name,
-        "seed": seed,
-        "budget": budget,
-        **kept,
-        "ms": 1000 * statistics.median(times),
-    }
+class Regret:
+    """How far the best network seen is from the best there is."""
+
+    columns = ("regret at 50", "median", "at the best", "regret at the end", "at the best")
+
+    def __init__(self, space: Searched):
+        self._best = space.best
+
+    def of(self, rows: Sequence[Row], budget: int) -> dict[str, float]:
+        """Of one run."""
+        best = np.maximum.accumulate([row.value for row in rows])
+        at = {"regret_50": min(50, budget), "regret_end": budget}
+        return {name: round(self._best - float(best[min(count, len(best)) - 1]), 6) for name, count in at.items()}
+
+    def cells(self, lines: list[dict]) -> list[str]:
+        """Of all runs."""
+        early, end = ([line[name] for line in lines] for name in ("regret_50", "regret_end"))
+        there = [f"{100 * sum(value <= 0 for value in values) / len(values):.0f} %" for values in (early, end)]
+        return [mean_of(early), f"{statistics.median(early):.4f}", there[0], mean_of(end), there[1]]
 
 
-def main() -> None:
+class Volume:
+    """The hypervolume above the table's median result and largest costs, as a share of that of its whole front."""
+
+    columns = ("volume at 50", "at 100", "at the end")
+
+    def __init__(self, table: Table, objectives: Objectives):
+        self._objectives = objectives
+        scores = self._scores(list(table.rows.values()))
+        known = np.array([one.known for one in objectives])
+        self._reference = np.where(known, scores.min(0), np.median(scores, 0))
+        self._whole = hypervolume(np.unique(scores, axis=0), self._reference)
+
+    def _scores(self, rows: Sequence[Row]) -> np.ndarray:
+        return np.array([self._objectives.scores(values_of(row, self._objectives)) for row in rows])
+
+    def of(self, rows: Sequence[Row], budget: int) -> dict[str, float]:
+        """Of one run."""
+        scores = self._scores(rows)
+        at = {"volume_50": min(50, budget), "volume_100": min(100, budget), "volume_end": budget}
+        return {name: hypervolume(scores[:count], self._reference) / self._whole for name, count in at.items()}
+
+    def cells(self, lines: list[dict]) -> list[str]:
+        """Of all runs."""
+        return [mean_of([line[name] for line in lines]) for name in ("volume_50", "volume_100", "volume_end")]
+
+
+def mean_of(values: list[float]) -> str:
+    """A mean with its 95 % interval."""
+    drawn = np.random.default_rng(0).choice(values, (4000, len(values))).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{statistics.mean(values):.4f} ({low:.4f} to {high:.4f})"
+
+
+def measure(run: Run, budget: int) -> tuple[list[Row], float, float]:
+    """A run's networks, and the median milliseconds of a trial: of the processor and by the clock."""
+    rows, times = [], []
+    begin = time.process_time(), time.perf_counter()
+    for row in itertools.islice(run, budget):
+        times.append((time.process_time() - begin[0], time.perf_counter() - begin[1]))
+        rows.append(row)
+        begin = time.process_time(), time.perf_counter()
+    cpu, wall = 1000 * np.median(times, axis=0)
+    return rows, float(cpu), float(wall)
+
+
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--table", type=Path, required=True)
+    parser.add_argument("--table", type=Path)
+    parser.add_argument("--synthetic", action="store_true")
     for option in ("genes", "costs"):
         parser.add_argument(f"--{option}", type=lambda text: text.split(","))
     for option in ("value", "equal"):
         parser.add_argument(f"--{option}")
+    parser.add_argument("--objectives", type=lambda text: text.split(","), default=["accuracy"])
     parser.add_argument("--searchers", type=lambda text: text.split(","))
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--budget", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("searchers.jsonl"))
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return parser
+
+
+def searched(parser: argparse.ArgumentParser, options: argparse.Namespace) -> tuple[Searched, Objectives]:
+    if options.synthetic == (options.table is not None):
+        parser.error("name a --table, or --synthetic")
+    for name in options.objectives:
+        if name not in ("accuracy", "params", "macs"):
+            parser.error(f"no objective {name!r}; there are accuracy (the table's value), params and macs")
+    if options.objectives[0] != "accuracy" or (options.synthetic and len(options.objectives) > 1):
+        parser.error("the first objective is accuracy, and that of --synthetic the only one")
+    objectives = Objectives([OBJECTIVES[name] for name in options.objectives])
+    if options.synthetic:
+        return MadeUp(), objectives
     table = Table(options.table, options.genes, options.value, options.costs, options.equal)
     if len(table.rows) < table.size():
         parser.error(f"{options.table}: {table.size() - len(table.rows):,} of its points have no row")
+    return table, objectives
+
+
+def main() -> None:
+    parser = arguments()
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space, objectives = searched(parser, options)
+    judge = Volume(space, objectives) if objectives.several else Regret(space)
+    there = runs(space, objectives)
     for name in options.searchers or ():
-        if name not in runs(table):
-            parser.error(f"no searcher {name!r}; there are {', '.join(runs(table))}")
+        if name not in there:
+            parser.error(f"no searcher {name!r}; there are {', '.join(there)}")
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    known = {(line["table"], line["searcher"], line["seed"], line["budget"]): line for line in done}
-    print("| searcher | seeds | regret at 50 | median | at the best | regret at the end | at the best | ms an ask |")
-    print(f"|{'---|' * 8}")
-    for name in options.searchers or runs(table):
+    of = {"table": space.name, "objectives": ",".join(objectives.names), "budget": options.budget}
+    known = {(line["searcher"], line["seed"]): line for line in done if of.items() <= line.items()}
+    print(f"| searcher | seeds | {' | '.join(judge.columns)} | ms a trial |")
+    print(f"|{'---|' * (len(judge.columns) + 3)}")
+    for name in options.searchers or there:
         for seed in range(min(options.seeds, FEWER.get(name, options.seeds))):
-            if (table.name, name, seed, options.budget) not in known:
-                known[table.name, name, seed, options.budget] = measure(table, name, seed, options.budget)
+            if (name, seed) not in known:
+                rows, cpu, wall = measure(there[name](seed), options.budget)
+                line = {"searcher": name, "seed": seed, **of, **judge.of(rows, options.budget)}
+                known[name, seed] = {**line, "ms": cpu, "ms_by_the_clock": wall}
                 with options.out.open("a") as file:
-                    file.write(json.dumps(known[table.name, name, seed, options.budget]) + "\n")
-        lines = [
-            line
-            for run, line in known.items()
-            if (run[0], run[1], run[3]) == (table.name, name, options.budget) and run[2] < options.seeds
-        ]
-        print(row(name, lines), flush=True)
-
-
-def row(name: str, lines: list[dict]) -> str:
-    cells = [name, str(len(lines))]
-    for field in ("regret_50", "regret_end"):
-        values = [line[field] for line in lines]
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-        cells.append(f"{statistics.mean(values):.4f} ± {error:.4f}")
-        if field == "regret_50":
-            cells.append(f"{statistics.median(values):.4f}")
-        cells.append(f"{100 * sum(value == 0 for value in values) / len(values):.0f} %")
-    cells.append(f"{statistics.median(line['ms'] for line in lines):.1f}")
-    return f"| {' | '.join(cells)} |"
+                    file.write(json.dumps(known[name, seed]) + "\n")
+        lines = [line for (of_name, seed), line in known.items() if of_name == name and seed < options.seeds]
+        cells = [name, str(len(lines)), *judge.cells(lines), f"{statistics.median(line['ms'] for line in lines):.1f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,14 @@ def search(
     recipe: Annotated[
         str | None, typer.Option(help="Recipe of trials and of the final training, in place of 'search' and 'final'.")
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="accuracy, loss, params, macs, activations, latency; of several the Pareto front is found "
+            "(default: accuracy).",
+        ),
+    ] = None,
     max_params: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +105,13 @@ def search(
         ),
     ] = None,
     max_macs: Annotated[str | None, typer.Option(help="Refuse networks above, such as 50M; 0: no limit.")] = None,
+    max_activations: Annotated[
+        str | None, typer.Option(help="Refuse networks that keep more bytes an image for backward, such as 2M.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="A trained network with less is over the limit: no best, in no front.")
+    ] = None,
+    max_loss: Annotated[float | None, typer.Option(help="Likewise of the validation loss.")] = None,
     max_latency: Annotated[
         str | None,
         typer.Option(help="Refuse networks slower, such as 5ms: a forward pass of one image, measured by the worker."),
@@ -161,6 +176,10 @@ def search(
             recipe=recipe,
             max_params=max_params,
             max_macs=max_macs,
+            objective=objective,
+            max_activations=max_activations,
+            min_accuracy=min_accuracy,
+            max_loss=max_loss,
             max_latency=max_latency,
             latency_target=latency_target,
             workers=workers,

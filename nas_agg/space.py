@@ -29,6 +29,7 @@ from nas_agg.open_names import OpenNames, Values
 
 GROUP = "nas_agg.spaces"
 SUFFIXES = (".yaml", ".yml", ".json")
+MOST_OF_PART = 10_000
 _OWN_FIELDS = ("about", "family", "min_input", "points", "search")
 
 
@@ -188,6 +189,8 @@ class Space(OpenNames):
                 if key in given:
                     raise GenotypeError("also under 'values': it is either open or has a value", f"open.{key}")
                 own = domain(values, f"open.{key}")
+                if own.size > MOST_OF_PART:
+                    raise GenotypeError(f"{own.size:,} values; a part has up to {MOST_OF_PART:,} of a name", f"open.{key}")
                 self._check_values(key, [own.at(place) for place in range(own.size)], f"open.{key}")
             for key, value in given.items():
                 self._check_values(key, [value], f"values.{key}")
@@ -197,9 +200,10 @@ class Space(OpenNames):
         except GenotypeError as error:
             raise InputError(f"{name}: {error}") from None
         template = self.template.text()
-        template["let"] = (template.get("let") or {}) | given
-        mine = {"family": name, "min_input": self.min_input, "search": self.search_text} | template
-        return Space(mine | {key: value for key, value in text.items() if key not in ("like", "values")}, name)
+        template["let"] = {**(template.get("let") or {}), **given}
+        mine: dict[str, Any] = {"family": name, "min_input": self.min_input, "search": self.search_text, **template}
+        mine |= {key: value for key, value in text.items() if key not in ("like", "values")}
+        return Space(mine, name)
 
     def _check_values(self, name: str, values: Sequence[Any], where: str) -> None:
         if name not in self.domains:

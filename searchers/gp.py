@@ -10,6 +10,8 @@ from nas_agg.study.searcher import Searcher
 class GPSearcher(Searcher):
     """Optuna's Gaussian process with expected improvement; the first ten networks are drawn at random."""
 
+    several = True
+
     def sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial."""
         return GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))

@@ -13,6 +13,8 @@ class TPESearcher(Searcher):
     A network that another worker is training counts as a bad one meanwhile, so that workers spread out.
     """
 
+    several = True
+
     def sampler(self, number: int) -> BaseSampler:
         """A TPE sampler for one trial."""
         return TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number))

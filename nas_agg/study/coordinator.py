@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_agg.errors import NasAggError
+from nas_agg.study.objectives import values_of
 from nas_agg.study.pool import Evaluator, Event, Job
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record
+from nas_agg.study.scoring import over
 from nas_agg.study.trial import MEASURED, TrialRecord
 
 if TYPE_CHECKING:
@@ -102,15 +104,17 @@ class Coordinator:
         self._losses: dict[int, int] = {}
         self._drawing = False
         self._waiting = [trial for trial in self.record.trials if trial.state == "running"]
-        ended, why = True, ""
+        ended, why, free = True, "", 0
         while True:
             self._check_failures()
             if self._time_is_up():
                 return "the time is up"  # what runs stays open: it goes on if the search is given more time
-            if ended or self._drawing:  # what could not be had before may be had now
+            # What could not be had before may be had now; and a worker may have joined.
+            if ended or self._drawing or self.evaluator.free() > free:
                 why = self._hand_out()
-            if not self._jobs and not self._drawing:
+            if not self._jobs and not self._drawing and (why or self._spent()):
                 return why or "the budget is spent"
+            free = self.evaluator.free()
             running = len(self._jobs)
             for event in self.evaluator.events(0 if self._drawing else TICK):
                 self._hear(event)
@@ -136,7 +140,7 @@ class Coordinator:
                     raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
                 self._start(self.job(trial, network))
                 continue
-            if self._recorded() + len(self._jobs) >= self.settings.budget:
+            if self._spent():
                 return ""
             known = self.record.next_number
             proposed = self.proposer.propose(SLICE)
@@ -156,8 +160,9 @@ class Coordinator:
         self._jobs[job.number] = job
         self.evaluator.start(job)
 
-    def _recorded(self) -> int:
-        return sum(trial.counts for trial in self.record.trials)
+    def _spent(self) -> bool:
+        """Whether the trials that have a result and those that run are the budget."""
+        return sum(trial.counts for trial in self.record.trials) + len(self._jobs) >= self.settings.budget
 
     # ---- listening
 
@@ -169,27 +174,33 @@ class Coordinator:
             self.evaluator.answer(number, worse and event.step < self.last_epoch)
             self.record.keep_report(number, event.step, event.value)
             return
-        if event.kind == "lost" and self._losses.get(number, 0) < self.settings.retries:
-            self._losses[number] = self._losses.get(number, 0) + 1
+        if event.kind == "left" or (event.kind == "lost" and self._losses.get(number, 0) < self.settings.retries):
+            self._losses[number] = self._losses.get(number, 0) + (event.kind == "lost")
             self.watcher.say(f"trial {number}: {event.reason}; trained again")
             self.record.forget_reports(number)
             self.evaluator.start(self._jobs[number])
             return
         del self._jobs[number]
         seconds = round(event.result.get("seconds", event.seconds), 3)  # a worker knows of the parts before a kill
-        told = {name: event.result[name] for name in MEASURED if name in event.result}
+        told = {name: event.result[name] for name in MEASURED if event.result.get(name) is not None}
+        limits = over(self.settings, told)
         if event.result.get("infeasible"):
-            trial = self.record.refuse(number, event.result["infeasible"], seconds=seconds, **told)
+            limits = {name: much for name, much in limits.items() if much > 0} or {"resources": 1.0}
+            trial = self.record.refuse(number, event.result["infeasible"], limits, seconds=seconds, **told)
         elif event.kind == "done":
-            assert event.value is not None
-            trial = self.record.complete(number, event.value, seconds=seconds, **told)
+            trial = self.record.complete(number, self._values(number, event.result), limits, seconds=seconds, **told)
         elif event.kind == "stopped":
-            trial = self.record.prune(number, seconds=seconds, **told)
+            trial = self.record.prune(number, over=limits, seconds=seconds, **told)
         else:
             retried = self._losses.get(number, 0)
             reason = event.reason + (f", {retried} times trained again" if retried else "")
             trial = self.record.fail(number, reason, seconds=seconds)
         self.watcher.trial(trial)
+
+    def _values(self, number: int, result: dict[str, Any]) -> tuple[float, ...]:
+        trial = self.record.trials[number]
+        known = {name: getattr(trial, name) for name in ("params", "macs", "activation_bytes")}
+        return values_of(self.record.objectives, {**known, **result})
 
     def _check_failures(self) -> None:
         ended = [t for t in self.record.trials if t.number >= self.forgiven and (t.counts or t.state == "failed")]

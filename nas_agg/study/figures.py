@@ -2,56 +2,97 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nas_agg.costs import Cost
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
+from nas_agg.space import Space
 from nas_agg.study.genes import Genes, Rows, key
 from nas_agg.study.table import Table
 
 if TYPE_CHECKING:
-    from nas_agg.space import Space
+    from nas_agg.open_names import OpenNames
 
 _WORDS = ("conv", "norm", "act", "add", "cat", "mul", "maxpool", "avgpool", "slice", "scale")
+
+
+class Counted(NamedTuple):
+    """What a network costs, and its figures."""
+
+    known: dict[str, float]
+    costs: list[float]
+    shape: list[float]
+
+
+_NONE = Counted({}, [0.0, 0.0], [0.0] * (1 + len(_WORDS)))  # of what is no network: it is refused when it is proposed
 
 
 class Figures:
     """Figures of a space's networks, in groups: costs, and shapes of graphs. Each is a logarithm.
 
     Args:
-        space: The space, whose networks are counted on its own images; or a table, which has figures of its own.
+        space: The space; or a table, which has figures of its own; or open names that make no networks: no figures.
+        input: The images' shape (channels, height, width); unsaid, the space's own.
+        classes: The number of classes; unsaid, the space's own.
+        activations: Whether the activations' bytes are worked out too.
 
     Attributes:
         cheap: Whether figures take next to no time.
     """
 
-    def __init__(self, space: Space | Table):
+    def __init__(
+        self,
+        space: OpenNames,
+        input: tuple[int, int, int] | None = None,
+        classes: int | None = None,
+        activations: bool = False,
+    ):
         self.space, self.genes = space, Genes(space)
-        self.cheap = isinstance(space, Table)
-        self._known: dict[bytes, tuple[list[float], list[float]]] = {}
+        self.cheap = not isinstance(space, Space)
+        self._input, self._classes, self._activations = input, classes, activations
+        self._counted: dict[bytes, Counted] = {}
 
     def of(self, rows: Rows) -> list[np.ndarray]:
         """The figures of some points, ``(points, figures)`` of each group."""
         if isinstance(self.space, Table):
-            return self.space.figures(rows)
-        found = [self._figures(row) for row in rows]
-        return [np.array(group, float) for group in zip(*found, strict=True)]
+            return [group for group in self.space.figures(rows) if group.shape[1]]
+        if not isinstance(self.space, Space):
+            return []
+        found = [self._count(row) for row in rows]
+        groups = [counted.costs for counted in found], [counted.shape for counted in found]
+        return [np.array(group, float).reshape(len(rows), -1) for group in groups]
 
-    def _figures(self, row: np.ndarray) -> tuple[list[float], list[float]]:
-        name = key(row)
-        if name not in self._known:
-            self._known[name] = self._counted(row)
-        return self._known[name]
+    def knows(self, name: str) -> bool:
+        """Whether a cost is one that :meth:`costs` gives."""
+        if isinstance(self.space, Table):
+            return name in ("params", "macs") and any(row.costs for row in self.space.rows.values())
+        return isinstance(self.space, Space) and (name in ("params", "macs") or self._activations)
 
-    def _counted(self, row: np.ndarray) -> tuple[list[float], list[float]]:
-        assert not isinstance(self.space, Table)
+    def costs(self, rows: Rows, name: str) -> np.ndarray:
+        """``params``, ``macs`` or ``activations`` of some points; infinite where they make no network."""
+        if isinstance(self.space, Table):
+            found = [self.space.rows.get(key(row)) for row in rows]
+            return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
+        return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
+
+    def _count(self, row: np.ndarray) -> Counted:
+        if key(row) not in self._counted:
+            self._counted[key(row)] = self._counted_anew(row)
+        return self._counted[key(row)]
+
+    def _counted_anew(self, row: np.ndarray) -> Counted:
+        assert isinstance(self.space, Space)
         try:
-            cost = Cost(expand(self.space.genotype(self.genes.values(row))))
-        except InputError:  # no network: it is refused when it is proposed
-            return [0.0, 0.0], [0.0] * (1 + len(_WORDS))
+            values = self.genes.values(row)
+            cost = Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
+        except InputError:
+            return _NONE
+        known: dict[str, float] = {"params": cost.params, "macs": cost.macs}
+        if self._activations:
+            known["activations"] = cost.activation_bytes_train
         words = [op.word for op in cost.graph.ops]
         counts = [cost.depth, *(words.count(word) for word in _WORDS)]
-        return [np.log1p(cost.params), np.log1p(cost.macs)], [np.log1p(count) for count in counts]
+        return Counted(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))

@@ -72,7 +72,9 @@ def train_best(
 def _order(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str) -> dict[str, Any]:
     """What the worker is told."""
     title, about = origin_of_run(folder.run, folder.path, best.number)
-    measured = {} if best.latency_ms is None else {"latency_ms": best.latency_ms, "score": best.value}
+    measured: dict[str, Any] = {} if best.latency_ms is None else {"latency_ms": best.latency_ms}
+    if settings.latency_target is not None:
+        measured["score"] = best.value
     return {
         "final": True,
         "genotype": genotype.text(),

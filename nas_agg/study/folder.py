@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 RUN = "run.json"
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = (
-    *("number", "state", "value", "accuracy", "latency_ms", "params", "macs", "hash", "seconds", "memory", "refused"),
-    *("repeat_of", "reason"),
+    *("number", "state", "value", "accuracy", "loss", "latency_ms", "params", "macs", "activation_bytes", "hash"),
+    *("seconds", "memory", "refused", "repeat_of", "reason"),
 )
 
 
@@ -108,7 +108,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*_COLUMNS, *names])
         for trial in trials:
-            row = {**vars(trial), "repeat_of": trial.twin}
+            row = {**vars(trial), "value": trial.value, "repeat_of": trial.twin}
             if trial.seconds is not None:
                 row["seconds"] = f"{trial.seconds:.2f}"
             writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])

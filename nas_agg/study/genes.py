@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,12 +36,27 @@ class Genes:
         self.domains = [space.domains[name] for name in space.names]
         self.sizes = np.array([domain.size for domain in self.domains])
         self.tables = [_distances(domain) for domain in self.domains]
+        self._places: list[dict[Any, int]] = [{} for _ in self.domains]
         self._wide = [j for j, domain in enumerate(self.domains) if domain.size > STEPS and _is_range(domain)]
         self._free = np.flatnonzero(self.sizes > 1)
 
     def row(self, values: Values) -> np.ndarray:
         """The genes of a point."""
-        return np.array([d.index(values[name]) for d, name in zip(self.domains, self.space.names, strict=True)])
+        return np.array([self._place(j, values[name]) for j, name in enumerate(self.space.names)])
+
+    def rows(self, points: Sequence[Values]) -> Rows:
+        """The genes of some points."""
+        return np.array([self.row(values) for values in points], int).reshape(-1, len(self.sizes))
+
+    def _place(self, j: int, value: Any) -> int:
+        """The index of a value; those of numbers and texts are kept, which saves most of the time."""
+        if not isinstance(value, (int, str)):
+            return self.domains[j].index(value)
+        known = self._places[j]
+        name = type(value), value  # True is no 1
+        if name not in known:
+            known[name] = self.domains[j].index(value)
+        return known[name]
 
     def values(self, row: np.ndarray) -> dict[str, Any]:
         """The point of some genes."""

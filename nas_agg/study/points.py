@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from nas_agg.study.searcher import Searcher
+from nas_agg.study.trial import scores_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from nas_agg.open_names import Values
     from nas_agg.space import Space
+    from nas_agg.study.objectives import Objectives
 
 
 class Seen(NamedTuple):
@@ -26,13 +28,18 @@ class Seen(NamedTuple):
 
     Attributes:
         values: Its values of the open names.
-        value: Its score, of which more is better; None where it has none.
-        running: Whether it is being trained; with neither it failed, or was refused.
+        scores: For each objective its value, so turned that more is better; None where it has none that holds.
+        running: Whether it is being trained; with neither it failed, or is over a limit.
     """
 
     values: Values
-    value: float | None
+    scores: tuple[float, ...] | None
     running: bool = False
+
+    @property
+    def value(self) -> float | None:
+        """The first of its scores."""
+        return None if self.scores is None else self.scores[0]
 
 
 class PointSearcher(Searcher):
@@ -40,7 +47,14 @@ class PointSearcher(Searcher):
 
     What it proposes may be refused (over a limit, or in training elsewhere); then it is asked for the next. Behind its
     last proposal come random points.
+
+    Attributes:
+        input: The images' shape (channels, height, width) of the search's task; ``None`` leaves it to the space.
+        classes: The task's number of classes; ``None`` leaves it to the space.
     """
+
+    input: tuple[int, int, int] | None = None
+    classes: int | None = None
 
     @abstractmethod
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
@@ -74,7 +88,9 @@ class PointSampler(BaseSampler):
         space = self._searcher.space
         if self._proposals is None:
             rng = np.random.default_rng(self._searcher.seed_of(self._number))
-            self._proposals = _then_any(self._searcher.proposals(seen(study, space), rng), space, rng)
+            self._proposals = _then_any(
+                self._searcher.proposals(seen(study, space, self._searcher.objectives), rng), space, rng
+            )
         return space.labels(next(self._proposals))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
@@ -88,17 +104,16 @@ def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generato
         yield space.sample(rng)
 
 
-def seen(study: Study, space: Space) -> list[Seen]:
+def seen(study: Study, space: Space, objectives: Objectives) -> list[Seen]:
     """The networks of a study's trials, in their order.
 
-    A point of several trials comes once, with the value of the first that has one.
+    A point of several trials comes once, with the scores of the first that has some.
     """
     found: dict[tuple, Seen] = {}
     for trial in study.get_trials(deepcopy=False):
         if trial.params.keys() >= set(space.names):
             key = tuple(trial.params[name] for name in space.names)
-            value = trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
-            if key not in found or found[key].value is None:
+            if key not in found or found[key].scores is None:
                 values = found[key].values if key in found else space.values(dict(zip(space.names, key, strict=True)))
-                found[key] = Seen(values, value, trial.state == TrialState.RUNNING)
+                found[key] = Seen(values, scores_of(trial, objectives), trial.state == TrialState.RUNNING)
     return list(found.values())

@@ -8,12 +8,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from nas_agg.errors import NasAggError
 from nas_agg.study.folder import writing
@@ -51,11 +51,12 @@ class Event:
     Attributes:
         number: The trial's number.
         kind: ``report`` (and it waits for :meth:`Evaluator.answer`), ``done``, ``stopped`` (as it was told to),
-            ``failed``, or ``lost`` (with its worker, through no fault that is known to be its own).
-        step, value: What a report says; ``value`` also of a function's result.
+            ``failed``, ``lost`` (with its worker, through no fault that is known to be its own), or ``left`` (its
+            worker was told to leave).
+        step, value: What a report says.
         seconds: How long the job has taken.
         reason: Why it failed or was lost.
-        result: What a worker gave.
+        result: What a worker or a function gave, by the names of figures.
     """
 
     number: int
@@ -90,12 +91,18 @@ class InProcess:
     """Evaluates with a function, here, one trial after another.
 
     Args:
-        evaluate: Gives a genotype's score; may report to the trial and raise ``optuna.TrialPruned``.
+        evaluate: Gives a genotype's value, or several; may report to the trial and raise ``optuna.TrialPruned``.
         trial: Gives the Optuna trial of a number.
+        figures: What the values are called.
     """
 
-    def __init__(self, evaluate: Callable[[Genotype, Trial], float], trial: Callable[[int], Trial]):
-        self._evaluate, self._trial = evaluate, trial
+    def __init__(
+        self,
+        evaluate: Callable[[Genotype, Trial], Any],
+        trial: Callable[[int], Trial],
+        figures: Sequence[str] = ("value",),
+    ):
+        self._evaluate, self._trial, self._figures = evaluate, trial, tuple(figures)
         self._job: Job | None = None
 
     def free(self) -> int:
@@ -121,21 +128,36 @@ class InProcess:
             return event("stopped")
         except Exception as error:  # the caller's own function: its failures are results
             return event("failed", reason=_own_reason(error) or reason_of(error))
-        try:
-            number = None if isinstance(value, str | bytes | bytearray) else float(value)
-        except Exception:  # whatever it is, it says so in a way of its own
-            number = None
-        if number is None:
-            return event("failed", reason=f"evaluate gave a {type(value).__name__}, not a number")
-        if not math.isfinite(number):
-            return event("failed", reason=f"diverged: the value is {'no number' if number != number else 'not finite'}")
-        return event("done", value=number)
+        numbers = _numbers(value, len(self._figures))
+        if isinstance(numbers, str):
+            return event("failed", reason=numbers)
+        return event("done", result=dict(zip(self._figures, numbers, strict=True)))
 
     def answer(self, number: int, stop: bool) -> None:
         raise AssertionError("a function reports to its trial")
 
     def close(self) -> None:
         self._job = None
+
+
+def _numbers(value: Any, wanted: int) -> list[float] | str:
+    """A function's values, or what is wrong with them."""
+    what = "a number" if wanted == 1 else f"{wanted} numbers"
+    found = [value] if wanted == 1 else value
+    if not isinstance(found, tuple | list) or len(found) != wanted:
+        return f"evaluate gave a {type(value).__name__}, not {what}"
+    numbers = []
+    for one in found:
+        try:
+            number = None if isinstance(one, str | bytes | bytearray) else float(one)
+        except Exception:  # whatever it is, it says so in a way of its own
+            number = None
+        if number is None:
+            return f"evaluate gave a {type(one).__name__}, not {what}"
+        if not math.isfinite(number):
+            return f"diverged: the value is {'no number' if number != number else 'not finite'}"
+        numbers.append(number)
+    return numbers
 
 
 def _own_reason(error: Exception) -> str:
@@ -156,7 +178,7 @@ class Pool:
 
     Args:
         setups: What each worker is sent first; as many workers as setups. ``threads`` in it is its thread budget.
-        log: The file that takes what workers print.
+        log: The file that takes what workers print; without one it stands among this process's errors.
         trial_timeout: Seconds after which a job is killed and has failed.
         command: Starts a worker.
     """
@@ -164,16 +186,20 @@ class Pool:
     def __init__(
         self,
         setups: Sequence[dict[str, Any]],
-        log: Path,
+        log: Path | None,
         trial_timeout: float | None = None,
         command: Sequence[str] = WORKER,
     ):
-        self._setups, self._log, self._timeout, self._command = list(setups), log, trial_timeout, list(command)
+        self._setups, self._log, self.trial_timeout, self._command = list(setups), log, trial_timeout, list(command)
         self._workers: list[_Worker | None] = [None] * len(self._setups)
         self._stillborn = 0
 
     def free(self) -> int:
         return sum(worker is None or worker.job is None for worker in self._workers)
+
+    def busy(self) -> bool:
+        """Whether a job is being done."""
+        return any(worker is not None and worker.job is not None for worker in self._workers)
 
     def start(self, job: Job) -> None:
         place = next(i for i, worker in enumerate(self._workers) if worker is None or worker.job is None)
@@ -189,7 +215,7 @@ class Pool:
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it finds what this process finds
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, threads that spin cost 20 times
-        with writing(self._log), self._log.open("ab") as log:
+        with self._output() as log:
             process = subprocess.Popen(
                 [*self._command, str(theirs.fileno())],
                 env=environment,
@@ -204,6 +230,14 @@ class Pool:
         self._send(worker, setup)
         return worker
 
+    @contextlib.contextmanager
+    def _output(self) -> Iterator[IO[bytes] | int]:
+        if self._log is None:
+            yield sys.stderr.fileno()
+            return
+        with writing(self._log), self._log.open("ab") as log:
+            yield log
+
     @staticmethod
     def _send(worker: _Worker, message: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):  # it died: the next look at it finds it so
@@ -213,7 +247,7 @@ class Pool:
         busy = [worker for worker in self._workers if worker is not None and worker.job is not None]
         if not busy:
             return []
-        deadlines = [worker.started + self._timeout for worker in busy if self._timeout and worker.started is not None]
+        deadlines = [worker.started + self.trial_timeout for worker in busy if self.trial_timeout and worker.started is not None]
         if deadlines:
             timeout = min(timeout, max(0.0, min(deadlines) - time.monotonic()))
         ready = wait([worker.connection for worker in busy], timeout)
@@ -259,18 +293,19 @@ class Pool:
         if worker.started is None:
             self._stillborn += 1
             if self._stillborn >= STILLBORN:
-                raise NasAggError(f"workers cannot start (the last one {how}); what they said is in {self._log}")
+                there = "above" if self._log is None else f"in {self._log}"
+                raise NasAggError(f"workers cannot start (the last one {how}); what they said is {there}")
         assert worker.job is not None
         seconds = time.monotonic() - (worker.started or time.monotonic())
         return Event(worker.job.number, "lost", seconds=seconds, reason=f"worker {how}")
 
     def _time_out(self, worker: _Worker) -> Event | None:
-        if self._timeout is None or worker.started is None or time.monotonic() < worker.started + self._timeout:
+        if self.trial_timeout is None or worker.started is None or time.monotonic() < worker.started + self.trial_timeout:
             return None
         job, seconds = worker.job, time.monotonic() - worker.started
         self._kill(worker)
         assert job is not None
-        return Event(job.number, "failed", seconds=seconds, reason=f"longer than {self._timeout:g} s")
+        return Event(job.number, "failed", seconds=seconds, reason=f"longer than {self.trial_timeout:g} s")
 
     def _kill(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -282,6 +317,12 @@ class Pool:
         for worker in self._workers:
             if worker is not None and worker.job is not None and worker.job.number == number:
                 self._send(worker, {"stop": stop})
+
+    def drop(self, number: int) -> None:
+        """End a trial's job, and say nothing of it."""
+        for worker in self._workers:
+            if worker is not None and worker.job is not None and worker.job.number == number:
+                self._kill(worker)
 
     def close(self) -> None:
         for worker in self._workers:

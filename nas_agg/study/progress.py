@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.console import print_table
-from nas_agg.study.result import SearchResult, ranked
+from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.study.result import SearchResult, front, ranked
 from nas_agg.study.trial import TrialRecord
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Display:
         log: Takes each line.
         keep: Called with the time now and then, and at the end, to write what is kept of the trials.
         show: Whether to print.
-        percent: Whether values are accuracies, shown in percent.
+        objectives: What values are of.
         timeout: Seconds the search may take, and ``spent``: those already gone.
     """
 
@@ -38,12 +39,13 @@ class Display:
         log: Callable[[str], None],
         keep: Callable[[], None],
         show: bool = False,
-        percent: bool = True,
+        objectives: Objectives | None = None,
         timeout: float | None = None,
         spent: float = 0.0,
     ):
         self._budget, self._trials, self._log, self._keep = budget, trials, log, keep
-        self._show, self._percent, self._timeout = show, percent, timeout
+        self._show, self._timeout = show, timeout
+        self._objectives = objectives or Objectives()
         self._kept = self._begun = time.monotonic()
         self._spent = spent
         self._already = sum(trial.counts for trial in trials())
@@ -99,12 +101,6 @@ class Display:
             if self._show and self._live is None:
                 print(f"{what}: {line}", flush=True)
 
-    def shown(self, value: float | None) -> str:
-        """A value as people read it."""
-        if value is None:
-            return "none"
-        return f"{100 * value:.2f} %" if self._percent else f"{value:.6g}"
-
     def _line(self, trial: TrialRecord) -> str:
         if trial.state in ("failed", "stopped"):
             return f"trial {trial.number}: {trial.state}: {trial.reason}"
@@ -112,26 +108,35 @@ class Display:
             return f"trial {trial.number}: refused: {trial.reason} ({trial.params:,} params, {trial.macs:,} MACs)"
         if trial.state == "repeat":
             return f"trial {trial.number}: equal to trial {trial.twin}, {self._value(trial)}"
-        best = ranked(self._trials())
         early = " when stopped" if trial.state == "pruned" else ""
-        words = [f"{trial.params:,} params", f"{trial.macs:,} MACs", f"{trial.seconds or 0:.1f} s"]
-        if trial.accuracy is not None:
-            words.insert(0, f"accuracy {self.shown(trial.accuracy)}")
-        if trial.latency_ms is not None:
-            words.append(f"latency {trial.latency_ms:.4g} ms")
+        told = _told(trial, self._objectives)
+        words = [_named(name, text) for name, text in told.items() if name not in self._objectives.names]
+        words.append(f"{trial.seconds or 0:.1f} s")
         if trial.memory != "plain":
             words.append(f"memory {trial.memory}")
-        if best:
-            words.append(f"best {self._value(best[0])}")
+        if trial.batch_size is not None:
+            words.append(f"batch size {trial.batch_size}")
+        if trial.counts and trial.scores is None:
+            words.append("over a limit")
+        if best := self._best():
+            words.append(best)
         return f"trial {trial.number}: {self._value(trial)}{early} ({', '.join(words)})"
 
     def _value(self, trial: TrialRecord) -> str:
-        """What a trial scored: its accuracy in percent, or a score that is none."""
-        return self.shown(trial.value) if trial.accuracy is None else f"score {trial.value:.4f}"
+        """What a trial has for the objectives."""
+        if trial.values is None:
+            return "nothing"
+        pairs = zip(self._objectives, trial.values, strict=True)
+        return ", ".join(objective.shown(value) for objective, value in pairs)
+
+    def _best(self) -> str:
+        if self._objectives.several:
+            return f"{len(front(self._trials()))} in the front"
+        best = ranked(self._trials())
+        return f"best {self._value(best[0])}" if best else ""
 
     def _state(self, done: int, now: float) -> str:
-        best = ranked(self._trials())
-        words = [f"{done} of {self._budget}", f"best {self._value(best[0]) if best else 'none yet'}"]
+        words = [f"{done} of {self._budget}", self._best() or "best none yet"]
         passed, fresh = now - self._begun, done - self._already
         if fresh:
             words.append(f"{60 * fresh / passed:.1f} a minute")
@@ -164,23 +169,45 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _row(trial: TrialRecord, percent: bool) -> dict[str, str]:
+def _told(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
+    """What is known of a trial's network, as texts, by the names of objectives."""
+    told = {}
+    for name, objective in OBJECTIVES.items():
+        found = getattr(trial, objective.figure)
+        # Who asks for accuracies is not told losses.
+        if found is not None and (name != "loss" or name in objectives.names):
+            told[name] = objective.shown(found)
+    return told
+
+
+def _named(name: str, text: str) -> str:
+    """A figure with its name, where its unit does not say it."""
+    return text if name in ("params", "macs", "loss") else f"{name} {text}"
+
+
+def _row(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
     """A trial's cells by the names of their columns, which are the same for all trials of a search."""
-    row = {"trial": str(trial.number)}
-    if trial.accuracy is not None:
-        row["score"] = f"{trial.value:.4f}"
-    accuracy = trial.value if trial.accuracy is None else trial.accuracy
-    row["accuracy" if percent else "value"] = f"{100 * (accuracy or 0):.2f} %" if percent else f"{accuracy:.6g}"
-    if trial.latency_ms is not None:
-        row["latency"] = f"{trial.latency_ms:.4g} ms"
-    return row | {"params": f"{trial.params:,}", "MACs": f"{trial.macs:,}", "hash": trial.hash[:12]}
+    own = dict(zip(objectives, trial.values or (), strict=False))
+    row = {objective.name: objective.shown(value) for objective, value in own.items()}
+    row = {"trial": str(trial.number)} | row | _told(trial, objectives) | {"hash": trial.hash[:12]}
+    return {"MACs" if name == "macs" else name: _bare(text, name) for name, text in row.items()}
 
 
-def print_result(result: SearchResult, percent: bool = True, file: TextIO | None = None) -> None:
-    """Print the five best networks, the final one's test, and what to type next."""
+def _bare(text: str, name: str) -> str:
+    """A cell without what its column is called."""
+    return text.removeprefix(f"{name} ").removesuffix(f" {name}").removesuffix(" MACs" if name == "macs" else "")
+
+
+def print_result(result: SearchResult, file: TextIO | None = None) -> None:
+    """Print the best networks, the final one's test, and what to type next."""
     out = file or sys.stdout
-    rows = [_row(trial, percent) for trial in result.top]
-    print_table(list(rows[0]), [list(row.values()) for row in rows], "the best networks", range(len(rows[0]) - 1), out)
+    rows = [_row(trial, result.objectives) for trial in result.top]
+    title = "the best networks"
+    if result.objectives.several:
+        title = f"the Pareto front: {len(rows)} network{'s' * (len(rows) != 1)} that no other is better than"
+        print(title, file=out)
+        title = ""
+    print_table(list(rows[0]), [list(row.values()) for row in rows], title, range(len(rows[0]) - 1), out)
     counted = sum(trial.counts for trial in result.trials)
     print(f"{counted} network{'s' * (counted != 1)} evaluated; {result.reason}", file=out)
     if result.test is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Candidate:
     params: int
     macs: int
     hash: str
+    activation_bytes: int | None = None
 
 
 class Proposer:
@@ -56,7 +57,8 @@ class Proposer:
         searcher: What proposes.
         record: The trials.
         start: The values of the first trials, which come before the searcher's.
-        max_params, max_macs: Limits; 0 is none.
+        limits: The most that figures of :class:`~nas_agg.costs.Cost` may be; 0 is no limit.
+        activations: Whether the activations' bytes are worked out, which takes a moment.
         input: The images' shape (channels, height, width); ``None`` leaves it to the space.
         classes: The number of classes; ``None`` leaves it to the space.
         cost: Counts a genotype; :func:`nas_agg.costs.cost` unless told.
@@ -71,8 +73,8 @@ class Proposer:
         record: Record,
         *,
         start: Sequence[Values] = (),
-        max_params: int = 0,
-        max_macs: int = 0,
+        limits: Mapping[str, int] | None = None,
+        activations: bool = False,
         input: tuple[int, int, int] | None = None,
         classes: int | None = None,
         cost: Callable[[Genotype], Cost] | None = None,
@@ -86,7 +88,7 @@ class Proposer:
         self.space, self.searcher, self.record = space, searcher, record
         record.searcher = type(searcher).__name__
         self._start = [space.labels(values) for values in start]
-        self._limits = {"params": max_params, "macs": max_macs}
+        self._limits, self._activations = dict(limits or {}), activations
         self._input, self._classes, self._cost = input, classes, cost
         self._memory = memory
         self._in_vain = {"repeat", "infeasible", "running"} if measured else {"repeat"}
@@ -110,8 +112,9 @@ class Proposer:
             cost = self._cost(genotype)
             for name, limit in self._limits.items():
                 if limit and getattr(cost, name) > limit:
-                    return f"more than {limit:,} {name}"
-            return Candidate(genotype, cost.params, cost.macs, cost.hash)
+                    return f"more than {limit:,} {name.replace('_train', '').replace('_', ' ')}"
+            activations = cost.activation_bytes_train if self._activations else None
+            return Candidate(genotype, cost.params, cost.macs, cost.hash, activations)
         except InputError as error:
             return str(error)
 
@@ -195,6 +198,7 @@ class Proposer:
             "seed": seed,
             "refused": refused,
             **({"memory": memory} if memory != "plain" else {}),
+            **({"activation_bytes": network.activation_bytes} if network.activation_bytes is not None else {}),
         }
 
     def _other_draw(self, asked: int) -> Labels:

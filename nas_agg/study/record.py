@@ -10,29 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_agg.errors import InputError, NasAggError, one_line
+from nas_agg.study.objectives import Objectives
 from nas_agg.study.searcher import reason_of
-from nas_agg.study.stopping import shielded
-from nas_agg.study.trial import MEASURED, OWN, Labels, TrialRecord, as_record
+from nas_agg.study.storages import JOURNAL, quiet, said
+from nas_agg.study.trial import MEASURED, OWN, REMOTE, Labels, TrialRecord, as_record
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-
-JOURNAL = "study.journal"
-_MAXIMIZE = optuna.study.StudyDirection.MAXIMIZE
+    from optuna.study import StudyDirection
 
 
 class Record:
@@ -43,41 +38,52 @@ class Record:
         storage: Where trials are kept; ``None`` keeps them in memory only.
         name: The study's name in the storage.
         begun: Whether the study must be there already.
+        objectives: What the search aims at.
 
     Attributes:
         searcher: What errors call the searcher.
+        objectives: What the search aims at.
+        storage: Where trials are kept.
+        study_id: The study's number there.
 
     Raises:
         InputError: The study holds trials of somebody else, or is gone.
     """
 
     def __init__(
-        self, pruner: BasePruner, storage: BaseStorage | None = None, name: str = "search", begun: bool = False
+        self,
+        pruner: BasePruner,
+        storage: BaseStorage | None = None,
+        name: str = "search",
+        begun: bool = False,
+        objectives: Objectives | None = None,
     ):
         self.searcher = "of this search"
-        with _quiet():
-            self.study = optuna.create_study(direction="maximize", pruner=pruner)
-        self._storage = storage
+        self.objectives = objectives or Objectives()
+        with quiet():
+            self.study = optuna.create_study(study_name="search", directions=self.objectives.directions, pruner=pruner)
+        self.storage = storage
         self._ids: list[int] = []
         self._records: list[TrialRecord] = []
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self._study_id = _study_id(storage, name, begun)
-            for trial in sorted(storage.get_all_trials(self._study_id), key=lambda trial: trial.number):
+            self.study_id = _study_id(storage, name, begun, self.study.directions)
+            for trial in sorted(storage.get_all_trials(self.study_id), key=lambda trial: trial.number):
                 self._load(trial)
 
     def _load(self, trial: FrozenTrial) -> None:
         if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
             raise InputError(f"the study holds a trial that no search of nas_agg made (number {trial.number})")
         self._ids.append(trial._trial_id)
+        trial.user_attrs = {key: attr for key, attr in trial.user_attrs.items() if not key.startswith(REMOTE)}
         if trial.state == TrialState.RUNNING:  # it is trained again, and reports again
             trial.intermediate_values = {}
         self.study.add_trial(trial)
         self._note(trial)
 
     def _note(self, trial: FrozenTrial) -> None:
-        record = as_record(trial)
+        record = as_record(trial, self.objectives)
         if record.number < len(self._records):
             self._records[record.number] = record
         else:
@@ -103,6 +109,10 @@ class Record:
     def trial(self, number: int) -> Trial:
         """The Optuna trial of a number, in memory."""
         return Trial(self.study, self._id(number))
+
+    def storage_id(self, number: int) -> int:
+        """What the storage calls the trial of a number."""
+        return self._ids[number]
 
     def _id(self, number: int) -> int:
         return self.study._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
@@ -162,14 +172,15 @@ class Record:
     def repeat(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict, twin: int) -> int:
         """Create the trial that was asked for, with the result of an equal network, in one step; gives its number."""
         equal = self._frozen(twin)
-        found = {name: equal.user_attrs[OWN + name] for name in MEASURED if OWN + name in equal.user_attrs}
+        found = {name: equal.user_attrs[OWN + name] for name in (*MEASURED, "values") if OWN + name in equal.user_attrs}
         number = self._fill(labels, distributions, {**attrs, **found, "repeat_of": twin})
         for step, value in equal.intermediate_values.items():
             self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
+        self._constrain(number, equal.constraints)
         complete = equal.state == TrialState.COMPLETE
         try:
             with self.searching(number):
-                self.study.tell(number, equal.value if complete else None, equal.state)
+                self.study.tell(number, equal.values if complete else None, equal.state)
         except NasAggError:
             self._save(number)  # the searcher failed after the trial had its result
             raise
@@ -189,10 +200,10 @@ class Record:
 
     def _save(self, number: int) -> None:
         trial = self._frozen(number)
-        if self._storage is not None:
-            with _said("cannot be written"):
-                self._ids.append(self._storage.create_new_trial(self._study_id, trial))
-                kept = self._storage.get_trial_number_from_id(self._ids[-1])
+        if self.storage is not None:
+            with said("cannot be written"):
+                self._ids.append(self.storage.create_new_trial(self.study_id, trial))
+                kept = self.storage.get_trial_number_from_id(self._ids[-1])
             if kept != number:
                 raise NasAggError("somebody else writes into this study; give each search one of its own")
         self._note(trial)
@@ -200,9 +211,9 @@ class Record:
     # ---- telling
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """Note a trial's score after a step; gives whether the pruner would stop it here."""
+        """Note what a trial has after a step; gives whether the pruner would stop it here."""
         self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
-        return bool(self.trial(number).should_prune())
+        return not self.objectives.several and bool(self.trial(number).should_prune())
 
     def forget_reports(self, number: int) -> None:
         """Make a trial one that has not reported: it is trained again."""
@@ -210,28 +221,63 @@ class Record:
 
     def keep_report(self, number: int, step: int, value: float) -> None:
         """Write a reported score to the storage, for those who look on."""
-        if self._storage is not None:
-            with _said("cannot be written"):
-                self._storage.set_trial_intermediate_value(self._ids[number], step, value)
+        if self.storage is not None:
+            with said("cannot be written"):
+                self.storage.set_trial_intermediate_value(self._ids[number], step, value)
 
-    def complete(self, number: int, value: float, **attrs: Any) -> TrialRecord:
-        """Record a trial's result."""
-        return self._tell(number, TrialState.COMPLETE, value, attrs)
+    def complete(
+        self, number: int, values: float | Sequence[float], over: Mapping[str, float] | None = None, **attrs: Any
+    ) -> TrialRecord:
+        """Record a trial's result.
 
-    def prune(self, number: int, **attrs: Any) -> TrialRecord:
-        """Record that a trial was stopped early; its last report is its value, if it can be one."""
+        Args:
+            number: The trial's.
+            values: One for each objective.
+            over: By how much it is over limits; more than 0 is over.
+            **attrs: What else is known of it.
+        """
+        self._constrain(number, over or {})
+        values = [values] if isinstance(values, int | float) else list(values)
+        return self._tell(number, TrialState.COMPLETE, values, attrs)
+
+    def prune(
+        self,
+        number: int,
+        values: Sequence[float] | None = None,
+        over: Mapping[str, float] | None = None,
+        **attrs: Any,
+    ) -> TrialRecord:
+        """Record that a trial was stopped early.
+
+        Args:
+            number: The trial's.
+            values: What it had then; unsaid, its last report, if it can be a value.
+            over: By how much it was over limits.
+            **attrs: What else is known of it.
+        """
         reports = self._frozen(number).intermediate_values
         if reports and not math.isfinite(reports[max(reports)]):
             return self.fail(number, "diverged: the last report is not finite", **attrs)
-        return self._tell(number, TrialState.PRUNED, None, attrs)
+        self._constrain(number, over or {})
+        kept = {} if values is None else {"values": list(values)}
+        return self._tell(number, TrialState.PRUNED, None, {**attrs, **kept})
 
     def fail(self, number: int, reason: str, **attrs: Any) -> TrialRecord:
         """Record that a trial failed, and why."""
         return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": one_line(reason)})
 
-    def refuse(self, number: int, reason: str, **attrs: Any) -> TrialRecord:
-        """Record that a trial's network is over a limit that was measured; it counts for nothing."""
-        return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": reason, "infeasible": True})
+    def refuse(self, number: int, reason: str, over: Mapping[str, float], **attrs: Any) -> TrialRecord:
+        """Record that a trial's network is over a limit that arithmetic does not know; it has no result.
+
+        Samplers learn of it by Optuna's constraints; a failed trial they would not see.
+        """
+        self._constrain(number, over)
+        return self._tell(number, TrialState.PRUNED, None, {**attrs, "reason": one_line(reason), "infeasible": True})
+
+    def _constrain(self, number: int, over: Mapping[str, float]) -> None:
+        trial = self.trial(number)
+        for name, much in over.items():
+            trial.set_constraint(name, much)
 
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
@@ -241,20 +287,20 @@ class Record:
         open = [trial.number for trial in self._records if trial.state == "running"]
         return [self._tell(number, TrialState.FAIL, None, {"reason": reason, "stopped": True}) for number in open]
 
-    def _tell(self, number: int, state: TrialState, value: float | None, attrs: dict[str, Any]) -> TrialRecord:
+    def _tell(self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
             self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
         failure = None
         try:
             with self.searching(number):
-                self.study.tell(number, value, state)
+                self.study.tell(number, values, state)
         except NasAggError as error:
             failure = error  # the searcher's; the result is in memory, and is kept first
         trial = self._frozen(number)
-        if self._storage is not None:
-            with _said("cannot be written"):
-                self._keep(self._storage, self._ids[number], trial)
-                self._storage.set_trial_state_values(self._ids[number], state, trial.values)
+        if self.storage is not None:
+            with said("cannot be written"):
+                self._keep(self.storage, self._ids[number], trial)
+                self.storage.set_trial_state_values(self._ids[number], state, trial.values)
         self._note(trial)
         if failure is not None:
             raise failure
@@ -275,63 +321,11 @@ class Record:
                 storage.set_trial_system_attr(id, key, attr)
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage of a URL, else the journal file of a run folder, whose lock the caller holds.
-
-    Raises:
-        InputError: The URL is no storage that can be opened, or the journal cannot be read.
-    """
-    if url is not None:
-        with _said("cannot be opened", url, InputError), _quiet():
-            return optuna.storages.get_storage(url)
-    path = folder / JOURNAL
-    with _said("cannot be read", str(path), InputError):
-        _mend(path)
-        return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _mend(path: Path) -> None:
-    """Undo what a kill may leave of a journal: half a last line, and the lock of the dead."""
-    path.with_name(path.name + ".lock").unlink(missing_ok=True)
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            file.truncate(whole)
-
-
-def _study_id(storage: BaseStorage, name: str, begun: bool) -> int:
-    with _quiet(), _said("cannot be used"):
+def _study_id(storage: BaseStorage, name: str, begun: bool, directions: list[StudyDirection]) -> int:
+    with quiet(), said("cannot be used"):
         try:
             return storage.get_study_id_from_name(name)
         except KeyError:
             if begun:
                 raise InputError(f"{JOURNAL} is missing or empty; restore it or choose another --out") from None
-            return storage.create_new_study([_MAXIMIZE], name)
-
-
-@contextlib.contextmanager
-def _said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggError) -> Iterator[None]:
-    """Whatever a storage raises, as one line; a signal waits until it is done."""
-    try:
-        with shielded():
-            yield
-    except NasAggError:
-        raise
-    except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises
-        raise kind(f"{name} {what}: {reason_of(error)}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's remarks on standard error."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
+            return storage.create_new_study(directions, name)

@@ -17,16 +17,18 @@ from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
 from nas_agg.study.folder import RunFolder, how_to_go_on, plain, read_run, writing
 from nas_agg.study.means import Means, means_of
+from nas_agg.study.objectives import OBJECTIVES, TRAINED, objectives_of
 from nas_agg.study.origin import about_space, add_code_or_say_why_not, origin_of_run
 from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
 from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record, open_storage
+from nas_agg.study.record import Record
 from nas_agg.study.result import SearchResult, ranked
 from nas_agg.study.scoring import pruner_of
 from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.starts import start_values, with_room
+from nas_agg.study.storages import open_storage
 from nas_agg.study.task import Task, absolute, open_task
 from nas_agg.study.trial import TrialRecord
 
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupted", "resume", "search"]
 
-Evaluate = Callable[["Genotype", "Trial"], float]
+Evaluate = Callable[["Genotype", "Trial"], float | Sequence[float]]
 
 
 def search(
@@ -61,15 +63,17 @@ def search(
 
     Args:
         space: A space's name, a space file, or a space.
-        evaluate: ``evaluate(genotype, trial) -> float``; ``trial`` is an Optuna trial, to report scores to and to
-            raise ``optuna.TrialPruned`` by. An exception is a failed trial.
+        evaluate: ``evaluate(genotype, trial) -> float``, or a tuple of several where ``objective`` names several that
+            arithmetic does not know; ``trial`` is an Optuna trial, to report scores to and to raise
+            ``optuna.TrialPruned`` by. An exception is a failed trial.
         searcher: A searcher's name, or a class of one.
         budget: Networks to evaluate.
         seed: Of everything random in the search.
         out: The run folder; ``runs/SPACE-DATASET-SEED`` unless told, when networks are trained.
         show: Whether to print how it goes.
         **settings: Further fields of :class:`~nas_agg.study.settings.Settings`, such as ``dataset="cifar10"``,
-            ``max_params="1M"``, ``workers=2``, ``timeout="2h"``; ``start``: the first networks, each a point's name, a
+            ``max_params="1M"``, ``workers=2``, ``timeout="2h"``; ``objective="accuracy,macs"``, of an own function also
+            names of its own such as ``"error:min,macs"``; ``start``: the first networks, each a point's name, a
             genotype of the space as `nas_agg.load` takes it, or values.
 
     Raises:
@@ -133,7 +137,7 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any]) -> Settings:
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
-        for key in {"memory", "compile", "max_latency", "latency_target"} & settings.keys():
+        for key in {"memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"} & settings.keys():
             raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
     wanted = Settings.of(**settings)
     if evaluate is None and wanted.dataset is None:
@@ -158,7 +162,8 @@ class _Run:
         self, space: Space, settings: Settings, searcher: type[Searcher], evaluate: Evaluate | None, show: bool
     ):
         self.space, self.settings, self.evaluate, self.show = space, settings, evaluate, show
-        self.searcher = make_searcher(searcher, space, settings.seed)
+        self.objectives = objectives_of(settings, evaluate is not None)
+        self.searcher = make_searcher(searcher, space, settings.seed, self.objectives)
         self.command: Sequence[str] = WORKER
         self.means: Means | None = None
 
@@ -197,7 +202,7 @@ class _Run:
             record = self._record(folder)
             result = self._go(folder, task, record, self._proposer(record, task))
         if self.show:
-            print_result(result, percent=self.evaluate is None)
+            print_result(result)
         return result
 
     def _finished(self, folder: RunFolder) -> SearchResult:
@@ -206,7 +211,7 @@ class _Run:
         result = self._result(folder, record, self._proposer(record, folder.run), folder.run.get("reason", ""))
         if self.show:
             print(f"{folder.path} is finished:")
-            print_result(result, percent=self.evaluate is None)
+            print_result(result)
         return result
 
     def _check_same(self, folder: RunFolder) -> None:
@@ -226,8 +231,9 @@ class _Run:
     def _record(self, folder: RunFolder | None) -> Record:
         pruner = pruner_of(self.settings.epochs or 0 if self.evaluate is None else 0)
         if folder is None:
-            return Record(pruner)
-        return Record(pruner, open_storage(self.settings.storage, folder.path), folder.run["study"], _begun(folder))
+            return Record(pruner, objectives=self.objectives)
+        storage = open_storage(self.settings.storage, folder.path)
+        return Record(pruner, storage, folder.run["study"], _begun(folder), self.objectives)
 
     def _proposer(self, record: Record, task: Task | dict[str, Any] | None) -> Proposer:
         of = task.as_dict() if isinstance(task, Task) else task or {}
@@ -236,8 +242,12 @@ class _Run:
             self.searcher,
             record,
             start=self.settings.start or (),
-            max_params=self.settings.max_params or 0,
-            max_macs=self.settings.max_macs or 0,
+            limits={
+                "params": self.settings.max_params or 0,
+                "macs": self.settings.max_macs or 0,
+                "activation_bytes_train": self.settings.max_activations or 0,
+            },
+            activations="activations" in self.objectives.names,
             input=of.get("input"),
             classes=of.get("classes"),
             memory=self.means.of_trial if self.means else None,
@@ -246,7 +256,8 @@ class _Run:
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
         if self.evaluate is not None:
-            return InProcess(self.evaluate, record.trial)
+            asked = [objective.figure for objective in self.objectives if not objective.known]
+            return InProcess(self.evaluate, record.trial, asked)
         assert task is not None and folder is not None
         return Pool(task.setups(), folder.path / "log.txt", self.settings.trial_timeout, self.command)
 
@@ -262,7 +273,7 @@ class _Run:
             folder.log if folder is not None else (lambda line: None),
             keep,
             show=self.show,
-            percent=self.evaluate is None,
+            objectives=self.objectives,
             timeout=self.settings.timeout,
             spent=clock.seconds,
         )
@@ -309,9 +320,9 @@ class _Run:
         on = f" on {task.about}" if task else ""
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
-        limits = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs", "latency")}
-        bounds = [f"{limit:,}".removesuffix(".0") + f" {name}" for name, limit in limits.items() if limit]
-        under = " and ".join(bounds).replace("latency", "ms").replace("macs", "MACs")
+        said = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs", "activations", "latency")}
+        bounds = [OBJECTIVES[name].shown(limit) for name, limit in said.items() if limit]
+        under = " and ".join(bounds)
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         up_to = f", networks of up to {under}" if under else ""
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"
@@ -330,10 +341,17 @@ class _Run:
                 "epochs": self.settings.epochs,
                 "out": str(path.resolve()),
                 "memory": trial.memory,
+                "reported": "loss" if {*self.objectives.names} & {*TRAINED} == {"loss"} else "accuracy",
+                "latency": self._needs_latency,
                 "max_latency": self.settings.max_latency,
                 "latency_target": self.settings.latency_target,
             }
         return Job(trial.number, network.genotype, order)
+
+    @property
+    def _needs_latency(self) -> bool:
+        said = (self.settings.max_latency, self.settings.latency_target)
+        return said != (None, None) or "latency" in self.objectives.names
 
     def _best(self, record: Record, reason: str) -> TrialRecord:
         best = ranked(record.trials)
@@ -354,6 +372,7 @@ class _Run:
             reason=reason,
             path=folder.path if folder else None,
             test=self._final(folder) if self.evaluate is None else None,
+            objectives=self.objectives,
         )
 
     def _final(self, folder: RunFolder | None) -> dict[str, Any] | None:

@@ -1,11 +1,14 @@
-"""What a trial scores when a search aims at a latency too, and when a training is not worth its end."""
+"""What a trial scores when a search aims at a latency too, what it is over, and when a training is not worth its end."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
+
+    from nas_agg.study.settings import Settings
 
 #: MnasNet's (Tan et al. 2019, section 3): of two networks of one latency the better wins, and twice as fast is worth
 #: 5 % of the accuracy.
@@ -19,11 +22,28 @@ def score(accuracy: float, latency_ms: float | None, target: float | None) -> fl
     return accuracy * (latency_ms / target) ** EXPONENT
 
 
-def over(latency_ms: float | None, limit: float | None) -> str:
+def too_slow(latency_ms: float | None, limit: float | None) -> str:
     """Why a network of such a latency is refused; empty if it is not."""
     if not limit or latency_ms is None or latency_ms <= limit:
         return ""
     return f"latency {latency_ms:.4g} ms, more than {limit:.4g} ms"
+
+
+def over(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
+    """By how much a network is over each limit that a training tells of; 0 or less is within it.
+
+    Args:
+        settings: With the limits.
+        found: What a worker told of the network.
+    """
+    by: dict[str, float] = {}
+    if settings.max_latency is not None and found.get("latency_ms") is not None:
+        by["latency"] = found["latency_ms"] - settings.max_latency
+    if settings.min_accuracy is not None and found.get("accuracy") is not None:
+        by["accuracy"] = settings.min_accuracy - found["accuracy"]
+    if settings.max_loss is not None and found.get("loss") is not None:
+        by["loss"] = found["loss"] - settings.max_loss
+    return by
 
 
 def pruner_of(epochs: int) -> BasePruner:

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
 
 from nas_agg.errors import InputError, did_you_mean, one_line
+from nas_agg.study.objectives import Objectives
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -27,11 +28,15 @@ class Searcher(ABC):
     Attributes:
         space: The space that is searched.
         seed: The search's seed.
+        objectives: What the search aims at, in the order of a trial's values; set when the searcher is made.
+        several: Whether the class can trade objectives off; one that cannot is refused a search of several.
         patience: Draws of a trial that may be refused or repeats in a row before others are mixed in: points of the
             whole space and neighbours of the best networks.
     """
 
     patience: int = 20
+    several: bool = False
+    objectives: Objectives = Objectives()
 
     def __init__(self, space: Space, seed: int):
         self.space = space
@@ -81,14 +86,21 @@ def find_searcher(name: str) -> type[Searcher]:
     return found
 
 
-def make_searcher(kind: type[Searcher], space: Space, seed: int) -> Searcher:
+def make_searcher(
+    kind: type[Searcher], space: Space, seed: int, objectives: Objectives | None = None
+) -> Searcher:
     """A searcher of a space.
 
     Raises:
-        InputError: Its class cannot be called so, or is not whole.
+        InputError: Its class cannot be called so, is not whole, or cannot trade off the objectives.
     """
+    if objectives is not None and objectives.several and not kind.several:
+        raise InputError(f"searcher {kind.__name__}: it aims at one objective, not at {', '.join(objectives.names)}")
     try:
-        return kind(space, seed)
+        made = kind(space, seed)
+        if objectives is not None:
+            made.objectives = objectives
+        return made
     except InputError:
         raise
     except Exception as error:  # a searcher is a plug-in

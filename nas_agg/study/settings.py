@@ -92,6 +92,11 @@ def _positive(seconds: float) -> float:
     return seconds
 
 
+def parse_names(names: object) -> object:
+    """Names in a text such as ``accuracy,macs``."""
+    return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
+
+
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
 Milliseconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_latency(text)))]
 Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
@@ -102,7 +107,8 @@ class Settings(BaseModel):
 
     ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and
     ``epochs`` are the space's own. Counts, durations and latencies may be texts such as ``"1.5M"``, ``"2h"`` and
-    ``"5ms"``; as numbers, latencies are milliseconds. ``compile`` is of the final training alone: a trial is shorter
+    ``"5ms"``; as numbers, latencies are milliseconds. ``max_activations`` is of bytes an image, ``min_accuracy`` of 0
+    to 1. ``compile`` is of the final training alone: a trial is shorter
     than its compilation.
     """
 
@@ -116,9 +122,13 @@ class Settings(BaseModel):
     seed: int = Field(default=0, ge=0, lt=SEEDS)
     epochs: int | None = Field(default=None, ge=1, le=10**6)
     recipe: str | None = None
+    objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = None
     max_params: Count | None = None
     max_macs: Count | None = None
+    max_activations: Count | None = None
     max_latency: Milliseconds | None = None
+    min_accuracy: float | None = Field(default=None, ge=0, le=1)
+    max_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     latency_target: Milliseconds | None = None
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"

@@ -17,7 +17,7 @@ from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
 from nas_agg.study.origin import about_training, add_code_or_say_why_not
-from nas_agg.study.scoring import over, score
+from nas_agg.study.scoring import score, too_slow
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
@@ -42,7 +42,7 @@ def _compiled(genotype: Genotype, job: dict[str, Any], recipe: Recipe) -> Networ
 
 def _latency(job: dict[str, Any], model: Network, data: Data) -> float | None:
     """A trial's latency, if it is asked for: measured once and kept with the trial."""
-    if job.get("max_latency") is None and job.get("latency_target") is None:
+    if not job.get("latency"):
         return None
     path = Path(job["out"]) / LATENCY
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or spoilt
@@ -56,21 +56,27 @@ def _latency(job: dict[str, Any], model: Network, data: Data) -> float | None:
 def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
     """Train a trial on the training split, or train it on, and score it on the validation split after each epoch.
 
-    A network slower than ``job["max_latency"]`` is not trained.
+    What is reported is ``job["reported"]``: ``accuracy``, weighed by the latency if there is a target, or ``loss``. A
+    network slower than ``job["max_latency"]`` is not trained.
     """
     out = Path(job["out"])
     recipe = get_recipe(job["recipe"])
     model = _compiled(Genotype.model_validate(job["genotype"]), job, recipe)
     latency, target = _latency(job, model, data), job.get("latency_target")
     measured: dict[str, Any] = {} if latency is None else {"latency_ms": latency}
-    if refused := over(latency, job.get("max_latency")):
+    if refused := too_slow(latency, job.get("max_latency")):
         return {"infeasible": refused, **measured}
     reported, stop = 0, False
+
+    def value(epoch: dict[str, Any]) -> float:
+        if job.get("reported") == "loss":
+            return epoch["validation_loss"]
+        return score(epoch["validation_accuracy"], latency, target)
 
     def catch_up(history: Sequence[dict[str, Any]]) -> bool:
         nonlocal reported, stop
         while reported < len(history) and not stop:
-            stop = report(reported + 1, score(history[reported]["validation_accuracy"], latency, target))
+            stop = report(reported + 1, value(history[reported]))
             reported += 1
         return stop
 
@@ -93,10 +99,9 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
     )
     catch_up(result.history)
     remove_checkpoint(out)
-    accuracy = result.history[reported - 1]["validation_accuracy"]
-    if target is not None:
-        measured["accuracy"] = accuracy
-    return {"value": score(accuracy, latency, target), "seconds": result.seconds, **measured}
+    last = result.history[reported - 1]
+    measured |= {"accuracy": last["validation_accuracy"], "loss": last["validation_loss"]}
+    return {"value": value(last), "seconds": result.seconds, **measured}
 
 
 def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from optuna.trial import TrialState
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from nas_agg.study.objectives import Objectives
+
 Labels = dict[str, Any]
 OWN = "nas_agg:"  # before the names of this package's attributes, which lie beside those of a user's function
-MEASURED = ("accuracy", "latency_ms")  # what a worker may tell of a network beside its value
+REMOTE = f"{OWN}remote:"  # of what the coordinator and workers elsewhere say to each other
+MEASURED = ("accuracy", "loss", "latency_ms", "batch_size")  # what a worker may tell of a network beside its value
 
 
 @dataclass(frozen=True)
@@ -22,10 +25,13 @@ class TrialRecord:
     Attributes:
         number: Its number in the study, from 0.
         state: ``running``, ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible`` (its network is slower than
-            the limit, and was not trained) or ``stopped`` (when the search ended; it says nothing of its network).
-        value: What it scored (of a pruned one, when it was stopped).
+            the limit, or did not fit the memory) or ``stopped`` (when the search ended; it says nothing of its
+            network).
+        values: What it has for each objective (of a pruned one, when it was stopped).
+        scores: The same, so turned that more is better; None as well where a limit does not hold.
         labels: The values of the space's open names, as Optuna stores them.
         params, macs, hash: What its network costs and is.
+        activation_bytes: What an image leaves for the backward pass, where the search asks for it.
         seconds: How long it was trained.
         seed: The seed of its training.
         reason: Why it failed or was stopped, else empty.
@@ -33,12 +39,15 @@ class TrialRecord:
         refused: Draws refused before it was drawn.
         memory: What it was trained with.
         accuracy: On the validation images, where the value is another.
+        loss: Likewise.
         latency_ms: Milliseconds of a forward pass of one image, where they were measured.
+        batch_size: Of its training, where it is not the recipe's, which did not fit the memory.
     """
 
     number: int
     state: str
-    value: float | None
+    values: tuple[float, ...] | None
+    scores: tuple[float, ...] | None
     labels: Labels
     params: int
     macs: int
@@ -50,12 +59,33 @@ class TrialRecord:
     refused: int = 0
     memory: str = "plain"
     accuracy: float | None = None
+    activation_bytes: int | None = None
+    loss: float | None = None
     latency_ms: float | None = None
+    batch_size: int | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The first of its values."""
+        return self.values[0] if self.values else None
 
     @property
     def counts(self) -> bool:
         """Whether the trial is one of the budget: a network with a result of its own."""
         return self.state in ("complete", "pruned")
+
+
+def scores_of(trial: FrozenTrial, objectives: Objectives) -> tuple[float, ...] | None:
+    """A trial's values, each so turned that more is better; None: it has none, or a limit does not hold."""
+    values = trial.user_attrs.get(OWN + "values") or trial.values
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not values or violation_of(trial) > 0:
+        return None
+    return objectives.scores(values)
+
+
+def violation_of(trial: FrozenTrial) -> float:
+    """By how much a trial is over its limits; 0: it is over none."""
+    return sum(max(0.0, over) for over in trial.constraints.values())
 
 
 _STATES = {
@@ -67,7 +97,7 @@ _STATES = {
 }
 
 
-def as_record(trial: FrozenTrial) -> TrialRecord:
+def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
     """What a trial of the study says."""
     attrs = {key.removeprefix(OWN): value for key, value in trial.user_attrs.items() if key.startswith(OWN)}
     twin = attrs.get("repeat_of")
@@ -75,17 +105,18 @@ def as_record(trial: FrozenTrial) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state="repeat" if twin is not None else state,
-        value=trial.value,
+        values=tuple(values) if (values := attrs.get("values") or trial.values) else None,
+        scores=scores_of(trial, objectives),
         labels=trial.params,
         params=attrs.get("params", 0),
         macs=attrs.get("macs", 0),
         hash=attrs.get("hash", ""),
+        activation_bytes=attrs.get("activation_bytes"),
         seconds=attrs.get("seconds"),
         seed=attrs.get("seed", 0),
         reason=attrs.get("reason", ""),
         twin=twin,
         refused=attrs.get("refused", 0),
         memory=attrs.get("memory", "plain"),
-        accuracy=attrs.get("accuracy"),
-        latency_ms=attrs.get("latency_ms"),
+        **{name: attrs.get(name) for name in MEASURED},
     )

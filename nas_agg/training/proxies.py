@@ -1,14 +1,15 @@
 """Scores of networks that were not trained: of each more is better.
 
-Every proxy is one small class: what it computes, and from which paper. A network comes as its graph and is built with
-weights of a seed, so that a score is the same wherever it is computed.
+Every proxy is one small class: what it computes, and from which paper; `nas_agg.study.proxies` tells of them without
+torch. A network comes as its graph and is built with weights of a seed, so that a score is the same wherever it is
+computed.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,6 @@ _ACTIVATIONS = {getattr(functional, name) for word, (name, _) in ACTIVATIONS.ite
 class Proxy(ABC):
     """A score of an untrained network."""
 
-    about: ClassVar[str]
-
     @abstractmethod
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         """The score; more is better.
@@ -45,16 +44,12 @@ class Proxy(ABC):
 class Params(Proxy):
     """The number of parameters."""
 
-    about = "trainable parameters"
-
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         return float(Cost(graph).params)
 
 
 class Macs(Proxy):
     """The number of multiply-adds."""
-
-    about = "multiply-adds an image"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         return float(Cost(graph).macs)
@@ -63,16 +58,12 @@ class Macs(Proxy):
 class GradNorm(Proxy):
     """The length of the gradient, added up over layers (Abdelfattah et al., "Zero-Cost Proxies", ICLR 2021)."""
 
-    about = "length of the loss's gradient, added up over layers"
-
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         return math.fsum(float(g.norm()) for _, g in _gradients(_with_gradient(graph, images, labels, seed)))
 
 
 class Snip(Proxy):
     """How much the loss would change without each weight (Lee et al., "SNIP", ICLR 2019), added up."""
-
-    about = "weight times gradient of the loss, absolute, added up"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         network = _with_gradient(graph, images, labels, seed)
@@ -85,8 +76,6 @@ class Synflow(Proxy):
     Norms are left out, as they would undo what is measured; the image is all ones. Where the flow is beyond double
     precision, as it is in very deep networks, the score is infinite.
     """
-
-    about = "flow through all paths of absolute weights, without norms; its logarithm"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         network = _network(without(graph, Norm), images, seed).double().eval()
@@ -104,8 +93,6 @@ class JacobCov(Proxy):
     The eigenvalues of the correlation of images' Jacobians (Mellor et al., "Neural Architecture Search without
     Training", first version, 2020).
     """
-
-    about = "how unlike the Jacobians of different images are"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         network = _network(graph, images, seed).train()
@@ -127,8 +114,6 @@ class Naswot(Proxy):
     The log-determinant of the kernel of their binary codes (Mellor et al., "Neural Architecture Search without
     Training", ICML 2021).
     """
-
-    about = "how unlike the patterns of active units of different images are"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         network = _network(graph, images, seed).train()
@@ -157,8 +142,6 @@ class Zen(Proxy):
     The Zen-score (Lin et al., "Zen-NAS", ICCV 2021, Algorithm 1): the logarithm of the mean change of the last feature
     map when noise of 0.01 is added to noise, plus that of each batch norm's deviation; the mean of 4 draws.
     """
-
-    about = "how much the last feature maps change with the image, norms' scales put back in"
 
     def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
         network = _network(features(graph), images, seed).train()

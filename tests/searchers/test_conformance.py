@@ -10,6 +10,7 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
 from nas_agg.space import Space
+from nas_agg.study.objectives import Objectives
 from nas_agg.study.points import PointSearcher, Seen, seen
 from nas_agg.study.searcher import Searcher, find_searcher, searchers
 from nas_agg.testing import TEXT, check_searcher
@@ -62,7 +63,7 @@ def test_what_the_conformance_kit_finds(space):
 
 
 def history(space: Space, values: list[dict], scores: list[float]) -> list[Seen]:
-    return [Seen(space.checked(point), score) for point, score in zip(values, scores, strict=True)]
+    return [Seen(space.checked(point), (score,)) for point, score in zip(values, scores, strict=True)]
 
 
 def test_evolution_mutates_the_young_and_good(space):
@@ -97,7 +98,7 @@ def test_local_search_tries_each_neighbour_of_the_centre_once(space):
     assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next centre
     far = space.sample(rng)
     assert sum(far[name] != centre[name] for name in far) > 1
-    assert next(searcher.proposals([*all_tried, Seen(far, 0.1)], rng)) in list(space.neighbours(far))
+    assert next(searcher.proposals([*all_tried, Seen(far, (0.1,))], rng)) in list(space.neighbours(far))
 
 
 def test_local_search_with_workers_finds_what_it_finds_alone():
@@ -117,7 +118,7 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
                 open_.append(next(searcher.proposals([*seen, *pending], rng), None) or space.sample(rng))
                 if len(open_) == workers:
                     point = open_.pop(0)
-                    seen.append(Seen(point, -sum(abs(value - 7) for value in point.values())))
+                    seen.append(Seen(point, (-sum(abs(value - 7) for value in point.values()),)))
             found.append(max(other.value for other in seen))
         best[workers] = np.mean(found)
     assert best[1] > -3
@@ -136,7 +137,7 @@ def test_ranges_of_any_width_and_scores_of_any_size(name):
         point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
         assert space.checked(point) == point
         value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
-        seen.append(Seen(point, value))
+        seen.append(Seen(point, None if value is None else (value,)))
 
 
 def test_what_was_seen(space):
@@ -155,6 +156,6 @@ def test_what_was_seen(space):
             state=state, value=value, params=space.labels(point), distributions=space.distributions
         )
         study.add_trial(trial)
-    assert [other.value for other in seen(study, space)] == [0.5, 0.6, None, 0.7]
-    assert [other.running for other in seen(study, space)] == [False, False, True, False]
-    assert [other.values for other in seen(study, space)] == points
+    assert [other.value for other in seen(study, space, Objectives())] == [0.5, 0.6, None, 0.7]
+    assert [other.running for other in seen(study, space, Objectives())] == [False, False, True, False]
+    assert [other.values for other in seen(study, space, Objectives())] == points

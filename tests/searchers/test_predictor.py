@@ -24,7 +24,7 @@ def space() -> Space:
 
 @pytest.fixture(scope="module")
 def predictor():
-    import nas_agg.searchers.predictor as module
+    import nas_agg.study.surrogate as module
 
     return module
 
@@ -125,7 +125,7 @@ def test_workers_spread_out(space):
     searcher = find_searcher("predictor")(space, 0)
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(20)]
-    scored = [Seen(point, float(point["rate"])) for point in points]
+    scored = [Seen(point, (float(point["rate"]),)) for point in points]
     first = next(searcher.proposals(scored, np.random.default_rng(1)))
     pending = [Seen(first, None, True)]
     six = [first]
@@ -149,6 +149,6 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
             rng = np.random.default_rng(number)
             proposed = next(searcher.proposals(seen, rng), None) if name == "predictor" else None
             point = proposed or space.sample(rng)
-            seen.append(Seen(point, score(point)))
+            seen.append(Seen(point, (score(point),)))
         best[name] = max(other.value for other in seen)
     assert best["predictor"] > best["random"] / 3

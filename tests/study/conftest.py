@@ -12,7 +12,7 @@ import pytest
 
 from nas_agg.genotype import Genotype
 from nas_agg.space import Space
-from nas_agg.study.record import JOURNAL
+from nas_agg.study.storages import JOURNAL
 
 TINY = {
     "input": [1, 8, 8],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nas_agg.study.scoring import over, score
+from nas_agg.study.scoring import score, too_slow
 from nas_agg.study.worker import serve
 
 
@@ -21,7 +21,7 @@ def prepare(setup):
             return {}
         width = job["genotype"]["let"]["width"] // 2
         latency = width / 2
-        if refused := over(latency, job["max_latency"]):
+        if refused := too_slow(latency, job["max_latency"]):
             return {"infeasible": refused, "latency_ms": latency}
         with (Path(setup["data"]["notes"]) / "trained.txt").open("a") as file:
             file.write(f"{Path(job['out']).name}\n")

@@ -13,7 +13,7 @@ from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import read
 from nas_agg.study import proposer, training
 from nas_agg.study.run import resume, search
-from nas_agg.study.scoring import over, score
+from nas_agg.study.scoring import score, too_slow
 from nas_agg.study.settings import Settings
 from nas_agg.study.task import Task
 from nas_agg.training.data import load_data
@@ -49,8 +49,8 @@ def test_the_score():
     assert score(0.9, 5.0, 5.0) == 0.9
     assert score(0.9, 10.0, 5.0) == pytest.approx(0.9 * 2**-0.07)
     assert score(0.9, 2.5, 5.0) / score(0.9, 5.0, 5.0) == pytest.approx(1.0497, abs=1e-4)
-    assert over(5.0, 5.0) == over(None, 5.0) == over(7.0, None) == ""
-    assert over(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
+    assert too_slow(5.0, 5.0) == too_slow(None, 5.0) == too_slow(7.0, None) == ""
+    assert too_slow(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
 
 
 def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp_path, capsys):
@@ -69,7 +69,7 @@ def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp
     )
     assert "networks of up to 2 ms" in said and "  latency  " in said
     rows = (tmp_path / "run/trials.csv").read_text().splitlines()
-    assert f"{one.number},infeasible,,,{one.latency_ms}," in rows[1 + one.number]
+    assert f"{one.number},infeasible,,,,{one.latency_ms}," in rows[1 + one.number]
     assert read(tmp_path / "run/best/metrics.json")["latency_ms"] == result.top[0].latency_ms
 
 
@@ -132,7 +132,7 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(training, "measure", lambda *args, **more: measured.append(more) or found(4.0))
     data, reports = load_data("digits"), []
-    target = {**job, "max_latency": 5.0, "latency_target": 8.0}
+    target = {**job, "latency": True, "max_latency": 5.0, "latency_target": 8.0}
     first = training.train_trial(target, data, lambda step, value: reports.append(value))
     assert [more["device"] for more in measured] == ["cpu"]
     assert json.loads((tmp_path / "trial/latency.json").read_text())["median_ms"] == 4.0
@@ -150,7 +150,7 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
 def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
     monkeypatch.setattr(training, "measure", lambda *args, **more: found(6.0))
     monkeypatch.setattr(training.loop, "train", None)
-    told = training.train_trial({**job, "max_latency": 5.0}, load_data("digits"), lambda step, value: False)
+    told = training.train_trial({**job, "latency": True, "max_latency": 5.0}, load_data("digits"), lambda step, value: False)
     assert told == {"infeasible": "latency 6 ms, more than 5 ms", "latency_ms": 6.0}
 
 

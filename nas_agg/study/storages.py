@@ -1,0 +1,157 @@
+"""Where studies are kept: opened by a URL or in a run's folder, by several processes at once.
+
+What is said of a storage never shows its password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from io import BufferedRandom
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from nas_agg.errors import InputError, NasAggError, one_line
+from nas_agg.study.searcher import reason_of
+from nas_agg.study.stopping import shielded
+
+JOURNAL = "study.journal"
+GRPC = "grpc://"
+READY = 10.0  # seconds in which a proxy must answer
+BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
+
+_SECRETS = re.compile(r"(?<=://)([^/\s:@]*):\S*@|(?i:(?<=password=)|(?<=passwd=))[^&\s]+")
+
+
+def hidden(text: str) -> str:
+    """A text that may name a storage, without passwords."""
+    return _SECRETS.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The storage of a URL, else the journal file of a run folder.
+
+    Args:
+        url: Any of Optuna's, or ``grpc://HOST:PORT`` of its gRPC proxy; ``$NAME`` in it is a variable of the
+            environment.
+        folder: The run's.
+
+    Raises:
+        InputError: The URL is no storage that can be opened, or the journal cannot be read.
+    """
+    if url is None:
+        path = folder / JOURNAL
+        with said("cannot be read", str(path), InputError):
+            lock = _Lock(path)
+            journal = JournalFileBackend(str(path), lock_obj=lock)
+            lock.acquire()  # mends it
+            lock.release()
+            return JournalStorage(journal)
+    with said("cannot be opened", url, InputError), quiet():
+        full = os.path.expandvars(url)
+        if full.startswith(GRPC):
+            return _proxy(full)
+        waits = {"connect_args": {"timeout": BUSY}} if full.startswith("sqlite") else {}
+        return optuna.storages.get_storage(RDBStorage(full, engine_kwargs=waits))
+
+
+def _proxy(url: str) -> GrpcStorageProxy:
+    host, colon, port = url.removeprefix(GRPC).rstrip("/").rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise InputError(f"{url}: write grpc://HOST:PORT")
+    try:
+        for needed in ("grpc", "google.protobuf"):
+            import_module(needed)
+    except ImportError:
+        raise InputError(f"{url}: needs grpcio and protobuf: pip install 'nas-agg[grpc]'") from None
+    proxy = GrpcStorageProxy(host=host, port=int(port))
+    try:
+        proxy.wait_server_ready(READY)
+    except ConnectionError:
+        proxy.close()
+        raise InputError(f"{url}: nobody answers there within {READY:g} s") from None
+    return proxy
+
+
+class _Lock(BaseJournalFileLock):
+    """Lets one process at a time write to a journal.
+
+    It is a lock of the kernel's, on the journal itself: it is free as soon as its holder is dead. What a kill in the
+    middle of a write left of a line is removed by the next who writes.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file: BufferedRandom | None = None
+
+    def acquire(self) -> bool:
+        file = self._path.open("rb+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            _mend(file)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _mend(file: BufferedRandom) -> None:
+    """Remove a last line that has no end."""
+    end = file.seek(0, os.SEEK_END)
+    if not end:
+        return
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
+@contextlib.contextmanager
+def said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggError) -> Iterator[None]:
+    """Whatever a storage raises, as one line; a signal waits until it is done."""
+    try:
+        with shielded():
+            yield
+    except NasAggError as error:
+        hiding = hidden(str(error))
+        if hiding != str(error):
+            raise type(error)(hiding) from None
+        raise
+    except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises
+        raise kind(hidden(f"{name} {what}: {_reason(error)}")) from error
+
+
+def _reason(error: Exception) -> str:
+    details = getattr(error, "details", None)  # gRPC's errors have it, and are pages long
+    if callable(details):
+        return one_line(f"{type(error).__name__.lstrip('_')}: {details()}")
+    return reason_of(error)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Optuna's remarks on standard error."""
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(level)

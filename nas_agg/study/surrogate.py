@@ -1,0 +1,251 @@
+"""What Gaussian processes expect of networks that were not trained: more of one score, or more of several."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import log_ndtr, ndtr, ndtri
+
+from nas_agg.study.figures import Figures
+from nas_agg.study.gaussian import Kernel, Process
+from nas_agg.study.genes import Rows
+from nas_agg.study.pareto import best_first, boxes
+
+if TYPE_CHECKING:
+    from nas_agg.study.objectives import Objectives
+
+Array = np.ndarray
+
+FEWEST = 12  # networks that are fitted to, however many open names there are
+MANY = 60  # networks from which on a process is not fitted at each ask
+MOST_FITTED = 400  # points; the fit takes time by the cube of them
+MOST_DISTANCES = 20_000_000  # between fitted points, over all open names
+SHORT_LIST = 40  # candidates whose figures are worked out, where that takes time
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What was seen, as rows of genes.
+
+    Attributes:
+        rows: Networks that have scores.
+        scores: Theirs, ``(networks, objectives)``, of each of which more is better.
+        failed: Networks that have none.
+        pending: Networks that are being trained.
+    """
+
+    rows: Rows
+    scores: Array
+    failed: Rows
+    pending: Rows
+
+    def fewer(self) -> Trials:
+        """The best and the latest of them, as many as can be fitted to in time."""
+        most = min(MOST_FITTED, max(FEWEST, int((MOST_DISTANCES / self.rows.shape[1]) ** 0.5)))
+        if len(self.rows) <= most:
+            return self
+        latest = np.arange(len(self.rows) - most // 2, len(self.rows))
+        kept = np.union1d(best_first(self.scores)[: most // 2], latest)
+        return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending)
+
+
+class Fits:
+    """The processes of a search. What they are follows from the trials; fits are kept only to save time."""
+
+    def __init__(self, figures: Figures):
+        self.genes, self.figures = figures.genes, figures
+        self._kept: dict[str, tuple[bytes, Array]] = {}
+
+    def theta(
+        self, name: str, kernel: Kernel, rows: Rows, figures: Sequence[Array], target: Bend, scores: Array
+    ) -> Array:
+        """The covariance's numbers, fitted anew for each network and, once they are many, for each fourth."""
+        count = len(rows) if len(rows) < MANY else len(rows) - len(rows) % 4
+        given = rows[:count].tobytes() + scores[:count].tobytes()
+        if self._kept.get(name, (b"",))[0] != given:
+            own = [group[:count] for group in figures]
+            codes = self.genes.codes(rows[:count])
+            self._kept[name] = given, Process(kernel, codes, standardised(own, own), target(scores[:count])).theta
+        return self._kept[name][1]
+
+
+class Surrogate:
+    """A process of one score, at one ask.
+
+    Networks that failed count as the worst, those that are being trained as if they had what is predicted.
+
+    Args:
+        fits: The search's.
+        name: Which of its processes this is.
+        trials: What was seen.
+        scores: The score of each network that has one.
+        bend: From scores to targets.
+        figured: Whether it learns from figures of networks too.
+
+    Attributes:
+        target: The bent score of each network that has one.
+        guess: What is predicted for each that is being trained.
+    """
+
+    def __init__(self, fits: Fits, name: str, trials: Trials, scores: Array, bend: Bend, figured: bool = True):
+        self._fits, self._figured = fits, figured
+        self._own = fits.figures.of(trials.rows) if figured else []
+        self._kernel = Kernel(fits.genes.tables, [group.shape[1] for group in self._own])
+        self._theta = fits.theta(name, self._kernel, trials.rows, self._own, bend, scores)
+        self.target = bend(scores)
+        rows = np.concatenate([trials.rows, trials.failed])
+        target = np.concatenate([self.target, np.full(len(trials.failed), self.target.min())])
+        self._process = self._of(rows, target)
+        self.guess = np.zeros(0)
+        if len(trials.pending):
+            self.guess, _ = self.predict(trials.pending, self._figures(trials.pending))
+            self._process = self._of(np.concatenate([rows, trials.pending]), np.concatenate([target, self.guess]))
+
+    def _of(self, rows: Rows, target: Array) -> Process:
+        figures = standardised(self._figures(rows), self._own)
+        return Process(self._kernel, self._fits.genes.codes(rows), figures, target, self._theta)
+
+    def _figures(self, rows: Rows) -> list[Array]:
+        return self._fits.figures.of(rows) if self._figured else []
+
+    def predict(self, rows: Rows, figures: Sequence[Array]) -> tuple[Array, Array]:
+        """Mean and deviation of the targets of some points, whose figures may be unknown: then there are none."""
+        return self._process.predict(self._fits.genes.codes(rows), standardised(figures, self._own))
+
+
+class Expectation(ABC):
+    """What is expected of candidates at one ask."""
+
+    def __init__(self, fits: Fits):
+        self.fits = fits
+
+    @abstractmethod
+    def gains(self, rows: Rows, dear: bool = False) -> Array:
+        """The log of what each is expected to gain; without figures where these take time, unless ``dear``."""
+
+    def reconsidered(self, rows: Rows) -> Rows:
+        """Candidates in the order of their gains, the first of them by all their figures."""
+        if self.fits.figures.cheap:
+            return rows
+        first = rows[:SHORT_LIST]
+        return np.concatenate([first[np.argsort(-self.gains(first, dear=True), kind="stable")], rows[SHORT_LIST:]])
+
+    def figures(self, rows: Rows, dear: bool) -> list[Array]:
+        """Figures of candidates, or none."""
+        return self.fits.figures.of(rows) if dear or self.fits.figures.cheap else []
+
+
+class Improvement(Expectation):
+    """The expected improvement of one score."""
+
+    def __init__(self, fits: Fits, trials: Trials):
+        super().__init__(fits)
+        self._surrogate = Surrogate(fits, "score", trials, trials.scores[:, 0], bent)
+
+    def gains(self, rows: Rows, dear: bool = False) -> Array:
+        """The log of the expected improvement."""
+        mean, deviation = self._surrogate.predict(rows, self.figures(rows, dear))
+        return log_improvement(mean, deviation, self._surrogate.target.max())
+
+
+class FrontGain(Expectation):
+    """The expected gain of the volume that the front of several scores beats.
+
+    A cost that arithmetic knows counts by its logarithm, and exactly; where counting takes time, a process of the open
+    names alone stands for it until a candidate is among the first.
+    """
+
+    def __init__(self, fits: Fits, trials: Trials, objectives: Objectives):
+        super().__init__(fits)
+        self._known = [objective.known and fits.figures.knows(objective.name) for objective in objectives]
+        self._names = objectives.names
+        self._surrogates: dict[int, Surrogate] = {}
+        self._spread: dict[int, tuple[float, float]] = {}
+        front, reference = [], []
+        for place, name in enumerate(self._names):
+            scores = trials.scores[:, place]
+            if self._known[place]:
+                scores = -np.log1p(-scores)
+                pending = -np.log1p(fits.figures.costs(trials.pending, name))
+                reference.append(scores.min() - 0.05 * np.ptp(scores))
+                if not fits.figures.cheap:
+                    self._spread[place] = float(scores.mean()), float(scores.std() or 1.0)
+                    own = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0])
+                    self._surrogates[place] = Surrogate(fits, name, own, scores, plain, figured=False)
+            else:
+                surrogate = self._surrogates[place] = Surrogate(fits, name, trials, scores, half_ranked)
+                scores, pending = surrogate.target, surrogate.guess
+                reference.append(np.quantile(scores, 0.25))
+            front.append(np.concatenate([scores, pending]))
+        self._lows, self._highs = boxes(np.stack(front, 1), np.array(reference))
+
+    def gains(self, rows: Rows, dear: bool = False) -> Array:
+        """The log of the expected gain of volume; what gains nothing stands behind, by its predictions."""
+        figures = self.figures(rows, dear)
+        volume = np.ones((len(rows), len(self._lows)))
+        hope = np.zeros(len(rows))
+        for place, name in enumerate(self._names):
+            if self._known[place] and (dear or self.fits.figures.cheap):
+                mean, deviation = -np.log1p(self.fits.figures.costs(rows, name)), np.full(len(rows), 1e-12)
+            else:
+                surrogate = self._surrogates[place]
+                mean, deviation = surrogate.predict(rows, [] if self._known[place] else figures)
+                middle, unit = self._spread.get(place, (0.0, 1.0))
+                mean, deviation = middle + unit * mean, unit * deviation
+            volume *= above(mean, deviation, self._lows[:, place]) - above(mean, deviation, self._highs[:, place])
+            hope += mean + deviation
+        gained = np.maximum(volume, 0.0).sum(1)
+        return np.where(gained > 1e-300, np.log(np.maximum(gained, 1e-300)), hope - 1e6)
+
+
+Bend = Callable[[Array], Array]
+
+
+def standardised(figures: Sequence[Array], of: Sequence[Array]) -> list[Array]:
+    """Figures less the mean of others, by their deviation."""
+    return [(f - o.mean(0)) / np.maximum(o.std(0), 1e-9) for f, o in zip(figures, of, strict=False)]  # all, or none
+
+
+def plain(scores: Array) -> Array:
+    """Scores, standardised."""
+    return (scores - scores.mean()) / (scores.std() or 1.0)
+
+
+def bent(scores: Array) -> Array:
+    """Scores so bent that the gaps below the best count by their logarithm; standardised."""
+    scores = scores / (np.abs(scores).max() or 1.0)  # whatever the size of a penalty, differences are finite
+    best, middle = scores.max(), np.median(scores)
+    gap = best - middle if best > middle else scores.std() or 1.0
+    return plain(-np.log(np.minimum((best - scores) / gap, 1e9) + 0.2))
+
+
+def half_ranked(scores: Array) -> Array:
+    """Scores of the upper half as they are, in their own units; of the lower half their ranks alone; standardised."""
+    scores = scores / (np.abs(scores).max() or 1.0)
+    away = scores - np.median(scores)
+    upper = away[away > 0]
+    unit = np.sqrt((upper**2).mean()) if len(upper) else 1.0
+    ranks = (scores[:, None] > scores[None]).sum(1) + 0.5 * (scores[:, None] == scores[None]).sum(1)
+    return plain(np.where(away > 0, away / unit, np.minimum(ndtri(ranks / len(scores)), 0.0)))
+
+
+def log_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    """The log of the expected improvement over ``best``, also where that is next to nothing."""
+    z = (mean - best) / deviation
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    whole = density + z * np.exp(log_ndtr(z))
+    far = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - 2 * np.log(np.maximum(-z, 1.0))  # phi(z) / z**2
+    return np.log(deviation) + np.where(z > -5, np.log(np.maximum(whole, 1e-300)), far)
+
+
+def above(mean: Array, deviation: Array, levels: Array) -> Array:
+    """By how much normal variables are expected to be above levels, ``(variables, levels)``; 0 above infinity."""
+    finite = np.where(np.isfinite(levels), levels, 0.0)
+    away = mean[:, None] - finite[None]
+    z = away / deviation[:, None]
+    found = deviation[:, None] * np.exp(-0.5 * np.minimum(z**2, 1400)) / np.sqrt(2 * np.pi) + away * ndtr(z)
+    return np.where(np.isfinite(levels), np.maximum(found, 0.0), 0.0)
