@@ -136,6 +136,15 @@ def search(
     retries: Annotated[
         int | None, typer.Option(help="How often a trial whose worker died is tried again (default: 3).")
     ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            help="median: stop what is below the median of its epoch; halving, hyperband: pause at rungs, the best go "
+            "on; none (default: median for one objective, none for several)."
+        ),
+    ] = None,
+    reduction: Annotated[int, typer.Option(help="Of halving: one in so many goes on from each rung.")] = 3,
+    first_epochs: Annotated[int, typer.Option(help="Of halving: epochs to the first rung.")] = 1,
     image_size: SizeOption = None,
     memory: MemoryOption = "auto",
     compile: Annotated[
@@ -188,6 +197,9 @@ def search(
             timeout=timeout,
             trial_timeout=trial_timeout,
             retries=3 if retries is None else retries,
+            pruner=pruner,
+            reduction=reduction,
+            first_epochs=first_epochs,
             image_size=image_size,
             memory=memory,
             compile=bool(compile),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 LONGEST = 60  # characters of a text shown in an error
+
+_SECRETS = re.compile(r"(?<=://)([^/\s:@]*):\S*@|(?i:(?<=password=)|(?<=passwd=))[^&\s]+")
 
 
 class NasAggError(Exception):
@@ -16,7 +19,7 @@ class NasAggError(Exception):
     status = 1
 
     def __str__(self) -> str:
-        return one_line(super().__str__())
+        return hidden(one_line(super().__str__()))
 
 
 class InputError(NasAggError, ValueError):
@@ -45,6 +48,11 @@ class GenotypeError(InputError):
     def within(self, *used: str) -> GenotypeError:
         """The same error, seen from further out."""
         return type(self)(self.what, self.where, (*used, *self.used))
+
+
+def hidden(text: str) -> str:
+    """A text that may name a storage by its URL, without passwords."""
+    return _SECRETS.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
 
 
 def one_line(text: str) -> str:

@@ -16,6 +16,7 @@ from nas_agg.study.scoring import over
 from nas_agg.study.trial import MEASURED, TrialRecord
 
 if TYPE_CHECKING:
+    from nas_agg.study.rungs import Rungs
     from nas_agg.study.settings import Settings
 
 FAILURES_IN_A_ROW = 10
@@ -74,6 +75,7 @@ class Coordinator:
         watcher: Is told.
         clock: Is stopped when the search ends.
         last_epoch: The epoch at which a trial is done and no longer stopped.
+        rungs: Where trials pause, if they do.
         forgiven: Trials of lower numbers do not count as failures in a row.
     """
 
@@ -85,6 +87,7 @@ class Coordinator:
     watcher: Watcher
     clock: Clock
     last_epoch: int = 0
+    rungs: Rungs | None = None
     forgiven: int = 0
 
     def run(self) -> str:
@@ -140,6 +143,9 @@ class Coordinator:
                     raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
                 self._start(self.job(trial, network))
                 continue
+            if self.rungs is not None and (paused := self.rungs.promoted(self.record.trials)) is not None:
+                self._waiting.append(self.record.promote(paused.number))
+                continue
             if self._spent():
                 return ""
             known = self.record.next_number
@@ -187,6 +193,9 @@ class Coordinator:
         if event.result.get("infeasible"):
             limits = {name: much for name, much in limits.items() if much > 0} or {"resources": 1.0}
             trial = self.record.refuse(number, event.result["infeasible"], limits, seconds=seconds, **told)
+        elif event.kind == "done" and event.result.get("paused"):
+            values = self._values(number, event.result)
+            trial = self.record.pause(number, event.result["paused"], values, seconds=seconds, **told)
         elif event.kind == "done":
             trial = self.record.complete(number, self._values(number, event.result), limits, seconds=seconds, **told)
         elif event.kind == "stopped":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas_agg.errors import InputError, NasAggError, cut, did_you_mean
+from nas_agg.errors import InputError, NasAggError, cut, did_you_mean, hidden
 from nas_agg.files import parse, read, write_atomic
 from nas_agg.study.settings import Settings
 
@@ -80,7 +80,7 @@ class RunFolder:
         """Write what the run is before anything of it exists."""
         self.run = {
             "status": "running",
-            "command": plain(" ".join(sys.argv)),
+            "command": plain(hidden(" ".join(sys.argv))),
             "settings": settings,
             "seed": settings.get("seed"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -54,10 +54,10 @@ OBJECTIVES = {
     for objective in (
         Objective("accuracy", maximised=True, figure="accuracy"),
         Objective("loss", figure="loss"),
+        Objective("latency", figure="latency_ms"),
         Objective("params", known=True, figure="params"),
         Objective("macs", known=True, figure="macs"),
         Objective("activations", known=True, figure="activation_bytes"),
-        Objective("latency", figure="latency_ms"),
     )
 }
 TRAINED = ("accuracy", "loss")
@@ -115,6 +115,8 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
         InputError: One is unknown or comes twice, or nothing is left to train or to evaluate for.
     """
     said = settings.objective
+    if said is not None and len(said) > 1 and settings.pruner == "median":
+        raise InputError("pruner: of several objectives there is no median; take halving, hyperband or none")
     if said is None:
         own = OBJECTIVES["accuracy"] if settings.latency_target is None else SCORE
         return Objectives((VALUE if evaluated else own,))

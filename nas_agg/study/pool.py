@@ -247,7 +247,8 @@ class Pool:
         busy = [worker for worker in self._workers if worker is not None and worker.job is not None]
         if not busy:
             return []
-        deadlines = [worker.started + self.trial_timeout for worker in busy if self.trial_timeout and worker.started is not None]
+        limit = self.trial_timeout
+        deadlines = [worker.started + limit for worker in busy if limit and worker.started is not None]
         if deadlines:
             timeout = min(timeout, max(0.0, min(deadlines) - time.monotonic()))
         ready = wait([worker.connection for worker in busy], timeout)
@@ -300,12 +301,13 @@ class Pool:
         return Event(worker.job.number, "lost", seconds=seconds, reason=f"worker {how}")
 
     def _time_out(self, worker: _Worker) -> Event | None:
-        if self.trial_timeout is None or worker.started is None or time.monotonic() < worker.started + self.trial_timeout:
+        limit = self.trial_timeout
+        if limit is None or worker.started is None or time.monotonic() < worker.started + limit:
             return None
         job, seconds = worker.job, time.monotonic() - worker.started
         self._kill(worker)
         assert job is not None
-        return Event(job.number, "failed", seconds=seconds, reason=f"longer than {self.trial_timeout:g} s")
+        return Event(job.number, "failed", seconds=seconds, reason=f"longer than {limit:g} s")
 
     def _kill(self, worker: _Worker) -> None:
         worker.process.kill()

@@ -109,6 +109,8 @@ class Display:
         if trial.state == "repeat":
             return f"trial {trial.number}: equal to trial {trial.twin}, {self._value(trial)}"
         early = " when stopped" if trial.state == "pruned" else ""
+        if trial.state == "paused":
+            early = f" after {count_of(max(trial.rungs), 'epoch')}"
         told = _told(trial, self._objectives)
         words = [_named(name, text) for name, text in told.items() if name not in self._objectives.names]
         words.append(f"{trial.seconds or 0:.1f} s")
@@ -131,7 +133,8 @@ class Display:
 
     def _best(self) -> str:
         if self._objectives.several:
-            return f"{len(front(self._trials()))} in the front"
+            count = len(front(self._trials()))
+            return f"{count} in the front" if count else ""
         best = ranked(self._trials())
         return f"best {self._value(best[0])}" if best else ""
 
@@ -150,6 +153,11 @@ class Display:
 def epoch_line(epoch: int, epochs: int, value: float) -> str:
     """How far a training is that is not validated."""
     return f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
+
+
+def count_of(count: int, what: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def epochs_text(epochs: int, compiled: bool) -> str:

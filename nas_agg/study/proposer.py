@@ -163,10 +163,10 @@ class Proposer:
                 attrs = self._attrs(network, refused - 1)
                 if known is None:
                     return self.record.begin(labels, distributions, attrs), network
-                if known.counts and not lost:
+                if known.told and not lost:
                     self.record.repeat(labels, distributions, attrs, known.number)
                     draws, refused, checked = self._draws(), 0, False
-                busy += known.state == "running"
+                busy += known.state in ("running", "paused")
                 if busy >= WHILE_OTHERS_RUN:
                     return "the searcher proposes what is being trained"
                 last = f"equal to trial {known.number}, {known.state}"

@@ -262,6 +262,24 @@ class Record:
         kept = {} if values is None else {"values": list(values)}
         return self._tell(number, TrialState.PRUNED, None, {**attrs, **kept})
 
+    def pause(self, number: int, epoch: int, values: Sequence[float], **attrs: Any) -> TrialRecord:
+        """Record what a trial has at a rung, where it waits."""
+        rungs = self._frozen(number).user_attrs.get(OWN + "rungs", {}) | {str(epoch): list(values)}
+        return self._set(number, {**attrs, "rungs": rungs, "values": list(values), "paused": True})
+
+    def promote(self, number: int) -> TrialRecord:
+        """Record that a trial that waited goes on."""
+        return self._set(number, {"paused": False})
+
+    def _set(self, number: int, attrs: Mapping[str, Any]) -> TrialRecord:
+        for key, attr in attrs.items():
+            self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
+            if self.storage is not None:
+                with said("cannot be written"):
+                    self.storage.set_trial_user_attr(self._ids[number], OWN + key, attr)
+        self._note(self._frozen(number))
+        return self._records[number]
+
     def fail(self, number: int, reason: str, **attrs: Any) -> TrialRecord:
         """Record that a trial failed, and why."""
         return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": one_line(reason)})
@@ -282,8 +300,12 @@ class Record:
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
 
-        They are neither failures nor known networks: a later search may train them.
+        They are neither failures nor known networks: a later search may train them. Those that wait at a rung have
+        what they had there.
         """
+        for trial in self._records:
+            if trial.state == "paused":
+                self._tell(trial.number, TrialState.PRUNED, None, {"paused": False})
         open = [trial.number for trial in self._records if trial.state == "running"]
         return [self._tell(number, TrialState.FAIL, None, {"reason": reason, "stopped": True}) for number in open]
 

@@ -63,8 +63,8 @@ class Remote:
 
     Args:
         record: The trials, in a storage that others can reach.
-        task: What workers must know before they begin: ``data``, ``images`` (their checksum), ``about``, ``folder``,
-            ``study`` and ``trial_timeout``.
+        task: What workers must know before they begin: ``data``, ``images`` (their checksum), ``about``, ``folder``
+            and ``trial_timeout``.
     """
 
     def __init__(self, record: Record, task: Mapping[str, Any]):

@@ -23,8 +23,10 @@ from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
 from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record
+from nas_agg.study.remote import Remote, Several, dismiss
 from nas_agg.study.result import SearchResult, ranked
-from nas_agg.study.scoring import pruner_of
+from nas_agg.study.rungs import Rungs
+from nas_agg.study.scoring import pruner_of, rungs_of
 from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.starts import start_values, with_room
@@ -137,7 +139,7 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any]) -> Settings:
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
-        for key in {"memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"} & settings.keys():
+        for key in {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"} & settings.keys():
             raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
     wanted = Settings.of(**settings)
     if evaluate is None and wanted.dataset is None:
@@ -164,6 +166,7 @@ class _Run:
         self.space, self.settings, self.evaluate, self.show = space, settings, evaluate, show
         self.objectives = objectives_of(settings, evaluate is not None)
         self.searcher = make_searcher(searcher, space, settings.seed, self.objectives)
+        self.rungs: Rungs | None = None
         self.command: Sequence[str] = WORKER
         self.means: Means | None = None
 
@@ -182,6 +185,7 @@ class _Run:
         said = self.settings
         images = (task.input, task.classes) if task else (None, None)
         self.settings = with_room(said, self.space, *images)
+        self.rungs = rungs_of(self.settings)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
@@ -229,7 +233,7 @@ class _Run:
     # ---- the parts of a search
 
     def _record(self, folder: RunFolder | None) -> Record:
-        pruner = pruner_of(self.settings.epochs or 0 if self.evaluate is None else 0)
+        pruner = pruner_of(self.settings, self.objectives)
         if folder is None:
             return Record(pruner, objectives=self.objectives)
         storage = open_storage(self.settings.storage, folder.path)
@@ -259,7 +263,10 @@ class _Run:
             asked = [objective.figure for objective in self.objectives if not objective.known]
             return InProcess(self.evaluate, record.trial, asked)
         assert task is not None and folder is not None
-        return Pool(task.setups(), folder.path / "log.txt", self.settings.trial_timeout, self.command)
+        here = task.setups() if self.settings.workers != 0 else []
+        pool = Pool(here, folder.path / "log.txt", self.settings.trial_timeout, self.command)
+        told = {"data": task.data, "images": task.images, "about": task.about, "trial_timeout": pool.trial_timeout}
+        return Several(pool, Remote(record, {**told, "folder": str(folder.path.resolve())}))
 
     def _display(self, folder: RunFolder | None, record: Record, clock: Clock) -> Display:
         def keep() -> None:
@@ -293,6 +300,7 @@ class _Run:
                 watcher=display,
                 clock=clock,
                 last_epoch=self.settings.epochs or 0,
+                rungs=self.rungs,
                 forgiven=forgiven,
             )
             if self._final(folder) is not None:  # it was killed at its very end: nothing is searched anew
@@ -300,6 +308,7 @@ class _Run:
                 reason = folder.run.get("reason", "") if folder else ""
             else:
                 reason = coordinator.run()
+            dismiss(record, reason)
             best = self._best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))
@@ -345,6 +354,7 @@ class _Run:
                 "latency": self._needs_latency,
                 "max_latency": self.settings.max_latency,
                 "latency_target": self.settings.latency_target,
+                "until": self.rungs.until(trial) if self.rungs else None,
             }
         return Job(trial.number, network.genotype, order)
 

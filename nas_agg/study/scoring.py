@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nas_agg.errors import InputError
+from nas_agg.study.rungs import Rungs
+
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
+    from nas_agg.study.objectives import Objectives
     from nas_agg.study.settings import Settings
 
 #: MnasNet's (Tan et al. 2019, section 3): of two networks of one latency the better wins, and twice as fast is worth
@@ -46,8 +50,29 @@ def over(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
     return by
 
 
-def pruner_of(epochs: int) -> BasePruner:
-    """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished."""
-    from optuna.pruners import MedianPruner
+def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
+    """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished.
 
-    return MedianPruner(n_startup_trials=10, n_warmup_steps=epochs // 3, n_min_trials=5)
+    Of several objectives there is no median; trials that pause at rungs are not stopped in between.
+    """
+    from optuna.pruners import MedianPruner, NopPruner
+
+    if objectives.several or settings.pruner not in (None, "median"):
+        return NopPruner()
+    return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
+
+
+def rungs_of(settings: Settings) -> Rungs | None:
+    """Where trainings pause; None: nowhere.
+
+    Raises:
+        InputError: There is no rung before the last epoch.
+    """
+    if settings.pruner not in ("halving", "hyperband"):
+        return None
+    assert settings.epochs is not None
+    if settings.first_epochs >= settings.epochs:
+        raise InputError(
+            f"first_epochs: {settings.first_epochs} of {settings.epochs} epochs leave nothing to save; give less"
+        )
+    return Rungs(settings.first_epochs, settings.reduction, settings.epochs, settings.pruner == "hyperband")

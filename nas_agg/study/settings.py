@@ -130,10 +130,13 @@ class Settings(BaseModel):
     min_accuracy: float | None = Field(default=None, ge=0, le=1)
     max_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     latency_target: Milliseconds | None = None
+    pruner: Literal["median", "halving", "hyperband", "none"] | None = None
+    reduction: int = Field(default=3, ge=2, le=100)
+    first_epochs: int = Field(default=1, ge=1)
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"
     storage: str | None = Field(default=None, min_length=1)
-    workers: int | None = Field(default=None, ge=1, le=1024)
+    workers: int | None = Field(default=None, ge=0, le=1024)
     timeout: Seconds | None = None
     trial_timeout: Seconds | None = None
     retries: int = Field(default=3, ge=0)

@@ -1,14 +1,10 @@
-"""Where studies are kept: opened by a URL or in a run's folder, by several processes at once.
-
-What is said of a storage never shows its password.
-"""
+"""Where studies are kept: opened by a URL or in a run's folder, by several processes at once."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -28,13 +24,6 @@ JOURNAL = "study.journal"
 GRPC = "grpc://"
 READY = 10.0  # seconds in which a proxy must answer
 BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
-
-_SECRETS = re.compile(r"(?<=://)([^/\s:@]*):\S*@|(?i:(?<=password=)|(?<=passwd=))[^&\s]+")
-
-
-def hidden(text: str) -> str:
-    """A text that may name a storage, without passwords."""
-    return _SECRETS.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
@@ -128,13 +117,10 @@ def said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggE
     try:
         with shielded():
             yield
-    except NasAggError as error:
-        hiding = hidden(str(error))
-        if hiding != str(error):
-            raise type(error)(hiding) from None
+    except NasAggError:
         raise
     except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises
-        raise kind(hidden(f"{name} {what}: {_reason(error)}")) from error
+        raise kind(f"{name} {what}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -26,6 +26,7 @@ class Task:
         devices: The device of each worker.
         device_name: The hardware's own name.
         held: Bytes of its images.
+        images: Their checksum.
     """
 
     about: str
@@ -35,6 +36,7 @@ class Task:
     devices: tuple[str, ...]
     device_name: str
     held: int = 0
+    images: str = ""
 
     def setups(self) -> list[dict[str, Any]]:
         """What each worker is told first: one thread on a CPU, since there is a worker for each core."""
@@ -81,9 +83,6 @@ def open_task(settings: Settings, space: Space) -> Task:
         "min_side": space.min_input,
     }
     data = load_data(**arguments)
-    every = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    devices = every if str(device) == "cuda" else [str(device)]
-    workers = settings.workers or (min(2, cores()) if device.type == "cpu" else len(devices))
     size = "x".join(map(str, data.input))
     count = len(data.train) + len(data.validation) + len(data.test)
     return Task(
@@ -91,10 +90,32 @@ def open_task(settings: Settings, space: Space) -> Task:
         data=arguments,
         input=data.input,
         classes=data.classes,
-        devices=tuple(devices[i % len(devices)] for i in range(workers)),
+        devices=devices_of(settings.device, settings.workers),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
         held=data.nbytes,
+        images=data.digest,
     )
+
+
+def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
+    """The device of each worker process: one process a GPU unless told, else 2 or the cores.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` (every one) or ``cuda:N``.
+        workers: How many processes; 0 counts as unsaid.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    import torch
+
+    from nas_agg.training.loop import pick_device
+
+    found = pick_device(device)
+    every = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = every if str(found) == "cuda" else [str(found)]
+    count = workers or (min(2, cores()) if found.type == "cpu" else len(devices))
+    return tuple(devices[i % len(devices)] for i in range(count))
 
 
 def absolute(spec: str) -> str:

@@ -57,7 +57,7 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
     """Train a trial on the training split, or train it on, and score it on the validation split after each epoch.
 
     What is reported is ``job["reported"]``: ``accuracy``, weighed by the latency if there is a target, or ``loss``. A
-    network slower than ``job["max_latency"]`` is not trained.
+    network slower than ``job["max_latency"]`` is not trained. After ``job["until"]`` epochs it pauses.
     """
     out = Path(job["out"])
     recipe = get_recipe(job["recipe"])
@@ -96,11 +96,15 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
         out=out,
         resume=True,
         report=after_epoch,
+        until=job.get("until"),
     )
     catch_up(result.history)
-    remove_checkpoint(out)
     last = result.history[reported - 1]
     measured |= {"accuracy": last["validation_accuracy"], "loss": last["validation_loss"]}
+    if result.stopped == "paused":
+        measured["paused"] = reported
+    else:
+        remove_checkpoint(out)
     return {"value": value(last), "seconds": result.seconds, **measured}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
@@ -24,7 +24,7 @@ class TrialRecord:
 
     Attributes:
         number: Its number in the study, from 0.
-        state: ``running``, ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible`` (its network is slower than
+        state: ``running``, ``paused`` (at a rung), ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible`` (its network is slower than
             the limit, or did not fit the memory) or ``stopped`` (when the search ended; it says nothing of its
             network).
         values: What it has for each objective (of a pruned one, when it was stopped).
@@ -34,6 +34,7 @@ class TrialRecord:
         activation_bytes: What an image leaves for the backward pass, where the search asks for it.
         seconds: How long it was trained.
         seed: The seed of its training.
+        rungs: The epochs at which it paused, and its scores then.
         reason: Why it failed or was stopped, else empty.
         twin: The number of the trial it repeats.
         refused: Draws refused before it was drawn.
@@ -54,6 +55,7 @@ class TrialRecord:
     hash: str
     seconds: float | None
     seed: int
+    rungs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     reason: str = ""
     twin: int | None = None
     refused: int = 0
@@ -72,15 +74,26 @@ class TrialRecord:
     @property
     def counts(self) -> bool:
         """Whether the trial is one of the budget: a network with a result of its own."""
+        return self.told or self.state == "paused"
+
+    @property
+    def told(self) -> bool:
+        """Whether its result is its last."""
         return self.state in ("complete", "pruned")
 
 
 def scores_of(trial: FrozenTrial, objectives: Objectives) -> tuple[float, ...] | None:
     """A trial's values, each so turned that more is better; None: it has none, or a limit does not hold."""
-    values = trial.user_attrs.get(OWN + "values") or trial.values
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or not values or violation_of(trial) > 0:
+    values = trial.values or trial.user_attrs.get(OWN + "values")
+    known = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_paused(trial)
+    if not known or not values or violation_of(trial) > 0:
         return None
     return objectives.scores(values)
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Whether a trial waits at a rung, with what it had there."""
+    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(OWN + "paused"))
 
 
 def violation_of(trial: FrozenTrial) -> float:
@@ -102,10 +115,12 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
     attrs = {key.removeprefix(OWN): value for key, value in trial.user_attrs.items() if key.startswith(OWN)}
     twin = attrs.get("repeat_of")
     state = next((word for word in ("stopped", "infeasible") if attrs.get(word)), _STATES[trial.state])
+    if is_paused(trial):
+        state = "paused"
     return TrialRecord(
         number=trial.number,
         state="repeat" if twin is not None else state,
-        values=tuple(values) if (values := attrs.get("values") or trial.values) else None,
+        values=tuple(values) if (values := trial.values or attrs.get("values")) else None,
         scores=scores_of(trial, objectives),
         labels=trial.params,
         params=attrs.get("params", 0),
@@ -114,6 +129,7 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
         activation_bytes=attrs.get("activation_bytes"),
         seconds=attrs.get("seconds"),
         seed=attrs.get("seed", 0),
+        rungs={int(epoch): objectives.scores(values) for epoch, values in attrs.get("rungs", {}).items()},
         reason=attrs.get("reason", ""),
         twin=twin,
         refused=attrs.get("refused", 0),

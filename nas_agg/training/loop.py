@@ -52,7 +52,7 @@ class Result:
     Attributes:
         epochs: Epochs done.
         history: Each epoch's metrics, as in ``metrics.jsonl``.
-        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, else none.
+        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, ``"paused"`` if ``until`` did, else none.
         seconds: Time the epochs took, those before a resumption included.
         uncompiled: Why steps ran as they are when they were to be compiled, else empty.
     """
@@ -139,6 +139,7 @@ def train(
     report: Report | None = None,
     checkpoint_seconds: float = 20.0,
     compile: bool = False,
+    until: int | None = None,
 ) -> Result:
     """Train a model in place.
 
@@ -161,6 +162,7 @@ def train(
             training never broken off, to the last bit on a CPU.
         report: Called after each epoch with its number (from 1) and metrics; true ends the training.
         checkpoint_seconds: Time between checkpoints, which stand at ends of epochs.
+        until: Pause after so many epochs, with a checkpoint to go on from; the schedule is that of ``epochs``.
         compile: Whether steps run under ``torch.compile``. It compiles before the first step; if that fails, the
             training goes on without. The weights and their names are the model's own in any case.
 
@@ -178,7 +180,7 @@ def train(
             run.open(out, resume)
         if compile and len(run.history) < epochs:
             run.compile()
-        return run.run(report, checkpoint_seconds)
+        return run.run(report, checkpoint_seconds, min(epochs, until or epochs))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -261,11 +263,11 @@ class _Training:
             if on_device is not None:
                 torch.cuda.set_rng_state(on_device, self.device)
 
-    def run(self, report: Report | None, checkpoint_seconds: float) -> Result:
-        """The epochs that are left."""
+    def run(self, report: Report | None, checkpoint_seconds: float, until: int) -> Result:
+        """The epochs that are left, up to one of them."""
         saved = time.monotonic()
         stopped = None
-        while len(self.history) < self.epochs and stopped is None:
+        while len(self.history) < until and stopped is None:
             metrics = self._epoch(len(self.history) + 1)
             self.history.append(metrics)
             if self.out is not None:
@@ -277,6 +279,10 @@ class _Training:
             elif self.out is not None and time.monotonic() - saved >= checkpoint_seconds:
                 save_checkpoint(self.out, self.of, self._state())
                 saved = time.monotonic()
+        if stopped is None and len(self.history) < self.epochs:
+            stopped = "paused"
+            if self.out is not None:
+                save_checkpoint(self.out, self.of, self._state())
         seconds = sum(metrics["seconds"] for metrics in self.history)
         return Result(len(self.history), tuple(self.history), stopped, seconds, self.uncompiled)
 

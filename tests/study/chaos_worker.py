@@ -1,0 +1,72 @@
+"""A worker whose trials take a moment; some raise, exhaust the memory or never end, as its setup says.
+
+Started as ``chaos_worker.py join STORAGE RUN NOTES WAYS`` it is a whole machine that joins a search from elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from nas_agg.study.worker import serve
+
+
+def value_of(let: dict) -> float:
+    """What a network scores: a number of its own."""
+    text = json.dumps([let[name] for name in ("width", "deep", "kernel", "end")])
+    return 0.1 + sum(map(ord, text)) % 97 / 100 + let["width"] / 10**4
+
+
+def prepare(setup):
+    ways = setup["data"]
+    notes = Path(ways["notes"])
+    (notes / f"pid-{os.getpid()}").touch()
+
+    def work(job, report):
+        if job["final"]:
+            out = Path(job["out"])
+            out.mkdir(exist_ok=True)
+            metrics = {"trial": job["trial"], "test_accuracy": 0.5, "correct": 5, "images": 10}
+            (out / "metrics.json").write_text(json.dumps(metrics))
+            out.rename(job["best"])
+            return {}
+        number = int(Path(job["out"]).name.partition("-")[0])
+        with (notes / "trained.txt").open("a") as file:
+            file.write(f"{number} {os.getpid()} {job['out']}\n")
+        if number in ways.get("raises", ()):
+            raise ValueError("it is odd")
+        if number in ways.get("exhausts", ()):
+            return {"infeasible": "out of memory: at batch size 96 and 48"}
+        if number in ways.get("hangs", ()):
+            time.sleep(600)
+        value = value_of(job["genotype"]["let"])
+        for epoch in range(1, job["epochs"] + 1):
+            time.sleep(ways["sleep"] / job["epochs"])
+            reached = value * epoch / job["epochs"]
+            if report(epoch, reached):
+                break
+        return {"value": reached, "accuracy": reached, "loss": 1 - reached, "seconds": ways["sleep"]}
+
+    return work
+
+
+def join(storage: str, run: str, notes: str, ways: str) -> None:
+    """Be a machine with one process."""
+    from nas_agg.study.joiner import Joiner
+    from nas_agg.study.joining import find
+    from nas_agg.study.stopping import stoppable
+
+    found = find(run=run, wait=60) if storage == "-" else find(storage, Path(run).name, wait=60)
+    setup = {"data": {**json.loads(ways), "notes": notes}, "device": "cpu", "threads": 1}
+    with stoppable():
+        Joiner(found, [setup], say=lambda line: print(line, flush=True), command=(sys.executable, __file__)).run()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "join":
+        join(*sys.argv[2:])
+    else:
+        serve(prepare)

@@ -1,0 +1,170 @@
+"""Searches whose workers are killed all the time, on each kind of storage, with workers here and elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.pruners import NopPruner
+from postgres import postgres
+
+import nas_agg.study.remote as remote
+import nas_agg.study.run as run
+from nas_agg.study.record import Record
+from nas_agg.study.run import search
+from nas_agg.study.storages import open_storage
+from nas_agg.study.task import Task
+
+WORKER = Path(__file__).with_name("chaos_worker.py")
+BUDGET, WORKERS = 60, 4
+value_of = runpy.run_path(str(WORKER))["value_of"]
+WAYS = {"sleep": 0.7, "raises": [7], "exhausts": [13], "hangs": [21]}
+
+
+@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+def storage(request, tmp_path):
+    """The storage of a search; None is the journal in its folder."""
+    if request.param == "postgresql":
+        with postgres() as url:
+            yield url
+    else:
+        yield None if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
+
+
+class Killer(threading.Thread):
+    """Kills one of the processes it is given, again and again."""
+
+    def __init__(self, victims, every):
+        super().__init__(daemon=True)
+        self.victims, self.every, self.kills, self.over = victims, every, 0, threading.Event()
+        self.draw = random.Random(0)
+
+    def run(self):
+        while not self.over.wait(self.every):
+            if living := [pid for pid in self.victims() if _alive(pid)]:
+                os.kill(self.draw.choice(living), signal.SIGKILL)
+                self.kills += 1
+
+    def end(self):
+        self.over.set()
+        self.join()
+        return self.kills
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def pids(folder: Path) -> list[int]:
+    return [int(path.name.removeprefix("pid-")) for path in folder.glob("pid-*")]
+
+
+@pytest.fixture
+def chaos(monkeypatch, tmp_path, wide, storage):
+    """Searches in the wide space; gives the function that does so with some workers here."""
+    (tmp_path / "notes").mkdir()
+    task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
+    monkeypatch.setattr(run, "open_task", lambda settings, space: task)
+    monkeypatch.setattr(run, "WORKER", (sys.executable, str(WORKER)))
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 3.0)
+
+    def go(workers):
+        return search(
+            wide,
+            searcher="random",
+            budget=BUDGET,
+            epochs=3,
+            workers=workers,
+            storage=storage,
+            retries=20,
+            trial_timeout=2,
+            max_params=0,
+            max_macs=0,
+            out=tmp_path / "run",
+        )
+
+    return go
+
+
+def check(result, out: Path, storage: str | None) -> None:
+    """A budget of networks has one result each, and every record says the same."""
+    states = Counter(trial.state for trial in result.trials)
+    assert states["complete"] + states["pruned"] == BUDGET
+    assert states["running"] == states["stopped"] == 0
+    own = [trial for trial in result.trials if trial.state != "repeat"]
+    assert len({trial.hash for trial in own}) == len(own) == BUDGET + 3
+    spoilt = {trial.number: (trial.state, trial.reason.partition(",")[0]) for trial in own if not trial.counts}
+    assert spoilt == {
+        7: ("failed", "ValueError: it is odd"),
+        13: ("infeasible", "out of memory: at batch size 96 and 48"),
+        21: ("failed", "longer than 2 s"),  # and perhaps ", 2 times trained again"
+    }
+    for trial in own:
+        if trial.state == "complete":
+            let = {**trial.labels, "deep": json.loads(trial.labels["deep"]), "kernel": json.loads(trial.labels["kernel"])}
+            assert trial.value == pytest.approx(value_of({**let, "end": json.loads(trial.labels["end"])}))
+    said = json.loads((out / "run.json").read_text())
+    assert said["status"] == "finished"
+    with (out / "trials.csv").open() as file:
+        rows = [(int(row["number"]), row["state"], row["hash"]) for row in csv.DictReader(file)]
+    assert rows == [(trial.number, trial.state, trial.hash) for trial in result.trials]
+    kept = Record(NopPruner(), open_storage(storage, out), said["study"], begun=True)
+    assert [vars(trial) for trial in kept.trials] == [vars(trial) for trial in result.trials]
+
+
+def test_workers_here_are_killed(chaos, storage, tmp_path):
+    killer = Killer(lambda: pids(tmp_path / "notes"), every=2.4)
+    killer.start()
+    result = chaos(workers=WORKERS)
+    assert killer.end() >= 3
+    check(result, tmp_path / "run", storage)
+
+
+def test_workers_elsewhere_are_killed(chaos, storage, tmp_path):
+    notes, machines = tmp_path / "notes", []
+    output = (tmp_path / "machines.txt").open("ab")
+
+    def hire():
+        command = [str(WORKER), "join", storage or "-", str(tmp_path / "run"), str(notes), json.dumps(WAYS)]
+        machines.append(subprocess.Popen([sys.executable, *command], stdout=output, stderr=output))
+
+    def victims():
+        """Every second time a whole machine, which another replaces; else the process that trains on one."""
+        if killer.kills % 2:
+            return pids(notes)
+        hire()
+        return [machine.pid for machine in machines[:-1]]
+
+    for _ in range(WORKERS):
+        hire()
+    killer = Killer(victims, every=2.4)
+    killer.start()
+    try:
+        result = chaos(workers=0)
+        assert killer.end() >= 3
+        check(result, tmp_path / "run", storage)
+        deadline = time.monotonic() + 20
+        while any(machine.poll() is None for machine in machines) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [machine.poll() for machine in machines]
+        assert set(left) <= {0, -9}, "whoever is alive leaves when the search is over"
+        assert left.count(0) >= WORKERS - 1
+    finally:
+        killer.end()
+        for machine in machines:
+            machine.kill()
+            machine.wait()
