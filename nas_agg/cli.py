@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from nas_agg.commands.bench import bench
 from nas_agg.commands.compile import compile_
 from nas_agg.commands.lists import COMMANDS
 from nas_agg.commands.options import (
@@ -23,6 +24,8 @@ from nas_agg.commands.options import (
     of,
     print_json,
 )
+from nas_agg.commands.proxies import proxies
+from nas_agg.commands.worker import worker
 from nas_agg.console import bytes_text, count_text, print_table
 from nas_agg.errors import InputError, NasAggError, one_line
 
@@ -80,7 +83,13 @@ def search(
             metavar="POINT", help="Try this network first: a point, or any GENOTYPE of the space; repeatable."
         ),
     ] = None,
-    dataset: DatasetOption = "digits",
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder a class) or npz:PATH (default: "
+            "digits; of a space with a table of results none: networks are looked up)."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -121,7 +130,11 @@ def search(
         typer.Option(help="Maximise accuracy * (latency / this) ** -0.07 in the place of accuracy, such as 5ms."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes (default: one a GPU, else 2 or the cores).")
+        int | None,
+        typer.Option(
+            help="Worker processes here (default: one a GPU, else 2 or the cores); 0: those that join alone, see "
+            "'nas_agg worker'."
+        ),
     ] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the validation split, proposals, weights and augmentation.")] = 0,
@@ -180,7 +193,7 @@ def search(
             out=out,
             show=show,
             start=start,
-            dataset=dataset,
+            **({} if dataset is None else {"dataset": dataset}),  # type: ignore[arg-type]
             epochs=epochs,
             recipe=recipe,
             max_params=max_params,
@@ -347,7 +360,7 @@ def show(
         print("\n".join(tree_lines(tree, depth)))
 
 
-for command in (compile_, *COMMANDS):
+for command in (bench, compile_, proxies, worker, *COMMANDS):
     app.command(command.__name__.rstrip("_"))(command)
 
 

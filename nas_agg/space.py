@@ -30,7 +30,7 @@ from nas_agg.open_names import OpenNames, Values
 GROUP = "nas_agg.spaces"
 SUFFIXES = (".yaml", ".yml", ".json")
 MOST_OF_PART = 10_000
-_OWN_FIELDS = ("about", "family", "min_input", "points", "search")
+_OWN_FIELDS = ("about", "family", "min_input", "points", "search", "table")
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Space(OpenNames):
         text: The space as its file says it: a genotype's fields, ``open``, and optionally ``about``, ``family``,
             ``min_input``, ``points`` and ``search``.
         name: What the space is called.
+        folder: Where its file lies.
 
     Attributes:
         name: The space's own name.
@@ -71,14 +72,17 @@ class Space(OpenNames):
         min_input: The smallest image side the space serves, or None.
         search_text: The space's own defaults for a search, as they are written.
         points: The named points.
+        table: The file of a table with the results of all its networks, which lies beside the space's, and the file's
+            SHA-256; None: there is none.
         template: The genotype with its names open.
 
     Raises:
         InputError: One line that names the space and the field.
     """
 
-    def __init__(self, text: Mapping[str, Any], name: str):
+    def __init__(self, text: Mapping[str, Any], name: str, folder: Path | None = None):
         self.name = name
+        self._folder = folder
         try:
             self._read(text)
         except GenotypeError as error:
@@ -101,6 +105,7 @@ class Space(OpenNames):
         self.min_input = _count(text.get("min_input"), "min_input")
         self.search_text = _search_text(text.get("search"))
         self.search_on(self.template.input)
+        self.table = self._read_table(text.get("table"))
         self.points: dict[str, Point] = {}
         for key, point in _object(text, "points").items():
             if not key or not key.isprintable() or "/" in key:
@@ -121,6 +126,15 @@ class Space(OpenNames):
                     raise GenotypeError(f"{error.what} ({error.where})", f"open.{key}[{place}]") from None
                 except GenotypeError:
                     continue  # not with the others' first values, but perhaps with some
+
+    def _read_table(self, said: Any) -> tuple[Path, str] | None:
+        if said is None:
+            return None
+        if not isinstance(said, Mapping) or set(said) != {"file", "sha256"} or not all(map(_is_text, said.values())):
+            raise GenotypeError(f"{shown(said)} is no table: write {{file: NAME, sha256: DIGEST}}", "table")
+        if self._folder is None or Path(said["file"]).name != said["file"]:
+            raise GenotypeError(f"{shown(said['file'])} is no file beside the space's own", "table.file")
+        return self._folder / said["file"], said["sha256"]
 
     def _read_point(self, point: Any, where: str) -> Point:
         """A point; what it does not say is that of the point it is like, which stands before it."""
@@ -169,13 +183,14 @@ class Space(OpenNames):
             found[name] = _count(number, f"search.{name}")
         return SearchDefaults(**found)
 
-    def part(self, text: Mapping[str, Any], name: str) -> Space:
+    def part(self, text: Mapping[str, Any], name: str, folder: Path | None = None) -> Space:
         """The space of those of its points that a text leaves.
 
         Args:
             text: ``values`` of some open names, and the others' own ``open``; whatever else a space has replaces this
                 space's, but for its points, which are not the part's.
             name: What the part is called.
+            folder: Where its file lies.
 
         Raises:
             InputError: An open name has two words or none, or a value that is not one of this space's.
@@ -190,7 +205,9 @@ class Space(OpenNames):
                     raise GenotypeError("also under 'values': it is either open or has a value", f"open.{key}")
                 own = domain(values, f"open.{key}")
                 if own.size > MOST_OF_PART:
-                    raise GenotypeError(f"{own.size:,} values; a part has up to {MOST_OF_PART:,} of a name", f"open.{key}")
+                    raise GenotypeError(
+                        f"{own.size:,} values; a part has up to {MOST_OF_PART:,} of a name", f"open.{key}"
+                    )
                 self._check_values(key, [own.at(place) for place in range(own.size)], f"open.{key}")
             for key, value in given.items():
                 self._check_values(key, [value], f"values.{key}")
@@ -203,7 +220,7 @@ class Space(OpenNames):
         template["let"] = {**(template.get("let") or {}), **given}
         mine: dict[str, Any] = {"family": name, "min_input": self.min_input, "search": self.search_text, **template}
         mine |= {key: value for key, value in text.items() if key not in ("like", "values")}
-        return Space(mine, name)
+        return Space(mine, name, folder)
 
     def _check_values(self, name: str, values: Sequence[Any], where: str) -> None:
         if name not in self.domains:
@@ -265,7 +282,7 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
             return _installed_space(file, text, file.stat().st_mtime_ns)
     path = Path(text)
     if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
-        return _space(read(path), path.stem)
+        return _space(read(path), path.stem, path.parent)
     hint = did_you_mean(text, found) or f"; there are {', '.join(sorted(found)) or 'none'}"
     raise InputError(f"no space '{text}'{hint}, or name a YAML file")
 
@@ -273,19 +290,19 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
 @lru_cache(maxsize=64)
 def _installed_space(file: Path, name: str, changed: int) -> Space:
     """A space that is opened again and again, as when points are listed; anew when its file has changed."""
-    return _space(read(file), name)
+    return _space(read(file), name, file.parent)
 
 
-def _space(text: Any, name: str) -> Space:
+def _space(text: Any, name: str, folder: Path) -> Space:
     """The space of a file, or the part of another space that it is."""
     if not isinstance(text, Mapping) or "like" not in text:
-        return Space(text, name)
+        return Space(text, name, folder)
     like = text["like"]
     if not isinstance(like, str) or like not in _installed():
         raise InputError(f"{name}: like: {shown(like)} is no installed space{did_you_mean(str(like), _installed())}")
     if like == name:
         raise InputError(f"{name}: like: a space is no part of itself; name another")
-    return open_space(like).part(text, name)
+    return open_space(like).part(text, name, folder)
 
 
 def spaces_of_family(family: str) -> Iterator[Space]:
@@ -312,6 +329,10 @@ def _installed() -> dict[str, Traversable]:
 
 
 # ---- fields of a space file
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _object(text: Mapping[str, Any], field: str) -> Mapping[str, Any]:

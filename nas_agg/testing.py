@@ -9,13 +9,15 @@ import numpy as np
 import optuna
 
 from nas_agg.errors import NasAggError
-from nas_agg.study.proposer import Proposer
+from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.record import Record
 from nas_agg.study.searcher import Searcher, derive_seed, make_searcher
 
 if TYPE_CHECKING:
     from nas_agg.space import Space
 
+AIMS = (("accuracy",), ("accuracy", "macs"), ("accuracy", "macs", "latency"))
 TEXT = {
     "input": [3, 8, 8],
     "classes": 4,
@@ -46,8 +48,9 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
     """Runs a searcher as a search does, on a made-up score, and checks what a search relies on.
 
     Its proposals lie in the space; they follow from the earlier trials, the search's seed and the trial's number alone,
-    so that a search that was killed goes on as it would have; trials that failed, were stopped or still run are no
-    trouble; one trial may be drawn for again and again.
+    so that a search that was killed goes on as it would have; trials that failed, were stopped, are over a limit or
+    still run are no trouble; one trial may be drawn for again and again. One that trades objectives off does so with
+    two and with three.
 
     Args:
         kind: The searcher's class.
@@ -72,43 +75,58 @@ def _check(kind: type[Searcher], space: Space | None, trials: int) -> None:
         from nas_agg.space import Space
 
         space = Space(TEXT, "testing")
-    whole = _run(kind, space, 0, trials)
-    _expect(_run(kind, space, 0, trials) == whole, "two searches of one seed differ")
-    for killed in (0, 1, trials // 3, trials - 2):
-        _expect(_run(kind, space, 0, trials, killed) == whole, f"a search killed at trial {killed} goes on otherwise")
-    others = [_run(kind, space, seed, 5) for seed in (1, 2, 3)]
-    _expect(any(other != whole[: len(other)] for other in others), "searches of different seeds are equal")
+    for names in AIMS if kind.several else AIMS[:1]:
+        _repeats_itself(kind, space, trials, Objectives([OBJECTIVES[name] for name in names]))
     _draws_again(kind, space)
 
 
-def _run(kind: type[Searcher], space: Space, seed: int, trials: int, killed: int | None = None) -> list[dict]:
+def _repeats_itself(kind: type[Searcher], space: Space, trials: int, objectives: Objectives) -> None:
+    said = f" of {' and '.join(objectives.names)}" if objectives.several else ""
+    whole = _run(kind, space, 0, trials, objectives)
+    _expect(_run(kind, space, 0, trials, objectives) == whole, f"two searches{said} of one seed differ")
+    for killed in (trials // 3, trials - 2) if objectives.several else (0, 1, trials // 3, trials - 2):
+        again = _run(kind, space, 0, trials, objectives, killed)
+        _expect(again == whole, f"a search{said} killed at trial {killed} goes on otherwise")
+    others = [_run(kind, space, seed, 5, objectives) for seed in (1, 2, 3)]
+    _expect(any(other != whole[: len(other)] for other in others), f"searches{said} of different seeds are equal")
+
+
+def _run(
+    kind: type[Searcher], space: Space, seed: int, trials: int, objectives: Objectives, killed: int | None = None
+) -> list[dict]:
     """The points of a search's trials; `killed`: from there on by a new searcher on trials read from a storage."""
     storage = optuna.storages.InMemoryStorage()
-    pruner = optuna.pruners.NopPruner()
-    record = Record(pruner, storage)
-    proposer = Proposer(space, make_searcher(kind, space, seed), record)
+    record = Record(optuna.pruners.NopPruner(), storage, objectives=objectives)
+    proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
     while len(record.trials) < trials:
         if killed is not None and len(record.trials) >= killed:
-            record, killed = Record(pruner, storage, begun=True), None
-            proposer = Proposer(space, make_searcher(kind, space, seed), record)
+            record, killed = Record(optuna.pruners.NopPruner(), storage, begun=True, objectives=objectives), None
+            proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
         found = proposer.propose()
         _expect(isinstance(found, tuple), f"it finds no network for trial {len(record.trials)}: {found}")
         assert isinstance(found, tuple)
-        _score(record, found[0], found[1].macs)
+        _score(record, found[0], found[1])
     return [trial.labels for trial in record.trials]
 
 
-def _score(record: Record, number: int, macs: int) -> None:
-    """A made-up result: most networks score by how far their MACs are from a number, some fail or are stopped early."""
-    score = -abs(math.log(macs / 300_000))
+def _score(record: Record, number: int, network: Candidate) -> None:
+    """A made-up result: most networks are good by how far their MACs are from a number; others have mishaps."""
+    score = -abs(math.log(network.macs / 300_000))
+    known = {"accuracy": score, "macs": network.macs, "latency": network.params / 1e4 - score}
+    values = [float(known[name]) for name in record.objectives.names]
     luck = np.random.default_rng(derive_seed(0, number, "luck")).random()
+    held = {"latency_ms": -0.5}  # a limit
     if luck < 0.1:
         record.fail(number, "made up")
+    elif luck < 0.15:
+        record.refuse(number, "made up", {"latency_ms": 0.5})
     elif luck < 0.3:
         record.report(number, 1, score - 0.5)
-        record.prune(number)
+        record.prune(number, [values[0] - 0.5, *values[1:]], held)
+    elif luck < 0.4:
+        record.complete(number, values, {"latency_ms": 0.5})
     elif luck < 0.95:
-        record.complete(number, score)
+        record.complete(number, values, held)
 
 
 def _draws_again(kind: type[Searcher], space: Space) -> None:

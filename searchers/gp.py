@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna.samplers import BaseSampler, GPSampler
 
 from nas_agg.study.searcher import Searcher
+from nas_agg.study.whole import Whole
 
 
 class GPSearcher(Searcher):
@@ -14,4 +15,4 @@ class GPSearcher(Searcher):
 
     def sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial."""
-        return GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))
+        return Whole(GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number)))

@@ -17,12 +17,12 @@ from nas_agg.study.surrogate import Expectation, Fits, FrontGain, Improvement, T
 if TYPE_CHECKING:
     from nas_agg.open_names import Values
 
-STARTS = 12
+STARTS, STARTS_OF_SEVERAL = 12, 10  # random networks, for one objective and for several
 ROUNDS = 5  # of climbing
 
 
 class PredictorSearcher(PointSearcher):
-    """Gaussian processes predict scores from open names, costs and shapes; the first twelve networks are random.
+    """Gaussian processes predict scores from open names, costs and shapes; the first networks are random.
 
     Targets are bent so that differences among the best count most. Candidates are neighbours and mutants of the best
     networks and random ones; those that are expected to gain most are climbed from, neighbour by neighbour. What they
@@ -42,7 +42,7 @@ class PredictorSearcher(PointSearcher):
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
         """Candidates, the highest expected gain first."""
         trials = self._trials(seen)
-        if len(trials.rows) < STARTS:
+        if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.several else STARTS):
             return
         known = {key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
         candidates = distinct(self._candidates(trials, rng), known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from optuna.samplers import BaseSampler, TPESampler
 
 from nas_agg.study.searcher import Searcher
+from nas_agg.study.whole import Whole
 
 
 class TPESearcher(Searcher):
@@ -17,4 +18,4 @@ class TPESearcher(Searcher):
 
     def sampler(self, number: int) -> BaseSampler:
         """A TPE sampler for one trial."""
-        return TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number))
+        return Whole(TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number)))

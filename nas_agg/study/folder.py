@@ -289,6 +289,18 @@ def how_to_go_on(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
     return f"by calling nas_agg.search again with out={str(path)!r}"
 
 
+def how_to_join(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+    """What to type on another machine to train trials of a run.
+
+    Args:
+        run: What its run.json says.
+        path: Its folder.
+    """
+    storage = run["settings"].get("storage")
+    where = f"--run {path}" if storage is None else f"--storage '{hidden(storage)}' --study {run['study']}"
+    return f"nas_agg worker {where}"
+
+
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in ("nas-agg", "numpy", "optuna", "torch"):

@@ -32,7 +32,7 @@ class KeptScores:
 
     def __init__(self, path: Path, of: str):
         self.unkept = ""
-        self._path, self._written = path, time.monotonic()
+        self._path, self._written = path, -math.inf
         self._all = _read(path)
         self.scores: Scores = self._all.setdefault(of, {})
         self._count = self._counted()

@@ -12,11 +12,12 @@ Array = np.ndarray
 
 def beats(scores: Array) -> Array:
     """Which point beats which, ``(points, points)``. Equal points do not beat one another."""
-    more, less = np.zeros((2, len(scores), len(scores)), bool)
+    more = np.zeros((len(scores), len(scores)), bool)
+    less = more.copy()
     for column in scores.T:
         more |= column[:, None] > column[None]
         less |= column[:, None] < column[None]
-    return more & ~less
+    return np.asarray(more & ~less)
 
 
 def beaten(scores: Array) -> Array:
@@ -47,7 +48,7 @@ def crowding(scores: Array) -> Array:
     found = np.zeros(len(scores))
     for column in scores.T:
         order = np.argsort(column, kind="stable")
-        values = column[order]
+        values = column[order] / (np.abs(column).max() or 1.0)  # of any size, differences are finite
         reach = values[-1] - values[0]
         if reach > 0:
             found[order[1:-1]] += (values[2:] - values[:-2]) / reach
@@ -81,7 +82,8 @@ def boxes(scores: Array, reference: Array) -> tuple[Array, Array]:
         return np.maximum(scores.max(0, initial=-np.inf), reference)[None], np.full((1, 1), np.inf)
     # In layers of the last objective: between two of its levels, the points at the upper one and above count.
     levels = np.unique(scores[:, -1])[::-1]
-    lows, highs = [], []
+    lows: list[Array] = []
+    highs: list[Array] = []
     for low, high in zip([*levels, reference[-1]], [np.inf, *levels], strict=True):
         inner = boxes(scores[scores[:, -1] >= high, :-1], reference[:-1])
         for corners, inner_corners, end in ((lows, inner[0], low), (highs, inner[1], high)):

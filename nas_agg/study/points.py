@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -56,6 +57,11 @@ class PointSearcher(Searcher):
     input: tuple[int, int, int] | None = None
     classes: int | None = None
 
+    @cached_property
+    def points(self) -> dict[tuple, Values]:
+        """The points of trials, by their labels; kept only to save time."""
+        return {}
+
     @abstractmethod
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
         """Proposes points for one trial, the first choice first.
@@ -88,9 +94,8 @@ class PointSampler(BaseSampler):
         space = self._searcher.space
         if self._proposals is None:
             rng = np.random.default_rng(self._searcher.seed_of(self._number))
-            self._proposals = _then_any(
-                self._searcher.proposals(seen(study, space, self._searcher.objectives), rng), space, rng
-            )
+            trials = seen(study, space, self._searcher.objectives, self._searcher.points)
+            self._proposals = _then_any(self._searcher.proposals(trials, rng), space, rng)
         return space.labels(next(self._proposals))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
@@ -104,16 +109,25 @@ def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generato
         yield space.sample(rng)
 
 
-def seen(study: Study, space: Space, objectives: Objectives) -> list[Seen]:
+def seen(study: Study, space: Space, objectives: Objectives, points: dict[tuple, Values] | None = None) -> list[Seen]:
     """The networks of a study's trials, in their order.
 
     A point of several trials comes once, with the scores of the first that has some.
+
+    Args:
+        study: The trials.
+        space: The space.
+        objectives: What the search aims at.
+        points: Points by their labels, as found out before; more are added.
     """
+    points = {} if points is None else points
     found: dict[tuple, Seen] = {}
     for trial in study.get_trials(deepcopy=False):
-        if trial.params.keys() >= set(space.names):
-            key = tuple(trial.params[name] for name in space.names)
-            if key not in found or found[key].scores is None:
-                values = found[key].values if key in found else space.values(dict(zip(space.names, key, strict=True)))
-                found[key] = Seen(values, scores_of(trial, objectives), trial.state == TrialState.RUNNING)
+        labels = trial.params
+        if labels.keys() >= set(space.names):
+            name = tuple(map(labels.__getitem__, space.names))
+            if name not in points:
+                points[name] = space.values(dict(zip(space.names, name, strict=True)))
+            if name not in found or found[name].scores is None:
+                found[name] = Seen(points[name], scores_of(trial, objectives), trial.state == TrialState.RUNNING)
     return list(found.values())

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
     from nas_agg.open_names import Values
     from nas_agg.space import Space
+    from nas_agg.study.table import Row
 
 PATIENCE = 1000
 SLOW = 100  # networks in a row over a limit that is measured, which takes seconds
@@ -77,7 +78,7 @@ class Proposer:
         activations: bool = False,
         input: tuple[int, int, int] | None = None,
         classes: int | None = None,
-        cost: Callable[[Genotype], Cost] | None = None,
+        cost: Callable[[Genotype], Cost | Row] | None = None,
         memory: Callable[[Genotype], str] | None = None,
         measured: bool = False,
     ):

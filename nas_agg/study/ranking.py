@@ -136,11 +136,13 @@ def correlations(scores: Mapping[str, Sequence[float]], results: Sequence[float]
         seed: Of the resamples.
 
     Raises:
-        InputError: Networks are too few.
+        InputError: Networks are too few, or a result is no finite number.
     """
     if len(results) < LEAST:
         raise InputError(f"{len(results)} networks: at least {LEAST} are needed to rank them")
     y = np.asarray(results, float)
+    if not np.isfinite(y).all():
+        raise InputError("results: one is no finite number; leave its network out")
     return [_correlation(name, np.asarray(of, float), y, seed) for name, of in scores.items()]
 
 
@@ -200,7 +202,8 @@ def rank_run(
     arguments = _arguments(run, folder, dataset)
     numbers, results, figure = _trained(folder, run, limit)
     if len(numbers) < LEAST:
-        raise InputError(f"{path}: {len(numbers)} networks trained in full so far; at least {LEAST} are needed")
+        count = f"{len(numbers)} network{'s' * (len(numbers) != 1)}"
+        raise InputError(f"{path}: {count} trained in full so far; at least {LEAST} are needed")
     genotypes = [_genotype(folder, number) for number in numbers]
     kept = KeptScores(folder / KEPT, canonical({"data": arguments, "seed": seed, "batch": batch}))
     made: list[Scorer] = []

@@ -39,6 +39,8 @@ BEATS = 6  # in that time
 LOOK = 0.2  # seconds between two looks at the storage; longer where a look takes long
 ADOPTION = 3.0  # seconds in which those who train for a coordinator that was killed answer its successor
 
+ENDS = ("done", "stopped", "failed")  # ways in which a trial ends that need no other attempt
+
 
 @dataclass
 class _Worker:
@@ -77,10 +79,11 @@ class Remote:
         self._queue: list[Job] = []
         self._attempts: dict[int, int] = {}
         self._ready: list[Event] = []
-        self._looked: float | None = None
-        self._next = 0.0
+        self._before: dict[int, tuple[str, bool]] = {}
+        self._looked, self._next = False, 0.0
         self._say(TASK, {**task, "versions": versions()})
         self._say_here()
+        self._look()
         self._before = self._left_over()
 
     # ---- the storage
@@ -112,18 +115,19 @@ class Remote:
         Those who still train are given a moment to answer.
         """
         found = {}
-        if any(trial.state == "running" for trial in self._record.trials):
-            for number, trial in self._running().items():
-                if lease := trial.user_attrs.get(LEASE):
-                    self._attempts[number] = lease["attempt"]
-                    outcome = trial.user_attrs.get(f"{OUTCOME}{lease['attempt']}", {})
-                    found[number] = (lease["worker"], outcome.get("kind") in ("done", "stopped", "failed"))
+        open = {trial.number: trial.state for trial in self._record.trials if trial.state in ("running", "paused")}
+        for number, trial in self._running().items() if open else ():
+            if lease := trial.user_attrs.get(LEASE):
+                self._attempts[number] = lease["attempt"]
+                outcome = trial.user_attrs.get(f"{OUTCOME}{lease['attempt']}")
+                # What paused has perhaps been told to go on; from its checkpoint that is soon done again.
+                ended = outcome is not None and outcome["kind"] in ENDS and not outcome["result"].get("paused")
+                if open.get(number) == "running" and lease["worker"] and (outcome is None or ended):
+                    found[number] = (lease["worker"], ended)
         end = time.monotonic() + ADOPTION
-        while time.monotonic() < end and not all(
-            over or self._alive(worker) or worker is None for worker, over in found.values()
-        ):
-            self._look()
+        while time.monotonic() < end and not all(over or self._alive(worker) for worker, over in found.values()):
             time.sleep(LOOK)
+            self._look()
         return found
 
     def adopts(self, number: int) -> bool:
@@ -152,8 +156,6 @@ class Remote:
         return max(0, self._workers[worker].slots - taken - before)
 
     def free(self) -> int:
-        if self._looked is None:
-            self._look()
         adopted = sum(self.adopts(number) for number in self._before)
         return max(0, sum(map(self._places, self._workers)) - len(self._queue)) + adopted
 
@@ -206,7 +208,7 @@ class Remote:
         for key, worker in attrs.items():
             if key.startswith(WORKER):
                 self._hear_of(key.removeprefix(WORKER), worker, attrs, now)
-        self._looked = now
+        self._looked = True
         if any(map(self._alive, self._workers)) and now - self._beaten >= self._lease_seconds / BEATS:
             self._say_here()
         if self._leases:
@@ -222,7 +224,7 @@ class Remote:
             self._workers.pop(id, None)
         elif known is None:
             # Who was there before the first look may have been dead for days: a beat will tell.
-            heard = -math.inf if self._looked is None else now
+            heard = now if self._looked else -math.inf
             self._workers[id] = _Worker(str(said["host"]), int(said["slots"]), beat, heard)
         elif beat != known.beat:
             known.beat, known.heard = beat, now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ class SearchResult:
     reason: str
     path: Path | None = None
     test: dict[str, Any] | None = None
-    objectives: Objectives = Objectives()
+    objectives: Objectives = field(default_factory=Objectives)
 
     @property
     def top(self) -> list[TrialRecord]:

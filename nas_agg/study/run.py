@@ -15,7 +15,8 @@ from nas_agg.space import Space, list_spaces, open_space
 from nas_agg.study.coordinator import Clock, Coordinator
 from nas_agg.study.ending import Interrupted, failing, stopping
 from nas_agg.study.final import train_best
-from nas_agg.study.folder import RunFolder, how_to_go_on, plain, read_run, writing
+from nas_agg.study.folder import RunFolder, how_to_go_on, how_to_join, plain, read_run, writing
+from nas_agg.study.lookup import Lookup
 from nas_agg.study.means import Means, means_of
 from nas_agg.study.objectives import OBJECTIVES, TRAINED, objectives_of
 from nas_agg.study.origin import about_space, add_code_or_say_why_not, origin_of_run
@@ -31,6 +32,7 @@ from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.starts import start_values, with_room
 from nas_agg.study.storages import open_storage
+from nas_agg.study.table import Tabled
 from nas_agg.study.task import Task, absolute, open_task
 from nas_agg.study.trial import TrialRecord
 
@@ -59,7 +61,8 @@ def search(
     """Search a space.
 
     Without ``evaluate`` networks are trained on a data set by worker processes, and the best is trained in full and
-    tested; the run is kept in a folder and goes on where it was if it was not finished. With ``evaluate`` that
+    tested; the run is kept in a folder and goes on where it was if it was not finished. Networks of a space that has a
+    table of results are looked up there instead, unless a data set is named. With ``evaluate`` that
     function is called here instead, one network at a time, and its values are maximised; the space's own limits do not
     hold, and a folder is kept only if ``out`` names one.
 
@@ -88,14 +91,18 @@ def search(
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate: a function, not {shown(evaluate)}")
     found, name = _opened(space)
+    looked_up = evaluate is None and found.table is not None and settings.get("dataset") is None
+    if looked_up:
+        found = Tabled(found)
+        settings |= _of_table(found, settings)
     if settings.get("start"):
         settings["start"] = start_values(found, settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
-    wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings})
+    wanted = _wanted(evaluate, {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings}, looked_up)
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
     if out is None and evaluate is None:
-        assert wanted.dataset is not None
-        out = Path("runs") / f"{found.name}-{Path(wanted.dataset).stem.replace(':', '-')}-{seed}"
+        on = Path(wanted.dataset).stem.replace(":", "-") if wanted.dataset else wanted.searcher
+        out = Path("runs") / f"{found.name}-{on}-{seed}"
     if out is None and wanted.storage is not None:
         raise InputError("storage: give out as well, a folder for the run")
     run = _Run(found, wanted, proposes, evaluate, show)
@@ -132,17 +139,42 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     return search(settings.pop("space"), out=path, show=show, **settings)
 
 
-def _wanted(evaluate: Evaluate | None, settings: dict[str, Any]) -> Settings:
+def _of_table(space: Tabled, settings: dict[str, Any]) -> dict[str, Any]:
+    """What a search of a table adds to its settings.
+
+    Raises:
+        InputError: One of them is of trainings.
+    """
+    trained = {"recipe": None, "image_size": None, "compile": False, "latency_target": None, "workers": None}
+    for name, none in trained.items():
+        if settings.get(name, none) != none:
+            raise InputError(
+                f"{name}: {space.name} has a table of results; leave it out, or name a dataset to train on"
+            )
+    if settings.get("epochs") not in (None, space.epochs):
+        raise InputError(f"epochs: those of the table are {space.epochs}; leave it out, or name a dataset to train on")
+    return {"dataset": None, "workers": 1}
+
+
+def _wanted(evaluate: Evaluate | None, settings: dict[str, Any], table: bool = False) -> Settings:
     """The settings of a search, checked; paths in them are absolute."""
     if evaluate is not None:
         # The space's own limits are there to keep training short.
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
-        for key in {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"} & settings.keys():
+        for key in {
+            "pruner",
+            "memory",
+            "compile",
+            "max_latency",
+            "latency_target",
+            "min_accuracy",
+            "max_loss",
+        } & settings.keys():
             raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
     wanted = Settings.of(**settings)
-    if evaluate is None and wanted.dataset is None:
+    if evaluate is None and wanted.dataset is None and not table:
         raise InputError("dataset: name one, or give an evaluate function")
     return wanted.model_copy(update={"dataset": wanted.dataset and absolute(wanted.dataset)})
 
@@ -170,6 +202,11 @@ class _Run:
         self.command: Sequence[str] = WORKER
         self.means: Means | None = None
 
+    @property
+    def trains(self) -> bool:
+        """Whether networks are trained, and not scored by a function or a table."""
+        return self.evaluate is None and not isinstance(self.space, Tabled)
+
     def search(self, folder: RunFolder | None, named: bool) -> SearchResult:
         """Search in a folder, or in memory.
 
@@ -181,7 +218,7 @@ class _Run:
             self._check_same(folder)
             if folder.run["status"] == "finished" and self._final(folder) is not None:
                 return self._finished(folder)
-        task = open_task(self.settings, self.space) if self.evaluate is None else None
+        task = open_task(self.settings, self.space) if self.trains else None
         said = self.settings
         images = (task.input, task.classes) if task else (None, None)
         self.settings = with_room(said, self.space, *images)
@@ -196,7 +233,7 @@ class _Run:
                 study=f"{plain(folder.path.resolve().name)}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
                 origin={"title": self.space.name, "about": about_space(self.space)},
-                evaluate=self.evaluate is not None,
+                evaluate=not self.trains,
                 named=named,
                 **(task.as_dict() if task else {}),
             )
@@ -223,8 +260,8 @@ class _Run:
         difference = self.settings.difference(folder.run["settings"])
         if "study" not in folder.run:
             difference = "it is no search"
-        if not difference and folder.run.get("evaluate") != (self.evaluate is not None):
-            difference = "networks are evaluated by a function in one and trained in the other"
+        if not difference and folder.run.get("evaluate") != (not self.trains):
+            difference = "networks are trained in one, and evaluated by a function or a table in the other"
         if not difference and folder.run.get("space") != _digest(self.space):
             difference = f"the space {self.space.name} has changed since"
         if difference:
@@ -254,11 +291,14 @@ class _Run:
             activations="activations" in self.objectives.names,
             input=of.get("input"),
             classes=of.get("classes"),
+            cost=self.space.network if isinstance(self.space, Tabled) else None,
             memory=self.means.of_trial if self.means else None,
             measured=self.settings.max_latency is not None,
         )
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
+        if isinstance(self.space, Tabled):
+            return Lookup(self.space)
         if self.evaluate is not None:
             asked = [objective.figure for objective in self.objectives if not objective.known]
             return InProcess(self.evaluate, record.trial, asked)
@@ -291,6 +331,8 @@ class _Run:
         clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._display(folder, record, clock) as display:
             display.say(self._first_line(folder, task, record))
+            if task is not None and folder is not None and (self.settings.storage or self.settings.workers == 0):
+                display.say(f"workers may join: {how_to_join(folder.run, folder.path)}")
             coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
@@ -354,8 +396,8 @@ class _Run:
                 "latency": self._needs_latency,
                 "max_latency": self.settings.max_latency,
                 "latency_target": self.settings.latency_target,
-                "until": self.rungs.until(trial) if self.rungs else None,
             }
+        order["until"] = self.rungs.until(trial) if self.rungs else None
         return Job(trial.number, network.genotype, order)
 
     @property
@@ -381,13 +423,13 @@ class _Run:
             trials=tuple(record.trials),
             reason=reason,
             path=folder.path if folder else None,
-            test=self._final(folder) if self.evaluate is None else None,
+            test=self._final(folder) if self.trains else None,
             objectives=self.objectives,
         )
 
     def _final(self, folder: RunFolder | None) -> dict[str, Any] | None:
         """What is known of the final network, if there is one."""
-        return None if folder is None else folder.metrics(tested=self.evaluate is None)
+        return None if folder is None else folder.metrics(tested=self.trains)
 
 
 def _reopen(folder: RunFolder | None, record: Record) -> int:

@@ -1,4 +1,4 @@
-"""What a trial scores when a search aims at a latency too, what it is over, and when a training is not worth its end."""
+"""What a trial scores when a search aims at a latency too, what it is over, when its training is not worth its end."""
 
 from __future__ import annotations
 

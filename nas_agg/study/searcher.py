@@ -86,9 +86,7 @@ def find_searcher(name: str) -> type[Searcher]:
     return found
 
 
-def make_searcher(
-    kind: type[Searcher], space: Space, seed: int, objectives: Objectives | None = None
-) -> Searcher:
+def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Objectives | None = None) -> Searcher:
     """A searcher of a space.
 
     Raises:

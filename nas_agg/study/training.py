@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import math
 import os
@@ -10,9 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nas_agg.compiler import Network, compile
 from nas_agg.compiler.network import memory_of
 from nas_agg.compiler.weights import save_weights
+from nas_agg.errors import one_line, out_of_memory
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.study.folder import GENOTYPE, METRICS, WEIGHTS
@@ -25,6 +29,7 @@ from nas_agg.training.latency import measure
 from nas_agg.training.recipes import Recipe, get_recipe
 
 LATENCY = "latency.json"  # in a trial's folder, where it was measured
+HALVED = "batch-size.txt"  # likewise, where the recipe's did not fit the memory
 
 #: Takes a step and its value, and says whether to stop.
 Report = Callable[[int, float], bool]
@@ -57,10 +62,41 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
     """Train a trial on the training split, or train it on, and score it on the validation split after each epoch.
 
     What is reported is ``job["reported"]``: ``accuracy``, weighed by the latency if there is a target, or ``loss``. A
-    network slower than ``job["max_latency"]`` is not trained. After ``job["until"]`` epochs it pauses.
+    network slower than ``job["max_latency"]`` is not trained. After ``job["until"]`` epochs it pauses. Where memory
+    runs out, it is trained from the start with half the recipe's batch size; where that is too much, it is infeasible.
     """
+    recipe, out = get_recipe(job["recipe"]), Path(job["out"])
+    half = recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
+    if not (out / HALVED).exists():
+        try:
+            return _train_trial(job, data, report, recipe)
+        except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
+            if not _exhausted(error):
+                raise
+        # Here and not above, where the error still holds what was allocated.
+        _free(job["device"])
+        remove_checkpoint(out)
+        write_atomic(out / HALVED, f"{half.batch_size}\n")
+    try:
+        return {**_train_trial(job, data, report, half), "batch_size": half.batch_size}
+    except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
+        if not _exhausted(error):
+            raise
+        return {"infeasible": getattr(error, "reason", "") or f"out of memory: {one_line(str(error))[:160]}"}
+
+
+def _exhausted(error: Exception) -> bool:
+    return out_of_memory(error) or getattr(error, "reason", "").startswith("out of memory")
+
+
+def _free(device: str) -> None:
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+
+
+def _train_trial(job: dict[str, Any], data: Data, report: Report, recipe: Recipe) -> dict[str, Any]:
     out = Path(job["out"])
-    recipe = get_recipe(job["recipe"])
     model = _compiled(Genotype.model_validate(job["genotype"]), job, recipe)
     latency, target = _latency(job, model, data), job.get("latency_target")
     measured: dict[str, Any] = {} if latency is None else {"latency_ms": latency}

@@ -24,9 +24,9 @@ class TrialRecord:
 
     Attributes:
         number: Its number in the study, from 0.
-        state: ``running``, ``paused`` (at a rung), ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible`` (its network is slower than
-            the limit, or did not fit the memory) or ``stopped`` (when the search ended; it says nothing of its
-            network).
+        state: ``running``, ``paused`` (at a rung), ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible``
+            (its network is slower than the limit, or did not fit the memory) or ``stopped`` (when the search ended; it
+            says nothing of its network).
         values: What it has for each objective (of a pruned one, when it was stopped).
         scores: The same, so turned that more is better; None as well where a limit does not hold.
         labels: The values of the space's open names, as Optuna stores them.

@@ -10,9 +10,9 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
 from nas_agg.space import Space
-from nas_agg.study.objectives import Objectives
+from nas_agg.study.objectives import OBJECTIVES, Objectives
 from nas_agg.study.points import PointSearcher, Seen, seen
-from nas_agg.study.searcher import Searcher, find_searcher, searchers
+from nas_agg.study.searcher import Searcher, find_searcher, make_searcher, searchers
 from nas_agg.testing import TEXT, check_searcher
 
 SLOW_ASKS = {"gp": 14}  # trials in the place of 40
@@ -60,6 +60,80 @@ def test_what_the_conformance_kit_finds(space):
     for kind, said in ((Unseeded, "one seed differ"), (OneSeed, "are equal"), (Remembers, "goes on otherwise")):
         with pytest.raises(AssertionError, match=said):
             check_searcher(kind, space, trials=12)
+
+
+def test_what_the_conformance_kit_finds_with_several_objectives(space):
+    class OfOne(Searcher):
+        several = True
+
+        def sampler(self, number: int) -> BaseSampler:
+            class Best(RandomSampler):
+                def before_trial(self, study, trial):
+                    assert number < 5 or study.best_value
+
+            return Best(seed=self.seed_of(number))
+
+    class Remembers(PointSearcher):
+        several = True
+        told = 0
+
+        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+            self.told += self.objectives.several
+            rng.random(self.told)
+            yield self.space.sample(rng)
+
+    class Trusting(PointSearcher):
+        several = True
+
+        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+            assert all(len(other.scores) == len(self.objectives) for other in seen)
+            yield self.space.sample(rng)
+
+    for kind, said in (
+        (OfOne, "failed at trial 5: RuntimeError"),
+        (Remembers, "accuracy and macs killed at trial 4 goes on otherwise"),
+        (Trusting, "failed at trial"),
+    ):
+        with pytest.raises(AssertionError, match=said):
+            check_searcher(kind, space, trials=12)
+        kind.several = False
+        if kind is not Trusting:
+            check_searcher(kind, space, trials=12)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["tpe", "gp"])
+def test_stopped_trials_of_several_objectives_count_with_what_they_had(name, space):
+    """As Optuna's samplers count them if they were complete."""
+    rng, asked = np.random.default_rng(0), []
+    points = [space.labels(space.sample(rng)) for _ in range(20)]
+    values = rng.normal(size=(20, 2)).tolist()
+    for stopped in (False, True):
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        for number, (labels, own) in enumerate(zip(points, values, strict=True)):
+            said = {"state": optuna.trial.TrialState.COMPLETE, "values": own}
+            if stopped and number % 2:
+                said = {"state": optuna.trial.TrialState.PRUNED, "user_attrs": {"nas_agg:values": own}}
+                said["intermediate_values"] = {1: own[0]}
+            study.add_trial(optuna.trial.create_trial(params=labels, distributions=space.distributions, **said))
+        study.sampler = find_searcher(name)(space, 0).sampler(20)
+        asked.append(study.ask(space.distributions).params)
+    assert asked[0] == asked[1]
+
+
+def test_nsga2_breeds_the_unbeaten_and_least_crowded(space):
+    searcher, rng = find_searcher("nsga2")(space, 0), np.random.default_rng(0)
+    points = [space.sample(rng) for _ in range(60)]
+    scores = [(float(i), float(-i)) if i < 20 else (-1.0 - i, -60.0) for i in range(60)]  # of the first none is beaten
+    seen = [Seen(point, own) for point, own in zip(points, scores, strict=True)]
+    assert list(searcher.proposals(seen[:19], rng)) == []
+    failed = [Seen(space.sample(rng), None) for _ in range(5)]
+    children = searcher.proposals([*failed, *seen], rng)
+    for child in (next(children) for _ in range(100)):
+        parents = [point for point in points[:20] if sum(point[name] == child[name] for name in child) >= 2]
+        assert any(sum(child[name] not in (a[name], b[name]) for name in child) <= 1 for a in parents for b in parents)
+    one = [Seen(point, (own[0],)) for point, own in zip(points, scores, strict=True)]
+    assert space.checked(next(searcher.proposals(one, rng)))
 
 
 def history(space: Space, values: list[dict], scores: list[float]) -> list[Seen]:
@@ -125,19 +199,23 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
     assert best[4] > -4
 
 
-@pytest.mark.parametrize("name", ["local", "predictor", "evolution"])
-def test_ranges_of_any_width_and_scores_of_any_size(name):
+@pytest.mark.parametrize(
+    ("name", "objectives"),
+    [("local", 1), ("predictor", 1), ("predictor", 2), ("evolution", 1), ("nsga2", 1), ("nsga2", 2)],
+)
+def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
     names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
     text = TEXT | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
     space = Space({**text, "let": {"this": ["relu"]}}, "wide")
-    searcher = find_searcher(name)(space, 0)
+    aims = Objectives([OBJECTIVES[name] for name in ("accuracy", "loss")[:objectives]])
+    searcher = make_searcher(find_searcher(name), space, 0, aims)
     seen = []
     for number in range(30):
         rng = np.random.default_rng(number)
         point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
         assert space.checked(point) == point
         value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
-        seen.append(Seen(point, None if value is None else (value,)))
+        seen.append(Seen(point, None if value is None else (value, -value)[:objectives]))
 
 
 def test_what_was_seen(space):

@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from nas_agg.domains import Choice
+from nas_agg.open_names import OpenNames
 from nas_agg.space import Space, open_space
+from nas_agg.study import surrogate
 from nas_agg.study.figures import Figures
 from nas_agg.study.gaussian import Kernel, Process
 from nas_agg.study.genes import Genes, distinct, key
+from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.study.pareto import hypervolume
 from nas_agg.study.points import Seen
-from nas_agg.study.searcher import find_searcher
+from nas_agg.study.searcher import find_searcher, make_searcher
+from nas_agg.study.table import Table
 from nas_agg.testing import TEXT
 
 TABLES = [1 - np.eye(3)] * 4 + [np.abs(np.arange(5)[:, None] - np.arange(5)) / 4] * 3
@@ -20,13 +26,6 @@ TABLES = [1 - np.eye(3)] * 4 + [np.abs(np.arange(5)[:, None] - np.arange(5)) / 4
 @pytest.fixture(scope="module")
 def space() -> Space:
     return Space(TEXT, "testing")
-
-
-@pytest.fixture(scope="module")
-def predictor():
-    import nas_agg.study.surrogate as module
-
-    return module
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -66,27 +65,27 @@ def test_it_learns_which_genes_and_figures_matter():
     assert np.corrcoef(mean, y[60:])[0, 1] > 0.95
 
 
-def test_improvement_is_that_of_the_normal_distribution(predictor):
+def test_improvement_is_that_of_the_normal_distribution():
     mean, deviation = np.array([0.0, 1.0, -2.0, -7.0]), np.array([1.0, 0.5, 0.7, 1.0])
     z = (mean - 0.3) / deviation
     wanted = deviation * (z * norm.cdf(z) + norm.pdf(z))
-    found = predictor.log_improvement(mean, deviation, 0.3)
+    found = surrogate.log_improvement(mean, deviation, 0.3)
     np.testing.assert_allclose(np.exp(found[:3]), wanted[:3], rtol=1e-9)
     assert found[3] == pytest.approx(np.log(wanted[3]), abs=0.1)
-    far = predictor.log_improvement(np.array([-50.0, -60.0]), np.ones(2), 0.0)
+    far = surrogate.log_improvement(np.array([-50.0, -60.0]), np.ones(2), 0.0)
     assert np.isfinite(far).all()
     assert far[0] > far[1]
 
 
-def test_the_target_keeps_the_order_and_spreads_the_best(predictor):
+def test_the_target_keeps_the_order_and_spreads_the_best():
     scores = np.array([0.1, 0.5, 0.9, 0.95, 0.97])
-    target = predictor.bent(scores)
+    target = surrogate.bent(scores)
     assert (np.diff(target) > 0).all()
     assert target.mean() == pytest.approx(0)
     assert (target[4] - target[2]) / (target[2] - target[0]) > 0.07 / 0.8
-    assert np.isfinite(predictor.bent(np.ones(5))).all()
-    assert np.isfinite(predictor.bent(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
-    assert np.isfinite(predictor.bent(np.array([1.0, 1.0, 1.0, 0.0]))).all()
+    assert np.isfinite(surrogate.bent(np.ones(5))).all()
+    assert np.isfinite(surrogate.bent(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
+    assert np.isfinite(surrogate.bent(np.array([1.0, 1.0, 1.0, 0.0]))).all()
 
 
 def test_genes_are_the_points_of_a_space(space):
@@ -152,3 +151,97 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
             seen.append(Seen(point, (score(point),)))
         best[name] = max(other.value for other in seen)
     assert best["predictor"] > best["random"] / 3
+
+
+def test_half_ranked_targets():
+    scores = np.array([-1e6, 0.1, 0.2, 0.5, 0.6, 0.9, 1.0])
+    target = surrogate.half_ranked(scores)
+    assert (np.diff(target) > 0).all()
+    assert target.mean() == pytest.approx(0)
+    assert (target[6] - target[5]) / (target[5] - target[4]) == pytest.approx(0.1 / 0.3)
+    assert np.isfinite(surrogate.half_ranked(np.ones(5))).all()
+    assert np.isfinite(surrogate.half_ranked(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
+
+
+def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.FrontGain, surrogate.Trials]:
+    fits = surrogate.Fits(Figures(space))
+    rows = distinct(fits.genes.random(40, np.random.default_rng(0)), set())
+    macs = fits.figures.costs(rows, "macs")
+    scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
+    trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
+    return surrogate.FrontGain(fits, trials, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])), trials
+
+
+def test_the_gain_of_a_front_is_that_of_its_volume(space):
+    model, trials = front_gain(space)
+    fits, learnt = model.fits, surrogate.Surrogate(model.fits, "0", trials, trials.scores[:, 0], surrogate.half_ranked)
+    front = np.stack([learnt.target, -np.log1p(-trials.scores[:, 1])], 1)
+    reference = np.array([np.quantile(front[:, 0], 0.25), front[:, 1].min() - 0.05 * np.ptp(front[:, 1])])
+    rows = fits.genes.random(10, np.random.default_rng(1))
+    mean, deviation = learnt.predict(rows, fits.figures.of(rows))
+    known = -np.log1p(fits.figures.costs(rows, "macs"))
+    for row, middle, spread, cost in zip(rows, mean, deviation, known, strict=True):
+        points = [(middle + spread * quantile, cost) for quantile in surrogate.QUANTILES]
+        gains = [hypervolume(np.array([*front, point]), reference) for point in points]
+        gain = np.mean(gains) - hypervolume(front, reference)
+        assert np.exp(model.gains(row[None], dear=True)[0]) == pytest.approx(gain, rel=1e-6, abs=1e-9)
+
+
+def test_costs_are_guessed_for_the_many_and_known_of_the_few(space):
+    model, _ = front_gain(space)
+    rows = distinct(model.fits.genes.random(200, np.random.default_rng(1)), set())
+    guessed, known = model.gains(rows), model.gains(rows, dear=True)
+    assert np.corrcoef(np.argsort(np.argsort(guessed)), np.argsort(np.argsort(known)))[0, 1] > 0.5
+    order = model.reconsidered(rows)[: surrogate.SHORT_LIST]
+    assert (np.diff(model.gains(order, dear=True)) <= 0).all()
+
+
+def test_what_is_in_training_counts_for_the_front(space):
+    alone, _ = front_gain(space)
+    others, trials = front_gain(space, pending=6)
+    known = alone.gains(trials.pending, dear=True)
+    place = int(np.argmax(known))
+    assert others.gains(trials.pending, dear=True)[place] < known[place] - 0.5
+
+
+@pytest.mark.parametrize("names", [("accuracy", "loss"), ("accuracy", "loss", "latency")])
+def test_it_beats_chance_by_far_on_several_objectives(names):
+    """All of them trained for; the open names make no networks."""
+    space = OpenNames({f"n{i}": Choice(tuple(range(6))) for i in range(8)})
+    aims = Objectives([OBJECTIVES[name] for name in names])
+
+    def scores(values: dict) -> tuple[float, ...]:
+        numbers = np.array(list(values.values())) / 5
+        return tuple(-float(((numbers - place) ** 2).sum()) for place in (0.2, 0.7, 0.5)[: len(names)])
+
+    searcher, seen = make_searcher(find_searcher("predictor"), space, 0, aims), []
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
+        seen.append(Seen(point, scores(point)))
+    drawn = [scores(space.sample(rng)) for _ in range(400)]
+    reference = np.full(len(names), -2.0)
+    assert hypervolume(np.array([other.scores for other in seen]), reference) > hypervolume(np.array(drawn), reference)
+
+
+def test_figures_of_tables_and_of_names_that_make_no_networks(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("a,b,score,params,macs\n" + "".join(f"{i // 3},{i % 3},{i},{10 + i},{i}\n" for i in range(9)))
+    for costs, known in ((["params", "macs"], True), (None, False)):
+        figures = Figures(Table(file, ["a", "b"], "score", costs))
+        assert figures.cheap
+        assert figures.knows("macs") is known
+        assert [group.shape for group in figures.of(np.array([[0, 1], [2, 2]]))] == ([(2, 2)] if known else [])
+        if known:
+            assert list(figures.costs(np.array([[0, 1], [2, 2]]), "macs")) == [1, 8]
+    assert Figures(OpenNames({"n": Choice((1, 2))})).of(np.array([[0]])) == []
+
+
+def test_figures_are_those_of_the_task(space):
+    import nas_agg
+
+    figures = Figures(space, input=(3, 16, 16), classes=7, activations=True)
+    row = figures.genes.random(1, np.random.default_rng(0))
+    cost = nas_agg.cost(space.genotype(figures.genes.values(row[0]), input=(3, 16, 16), classes=7))
+    assert figures.costs(row, "macs")[0] == cost.macs
+    assert figures.costs(row, "activations")[0] == cost.activation_bytes_train

@@ -12,10 +12,10 @@ import pytest
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.folder import RunFolder, read_run
-from nas_agg.study.storages import JOURNAL
 from nas_agg.study.run import resume, search
 from nas_agg.study.searcher import Searcher
 from nas_agg.study.single import evaluate_run
+from nas_agg.study.storages import JOURNAL
 
 
 class Mute(Exception):

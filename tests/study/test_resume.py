@@ -14,8 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.folder import RunFolder
-from nas_agg.study.storages import JOURNAL
 from nas_agg.study.run import resume, search
+from nas_agg.study.storages import JOURNAL
 
 SEARCHERS = ["random", "tpe"]
 
