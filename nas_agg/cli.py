@@ -180,6 +180,7 @@ def search(
     if resume is not None:
         free = {"workers": workers, "timeout": timeout, "trial_timeout": trial_timeout, "retries": retries}
         free |= {"compile": compile, "memory": memory if _said(context, "memory") else None}
+        free |= {"budget": budget if _said(context, "budget") else None}
         _check_resumed(context, {"resume", "format", *free})
         result = resume_search(resume, show=show, **{k: v for k, v in free.items() if v is not None})
     elif space is None:
@@ -411,7 +412,7 @@ def _mend_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if not {"search", "train"} & set(sys.argv[1:2]) and hasattr(signal, "SIGPIPE"):
+    if not {"search", "train", "worker"} & set(sys.argv[1:2]) and hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a table ends quietly where its reader leaves, as with `head`
 
 

@@ -33,17 +33,17 @@ class LocalSearcher(PointSearcher):
 
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
         """The neighbours of the centre that were not seen, in random order."""
-        rows = [self.genes.row(other.values) for other in seen]
-        centres: list[np.ndarray] = []
+        rows = self.genes.rows([other.values for other in seen])
+        centres: list[int] = []
         value = 0.0
-        for row, other in zip(rows, seen, strict=True):
+        for place, other in enumerate(seen):
             if other.value is None:
                 continue
             # A trial that was begun around an earlier centre is no new beginning.
-            if not centres or other.value > value or all((row != centre).sum() > 1 for centre in centres):
-                centres.append(row)
+            if not centres or other.value > value or (rows[centres] != rows[place]).sum(1).min() > 1:
+                centres.append(place)
                 value = other.value
         if centres:
-            around = distinct(self.genes.neighbours(centres[-1], rng, MOST), {key(row) for row in rows})
+            around = distinct(self.genes.neighbours(rows[centres[-1]], rng, MOST), {key(row) for row in rows})
             for place in rng.permutation(len(around)):
                 yield self.genes.values(around[place])

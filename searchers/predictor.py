@@ -36,7 +36,7 @@ class PredictorSearcher(PointSearcher):
     @cached_property
     def fits(self) -> Fits:
         """Its processes, and the figures of networks that they learn from."""
-        activations = "activations" in self.objectives.names
+        activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes_train"))
         return Fits(Figures(self.space, self.input, self.classes, activations))
 
     def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
@@ -59,8 +59,8 @@ class PredictorSearcher(PointSearcher):
 
     def _expectation(self, trials: Trials) -> Expectation:
         if self.objectives.several:
-            return FrontGain(self.fits, trials, self.objectives)
-        return Improvement(self.fits, trials)
+            return FrontGain(self.fits, trials, self.limits, self.objectives)
+        return Improvement(self.fits, trials, self.limits)
 
     def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
         genes = self.fits.genes
@@ -87,4 +87,5 @@ class PredictorSearcher(PointSearcher):
             candidates, gains = np.concatenate([candidates, more]), np.concatenate([gains, model.gains(more)])
             if gains.max() <= highest:
                 break
-        return model.reconsidered(candidates[np.argsort(-gains, kind="stable")])
+        order = np.argsort(-gains, kind="stable")
+        return model.reconsidered(candidates[order[gains[order] > -np.inf]])

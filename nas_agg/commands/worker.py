@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -48,4 +49,5 @@ def _seconds(name: str, text: str) -> float:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop working
+        print(line, flush=True)

@@ -62,17 +62,20 @@ class Figures:
         if not isinstance(self.space, Space):
             return []
         found = [self._count(row) for row in rows]
-        groups = [counted.costs for counted in found], [counted.shape for counted in found]
-        return [np.array(group, float).reshape(len(rows), -1) for group in groups]
+        costs = np.array([counted.costs for counted in found], float).reshape(len(rows), len(_NONE.costs))
+        shapes = np.array([counted.shape for counted in found], float).reshape(len(rows), len(_NONE.shape))
+        return [costs, shapes]
 
     def knows(self, name: str) -> bool:
         """Whether a cost is one that :meth:`costs` gives."""
         if isinstance(self.space, Table):
             return name in ("params", "macs") and any(row.costs for row in self.space.rows.values())
-        return isinstance(self.space, Space) and (name in ("params", "macs") or self._activations)
+        return isinstance(self.space, Space) and (
+            name in ("params", "macs") or (self._activations and name == "activation_bytes_train")
+        )
 
     def costs(self, rows: Rows, name: str) -> np.ndarray:
-        """``params``, ``macs`` or ``activations`` of some points; infinite where they make no network."""
+        """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
         if isinstance(self.space, Table):
             found = [self.space.rows.get(key(row)) for row in rows]
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
@@ -92,7 +95,7 @@ class Figures:
             return _NONE
         known: dict[str, float] = {"params": cost.params, "macs": cost.macs}
         if self._activations:
-            known["activations"] = cost.activation_bytes_train
+            known["activation_bytes_train"] = cost.activation_bytes_train
         words = [op.word for op in cost.graph.ops]
         counts = [cost.depth, *(words.count(word) for word in _WORDS)]
         return Counted(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))

@@ -121,6 +121,14 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def extend(self, before: int, budget: int) -> None:
+        """Let a run evaluate more networks than before; its final network, if there is one, is kept aside."""
+        if os.path.lexists(self.best):
+            aside = self.path / f"best-of-{before}"
+            with writing(aside):
+                os.rename(self.best, aside)
+        self.update(status="stopped", settings=self.run["settings"] | {"budget": budget})
+
     def finish(self) -> None:
         """Remove what only an unfinished run needs: checkpoints of trials that failed or were stopped."""
         for path in self.path.glob("trials/*/checkpoint.pt"):

@@ -31,7 +31,7 @@ from nas_agg.study.stopping import Stopped, shielded
 from nas_agg.study.storages import quiet, said
 from nas_agg.study.wire import BEAT, COORDINATOR, FINISHED, LEASE, OUTCOME, STOP, TASK, WORKER, blocks, order_of
 
-QUICK, SLOW = 0.2, 2.0  # seconds between two looks at the storage: while there is something to do, and at rest
+QUICK, SLOW = 0.1, 2.0  # seconds between two looks at the storage: after a trial has ended, and at rest
 BUSY = 0.5  # while trials are trained
 IDLE = 600.0
 
@@ -143,13 +143,14 @@ class Joiner:
                 self._pool.close()
                 self._bye()
                 return
-            end, ended = time.monotonic() + (BUSY if self._trials else pause), False
+            wanting = pause if self._pool.free() else BUSY
+            end, ended = time.monotonic() + (min(wanting, BUSY) if self._trials else pause), False
             while self._trials and not ended and time.monotonic() < end:
                 for event in self._pool.events(max(0.0, end - time.monotonic())):
                     ended = self._hear(event) or ended
             if not self._trials and not ended:
                 time.sleep(max(0.0, end - time.monotonic()))
-            pause = QUICK if self._trials or ended else min(SLOW, 1.2 * pause)
+            pause = QUICK if ended else min(SLOW, 1.2 * pause)
             self._send_reports()
             self._flush()
 

@@ -18,7 +18,11 @@ from nas_agg.study.wire import COORDINATOR, FINISHED, TASK, versions
 
 
 def find(
-    storage: str | None = None, study: str | None = None, run: str | os.PathLike[str] | None = None, wait: float = 0
+    storage: str | None = None,
+    study: str | None = None,
+    run: str | os.PathLike[str] | None = None,
+    wait: float = 0,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Joined:
     """The study that is meant.
 
@@ -28,19 +32,23 @@ def find(
             holds one unfinished study.
         run: A run folder that this machine can reach, in the place of both.
         wait: Seconds to wait for it, if it is not there yet.
+        say: Takes a line if it must be waited for.
 
     Raises:
         InputError: There is no such storage, or no such study in it.
     """
     if (run is None) == (storage is None):
         raise InputError("name a storage (--storage URL --study NAME) or a run folder (--run RUN), one of them")
-    end = time.monotonic() + wait
+    end, said_so = time.monotonic() + wait, False
     while True:
         try:
             return _find(storage, study, run)
-        except InputError:
+        except InputError as error:
             if time.monotonic() >= end:
                 raise
+            if not said_so:
+                say(f"{error}; waiting")
+            said_so = True
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
 
 
@@ -53,8 +61,7 @@ def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | 
         storage, study = known["settings"].get("storage"), known["study"]
         if storage is None and not (place / JOURNAL).exists():
             raise InputError(f"{run}: the search has not begun yet; wait for it with --wait")
-    _check_file(storage)
-    opened = open_storage(storage, place)
+    opened = open_storage(storage, place, begun=True)
     with said("cannot be read", kind=InputError), quiet():
         found = opened.get_all_studies()
     every = {one.study_name: one for one in found}
@@ -63,13 +70,6 @@ def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | 
     if TASK not in attrs:
         raise InputError(f"study {name}: no search that trains networks has it yet")
     return Joined(opened, every[name]._study_id, name, attrs[TASK], None if run is None else place.resolve())
-
-
-def _check_file(storage: str | None) -> None:
-    """A worker makes no database."""
-    path = (storage or "").removeprefix("sqlite:///")
-    if path != (storage or "") and path and ":memory:" not in path and not Path(path.partition("?")[0]).exists():
-        raise InputError(f"{storage}: no such file")
 
 
 def _chosen(study: str | None, found: Mapping[str, Mapping[str, Any]], where: str) -> str:
@@ -145,7 +145,7 @@ def join(
     """
     with stoppable():
         try:
-            found = find(storage, study, run, wait)
+            found = find(storage, study, run, wait, say)
             check_versions(found.task)
             setups = setups_of(found.task, dataset, device, workers)
         except Stopped as stopped:

@@ -17,12 +17,12 @@ def beats(scores: Array) -> Array:
     for column in scores.T:
         more |= column[:, None] > column[None]
         less |= column[:, None] < column[None]
-    return np.asarray(more & ~less)
+    return more & ~less
 
 
 def beaten(scores: Array) -> Array:
     """Which points some other point beats, ``(points,)``."""
-    return beats(scores).any(0)
+    return np.asarray(beats(scores).any(0))
 
 
 def ranks(scores: Array) -> Array:

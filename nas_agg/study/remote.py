@@ -36,7 +36,7 @@ from nas_agg.study.wire import (
 
 LEASE_SECONDS = 60.0  # without a beat, after which a worker's trials are given to others
 BEATS = 6  # in that time
-LOOK = 0.2  # seconds between two looks at the storage; longer where a look takes long
+LOOK = 0.1  # seconds between two looks at the storage; longer where a look takes long
 ADOPTION = 3.0  # seconds in which those who train for a coordinator that was killed answer its successor
 
 ENDS = ("done", "stopped", "failed")  # ways in which a trial ends that need no other attempt

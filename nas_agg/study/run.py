@@ -123,7 +123,8 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     Args:
         path: The run folder.
         show: Whether to print how it goes.
-        **changes: ``workers``, ``timeout``, ``trial_timeout`` or ``retries``, where they are to differ.
+        **changes: ``workers``, ``timeout``, ``trial_timeout``, ``retries``, or a larger ``budget``, where they are to
+            differ.
 
     Raises:
         InputError: There is no such run, a setting cannot change, or a part of the search is a Python object.
@@ -153,7 +154,7 @@ def _of_table(space: Tabled, settings: dict[str, Any]) -> dict[str, Any]:
             )
     if settings.get("epochs") not in (None, space.epochs):
         raise InputError(f"epochs: those of the table are {space.epochs}; leave it out, or name a dataset to train on")
-    return {"dataset": None, "workers": 1}
+    return {"dataset": None, "workers": 1, "epochs": space.epochs}
 
 
 def _wanted(evaluate: Evaluate | None, settings: dict[str, Any], table: bool = False) -> Settings:
@@ -216,6 +217,7 @@ class _Run:
         """
         if folder is not None and not folder.new:
             self._check_same(folder)
+            self._extend(folder)
             if folder.run["status"] == "finished" and self._final(folder) is not None:
                 return self._finished(folder)
         task = open_task(self.settings, self.space) if self.trains else None
@@ -266,6 +268,14 @@ class _Run:
             difference = f"the space {self.space.name} has changed since"
         if difference:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
+
+    def _extend(self, folder: RunFolder) -> None:
+        """A run that is to evaluate more networks than before goes on; its final network so far is kept aside."""
+        before = int(folder.run["settings"].get("budget", 0))
+        if self.settings.budget < before:
+            raise InputError(f"{folder.path}: budget: {before} networks were asked for there; give as many or more")
+        if self.settings.budget > before:
+            folder.extend(before, self.settings.budget)
 
     # ---- the parts of a search
 

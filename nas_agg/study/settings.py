@@ -185,7 +185,7 @@ class Settings(BaseModel):
         return ""
 
 
-FREE = {"workers", "timeout", "trial_timeout", "retries", "memory", "compile"}
+FREE = {"budget", "workers", "timeout", "trial_timeout", "retries", "memory", "compile"}
 
 
 def _first(said: int | None, default: int | None) -> int | None:

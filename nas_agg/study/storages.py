@@ -12,6 +12,7 @@ from io import BufferedRandom
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -26,13 +27,14 @@ READY = 10.0  # seconds in which a proxy must answer
 BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
+def open_storage(url: str | None, folder: Path, begun: bool = False) -> BaseStorage:
     """The storage of a URL, else the journal file of a run folder.
 
     Args:
         url: Any of Optuna's, or ``grpc://HOST:PORT`` of its gRPC proxy; ``$NAME`` in it is a variable of the
             environment.
         folder: The run's.
+        begun: Whether there must be studies in it already: nothing is made then.
 
     Raises:
         InputError: The URL is no storage that can be opened, or the journal cannot be read.
@@ -49,8 +51,23 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         full = os.path.expandvars(url)
         if full.startswith(GRPC):
             return _proxy(full)
-        waits = {"connect_args": {"timeout": BUSY}} if full.startswith("sqlite") else {}
-        return optuna.storages.get_storage(RDBStorage(full, engine_kwargs=waits))
+        if begun:
+            _check_begun(full)
+        # A server may have been started anew since the last call.
+        more = {"connect_args": {"timeout": BUSY}} if full.startswith("sqlite") else {"pool_pre_ping": True}
+        return optuna.storages.get_storage(RDBStorage(full, engine_kwargs=more))
+
+
+def _check_begun(url: str) -> None:
+    """Refuses a database without studies, before anything is written to it."""
+    engine = sqlalchemy.create_engine(url)
+    if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
+        raise InputError(f"{url}: no such file")
+    try:
+        if not sqlalchemy.inspect(engine).has_table("studies"):
+            raise InputError(f"{url}: holds no search yet")
+    finally:
+        engine.dispose()
 
 
 def _proxy(url: str) -> GrpcStorageProxy:

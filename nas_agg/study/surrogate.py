@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,8 @@ MANY = 60  # networks from which on a process is not fitted at each ask
 MOST_FITTED = 400  # points; the fit takes time by the cube of them
 MOST_DISTANCES = 20_000_000  # between fitted points, over all open names
 SHORT_LIST = 40  # candidates whose figures are worked out, where that takes time
+MOST_COUNTED = 200  # where most are over a limit
+COSTS = {"params": "params", "macs": "macs", "activations": "activation_bytes_train"}  # of objectives
 QUANTILES = ndtri((np.arange(16) + 0.5) / 16)  # of a normal variable, by which a gain of volume is expected
 
 
@@ -118,22 +120,81 @@ class Surrogate:
         return self._process.predict(self._fits.genes.codes(rows), standardised(figures, self._own))
 
 
-class Expectation(ABC):
-    """What is expected of candidates at one ask."""
+class Known:
+    """The log of a cost that arithmetic knows.
 
-    def __init__(self, fits: Fits):
+    Where counting takes time, a process of the open names alone stands for it until a candidate is among the first.
+
+    Args:
+        fits: The search's.
+        figure: The cost's name.
+        trials: What was seen.
+    """
+
+    def __init__(self, fits: Fits, figure: str, trials: Trials):
+        self._figures, self._figure = fits.figures, figure
+        self.seen = self.exactly(trials.rows)
+        if not fits.figures.cheap:
+            self._middle, self._unit = float(self.seen.mean()), float(self.seen.std() or 1.0)
+            scored = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0])
+            self._surrogate = Surrogate(fits, figure, scored, self.seen, plain, figured=False)
+
+    def exactly(self, rows: Rows) -> Array:
+        """Of some points; infinite where they make no network."""
+        return np.log1p(self._figures.costs(rows, self._figure))
+
+    def predict(self, rows: Rows, dear: bool) -> tuple[Array, Array]:
+        """Mean and deviation, which is 0 where the cost is known."""
+        if dear or self._figures.cheap:
+            return self.exactly(rows), np.zeros(len(rows))
+        mean, deviation = self._surrogate.predict(rows, [])
+        return self._middle + self._unit * mean, self._unit * deviation
+
+
+class Expectation(ABC):
+    """What is expected of candidates at one ask.
+
+    Args:
+        fits: The search's.
+        trials: What was seen.
+        limits: The most that costs may be, by their figures' names; 0 is no limit.
+        known: Further costs that are asked for.
+    """
+
+    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int], known: Collection[str] = ()):
         self.fits = fits
+        self._limits = {figure: limit for figure, limit in limits.items() if limit and fits.figures.knows(figure)}
+        self.known = {figure: Known(fits, figure, trials) for figure in {**self._limits, **dict.fromkeys(known)}}
 
     @abstractmethod
+    def expected(self, rows: Rows, dear: bool) -> Array:
+        """The log of what each is expected to gain, whatever the limits."""
+
     def gains(self, rows: Rows, dear: bool = False) -> Array:
-        """The log of what each is expected to gain; without figures where these take time, unless ``dear``."""
+        """The log of what each is expected to gain, given how likely it is within the limits; minus infinity above.
+
+        Args:
+            rows: Candidates.
+            dear: Whether their figures are worked out where this takes time.
+        """
+        found = self.expected(rows, dear)
+        for figure, limit in self._limits.items():
+            mean, deviation = self.known[figure].predict(rows, dear)
+            away = np.log1p(limit) + 1e-12 - mean
+            likely = log_ndtr(away / np.maximum(deviation, 1e-12))
+            found += np.where(deviation > 0, likely, np.where(away >= 0, 0.0, -np.inf))
+        return found
 
     def reconsidered(self, rows: Rows) -> Rows:
         """Candidates in the order of their gains, the first of them by all their figures."""
         if self.fits.figures.cheap:
             return rows
-        first = rows[:SHORT_LIST]
-        return np.concatenate([first[np.argsort(-self.gains(first, dear=True), kind="stable")], rows[SHORT_LIST:]])
+        for end in range(SHORT_LIST, MOST_COUNTED + 1, SHORT_LIST):
+            gains = self.gains(rows[:end], dear=True)
+            if (gains > -np.inf).sum() >= SHORT_LIST / 2:
+                break
+        order = np.argsort(-gains, kind="stable")
+        return np.concatenate([rows[order[gains[order] > -np.inf]], rows[end:]])
 
     def figures(self, rows: Rows, dear: bool) -> list[Array]:
         """Figures of candidates, or none."""
@@ -143,63 +204,51 @@ class Expectation(ABC):
 class Improvement(Expectation):
     """The expected improvement of one score."""
 
-    def __init__(self, fits: Fits, trials: Trials):
-        super().__init__(fits)
+    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int]):
+        super().__init__(fits, trials, limits)
         self._surrogate = Surrogate(fits, "score", trials, trials.scores[:, 0], bent)
 
-    def gains(self, rows: Rows, dear: bool = False) -> Array:
+    def expected(self, rows: Rows, dear: bool) -> Array:
         """The log of the expected improvement."""
         mean, deviation = self._surrogate.predict(rows, self.figures(rows, dear))
         return log_improvement(mean, deviation, self._surrogate.target.max())
 
 
 class FrontGain(Expectation):
-    """The expected gain of the volume that the front of several scores beats.
+    """The expected gain of the volume that the front of several scores beats; costs count by their logarithms."""
 
-    A cost that arithmetic knows counts by its logarithm, and exactly; where counting takes time, a process of the open
-    names alone stands for it until a candidate is among the first.
-    """
-
-    def __init__(self, fits: Fits, trials: Trials, objectives: Objectives):
-        super().__init__(fits)
-        self._known = [objective.known and fits.figures.knows(objective.name) for objective in objectives]
-        self._names = objectives.names
-        self._surrogates: dict[int, Surrogate] = {}
-        self._spread: dict[int, tuple[float, float]] = {}
+    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int], objectives: Objectives):
+        figures = [COSTS.get(objective.name, "") if objective.known else "" for objective in objectives]
+        self._figures = [figure if fits.figures.knows(figure) else "" for figure in figures]
+        super().__init__(fits, trials, limits, [figure for figure in self._figures if figure])
+        self._surrogates: list[Surrogate | None] = []
         front, reference = [], []
-        for place, name in enumerate(self._names):
-            scores = trials.scores[:, place]
-            if self._known[place]:
-                scores = -np.log1p(-scores)
-                pending = -np.log1p(fits.figures.costs(trials.pending, name))
+        for place, figure in enumerate(self._figures):
+            if figure:
+                self._surrogates.append(None)
+                scores, pending = -self.known[figure].seen, -self.known[figure].exactly(trials.pending)
                 reference.append(scores.min() - 0.05 * np.ptp(scores))
-                if not fits.figures.cheap:
-                    self._spread[place] = float(scores.mean()), float(scores.std() or 1.0)
-                    own = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0])
-                    self._surrogates[place] = Surrogate(fits, name, own, scores, plain, figured=False)
             else:
-                surrogate = self._surrogates[place] = Surrogate(fits, name, trials, scores, half_ranked)
-                scores, pending = surrogate.target, surrogate.guess
+                learnt = Surrogate(fits, f"score {place}", trials, trials.scores[:, place], half_ranked)
+                self._surrogates.append(learnt)
+                scores, pending = learnt.target, learnt.guess
                 reference.append(np.quantile(scores, 0.25))
             front.append(np.concatenate([scores, pending]))
         self._lows, self._highs = boxes(np.stack(front, 1), np.array(reference))
 
-    def gains(self, rows: Rows, dear: bool = False) -> Array:
+    def expected(self, rows: Rows, dear: bool) -> Array:
         """The log of the expected gain of volume; what gains nothing stands behind, by its predictions."""
         figures = self.figures(rows, dear)
-        volume = np.ones((len(rows), len(self._lows)))
-        hope = np.zeros(len(rows))
-        for place, name in enumerate(self._names):
-            if self._known[place] and (dear or self.fits.figures.cheap):
-                mean, deviation = -np.log1p(self.fits.figures.costs(rows, name)), np.zeros(len(rows))
+        volumes, hope = np.ones((len(rows), len(self._lows))), np.zeros(len(rows))
+        for place, surrogate in enumerate(self._surrogates):
+            if surrogate is None:
+                mean, deviation = self.known[self._figures[place]].predict(rows, dear)
+                mean = -mean
             else:
-                surrogate = self._surrogates[place]
-                mean, deviation = surrogate.predict(rows, [] if self._known[place] else figures)
-                middle, unit = self._spread.get(place, (0.0, 1.0))
-                mean, deviation = middle + unit * mean, unit * deviation
-            volume *= above(mean, deviation, self._lows[:, place]) - above(mean, deviation, self._highs[:, place])
+                mean, deviation = surrogate.predict(rows, figures)
+            volumes *= above(mean, deviation, self._lows[:, place]) - above(mean, deviation, self._highs[:, place])
             hope += mean + deviation
-        gained = np.maximum(volume, 0.0).sum(1)
+        gained = volumes.sum(1)
         return np.where(gained > 1e-300, np.log(np.maximum(gained, 1e-300)), hope - 1e6)
 
 

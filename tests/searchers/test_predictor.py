@@ -169,7 +169,7 @@ def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.FrontGain, sur
     macs = fits.figures.costs(rows, "macs")
     scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
     trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
-    return surrogate.FrontGain(fits, trials, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])), trials
+    return surrogate.FrontGain(fits, trials, {}, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])), trials
 
 
 def test_the_gain_of_a_front_is_that_of_its_volume(space):
@@ -202,6 +202,41 @@ def test_what_is_in_training_counts_for_the_front(space):
     known = alone.gains(trials.pending, dear=True)
     place = int(np.argmax(known))
     assert others.gains(trials.pending, dear=True)[place] < known[place] - 0.5
+
+
+@pytest.mark.parametrize("names", [("accuracy",), ("accuracy", "macs")])
+def test_what_is_over_a_limit_is_not_proposed(names, space):
+    figures = Figures(space)
+    rows = distinct(figures.genes.random(60, np.random.default_rng(0)), set())
+    macs = figures.costs(rows, "macs")
+    limit = int(np.median(macs))
+    aims = Objectives([OBJECTIVES[name] for name in names])
+    seen = [
+        Seen(figures.genes.values(row), (float(np.log(cost)), -float(cost))[: len(names)])
+        for row, cost in zip(rows, macs, strict=True)
+        if cost <= limit
+    ]
+    over = []
+    for most in (0, limit):
+        searcher = make_searcher(find_searcher("predictor"), space, 0, aims)
+        searcher.limits = {"macs": most, "params": 0}
+        proposals = searcher.proposals(seen, np.random.default_rng(0))
+        first = figures.genes.rows([next(proposals) for _ in range(20)])
+        over.append(int((figures.costs(first, "macs") > limit).sum()))
+    assert over[0] >= 10 or len(names) > 1  # of one objective the best by far are over it
+    assert over[1] == 0
+
+
+def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("a,b,score,macs\n" + "".join(f"{i // 5},{i % 5},{i},{i}\n" for i in range(25)))
+    table = Table(file, ["a", "b"], "score", ["macs"])
+    searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
+    searcher.limits = {"macs": 12}
+    seen = [Seen({"a": str(i // 5), "b": str(i % 5)}, (float(i),)) for i in range(13)]
+    assert list(searcher.proposals(seen, np.random.default_rng(0))) == []
+    searcher.limits = {"macs": 13}
+    assert list(searcher.proposals(seen, np.random.default_rng(0))) == [{"a": "2", "b": "3"}]
 
 
 @pytest.mark.parametrize("names", [("accuracy", "loss"), ("accuracy", "loss", "latency")])
@@ -244,4 +279,4 @@ def test_figures_are_those_of_the_task(space):
     row = figures.genes.random(1, np.random.default_rng(0))
     cost = nas_agg.cost(space.genotype(figures.genes.values(row[0]), input=(3, 16, 16), classes=7))
     assert figures.costs(row, "macs")[0] == cost.macs
-    assert figures.costs(row, "activations")[0] == cost.activation_bytes_train
+    assert figures.costs(row, "activation_bytes_train")[0] == cost.activation_bytes_train

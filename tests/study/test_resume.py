@@ -132,10 +132,24 @@ def test_another_process_is_refused_while_one_searches(tiny, score, tmp_path):
     assert [trial.state for trial in result.trials] == ["complete", "complete"]
 
 
+@pytest.mark.parametrize("searcher", ["random", "predictor"])
+def test_a_finished_search_goes_on_for_more_networks(tiny, score, tmp_path, searcher):
+    whole = search(tiny, score, searcher=searcher, budget=20, out=tmp_path / "whole")
+    first = search(tiny, score, searcher=searcher, budget=14, out=tmp_path / "run")
+    more = search(tiny, score, searcher=searcher, budget=20, out=tmp_path / "run")
+    told = [(trial.labels, trial.value) for trial in whole.trials]
+    assert [(trial.labels, trial.value) for trial in more.trials] == told
+    before = json.loads((tmp_path / "run" / "best-of-14" / "metrics.json").read_text())
+    assert before["value"] == first.value
+    assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["value"] == whole.value
+    with pytest.raises(InputError, match="budget: 20 networks were asked for there; give as many or more"):
+        search(tiny, score, searcher=searcher, budget=19, out=tmp_path / "run")
+
+
 def test_other_settings_are_refused_by_name(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
-    with pytest.raises(InputError, match="budget is 3 there and 4 here; choose another --out"):
-        search(tiny, score, searcher="random", budget=4, out=tmp_path / "run")
+    with pytest.raises(InputError, match="seed is 0 there and 4 here; choose another --out"):
+        search(tiny, score, searcher="random", budget=3, seed=4, out=tmp_path / "run")
     other = type(tiny)({**_tiny_text(), "classes": 9}, "tiny")
     with pytest.raises(InputError, match="the space tiny has changed"):
         search(other, score, searcher="random", budget=3, out=tmp_path / "run")

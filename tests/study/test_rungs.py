@@ -1,0 +1,178 @@
+"""Halving and Hyperband: who pauses, who goes on, and that a training that paused is the unbroken one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_agg.errors import InputError
+from nas_agg.space import Space
+from nas_agg.study.pareto import ranks
+from nas_agg.study.run import search
+from nas_agg.study.rungs import Rungs
+from nas_agg.study.table import Tabled
+from nas_agg.study.trial import TrialRecord
+
+TEXT = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "open": {"width": [2, 3, 4, 5, 6, 7, 8, 9], "kernel": [1, 3, 5], "end": ["relu", ["bn", "relu"]]},
+    "net": [{"conv": "kernel", "out": "width"}, "end", "gap", {"linear": "classes"}],
+}
+EPOCHS = 9
+
+
+def curve(width: int, kernel: int, end: int) -> list[float]:
+    """Wider networks are better in the end, narrow ones quicker at first."""
+    return [
+        round((0.5 + width / 20 + kernel / 50 - end / 100) * (1 - 2 ** (-epoch * 4 / width)), 5)
+        for epoch in range(1, 10)
+    ]
+
+
+@pytest.fixture
+def tabled(tmp_path) -> Tabled:
+    """A space of 48 points with a table of their results."""
+    lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
+    lines.append("width,kernel,end,params,macs,accuracy,curve")
+    for width, kernel, end in itertools.product(TEXT["open"]["width"], (1, 3, 5), (0, 1)):
+        values = curve(width, kernel, end)
+        label = ('"""relu"""', '"[""bn"",""relu""]"')[end]
+        costs = f"{width * kernel**2},{64 * width * kernel**2}"
+        lines.append(f"{width},{kernel},{label},{costs},{values[-1]},{' '.join(map(str, values))}")
+    content = gzip.compress("\n".join(lines).encode())
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    table = {"file": "t.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    return Space({**TEXT, "table": table}, "tabled", tmp_path)
+
+
+def trial(number, rungs, state="paused"):
+    return TrialRecord(number, state, None, None, {}, 1, 1, str(number), None, 0, rungs=rungs)
+
+
+def test_rungs_lie_a_factor_apart_and_before_the_end():
+    assert Rungs(1, 3, 27).epochs == (1, 3, 9)
+    assert Rungs(1, 3, 28).epochs == (1, 3, 9, 27)
+    assert Rungs(2, 2, 12).epochs == (2, 4, 8)
+    assert Rungs(1, 3, 2).epochs == (1,)
+    rungs = Rungs(1, 3, 12)
+    assert [rungs.until(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
+        1,
+        3,
+        9,
+        12,
+    ]
+
+
+def test_the_best_of_each_rung_go_on():
+    rungs = Rungs(1, 3, 9)
+    first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
+    assert rungs.promoted(first[:2]) is None
+    assert rungs.promoted(first).number == 1
+    gone = [first[0], trial(1, {1: (0.5,)}, "running"), first[2]]
+    assert rungs.promoted(gone) is None
+    more = [*gone, *(trial(number, {1: (0.2,)}) for number in (3, 4, 5))]
+    assert rungs.promoted(more).number == 2
+    # A higher rung comes first: its networks are nearer to a result.
+    high = [trial(number, {1: (0.9,), 3: (0.9 + number / 100,)}) for number in (6, 7, 8)]
+    assert rungs.promoted([*more, *high]).number == 8
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12))
+def test_of_several_objectives_no_worse_front_goes_on_before_a_better(scores):
+    rungs = Rungs(1, 3, 9)
+    trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
+    order = ranks(np.array(scores))
+    went = []
+    while (found := rungs.promoted(trials)) is not None:
+        went.append(order[found.number])
+        trials[found.number] = trial(found.number, found.rungs, "running")
+    assert len(went) == len(scores) // 3
+    assert went == sorted(went)
+    assert went == sorted(order)[: len(went)]
+
+
+def test_brackets_take_turns_and_the_last_trains_in_full():
+    rungs = Rungs(1, 3, 9, brackets=True)
+    begins = [rungs.of(number) for number in range(200)]
+    assert set(begins) == {(1, 3), (3,), ()}
+    counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
+    assert counts[0] > counts[1] >= counts[2] > 0
+    assert set(begins[:12]) == set(begins)
+    assert rungs.until(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
+
+
+def test_a_search_halves(tabled):
+    result = search(tabled, searcher="random", pruner="halving", budget=27, out=None or tabled._folder / "run")
+    whole = [trial for trial in result.trials if trial.state == "complete"]
+    stopped = [trial for trial in result.trials if trial.state == "pruned"]
+    assert len(whole) + len(stopped) == 27
+    assert not [trial for trial in result.trials if trial.state in ("paused", "running")]
+    assert all(set(trial.rungs) == {1, 3} for trial in whole)
+    assert 3 <= len(whole) <= 6
+    space = Tabled(tabled)
+    for one in result.trials:
+        row = space.row(tabled.values(one.labels))
+        assert one.value == (row.value if one.state == "complete" else row.curve[max(one.rungs) - 1])
+    reached = [one for one in result.trials if 3 in one.rungs]
+    assert min(one.rungs[1] for one in reached) >= sorted(one.rungs[1] for one in result.trials)[27 - len(reached) - 4]
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
+@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
+def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeypatch, pruner, objective):
+    from nas_agg.study.lookup import Lookup
+
+    settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
+    whole = search(tabled, out=tmp_path / "whole", **settings)
+    started, start = [], Lookup.start
+
+    def killed(self, job):
+        started.append(job.number)
+        if len(started) in (7, 15, 22):
+            raise KeyboardInterrupt
+        start(self, job)
+
+    monkeypatch.setattr(Lookup, "start", killed)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            search(tabled, out=tmp_path / "broken", **settings)
+    again = search(tabled, out=tmp_path / "broken", **settings)
+    told = [(one.number, one.state, one.values, one.rungs) for one in whole.trials]
+    assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == told
+
+
+def test_what_cannot_halve(tabled, tiny, tmp_path):
+    with pytest.raises(InputError, match="first_epochs: 9 of 9 epochs leave nothing to save"):
+        search(tabled, pruner="halving", first_epochs=9, out=tmp_path / "run")
+    with pytest.raises(InputError, match="pruner: for networks that are trained here"):
+        search(tiny, lambda genotype, trial: 1.0, pruner="halving")
+
+
+def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
+    import torch
+
+    from nas_agg.compiler import compile
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import train
+    from nas_agg.training.recipes import get_recipe
+
+    data, recipe = load_data("digits"), get_recipe("search")
+    space = Space(TEXT, "t")
+    genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
+    whole, parts = compile(genotype, 0), compile(genotype, 0)
+    unbroken = train(whole, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
+    paused = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", until=2)
+    assert (paused.stopped, paused.epochs) == ("paused", 2)
+    parts = compile(genotype, 0)
+    ended = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", resume=True)
+    assert ended.stopped is None
+    own = [epoch["validation_accuracy"] for epoch in ended.history]
+    assert own == [epoch["validation_accuracy"] for epoch in unbroken.history]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
