@@ -149,6 +149,13 @@ def search(
     retries: Annotated[
         int | None, typer.Option(help="How often a trial whose worker died is tried again (default: 3).")
     ] = None,
+    proxy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Of several candidates train the one it scores highest: see 'nas_agg proxies'."
+        ),
+    ] = None,
+    candidates: Annotated[int, typer.Option(help="Of --proxy: networks that each is picked from.")] = 20,
     pruner: Annotated[
         str | None,
         typer.Option(
@@ -211,6 +218,8 @@ def search(
             timeout=timeout,
             trial_timeout=trial_timeout,
             retries=3 if retries is None else retries,
+            proxy=proxy,
+            candidates=candidates,
             pruner=pruner,
             reduction=reduction,
             first_epochs=first_epochs,

@@ -47,8 +47,10 @@ class PredictorSearcher(PointSearcher):
         known = {key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
         candidates = distinct(self._candidates(trials, rng), known)
         if len(candidates):
+            tried = np.concatenate([trials.rows, trials.failed, trials.pending])
             for row in self._climbed(candidates, self._expectation(trials.fewer()), known, rng):
-                yield self.fits.genes.values(row)
+                if not self.fits.figures.is_one_of(row, tried):
+                    yield self.fits.genes.values(row)
 
     def _trials(self, seen: Sequence[Seen]) -> Trials:
         rows = self.fits.genes.rows([other.values for other in seen])

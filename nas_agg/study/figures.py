@@ -54,6 +54,7 @@ class Figures:
         self.cheap = not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
         self._counted: dict[bytes, Counted] = {}
+        self._hashes: dict[bytes, str] = {}
 
     def of(self, rows: Rows) -> list[np.ndarray]:
         """The figures of some points, ``(points, figures)`` of each group."""
@@ -81,16 +82,40 @@ class Figures:
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
         return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
 
+    def is_one_of(self, row: np.ndarray, others: Rows) -> bool:
+        """Whether a point makes the network that another point makes; never true of what makes none."""
+        alike = [other for other in others if self._alike(row, other)]
+        return bool(alike) and self._hash(row) in map(self._hash, alike)
+
+    def _alike(self, row: np.ndarray, other: np.ndarray) -> bool:
+        return not isinstance(self.space, Space) or self._count(row) == self._count(other)
+
+    def _hash(self, row: np.ndarray) -> str:
+        """Equal for equal networks."""
+        name = key(row)
+        if name not in self._hashes:
+            if isinstance(self.space, Table):
+                found = self.space.rows.get(name)
+                self._hashes[name] = name.hex() if found is None else found.hash
+            elif isinstance(self.space, Space) and self._count(row) is not _NONE:
+                self._hashes[name] = self._cost(row).hash
+            else:
+                self._hashes[name] = name.hex()
+        return self._hashes[name]
+
     def _count(self, row: np.ndarray) -> Counted:
         if key(row) not in self._counted:
             self._counted[key(row)] = self._counted_anew(row)
         return self._counted[key(row)]
 
-    def _counted_anew(self, row: np.ndarray) -> Counted:
+    def _cost(self, row: np.ndarray) -> Cost:
         assert isinstance(self.space, Space)
+        values = self.genes.values(row)
+        return Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
+
+    def _counted_anew(self, row: np.ndarray) -> Counted:
         try:
-            values = self.genes.values(row)
-            cost = Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
+            cost = self._cost(row)
         except InputError:
             return _NONE
         known: dict[str, float] = {"params": cost.params, "macs": cost.macs}

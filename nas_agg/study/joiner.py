@@ -114,19 +114,19 @@ class Joiner:
 
     def run(self) -> None:
         """Work until the search is over."""
-        with tempfile.TemporaryDirectory(prefix="nas_agg-worker-") as scratch:
-            self._scratch = Path(scratch)
-            try:
-                self._run()
-            except Stopped as stopped:
-                back = len(self._trials)
-                self._hand_back("was stopped")
-                raise Left(stopped.status, back) from None
-            except NasAggError as error:
-                self._hand_back(f"failed: {error}")
-                raise
-            finally:
-                self._pool.close()
+        try:
+            self._run()
+        except Stopped as stopped:
+            back = len(self._trials)
+            self._hand_back("was stopped")
+            raise Left(stopped.status, back) from None
+        except NasAggError as error:
+            self._hand_back(f"failed: {error}")
+            raise
+        finally:
+            self._pool.close()
+            for number in list(self._trials):
+                self._forget(number)
 
     def _run(self) -> None:
         self._write(None, f"{WORKER}{self.id}", self._about)
@@ -252,8 +252,7 @@ class Joiner:
     def _start(self, trial: FrozenTrial, attempt: int) -> None:
         order, folder = order_of(trial.user_attrs), None
         if self._shared is None:
-            folder = self._scratch / f"{trial.number}-{attempt}"
-            folder.mkdir()
+            folder = Path(tempfile.mkdtemp(prefix=f"{trial.number}-", suffix="-nas_agg"))
             order["out"] = str(folder)
         else:
             order["out"] = str(self._shared / str(trial.number))

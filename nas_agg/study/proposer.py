@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
     from nas_agg.open_names import Values
     from nas_agg.space import Space
+    from nas_agg.study.screening import Screen
     from nas_agg.study.table import Row
 
 PATIENCE = 1000
 SLOW = 100  # networks in a row over a limit that is measured, which takes seconds
 WHILE_OTHERS_RUN = 50
 SMALL_SPACE = 1000
+_EXHAUSTED = "the space holds no other network within the limits"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Proposer:
         classes: The number of classes; ``None`` leaves it to the space.
         cost: Counts a genotype; :func:`nas_agg.costs.cost` unless told.
         memory: Says what a network is trained with; unsaid, it is not recorded.
+        screen: Picks of several new draws the one to train; what the user starts from is not screened.
         measured: Whether there are limits that are measured once a trial has begun; a network above is a draw in vain.
     """
 
@@ -80,6 +83,7 @@ class Proposer:
         classes: int | None = None,
         cost: Callable[[Genotype], Cost | Row] | None = None,
         memory: Callable[[Genotype], str] | None = None,
+        screen: Screen | None = None,
         measured: bool = False,
     ):
         if cost is None:
@@ -91,7 +95,7 @@ class Proposer:
         self._start = [space.labels(values) for values in start]
         self._limits, self._activations = dict(limits or {}), activations
         self._input, self._classes, self._cost = input, classes, cost
-        self._memory = memory
+        self._memory, self._screen = memory, screen
         self._in_vain = {"repeat", "infeasible", "running"} if measured else {"repeat"}
         self._judged: dict[tuple, Candidate | str] = {}
         self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
@@ -150,6 +154,8 @@ class Proposer:
         distributions, last = self.space.distributions, ""
         if sum(trial.state == "infeasible" for trial in self._tail()) >= SLOW:
             return f"{SLOW} networks in a row were slower than the limit"
+        if self._screen is not None and self.record.next_number >= len(self._start):
+            return (yield from self._pick(self._screen))
         draws = self._draws()
         while asked < PATIENCE:
             lost = asked >= self.searcher.patience
@@ -175,8 +181,29 @@ class Proposer:
             if not checked:
                 checked = True
                 if (yield from self._exhausted()):
-                    return "the space holds no other network within the limits"
+                    return _EXHAUSTED
         return f"{PATIENCE:,} draws in a row were repeats or refused{f' (the last one: {last})' if last else ''}"
+
+    def _pick(self, screen: Screen) -> Generator[None, None, tuple[int, Candidate] | str]:
+        """Draw candidates, each a network of its own, and begin the one that is screened best."""
+        draws, found = self._draws(), dict[str, tuple[Labels, Candidate]]()
+        in_vain = 0
+        for asked in range(PATIENCE):
+            labels = self._other_draw(asked) if in_vain >= self.searcher.patience else next(draws)
+            network = self.judge(labels)
+            in_vain += 1
+            if not isinstance(network, str) and network.hash not in found and not self.record.known(network.hash):
+                found[network.hash] = labels, network
+                screen.score(network.genotype)
+                in_vain = 0
+            yield
+            if len(found) == screen.candidates:
+                break
+        if not found:
+            return _EXHAUSTED if (yield from self._exhausted()) else f"{PATIENCE:,} draws held no new network"
+        labels, network = list(found.values())[screen.best([one.genotype for _, one in found.values()])]
+        attrs = self._attrs(network, asked + 1 - len(found))
+        return self.record.begin(labels, self.space.distributions, attrs), network
 
     def _draws(self) -> Iterator[Labels]:
         """What is proposed for the next trial: by the user, then by the searcher."""

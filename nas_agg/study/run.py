@@ -28,6 +28,7 @@ from nas_agg.study.remote import Remote, Several, dismiss
 from nas_agg.study.result import SearchResult, ranked
 from nas_agg.study.rungs import Rungs
 from nas_agg.study.scoring import pruner_of, rungs_of
+from nas_agg.study.screening import Screen
 from nas_agg.study.searcher import Searcher, find_searcher, make_searcher
 from nas_agg.study.settings import FREE, Settings, shown
 from nas_agg.study.starts import start_values, with_room
@@ -220,6 +221,8 @@ class _Run:
             self._extend(folder)
             if folder.run["status"] == "finished" and self._final(folder) is not None:
                 return self._finished(folder)
+        if not self.trains:
+            self._screen(None)  # what takes images is refused before there is a folder
         task = open_task(self.settings, self.space) if self.trains else None
         said = self.settings
         images = (task.input, task.classes) if task else (None, None)
@@ -303,8 +306,14 @@ class _Run:
             classes=of.get("classes"),
             cost=self.space.network if isinstance(self.space, Tabled) else None,
             memory=self.means.of_trial if self.means else None,
+            screen=self._screen(of.get("data")),
             measured=self.settings.max_latency is not None,
         )
+
+    def _screen(self, data: dict[str, Any] | None) -> Screen | None:
+        if self.settings.proxy is None:
+            return None
+        return Screen(self.settings.proxy, self.settings.candidates, data, self.settings.seed)
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
         if isinstance(self.space, Tabled):

@@ -130,6 +130,8 @@ class Settings(BaseModel):
     min_accuracy: float | None = Field(default=None, ge=0, le=1)
     max_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     latency_target: Milliseconds | None = None
+    proxy: str | None = None
+    candidates: int = Field(default=20, ge=1, le=10_000)
     pruner: Literal["median", "halving", "hyperband", "none"] | None = None
     reduction: int = Field(default=3, ge=2, le=100)
     first_epochs: int = Field(default=1, ge=1)

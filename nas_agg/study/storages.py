@@ -14,8 +14,7 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from nas_agg.errors import InputError, NasAggError, one_line
 from nas_agg.study.searcher import reason_of
@@ -88,7 +87,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
     return proxy
 
 
-class _Lock(BaseJournalFileLock):
+class _Lock(JournalFileOpenLock):
     """Lets one process at a time write to a journal.
 
     It is a lock of the kernel's, on the journal itself: it is free as soon as its holder is dead. What a kill in the

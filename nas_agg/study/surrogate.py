@@ -49,10 +49,9 @@ class Trials:
     def fewer(self) -> Trials:
         """The best and the latest of them, as many as can be fitted to in time."""
         most = min(MOST_FITTED, max(FEWEST, int((MOST_DISTANCES / self.rows.shape[1]) ** 0.5)))
-        if len(self.rows) <= most:
-            return self
-        latest = np.arange(len(self.rows) - most // 2, len(self.rows))
-        kept = np.union1d(best_first(self.scores)[: most // 2], latest)
+        kept = np.arange(len(self.rows))
+        if len(self.rows) > most:
+            kept = np.union1d(best_first(self.scores)[: most // 2], kept[-(most // 2) :])
         return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending)
 
 

@@ -280,3 +280,23 @@ def test_figures_are_those_of_the_task(space):
     cost = nas_agg.cost(space.genotype(figures.genes.values(row[0]), input=(3, 16, 16), classes=7))
     assert figures.costs(row, "macs")[0] == cost.macs
     assert figures.costs(row, "activation_bytes_train")[0] == cost.activation_bytes_train
+
+
+def test_equal_networks_are_not_proposed_again(space, tmp_path):
+    figures = Figures(space)
+    values = {"kind": "plain", "rate": 4, "count": 2, "how": "sum", "wires": "previous"}
+    row = figures.genes.row(values)
+    assert figures.is_one_of(figures.genes.row(values | {"how": "concat"}), row[None])  # one feature is read
+    for other in ({"wires": "dense"}, {"kind": "deep"}):
+        assert not figures.is_one_of(figures.genes.row(values | other), row[None])
+    searcher, rng = find_searcher("predictor")(space, 0), np.random.default_rng(0)
+    seen = [Seen(point, (-float(point["count"]),)) for point in (values, *(space.sample(rng) for _ in range(20)))]
+    rows = figures.genes.rows([other.values for other in seen])
+    proposals = searcher.proposals(seen, rng)
+    assert not any(figures.is_one_of(figures.genes.row(next(proposals)), rows) for _ in range(20))
+
+    file = tmp_path / "table.csv"
+    file.write_text("# equal: canon\na,b,score,canon\n0,0,1,x\n0,1,2,y\n1,0,3,x\n1,1,4,z\n")
+    table = Figures(Table(file, ["a", "b"], "score"))
+    assert table.is_one_of(np.array([1, 0]), np.array([[0, 0], [0, 1]]))
+    assert not table.is_one_of(np.array([1, 1]), np.array([[0, 0], [0, 1]]))

@@ -150,7 +150,8 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
 def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
     monkeypatch.setattr(training, "measure", lambda *args, **more: found(6.0))
     monkeypatch.setattr(training.loop, "train", None)
-    told = training.train_trial({**job, "latency": True, "max_latency": 5.0}, load_data("digits"), lambda step, value: False)
+    asked = {**job, "latency": True, "max_latency": 5.0}
+    told = training.train_trial(asked, load_data("digits"), lambda step, value: False)
     assert told == {"infeasible": "latency 6 ms, more than 5 ms", "latency_ms": 6.0}
 
 

@@ -13,6 +13,7 @@ from nas_agg.errors import InputError
 from nas_agg.genotype import Genotype
 from nas_agg.study import screening
 from nas_agg.study.proxies import PROXIES, Scorer
+from nas_agg.study.run import search
 from nas_agg.study.screening import Screen
 from nas_agg.training.data import load_data
 
@@ -124,3 +125,31 @@ def test_the_screen_reads_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert not read
     screen.best(NETWORKS)
     assert read == [DIGITS]
+
+
+def test_a_search_trains_the_best_of_its_candidates(wide, score):
+    settings = {"searcher": "random", "seed": 2}
+    plain = search(wide, score, budget=8, **settings)
+    screened = search(wide, score, budget=8, proxy="params", candidates=6, **settings)
+    assert min(trial.params for trial in screened.trials) > sorted(trial.params for trial in plain.trials)[4]
+    assert len({trial.hash for trial in screened.trials}) == 8
+    again = search(wide, score, budget=8, proxy="params", candidates=6, **settings)
+    assert [trial.labels for trial in again.trials] == [trial.labels for trial in screened.trials]
+
+
+def test_what_the_user_starts_from_is_not_screened(wide, score):
+    start = [{"width": 3, "deep": 0, "kernel": 1, "end": "relu"}]
+    result = search(wide, score, budget=2, proxy="params", candidates=10, start=start, searcher="random")
+    assert wide.values(result.trials[0].labels) == start[0]
+
+
+def test_a_screened_search_ends_with_its_space(tiny, score):
+    result = search(tiny, score, budget=1000, proxy="macs", candidates=4, searcher="random")
+    assert len({trial.hash for trial in result.trials}) == len(result.trials) > 40
+    assert "no other network" in result.reason
+
+
+def test_what_needs_images_is_refused_without(tiny, score, tmp_path):
+    with pytest.raises(InputError, match="proxy: naswot takes images; name a data set"):
+        search(tiny, score, proxy="naswot", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

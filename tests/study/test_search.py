@@ -237,7 +237,8 @@ def test_random_search_stays_random_under_a_limit(wide):
 
 def test_a_long_draw_is_left_and_gone_on_with(wide):
     def propose(seconds):
-        proposer = Proposer(wide, find_searcher("tpe")(wide, 0), Record(optuna.pruners.NopPruner()), limits={"macs": 4000})
+        record = Record(optuna.pruners.NopPruner())
+        proposer = Proposer(wide, find_searcher("tpe")(wide, 0), record, limits={"macs": 4000})
         answers = [None]
         while answers[-1] is None:
             answers.append(proposer.propose(seconds))
