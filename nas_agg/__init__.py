@@ -11,7 +11,7 @@ Counting imports no torch; `compile` and training do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -176,8 +176,8 @@ def compile(
 
 
 def search(
-    space: str | os.PathLike[str] | Space,
-    evaluate: Callable[[Genotype, Trial], float] | None = None,
+    space: str | os.PathLike[str] | Space | Mapping[str, Any],
+    evaluate: Callable[[Any, Trial], float | Sequence[float]] | None = None,
     searcher: str | type[Searcher] = "tpe",
     budget: int = 50,
     seed: int = 0,
@@ -193,8 +193,10 @@ def search(
     space's own limits do not hold.
 
     Args:
-        space: A space's name, a space file, or a space.
-        evaluate: ``evaluate(genotype, trial) -> float``, to be maximised; ``trial`` is an Optuna trial.
+        space: A space's name, a space file, a space or its text; with ``evaluate`` also open names alone, such as
+            ``{"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"]}``.
+        evaluate: ``evaluate(genotype, trial) -> float``, to be maximised, or a tuple where ``objective`` names several;
+            ``trial`` is an Optuna trial. Of open names alone it gets their values.
         searcher: A searcher's name (``nas_agg searchers``), or a class of one.
         budget: Distinct networks to evaluate.
         seed: Of everything random in the search.

@@ -11,7 +11,7 @@ from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.space import Space
 from nas_agg.study.genes import Genes, Rows, key
-from nas_agg.study.table import Table
+from nas_agg.study.table import Results
 
 if TYPE_CHECKING:
     from nas_agg.open_names import OpenNames
@@ -51,14 +51,14 @@ class Figures:
         activations: bool = False,
     ):
         self.space, self.genes = space, Genes(space)
-        self.cheap = not isinstance(space, Space)
+        self.cheap = isinstance(space, Results) or not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
         self._counted: dict[bytes, Counted] = {}
         self._hashes: dict[bytes, str] = {}
 
     def of(self, rows: Rows) -> list[np.ndarray]:
         """The figures of some points, ``(points, figures)`` of each group."""
-        if isinstance(self.space, Table):
+        if isinstance(self.space, Results):
             return [group for group in self.space.figures(rows) if group.shape[1]]
         if not isinstance(self.space, Space):
             return []
@@ -69,15 +69,18 @@ class Figures:
 
     def knows(self, name: str) -> bool:
         """Whether a cost is one that :meth:`costs` gives."""
-        if isinstance(self.space, Table):
-            return name in ("params", "macs") and any(row.costs for row in self.space.rows.values())
+        if isinstance(self.space, Results):
+            first = next(iter(self.space.rows.values()))
+            if name == "activation_bytes_train":
+                return "activation_bytes" in first.found
+            return name in ("params", "macs") and bool(first.costs)
         return isinstance(self.space, Space) and (
             name in ("params", "macs") or (self._activations and name == "activation_bytes_train")
         )
 
     def costs(self, rows: Rows, name: str) -> np.ndarray:
         """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
-        if isinstance(self.space, Table):
+        if isinstance(self.space, Results):
             found = [self.space.rows.get(key(row)) for row in rows]
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
         return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
@@ -88,13 +91,13 @@ class Figures:
         return bool(alike) and self._hash(row) in map(self._hash, alike)
 
     def _alike(self, row: np.ndarray, other: np.ndarray) -> bool:
-        return not isinstance(self.space, Space) or self._count(row) == self._count(other)
+        return self.cheap or self._count(row) == self._count(other)
 
     def _hash(self, row: np.ndarray) -> str:
         """Equal for equal networks."""
         name = key(row)
         if name not in self._hashes:
-            if isinstance(self.space, Table):
+            if isinstance(self.space, Results):
                 found = self.space.rows.get(name)
                 self._hashes[name] = name.hex() if found is None else found.hash
             elif isinstance(self.space, Space) and self._count(row) is not _NONE:

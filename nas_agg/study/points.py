@@ -48,17 +48,7 @@ class PointSearcher(Searcher):
 
     What it proposes may be refused (over a limit, or in training elsewhere); then it is asked for the next. Behind its
     last proposal come random points.
-
-    Attributes:
-        input: The images' shape (channels, height, width) of the search's task; ``None`` leaves it to the space.
-        classes: The task's number of classes; ``None`` leaves it to the space.
-        limits: The most that figures of :class:`~nas_agg.costs.Cost` may be; 0 is no limit. What is above is refused;
-            a searcher may leave it out at once.
     """
-
-    input: tuple[int, int, int] | None = None
-    classes: int | None = None
-    limits: Mapping[str, int] = {}
 
     @cached_property
     def points(self) -> dict[tuple, Values]:

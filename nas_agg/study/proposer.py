@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nas_agg.study.table import Row
 
 PATIENCE = 1000
-SLOW = 100  # networks in a row over a limit that is measured, which takes seconds
+SLOW = 100  # networks in a row over a limit that is measured, or over the memory, which takes seconds
 WHILE_OTHERS_RUN = 50
 SMALL_SPACE = 1000
 _EXHAUSTED = "the space holds no other network within the limits"
@@ -96,6 +96,7 @@ class Proposer:
         self._limits, self._activations = dict(limits or {}), activations
         self._input, self._classes, self._cost = input, classes, cost
         self._memory, self._screen = memory, screen
+        searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
         self._in_vain = {"repeat", "infeasible", "running"} if measured else {"repeat"}
         self._judged: dict[tuple, Candidate | str] = {}
         self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
@@ -153,7 +154,7 @@ class Proposer:
         asked, busy, refused, checked = self._asked_in_vain(), 0, 0, False
         distributions, last = self.space.distributions, ""
         if sum(trial.state == "infeasible" for trial in self._tail()) >= SLOW:
-            return f"{SLOW} networks in a row were slower than the limit"
+            return f"{SLOW} networks in a row were slower than the limit or did not fit the memory"
         if self._screen is not None and self.record.next_number >= len(self._start):
             return (yield from self._pick(self._screen))
         draws = self._draws()

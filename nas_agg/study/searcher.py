@@ -29,6 +29,10 @@ class Searcher(ABC):
         space: The space that is searched.
         seed: The search's seed.
         objectives: What the search aims at, in the order of a trial's values; set when the searcher is made.
+        input: The images' shape (channels, height, width), set when a search begins; None: the space's own.
+        classes: The number of classes, set likewise.
+        limits: The most that figures of :class:`~nas_agg.costs.Cost` may be, set likewise; 0 is no limit. What is above
+            is refused; a searcher may leave it out at once.
         several: Whether the class can trade objectives off; one that cannot is refused a search of several.
         patience: Draws of a trial that may be refused or repeats in a row before others are mixed in: points of the
             whole space and neighbours of the best networks.
@@ -37,6 +41,9 @@ class Searcher(ABC):
     patience: int = 20
     several: bool = False
     objectives: Objectives = Objectives()
+    input: tuple[int, int, int] | None = None
+    classes: int | None = None
+    limits: Mapping[str, int] = {}
 
     def __init__(self, space: Space, seed: int):
         self.space = space

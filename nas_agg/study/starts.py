@@ -12,10 +12,11 @@ from nas_agg.errors import GenotypeError, InputError
 from nas_agg.open_names import Values
 from nas_agg.sources import open_genotype
 from nas_agg.space import Space, spaces_of_family
+from nas_agg.study.plain import PlainNames
 from nas_agg.study.settings import Settings, shown
 
 
-def start_values(space: Space, sources: Any) -> list[Values]:
+def start_values(space: Space | PlainNames, sources: Any) -> list[Values]:
     """The values of points of a space, each once.
 
     Args:
@@ -42,9 +43,11 @@ def start_values(space: Space, sources: Any) -> list[Values]:
     return found
 
 
-def _values(space: Space, source: str | Mapping[str, Any]) -> Values:
+def _values(space: Space | PlainNames, source: str | Mapping[str, Any]) -> Values:
     if isinstance(source, Mapping):
         return space.checked(source)
+    if isinstance(space, PlainNames):
+        raise InputError(f"{shown(source)} is no point: give values of the names")
     elsewhere = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
     return space.values_of(open_genotype(source) if elsewhere else space.point(source))
 
@@ -56,8 +59,10 @@ def _exists(source: str) -> bool:
         return False
 
 
-def _hint(space: Space, source: str | os.PathLike[str]) -> str:
+def _hint(space: Space | PlainNames, source: str | os.PathLike[str]) -> str:
     """Where the point is that was meant: the spaces of a family have points of their own."""
+    if isinstance(space, PlainNames):
+        return ""
     name = os.fspath(source).rpartition("/")[2]
     others = [
         other.name for other in spaces_of_family(space.family) if name in other.points and other.name != space.name

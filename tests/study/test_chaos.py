@@ -19,8 +19,8 @@ import pytest
 from optuna.pruners import NopPruner
 from postgres import postgres
 
+import nas_agg.study.engine as engine
 import nas_agg.study.remote as remote
-import nas_agg.study.run as run
 from nas_agg.study.record import Record
 from nas_agg.study.run import search
 from nas_agg.study.storages import open_storage
@@ -78,8 +78,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     """Searches in the wide space; gives the function that does so with some workers here."""
     (tmp_path / "notes").mkdir()
     task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
-    monkeypatch.setattr(run, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(run, "WORKER", (sys.executable, str(WORKER)))
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
+    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(WORKER)))
     monkeypatch.setattr(remote, "LEASE_SECONDS", 3.0)
 
     def go(workers):

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import nas_agg
+import nas_agg.study.engine as engine
 import nas_agg.study.means as means
-import nas_agg.study.run as run
 from nas_agg.compiler.network import memory_of
 from nas_agg.errors import InputError
 from nas_agg.files import read
@@ -110,7 +110,7 @@ def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, m
         def killed(*args):
             raise Killed
 
-        patch.setattr(run, "train_best", killed)
+        patch.setattr(engine, "train_best", killed)
         with pytest.raises(Killed):
             search(tiny_file, out=tmp_path / "run", show=True, **settings)
     free(10**12)
@@ -125,12 +125,12 @@ def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, m
 
 def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, monkeypatch):
     genotype = nas_agg.load(DENSE)
-    task = run.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", held=1000)
+    task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", held=1000)
     enough_for_one = round((needs(DENSE, "plain") + PROCESS + 3000) / ROOM) + 10
     free(enough_for_one)
-    folder = run.RunFolder(tmp_path / "run")
+    folder = engine.RunFolder(tmp_path / "run")
     folder.begin({})
-    settings = run.Settings.of(space="tiny")
+    settings = engine.Settings.of(space="tiny")
     two = means.means_of(folder, settings, task)
     assert two.of_trial(genotype) == "leanest" and two.of_final(genotype).memory == "plain"
     free(1)

@@ -18,9 +18,9 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 
+import nas_agg.study.engine as engine
 import nas_agg.study.joiner as joiner
 import nas_agg.study.remote as remote
-import nas_agg.study.run as run
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.joiner import Joined, Joiner
 from nas_agg.study.joining import check_versions, find, setups_of
@@ -304,7 +304,7 @@ def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
             (number, self._job), Leaves.left = (self._job.number, None), Leaves.left + 1
             return [Event(number, "left", reason="worker a left")]
 
-    monkeypatch.setattr(run, "InProcess", Leaves)
+    monkeypatch.setattr(engine, "InProcess", Leaves)
     result = search(tiny, score, searcher="random", budget=2, retries=0)
     assert Leaves.left == 7 and [trial.state for trial in result.trials] == ["complete", "complete"]
 
@@ -346,8 +346,8 @@ def arranged(monkeypatch, tmp_path):
     arranged.lines, arranged.ways = [], {"sleep": 0.05}
     arranged.notes.mkdir()
     task = Task("a fake", {"sleep": 0.05, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
-    monkeypatch.setattr(run, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(run, "WORKER", (sys.executable, str(FAKE)))
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
+    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(FAKE)))
     return arranged
 
 

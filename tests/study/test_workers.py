@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 
-import nas_agg.study.run as run
+import nas_agg.study.engine as engine
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.run import resume, search
 from nas_agg.study.searcher import Searcher, find_searcher
@@ -30,8 +30,8 @@ def fake(monkeypatch, tmp_path):
 
     def arrange(workers=1, device="cpu", **ways):
         task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, (device,) * workers, "no device")
-        monkeypatch.setattr(run, "open_task", lambda settings, space: task)
-        monkeypatch.setattr(run, "WORKER", (sys.executable, str(FAKE)))
+        monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
+        monkeypatch.setattr(engine, "WORKER", (sys.executable, str(FAKE)))
 
     return arrange
 
@@ -157,7 +157,7 @@ def test_the_clock_stands_still_while_the_best_is_trained(tiny_file, fake, tmp_p
     search(tiny_file, out=tmp_path / "run", **settings)
     assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] < time.monotonic() - begun - 0.7
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train_best", lambda *args: (time.sleep(3), stopping()))
+        patch.setattr(engine, "train_best", lambda *args: (time.sleep(3), stopping()))
         with pytest.raises(Stop):
             search(tiny_file, out=tmp_path / "broken", **settings)
     begun = time.monotonic()
@@ -170,7 +170,7 @@ def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file
     fake(sleep=0.2)
     settings = {"searcher": "random", "budget": 50, "epochs": 1, "timeout": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(run.RunFolder, "finish", stopping)
+        patch.setattr(engine.RunFolder, "finish", stopping)
         with pytest.raises(Stop):
             search(tiny_file, out=tmp_path / "run", **settings)
     best = (tmp_path / "run/best/metrics.json").read_text()
@@ -226,7 +226,7 @@ def test_the_seconds_of_a_trial_are_its_trainings(tiny, fake, tmp_path):
 
 def test_how_to_go_on_is_true_of_what_was_called(tiny, tiny_file, fake, score, tmp_path, monkeypatch):
     fake()
-    monkeypatch.setattr(run, "train_best", stopping)
+    monkeypatch.setattr(engine, "train_best", stopping)
     again = r"go on by calling nas_agg.search again with out='.*run'"
     for number, (space, searcher) in enumerate(((tiny, "random"), (tiny_file, find_searcher("random")))):
         out = tmp_path / f"{number}-run"
@@ -248,7 +248,7 @@ def test_a_run_goes_on_from_another_folder(tiny_file, fake, tmp_path, monkeypatc
     (tmp_path / "pictures").mkdir()
     settings = {"searcher": "random", "budget": 1, "epochs": 1, "dataset": "folder:pictures"}
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train_best", stopping)
+        patch.setattr(engine, "train_best", stopping)
         with pytest.raises(Stop):
             search(f"./{tiny_file.name}", out="run", **settings)
     monkeypatch.chdir("/")
@@ -271,7 +271,7 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
 
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
     fake()
-    monkeypatch.setattr(run, "WORKER", (sys.executable, "-c", "raise SystemExit('no torch here')"))
+    monkeypatch.setattr(engine, "WORKER", (sys.executable, "-c", "raise SystemExit('no torch here')"))
     with pytest.raises(NasAggError, match=r"workers cannot start .*ended with status 1.*log\.txt"):
         search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
     assert "no torch here" in (tmp_path / "run/log.txt").read_text()
@@ -311,7 +311,7 @@ def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, search
 def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeypatch):
     fake()
     with monkeypatch.context() as patch:
-        patch.setattr(run, "train_best", stopping)
+        patch.setattr(engine, "train_best", stopping)
         with pytest.raises(Stop):
             search(tiny_file, searcher="random", epochs=2, budget=3, seed=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="seed: cannot change when a search goes on"):
