@@ -180,7 +180,7 @@ class Engine:
             activations="activations" in self.objectives.names,
             input=of.get("input"),
             classes=of.get("classes"),
-            cost=self.space.network if isinstance(self.space, Tabled | PlainNames) else None,
+            cost=getattr(self.space, "network", None),  # a table, or plain names, know more
             memory=self.means.of_trial if self.means else None,
             screen=self._screen(of.get("data")),
             measured=self.trains,

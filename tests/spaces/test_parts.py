@@ -1,0 +1,98 @@
+"""Spaces that are parts of others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from nas_agg.canonical import canonical_hash
+from nas_agg.errors import InputError
+from nas_agg.expansion import expand
+from nas_agg.space import open_space
+
+PART = {
+    "about": "short chains",
+    "like": "densenet",
+    "open": {},
+    "values": {},
+}
+
+
+@pytest.fixture
+def part(tmp_path):
+    """Writes a part of `densenet` that leaves its first two names half of their values; gives a way to change it."""
+    whole = open_space("densenet")
+    first = whole.sample(np.random.default_rng(0))
+    left = whole.names[:2]
+    domains = {name: whole.domains[name] for name in left}
+    text = {
+        **PART,
+        "open": {name: [domain.at(0), domain.at(domain.size - 1)] for name, domain in domains.items()},
+        "values": {name: value for name, value in first.items() if name not in left},
+    }
+
+    def write(**changes):
+        file = tmp_path / "part.yaml"
+        file.write_text(yaml.safe_dump({**text, **changes}, sort_keys=False))
+        return open_space(file)
+
+    write.text, write.whole = text, whole
+    return write
+
+
+def test_every_point_of_a_part_is_one_of_the_whole(part):
+    space = part()
+    assert (space.name, space.family, space.size()) == ("part", "part", 4)
+    assert space.names == part.whole.names[:2]
+    assert space.points == {}
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        values = space.sample(rng)
+        own = space.genotype(values)
+        other = part.whole.genotype(values | part.text["values"], own.input, own.classes)
+        assert canonical_hash(expand(own)) == canonical_hash(expand(other))
+        assert space.values_of(own) == values
+
+
+def test_a_part_has_the_rest_of_the_whole_unless_it_says_its_own(part):
+    assert part().search_text == part.whole.search_text
+    space = part(input=[1, 8, 8], search={"epochs": 3}, min_input=8)
+    assert (space.template.input, space.search_text, space.min_input) == ((1, 8, 8), {"epochs": 3}, 8)
+
+
+def test_the_bench_space_is_a_part_of_aggregation():
+    space, whole = open_space("agg-bench"), open_space("aggregation")
+    assert space.size() == 2160
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        genotype = space.genotype(space.sample(rng))
+        assert whole.values_of(genotype)["stem"] == 16
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"like": "dense"}, "part: like: .dense. is no installed space"),
+        ({"like": 3}, "part: like: 3 is no installed space"),
+        ({"net": ["gap"]}, "part: net: a part of another space has that one's"),
+        ({"let": {}}, "part: let: a part of another space has that one's"),
+        ({"values": {}}, "part: open: .* has neither a value nor values left open"),
+        ({"open": {"nothing": [1, 2]}}, "part: open.nothing: no open name of densenet"),
+        ({"values": 3}, "part: values: 3 is not an object"),
+    ],
+)
+def test_what_is_no_part(part, changes, said):
+    with pytest.raises(InputError, match=f"^{said}"):
+        part(**changes)
+
+
+def test_values_that_the_whole_has_not(part):
+    name = part.whole.names[0]
+    with pytest.raises(InputError, match=rf"^part: open\.{name}: .* is not one of"):
+        part(open={**part.text["open"], name: ["nonsense", "other"]})
+    closed = part.whole.names[3]
+    with pytest.raises(InputError, match=rf"^part: values\.{closed}: .* is not one of"):
+        part(values={**part.text["values"], closed: "nonsense"})
+    with pytest.raises(InputError, match=r"also under 'values'"):
+        part(values={**part.text["values"], name: 1})
