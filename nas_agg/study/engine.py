@@ -7,7 +7,7 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
@@ -67,7 +67,8 @@ class Engine:
         evaluate: Evaluate | None,
         show: bool,
     ):
-        self.space: Any = space  # searchers and the proposer ask nothing of a space that plain names have not
+        # Searchers and the proposer ask nothing of a space that plain names have not.
+        self.space = cast(Any, space)
         self.settings, self.evaluate, self.show = settings, evaluate, show
         self.objectives = objectives_of(settings, evaluate is not None)
         self.searcher = make_searcher(searcher, self.space, settings.seed, self.objectives)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.errors import InputError
+from nas_agg.genotype import Genotype
 from nas_agg.study.record import Record
 from nas_agg.study.result import ranked
 from nas_agg.study.searcher import Searcher, derive_seed
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
     from nas_agg.costs import Cost
-    from nas_agg.genotype import Genotype
     from nas_agg.open_names import Values
     from nas_agg.space import Space
     from nas_agg.study.screening import Screen
@@ -31,6 +31,7 @@ PATIENCE = 1000
 SLOW = 100  # networks in a row over a limit that is measured, or over the memory, which takes seconds
 WHILE_OTHERS_RUN = 50
 SMALL_SPACE = 1000
+LONGEST = 20_000  # characters of a genotype that a storage is given, for whoever looks at it there
 _EXHAUSTED = "the space holds no other network within the limits"
 
 
@@ -220,6 +221,7 @@ class Proposer:
     def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
         seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
         memory = self._memory(network.genotype) if self._memory is not None else "plain"
+        text = network.genotype.to_json() if isinstance(network.genotype, Genotype) else ""
         return {
             "hash": network.hash,
             "params": network.params,
@@ -227,6 +229,7 @@ class Proposer:
             "seed": seed,
             "refused": refused,
             **({"memory": memory} if memory != "plain" else {}),
+            **({"genotype": text} if 0 < len(text) <= LONGEST else {}),
             **({"activation_bytes": network.activation_bytes} if network.activation_bytes is not None else {}),
         }
 

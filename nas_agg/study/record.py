@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-    from optuna.study import StudyDirection
 
 
 class Record:
@@ -68,7 +67,7 @@ class Record:
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self.study_id = _study_id(storage, name, begun, self.study.directions)
+            self.study_id = _study_id(storage, name, begun, self.objectives)
             for trial in sorted(storage.get_all_trials(self.study_id), key=lambda trial: trial.number):
                 self._load(trial)
 
@@ -296,6 +295,8 @@ class Record:
         trial = self.trial(number)
         for name, much in over.items():
             trial.set_constraint(name, much)
+        if over:  # once more for dashboards, which show such attributes
+            self.study._storage.set_trial_user_attr(self._id(number), OWN + "over", dict(over))
 
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
@@ -343,11 +344,13 @@ class Record:
                 storage.set_trial_system_attr(id, key, attr)
 
 
-def _study_id(storage: BaseStorage, name: str, begun: bool, directions: list[StudyDirection]) -> int:
+def _study_id(storage: BaseStorage, name: str, begun: bool, objectives: Objectives) -> int:
     with quiet(), said("cannot be used"):
         try:
             return storage.get_study_id_from_name(name)
         except KeyError:
             if begun:
                 raise InputError(f"{JOURNAL} is missing or empty; restore it or choose another --out") from None
-            return storage.create_new_study(directions, name)
+            study = optuna.create_study(study_name=name, storage=storage, directions=objectives.directions)
+            study.set_metric_names(list(objectives.names))
+            return storage.get_study_id_from_name(name)
