@@ -186,7 +186,7 @@ def _labels(space):
 
 @pytest.mark.parametrize("space", [5, None, {}, [], b"microdense"])
 def test_a_space_of_a_wrong_type_is_refused(score, space):
-    assert said(InputError, search, space, score).startswith("space: a name, a file or a Space, not ")
+    assert said(InputError, search, space, score).startswith("space: ")
 
 
 @pytest.mark.parametrize("searcher", [5, None, int, object()])

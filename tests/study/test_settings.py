@@ -25,7 +25,7 @@ def test_durations(text, seconds):
     ("setting", "said"),
     [
         ({"budget": 0}, "budget: input should be greater than or equal to 1, not 0"),
-        ({"workers": 0}, "workers: "),
+        ({"workers": -1}, "workers: "),
         ({"seed": -1}, "seed: "),
         ({"timeout": "soon"}, "timeout: 'soon' is no duration: write 90s, 30m, 2h or 1h30m"),
         ({"timeout": 0}, "timeout: it must be more than nothing, not 0"),

@@ -168,7 +168,7 @@ def test_the_clock_stands_still_while_the_best_is_trained(tiny_file, fake, tmp_p
 
 def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file, fake, tmp_path, monkeypatch):
     fake(sleep=0.2)
-    settings = {"searcher": "random", "budget": 50, "epochs": 1, "timeout": 1}
+    settings = {"searcher": "random", "budget": 50, "epochs": 1, "timeout": 3}
     with monkeypatch.context() as patch:
         patch.setattr(engine.RunFolder, "finish", stopping)
         with pytest.raises(Stop):
