@@ -178,7 +178,7 @@ def compile(
 def search(
     space: str | os.PathLike[str] | Space | Mapping[str, Any],
     evaluate: Callable[[Any, Trial], float | Sequence[float]] | None = None,
-    searcher: str | type[Searcher] = "tpe",
+    searcher: str | type[Searcher] = "predictor",
     budget: int = 50,
     seed: int = 0,
     *,

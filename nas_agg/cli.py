@@ -76,7 +76,7 @@ def search(
     context: typer.Context,
     space: Annotated[str | None, typer.Option(help="A space's name, or a space file: ./mine.yaml.")] = None,
     budget: Annotated[int, typer.Option(help="Distinct networks to evaluate.")] = 50,
-    searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "tpe",
+    searcher: Annotated[str, typer.Option(help="Who proposes networks: see 'nas_agg searchers'.")] = "predictor",
     start: Annotated[
         list[str] | None,
         typer.Option(

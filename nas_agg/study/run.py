@@ -28,7 +28,7 @@ _OF_TRAINING = {"pruner", "memory", "compile", "max_latency", "latency_target", 
 def search(
     space: str | os.PathLike[str] | Space | Mapping[str, Any],
     evaluate: Evaluate | None = None,
-    searcher: str | type[Searcher] = "tpe",
+    searcher: str | type[Searcher] = "predictor",
     budget: int = 50,
     seed: int = 0,
     *,

@@ -116,7 +116,7 @@ class Settings(BaseModel):
 
     space: str
     dataset: str | None = "digits"
-    searcher: str = "tpe"
+    searcher: str = "predictor"
     start: tuple[dict[str, Any], ...] | None = None
     budget: int = Field(default=50, ge=1, le=10**6)
     seed: int = Field(default=0, ge=0, lt=SEEDS)

@@ -39,7 +39,7 @@ def dying_after(monkeypatch, writes: int) -> None:
     monkeypatch.setattr(JournalFileBackend, "append_logs", append)
 
 
-@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize("searcher", [*SEARCHERS, "evolution", "local", "nsga2", "predictor"])
 def test_killed_in_the_middle_of_writes(tiny, score, kept, searcher, tmp_path, monkeypatch):
     settings = {"searcher": searcher, "budget": 25, "seed": 3}
     whole = search(tiny, score, out=tmp_path / "whole", **settings)
@@ -55,7 +55,8 @@ def test_killed_in_the_middle_of_writes(tiny, score, kept, searcher, tmp_path, m
     assert kills >= 10
     assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
     states = {trial.state for trial in whole.trials}
-    assert states == {"complete", "pruned", "repeat"}  # the run had all of it to get right
+    # The run had all of it to get right; the predictor leaves out networks equal to others.
+    assert states == {"complete", "pruned", *(["repeat"] if searcher != "predictor" else [])}
     assert broken.best == whole.best
     assert (tmp_path / "broken/trials.csv").read_text().count("\n") == len(whole.trials) + 1
 
