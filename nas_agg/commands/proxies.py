@@ -24,6 +24,7 @@ from nas_agg.commands.options import (
 )
 from nas_agg.console import count_text, print_table
 from nas_agg.errors import InputError, NasAggError
+from nas_agg.space import SUFFIXES, list_spaces
 from nas_agg.study.proxies import BATCH, FREE, PROXIES, Scorer, with_costs
 
 if TYPE_CHECKING:
@@ -36,7 +37,11 @@ def proxies(
     genotype: Annotated[str | None, typer.Argument(metavar="GENOTYPE", help=f"{GENOTYPE_HELP} Scores it.")] = None,
     rank: Annotated[
         Path | None,
-        typer.Option("--rank", metavar="RUN", help="Correlate scores with what this search's networks have reached."),
+        typer.Option(
+            "--rank",
+            metavar="RUN",
+            help="Correlate scores with what this search's networks, or a table's such as agg-bench, have reached.",
+        ),
     ] = None,
     proxy: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Only this one beside params and macs; repeatable.")
@@ -181,13 +186,16 @@ def _number(value: float) -> str:
 
 
 def _ranked(run: Path, names: tuple[str, ...], options: dict[str, Any], format: Format) -> Ranking:
-    from nas_agg.study.ranking import rank_run
+    from nas_agg.study.ranking import rank_run, rank_table
 
     def report(done: int, count: int) -> None:
         end = "\n" if done == count else ""
         print(f"\r{done} of {count} networks scored", end=end, file=sys.stderr, flush=True)
 
     show = format is Format.table and sys.stderr.isatty()
+    if not run.is_dir() and (str(run) in list_spaces() or run.suffix in SUFFIXES):
+        with _stopping("stopped"):
+            return rank_table(str(run), names, **options, report=report if show else None)
     with _stopping("stopped; the scores so far are kept with the run, and the same command goes on"):
         return rank_run(run, names, **options, report=report if show else None)
 

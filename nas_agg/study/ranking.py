@@ -15,11 +15,14 @@ import numpy as np
 
 from nas_agg.errors import InputError
 from nas_agg.files import canonical
+from nas_agg.space import open_space
 from nas_agg.study.folder import data_of, read_run
+from nas_agg.study.genes import Genes
 from nas_agg.study.kept import KeptScores, Scores
 from nas_agg.study.objectives import objectives_of
 from nas_agg.study.proxies import BATCH, Scorer, digest, with_costs
 from nas_agg.study.settings import Settings
+from nas_agg.study.table import Tabled
 from nas_agg.study.task import absolute, cores
 
 if TYPE_CHECKING:
@@ -67,7 +70,7 @@ class Ranking:
     """The proxies of a run.
 
     Attributes:
-        run: Its folder.
+        run: Its folder, or the table.
         dataset: What networks were scored on.
         figure: What their results are: ``accuracy``, or what else the search went for first.
         networks: Trials that were trained in full.
@@ -232,6 +235,54 @@ def rank_run(
         correlations=correlations(scores, results, seed),
         failed=made[0].failed if made else {},
         unkept=kept.unkept,
+    )
+
+
+def rank_table(
+    name: str,
+    proxies: Sequence[str] = (),
+    *,
+    dataset: str | None = None,
+    batch: int = BATCH,
+    seed: int = 0,
+    inits: int = 1,
+    limit: int | None = None,
+    report: Report | None = None,
+) -> Ranking:
+    """How well proxies rank the networks of a space that has a table of their results.
+
+    Args:
+        name: The space's name, or its file.
+        proxies: As for `rank`.
+        dataset: What networks are scored on; digits if unsaid.
+        batch, seed, inits, report: As for `rank`.
+        limit: Only so many of the networks, the first in the order of their hashes.
+
+    Raises:
+        InputError: There is no such space, or it has no table.
+    """
+    from nas_agg.training.data import load_data
+    from nas_agg.training.memory import free_of_machine, room
+
+    names, space = with_costs(proxies), Tabled(open_space(name))
+    spec = dataset or "digits"
+    data = load_data(spec, seed=seed)
+    genes = Genes(space)
+    values = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
+    chosen = [values[hash] for hash in sorted(values)[:limit]]
+    genotypes = [space.genotype(point, data.input, data.classes) for point, _ in chosen]
+    scorer = Scorer(data, seed, batch, threads=cores(), room=room(free_of_machine()))
+    scores = _scores(genotypes, names, inits, lambda: scorer, {}, report)
+    return Ranking(
+        run=f"the table of {space.name}",
+        dataset=spec,
+        figure="accuracy",
+        networks=len(chosen),
+        batch=batch,
+        seed=seed,
+        inits=inits,
+        correlations=correlations(scores, [row.value for _, row in chosen], seed),
+        failed=scorer.failed,
     )
 
 

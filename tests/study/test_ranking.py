@@ -17,11 +17,12 @@ from scipy import stats
 import nas_agg
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.genotype import Genotype
-from nas_agg.space import Space
+from nas_agg.space import Space, open_space
 from nas_agg.study import kept, ranking
 from nas_agg.study.folder import RunFolder
 from nas_agg.study.proxies import PROXIES, Scorer
-from nas_agg.study.ranking import Correlation, correlations, rank, rank_run
+from nas_agg.study.ranking import Correlation, correlations, rank, rank_run, rank_table
+from nas_agg.study.table import Tabled
 from nas_agg.training.data import Data, load_data
 
 # ---- statistics
@@ -343,3 +344,15 @@ def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> Non
     (folder / "run.json").write_text(json.dumps(run))
     with pytest.raises(InputError, match="the folder of a training, not of a search"):
         rank_run(folder)
+
+
+def test_a_table_is_ranked_as_a_run_is():
+    ranking = rank_table("agg-bench", ["params", "macs"], limit=200)
+    assert (ranking.networks, ranking.dataset, ranking.figure) == (200, "digits", "accuracy")
+    assert [c.proxy for c in ranking.correlations] == ["params", "macs"]
+    space = Tabled(open_space("agg-bench"))
+    rows = sorted({row.hash: row for row in space.rows.values()}.items())[:200]
+    tau = stats.kendalltau([row.params for _, row in rows], [row.value for _, row in rows]).statistic
+    assert ranking.correlations[0].kendall == pytest.approx(tau)
+    with pytest.raises(InputError, match="densenet: no table goes with this space"):
+        rank_table("densenet")
