@@ -50,9 +50,13 @@ def test_the_wheel_holds_every_source_under_one_name(wheel: Path) -> None:
         (Path(places[source]) / path.relative_to(ROOT / source)).as_posix()
         for source in SOURCES
         for path in (ROOT / source).rglob("*")
-        if path.suffix in (".py", ".yaml")
+        if path.suffix in (".py", ".yaml", ".gz")
     }
-    assert {"nas_agg/spaces/microdense.yaml", "nas_agg/searchers/random.py"} <= expected
+    assert {
+        "nas_agg/spaces/microdense.yaml",
+        "nas_agg/spaces/agg-bench.csv.gz",
+        "nas_agg/searchers/random.py",
+    } <= expected
     assert expected == {name for name in names if name.startswith("nas_agg/")}
 
 

@@ -97,7 +97,7 @@ def test_a_point_of_every_family(tmp_path):
     for space, point in one_a_family():
         folders.append(tmp_path / f"{space}-{point}")
         assert_same(smallest(space, point), folders[-1])
-    assert len(folders) == 9
+    assert len(folders) == 10
     assert_alone(folders)
 
 

@@ -29,7 +29,7 @@ from nas_agg.study.task import Task
 WORKER = Path(__file__).with_name("chaos_worker.py")
 BUDGET, WORKERS = 60, 4
 value_of = runpy.run_path(str(WORKER))["value_of"]
-WAYS = {"sleep": 0.7, "raises": [7], "exhausts": [13], "hangs": [21]}
+WAYS = {"sleep": 1.0, "raises": [7], "exhausts": [13], "hangs": [21]}
 
 
 @pytest.fixture(params=["journal", "sqlite", "postgresql"])
@@ -131,7 +131,7 @@ def check(result, out: Path, storage: str | None) -> None:
 
 
 def test_workers_here_are_killed(chaos, storage, tmp_path):
-    killer = Killer(lambda: pids(tmp_path / "notes"), every=2.4)
+    killer = Killer(lambda: pids(tmp_path / "notes"), every=2.0)
     killer.start()
     result = chaos(workers=WORKERS)
     assert killer.end() >= 3
@@ -143,7 +143,7 @@ def test_workers_elsewhere_are_killed(chaos, storage, tmp_path):
     output = (tmp_path / "machines.txt").open("ab")
 
     def hire():
-        ways = json.dumps({**WAYS, "sleep": 0.4})  # what is said through a storage takes its time too
+        ways = json.dumps({**WAYS, "sleep": 0.6})  # what is said through a storage takes its time too
         command = [str(WORKER), "join", storage or "-", str(tmp_path / "run"), str(notes), ways]
         machines.append(subprocess.Popen([sys.executable, *command], stdout=output, stderr=output))
 
@@ -156,7 +156,7 @@ def test_workers_elsewhere_are_killed(chaos, storage, tmp_path):
 
     for _ in range(WORKERS):
         hire()
-    killer = Killer(victims, every=4.0)
+    killer = Killer(victims, every=3.0)
     killer.start()
     try:
         result = chaos(workers=0)
