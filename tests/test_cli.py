@@ -112,7 +112,7 @@ def test_version_and_help(run):
         (["search", "--space", "microdense", "--device", "tpu"], "tpu"),
         (["search", "--resume", "runs/none"], "runs/none"),
         (["search", "--space", "microdense", "--resume", "runs/none"], "--space"),
-        (["search", "--resume", "runs/none", "--budget", "7"], "--budget"),
+        (["search", "--resume", "runs/none", "--seed", "7"], "--seed"),
         (["train", "microdense/30a64", "--dataset", "folder:"], "folder:PATH"),
         (["evaluate", "microdense/30a64"], "--weights"),
         (["evaluate", "."], "no run folder"),

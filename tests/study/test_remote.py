@@ -379,8 +379,10 @@ def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged, monke
     assert "pruned" in {trial.state for trial in result.trials}
 
 
-def test_workers_here_and_elsewhere_work_together(tiny, arranged):
+def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
     arranged.ways = {"sleep": 0.3}
+    slow = Task("a fake", {"sleep": 0.5, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: slow)  # else it is done before another has joined
     arranged.machine()
     result = arranged.search(tiny, budget=20, epochs=2, workers=1, trial_timeout=30)
     assert sum(trial.counts for trial in result.trials) == 20
