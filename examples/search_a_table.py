@@ -26,5 +26,4 @@ def evaluate(values, trial):
 
 
 found = nas_agg.search(names, evaluate, searcher="predictor", budget=60, objective="accuracy:max,macs:min", show=True)
-for trial in found.front:
-    print(trial.values, trial.labels)
+print(found.values)

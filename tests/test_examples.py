@@ -27,6 +27,11 @@ def test_own_space():
     assert "best score" in out
 
 
+def test_search_a_table():
+    said = run("search_a_table.py")
+    assert "the Pareto front" in said and "'stage_operator': 'concat'" not in said.splitlines()[0]
+
+
 def test_efficientnet_with_mdconv(tmp_path):
     out = run("efficientnet_mdconv.py", "--epochs", "1", "--out", tmp_path)
     assert "r_a = 0.288" in out
