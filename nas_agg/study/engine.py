@@ -71,6 +71,8 @@ class Engine:
         self.space = cast(Any, space)
         self.settings, self.evaluate, self.show = settings, evaluate, show
         self.objectives = objectives_of(settings, evaluate is not None)
+        if isinstance(space, Tabled):
+            space.check_tells(self.objectives, settings.pruner in ("halving", "hyperband"))
         self.searcher = make_searcher(searcher, self.space, settings.seed, self.objectives)
         self.rungs: Rungs | None = None
         self.command: Sequence[str] = WORKER

@@ -28,9 +28,9 @@ class Lookup:
         row = self._space.network(job.genotype)
         until = min(job.order.get("until") or self._space.epochs, self._space.epochs)
         whole = until == self._space.epochs
-        value = row.value if whole else row.curve[until - 1]
+        accuracy = row.value if whole else row.curve[until - 1]
         seconds = row.found.get("seconds", 0.0) * until / self._space.epochs
-        result = {"value": value, "accuracy": value, "seconds": seconds}
+        result = {"accuracy": accuracy, "seconds": seconds}
         if whole and "loss" in row.found:
             result["loss"] = row.found["loss"]
         if "latency_ms" in row.found:

@@ -145,15 +145,7 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any], table: bool = F
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
-        for key in {
-            "pruner",
-            "memory",
-            "compile",
-            "max_latency",
-            "latency_target",
-            "min_accuracy",
-            "max_loss",
-        } & settings.keys():
+        for key in _OF_TRAINING & settings.keys():
             raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
     wanted = Settings.of(**settings)
     if evaluate is None and wanted.dataset is None and not table:

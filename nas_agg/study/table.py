@@ -29,6 +29,7 @@ from nas_agg.study.genes import Rows
 
 if TYPE_CHECKING:
     from nas_agg.genotype import Genotype
+    from nas_agg.study.objectives import Objectives
 
 Genes = tuple[str, ...]  # as they are written
 
@@ -177,6 +178,24 @@ class Tabled(Results, Space):
     def network(self, genotype: Genotype) -> Row:
         """The row of a genotype of the space."""
         return self.row(self.values_of(genotype))
+
+    def check_tells(self, objectives: Objectives, paused: bool) -> None:
+        """Refuses objectives that the table has no column of.
+
+        Args:
+            objectives: Of a search.
+            paused: Whether trainings pause; of what they have then the table tells the accuracy alone.
+
+        Raises:
+            InputError: There is such an objective.
+        """
+        for objective in objectives:
+            if objective.known or objective.name == "accuracy":
+                continue
+            if not all(objective.figure in row.found for row in self.rows.values()):
+                raise InputError(f"objective: the table of {self.name} does not tell of {objective.name}")
+            if paused and objective.name == "loss":
+                raise InputError(f"objective: the table of {self.name} tells of no loss at rungs; leave out the pruner")
 
     @cached_property
     def epochs(self) -> int:

@@ -82,6 +82,26 @@ def test_the_table_tells_what_a_training_has(done, tmp_path):
     assert json.loads((tmp_path / "run/best/genotype.json").read_text())["let"] == result.values
 
 
+def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
+    bench, _, _ = done
+    content = bench.table(done[1])
+    (tmp_path / "small.csv.gz").write_bytes(content)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    space = Space({**TEXT, "table": table}, "small", tmp_path)
+    rows = Tabled(space).rows.values()
+    for objective, figure in (("loss", "loss"), ("latency,loss", "latency_ms")):
+        result = search(space, searcher="random", objective=objective, budget=50, out=tmp_path / objective)
+        assert result.value == min(row.found[figure] for row in rows)
+    with pytest.raises(InputError, match="tells of no loss at rungs"):
+        search(space, objective="loss", pruner="halving", searcher="random", out=tmp_path / "run")
+    text = gzip.decompress(content).decode().replace("latency_ms", "slowness")
+    less = gzip.compress(text.encode())
+    (tmp_path / "small.csv.gz").write_bytes(less)
+    other = Space({**TEXT, "table": {**table, "sha256": hashlib.sha256(less).hexdigest()}}, "small", tmp_path)
+    with pytest.raises(InputError, match="does not tell of latency"):
+        search(other, objective="loss,latency", searcher="random", out=tmp_path / "run")
+
+
 def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
     bench, out, _ = done
     for file in out.iterdir():
