@@ -25,6 +25,7 @@ from nas_agg.errors import InputError, NasAggError
 from nas_agg.genotype import Genotype
 from nas_agg.open_names import Values
 from nas_agg.space import Space
+from nas_agg.study.folder import writing
 
 if TYPE_CHECKING:
     from nas_agg.training.data import Data
@@ -125,7 +126,8 @@ class Bench:
         for entry in self.entries():
             mine, timed = done.get(entry.hash, {}), times.get(entry.hash)
             if set(mine) != set(range(self.seeds)) or timed is None:
-                raise InputError(f"{out}: a network is not trained or not timed; go on with the same command")
+                how = "first nas_agg bench without --table, with and without --times"
+                raise InputError(f"{out}: a network is not trained or not timed; {how}")
             costs = (entry.hash, entry.params, entry.macs, entry.activation_bytes)
             trained = _summary([mine[seed] for seed in range(self.seeds)], self.epochs)
             labels = self.space.labels(entry.values)
@@ -200,14 +202,16 @@ def _work(
 ) -> None:
     """Do tasks in processes of their own; what each gives is a line of a file."""
     os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            content = path.read_bytes()
+            os.truncate(path, content.rfind(b"\n") + 1)
     running: set[Future] = set()
     done = 0
     try:
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool, path.open("a") as file:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context) as pool, writing(path), path.open("a") as file:
             for place, task in enumerate(tasks, 1):
                 running.add(pool.submit(do, *task))
                 while len(running) >= (2 * workers if place < len(tasks) else 1):

@@ -195,7 +195,7 @@ class Coordinator:
             trial = self.record.refuse(number, event.result["infeasible"], limits, seconds=seconds, **told)
         elif event.kind == "done" and event.result.get("paused"):
             values = self._values(number, event.result)
-            trial = self.record.pause(number, event.result["paused"], values, seconds=seconds, **told)
+            trial = self.record.pause(number, event.result["paused"], values, limits, seconds=seconds, **told)
         elif event.kind == "done":
             trial = self.record.complete(number, self._values(number, event.result), limits, seconds=seconds, **told)
         elif event.kind == "stopped":

@@ -320,7 +320,7 @@ def _genotype(folder: Path, number: int) -> Genotype:
     from nas_agg.sources import open_genotype
 
     if not (folder / "trials" / str(number) / "genotype.json").is_file():
-        raise InputError(f"{folder}: trial {number} has no genotype: networks of a table are not written out")
+        raise InputError(f"{folder}: trial {number} has no genotype: names alone make no networks")
     return open_genotype(f"{folder}:{number}")
 
 

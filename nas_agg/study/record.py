@@ -261,8 +261,12 @@ class Record:
         kept = {} if values is None else {"values": list(values)}
         return self._tell(number, TrialState.PRUNED, None, {**attrs, **kept})
 
-    def pause(self, number: int, epoch: int, values: Sequence[float], **attrs: Any) -> TrialRecord:
-        """Record what a trial has at a rung, where it waits."""
+    def pause(
+        self, number: int, epoch: int, values: Sequence[float], over: Mapping[str, float] | None = None, **attrs: Any
+    ) -> TrialRecord:
+        """Record what a trial has at a rung, where it waits; what it is over counts if it goes no further."""
+        if over:
+            attrs["over"] = dict(over)
         rungs = self._frozen(number).user_attrs.get(OWN + "rungs", {}) | {str(epoch): list(values)}
         return self._set(number, {**attrs, "rungs": rungs, "values": list(values), "paused": True})
 
@@ -306,6 +310,7 @@ class Record:
         """
         for trial in self._records:
             if trial.state == "paused":
+                self._constrain(trial.number, self._frozen(trial.number).user_attrs.get(OWN + "over", {}))
                 self._tell(trial.number, TrialState.PRUNED, None, {"paused": False})
         open = [trial.number for trial in self._records if trial.state == "running"]
         return [self._tell(number, TrialState.FAIL, None, {"reason": reason, "stopped": True}) for number in open]

@@ -109,7 +109,7 @@ def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
     part = tmp_path / "part-2-of-2.jsonl"
     kept = part.read_text()
     part.write_text(kept.rpartition("{")[0])
-    with pytest.raises(InputError, match="a network is not trained or not timed; go on with the same command"):
+    with pytest.raises(InputError, match="a network is not trained or not timed; first nas_agg bench"):
         bench.table(tmp_path)
     part.write_text("{nonsense\n" + kept)
     with pytest.raises(NasAggError, match=r"part-2-of-2\.jsonl: line 1 is spoilt"):

@@ -176,3 +176,11 @@ def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
     own = [epoch["validation_accuracy"] for epoch in ended.history]
     assert own == [epoch["validation_accuracy"] for epoch in unbroken.history]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+
+
+def test_what_paused_over_a_limit_is_over_it_in_the_end(tabled):
+    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27}
+    result = search(tabled, out=tabled._folder / "run", **settings)
+    stopped = [one for one in result.trials if one.state == "pruned"]
+    assert {one.scores is None for one in stopped} == {True, False}
+    assert all((one.scores is None) == (one.value < 0.5) for one in stopped)
