@@ -1,0 +1,150 @@
+"""What a search costs beside its evaluations: milliseconds a trial on a table, and the speed-up of eight workers.
+
+    python benchmarks/engine.py [--searchers random,predictor] [--seeds 3]
+    python benchmarks/engine.py --workers 8 [--searchers random,predictor]
+
+Overhead: whole searches of 150 networks of agg-bench, journal and run folder included, and of 30
+open names of four values each with a made-up score. A trial's time is that between the begins of two evaluations, on
+the processor and by the clock. Both medians and means are shown: a searcher that fits a
+model takes longer as trials come in.
+
+Workers: the same searches with worker processes that sleep for a second and tell the table's result. Speed-up is the
+evaluations' seconds by the seconds between the first evaluation's begin and the last one's end; the start of the
+workers, which one long search does not feel, is shown apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+SLEEP = 1.0
+
+
+def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """What a worker process does: it sleeps, and looks a network up."""
+    from nas_agg.genotype import Genotype
+    from nas_agg.space import open_space
+    from nas_agg.study.table import Tabled
+
+    space, notes = Tabled(open_space("agg-bench")), Path(setup["data"]["notes"])
+
+    def work(job: dict[str, Any], report: Any) -> dict[str, Any]:
+        if job["final"]:
+            out = Path(job["out"])
+            out.mkdir(exist_ok=True)
+            tested = {"trial": job["trial"], "test_accuracy": 0.0, "correct": 0, "images": 1}
+            (out / "metrics.json").write_text(json.dumps(tested))
+            out.rename(job["best"])
+            return {}
+        begun = time.time()
+        time.sleep(SLEEP)
+        row = space.network(Genotype.model_validate(job["genotype"]))
+        with (notes / "times.txt").open("a") as file:
+            file.write(f"{begun} {time.time()}\n")
+        return {"accuracy": row.value, "seconds": SLEEP}
+
+    return work
+
+
+def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
+    """Milliseconds of each trial of a search: of the processor, and by the clock."""
+    from nas_agg.study import search
+    from nas_agg.study.lookup import Lookup
+
+    cpu, wall = [time.process_time()], [time.perf_counter()]
+
+    def note() -> None:
+        cpu.append(time.process_time())
+        wall.append(time.perf_counter())
+
+    def evaluate(values: dict[str, int], trial: Any) -> float:
+        note()
+        return -sum((value - place % 8) ** 2 for place, value in enumerate(values.values()))
+
+    class Noted(Lookup):
+        def start(self, job: Any) -> None:
+            note()
+            super().start(job)
+
+    settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
+    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.Lookup", Noted):
+        if names:
+            search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
+        else:
+            search("agg-bench", dataset=None, out=f"{folder}/run", **settings)
+    return tuple([1000 * (b - a) for a, b in zip(times[1:], times[2:], strict=False)] for times in (cpu, wall))
+
+
+def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
+    """How many times faster than one after the other, and the seconds until the first evaluation began."""
+    import nas_agg.study.engine as engine
+    from nas_agg.space import open_space
+    from nas_agg.study.run import search
+    from nas_agg.study.task import Task
+
+    with tempfile.TemporaryDirectory() as folder:
+        task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
+        engine.open_task, engine.WORKER = lambda settings, space: task, (sys.executable, __file__, "--serve")
+        begun = time.time()
+        search(
+            open_space("agg-bench"),
+            searcher=searcher,
+            budget=budget,
+            seed=seed,
+            dataset="digits",
+            pruner="none",
+            out=Path(folder) / "run",
+        )
+        times = [tuple(map(float, line.split())) for line in (Path(folder) / "times.txt").read_text().splitlines()]
+    first, last = min(begin for begin, _ in times), max(end for _, end in times)
+    return len(times) * SLEEP / (last - first), first - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--searchers", type=lambda text: text.split(","))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=int)
+    parser.add_argument("--workers", type=int)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.workers:
+        print("| searcher | workers | networks | speed-up | of linear | first evaluation after |")
+        print(f"|{'---|' * 6}")
+        budget = options.budget or 20 * options.workers
+        for searcher in options.searchers or ["random", "predictor"]:
+            times, start = speed_up(searcher, 0, budget, options.workers)
+            share = times / options.workers
+            cells = [searcher, str(options.workers), str(budget), f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+        return
+    print("| searcher | open names | processor, median | mean | by the clock, median | mean |")
+    print(f"|{'---|' * 6}")
+    for names in (0, 30):
+        for searcher in options.searchers or ["random", "evolution", "local", "nsga2", "tpe", "predictor"]:
+            found: list[list[float]] = [[], []]
+            for seed in range(options.seeds):
+                for own, times in zip(found, overhead(searcher, seed, options.budget or 150, names), strict=True):
+                    own += times
+            cells = [f"{of(times):.1f} ms" for times in found for of in (statistics.median, statistics.mean)]
+            print(f"| {searcher} | {names or 8} | {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--serve"]:
+        from nas_agg.study.worker import serve
+
+        del sys.argv[1]
+        serve(prepare)
+    else:
+        main()
