@@ -16,6 +16,7 @@ workers, which one long search does not feel, is shown apart.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -82,7 +83,7 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
             search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
         else:
             search("agg-bench", dataset=None, out=f"{folder}/run", **settings)
-    return tuple([1000 * (b - a) for a, b in zip(times[1:], times[2:], strict=False)] for times in (cpu, wall))
+    return tuple([1000 * (b - a) for a, b in itertools.pairwise(times[1:])] for times in (cpu, wall))
 
 
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:

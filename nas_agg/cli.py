@@ -164,7 +164,9 @@ def search(
         ),
     ] = None,
     reduction: Annotated[int, typer.Option(help="Of halving: one in so many goes on from each rung.")] = 3,
-    first_epochs: Annotated[int, typer.Option(help="Of halving: epochs to the first rung.")] = 1,
+    first_epochs: Annotated[
+        int | None, typer.Option(help="Of halving: epochs to the first rung (default: a third of them).")
+    ] = None,
     image_size: SizeOption = None,
     memory: MemoryOption = "auto",
     compile: Annotated[

@@ -18,4 +18,7 @@ class TPESearcher(Searcher):
 
     def sampler(self, number: int) -> BaseSampler:
         """A TPE sampler for one trial."""
-        return Whole(TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number)))
+        return Whole(
+            TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number)),
+            self.objectives,
+        )

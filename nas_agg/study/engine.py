@@ -102,7 +102,7 @@ class Engine:
         images = (task.input, task.classes) if task else (None, None)
         if isinstance(self.space, Space):
             self.settings = with_room(said, self.space, *images)
-        self.rungs = rungs_of(self.settings)
+        self.rungs = rungs_of(self.settings, self.objectives)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run

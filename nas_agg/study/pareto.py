@@ -91,6 +91,13 @@ def boxes(scores: Array, reference: Array) -> tuple[Array, Array]:
     return np.concatenate(lows), np.concatenate(highs)
 
 
+def gains(scores: Array, front: Array, reference: Array) -> Array:
+    """The volume above a reference ``(objectives,)`` that each point would add to that of a front, ``(points,)``."""
+    lows, highs = boxes(front, reference)
+    sides = np.minimum(scores[:, None], highs[None]) - lows[None]
+    return np.asarray(np.maximum(sides, 0.0).prod(2).sum(1))
+
+
 def hypervolume(scores: Array, reference: Array) -> float:
     """The volume that some point beats, above a reference ``(objectives,)``."""
     scores = scores[(scores > reference).all(1)]

@@ -11,8 +11,8 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from nas_agg.study.prospects import Prospects
 from nas_agg.study.searcher import Searcher
-from nas_agg.study.trial import scores_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -29,7 +29,8 @@ class Seen(NamedTuple):
 
     Attributes:
         values: Its values of the open names.
-        scores: For each objective its value, so turned that more is better; None where it has none that holds.
+        scores: For each objective its value, so turned that more is better; None where it has none that holds. Of a
+            network that paused at a rung, what it may be expected to have at the end.
         running: Whether it is being trained; with neither it failed, or is over a limit.
     """
 
@@ -115,12 +116,14 @@ def seen(study: Study, space: Space, objectives: Objectives, points: dict[tuple,
     """
     points = {} if points is None else points
     found: dict[tuple, Seen] = {}
-    for trial in study.get_trials(deepcopy=False):
+    trials = study.get_trials(deepcopy=False)
+    prospects = Prospects(trials, objectives)
+    for trial in trials:
         labels = trial.params
         if labels.keys() >= set(space.names):
             name = tuple(map(labels.__getitem__, space.names))
             if name not in points:
                 points[name] = space.values(dict(zip(space.names, name, strict=True)))
             if name not in found or found[name].scores is None:
-                found[name] = Seen(points[name], scores_of(trial, objectives), trial.state == TrialState.RUNNING)
+                found[name] = Seen(points[name], prospects.of(trial), trial.state == TrialState.RUNNING)
     return list(found.values())

@@ -1,8 +1,9 @@
 """Successive halving and Hyperband: trainings pause at rungs, and the best of each rung go on from where they paused.
 
-Optuna's own pruners only ever stop a trial, once and for all, and refuse several objectives. Here a network that paused
-goes on as soon as it is among the best of those that came as far (Li et al., "A System for Massively Parallel
-Hyperparameter Tuning", MLSys 2020, algorithm 2), by non-dominated sorting where there are several objectives.
+Optuna's own pruners only ever stop a trial, once and for all, and refuse several objectives. Here one in so many of
+those that came to a rung goes on, as soon as there are as many, and nobody waits for others (after Li et al., "A System
+for Massively Parallel Hyperparameter Tuning", MLSys 2020). Of several objectives the next to go on is the network that
+adds most to the front of those that went on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_agg.study.pareto import best_first
+from nas_agg.study.objectives import Objectives
+from nas_agg.study.pareto import Array, gains, ranks
 
 if TYPE_CHECKING:
     from nas_agg.study.trial import TrialRecord
@@ -27,10 +29,14 @@ class Rungs:
         last: Epochs of a whole training.
         brackets: Whether trials are dealt out to brackets that begin at later and later rungs (Hyperband, Li et al.,
             JMLR 2018); else all begin at the first.
+        objectives: What the trials' scores are of.
     """
 
-    def __init__(self, first: int, reduction: int, last: int, brackets: bool = False):
+    def __init__(
+        self, first: int, reduction: int, last: int, brackets: bool = False, objectives: Objectives | None = None
+    ):
         self.reduction, self.last = reduction, last
+        self._trained = np.array([not one.known and one.name != "latency" for one in objectives or Objectives()])
         epochs = [first]
         while epochs[-1] * reduction < last:
             epochs.append(epochs[-1] * reduction)
@@ -50,18 +56,30 @@ class Rungs:
         return min([*ahead, self.last])
 
     def promoted(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
-        """The paused trial that is to go on: of the highest rung, the best; None: none of them deserves it yet."""
+        """The paused trial that is to go on, of the highest rung that has one; None: none of them deserves it yet."""
         for bracket in sorted(set(self._deal)):
             own = [trial for trial in trials if self._bracket(trial.number) == bracket]
             for epoch in reversed(self.epochs[bracket:]):
                 there = [trial for trial in own if epoch in trial.rungs]
-                if len(there) < self.reduction or not any(trial.state == "paused" for trial in there):
-                    continue
-                order = best_first(np.array([trial.rungs[epoch] for trial in there]))
-                for place in order[: len(there) // self.reduction]:
-                    if there[place].state == "paused" and max(there[place].rungs) == epoch:
-                        return there[place]
+                waits = np.array([trial.state == "paused" and max(trial.rungs) == epoch for trial in there], bool)
+                if waits.any() and (~waits).sum() < len(there) // self.reduction:
+                    scores = np.array([trial.rungs[epoch] for trial in there])
+                    return there[int(np.flatnonzero(waits)[self._best(scores[waits], scores[~waits])])]
         return None
+
+    def _best(self, waiting: Array, gone: Array) -> int:
+        """The place of the best of those that wait: by the volume it adds to what went on, else by what it learnt.
+
+        Volume counts above the median of what training tells, and above the least of what it does not change: at a
+        rung, a network that is cheap and knows next to nothing is the end of a front, but not worth its epochs.
+        """
+        scores = np.concatenate([waiting, gone])
+        reach = np.ptp(scores, axis=0)
+        scores = (scores - scores.min(0)) / np.where(reach > 0, reach, 1.0)  # of any size, volumes are finite
+        reference = np.where(self._trained, np.median(scores, 0), -0.05)
+        added = gains(scores[: len(waiting)], scores[len(waiting) :], reference)
+        learnt = scores[: len(waiting), self._trained.argmax()]
+        return int(np.lexsort((ranks(waiting), -learnt, -added))[0])
 
 
 def _dealt(rungs: int, reduction: int) -> tuple[int, ...]:

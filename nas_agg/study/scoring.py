@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,8 +63,8 @@ def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
     return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
 
 
-def rungs_of(settings: Settings) -> Rungs | None:
-    """Where trainings pause; None: nowhere.
+def rungs_of(settings: Settings, objectives: Objectives) -> Rungs | None:
+    """Where trainings pause, by default after a third of their epochs; None: nowhere.
 
     Raises:
         InputError: There is no rung before the last epoch.
@@ -71,8 +72,7 @@ def rungs_of(settings: Settings) -> Rungs | None:
     if settings.pruner not in ("halving", "hyperband"):
         return None
     assert settings.epochs is not None
-    if settings.first_epochs >= settings.epochs:
-        raise InputError(
-            f"first_epochs: {settings.first_epochs} of {settings.epochs} epochs leave nothing to save; give less"
-        )
-    return Rungs(settings.first_epochs, settings.reduction, settings.epochs, settings.pruner == "hyperband")
+    first = settings.first_epochs or math.ceil(settings.epochs / 3)
+    if first >= settings.epochs:
+        raise InputError(f"first_epochs: {first} of {settings.epochs} epochs leave nothing to save; give less")
+    return Rungs(first, settings.reduction, settings.epochs, settings.pruner == "hyperband", objectives)

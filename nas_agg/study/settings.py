@@ -134,7 +134,7 @@ class Settings(BaseModel):
     candidates: int = Field(default=20, ge=1, le=10_000)
     pruner: Literal["median", "halving", "hyperband", "none"] | None = None
     reduction: int = Field(default=3, ge=2, le=100)
-    first_epochs: int = Field(default=1, ge=1)
+    first_epochs: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"
     storage: str | None = Field(default=None, min_length=1)

@@ -1,4 +1,4 @@
-"""Optuna's samplers in searches of several objectives, where trials may be stopped early."""
+"""Optuna's samplers in searches whose trials pause, or are stopped early though there are several objectives."""
 
 from __future__ import annotations
 
@@ -9,39 +9,44 @@ from typing import TYPE_CHECKING, Any, cast
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from nas_agg.study.trial import OWN
+from nas_agg.study.prospects import Prospects
+from nas_agg.study.trial import OWN, is_paused
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
+    from nas_agg.study.objectives import Objectives
+
 
 class Whole(BaseSampler):
-    """A sampler to which a trial of several objectives that was stopped is complete, with what it had then.
+    """A sampler to which trials that paused are complete, with what they may be expected to have at the end.
 
-    Optuna's own know of no such trials: they fail on them, or pass them over.
+    So are trials of several objectives that were stopped, with what they had then. Optuna's own know of no such trials:
+    they fail on them, or pass them over.
 
     Args:
         sampler: Optuna's.
+        objectives: What the search aims at.
     """
 
-    def __init__(self, sampler: BaseSampler):
-        self._sampler = sampler
+    def __init__(self, sampler: BaseSampler, objectives: Objectives):
+        self._sampler, self._objectives = sampler, objectives
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The sampler's."""
-        return self._sampler.infer_relative_search_space(_seen_whole(study), trial)
+        return self._sampler.infer_relative_search_space(self._whole(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The sampler's."""
-        return self._sampler.sample_relative(_seen_whole(study), trial, search_space)
+        return self._sampler.sample_relative(self._whole(study), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
         """The sampler's."""
-        return self._sampler.sample_independent(_seen_whole(study), trial, name, distribution)
+        return self._sampler.sample_independent(self._whole(study), trial, name, distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """The sampler's."""
@@ -51,12 +56,18 @@ class Whole(BaseSampler):
         """The sampler's."""
         self._sampler.after_trial(study, trial, state, values)
 
+    def _whole(self, study: Study) -> Study:
+        stopped = len(study.directions) > 1
+        if not stopped and not any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+            return study  # Optuna knows what there is
+        return cast("Study", _View(study, self._objectives, stopped))
+
 
 class _View:
     """A study as its samplers shall see it."""
 
-    def __init__(self, study: Study):
-        self._study = study
+    def __init__(self, study: Study, objectives: Objectives, stopped: bool):
+        self._study, self._objectives, self._stopped = study, objectives, stopped
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -64,22 +75,22 @@ class _View:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = [_completed(trial) for trial in self._study.get_trials(deepcopy=False)]
+        trials = self._study.get_trials(deepcopy=False)
+        prospects = Prospects(trials, self._objectives)
+        trials = [self._completed(trial, prospects) for trial in trials]
         return [trial for trial in trials if states is None or trial.state in states]
 
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
 
-
-def _seen_whole(study: Study) -> Study:
-    return cast("Study", _View(study)) if len(study.directions) > 1 else study
-
-
-def _completed(trial: FrozenTrial) -> FrozenTrial:
-    if trial.state != TrialState.PRUNED:
+    def _completed(self, trial: FrozenTrial, prospects: Prospects) -> FrozenTrial:
+        paused = OWN + "rungs" in trial.user_attrs and (trial.state == TrialState.PRUNED or is_paused(trial))
+        if not paused and not (self._stopped and trial.state == TrialState.PRUNED):
+            return trial
+        trial = copy.copy(trial)
+        trial.intermediate_values = {}
+        scores = prospects.of(trial) if paused else None
+        values = trial.user_attrs.get(OWN + "values") if scores is None else self._objectives.scores(scores)
+        if values:
+            trial.values, trial.state = list(values), TrialState.COMPLETE
         return trial
-    trial = copy.copy(trial)
-    trial.intermediate_values = {}
-    if values := trial.user_attrs.get(OWN + "values"):
-        trial.values, trial.state = values, TrialState.COMPLETE
-    return trial

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nas_agg.errors import InputError
 from nas_agg.space import Space
+from nas_agg.study.objectives import OBJECTIVES, Objectives
 from nas_agg.study.pareto import ranks
 from nas_agg.study.run import search
 from nas_agg.study.rungs import Rungs
@@ -84,18 +85,37 @@ def test_the_best_of_each_rung_go_on():
     assert rungs.promoted([*more, *high]).number == 8
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=12))
-def test_of_several_objectives_no_worse_front_goes_on_before_a_better(scores):
-    rungs = Rungs(1, 3, 9)
+SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, max_size=12)
+
+
+@given(SCORES, st.permutations(["accuracy", "macs"]))
+def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(scores, names):
+    rungs = Rungs(1, 3, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
-    order = ranks(np.array(scores))
+    went = 0
+    while (found := rungs.promoted(trials)) is not None:
+        waiting = [one for one in trials if one.state == "paused"]
+        order = ranks(np.array([one.rungs[1] for one in waiting]))
+        assert order[[one.number for one in waiting].index(found.number)] == 0
+        trials[found.number] = trial(found.number, found.rungs, "running")
+        went += 1
+    assert went == len(scores) // 3
+
+
+@pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
+def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
+    rungs = Rungs(1, 2, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
+    points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
+    trials = [
+        trial(number, {1: (accuracy, *[-cost] * (len(names) - 1))}) for number, (accuracy, cost) in enumerate(points)
+    ]
     went = []
     while (found := rungs.promoted(trials)) is not None:
-        went.append(order[found.number])
+        went.append(found.number)
         trials[found.number] = trial(found.number, found.rungs, "running")
-    assert len(went) == len(scores) // 3
-    assert went == sorted(went)
-    assert went == sorted(order)[: len(went)]
+    assert went[0] == 3 and set(went[:3]) == {1, 2, 3}, "the cheap one that knows nothing is no start"
+    assert len(went) == 4
 
 
 def test_brackets_take_turns_and_the_last_trains_in_full():
@@ -109,7 +129,9 @@ def test_brackets_take_turns_and_the_last_trains_in_full():
 
 
 def test_a_search_halves(tabled):
-    result = search(tabled, searcher="random", pruner="halving", budget=27, out=None or tabled._folder / "run")
+    result = search(
+        tabled, searcher="random", pruner="halving", budget=27, first_epochs=1, reduction=3, out=tabled._folder / "run"
+    )
     whole = [trial for trial in result.trials if trial.state == "complete"]
     stopped = [trial for trial in result.trials if trial.state == "pruned"]
     assert len(whole) + len(stopped) == 27
