@@ -17,6 +17,8 @@ from nas_agg.study.objectives import OBJECTIVES, Objectives
 from nas_agg.study.pareto import ranks
 from nas_agg.study.run import search
 from nas_agg.study.rungs import Rungs
+from nas_agg.study.scoring import rungs_of
+from nas_agg.study.settings import Settings
 from nas_agg.study.table import Tabled
 from nas_agg.study.trial import TrialRecord
 
@@ -118,6 +120,17 @@ def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
     assert len(went) == 4
 
 
+def test_the_first_rung_is_at_a_third_unless_said():
+    def epochs(**said):
+        return rungs_of(Settings.of(space="tiny", pruner="halving", **said), Objectives()).epochs
+
+    assert epochs(epochs=12) == (4,)
+    assert epochs(epochs=10) == (4,)
+    assert epochs(epochs=2) == (1,)
+    assert epochs(epochs=40, reduction=2) == (14, 28)
+    assert epochs(epochs=40, first_epochs=1) == (1, 3, 9, 27)
+
+
 def test_brackets_take_turns_and_the_last_trains_in_full():
     rungs = Rungs(1, 3, 9, brackets=True)
     begins = [rungs.of(number) for number in range(200)]
@@ -201,7 +214,7 @@ def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
 
 
 def test_what_paused_over_a_limit_is_over_it_in_the_end(tabled):
-    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27}
+    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27, "first_epochs": 1}
     result = search(tabled, out=tabled._folder / "run", **settings)
     stopped = [one for one in result.trials if one.state == "pruned"]
     assert {one.scores is None for one in stopped} == {True, False}
