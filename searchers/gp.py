@@ -12,12 +12,9 @@ class GPSearcher(Searcher):
     """Optuna's Gaussian process with expected improvement; the first ten networks are drawn at random."""
 
     several = True
-    patience = (
-        3  # once it is sure of its best it proposes it again and again, and each time takes the cube of the trials
-    )
+    patience = 3  # once it is sure of its best it proposes it again and again, and takes its time for each
 
     def sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial."""
-        return Whole(
-            GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number)), self.objectives
-        )
+        sampler = GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))
+        return Whole(sampler, self.objectives)

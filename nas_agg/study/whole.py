@@ -57,17 +57,14 @@ class Whole(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
     def _whole(self, study: Study) -> Study:
-        stopped = len(study.directions) > 1
-        if not stopped and not any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
-            return study  # Optuna knows what there is
-        return cast("Study", _View(study, self._objectives, stopped))
+        return cast("Study", _View(study, self._objectives))
 
 
 class _View:
     """A study as its samplers shall see it."""
 
-    def __init__(self, study: Study, objectives: Objectives, stopped: bool):
-        self._study, self._objectives, self._stopped = study, objectives, stopped
+    def __init__(self, study: Study, objectives: Objectives):
+        self._study, self._objectives = study, objectives
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -85,7 +82,7 @@ class _View:
 
     def _completed(self, trial: FrozenTrial, prospects: Prospects) -> FrozenTrial:
         paused = OWN + "rungs" in trial.user_attrs and (trial.state == TrialState.PRUNED or is_paused(trial))
-        if not paused and not (self._stopped and trial.state == TrialState.PRUNED):
+        if not paused and not (self._objectives.several and trial.state == TrialState.PRUNED):
             return trial
         trial = copy.copy(trial)
         trial.intermediate_values = {}
