@@ -105,6 +105,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = Tabled(open_space(options.space))
+    for name in options.objectives:
+        if name not in ("accuracy", "params", "macs"):
+            parser.error(f"no objective {name!r}; there are accuracy, params and macs")
+    if options.objectives[0] != "accuracy":
+        parser.error("the first objective is accuracy")
     objectives = Objectives([OBJECTIVES[name] for name in options.objectives])
     judge = Judge(space, objectives)
     print("| epochs | searcher | whole trainings | halving | networks begun | better in | worse in |")

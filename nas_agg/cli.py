@@ -163,7 +163,9 @@ def search(
             "on; none (default: median for one objective, none for several)."
         ),
     ] = None,
-    reduction: Annotated[int, typer.Option(help="Of halving: one in so many goes on from each rung.")] = 3,
+    reduction: Annotated[
+        int | None, typer.Option(help="Of halving: one in so many goes on from each rung (default: 3).")
+    ] = None,
     first_epochs: Annotated[
         int | None, typer.Option(help="Of halving: epochs to the first rung (default: a third of them).")
     ] = None,

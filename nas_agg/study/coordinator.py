@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nas_agg.study.settings import Settings
 
 FAILURES_IN_A_ROW = 10
+TIME_IS_UP = "the time is up"
 TICK = 0.2  # seconds between two looks at the clock
 SLICE = 0.05  # seconds to draw before those who are training are heard again
 
@@ -111,7 +112,7 @@ class Coordinator:
         while True:
             self._check_failures()
             if self._time_is_up():
-                return "the time is up"  # what runs stays open: it goes on if the search is given more time
+                return TIME_IS_UP  # whoever asked for the search settles what runs
             # What could not be had before may be had now; and a worker may have joined.
             if ended or self._drawing or self.evaluator.free() > free:
                 why = self._hand_out()

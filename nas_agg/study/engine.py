@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import InputError, NasAggError, hidden
 from nas_agg.files import canonical, write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.space import Space
-from nas_agg.study.coordinator import Clock, Coordinator
+from nas_agg.study.coordinator import TIME_IS_UP, Clock, Coordinator
 from nas_agg.study.ending import failing
 from nas_agg.study.final import train_best
 from nas_agg.study.folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain, writing
@@ -34,7 +34,7 @@ from nas_agg.study.screening import Screen
 from nas_agg.study.searcher import Searcher, make_searcher
 from nas_agg.study.settings import Settings
 from nas_agg.study.starts import with_room
-from nas_agg.study.storages import open_storage
+from nas_agg.study.storages import JOURNAL, open_storage
 from nas_agg.study.table import Tabled
 from nas_agg.study.task import Task, open_task
 from nas_agg.study.trial import TrialRecord
@@ -152,12 +152,15 @@ class Engine:
             raise InputError(f"{folder.path}: a run with other settings: {difference}; choose another --out")
 
     def _extend(self, folder: RunFolder) -> None:
-        """A run that is to evaluate more networks than before goes on; its final network so far is kept aside."""
+        """A run goes on that is to evaluate more networks or, if its time was up, has more; its best is kept aside."""
         before = int(folder.run["settings"].get("budget", 0))
+        ended = folder.run["settings"].get("timeout") if folder.run.get("reason") == TIME_IS_UP else None
+        longer = ended is not None and (self.settings.timeout is None or self.settings.timeout > ended)
         if self.settings.budget < before:
             raise InputError(f"{folder.path}: budget: {before} networks were asked for there; give as many or more")
-        if self.settings.budget > before:
-            folder.extend(before, self.settings.budget)
+        if self.settings.budget > before or longer:
+            aside = f"best-of-{before}" if self.settings.budget > before else f"best-after-{ended:g}s"
+            folder.extend(aside, budget=self.settings.budget, timeout=self.settings.timeout)
 
     # ---- the parts of a search
 
@@ -165,8 +168,14 @@ class Engine:
         pruner = pruner_of(self.settings, self.objectives)
         if folder is None:
             return Record(pruner, objectives=self.objectives)
-        storage = open_storage(self.settings.storage, folder.path)
-        return Record(pruner, storage, folder.run["study"], _begun(folder), self.objectives)
+        url, begun = self.settings.storage, _begun(folder)
+        storage = open_storage(url, folder.path, begun)
+        where = hidden(url) if url else str(folder.path / JOURNAL)
+        record = Record(pruner, storage, folder.run["study"], begun, self.objectives, where)
+        if (known := folder.trials_written()) > len(record.trials):
+            found = f"{len(record.trials)} trials, where trials.csv has {known}"
+            raise InputError(f"{where}: {found}; restore it, or choose another --out")
+        return record
 
     def _proposer(self, record: Record, task: Task | dict[str, Any] | None) -> Proposer:
         of = task.as_dict() if isinstance(task, Task) else task or {}
@@ -224,7 +233,7 @@ class Engine:
         )
 
     def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
-        """Search, then train the best in full, then close the record."""
+        """Search, close the record, then train the best in full."""
         forgiven = _reopen(folder, record)
         clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._display(folder, record, clock) as display:
@@ -249,6 +258,8 @@ class Engine:
             else:
                 reason = coordinator.run()
             dismiss(record, reason)
+            for trial in record.settle(reason):
+                display.trial(trial)
             best = self._best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))
@@ -259,8 +270,6 @@ class Engine:
                         train_best(folder, task, self.settings, best, genotype, display, self.command, memory)
                     else:
                         _write_best(folder, best, genotype)
-            for trial in record.settle(reason):
-                display.trial(trial)
         if folder is not None:
             folder.finish()
         return self._result(folder, record, proposer, reason)

@@ -114,6 +114,14 @@ class RunFolder:
             writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])
         write_atomic(self.path / "trials.csv", plain(text.getvalue()))
 
+    def trials_written(self) -> int:
+        """How many trials trials.csv tells of."""
+        try:
+            with (self.path / "trials.csv").open(newline="", encoding="utf-8", errors="replace") as file:
+                return max(0, sum(1 for _ in csv.reader(file)) - 1)
+        except (OSError, csv.Error):  # it is made anew
+            return 0
+
     def trial(self, number: int) -> Path:
         """The folder of a trial, made if it is not there."""
         path = self.path / "trials" / str(number)
@@ -121,13 +129,12 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def extend(self, before: int, budget: int) -> None:
-        """Let a run evaluate more networks than before; its final network, if there is one, is kept aside."""
+    def extend(self, aside: str, **settings: Any) -> None:
+        """Let a run go on by other settings; its final network, if there is one, is kept aside under that name."""
         if os.path.lexists(self.best):
-            aside = self.path / f"best-of-{before}"
-            with writing(aside):
-                os.rename(self.best, aside)
-        self.update(status="stopped", settings=self.run["settings"] | {"budget": budget})
+            with writing(self.path / aside):
+                os.rename(self.best, self.path / aside)
+        self.update(status="stopped", settings=self.run["settings"] | settings)
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs: checkpoints of trials that failed or were stopped."""

@@ -108,7 +108,7 @@ class Proposer:
 
     def judge(self, labels: Labels) -> Candidate | str:
         """The network of a draw, or why it is refused; nothing is built."""
-        key = tuple(labels.values())
+        key = tuple(labels[name] for name in self.space.names)  # storages keep names in an order of their own
         if key not in self._judged:
             self._judged[key] = self._judge(labels)
         return self._judged[key]
@@ -175,7 +175,7 @@ class Proposer:
                 if known.told and not lost:
                     self.record.repeat(labels, distributions, attrs, known.number)
                     draws, refused, checked = self._draws(), 0, False
-                busy += known.state in ("running", "paused")
+                busy += known.state == "running"
                 if busy >= WHILE_OTHERS_RUN:
                     return "the searcher proposes what is being trained"
                 last = f"equal to trial {known.number}, {known.state}"

@@ -37,7 +37,8 @@ class Prospects:
 
     def __init__(self, trials: Sequence[FrozenTrial], objectives: Objectives):
         self._objectives = objectives
-        reached = [found for trial in trials if (found := self._reached(trial))]
+        self._reached = {trial.number: found for trial in trials if (found := self._rungs(trial))}
+        reached = self._reached.values()
         epochs = sorted({epoch for found in reached for epoch in found})
         self._next = dict(itertools.pairwise(epochs))
         self._carry = {
@@ -45,7 +46,7 @@ class Prospects:
             for epoch, after in self._next.items()
         }
 
-    def _reached(self, trial: FrozenTrial) -> dict[float, Scores]:
+    def _rungs(self, trial: FrozenTrial) -> dict[float, Scores]:
         """The scores at each rung, and those at the end, by epoch; none if the trial has been at no rung."""
         rungs = trial.user_attrs.get(OWN + "rungs", {})
         found = {float(epoch): self._objectives.scores(values) for epoch, values in rungs.items()}
@@ -56,8 +57,8 @@ class Prospects:
     def of(self, trial: FrozenTrial) -> Scores | None:
         """A trial's scores, or those it may be expected to have at the end; None where it has none that hold."""
         scores = scores_of(trial, self._objectives)
-        reached = self._reached(trial)
-        if scores is None or not reached:
+        reached = self._reached.get(trial.number)
+        if scores is None or reached is None:
             return scores
         epoch, carried = max(reached), np.array(scores)
         while epoch in self._next:
@@ -73,7 +74,8 @@ def _line(pairs: Sequence[tuple[Scores, Scores]]) -> Callable[[np.ndarray], np.n
     if len(pairs) < FEWEST:
         gain = np.median(after - before, 0)
         return lambda scores: scores + gain
-    away, to = before - before.mean(0), after - after.mean(0)
-    spread = (away**2).sum(0)
-    slope = np.where(spread > 0, np.clip((away * to).sum(0) / np.where(spread > 0, spread, 1.0), 0.0, 1.0), 1.0)
-    return lambda scores: after.mean(0) + slope * (scores - before.mean(0))
+    start, end = before.mean(0), after.mean(0)
+    spread = ((before - start) ** 2).sum(0)
+    rise = ((before - start) * (after - end)).sum(0) / np.where(spread > 0, spread, 1.0)
+    slope = np.where(spread > 0, np.clip(rise, 0.0, 1.0), 1.0)
+    return lambda scores: end + slope * (scores - start)

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_agg.errors import InputError, NasAggError, one_line
 from nas_agg.study.objectives import Objectives
 from nas_agg.study.searcher import reason_of
-from nas_agg.study.storages import JOURNAL, quiet, said
+from nas_agg.study.storages import quiet, said
 from nas_agg.study.trial import MEASURED, OWN, REMOTE, Labels, TrialRecord, as_record
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Record:
         name: The study's name in the storage.
         begun: Whether the study must be there already.
         objectives: What the search aims at.
+        where: What errors call the storage.
 
     Attributes:
         searcher: What errors call the searcher.
@@ -46,7 +47,7 @@ class Record:
         study_id: The study's number there.
 
     Raises:
-        InputError: The study holds trials of somebody else, or is gone.
+        InputError: The study holds trials of somebody else, or is gone, or part of it is.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Record:
         name: str = "search",
         begun: bool = False,
         objectives: Objectives | None = None,
+        where: str = "the storage",
     ):
         self.searcher = "of this search"
         self.objectives = objectives or Objectives()
@@ -67,8 +69,14 @@ class Record:
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self.study_id = _study_id(storage, name, begun, self.objectives)
-            for trial in sorted(storage.get_all_trials(self.study_id), key=lambda trial: trial.number):
+            self.study_id = _study_id(storage, name, begun, self.objectives, where)
+            with said("cannot be read", where, InputError):
+                trials = storage.get_all_trials(self.study_id)
+            for trial in sorted(trials, key=lambda trial: trial.number):
+                if trial.number != len(self._records):
+                    raise InputError(
+                        f"{where}: trial {len(self._records)} is missing; restore it, or choose another --out"
+                    )
                 self._load(trial)
 
     def _load(self, trial: FrozenTrial) -> None:
@@ -264,15 +272,16 @@ class Record:
     def pause(
         self, number: int, epoch: int, values: Sequence[float], over: Mapping[str, float] | None = None, **attrs: Any
     ) -> TrialRecord:
-        """Record what a trial has at a rung, where it waits; what it is over counts if it goes no further."""
-        if over:
-            attrs["over"] = dict(over)
+        """Record what a trial has at a rung, where it waits; what it is over counts if it goes no further.
+
+        What is written last says that it came there; a kill before leaves a trial on its way.
+        """
         rungs = self._frozen(number).user_attrs.get(OWN + "rungs", {}) | {str(epoch): list(values)}
-        return self._set(number, {**attrs, "rungs": rungs, "values": list(values), "paused": True})
+        return self._set(number, {**attrs, **self._shown(number, over or {}), "rungs": rungs})
 
     def promote(self, number: int) -> TrialRecord:
-        """Record that a trial that waited goes on."""
-        return self._set(number, {"paused": False})
+        """Record that a trial that waited goes on from its last rung."""
+        return self._set(number, {"promoted": max(self._records[number].rungs)})
 
     def _set(self, number: int, attrs: Mapping[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
@@ -299,21 +308,27 @@ class Record:
         trial = self.trial(number)
         for name, much in over.items():
             trial.set_constraint(name, much)
-        if over:  # once more for dashboards, which show such attributes
-            self.study._storage.set_trial_user_attr(self._id(number), OWN + "over", dict(over))
+        for key, attr in self._shown(number, over).items():
+            self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
+
+    def _shown(self, number: int, over: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """What a trial is over, for dashboards, which show attributes; also where it is over less than at a rung."""
+        return {"over": dict(over)} if over or OWN + "over" in self._frozen(number).user_attrs else {}
 
     def settle(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
 
-        They are neither failures nor known networks: a later search may train them. Those that wait at a rung have
-        what they had there.
+        Those that came to a rung have what they had there. The others are neither failures nor known networks: a later
+        search may train them.
         """
-        for trial in self._records:
-            if trial.state == "paused":
+        open = [trial for trial in self._records if trial.state in ("paused", "running")]
+        for trial in open:
+            if trial.rungs:
                 self._constrain(trial.number, self._frozen(trial.number).user_attrs.get(OWN + "over", {}))
-                self._tell(trial.number, TrialState.PRUNED, None, {"paused": False})
-        open = [trial.number for trial in self._records if trial.state == "running"]
-        return [self._tell(number, TrialState.FAIL, None, {"reason": reason, "stopped": True}) for number in open]
+                self._tell(trial.number, TrialState.PRUNED, None, {})
+            else:
+                self._tell(trial.number, TrialState.FAIL, None, {"reason": reason, "stopped": True})
+        return [self._records[trial.number] for trial in open if trial.state == "running"]
 
     def _tell(self, number: int, state: TrialState, values: list[float] | None, attrs: dict[str, Any]) -> TrialRecord:
         for key, attr in attrs.items():
@@ -349,13 +364,13 @@ class Record:
                 storage.set_trial_system_attr(id, key, attr)
 
 
-def _study_id(storage: BaseStorage, name: str, begun: bool, objectives: Objectives) -> int:
-    with quiet(), said("cannot be used"):
+def _study_id(storage: BaseStorage, name: str, begun: bool, objectives: Objectives, where: str) -> int:
+    with quiet(), said("cannot be used", where):
         try:
             return storage.get_study_id_from_name(name)
         except KeyError:
             if begun:
-                raise InputError(f"{JOURNAL} is missing or empty; restore it or choose another --out") from None
+                raise InputError(f"{where}: the study is gone; restore it, or choose another --out") from None
             study = optuna.create_study(study_name=name, storage=storage, directions=objectives.directions)
             study.set_metric_names(list(objectives.names))
             return storage.get_study_id_from_name(name)

@@ -127,9 +127,9 @@ def _of_table(space: Tabled, settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: One of them is of trainings.
     """
-    trained = {"recipe": None, "image_size": None, "compile": False, "latency_target": None, "workers": None}
+    trained = {"recipe": None, "image_size": None, "compile": False, "latency_target": None, "workers": 1}
     for name, none in trained.items():
-        if settings.get(name, none) != none:
+        if settings.get(name) not in (None, none):
             raise InputError(
                 f"{name}: {space.name} has a table of results; leave it out, or name a dataset to train on"
             )

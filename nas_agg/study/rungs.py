@@ -56,15 +56,19 @@ class Rungs:
         return min([*ahead, self.last])
 
     def promoted(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
-        """The paused trial that is to go on, of the highest rung that has one; None: none of them deserves it yet."""
+        """The paused trial that is to go on, of the highest rung of a bracket that has one; None: nobody is.
+
+        Those that an earlier part of the search left at a rung are over: they count neither as waiting nor as gone.
+        """
         for bracket in sorted(set(self._deal)):
             own = [trial for trial in trials if self._bracket(trial.number) == bracket]
             for epoch in reversed(self.epochs[bracket:]):
                 there = [trial for trial in own if epoch in trial.rungs]
-                waits = np.array([trial.state == "paused" and max(trial.rungs) == epoch for trial in there], bool)
-                if waits.any() and (~waits).sum() < len(there) // self.reduction:
-                    scores = np.array([trial.rungs[epoch] for trial in there])
-                    return there[int(np.flatnonzero(waits)[self._best(scores[waits], scores[~waits])])]
+                waiting = [trial for trial in there if trial.state == "paused" and max(trial.rungs) == epoch]
+                gone = [trial for trial in there if trial.state not in ("paused", "pruned") or max(trial.rungs) > epoch]
+                if waiting and len(gone) < (len(waiting) + len(gone)) // self.reduction:
+                    scores = [np.array([trial.rungs[epoch] for trial in part]) for part in (waiting, gone)]
+                    return waiting[self._best(scores[0], scores[1].reshape(-1, scores[0].shape[1]))]
         return None
 
     def _best(self, waiting: Array, gone: Array) -> int:

@@ -67,12 +67,15 @@ def rungs_of(settings: Settings, objectives: Objectives) -> Rungs | None:
     """Where trainings pause, by default after a third of their epochs; None: nowhere.
 
     Raises:
-        InputError: There is no rung before the last epoch.
+        InputError: There is no rung before the last epoch, or something is said of rungs where there are none.
     """
     if settings.pruner not in ("halving", "hyperband"):
+        for name in ("first_epochs", "reduction"):
+            if getattr(settings, name) is not None:
+                raise InputError(f"{name}: of halving and hyperband; leave it out, or name such a pruner")
         return None
     assert settings.epochs is not None
     first = settings.first_epochs or math.ceil(settings.epochs / 3)
     if first >= settings.epochs:
         raise InputError(f"first_epochs: {first} of {settings.epochs} epochs leave nothing to save; give less")
-    return Rungs(first, settings.reduction, settings.epochs, settings.pruner == "hyperband", objectives)
+    return Rungs(first, settings.reduction or 3, settings.epochs, settings.pruner == "hyperband", objectives)

@@ -133,7 +133,7 @@ class Settings(BaseModel):
     proxy: str | None = None
     candidates: int = Field(default=20, ge=1, le=10_000)
     pruner: Literal["median", "halving", "hyperband", "none"] | None = None
-    reduction: int = Field(default=3, ge=2, le=100)
+    reduction: int | None = Field(default=None, ge=2, le=100)
     first_epochs: int | None = Field(default=None, ge=1)
     image_size: int | None = Field(default=None, ge=1)
     device: str = "auto"

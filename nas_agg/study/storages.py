@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -22,6 +23,7 @@ from nas_agg.study.stopping import shielded
 
 JOURNAL = "study.journal"
 GRPC = "grpc://"
+_VARIABLE = re.compile(r"\$(?:(?=\w)|\{)(\w+)")
 READY = 10.0  # seconds in which a proxy must answer
 BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
 
@@ -47,7 +49,7 @@ def open_storage(url: str | None, folder: Path, begun: bool = False) -> BaseStor
             lock.release()
             return JournalStorage(journal)
     with said("cannot be opened", url, InputError), quiet():
-        full = os.path.expandvars(url)
+        full = _full(url)
         if full.startswith(GRPC):
             return _proxy(full)
         if begun:
@@ -55,6 +57,25 @@ def open_storage(url: str | None, folder: Path, begun: bool = False) -> BaseStor
         # A server may have been started anew since the last call.
         more = {"connect_args": {"timeout": BUSY}} if full.startswith("sqlite") else {"pool_pre_ping": True}
         return optuna.storages.get_storage(RDBStorage(full, engine_kwargs=more))
+
+
+def _full(url: str) -> str:
+    """A URL with the variables of the environment in it filled in.
+
+    Raises:
+        InputError: A variable is not set, or it is no URL, or that of a database that nobody keeps.
+    """
+    full = os.path.expandvars(url)
+    for name in _VARIABLE.findall(url):
+        if name not in os.environ:
+            raise InputError(f"{url}: the variable {name} is not set")
+    if "://" not in full:
+        raise InputError(
+            f"{url}: no URL; write one such as sqlite:///FILE, postgresql+psycopg://... or grpc://HOST:PORT"
+        )
+    if full.startswith("sqlite") and full.partition("://")[2].partition("?")[0] in ("", "/", "/:memory:"):
+        raise InputError(f"{url}: kept in memory alone; name a file: sqlite:///study.db")
+    return full
 
 
 def _check_begun(url: str) -> None:

@@ -39,20 +39,27 @@ class Trials:
         scores: Theirs, ``(networks, objectives)``, of each of which more is better.
         failed: Networks that have none.
         pending: Networks that are being trained.
+        latest: How many of the last networks are too new to be fitted to, though they are learnt from.
     """
 
     rows: Rows
     scores: Array
     failed: Rows
     pending: Rows
+    latest: int = 0
 
     def fewer(self) -> Trials:
-        """The best and the latest of them, as many as can be fitted to in time."""
+        """The best and the latest of them, as many as can be fitted to in time.
+
+        Once they are many, the last one, two or three wait for a fourth before all is chosen and fitted anew.
+        """
         most = min(MOST_FITTED, max(FEWEST, int((MOST_DISTANCES / self.rows.shape[1]) ** 0.5)))
-        kept = np.arange(len(self.rows))
-        if len(self.rows) > most:
-            kept = np.union1d(best_first(self.scores)[: most // 2], kept[-(most // 2) :])
-        return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending)
+        latest = len(self.rows) % 4 if len(self.rows) >= MANY else 0
+        kept = np.arange(len(self.rows) - latest)
+        if len(kept) > most:
+            kept = np.union1d(best_first(self.scores[kept])[: most // 2], kept[-(most // 2) :])
+        kept = np.append(kept, np.arange(len(self.rows) - latest, len(self.rows)))
+        return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending, latest)
 
 
 class Fits:
@@ -63,10 +70,13 @@ class Fits:
         self._kept: dict[str, tuple[bytes, Array]] = {}
 
     def theta(
-        self, name: str, kernel: Kernel, rows: Rows, figures: Sequence[Array], target: Bend, scores: Array
+        self, name: str, kernel: Kernel, trials: Trials, figures: Sequence[Array], target: Bend, scores: Array
     ) -> Array:
-        """The covariance's numbers, fitted anew for each network and, once they are many, for each fourth."""
-        count = len(rows) if len(rows) < MANY else len(rows) - len(rows) % 4
+        """The covariance's numbers, fitted anew to each network and, once they are many, to each fourth.
+
+        They are also where scores that are expected of paused networks have changed.
+        """
+        rows, count = trials.rows, len(trials.rows) - trials.latest
         given = rows[:count].tobytes() + scores[:count].tobytes()
         if self._kept.get(name, (b"",))[0] != given:
             own = [group[:count] for group in figures]
@@ -97,7 +107,7 @@ class Surrogate:
         self._fits, self._figured = fits, figured
         self._own = fits.figures.of(trials.rows) if figured else []
         self._kernel = Kernel(fits.genes.tables, [group.shape[1] for group in self._own])
-        self._theta = fits.theta(name, self._kernel, trials.rows, self._own, bend, scores)
+        self._theta = fits.theta(name, self._kernel, trials, self._own, bend, scores)
         self.target = bend(scores)
         rows = np.concatenate([trials.rows, trials.failed])
         target = np.concatenate([self.target, np.full(len(trials.failed), self.target.min())])
@@ -135,7 +145,7 @@ class Known:
         self.seen = self.exactly(trials.rows)
         if not fits.figures.cheap:
             self._middle, self._unit = float(self.seen.mean()), float(self.seen.std() or 1.0)
-            scored = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0])
+            scored = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0], trials.latest)
             self._surrogate = Surrogate(fits, figure, scored, self.seen, plain, figured=False)
 
     def exactly(self, rows: Rows) -> Array:

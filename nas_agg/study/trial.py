@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,16 +85,23 @@ class TrialRecord:
 
 def scores_of(trial: FrozenTrial, objectives: Objectives) -> tuple[float, ...] | None:
     """A trial's values, each so turned that more is better; None: it has none, or a limit does not hold."""
-    values = trial.values or trial.user_attrs.get(OWN + "values")
+    values = values_of(trial)
     known = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_paused(trial)
     if not known or not values or violation_of(trial) > 0:
         return None
     return objectives.scores(values)
 
 
+def values_of(trial: FrozenTrial) -> Sequence[float] | None:
+    """What a trial has for each objective: at its end, when it was stopped, or at the last rung it came to."""
+    rungs = trial.user_attrs.get(OWN + "rungs", {})
+    return trial.values or trial.user_attrs.get(OWN + "values") or (rungs[max(rungs, key=int)] if rungs else None)
+
+
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits at a rung, with what it had there."""
-    return trial.state == TrialState.RUNNING and bool(trial.user_attrs.get(OWN + "paused"))
+    """Whether a trial waits at a rung, with what it had there: it came further than it was told to go on from."""
+    rungs = map(int, trial.user_attrs.get(OWN + "rungs", {}))
+    return trial.state == TrialState.RUNNING and max(rungs, default=0) > trial.user_attrs.get(OWN + "promoted", 0)
 
 
 def violation_of(trial: FrozenTrial) -> float:
@@ -115,13 +123,16 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
     attrs = {key.removeprefix(OWN): value for key, value in trial.user_attrs.items() if key.startswith(OWN)}
     twin = attrs.get("repeat_of")
     state = next((word for word in ("stopped", "infeasible") if attrs.get(word)), _STATES[trial.state])
+    scores = scores_of(trial, objectives)
     if is_paused(trial):
         state = "paused"
+        if any(much > 0 for much in attrs.get("over", {}).values()):  # it is told to samplers if it goes no further
+            scores = None
     return TrialRecord(
         number=trial.number,
         state="repeat" if twin is not None else state,
-        values=tuple(values) if (values := trial.values or attrs.get("values")) else None,
-        scores=scores_of(trial, objectives),
+        values=tuple(values) if (values := values_of(trial)) else None,
+        scores=scores,
         labels=trial.params,
         params=attrs.get("params", 0),
         macs=attrs.get("macs", 0),

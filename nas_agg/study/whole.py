@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from nas_agg.study.prospects import Prospects
-from nas_agg.study.trial import OWN, is_paused
+from nas_agg.study.trial import OWN, is_paused, values_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -33,6 +33,7 @@ class Whole(BaseSampler):
 
     def __init__(self, sampler: BaseSampler, objectives: Objectives):
         self._sampler, self._objectives = sampler, objectives
+        self._view: Study | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The sampler's."""
@@ -57,7 +58,9 @@ class Whole(BaseSampler):
         self._sampler.after_trial(study, trial, state, values)
 
     def _whole(self, study: Study) -> Study:
-        return cast("Study", _View(study, self._objectives))
+        if self._view is None:  # a sampler is of one trial, and draws for it from what was there when it began
+            self._view = cast("Study", _View(study, self._objectives))
+        return self._view
 
 
 class _View:
@@ -65,6 +68,7 @@ class _View:
 
     def __init__(self, study: Study, objectives: Objectives):
         self._study, self._objectives = study, objectives
+        self._trials: list[FrozenTrial] | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -72,10 +76,11 @@ class _View:
     def _get_trials(
         self, deepcopy: bool = True, states: Sequence[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        trials = self._study.get_trials(deepcopy=False)
-        prospects = Prospects(trials, self._objectives)
-        trials = [self._completed(trial, prospects) for trial in trials]
-        return [trial for trial in trials if states is None or trial.state in states]
+        if self._trials is None:
+            trials = self._study.get_trials(deepcopy=False)
+            prospects = Prospects(trials, self._objectives)
+            self._trials = [self._completed(trial, prospects) for trial in trials]
+        return [trial for trial in self._trials if states is None or trial.state in states]
 
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
@@ -87,7 +92,7 @@ class _View:
         trial = copy.copy(trial)
         trial.intermediate_values = {}
         scores = prospects.of(trial) if paused else None
-        values = trial.user_attrs.get(OWN + "values") if scores is None else self._objectives.scores(scores)
+        values = values_of(trial) if scores is None else self._objectives.scores(scores)
         if values:
             trial.values, trial.state = list(values), TrialState.COMPLETE
         return trial

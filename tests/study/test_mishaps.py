@@ -229,7 +229,7 @@ def test_a_lost_journal_is_not_begun_again(tiny, score, tmp_path, damage, status
             "" if damage == "empty" else journal.read_text().replace('"study_name":"', '"study_name":"x')
         )
     line = said(InputError, search, tiny, score, **settings)
-    assert line == "study.journal is missing or empty; restore it or choose another --out"
+    assert line == f"{journal}: the study is gone; restore it, or choose another --out"
     assert (path / "trials.csv").read_text() == trials
 
 

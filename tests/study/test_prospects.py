@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -17,26 +18,27 @@ from nas_agg.study.prospects import Prospects
 from nas_agg.study.trial import OWN
 from nas_agg.study.whole import Whole
 
+NUMBERS = itertools.count()
 BOTH = Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
 
 
 def trial(rungs, end=None, state=TrialState.RUNNING, number=0, **attrs):
     """A trial that paused at rungs, with (accuracy, MACs) at each; complete with what it has at the end."""
-    last = list(rungs.values())[-1] if rungs else None
-    own = {"rungs": {str(epoch): list(values) for epoch, values in rungs.items()}, "values": last, "paused": True}
-    own = {**own, **attrs} if rungs else attrs
-    return create_trial(
+    own = {"rungs": {str(epoch): list(values) for epoch, values in rungs.items()}, **attrs} if rungs else attrs
+    found = create_trial(
         state=TrialState.COMPLETE if end else state,
         values=end,
         params={"x": number},
         distributions={"x": IntDistribution(0, 9)},
         user_attrs={OWN + name: attr for name, attr in own.items()},
     )
+    found.number = next(NUMBERS)
+    return found
 
 
 def test_scores_are_carried_along_the_line_of_those_that_went_on():
     went = [trial({4: (x, 10 * x)}, (0.5 + 0.5 * x, 10 * x)) for x in (0.2, 0.4, 0.8)]
-    waits, left = trial({4: (0.6, 7.0)}), trial({4: (0.1, 3.0)}, state=TrialState.PRUNED, paused=False)
+    waits, left = trial({4: (0.6, 7.0)}), trial({4: (0.1, 3.0)}, state=TrialState.PRUNED)
     found = Prospects([*went, waits, left], BOTH)
     assert found.of(waits) == pytest.approx((0.8, -7.0))
     assert found.of(left) == pytest.approx((0.55, -3.0))
@@ -61,7 +63,7 @@ def test_several_rungs_are_climbed_one_by_one():
 
 def test_what_has_no_scores_has_no_prospects():
     running = trial({}, state=TrialState.RUNNING)
-    over = trial({4: (0.9, 1.0)}, state=TrialState.PRUNED, paused=False)
+    over = trial({4: (0.9, 1.0)}, state=TrialState.PRUNED)
     over.set_constraint("accuracy", 0.1)
     found = Prospects([running, over], BOTH)
     assert found.of(running) is None and found.of(over) is None
