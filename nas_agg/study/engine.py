@@ -159,6 +159,7 @@ class Engine:
         if self.settings.budget < before:
             raise InputError(f"{folder.path}: budget: {before} networks were asked for there; give as many or more")
         if self.settings.budget > before or longer:
+            self._record(folder)  # a storage that lost trials is refused before anything is moved
             aside = f"best-of-{before}" if self.settings.budget > before else f"best-after-{ended:g}s"
             folder.extend(aside, budget=self.settings.budget, timeout=self.settings.timeout)
 

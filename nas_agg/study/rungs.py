@@ -58,7 +58,7 @@ class Rungs:
     def promoted(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
         """The paused trial that is to go on, of the highest rung of a bracket that has one; None: nobody is.
 
-        Those that an earlier part of the search left at a rung are over: they count neither as waiting nor as gone.
+        Those that an earlier part of the search left at a rung are over; they neither wait nor went on.
         """
         for bracket in sorted(set(self._deal)):
             own = [trial for trial in trials if self._bracket(trial.number) == bracket]
@@ -66,7 +66,7 @@ class Rungs:
                 there = [trial for trial in own if epoch in trial.rungs]
                 waiting = [trial for trial in there if trial.state == "paused" and max(trial.rungs) == epoch]
                 gone = [trial for trial in there if trial.state not in ("paused", "pruned") or max(trial.rungs) > epoch]
-                if waiting and len(gone) < (len(waiting) + len(gone)) // self.reduction:
+                if waiting and len(gone) < len(there) // self.reduction:
                     scores = [np.array([trial.rungs[epoch] for trial in part]) for part in (waiting, gone)]
                     return waiting[self._best(scores[0], scores[1].reshape(-1, scores[0].shape[1]))]
         return None

@@ -82,7 +82,7 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     monkeypatch.setattr(engine, "WORKER", (sys.executable, str(WORKER)))
     monkeypatch.setattr(remote, "LEASE_SECONDS", 3.0)
 
-    def go(workers):
+    def go(workers, **more):
         return search(
             wide,
             searcher="random",
@@ -95,6 +95,7 @@ def chaos(monkeypatch, tmp_path, wide, storage):
             max_params=0,
             max_macs=0,
             out=tmp_path / "run",
+            **more,
         )
 
     return go
@@ -114,13 +115,11 @@ def check(result, out: Path, storage: str | None) -> None:
         21: ("failed", "longer than 2 s"),  # and perhaps ", 2 times trained again"
     }
     for trial in own:
-        if trial.state == "complete":
-            let = {
-                **trial.labels,
-                "deep": json.loads(trial.labels["deep"]),
-                "kernel": json.loads(trial.labels["kernel"]),
-            }
-            assert trial.value == pytest.approx(value_of({**let, "end": json.loads(trial.labels["end"])}))
+        if trial.counts:
+            read = {name: json.loads(trial.labels[name]) for name in ("deep", "kernel", "end")}
+            came = 1 if trial.state == "complete" else max(trial.rungs) / 3 if trial.rungs else None
+            if came is not None:
+                assert trial.value == pytest.approx(came * value_of({**trial.labels, **read}))
     said = json.loads((out / "run.json").read_text())
     assert said["status"] == "finished"
     with (out / "trials.csv").open() as file:
@@ -138,7 +137,31 @@ def test_workers_here_are_killed(chaos, storage, tmp_path):
     check(result, tmp_path / "run", storage)
 
 
-def test_workers_elsewhere_are_killed(chaos, storage, tmp_path):
+@pytest.mark.parametrize("storage", ["journal"], indirect=True)
+def test_workers_here_are_killed_while_trainings_pause(chaos, storage, tmp_path):
+    killer = Killer(lambda: pids(tmp_path / "notes"), every=1.0)
+    killer.start()
+    result = chaos(workers=WORKERS, pruner="halving", objective="accuracy,macs")
+    assert killer.end() >= 3
+    check(result, tmp_path / "run", storage)
+    assert_halved(result)
+
+
+def assert_halved(result):
+    """One in three went on, each from where it paused; the last may still have waited for its turn."""
+    counted = [trial for trial in result.trials if trial.counts]
+    assert all(set(trial.rungs) == {1} for trial in counted)
+    whole = [trial for trial in counted if trial.state == "complete"]
+    assert BUDGET // 3 - 1 <= len(whole) <= (BUDGET + 3) // 3
+    assert all(trial.values[0] == pytest.approx(3 * trial.rungs[1][0]) for trial in whole)
+
+
+@pytest.mark.parametrize(
+    ("storage", "pruner"),
+    [("journal", None), ("sqlite", None), ("postgresql", None), ("journal", "halving")],
+    indirect=["storage"],
+)
+def test_workers_elsewhere_are_killed(chaos, storage, tmp_path, pruner):
     notes, machines = tmp_path / "notes", []
     output = (tmp_path / "machines.txt").open("ab")
 
@@ -159,9 +182,12 @@ def test_workers_elsewhere_are_killed(chaos, storage, tmp_path):
     killer = Killer(victims, every=3.0)
     killer.start()
     try:
-        result = chaos(workers=0)
-        assert killer.end() >= 3
+        more = {"pruner": pruner, "objective": "accuracy,macs"} if pruner else {}
+        result = chaos(workers=0, **more)
+        assert killer.end() >= (2 if pruner else 3)
         check(result, tmp_path / "run", storage)
+        if pruner:
+            assert_halved(result)
         deadline = time.monotonic() + 20
         while any(machine.poll() is None for machine in machines) and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import shutil
+import sqlite3
 
 import optuna
 import pytest
 
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.errors import InputError, NasAggError, hidden
 from nas_agg.study.folder import RunFolder, read_run
 from nas_agg.study.run import resume, search
 from nas_agg.study.searcher import Searcher
@@ -233,6 +235,54 @@ def test_a_lost_journal_is_not_begun_again(tiny, score, tmp_path, damage, status
     assert (path / "trials.csv").read_text() == trials
 
 
+def test_a_storage_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
+    path, settings = kept_run(tiny, score, tmp_path / "run")
+    journal, trials = path / JOURNAL, (path / "trials.csv").read_text()
+    lines = journal.read_text().splitlines(keepends=True)
+    begins = [place for place, line in enumerate(lines) if '"op_code":4' in line]  # a trial is created
+    assert len(begins) == len(trials.splitlines()) - 1
+    journal.write_text("".join(lines[: begins[1]]))
+    line = said(InputError, search, tiny, score, **{**settings, "budget": 5})
+    assert line == f"{journal}: 1 trials, where trials.csv has {len(begins)}; restore it, or choose another --out"
+    assert (path / "trials.csv").read_text() == trials
+    assert not (path / "best-of-3").exists()
+
+
+def test_a_database_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    settings = {"searcher": "random", "budget": 3, "out": tmp_path / "run", "storage": url}
+    search(tiny, score, **settings)
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.execute("DELETE FROM trials WHERE number = 1")
+        database.commit()
+    line = said(InputError, search, tiny, score, **{**settings, "budget": 5})
+    assert line == f"{url}: trial 1 is missing; restore it, or choose another --out"
+    with contextlib.closing(sqlite3.connect(tmp_path / "study.db")) as database:
+        database.execute("UPDATE trial_user_attributes SET value_json = '['")
+        database.commit()
+    assert said(InputError, search, tiny, score, **{**settings, "budget": 5}).startswith(f"{url} cannot be read: JSON")
+    (tmp_path / "study.db").unlink()
+    assert said(InputError, search, tiny, score, **{**settings, "budget": 5}) == f"{url}: no such file"
+    assert not (tmp_path / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("sqlite://", "kept in memory alone; name a file: sqlite:///study.db"),
+        ("sqlite:///", "kept in memory alone; name a file: sqlite:///study.db"),
+        ("sqlite:///:memory:", "kept in memory alone; name a file: sqlite:///study.db"),
+        ("mysql+pymysql://nas:$NOBODY_SET_THIS@db/nas", "the variable NOBODY_SET_THIS is not set"),
+        ("mysql+pymysql://nas:${NOBODY_SET_THIS}@db/nas", "the variable NOBODY_SET_THIS is not set"),
+        ("./x.journal", "no URL; write one such as sqlite:///FILE, postgresql+psycopg://... or grpc://HOST:PORT"),
+    ],
+)
+def test_what_is_no_storage_of_a_search(tiny, score, tmp_path, url, line):
+    settings = {"searcher": "random", "budget": 3, "out": tmp_path / "run", "storage": url}
+    assert said(InputError, search, tiny, score, **settings) == f"{hidden(url)}: {line}"
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_best_that_is_not_whole_says_what_to_do(tiny, score, tmp_path):
     path, settings = kept_run(tiny, score, tmp_path / "run")
     best = path / "best"
@@ -303,6 +353,7 @@ def test_what_cannot_be_written_is_one_line(tiny, score, tmp_path, name):
         target.write_text("")
         settings["out"] = path
         (path / JOURNAL).unlink()
+        (path / "trials.csv").unlink()
         run = json.loads((path / "run.json").read_text())
         del run["forgiven"]
         (path / "run.json").write_text(json.dumps(run))

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from optuna.storages.journal import JournalFileBackend
+from dying import Killed, dying_after
 
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.study.folder import RunFolder
@@ -18,25 +18,6 @@ from nas_agg.study.run import resume, search
 from nas_agg.study.storages import JOURNAL
 
 SEARCHERS = ["random", "tpe"]
-
-
-class Killed(BaseException):
-    """The end of the process, for a test."""
-
-
-def dying_after(monkeypatch, writes: int) -> None:
-    """Let the journal die in the middle of its ``writes``-th line."""
-    left = [writes]
-
-    def append(self, logs):
-        left[0] -= 1
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with open(self._file_path, "ab") as file:
-            file.write(text if left[0] else text[: len(text) // 2])
-        if not left[0]:
-            raise Killed
-
-    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
 
 
 @pytest.mark.parametrize("searcher", [*SEARCHERS, "evolution", "local", "nsga2", "predictor"])
@@ -258,3 +239,28 @@ def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkey
             search(tiny, score, **settings)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     assert search(tiny, score, **settings).reason == "the budget is spent"
+
+
+def test_a_search_of_a_table_goes_on(tmp_path):
+    search("agg-bench", searcher="random", budget=5, out=tmp_path / "run")
+    more = resume(tmp_path / "run", budget=8)
+    assert sum(trial.counts for trial in more.trials) == 8
+    assert (tmp_path / "run/best-of-5").is_dir()
+    with pytest.raises(InputError, match="workers: agg-bench has a table of results"):
+        search("agg-bench", workers=2, out=tmp_path / "other")
+
+
+def test_a_search_whose_time_was_up_goes_on_with_more(tiny, score, tmp_path, monkeypatch):
+    def slow(genotype, trial):
+        time.sleep(0.1)
+        return score(genotype, trial)
+
+    settings = {"searcher": "random", "budget": 12, "out": tmp_path / "run"}
+    first = search(tiny, slow, timeout=0.5, **settings)
+    assert first.reason == "the time is up" and 0 < len(first.trials) < 12
+    again = search(tiny, slow, timeout=0.5, **settings)
+    assert len(again.trials) == len(first.trials), "no more time, nothing more"
+    more = search(tiny, slow, timeout=60, **settings)
+    assert sum(trial.counts for trial in more.trials) == 12 and more.reason == "the budget is spent"
+    assert (tmp_path / "run/best-after-0.5s").is_dir() and (tmp_path / "run/best").is_dir()
+    assert len(search(tiny, slow, timeout=90, **settings).trials) == len(more.trials)

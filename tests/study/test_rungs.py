@@ -7,14 +7,18 @@ import hashlib
 import itertools
 
 import numpy as np
+import optuna
 import pytest
+from dying import Killed, dying_after
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
 
-from nas_agg.errors import InputError
+from nas_agg.errors import InputError, NasAggError
 from nas_agg.space import Space
 from nas_agg.study.objectives import OBJECTIVES, Objectives
 from nas_agg.study.pareto import ranks
+from nas_agg.study.record import Record
 from nas_agg.study.run import search
 from nas_agg.study.rungs import Rungs
 from nas_agg.study.scoring import rungs_of
@@ -183,7 +187,76 @@ def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeyp
     assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == told
 
 
+@pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
+def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, monkeypatch, objective):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 3, "reduction": 2, "budget": 8}
+    settings |= {"objective": objective}
+
+    def told(result):
+        return [(one.number, one.state, one.values, one.scores, one.rungs) for one in result.trials]
+
+    whole = told(search(tabled, out=tmp_path / "whole", **settings))
+    assert {state for _, state, *_ in whole} >= {"complete", "pruned"}
+    for writes in itertools.count(2):
+        with monkeypatch.context() as patch:
+            dying_after(patch, writes)
+            try:
+                search(tabled, out=tmp_path / f"{writes}", **settings)
+                break
+            except Killed:
+                pass
+        assert told(search(tabled, out=tmp_path / f"{writes}", **settings)) == whole, f"killed at write {writes}"
+    assert writes > 50
+
+
+def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp_path):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "out": tmp_path / "run"}
+    before = search(tabled, budget=20, **settings)
+    after = search(tabled, budget=40, **settings)
+    kept = [(one.number, one.state, one.values) for one in before.trials]
+    assert [(one.number, one.state, one.values) for one in after.trials[: len(kept)]] == kept
+    new = after.trials[len(kept) :]
+    assert sum(3 in one.rungs for one in new) >= 5
+    assert any(one.state == "complete" for one in new)
+
+
+def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "min_accuracy": 0.97, "budget": 27}
+    with pytest.raises(NasAggError, match="no network has a result"):
+        search(tabled, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run/best").exists()
+
+
+@pytest.mark.parametrize("searcher", ["random", "local"])
+def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
+    result = search(tabled, searcher=searcher, pruner="halving", budget=60, out=tmp_path / "run")
+    assert sum(one.counts for one in result.trials) == 48
+    assert result.reason == "the space holds no other network within the limits"
+
+
+def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled):
+    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    for width in (2, 3, 4):
+        labels = tabled.labels({"width": width, "kernel": 1, "end": "relu"})
+        next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
+        record.begin(labels, tabled.distributions, {"hash": str(width), "params": 1, "macs": 1, "seed": 0})
+    record.pause(0, 1, (0.5,))
+    record.pause(1, 1, (0.9,), {"accuracy": 0.2})
+    assert [one.state for one in record.trials] == ["paused", "paused", "running"]
+    assert [one.scores for one in record.trials] == [(0.5,), None, None]
+    record.promote(0)
+    assert record.trials[0].state == "running" and not record.trials[0].counts
+    cut = record.settle("the time is up")
+    assert [(one.number, one.state, one.reason) for one in cut] == [(0, "pruned", ""), (2, "stopped", "the time is up")]
+    assert [one.state for one in record.trials] == ["pruned", "pruned", "stopped"]
+    assert [one.values for one in record.trials] == [(0.5,), (0.9,), None]
+    assert [one.scores for one in record.trials] == [(0.5,), None, None]
+
+
 def test_what_cannot_halve(tabled, tiny, tmp_path):
+    for said in ({"first_epochs": 2}, {"reduction": 3, "pruner": "median"}):
+        with pytest.raises(InputError, match="of halving and hyperband; leave it out, or name such a pruner"):
+            search(tabled, out=tmp_path / "run", **said)
     with pytest.raises(InputError, match="first_epochs: 9 of 9 epochs leave nothing to save"):
         search(tabled, pruner="halving", first_epochs=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="pruner: for networks that are trained here"):

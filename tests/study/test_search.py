@@ -12,6 +12,7 @@ import pytest
 
 from nas_agg.costs import cost
 from nas_agg.errors import InputError, NasAggError
+from nas_agg.space import Space
 from nas_agg.study.progress import Display, print_result
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
@@ -330,6 +331,16 @@ def test_draws_refused_while_others_run_wait(tiny):
     record.complete(0, 1.0)
     proposer.propose()
     assert record.trials[1].twin == 0
+
+
+def test_a_network_is_known_by_its_names_in_whatever_order_a_storage_keeps_them():
+    net = [{"conv": 3, "out": "a"}, {"conv": 3, "out": "b"}, "gap", {"linear": "classes"}]
+    names = {name: {"from": 1, "to": 4} for name in "ab"}
+    space = Space({"input": [1, 8, 8], "classes": 10, "open": names, "net": net}, "two")
+    proposer = Proposer(space, find_searcher("random")(space, 0), Record(optuna.pruners.NopPruner()))
+    one, other = proposer.judge({"b": 1, "a": 2}), proposer.judge({"a": 1, "b": 2})
+    assert one.params != other.params
+    assert proposer.judge({"a": 2, "b": 1}) is one
 
 
 def test_the_order_of_the_best(tiny):
