@@ -259,8 +259,10 @@ class Engine:
             else:
                 reason = coordinator.run()
             dismiss(record, reason)
-            for trial in record.settle(reason):
-                display.trial(trial)
+            # Of a search without any result, what the time cut off goes on when there is more of it.
+            if any(trial.scores is not None or trial.rungs for trial in record.trials):
+                for trial in record.settle(reason):
+                    display.trial(trial)
             best = self._best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(clock.seconds, 1))

@@ -59,7 +59,9 @@ class Whole(BaseSampler):
 
     def _whole(self, study: Study) -> Study:
         if self._view is None:  # a sampler is of one trial, and draws for it from what was there when it began
-            self._view = cast("Study", _View(study, self._objectives))
+            paused = any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+            seen = paused or self._objectives.several  # else Optuna knows what there is
+            self._view = cast("Study", _View(study, self._objectives)) if seen else study
         return self._view
 
 

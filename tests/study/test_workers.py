@@ -175,7 +175,7 @@ def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file
             search(tiny_file, out=tmp_path / "run", **settings)
     best = (tmp_path / "run/best/metrics.json").read_text()
     before = len(trained(tmp_path))
-    result = resume(tmp_path / "run", timeout=600)
+    result = resume(tmp_path / "run")
     assert result.reason == "the time is up"
     assert len(trained(tmp_path)) == before
     assert json.loads(best)["trial"] == result.top[0].number
