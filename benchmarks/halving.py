@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--objectives", type=lambda text: text.split(","), default=["accuracy", "macs"])
     parser.add_argument("--searchers", type=lambda text: text.split(","), default=["random", "nsga2", "predictor"])
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--networks", type=lambda text: [int(word) for word in text.split(",")], default=[25, 50])
     parser.add_argument("--first-epochs", type=int)
     parser.add_argument("--reduction", type=int, default=3)
@@ -121,7 +122,7 @@ def main() -> None:
         for searcher in options.searchers:
             shares: list[list[float]] = [[], []]
             begun = []
-            for seed in range(options.seeds):
+            for seed in range(options.first_seed, options.first_seed + options.seeds):
                 for place, way in enumerate((None, rungs)):
                     found, count = run(space, objectives, searcher, seed, epochs, way)
                     shares[place].append(judge(found))
