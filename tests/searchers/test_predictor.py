@@ -300,3 +300,18 @@ def test_equal_networks_are_not_proposed_again(space, tmp_path):
     table = Figures(Table(file, ["a", "b"], "score"))
     assert table.is_one_of(np.array([1, 0]), np.array([[0, 0], [0, 1]]))
     assert not table.is_one_of(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
+
+
+def test_what_many_networks_are_fitted_to_changes_by_fours():
+    rng = np.random.default_rng(0)
+    rows, scores, none = rng.integers(3, size=(430, 5)), rng.random((430, 1)), np.zeros((0, 5), np.int64)
+
+    def fewer(count):
+        found = surrogate.Trials(rows[:count], scores[:count], none, none).fewer()
+        assert len(found.rows) <= surrogate.MOST_FITTED + 3
+        assert found.rows[-1].tolist() == rows[count - 1].tolist(), "the latest is learnt from at once"
+        assert scores[:count].max() in found.scores
+        return found.rows[: len(found.rows) - found.latest].tolist()
+
+    assert fewer(420) == fewer(421) == fewer(422) == fewer(423) != fewer(424)
+    assert len(fewer(30)) == 30
