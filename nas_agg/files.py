@@ -251,6 +251,8 @@ def _yaml(text: str) -> Any:
         return _build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
         where = _where(error.problem_mark) if error.problem_mark else ""
+        if "nesting depth" in (error.problem or ""):  # libyaml looks ahead, and has a limit of its own
+            raise InputError(f"{where}nested deeper than {MAX_DEPTH}") from None
         raise InputError(f"{where}not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise InputError("not YAML: " + " ".join(str(error).split())) from None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
+
+for library in ("OMP", "OPENBLAS", "MKL"):  # suites share their cores; before numpy is loaded
+    os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 from nas_agg import cli
 

@@ -116,7 +116,8 @@ def test_stopped_trials_of_several_objectives_count_with_what_they_had(name, spa
                 said = {"state": optuna.trial.TrialState.PRUNED, "user_attrs": {"nas_agg:values": own}}
                 said["intermediate_values"] = {1: own[0]}
             study.add_trial(optuna.trial.create_trial(params=labels, distributions=space.distributions, **said))
-        study.sampler = find_searcher(name)(space, 0).sampler(20)
+        objectives = Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
+        study.sampler = make_searcher(find_searcher(name), space, 0, objectives).sampler(20)
         asked.append(study.ask(space.distributions).params)
     assert asked[0] == asked[1]
 
