@@ -11,8 +11,6 @@ import pytest
 for library in ("OMP", "OPENBLAS", "MKL"):  # suites share their cores; before numpy is loaded
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-from nas_agg import cli
-
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
@@ -29,6 +27,8 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
     """Runs the command in an empty folder and gives its status, output and error."""
+    from nas_agg import cli
+
     monkeypatch.chdir(tmp_path)
 
     def call(*words):
