@@ -23,17 +23,17 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import optuna
+from judging import Regret, Volume, figures_of, objectives_named
 
 from nas_agg.domains import Choice
 from nas_agg.open_names import OpenNames, Values
 from nas_agg.study.genes import Genes, Rows, key
-from nas_agg.study.objectives import OBJECTIVES, Objectives
-from nas_agg.study.pareto import hypervolume
+from nas_agg.study.objectives import Objectives, values_of
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
 from nas_agg.study.searcher import find_searcher, make_searcher, searchers
@@ -115,11 +115,6 @@ class MadeUp(OpenNames):
         return Row(float(self.scores(row[None])[0]), (), key(row).hex())
 
 
-def values_of(row: Row, objectives: Objectives) -> list[float]:
-    """A trial's values: a cost that arithmetic knows, else the table's result."""
-    return [float(getattr(row, one.name)) if one.known else row.value for one in objectives]
-
-
 def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A searcher of ours, through the engine's proposals and record."""
     record = Record(optuna.pruners.NopPruner(), objectives=objectives)
@@ -128,7 +123,7 @@ def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     while isinstance(found := proposer.propose(), tuple):
         number, network = found
         row = space.row(network.genotype)
-        record.complete(number, values_of(row, objectives))
+        record.complete(number, values_of(objectives, figures_of(row)))
         yield row
 
 
@@ -138,7 +133,7 @@ def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     while True:
         trial = study.ask(space.distributions)
         row = space.row(space.values(trial.params))
-        study.tell(trial, values_of(row, objectives))
+        study.tell(trial, values_of(objectives, figures_of(row)))
         yield row
 
 
@@ -196,57 +191,6 @@ def runs(space: Searched, objectives: Objectives) -> dict[str, Callable[[int], R
     return found
 
 
-class Regret:
-    """How far the best network seen is from the best there is."""
-
-    columns = ("regret at 50", "median", "at the best", "regret at the end", "at the best")
-
-    def of(self, rows: Sequence[Row], budget: int, space: Searched) -> dict[str, float]:
-        """Of one run."""
-        best = np.maximum.accumulate([row.value for row in rows])
-        at = {"regret_50": min(50, budget), "regret_end": budget}
-        return {name: round(space.best - float(best[min(count, len(best)) - 1]), 6) for name, count in at.items()}
-
-    def cells(self, lines: list[dict]) -> list[str]:
-        """Of all runs."""
-        early, end = ([line[name] for line in lines] for name in ("regret_50", "regret_end"))
-        there = [f"{100 * sum(value <= 0 for value in values) / len(values):.0f} %" for values in (early, end)]
-        return [mean_of(early), f"{statistics.median(early):.4f}", there[0], mean_of(end), there[1]]
-
-
-class Volume:
-    """The hypervolume above the table's median result and largest costs, as a share of that of its whole front."""
-
-    columns = ("volume at 50", "at 100", "at the end")
-
-    def __init__(self, table: Table, objectives: Objectives):
-        self._objectives = objectives
-        scores = self._scores(list(table.rows.values()))
-        known = np.array([one.known for one in objectives])
-        self._reference = np.where(known, scores.min(0), np.median(scores, 0))
-        self._whole = hypervolume(np.unique(scores, axis=0), self._reference)
-
-    def _scores(self, rows: Sequence[Row]) -> np.ndarray:
-        return np.array([self._objectives.scores(values_of(row, self._objectives)) for row in rows])
-
-    def of(self, rows: Sequence[Row], budget: int, space: Searched) -> dict[str, float]:
-        """Of one run."""
-        scores = self._scores(rows)
-        at = {"volume_50": min(50, budget), "volume_100": min(100, budget), "volume_end": budget}
-        return {name: hypervolume(scores[:count], self._reference) / self._whole for name, count in at.items()}
-
-    def cells(self, lines: list[dict]) -> list[str]:
-        """Of all runs."""
-        return [mean_of([line[name] for line in lines]) for name in ("volume_50", "volume_100", "volume_end")]
-
-
-def mean_of(values: list[float]) -> str:
-    """A mean with its 95 % interval."""
-    drawn = np.random.default_rng(0).choice(values, (4000, len(values))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{statistics.mean(values):.4f} ({low:.4f} to {high:.4f})"
-
-
 def measure(run: Run, budget: int) -> tuple[list[Row], float, float]:
     """A run's networks, and the median milliseconds of a trial: of the processor and by the clock."""
     rows, times = [], []
@@ -281,12 +225,9 @@ def searched(
     """What each seed searches, and for what."""
     if options.synthetic == (options.table is not None):
         parser.error("name a --table, or --synthetic")
-    for name in options.objectives:
-        if name not in ("accuracy", "params", "macs"):
-            parser.error(f"no objective {name!r}; there are accuracy (the table's value), params and macs")
-    if options.objectives[0] != "accuracy" or (options.synthetic and len(options.objectives) > 1):
-        parser.error("the first objective is accuracy, and that of --synthetic the only one")
-    objectives = Objectives([OBJECTIVES[name] for name in options.objectives])
+    objectives = objectives_named(parser, options.objectives)
+    if options.synthetic and objectives.several:
+        parser.error("the objective of --synthetic is accuracy alone")
     if options.synthetic:
         return functools.cache(MadeUp), objectives
     table = Table(options.table, options.genes, options.value, options.costs, options.equal)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nas_agg.errors import InputError, NasAggError, hidden
+from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import canonical, write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.space import Space
@@ -171,7 +171,7 @@ class Engine:
             return Record(pruner, objectives=self.objectives)
         url, begun = self.settings.storage, _begun(folder)
         storage = open_storage(url, folder.path, begun)
-        where = hidden(url) if url else str(folder.path / JOURNAL)
+        where = url or str(folder.path / JOURNAL)
         record = Record(pruner, storage, folder.run["study"], begun, self.objectives, where)
         if (known := folder.trials_written()) > len(record.trials):
             found = f"{len(record.trials)} trials, where trials.csv has {known}"

@@ -29,6 +29,11 @@ class Objective:
     known: bool = False
     figure: str = ""
 
+    @property
+    def learnt(self) -> bool:
+        """Whether training changes it."""
+        return not self.known and self.figure != "latency_ms"
+
     def score(self, value: float) -> float:
         """The value so turned that more is better."""
         return value if self.maximised else -value

@@ -179,7 +179,8 @@ class Record:
     def repeat(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict, twin: int) -> int:
         """Create the trial that was asked for, with the result of an equal network, in one step; gives its number."""
         equal = self._frozen(twin)
-        found = {name: equal.user_attrs[OWN + name] for name in (*MEASURED, "values") if OWN + name in equal.user_attrs}
+        names = (*MEASURED, "values", "rungs")
+        found = {name: equal.user_attrs[OWN + name] for name in names if OWN + name in equal.user_attrs}
         number = self._fill(labels, distributions, {**attrs, **found, "repeat_of": twin})
         for step, value in equal.intermediate_values.items():
             self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
@@ -277,7 +278,7 @@ class Record:
         What is written last says that it came there; a kill before leaves a trial on its way.
         """
         rungs = self._frozen(number).user_attrs.get(OWN + "rungs", {}) | {str(epoch): list(values)}
-        return self._set(number, {**attrs, **self._shown(number, over or {}), "rungs": rungs})
+        return self._set(number, {**attrs, **self._over(number, over or {}), "rungs": rungs})
 
     def promote(self, number: int) -> TrialRecord:
         """Record that a trial that waited goes on from its last rung."""
@@ -308,10 +309,10 @@ class Record:
         trial = self.trial(number)
         for name, much in over.items():
             trial.set_constraint(name, much)
-        for key, attr in self._shown(number, over).items():
+        for key, attr in self._over(number, over).items():
             self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
 
-    def _shown(self, number: int, over: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    def _over(self, number: int, over: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """What a trial is over, for dashboards, which show attributes; also where it is over less than at a rung."""
         return {"over": dict(over)} if over or OWN + "over" in self._frozen(number).user_attrs else {}
 

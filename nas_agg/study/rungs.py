@@ -36,7 +36,7 @@ class Rungs:
         self, first: int, reduction: int, last: int, brackets: bool = False, objectives: Objectives | None = None
     ):
         self.reduction, self.last = reduction, last
-        self._trained = np.array([not one.known and one.name != "latency" for one in objectives or Objectives()])
+        self._learnt = np.array([one.learnt for one in objectives or Objectives()])
         epochs = [first]
         while epochs[-1] * reduction < last:
             epochs.append(epochs[-1] * reduction)
@@ -61,7 +61,7 @@ class Rungs:
         Those that an earlier part of the search left at a rung are over; they neither wait nor went on.
         """
         for bracket in sorted(set(self._deal)):
-            own = [trial for trial in trials if self._bracket(trial.number) == bracket]
+            own = [trial for trial in trials if trial.twin is None and self._bracket(trial.number) == bracket]
             for epoch in reversed(self.epochs[bracket:]):
                 there = [trial for trial in own if epoch in trial.rungs]
                 waiting = [trial for trial in there if trial.state == "paused" and max(trial.rungs) == epoch]
@@ -80,9 +80,9 @@ class Rungs:
         scores = np.concatenate([waiting, gone])
         reach = np.ptp(scores, axis=0)
         scores = (scores - scores.min(0)) / np.where(reach > 0, reach, 1.0)  # of any size, volumes are finite
-        reference = np.where(self._trained, np.median(scores, 0), -0.05)
+        reference = np.where(self._learnt, np.median(scores, 0), -0.05)
         added = gains(scores[: len(waiting)], scores[len(waiting) :], reference)
-        learnt = scores[: len(waiting), self._trained.argmax()]
+        learnt = scores[: len(waiting), self._learnt.argmax()]
         return int(np.lexsort((ranks(waiting), -learnt, -added))[0])
 
 

@@ -23,7 +23,7 @@ from nas_agg.study.stopping import shielded
 
 JOURNAL = "study.journal"
 GRPC = "grpc://"
-_VARIABLE = re.compile(r"\$(?:(?=\w)|\{)(\w+)")
+_VARIABLE = re.compile(r"\$\{?(\w+)")
 READY = 10.0  # seconds in which a proxy must answer
 BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
 

@@ -85,14 +85,14 @@ class TrialRecord:
 
 def scores_of(trial: FrozenTrial, objectives: Objectives) -> tuple[float, ...] | None:
     """A trial's values, each so turned that more is better; None: it has none, or a limit does not hold."""
-    values = values_of(trial)
+    values = last_values(trial)
     known = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_paused(trial)
     if not known or not values or violation_of(trial) > 0:
         return None
     return objectives.scores(values)
 
 
-def values_of(trial: FrozenTrial) -> Sequence[float] | None:
+def last_values(trial: FrozenTrial) -> Sequence[float] | None:
     """What a trial has for each objective: at its end, when it was stopped, or at the last rung it came to."""
     rungs = trial.user_attrs.get(OWN + "rungs", {})
     return trial.values or trial.user_attrs.get(OWN + "values") or (rungs[max(rungs, key=int)] if rungs else None)
@@ -131,7 +131,7 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
     return TrialRecord(
         number=trial.number,
         state="repeat" if twin is not None else state,
-        values=tuple(values) if (values := values_of(trial)) else None,
+        values=tuple(values) if (values := last_values(trial)) else None,
         scores=scores,
         labels=trial.params,
         params=attrs.get("params", 0),

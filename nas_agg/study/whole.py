@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from nas_agg.study.prospects import Prospects
-from nas_agg.study.trial import OWN, is_paused, values_of
+from nas_agg.study.trial import OWN, is_paused, last_values
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -93,8 +93,8 @@ class _View:
             return trial
         trial = copy.copy(trial)
         trial.intermediate_values = {}
-        scores = prospects.of(trial) if paused else None
-        values = values_of(trial) if scores is None else self._objectives.scores(scores)
+        scores = prospects.of(trial)  # turned once more they are values; of what is over a limit there are none
+        values = last_values(trial) if scores is None else self._objectives.scores(scores)
         if values:
             trial.values, trial.state = list(values), TrialState.COMPLETE
         return trial

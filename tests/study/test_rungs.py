@@ -253,6 +253,24 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
 
 
+def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stands_at_no_rung(tabled):
+    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    names, attrs = {"kernel": 1, "end": "relu"}, {"hash": "one", "params": 1, "macs": 1, "seed": 0}
+
+    def draw(width):
+        next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
+        return tabled.labels({"width": width, **names}), tabled.distributions, attrs
+
+    record.begin(*draw(2))
+    record.pause(0, 1, (0.5,))
+    record.settle("the budget is spent")
+    record.repeat(*draw(3), twin=0)
+    assert (record.trials[1].state, record.trials[1].scores) == ("repeat", (0.5,))
+    waiting = [trial(number, {1: (0.1,)}) for number in (2, 3)]
+    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting]) is None, "there are but two networks"
+    assert Rungs(1, 3, 9).promoted([record.trials[0], *waiting]).number == 2
+
+
 def test_what_cannot_halve(tabled, tiny, tmp_path):
     for said in ({"first_epochs": 2}, {"reduction": 3, "pruner": "median"}):
         with pytest.raises(InputError, match="of halving and hyperband; leave it out, or name such a pruner"):
