@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -14,6 +15,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.study.points import seen
 from nas_agg.study.prospects import Prospects
 from nas_agg.study.trial import OWN
 from nas_agg.study.whole import Whole
@@ -84,6 +86,24 @@ def test_order_is_kept_leads_do_not_grow_and_known_costs_stay(went, waiting):
     assert all(math.isfinite(value) for value in carried.ravel())
 
 
+def a_study(objectives):
+    """A study of two networks that went on and one that waits, which may be expected to have 0.65."""
+    study, width = optuna.create_study(directions=objectives.directions), len(objectives)
+    for number, (before, after) in enumerate([((0.2, 2.0), (0.6, 2.0)), ((0.4, 4.0), (0.7, 4.0)), ((0.3, 9.0), None)]):
+        study.add_trial(trial({4: before[:width]}, after and after[:width], number=number))
+    return study
+
+
+EXPECTED = ((0.6, 2.0), (0.7, 4.0), (0.65, 9.0))
+
+
+def test_searchers_of_our_own_see_what_is_expected():
+    space = SimpleNamespace(names=["x"], values=dict)
+    assert [one.scores for one in seen(a_study(BOTH), space, BOTH)] == [
+        pytest.approx(BOTH.scores(values)) for values in EXPECTED
+    ]
+
+
 @pytest.mark.parametrize("objectives", [Objectives([OBJECTIVES["accuracy"]]), BOTH])
 def test_samplers_of_optuna_see_paused_trials_as_complete(objectives):
     class Spy(optuna.samplers.RandomSampler):
@@ -91,13 +111,8 @@ def test_samplers_of_optuna_see_paused_trials_as_complete(objectives):
             self.saw = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
             return {}
 
-    study = optuna.create_study(directions=objectives.directions)
-    width = len(objectives)
-    for number, (before, after) in enumerate([((0.2, 2.0), (0.6, 2.0)), ((0.4, 4.0), (0.7, 4.0)), ((0.3, 9.0), None)]):
-        study.add_trial(trial({4: before[:width]}, after and after[:width], number=number))
+    study = a_study(objectives)
     spy = Spy()
     Whole(spy, objectives).sample_relative(study, study.trials[-1], {})
-    assert [seen.values for seen in spy.saw] == [
-        pytest.approx(values[:width]) for values in ((0.6, 2.0), (0.7, 4.0), (0.65, 9.0))
-    ]
+    assert [one.values for one in spy.saw] == [pytest.approx(values[: len(objectives)]) for values in EXPECTED]
     assert study.trials[-1].state == TrialState.RUNNING, "the study itself is as it was"

@@ -193,7 +193,7 @@ def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, t
     settings |= {"objective": objective}
 
     def told(result):
-        return [(one.number, one.state, one.values, one.scores, one.rungs) for one in result.trials]
+        return [(one.number, one.state, one.values, one.scores, one.rungs, one.seconds) for one in result.trials]
 
     whole = told(search(tabled, out=tmp_path / "whole", **settings))
     assert {state for _, state, *_ in whole} >= {"complete", "pruned"}
@@ -229,7 +229,7 @@ def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
 
 @pytest.mark.parametrize("searcher", ["random", "local"])
 def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
-    result = search(tabled, searcher=searcher, pruner="halving", budget=60, out=tmp_path / "run")
+    result = search(tabled, searcher=searcher, pruner="halving", first_epochs=1, budget=60, out=tmp_path / "run")
     assert sum(one.counts for one in result.trials) == 48
     assert result.reason == "the space holds no other network within the limits"
 
@@ -266,9 +266,9 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
     record.settle("the budget is spent")
     record.repeat(*draw(3), twin=0)
     assert (record.trials[1].state, record.trials[1].scores) == ("repeat", (0.5,))
-    waiting = [trial(number, {1: (0.1,)}) for number in (2, 3)]
-    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting]) is None, "there are but two networks"
-    assert Rungs(1, 3, 9).promoted([record.trials[0], *waiting]).number == 2
+    waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]
+    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting[:2]]) is None, "there are but two networks"
+    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting]).number == 2, "it did not go on"
 
 
 def test_what_cannot_halve(tabled, tiny, tmp_path):
