@@ -1,0 +1,265 @@
+"""The papers' claims put to the test on CIFAR: equal parameters, equal training, paired seeds.
+
+    python benchmarks/claims.py plan                 # the arms: parameters, MACs, what is done
+    python benchmarks/claims.py run --minutes 30     # train what is missing; resumes, and may run several times at once
+    python benchmarks/claims.py report               # the contrasts with their intervals
+
+The protocol, the arms and the planned contrasts stand in claims.yaml, raw results in results/claims/ (one line of JSON
+per training). `--data cifar10=npz:FILE` names other files than torchvision's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import nas_agg
+from nas_agg.costs import Cost
+from nas_agg.files import parse
+from nas_agg.genotype import Genotype
+from nas_agg.sources import open_genotype
+from nas_agg.training.data import Data, Split, load_data
+from nas_agg.training.loop import TrainingFailed, evaluate, train
+from nas_agg.training.recipes import Recipe
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "claims"
+TOLERANCE = 0.02  # of an arm's parameters from its family's
+
+
+class Arm(NamedTuple):
+    """One network of a family.
+
+    Attributes:
+        family: Name of its family.
+        name: Its own.
+        dataset: ``cifar10`` or ``cifar100``.
+        genotype: With the data set's input and classes.
+    """
+
+    family: str
+    name: str
+    dataset: str
+    genotype: Genotype
+
+
+class Run(NamedTuple):
+    """One training of the study."""
+
+    arm: Arm
+    seed: int
+
+
+@lru_cache(maxsize=1)
+def plan() -> dict[str, Any]:
+    """The content of claims.yaml."""
+    return parse((HERE / "claims.yaml").read_text(), "claims.yaml")
+
+
+def arms(family: str) -> list[Arm]:
+    """The arms of a family, in the order of claims.yaml."""
+    spec = plan()["families"][family]
+    classes = {"cifar10": 10, "cifar100": 100}[spec["dataset"]]
+    found = []
+    for name, arm in spec["arms"].items():
+        own = "point" in arm
+        changes = ({} if own else spec.get("with", {})) | arm.get("with", {})
+        genotype = _changed(arm["point"] if own else spec["point"], changes).with_task((3, 32, 32), classes)
+        found.append(Arm(family, name, spec["dataset"], genotype))
+    return found
+
+
+def _changed(point: str, changes: dict[str, Any]) -> Genotype:
+    """A point (or a genotype file beside claims.yaml) with other text for names of its genotype."""
+    place = HERE / point
+    text = dict(open_genotype(str(place) if place.is_file() else point).text())
+    let = dict(text.get("let") or {})
+    if unknown := set(changes) - set(let):
+        raise SystemExit(f"claims.yaml: {point} has no name {', '.join(sorted(unknown))}")
+    return Genotype.read(text | {"let": let | changes})
+
+
+def runs() -> list[Run]:
+    """All trainings in their order: seeds 0 to 2 of every family, then the others."""
+    seeds = plan()["protocol"]["seeds"]
+    families = [arms(family) for family in plan()["families"]]
+    return [Run(arm, seed) for part in (seeds[:3], seeds[3:]) for family in families for seed in part for arm in family]
+
+
+def recipe() -> Recipe:
+    """The training of every arm."""
+    return Recipe(name="claims", about="equal training of all arms", **plan()["protocol"]["recipe"])
+
+
+def study_data(name: str, spec: str) -> Data:
+    """The images of the study: equally many of each class, the same for every seed.
+
+    Args:
+        name: ``cifar10`` or ``cifar100``.
+        spec: Where they are, as `nas_agg.training.data.load_data` takes it.
+    """
+    protocol = plan()["protocol"]
+    data = load_data(spec, seed=0)
+    return dataclasses.replace(
+        data,
+        name=name,
+        train=_first_per_class(data.train, protocol["training_images"] // data.classes),
+        validation=_first_per_class(data.validation, protocol["validation_images"] // data.classes),
+    )
+
+
+def _first_per_class(split: Split, count: int) -> Split:
+    places = torch.cat([torch.where(split.labels == label)[0][:count] for label in split.labels.unique()])
+    order = places.sort().values
+    return Split(split.images[order], split.labels[order])
+
+
+def results(family: str) -> list[dict[str, Any]]:
+    """The finished trainings of a family."""
+    path = RESULTS / f"{family}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def finished() -> set[tuple[str, str, int]]:
+    """Family, arm and seed of each finished training."""
+    return {(line["family"], line["arm"], line["seed"]) for family in plan()["families"] for line in results(family)}
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether this process alone works in a folder; another's claim ends with that process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def run_all(work: Path, minutes: float, specs: dict[str, str]) -> None:
+    """Train what is missing until the time is up; what is begun resumes from its last epoch.
+
+    Args:
+        work: Folder of checkpoints.
+        minutes: Time to spend; a training stops after the epoch in which it is up.
+        specs: Each data set's place.
+    """
+    torch.set_num_threads(1)
+    end = time.monotonic() + 60 * minutes
+    loaded: dict[str, Data] = {}
+    for run in runs():
+        arm, seed = run
+        if time.monotonic() >= end:
+            return
+        with _claimed(work / f"{arm.family}-{arm.name}-{seed}") as mine:
+            if not mine or (arm.family, arm.name, seed) in finished():
+                continue
+            if arm.dataset not in loaded:
+                loaded[arm.dataset] = study_data(arm.dataset, specs[arm.dataset])
+            line = train_run(run, loaded[arm.dataset], work / f"{arm.family}-{arm.name}-{seed}", end)
+            if line is not None:
+                _append(arm.family, line)
+                print(
+                    f"{arm.family} {arm.name} seed {seed}: {line.get('test_accuracy', line.get('failed'))}", flush=True
+                )
+
+
+def train_run(run: Run, data: Data, out: Path, end: float) -> dict[str, Any] | None:
+    """One training, an epoch at a time; none where the time was up before its end."""
+    (arm, seed), how = run, recipe()
+    model = nas_agg.compile(arm.genotype, seed)
+    cost = nas_agg.cost(arm.genotype)
+    line: dict[str, Any] = {
+        "family": arm.family,
+        "arm": arm.name,
+        "seed": seed,
+        "hash": str(cost.hash),
+        "params": cost.params,
+        "macs": cost.macs,
+    }
+    for epoch in range(1, how.epochs + 1):
+        if time.monotonic() >= end:
+            return None
+        try:
+            result = train(model, data, how, seed=seed, out=out, resume=True, until=epoch, checkpoint_seconds=0)
+        except TrainingFailed as error:
+            return line | {"failed": error.reason}
+    test = evaluate(model, data.test, data)
+    return line | {
+        "test_accuracy": test["accuracy"],
+        "test_loss": round(test["loss"], 5),
+        "test_images": test["images"],
+        "train_loss": [round(metrics["train_loss"], 4) for metrics in result.history],
+        "validation_accuracy": [round(metrics["validation_accuracy"], 4) for metrics in result.history],
+        "seconds": round(result.seconds, 1),
+        "data": data.digest,
+        "code": _commit(),
+        "torch": torch.__version__,
+    }
+
+
+def _append(family: str, line: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    handle = os.open(RESULTS / f"{family}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(handle, (json.dumps(line) + "\n").encode())
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return found.stdout.strip()
+
+
+def show_plan() -> None:
+    """Print every arm: parameters, their distance from the family's, MACs, finished seeds."""
+    done = finished()
+    for family, spec in plan()["families"].items():
+        print(f"{family}, {spec['dataset']}, {spec['params']:,} parameters: {spec['about']}")
+        for arm in arms(family):
+            cost: Cost = nas_agg.cost(arm.genotype)
+            off = cost.params / spec["params"] - 1
+            seeds = [seed for seed in plan()["protocol"]["seeds"] if (family, arm.name, seed) in done]
+            wide = "" if abs(off) <= TOLERANCE else "  TOO FAR"
+            print(
+                f"  {arm.name:24s} {cost.params:8,} ({100 * off:+.1f} %) {cost.macs / 1e6:6.1f}M MACs  "
+                f"depth {cost.depth:3d}  seeds done: {', '.join(map(str, seeds)) or 'none'}{wide}"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("plan", help="the arms, counted, and what is done")
+    run = commands.add_parser("run", help="train what is missing")
+    run.add_argument("--minutes", type=float, default=30.0, help="time to spend")
+    run.add_argument("--work", type=Path, default=Path("runs/claims"), help="folder of checkpoints")
+    run.add_argument("--data", action="append", default=[], help="NAME=PLACE, for instance cifar10=npz:cifar10.npz")
+    options = parser.parse_args()
+    if options.command == "plan":
+        show_plan()
+    elif options.command == "run":
+        specs = {"cifar10": "cifar10", "cifar100": "cifar100"}
+        specs |= dict(place.split("=", 1) for place in options.data)
+        run_all(options.work, options.minutes, specs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
