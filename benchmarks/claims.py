@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from claims_report import Family, markdown
 
 import nas_agg
-from nas_agg.costs import Cost
 from nas_agg.files import parse
 from nas_agg.genotype import Genotype
 from nas_agg.sources import open_genotype
@@ -37,6 +37,7 @@ from nas_agg.training.recipes import Recipe
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "claims"
+DOCUMENT = HERE.parent / "docs" / "claims.md"
 TOLERANCE = 0.02  # of an arm's parameters from its family's
 
 
@@ -44,8 +45,8 @@ class Arm(NamedTuple):
     """One network of a family.
 
     Attributes:
-        family: Name of its family.
-        name: Its own.
+        family: Name of the family that trains it.
+        name: Its name there.
         dataset: ``cifar10`` or ``cifar100``.
         genotype: With the data set's input and classes.
     """
@@ -75,6 +76,10 @@ def arms(family: str) -> list[Arm]:
     classes = {"cifar10": 10, "cifar100": 100}[spec["dataset"]]
     found = []
     for name, arm in spec["arms"].items():
+        if "like" in arm:
+            other, name = arm["like"].split("/")
+            found += [one for one in arms(other) if one.name == name]
+            continue
         own = "point" in arm
         changes = ({} if own else spec.get("with", {})) | arm.get("with", {})
         genotype = _changed(arm["point"] if own else spec["point"], changes).with_task((3, 32, 32), classes)
@@ -234,14 +239,25 @@ def show_plan() -> None:
     for family, spec in plan()["families"].items():
         print(f"{family}, {spec['dataset']}, {spec['params']:,} parameters: {spec['about']}")
         for arm in arms(family):
-            cost: Cost = nas_agg.cost(arm.genotype)
+            cost = nas_agg.cost(arm.genotype)
             off = cost.params / spec["params"] - 1
-            seeds = [seed for seed in plan()["protocol"]["seeds"] if (family, arm.name, seed) in done]
+            seeds = [seed for seed in plan()["protocol"]["seeds"] if (arm.family, arm.name, seed) in done]
             wide = "" if abs(off) <= TOLERANCE else "  TOO FAR"
             print(
                 f"  {arm.name:24s} {cost.params:8,} ({100 * off:+.1f} %) {cost.macs / 1e6:6.1f}M MACs  "
                 f"depth {cost.depth:3d}  seeds done: {', '.join(map(str, seeds)) or 'none'}{wide}"
             )
+
+
+def report() -> str:
+    """The contrasts of the families that have been trained, as Markdown."""
+    families = []
+    for name, spec in plan()["families"].items():
+        lines: dict[str, dict[int, Any]] = {}
+        for label, arm in zip(spec["arms"], arms(name), strict=True):
+            lines[label] = {line["seed"]: line for line in results(arm.family) if line["arm"] == arm.name}
+        families.append(Family(name, spec, lines))
+    return "\n".join(markdown(families, plan()["protocol"])) + "\n"
 
 
 def main() -> None:
@@ -252,10 +268,17 @@ def main() -> None:
     run.add_argument("--minutes", type=float, default=30.0, help="time to spend")
     run.add_argument("--work", type=Path, default=Path("runs/claims"), help="folder of checkpoints")
     run.add_argument("--data", action="append", default=[], help="NAME=PLACE, for instance cifar10=npz:cifar10.npz")
+    show = commands.add_parser("report", help="the contrasts with their intervals")
+    show.add_argument("--write", action="store_true", help="write docs/claims.md instead of printing")
     options = parser.parse_args()
     if options.command == "plan":
         show_plan()
-    elif options.command == "run":
+    elif options.command == "report":
+        if options.write:
+            DOCUMENT.write_text(report())
+        else:
+            print(report(), end="")
+    else:
         specs = {"cifar10": "cifar10", "cifar100": "cifar100"}
         specs |= dict(place.split("=", 1) for place in options.data)
         run_all(options.work, options.minutes, specs)
