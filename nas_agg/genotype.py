@@ -32,7 +32,7 @@ from nas_agg.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.expressions import is_name
 from nas_agg.files import canonical
 from nas_agg.layers import LAYERS
-from nas_agg.operators import OPERATORS, SOURCE_NORMS
+from nas_agg.operators import OPERATORS, SOURCE_NORMS, START
 from nas_agg.patterns import MAX_NODES, PATTERNS
 from nas_agg.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.vocabulary import Bounds, Choice, Flag, Model, Number, Word
@@ -123,6 +123,7 @@ class Gather(Model):
     operator: OperatorText = "sum"
     norm: Annotated[StrictStr, Choice(SOURCE_NORMS)] | None = None
     weight: Flag | None = None
+    start: Annotated[Number, START] = "1/k"
     match: Unit | StrictStr | None = None
     raw: Flag = False
 

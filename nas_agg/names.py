@@ -15,9 +15,10 @@ from nas_agg.errors import GenotypeError, WrongText, cut, did_you_mean
 from nas_agg.expressions import VARIABLES, Expression, ExpressionError, parse, parsed
 from nas_agg.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, shown, typed
 from nas_agg.layers import LAYERS
-from nas_agg.operators import OPERATORS, SOURCE_NORMS, Operator
+from nas_agg.operators import OPERATORS, SOURCE_NORMS, START, Operator
 from nas_agg.parts import (
     ANY,
+    SOURCES,
     Aggregate,
     Gather,
     Join,
@@ -438,6 +439,7 @@ class Names:
         kind: type[Operator] = operator.kind  # type: ignore[assignment]
         norm = kind.norm if value.norm is None else self.chosen(value.norm, f"{where}.norm", _NORM)
         weight = kind.weight if value.weight is None else self.flag(value.weight, f"{where}.weight")
+        start = self.start(value, weight, where, bound)
         match = value.match
         if match is not None and match != "skip":
             if isinstance(match, str) and self.genotype.let.get(match) == "skip":
@@ -450,7 +452,17 @@ class Names:
                     raise GenotypeError("a 'match' is shared by its readers and sees no 'l'", f"{where}.match")
         raw = self.flag(value.raw, f"{where}.raw")
         size = 1 + pattern.size + operator.size + (match.size if isinstance(match, Sequence) else 0)
-        return made(Gather, where, pattern, operator, norm, weight, match, raw, size)
+        return made(Gather, where, pattern, operator, norm, weight, start, match, raw, size)
+
+    def start(self, value: text.Gather, weight: bool, where: str, bound: frozenset[str]) -> Number | None:
+        """The first value of a gather's weights, if it has any; its own name for the number of sources wins."""
+        place = f"{where}.start"
+        if not weight:
+            if "start" in value.model_fields_set:
+                raise GenotypeError("there is no weight to start; write 'weight: true' or remove 'start'", place)
+            return None
+        inner = bound | {SOURCES}
+        return self.number(value.start, place, START, self.done.setdefault(("bound", inner), inner))
 
 
 _NORM = Choice(SOURCE_NORMS)

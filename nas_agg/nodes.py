@@ -12,7 +12,7 @@ from nas_agg.errors import GenotypeError
 from nas_agg.graph import Tape
 from nas_agg.layers import norm_groups
 from nas_agg.operators import Operator, Sum
-from nas_agg.parts import Aggregate, Gather, Sequence
+from nas_agg.parts import SOURCES, Aggregate, Gather, Sequence
 from nas_agg.patterns import Edges
 from nas_agg.primitives import Scale, Shape, text
 from nas_agg.scopes import Own
@@ -258,16 +258,19 @@ class Nodes:
                 sources.remove(position - 1)
         role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
         tensors = self.fitted(gather, role, sources, main, values, path) if sources else []
-        found = self.joined(gather, tensors, main, values, path) if tensors else main
+        found = self.joined(gather, tensors, main, values, scope, path) if tensors else main
         self.gathered(Gathered(gather, position, join, scope, path, asked, main, tensors, values, found))
         return found
 
     def gathered(self, found: Gathered) -> None:
         """Is told what each position gathered; for those who look on."""
 
-    def joined(self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str) -> int:
+    def joined(
+        self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, scope: Scope, path: str
+    ) -> int:
         """Sources with their norms, weights and gates, joined."""
-        tape, start = self.tape, 1.0 / len(tensors)
+        tape = self.tape
+        start = float(gather.start.value({**scope, SOURCES: len(tensors)})) if gather.start else 0.0
         changed = gather.norm != "none" or gather.weight or gather.how.prepare is not Operator.prepare
         prepared = [tensor for _, tensor in tensors]
         for k, (source, tensor) in enumerate(tensors if changed else ()):

@@ -161,5 +161,6 @@ class Mixed(Operator):
 
 
 OPERATORS = registry(Sum, Weighted, MeanOf, Gated, Concat, Mixed)
+START = Bounds(-1000, 1000, "the start of a weight", fraction=True)
 #: Norms of a source, without affine: the groups of a map of c channels (0: batch norm).
 SOURCE_NORMS = ("gn", "ln", "in", "bn", "none")

@@ -82,6 +82,7 @@ TAKEN = frozenset(
     ]
 )
 
+SOURCES = "k"  # the number of a gather's sources, which its `start` alone knows
 _LOCAL = frozenset({"in", "c", "h"})  # known from the tensor at hand
 
 
@@ -111,8 +112,9 @@ class Number(NamedTuple):
         if bounds is ANY:
             return value
         if bounds.fraction:
-            if not 0 <= value < 1:
-                raise GenotypeError(f"{bounds.what} goes from 0 to below 1, not {float(value):g}", self.where)
+            if not bounds.least <= value < bounds.most:
+                within = f"goes from {bounds.least} to below {bounds.most}"
+                raise GenotypeError(f"{bounds.what} {within}, not {float(value):g}", self.where)
             return value
         if value.__class__ is int and bounds.least <= value <= bounds.most:
             return value
@@ -178,13 +180,14 @@ class Sequence:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Gather:
-    """A gather, its defaults said."""
+    """A gather with its defaults filled in; `start` is None where sources have no weights."""
 
     where: str
     pattern: WordUse
     operator: WordUse
     norm: str
     weight: bool
+    start: Number | None
     match: Sequence | str | None
     raw: bool
     size: int
@@ -324,6 +327,7 @@ def measured(aggregate: Aggregate) -> Aggregate:
     schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[row for _, row in aggregate.let]]
     inside: list[Any] = [*aggregate.units, *gathers]
     work = 1 + sum(gather.pattern.work + gather.operator.work for gather in gathers)
+    work += sum(gather.start.expression.size for gather in gathers if gather.start)
     for value in schedules:
         numbers = value if type(value) is tuple else (value,) if value else ()
         work += max([number.expression.size for number in numbers], default=0)  # type: ignore[union-attr]
@@ -340,6 +344,8 @@ def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
         n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names
     }
     match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
+    if gather.start:
+        own |= set(gather.start.expression.names) - {SOURCES}
     return own, match - {"w", "s"}
 
 

@@ -20,7 +20,7 @@ class Model(BaseModel):
 
 @dataclass(frozen=True)
 class Bounds:
-    """How a number field is worked out: whole and within bounds, or a fraction from 0 to below 1.
+    """How a number field is worked out: whole and within bounds, or a fraction from `least` to below `most`.
 
     It stands in a field's annotation: ``Annotated[Number, Bounds(1, 255, "a kernel")]``.
     """

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from formulas import CONV, formula, graph_of
 
+from nas_agg.canonical import canonical_hash
 from nas_agg.errors import GenotypeError
 from nas_agg.operators import OPERATORS
 
@@ -102,6 +103,39 @@ def test_a_source_is_normed_once_for_all_its_readers_and_weighted_once_for_each(
     assert words.count("norm") == 5  # T_0 to T_4; T_5 is the main path of what leaves
     assert words.count("scale") == 1 + 2 + 3 + 4 + 5
     assert {op.start for op in graph_of(net).ops if op.word == "scale"} == {1, 1 / 2, 1 / 3, 1 / 4, 1 / 5}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("start", "wanted"),
+    [
+        ("1/k", {(1, 1.0), (2, 1 / 2), (3, 1 / 3)}),
+        (1, {(1, 1.0), (2, 1.0), (3, 1.0)}),
+        (0.25, {(1, 0.25), (2, 0.25), (3, 0.25)}),
+        ("-2/(k + l)", {(1, -1.0), (2, -0.5), (3, -1 / 3)}),
+        ("begin", {(1, 2.0), (2, 1.0), (3, 2 / 3)}),
+    ],
+)
+def test_weights_start_at_an_expression_in_the_number_of_sources(start: Any, wanted: set[tuple[int, float]]) -> None:
+    """Here node l has l sources; a `k` of the genotype's or the aggregate's own is another matter."""
+    gather = {"pattern": "dense", "operator": "weighted", "start": start}
+    net = {"nodes": 3, "growth": 4, "let": {"k": 7}, "unit": [CONV, "join"], "shortcut": gather}
+    graph = graph_of(net, let={"k": 9, "begin": "2/k"})
+    starts = {path: op.start for path, op in zip(graph.paths, graph.ops, strict=True) if op.word == "scale"}  # type: ignore[attr-defined]
+    readers: dict[str, list[float]] = {}
+    for path, value in starts.items():
+        readers.setdefault(path.rpartition(".weights.")[0], []).append(value)
+    assert {(len(values), *set(values)) for values in readers.values()} == wanted
+    assert canonical_hash(graph) == canonical_hash(graph_of({**net, "shortcut": {**gather, "start": "1/k"}}))
+
+
+def test_a_start_wants_a_weight() -> None:
+    for gather in ({"start": 1}, {"operator": "weighted", "weight": False, "start": 1}):
+        with pytest.raises(GenotypeError, match=r"reads\.start: there is no weight to start; write 'weight: true'"):
+            two(gather, "reads")
+    with pytest.raises(GenotypeError, match=r"shortcut\.start.*the start of a weight goes from -1000 to below 1000"):
+        two({"weight": True, "start": 1000}, "shortcut")
+    with pytest.raises(GenotypeError, match=r"'k' is neither a word of the language nor a name of let"):
+        two({"weight": True, "match": [{"conv": 1, "out": "k"}]}, "reads", {"conv": 3, "out": "3 + l"})
 
 
 # ---------------------------------------------------------------------- match

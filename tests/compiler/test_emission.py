@@ -22,7 +22,9 @@ import nas_agg
 from nas_agg.compiler import compile, emission, save_weights
 from nas_agg.compiler.emission import emit
 from nas_agg.compiler.emission.writer import Writer
+from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
+from nas_agg.primitives import Scale
 from nas_agg.space import list_spaces, open_space
 
 VARIED = ("microdense", "aggregation", "residual", "dsnet")  # whose nodes differ most
@@ -44,6 +46,10 @@ def assert_equal(genotype: Genotype, text: str) -> None:
     assert {name: value.shape for name, value in own.state_dict().items()} == {
         name: value.shape for name, value in other.state_dict().items()
     }
+    graph = expand(genotype)
+    for op, path in zip(graph.ops, graph.paths, strict=True):
+        if isinstance(op, Scale):
+            assert torch.equal(other.state_dict()[path], torch.full((op.channels, 1, 1), op.start)), path
     other.load_state_dict(own.state_dict())
     images = torch.randn(2, *genotype.input, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -118,6 +124,29 @@ def test_sources_that_are_made_to_fit(pattern, word):
     found = emit(genotype)
     assert PLAIN not in found
     assert_equal(genotype, found)
+
+
+@pytest.mark.parametrize("start", [1, 0.3, "2/k", "l/k", "1 if k < 3 else 0", "1/3"])
+@pytest.mark.parametrize("pattern", ["dense", {"window": 2}, {"edges": [[0], [0, 1], [1, 2], [2, 3], [1, 4]]}])
+def test_weights_that_start_at_something_else(pattern, start):
+    """In reads, in shortcuts, in what leaves and where sources are made to fit, by loops and node by node."""
+    around = {"pattern": pattern, "operator": "weighted", "norm": "none", "start": start}
+    unit = ["bn", {"conv": 3}]
+    nets: list[dict] = [{"nodes": 4, "growth": 8, "unit": unit, "reads": around}]
+    if "edges" not in pattern:
+        match = {**around, "match": [{"conv": 1}]}
+        nets += [
+            {"nodes": 4, "growth": 8, "unit": [*unit, "join"], "shortcut": around},
+            {"nodes": 4, "growth": 8, "unit": unit, "output": around},
+            {"nodes": 9, "growth": "4 + l", "unit": [*unit, "join"], "shortcut": match},
+            {"nodes": 9, "growth": "4 + l", "unit": unit, "reads": match},
+        ]
+    for net in nets:
+        text = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 8}, net, "gap", {"linear": "classes"}]}
+        genotype = Genotype.read(text)
+        found = emit(genotype)
+        assert PLAIN not in found
+        assert_equal(genotype, found)
 
 
 def test_numbers_that_floating_point_does_not_hold():

@@ -22,7 +22,7 @@ F fits InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool bu
 cardinality chain data dict enumerate features file first float gated gates get groups growth in_ int iter json len
 list map match math max min mixed mixed_back named network next nn node nodes normed object open print put range
 raw read reduce round scale scales self set shortcut sorted source sources spaced start state step str stride sum super
-sys torch tuple type unfit unit weights width widths x y zip
+sys torch tuple type unfit unit weights weights_from width widths x y zip
 """
 _TAKEN = frozenset([*_WORDS.split(), *dir(builtins)])
 
@@ -90,7 +90,8 @@ def signature(part: Any) -> Any:
         return "unit", tuple((label, signature(step)) for label, step in part.steps)
     if isinstance(part, Gather):
         match = signature(part.match) if isinstance(part.match, Sequence) else part.match
-        return signature(part.pattern), signature(part.operator), part.norm, part.weight, match, part.raw
+        start = expression(part.start) if part.start else None
+        return signature(part.pattern), signature(part.operator), part.norm, start, match, part.raw
     assert isinstance(part, Aggregate)
     return (
         "aggregate",

@@ -167,7 +167,7 @@ class FittedText(Selections):
         else:
             chosen = self.selected(role, "widths", newest=role is self.shortcut)
         if role.gather.weight:
-            parts["weights"] = f"weights({chosen})"
+            parts["weights"] = self.weights(role, chosen)
         if role.gather.how is Gated:
             parts["gates"] = f"gates({chosen})"
         if not parts:

@@ -103,6 +103,10 @@ _HELPERS = {
     """For each source a weight per channel."""
     return nn.ParameterList(torch.full((width, 1, 1), 1 / len(widths)) for width in widths)
 ''',
+    "weights_from": '''def weights_from(start, widths):
+    """For each source a weight per channel, which starts at a number."""
+    return nn.ParameterList(torch.full((width, 1, 1), float(start)) for width in widths)
+''',
     "gates": '''def gates(widths):
     """For each source a convolution that makes its gate."""
     return nn.ModuleList(nn.ModuleDict({"conv": nn.Conv2d(width, width, 1)}) for width in widths)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.compiler.emission.layers import Item, joined, unit_call
 from nas_agg.compiler.emission.lines import inlined, looped
 from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.roles import starts_of
 from nas_agg.compiler.emission.selections import listed
 from nas_agg.compiler.emission.slices import sliced
 from nas_agg.compiler.emission.text import WIDTH
@@ -170,7 +171,7 @@ class Listing:
             widths.append(width)
         changed = ""
         if gather.weight and sources:
-            parts["weights"] = f"weights([{', '.join(widths)}])"
+            parts["weights"] = self.weights(ones, f"[{', '.join(widths)}]")
             changed = f"map(torch.mul, [{', '.join(texts)}], {place}.weights)"
             texts = [f"{texts[0]} * {place}.weights[0]"] if len(texts) == 1 else texts
         if gather.how is Gated and sources:
@@ -187,6 +188,15 @@ class Listing:
         if changed and len(sources) > 1:
             return parts, *self.changed(ones, changed, texts[-1] if has_main else None, widths, whole)
         return parts, *self.joined(ones, texts, widths, bool(has_main), whole)
+
+    def weights(self, ones: list[GatherRun], widths: str) -> str:
+        """The weights of sources of these widths, as they start."""
+        starts = starts_of(ones)
+        if all(one.plain for one in starts):
+            return f"weights({widths})"
+        if not same([one.value for one in starts]):
+            raise Unsaid
+        return f"weights_from({starts[0].text}, {widths})"
 
     def changed(
         self, ones: list[GatherRun], sources: str, main: str | None, widths: list[str], whole: bool

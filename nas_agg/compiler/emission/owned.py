@@ -20,8 +20,6 @@ class Owned(Selections):
 
     text: AggregateText
     shortcut: Role
-    output: Role
-    counter: str
     fit: Class | None
 
     def chained(self, role: Role) -> bool:
@@ -43,7 +41,7 @@ class Owned(Selections):
             norm = f"nn.BatchNorm2d({'in_' if self.level else 'widths[-1]'}, affine=False)"
             parts["norms"] = f"nn.ModuleDict({{str({self.counter} - 1): {norm}}})"
         if role.gather.weight:
-            parts["weights"] = f"weights({self.widths(role)})"
+            parts["weights"] = self.weights(role, self.widths(role))
         if role.gather.how is Gated:
             parts["gates"] = f"gates({self.widths(role)})"
         if not parts:
@@ -149,7 +147,7 @@ class Owned(Selections):
         parts = {}
         chosen = self.selected(role, "widths", newest=False)
         if role.gather.weight:
-            parts["weights"] = f"weights({chosen})"
+            parts["weights"] = self.weights(role, chosen)
         if role.gather.how is Gated:
             parts["gates"] = f"gates({chosen})"
         if not parts:

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any, NamedTuple
+
 from nas_agg.compiler.emission.numbers import Unsaid
 from nas_agg.compiler.emission.trace import AggregateRun, GatherRun
 from nas_agg.operators import Gated
-from nas_agg.parts import Gather
+from nas_agg.parts import SOURCES, Gather
 
 
 def stateful(gather: Gather) -> bool:
     """Whether sources are changed before they are joined, but for what makes them fit."""
     return gather.norm != "none" or gather.weight or gather.how is Gated
+
+
+class Start(NamedTuple):
+    """How the weights of one gather start: the value, and the names that it was worked out from."""
+
+    value: Any
+    names: dict[str, Any]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one over the number of sources."""
+        return self.value == Fraction(1, self.names[SOURCES])
+
+    @property
+    def text(self) -> str:
+        return str(self.value) if isinstance(self.value, int) else repr(float(self.value))
+
+
+def starts_of(gathers: list[GatherRun]) -> list[Start]:
+    """The starts of the weights of those gathers that have some."""
+    found = []
+    for one in gathers:
+        if one.gather.start and one.sources:
+            names = {**one.scope, SOURCES: len(one.sources)}
+            found.append(Start(one.gather.start.value(names), names))
+    return found
 
 
 class Role:

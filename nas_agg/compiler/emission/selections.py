@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from nas_agg.compiler.emission.classes import Class, Classes
-from nas_agg.compiler.emission.numbers import Unsaid, same
-from nas_agg.compiler.emission.roles import Role
+from nas_agg.compiler.emission.numbers import Said, Unsaid, same
+from nas_agg.compiler.emission.roles import Role, starts_of
 from nas_agg.compiler.emission.text import split
 from nas_agg.compiler.emission.trace import AggregateRun
 from nas_agg.operators import Gated
+from nas_agg.parts import SOURCES
 
 
 def listed(tensors: str) -> str:
@@ -29,6 +31,8 @@ class Selections:
     runs: list[AggregateRun]
     classes: Classes
     reads: Role
+    output: Role
+    counter: str
     init: list[str]
     made: Class
     several = False
@@ -112,6 +116,24 @@ class Selections:
         if role.word == "mean" and role.name != "shortcut":
             return f"mean({listed(tensors)})"
         return f"reduce(torch.add, {tensors})"
+
+    def weights(self, role: Role, widths: str) -> str:
+        """The weights of sources of these widths, as they start."""
+        uses = starts_of(role.all)
+        if role is self.reads and self.output is not role and self.output.gather:
+            uses += starts_of(self.output.all)  # weighted as the reads are
+        if all(one.plain for one in uses):
+            return f"weights({widths})"
+        if same([one.value for one in uses]):
+            return f"weights_from({uses[0].text}, {widths})"
+        many = re.fullmatch(r"\[[^\[\]]*\] \* (.*)|.*", widths)
+        number = many[1] if many and many[1] else f"len({widths})"
+        if not all(one.sources for one in role.all):
+            number = f"max(1, {number})"
+        names = {SOURCES: number} if role.name == "output" else {SOURCES: number, "l": self.counter}
+        assert role.gather is not None and role.gather.start is not None
+        found = Said(role.gather.start.expression.tree(), [one.names for one in uses], names)
+        return f"weights_from({found.text}, {widths})"
 
     def late(self) -> bool:
         """Whether a feature's norm waits until the feature is no longer the newest."""

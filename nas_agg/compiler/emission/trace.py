@@ -53,6 +53,7 @@ class GatherRun:
     position: int
     main: int | None
     asked: list[int]
+    scope: Scope
     sources: list[tuple[int, int]] = field(default_factory=list)
     matches: dict[int, UnitRun] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -124,8 +125,8 @@ class _TracedNodes(Nodes):
         self.matches: dict[int, UnitRun] = {}  # those that the gather at work has made
 
     def gathered(self, found: Gathered) -> None:
-        run = GatherRun(found.gather, found.position, found.main, found.asked, found.sources, self.matches,
-                        found.values, found.tensor, found.path)  # fmt: skip
+        run = GatherRun(found.gather, found.position, found.main, found.asked, found.scope, found.sources,
+                        self.matches, found.values, found.tensor, found.path)  # fmt: skip
         self.matches = {}
         if found.join:
             self.record.nodes[-1].shortcut = run
