@@ -1,4 +1,4 @@
-"""Where the branches of a network end that shortcuts join."""
+"""Parts of a network that recipes treat apart: the ends of branches, and the weights of gathers."""
 
 from __future__ import annotations
 
@@ -56,3 +56,21 @@ def _ends(graph: Graph, tensor: int, within: str) -> Iterator[int]:
             todo.extend(graph.inputs[at])
         elif (isinstance(op, Act) and "sigmoid" not in op.function) or op.word == "mul":
             todo.append(graph.inputs[at][0])  # of a gated tensor, not of the gate
+
+
+def aggregation_weights(graph: Graph) -> list[str]:
+    """The numbers by which gathers multiply their sources (``weight: true``), not those of `scale` layers.
+
+    A gather's weight is named by the number of its source, a layer by its word.
+
+    Args:
+        graph: Of the network.
+
+    Returns:
+        Paths, each the name of a parameter.
+    """
+    return [
+        path
+        for op, path in zip(graph.ops, graph.paths, strict=True)
+        if isinstance(op, Scale) and path.rpartition(".")[2].isdigit()
+    ]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas_agg.compiler import spellings
+from nas_agg.compiler.branches import aggregation_weights
 from nas_agg.compiler.lean import Lean
 from nas_agg.errors import InputError, cut, did_you_mean
 from nas_agg.graph import Graph
@@ -89,6 +90,7 @@ class Network(Compiled):
         self.source = forward_source(graph)
         self._run = compiled_forward(self.source)
         self._memory = memory  # private, as a part of a network may be called `memory`
+        self._aggregation_weights = aggregation_weights(graph)
         self._lean = None if memory == "plain" else Lean(graph, memory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -132,6 +134,11 @@ class Network(Compiled):
 def memory_of(model: nn.Module) -> str:
     """What a model keeps for backward in training: ``plain``, unless it is a `Network` of another memory."""
     return model._memory if isinstance(model, Network) else "plain"
+
+
+def aggregation_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters by which a `Network`'s gathers multiply their sources; none of another model."""
+    return [model.get_parameter(name) for name in model._aggregation_weights] if isinstance(model, Network) else []
 
 
 def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_agg.compiler.network import memory_of
+from nas_agg.compiler.network import aggregation_parameters, memory_of
 from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
 from nas_agg.files import write_atomic
 from nas_agg.training.augment import Augmenter, normalise
@@ -383,9 +383,11 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the network has no parameters to train")
-    whole = [p for p in parameters if recipe.decay_vectors or p.ndim > 1]
-    vectors = [p for p in parameters if not recipe.decay_vectors and p.ndim <= 1]
-    groups = [{"params": whole}] + ([{"params": vectors, "weight_decay": 0.0}] if vectors else [])
+    spared = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
+    spared |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
+    whole = [p for p in parameters if id(p) not in spared]
+    rest = [p for p in parameters if id(p) in spared]
+    groups = [{"params": whole}] + ([{"params": rest, "weight_decay": 0.0}] if rest else [])
     return torch.optim.SGD(
         groups,
         lr=recipe.lr,

@@ -51,7 +51,9 @@ class Recipe(BaseModel):
         momentum: Of SGD, without dampening.
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: L2 penalty of the weights.
-        decay_vectors: Whether biases and normalisation weights decay too.
+        decay_vectors: Whether biases and normalisation weights (parameters of one dimension) decay too.
+        decay_aggregation: Whether the weights of gathers (``weight: true``, DSNet's weighted sums) decay too: a number
+            per edge and channel, of shape (C, 1, 1). What ``scale`` layers multiply by always decays.
         label_smoothing: Share of the target spread evenly over all classes.
         clip: Largest norm of all gradients together; none: as they come.
         zero_branches: Whether the last layer with weights of each branch that a shortcut joins by a sum starts at zero.
@@ -74,6 +76,7 @@ class Recipe(BaseModel):
     nesterov: bool = True
     weight_decay: float = Field(0.0, ge=0)
     decay_vectors: bool = True
+    decay_aggregation: bool = True
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip: float | None = Field(None, gt=0)
     zero_branches: bool = False

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import nas_agg
 from nas_agg.errors import InputError
 from nas_agg.training.augment import normalise
 from nas_agg.training.checkpoints import CHECKPOINT
@@ -130,6 +131,42 @@ def test_the_first_step_is_sgd_by_hand(few):
     want = weight - lr * step * (error.T @ images + recipe.weight_decay * weight)
     torch.testing.assert_close(model.line.weight.detach(), want)
     torch.testing.assert_close(model.line.bias.detach(), bias - lr * step * error.sum(0))
+
+
+@pytest.mark.parametrize("vectors", [True, False])
+@pytest.mark.parametrize("aggregation", [True, False])
+def test_each_setting_of_decay_spares_its_own_parameters(few, vectors, aggregation):
+    """One step that no gradient moves: what decays shrinks by the rate, the rest stays where it is."""
+    gather = {"pattern": "dense", "operator": "weighted", "start": 1}
+    text = {
+        "input": [1, 8, 8],
+        "classes": 10,
+        "let": {"weights": ["scale"], "stage": {"nodes": 2, "growth": 4, "reads": gather, "unit": ["bn", {"conv": 3}]}},
+        "net": [{"conv": 3, "out": 4}, "weights", "stage", {"like": "stage", "reads": {}, "unit": [{"conv": 3}, "join"],
+                "shortcut": gather}, "gap", {"linear": "classes"}],
+    }  # fmt: skip
+    model = nas_agg.compile(text, seed=0)
+    gathered = {name for name, _ in model.named_parameters() if name.rpartition(".")[2].isdigit()}
+    assert len(gathered) == 3 + 3 and "weights.scale" in dict(model.named_parameters())
+    flat = {name for name, p in model.named_parameters() if p.ndim == 1}
+    spared = (set() if vectors else flat) | (set() if aggregation else gathered)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0)
+    model.forward = lambda x: 0 * sum(p.sum() for p in model.parameters()) + x.new_zeros(len(x), 10)
+    fields = {
+        "decay_vectors": vectors,
+        "decay_aggregation": aggregation,
+        "momentum": 0.0,
+        "warmup_epochs": 0,
+        "milestones": (9,),
+    }
+    recipe = SEARCH.model_copy(update=fields | {"batch_size": 1000})
+    train(model, few, recipe, seed=0, epochs=1)
+    shrunk = {name for name, p in model.named_parameters() if not (p == 1).all()}
+    assert shrunk == {name for name, _ in model.named_parameters()} - spared
+    rate = torch.tensor(1 - recipe.learning_rate(1, 1) * recipe.weight_decay)
+    assert all(torch.allclose(p, rate) for name, p in model.named_parameters() if name in shrunk)
 
 
 def test_evaluate_counts_exactly_and_leaves_the_mode_alone(digits):
