@@ -98,16 +98,17 @@ def _family(family: Family, adjusted: Mapping[str, float]) -> Iterator[str]:
     spec, accuracy, seeds = family.spec, family.accuracy, family.seeds
     yield f"## {family.name}. {spec['about']}"
     yield ""
+    if len(seeds) < 2:
+        count = sum(map(len, family.lines.values()))
+        yield f"Planned; {count} trainings of {len(spec['arms'])} arms are done, and two seeds of every arm are needed."
+        return
     name = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}[spec["dataset"]]
     yield f"{name}, {spec['params']:,} parameters, {len(seeds)} paired seeds."
     yield ""
     yield "| arm | params | MACs | test accuracy, mean | per seed |"
     yield "|---|---:|---:|---:|---|"
     for arm in spec["arms"]:
-        of = accuracy.get(arm, {})
-        if not of:
-            yield f"| {arm} | | | not trained yet | |"
-            continue
+        of = accuracy[arm]
         line = next(iter(family.lines[arm].values()))
         shown = ", ".join(f"{of[seed]:.2f}" for seed in sorted(of))
         mean = f"{statistics.mean(of[seed] for seed in sorted(of)):.2f} %"
