@@ -26,7 +26,7 @@ from nas_agg.commands.options import (
 )
 from nas_agg.commands.proxies import proxies
 from nas_agg.commands.worker import worker
-from nas_agg.console import bytes_text, count_text, print_table
+from nas_agg.console import accuracy_text, bytes_text, count_text, print_table
 from nas_agg.errors import InputError, NasAggError, one_line
 
 app = typer.Typer(
@@ -298,16 +298,16 @@ def evaluate(
     download: Annotated[bool, typer.Option("--download", help="Fetch weights that are named and not here.")] = False,
     format: FormatOption = Format.table,
 ) -> None:
-    """Test a network from saved weights."""
+    """Test a network from saved weights: accuracy, loss and, of more than 5 classes, top-5 accuracy."""
     from nas_agg.study.single import evaluate_genotype
 
     data = {"dataset": dataset, "image_size": image_size}
     found = evaluate_genotype(genotype, weights=weights, device=device, download=download, **data)  # type: ignore[arg-type]
     if format is Format.json:
-        print_json({f"test_{k}" if k in ("accuracy", "loss") else k: v for k, v in found.items()})
+        print_json({k if k in ("correct", "images") else f"test_{k}": v for k, v in found.items()})
     else:
-        right = f"{found['correct']:,} of {found['images']:,} images"
-        print(f"test accuracy {100 * found['accuracy']:.2f} % ({right}), loss {found['loss']:.4f}")
+        accuracy = accuracy_text(found["accuracy"], found["correct"], found["images"], found.get("top5_accuracy"))
+        print(f"test accuracy {accuracy}, loss {found['loss']:.4f}")
 
 
 @app.command()

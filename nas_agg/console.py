@@ -56,6 +56,19 @@ def bytes_text(count: int) -> str:
     return f"{count} B"
 
 
+def accuracy_text(accuracy: float, correct: int, images: int, top5: float | None = None) -> str:
+    """An accuracy in percent and in images: ``97.77 % (351 of 359 images), top-5 99.72 %``.
+
+    Args:
+        accuracy: 0 to 1.
+        correct: Images classified correctly.
+        images: All of them.
+        top5: Top-5 accuracy, 0 to 1, where there is one.
+    """
+    text = f"{100 * accuracy:.2f} % ({correct:,} of {images:,} images)"
+    return text if top5 is None else f"{text}, top-5 {100 * top5:.2f} %"
+
+
 def count_text(count: int) -> str:
     """A count as people read it: ``724,727 (0.72 M)``."""
     for unit, size in (("G", 10**9), ("M", 10**6)):

@@ -247,6 +247,7 @@ class _Tested(_Part):
     test_accuracy: float
     correct: int
     images: int
+    test_top5_accuracy: float | None = None
 
 
 def _checked(model: type[BaseModel], value: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from nas_agg.console import print_table
+from nas_agg.console import accuracy_text, print_table
 from nas_agg.study.objectives import OBJECTIVES, Objectives
 from nas_agg.study.result import SearchResult, front, ranked
 from nas_agg.study.trial import TrialRecord
@@ -220,8 +220,9 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
     print(f"{counted} network{'s' * (counted != 1)} evaluated; {result.reason}", file=out)
     if result.test is not None:
         test = result.test
-        right = f"{test['correct']:,} of {test['images']:,} images"
-        print(f"test accuracy of the final network: {100 * test['test_accuracy']:.2f} % ({right})", file=out)
+        top5 = test.get("test_top5_accuracy")
+        accuracy = accuracy_text(test["test_accuracy"], test["correct"], test["images"], top5)
+        print(f"test accuracy of the final network: {accuracy}", file=out)
     if result.path is not None:
         commands = [f"evaluate {result.path}"] if result.test is not None else []
         commands += [f"show {result.path}"]

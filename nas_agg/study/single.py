@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from nas_agg.console import accuracy_text
 from nas_agg.errors import InputError, NasAggError, did_you_mean
 from nas_agg.sources import open_genotype
 from nas_agg.space import SUFFIXES
@@ -109,8 +110,9 @@ def train_genotype(
         folder.close()
     assert metrics is not None
     if show:
-        right = f"{metrics['correct']:,} of {metrics['images']:,} images"
-        print(f"test accuracy {100 * metrics['test_accuracy']:.2f} % ({right}); the network is in {folder.best}")
+        top5 = metrics.get("test_top5_accuracy")
+        accuracy = accuracy_text(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
+        print(f"test accuracy {accuracy}; the network is in {folder.best}")
         print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
     return metrics
 
@@ -212,7 +214,7 @@ def evaluate_genotype(
         download: Whether named weights that are not here are fetched.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
+        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, of more than 5 classes, ``top5_accuracy``.
 
     Raises:
         InputError: Something is missing, or the weights are another network's.
@@ -262,7 +264,7 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct`` and ``images``.
+        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, of more than 5 classes, ``top5_accuracy``.
 
     Raises:
         InputError: The folder is no run's, or the run has no final network.

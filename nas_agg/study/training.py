@@ -172,6 +172,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
     metrics = {
         "trial": job["trial"],
         "test_accuracy": test["accuracy"],
+        **({"test_top5_accuracy": test["top5_accuracy"]} if "top5_accuracy" in test else {}),
         "test_loss": test["loss"],
         "correct": test["correct"],
         "images": test["images"],

@@ -96,7 +96,9 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
         device: Where to work.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (whole numbers).
+        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (whole numbers); of
+        more than 5 classes also ``top5_accuracy`` (0 to 1), the share of images whose class is among the five with the
+        highest logits. Of equal logits the lower class comes first, as in ``accuracy``.
 
     Raises:
         InputError: The model's output is not (N, classes).
@@ -107,6 +109,7 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
     room = 2**18 if torch.device(device).type == "cpu" else 2**22
     size = max(16, min(1024, room // math.prod(data.input)))
     correct = torch.zeros((), dtype=torch.int64, device=device)
+    among_five = torch.zeros_like(correct)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     try:
         with torch.inference_mode():
@@ -118,11 +121,20 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
                         "classes"
                     )
                 correct += (logits.argmax(1) == labels).sum()
+                if data.classes > 5:
+                    highest = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
+                    among_five += (highest == labels[:, None]).sum()
                 loss += functional.cross_entropy(logits, labels, reduction="sum")
     finally:
         model.train(training)
     images_seen, right = len(split), int(correct)
-    return {"accuracy": right / images_seen, "loss": float(loss) / images_seen, "correct": right, "images": images_seen}
+    scored = {
+        "accuracy": right / images_seen,
+        "loss": float(loss) / images_seen,
+        "correct": right,
+        "images": images_seen,
+    }
+    return scored | ({"top5_accuracy": int(among_five) / images_seen} if data.classes > 5 else {})
 
 
 def train(

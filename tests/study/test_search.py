@@ -372,7 +372,9 @@ def test_a_test_is_shown_with_its_images(tiny, score, capsys):
     result = search(tiny, score, searcher="random", budget=2)
     test = {"test_accuracy": 0.75, "correct": 3, "images": 4}
     print_result(type(result)(**{**vars(result), "test": test}))
-    assert "test accuracy of the final network: 75.00 % (3 of 4 images)" in capsys.readouterr().out
+    assert "test accuracy of the final network: 75.00 % (3 of 4 images)\n" in capsys.readouterr().out
+    print_result(type(result)(**{**vars(result), "test": test | {"test_top5_accuracy": 1.0}}))
+    assert "test accuracy of the final network: 75.00 % (3 of 4 images), top-5 100.00 %\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nas_agg
+from nas_agg import cli
 from nas_agg.errors import InputError
 from nas_agg.study.single import evaluate_genotype, train_genotype
 from nas_agg.training.data import load_data
@@ -40,6 +41,22 @@ def test_saved_weights_give_the_same_test(trained):
     genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
     again = evaluate_genotype(str(genotype), weights=weights, dataset="digits", device="cpu")
     assert again["correct"] == metrics["correct"]
+    assert found["top5_accuracy"] == again["top5_accuracy"] == metrics["test_top5_accuracy"] > metrics["test_accuracy"]
+    kept = json.loads((out / "best" / "metrics.json").read_text())
+    assert kept["test_top5_accuracy"] == metrics["test_top5_accuracy"]
+
+
+def test_evaluate_prints_top5_accuracy(trained, capsys):
+    out, metrics = trained
+    cli.app(["evaluate", str(out), "--device", "cpu"], standalone_mode=False)
+    text = capsys.readouterr().out
+    right = f"{metrics['correct']} of {metrics['images']} images"
+    accuracy, top5 = (f"{100 * metrics[f'test_{name}']:.2f} %" for name in ("accuracy", "top5_accuracy"))
+    assert text == f"test accuracy {accuracy} ({right}), top-5 {top5}, loss {metrics['test_loss']:.4f}\n"
+    cli.app(["evaluate", str(out), "--device", "cpu", "--format", "json"], standalone_mode=False)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["test_top5_accuracy"] == metrics["test_top5_accuracy"]
+    assert set(printed) == {"test_accuracy", "test_top5_accuracy", "test_loss", "correct", "images"}
 
 
 def test_what_is_kept_is_enough_to_use_the_network(trained):

@@ -180,6 +180,43 @@ def test_evaluate_counts_exactly_and_leaves_the_mode_alone(digits):
     assert scored["loss"] == pytest.approx(nn.functional.cross_entropy(logits, digits.test.labels).item(), rel=1e-5)
 
 
+class Constant(nn.Module):
+    """The same logits for every image."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, images):
+        return self.logits.expand(len(images), -1)
+
+
+def test_top5_accuracy_is_the_share_of_labels_among_the_five_highest_logits(digits):
+    model = network()
+    scored = evaluate(model, digits.test, digits)
+    with torch.no_grad():
+        logits = model.eval()(normalise(digits.test.images, digits.mean, digits.std))
+    ranks = [int((row > row[label]).sum()) for row, label in zip(logits, digits.test.labels, strict=True)]
+    assert scored["top5_accuracy"] == sum(rank < 5 for rank in ranks) / 359
+    assert scored["accuracy"] < scored["top5_accuracy"] < 1
+    fixed = evaluate(Constant([0.0, 9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 4.0, 5.0]), digits.test, digits)
+    assert fixed["top5_accuracy"] == sum(int(label) in (1, 3, 5, 7, 9) for label in digits.test.labels) / 359
+
+
+def test_of_equal_logits_the_lower_classes_count(digits):
+    scored = evaluate(Constant([0.0] * 10), digits.test, digits)
+    assert scored["top5_accuracy"] == (digits.test.labels < 5).sum().item() / 359
+    assert scored["accuracy"] == (digits.test.labels == 0).sum().item() / 359
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top5_accuracy_needs_more_than_five_classes(digits, classes):
+    kept = digits.test.labels < classes
+    part = replace(digits, classes=classes)
+    scored = evaluate(Constant([0.0] * classes), Split(digits.test.images[kept], digits.test.labels[kept]), part)
+    assert ("top5_accuracy" in scored) == (classes > 5)
+
+
 def test_evaluate_refuses_a_network_of_other_classes(digits):
     with pytest.raises(InputError, match="10 classes"):
         evaluate(nn.Sequential(nn.Flatten(), nn.Linear(64, 9)), digits.test, digits)
