@@ -23,6 +23,7 @@ def compile(
     download: bool = False,
     zero_branches: bool = False,
     classifier_init: Literal["he", "glorot"] = "he",
+    conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
     memory: Memory = "plain",
     passes: Iterable[str] | None = None,
     fuse: bool = False,
@@ -36,6 +37,7 @@ def compile(
         download: Whether named weights that are not here are fetched.
         zero_branches: Whether the layers that `nas_agg.compiler.branches.branch_ends` finds start at zero.
         classifier_init: How linear layers start; see `Network.start`.
+        conv_init: How convolutions start; likewise.
         memory: What training keeps for backward; see `Network`.
         passes: Names of the passes that run over the graph, of `nas_agg.passes.PASSES`; all if unsaid.
         fuse: Whether it is a network for inference alone; see `nas_agg.compiler.fuse`.
@@ -51,7 +53,7 @@ def compile(
         raise InputError(f"a fused network is for inference, which keeps nothing: memory 'plain', not {memory!r}")
     graph = tidy(expand(genotype), passes)
     zeros = branch_ends(graph) if zero_branches else ()
-    network = build(graph, seed, zeros=zeros, classifier_init=classifier_init, memory=memory)
+    network = build(graph, seed, zeros=zeros, classifier_init=classifier_init, conv_init=conv_init, memory=memory)
     if weights is not None:
         load_from(network, graph, weights, download)
     return fused(network, graph) if fuse else network

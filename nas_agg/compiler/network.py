@@ -28,11 +28,12 @@ def build(
     *,
     zeros: Iterable[str] = (),
     classifier_init: Literal["he", "glorot"] = "he",
+    conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
     memory: Memory = "plain",
 ) -> Network:
     """A graph's network with its first weights; see `Network` and `Network.start`."""
     network = Network(graph, memory)
-    network.start(seed, zeros, classifier_init)
+    network.start(seed, zeros, classifier_init, conv_init)
     return network
 
 
@@ -106,6 +107,7 @@ class Network(Compiled):
         seed: int | None = None,
         zeros: Iterable[str] = (),
         classifier_init: Literal["he", "glorot"] = "he",
+        conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
     ) -> None:
         """Gives the weights their first values: He's of convolutions and linear layers; scales keep theirs.
 
@@ -113,17 +115,22 @@ class Network(Compiled):
             seed: Of the values; None takes torch's global random state.
             zeros: Paths of layers that start at zero.
             classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
+            conv_init: How convolutions start: He's distribution of variance 2 / fan_in or 2 / fan_out, the latter also
+                uniform. fan_out is the output channels times the kernel's area, whatever the groups.
         """
         if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
             raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {cut(repr(seed))}")
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
-                gain: Any = "relu" if isinstance(module, nn.Conv2d) else "linear"
-                if gain == "linear" and classifier_init == "glorot":
+                if isinstance(module, nn.Conv2d):
+                    he = nn.init.kaiming_uniform_ if conv_init == "fan_out_uniform" else nn.init.kaiming_normal_
+                    mode: Any = conv_init.removesuffix("_uniform")
+                    he(module.weight, mode=mode, nonlinearity="relu", generator=generator)
+                elif classifier_init == "glorot":
                     nn.init.xavier_uniform_(module.weight, generator=generator)
                 else:
-                    nn.init.kaiming_normal_(module.weight, nonlinearity=gain, generator=generator)
+                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         parameters = dict(self.named_parameters())

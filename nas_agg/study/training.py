@@ -39,9 +39,8 @@ def _compiled(genotype: Genotype, job: dict[str, Any], recipe: Recipe) -> Networ
     return compile(
         genotype,
         job["seed"],
-        zero_branches=recipe.zero_branches,
-        classifier_init=recipe.classifier_init,
         memory=job.get("memory", "plain"),
+        **recipe.start,
     )
 
 

@@ -13,9 +13,14 @@ from nas_agg.errors import InputError
 from nas_agg.training.autoaugment import autoaugment
 from nas_agg.training.recipes import Augmentation
 
-__all__ = ["Augmentation", "Augmenter", "normalise", "resized"]
+__all__ = ["Augmentation", "Augmenter", "color_jittered", "color_shift", "normalise", "resized"]
 
 _TRIES = 10  # windows drawn for an image, of which the first that fits into it is taken; the last is cut to fit
+
+# Principal components of the RGB values of ImageNet (0 to 1), in columns, and their standard deviations: the noise of
+# AlexNet (Krizhevsky et al. 2012, section 4.1) with the values that its reimplementations share.
+_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+_DEVIATIONS = (0.2175, 0.0188, 0.0045)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -58,6 +63,42 @@ def resized(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Te
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
+def color_jittered(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Brightness, contrast and saturation, changed in an order of each image's own.
+
+    Each step moves an image away from black, from its mean grey value or from its grey version, and cuts off what
+    is no byte, as torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` do.
+
+    Args:
+        images: uint8, (N, 3, H, W).
+        factors: float32, (3, N): of brightness, contrast and saturation; 1 changes nothing.
+        order: int64, (3, N): for each image a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
+
+    Returns:
+        uint8, (N, 3, H, W).
+    """
+    for kinds in order:
+        kind, factor = kinds.view(-1, 1, 1, 1), factors.gather(0, kinds[None]).view(-1, 1, 1, 1)
+        red, green, blue = images.unbind(1)
+        grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_().unsqueeze(1)
+        base = torch.where(kind == 2, grey, torch.where(kind == 1, grey.mean((1, 2, 3), keepdim=True), 0.0))
+        images = images.mul(factor).addcmul_(base, 1 - factor).clamp_(0, 255).to(torch.uint8)
+    return images
+
+
+def color_shift(draws: Tensor) -> Tensor:
+    """PCA lighting: what is added to the RGB values (0 to 1) of every pixel of an image.
+
+    Args:
+        draws: Of each principal component, in standard deviations: (N, 3).
+
+    Returns:
+        (N, 3): for red, green and blue.
+    """
+    components, deviations = (torch.tensor(x, device=draws.device) for x in (_COMPONENTS, _DEVIATIONS))
+    return draws * deviations @ components.T
+
+
 class Augmenter:
     """A set of training images that hands out varied, normalised batches of them.
 
@@ -72,7 +113,8 @@ class Augmenter:
         seed: Of the generator.
 
     Raises:
-        InputError: AutoAugment is asked for on images that are neither grey nor RGB.
+        InputError: AutoAugment is asked for on images that are neither grey nor RGB, or color jitter or lighting on
+            images that are not RGB.
     """
 
     def __init__(
@@ -81,6 +123,9 @@ class Augmenter:
         channels = images.shape[1]
         if augmentation.autoaugment != "none" and channels not in (1, 3):
             raise InputError(f"AutoAugment works on 1 or 3 channels, these images have {channels}; use another recipe")
+        for name, wanted in (("color jitter", augmentation.color_jitter), ("lighting", augmentation.lighting)):
+            if wanted and channels != 3:
+                raise InputError(f"{name} works on 3 channels, these images have {channels}; use another recipe")
         self.augmentation, self.mean, self.std = augmentation, mean, std
         self.shape = tuple(images.shape)
         self.device = images.device
@@ -102,9 +147,13 @@ class Augmenter:
         if self.augmentation.resized_crop:
             top, left, height, width = self._windows(len(index))
             images = resized(images, top, left, height, width)
+        if self.augmentation.color_jitter:
+            images = color_jittered(images, *self._jitter(len(index)))
         if self.augmentation.autoaugment != "none":
             images = autoaugment(images, self.augmentation.autoaugment, self.generator)
         batch = normalise(images, self.mean, self.std)
+        if self.augmentation.lighting:
+            batch += self._shift(len(index))
         if self.augmentation.cutout:
             batch.masked_fill_(self._holes(len(index)), 0.0)
         return batch
@@ -139,6 +188,17 @@ class Augmenter:
         wide[-1].clamp_(max=width)
         tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
         return [(down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide]
+
+    def _jitter(self, count: int) -> tuple[Tensor, Tensor]:
+        """Factors and order of `color_jittered`: (3, B) each."""
+        draws = torch.rand((6, count), generator=self.generator, device=self.device)
+        return 1 + self.augmentation.color_jitter * (2 * draws[:3] - 1), draws[3:].argsort(0)
+
+    def _shift(self, count: int) -> Tensor:
+        """What lighting adds to normalised images: (B, 3, 1, 1)."""
+        draws = torch.randn((count, 3), generator=self.generator, device=self.device)
+        shift = color_shift(self.augmentation.lighting * draws) / torch.tensor(self.std, device=self.device)
+        return shift.view(-1, 3, 1, 1)
 
     def _holes(self, count: int) -> Tensor:
         """Where cutout's squares lie: bool, (B, 1, H, W)."""

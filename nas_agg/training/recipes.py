@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,7 @@ from nas_agg.errors import InputError, did_you_mean
 
 Policy = Literal["none", "cifar10", "imagenet"]
 ClassifierInit = Literal["he", "glorot"]
+ConvInit = Literal["fan_in", "fan_out", "fan_out_uniform"]
 
 
 class Augmentation(BaseModel):
@@ -21,7 +22,11 @@ class Augmentation(BaseModel):
         flip: Whether every second image, at random, is mirrored left to right.
         resized_crop: Whether a window of 8 to 100 % of the image's area, its sides from 3:4 to 4:3, is cut at random
             and scaled to the image's size.
+        color_jitter: By how much at most brightness, contrast and saturation are multiplied, each by a factor from
+            1 - ``color_jitter`` to 1 + ``color_jitter``, in random order; 0: not at all. RGB images only.
         autoaugment: The AutoAugment policy (Cubuk et al. 2019), one of its 25 sub-policies drawn for each image.
+        lighting: Standard deviation of the three draws by which the principal components of ImageNet's colours are
+            added to an image (Krizhevsky et al. 2012, section 4.1); 0: none. RGB images only.
         cutout: Side in pixels of the square, centred anywhere in the image, that is set to the mean colour; 0: none.
     """
 
@@ -30,7 +35,9 @@ class Augmentation(BaseModel):
     crop: int = Field(0, ge=0, le=1024)
     flip: bool = False
     resized_crop: bool = False
+    color_jitter: float = Field(0.0, ge=0, le=1)
     autoaugment: Policy = "none"
+    lighting: float = Field(0.0, ge=0, le=1)
     cutout: int = Field(0, ge=0, le=1024)
 
 
@@ -58,7 +65,10 @@ class Recipe(BaseModel):
         clip: Largest norm of all gradients together; none: as they come.
         zero_branches: Whether the last layer with weights of each branch that a shortcut joins by a sum starts at zero.
         classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
-        crop, flip, resized_crop, autoaugment, cutout: Replace the data set's own augmentation where set.
+        conv_init: How convolutions start, by He et al. 2015: normal with the variance that keeps that of activations
+            (``fan_in``) or of gradients (``fan_out``), or uniform with the latter (``fan_out_uniform``).
+        crop, flip, resized_crop, color_jitter, autoaugment, lighting, cutout: Replace the data set's own augmentation
+            where set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -81,11 +91,19 @@ class Recipe(BaseModel):
     clip: float | None = Field(None, gt=0)
     zero_branches: bool = False
     classifier_init: ClassifierInit = "he"
+    conv_init: ConvInit = "fan_in"
     crop: int | None = Field(None, ge=0, le=1024)
     flip: bool | None = None
     resized_crop: bool | None = None
+    color_jitter: float | None = Field(None, ge=0, le=1)
     autoaugment: Policy | None = None
+    lighting: float | None = Field(None, ge=0, le=1)
     cutout: int | None = Field(None, ge=0, le=1024)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """How the weights start, as arguments of :func:`nas_agg.compiler.compile`."""
+        return {name: getattr(self, name) for name in ("zero_branches", "classifier_init", "conv_init")}
 
     def augmentation(self, default: Augmentation) -> Augmentation:
         """The augmentation of a data set with this recipe's own wishes in it."""
@@ -118,8 +136,19 @@ class Recipe(BaseModel):
 # Regularization", 2019) is its idea: a branch times A + d r, r uniform and wider in deeper blocks, d up or down by a
 # fixed step as the smoothed training loss rises or falls. A, the step and the first d were not to be had for certain.
 _MICRODENSE = (
-    "5 epochs of warm-up; the paper says no number. The '+' rows are not here: they add dynamic regularisation "
-    "(Wang et al. 2019), whose constants could not be had."
+    "5 epochs of warm-up; the paper gives no number. Of augmentation the paper names AutoAugment alone: {rest}. "
+    "Convolutions start with He's fan-in variance; the paper names He et al. 2015, who allow either fan. "
+)
+_DYNAMIC = (
+    "The '+' rows are not here: they add dynamic regularisation (Wang et al. 2019), whose constants could not be had."
+)
+_DSNET = (
+    "The weights of dense shortcuts start at 1/k where k features are joined to the main path (inside the blocks of "
+    "DS2Net k is 1); the paper gives no start. Convolutions start with He's fan-in variance."
+)
+_SPARSENET = (
+    "The SparseNet slides give no recipe: it is DenseNet's. Convolutions start with He's fan-in variance; the authors' "
+    "code has fan_out."
 )
 
 _ALL = (
@@ -158,29 +187,35 @@ _ALL = (
     Recipe(
         name="microdense-cifar",
         about="the Micro-Dense Nets paper on CIFAR: 300 epochs, batch 128, AutoAugment",
-        choices=_MICRODENSE,
+        choices=_MICRODENSE.format(rest="crop with 4 pixels of padding and flip are added, cutout is not") + _DYNAMIC,
         epochs=300,
         batch_size=128,
         lr=0.1,
         warmup_epochs=5,
         weight_decay=1e-4,
+        crop=4,
+        flip=True,
         autoaugment="cifar10",
     ),
     Recipe(
         name="microdense-imagenet",
         about="the Micro-Dense Nets paper on ImageNet: 300 epochs, batch 400, AutoAugment",
-        choices="5 epochs of warm-up; the paper says no number.",
+        choices=_MICRODENSE.format(rest="resized crops and flip are added").strip(),
         epochs=300,
         batch_size=400,
         lr=0.2,
         warmup_epochs=5,
         weight_decay=1e-5,
+        crop=0,
+        flip=True,
+        resized_crop=True,
         autoaugment="imagenet",
     ),
     Recipe(
         name="dsnet-cifar",
         about="the DSNet paper on CIFAR: 64,000 steps of batch 128, rate / 10 at half and at three quarters",
-        choices="64,000 steps are said as 164 epochs of 50,000 images, 64,124 steps. Batch 128 as in He et al. 2016.",
+        choices="64,000 steps are written as 164 epochs of 50,000 images, 64,124 steps. Batch 128 and momentum 0.9 are "
+        f"those of He et al. 2016. {_DSNET}",
         epochs=164,
         batch_size=128,
         lr=0.1,
@@ -193,7 +228,8 @@ _ALL = (
     Recipe(
         name="dsnet-imagenet",
         about="the DSNet paper on ImageNet: 100 epochs, batch 128, rate / 10 every 30, resized crops",
-        choices="Weight decay 1e-4 as in He et al. 2016, and the flip, are not said for ImageNet.",
+        choices="The paper gives no weight decay, momentum or flip for ImageNet: 1e-4, 0.9 and flip as in He et al. "
+        f"2016. {_DSNET}",
         epochs=100,
         batch_size=128,
         lr=0.05,
@@ -207,7 +243,8 @@ _ALL = (
     Recipe(
         name="seqconv-cifar",
         about="the SeqConv paper on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225, branches start at zero",
-        choices="Epochs, batch and milestones are DenseNet's. Channel dropout is the network's own.",
+        choices="Epochs, batch and milestones are those of DenseNet and of the authors' code. Channel dropout is the "
+        "network's own. Convolutions start with He's fan-in variance; the authors' code has fan_out_uniform.",
         epochs=300,
         batch_size=64,
         lr=0.1,
@@ -219,9 +256,29 @@ _ALL = (
         flip=True,
     ),
     Recipe(
+        name="seqconv-imagenet",
+        about="the SeqConv paper on ImageNet: 100 epochs, batch 256, rate / 10 every 30, colours varied",
+        choices="Epochs, batch, milestones, colours and the start of convolutions are those of the authors' code; the "
+        "paper gives none of them for ImageNet. The classifier starts with Glorot's bound, which the paper names; the "
+        "code's is sqrt(3 / outputs).",
+        epochs=100,
+        batch_size=256,
+        lr=0.1,
+        milestones=(30, 60, 90),
+        weight_decay=1e-4,
+        zero_branches=True,
+        classifier_init="glorot",
+        conv_init="fan_out_uniform",
+        crop=0,
+        flip=True,
+        resized_crop=True,
+        color_jitter=0.4,
+        lighting=0.1,
+    ),
+    Recipe(
         name="sparsenet-cifar",
         about="SparseNet and DenseNet on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225",
-        choices="The SparseNet slides give no recipe: it is DenseNet's.",
+        choices=_SPARSENET,
         epochs=300,
         batch_size=64,
         lr=0.1,
@@ -233,7 +290,7 @@ _ALL = (
     Recipe(
         name="sparsenet-imagenet",
         about="SparseNet and DenseNet on ImageNet: 90 epochs, batch 256, rate / 10 at 30 and 60, resized crops",
-        choices="The SparseNet slides give no recipe: it is DenseNet's.",
+        choices=_SPARSENET,
         epochs=90,
         batch_size=256,
         lr=0.1,

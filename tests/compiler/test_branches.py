@@ -109,6 +109,22 @@ def test_nothing_else_changes():
     assert all(not zeroed[f"{path}.weight"].any() for path in changed)
 
 
+@pytest.mark.parametrize("conv_init", ["fan_in", "fan_out", "fan_out_uniform"])
+def test_convolutions_start_with_the_variance_of_their_fan(conv_init):
+    net = [{"conv": 3, "out": 64, "groups": 4}, "relu", {"conv": 3, "out": 256}, "relu", "gap", {"linear": 30}]
+    text = Genotype.read({"input": [16, 8, 8], "classes": 30, "net": net})
+    started = compile(text, 0, conv_init=conv_init)
+    for name, fan_in, fan_out in (("conv1", 4 * 9, 64 * 9), ("conv2", 64 * 9, 256 * 9)):
+        weight = started.get_parameter(f"{name}.weight").detach()
+        deviation = math.sqrt(2 / (fan_in if conv_init == "fan_in" else fan_out))
+        assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+        largest = weight.abs().max().item() / deviation
+        assert 1.7 < largest <= math.sqrt(3) if conv_init == "fan_out_uniform" else largest > 2.5
+    if conv_init == "fan_in":
+        plain = compile(text, 0).state_dict()
+        assert all(torch.equal(tensor, plain[name]) for name, tensor in started.state_dict().items())
+
+
 def test_glorot_is_uniform_and_of_linear_layers_alone():
     text = Genotype.read({"input": [16, 8, 8], "classes": 30, "net": [{"conv": 3, "out": 50}, "relu", {"linear": 30}]})
     he, glorot = compile(text, 0), compile(text, 0, classifier_init="glorot")

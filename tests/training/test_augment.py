@@ -7,7 +7,7 @@ import torch
 from torchvision.transforms import v2
 
 from nas_agg.errors import InputError
-from nas_agg.training.augment import Augmentation, Augmenter, normalise, resized
+from nas_agg.training.augment import Augmentation, Augmenter, color_jittered, color_shift, normalise, resized
 from nas_agg.training.autoaugment import apply, autoaugment, policy
 
 torch.set_num_threads(1)
@@ -96,6 +96,76 @@ def test_resized_crops_are_batches_of_the_images_size(images):
     torch.testing.assert_close(augmenter(grey, resized_crop=True).batch(torch.arange(4)), normalise(grey, MEAN, STD))
 
 
+def changed(image, factors, order):
+    """An image's brightness, contrast and saturation changed by torchvision."""
+    changes = [v2.functional.adjust_brightness, v2.functional.adjust_contrast, v2.functional.adjust_saturation]
+    for number in order.tolist():
+        image = changes[number](image, factors[number].item())
+    return image
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_color_jitter_is_torchvisions_image_by_image(memory):
+    random = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (60, 3, 31, 17), dtype=torch.uint8, generator=random)
+    factors, order = 2 * torch.rand((3, 60), generator=random), torch.rand((3, 60), generator=random).argsort(0)
+    found = color_jittered(images.contiguous(memory_format=memory), factors, order)
+    want = torch.stack([changed(*one) for one in zip(images, factors.T, order.T, strict=True)])
+    # Each step drops fractions: on processors that multiply and add in one, a last bit may make a whole level.
+    assert (found != want).float().mean() < 1e-3 and (found.int() - want.int()).abs().max() <= 3
+    assert torch.equal(color_jittered(images, torch.ones(3, 60), order), images)
+
+
+def test_every_image_draws_its_own_factors_and_order():
+    made = augmenter(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), color_jitter=0.4)
+    factors, order = made._jitter(20_000)
+    assert factors.min() >= 0.6 and factors.max() <= 1.4
+    assert factors.mean(1).tolist() == pytest.approx([1.0] * 3, abs=0.01)
+    assert factors.std(1).tolist() == pytest.approx([0.8 / 12**0.5] * 3, abs=0.01)
+    assert factors.corrcoef().fill_diagonal_(0).abs().max() < 0.03
+    numbers, counts = (order * torch.tensor([[9], [3], [1]])).sum(0).unique(return_counts=True)
+    assert len(numbers) == 6 and counts.min() > 0.9 * 20_000 / 6 and (order.sum(0) == 3).all()
+
+
+def test_color_jitter_varies_what_a_batch_holds(images):
+    index = torch.arange(50)
+    factors, order = augmenter(images, 4, color_jitter=0.4)._jitter(50)
+    batch = augmenter(images, 4, color_jitter=0.4).batch(index)
+    torch.testing.assert_close(batch, normalise(color_jittered(images, factors, order), MEAN, STD))
+    assert not torch.equal(batch, normalise(images, MEAN, STD))
+
+
+def test_lighting_adds_the_principal_components_of_each_images_draws(images):
+    vectors = [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    deviations = [0.2175, 0.0188, 0.0045]
+    draws = torch.tensor([[0.1, -0.2, 0.3], [0.0, 0.0, 0.0], [-0.3, 0.1, 0.0]])
+    want = [
+        [sum(v * a * d for v, a, d in zip(vectors[c], one, deviations, strict=True)) for c in range(3)] for one in draws
+    ]
+    torch.testing.assert_close(color_shift(draws), torch.tensor(want))
+    batch = augmenter(images, lighting=0.1).batch(torch.arange(50))
+    shift = (batch - normalise(images, MEAN, STD)) * torch.tensor(STD).view(3, 1, 1)
+    assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-6)
+    assert len(shift[:, 0, 0, 0].unique()) == 50
+
+
+def test_lighting_draws_with_its_standard_deviation():
+    black = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
+    shift = augmenter(black, lighting=0.1).batch(torch.zeros(20_000, dtype=torch.int64))[:, :, 0, 0]
+    shift = (shift - normalise(black[:1], MEAN, STD)[0, :, 0, 0]) * torch.tensor(STD)
+    vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
+    draws = torch.linalg.solve(vectors, shift.T) / torch.tensor([[0.2175], [0.0188], [0.0045]])
+    assert draws.std(1).tolist() == pytest.approx([0.1] * 3, rel=0.03)
+    assert draws.mean(1).tolist() == pytest.approx([0.0] * 3, abs=0.003)
+
+
+@pytest.mark.parametrize("settings", [{"color_jitter": 0.4}, {"lighting": 0.1}])
+def test_colours_are_varied_on_rgb_alone(images, settings):
+    for channels in (1, 2):
+        with pytest.raises(InputError, match=f"works on 3 channels, these images have {channels}; use another recipe"):
+            augmenter(images[:, :channels], **settings)
+
+
 def test_cutout_clears_one_square_clipped_at_the_border(images):
     index = torch.arange(50).repeat(20)
     batch = augmenter(images, cutout=3).batch(index)
@@ -112,7 +182,7 @@ def test_cutout_clears_one_square_clipped_at_the_border(images):
 def test_draws_come_from_the_seed_and_leave_the_global_generator_alone(images):
     index = torch.arange(50)
     before = torch.get_rng_state()
-    settings = {"crop": 2, "flip": True, "cutout": 2, "autoaugment": "cifar10"}
+    settings = {"crop": 2, "flip": True, "cutout": 2, "autoaugment": "cifar10", "color_jitter": 0.4, "lighting": 0.1}
     first, second, other = (augmenter(images, seed, **settings) for seed in (0, 0, 1))
     batch = first.batch(index)
     assert torch.equal(batch, second.batch(index)) and not torch.equal(batch, other.batch(index))

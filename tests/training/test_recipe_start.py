@@ -44,7 +44,7 @@ def trained(monkeypatch):
     return networks
 
 
-@pytest.mark.parametrize("recipe", ["seqconv-cifar", "final"])
+@pytest.mark.parametrize("recipe", ["seqconv-cifar", "seqconv-imagenet", "final"])
 def test_single_and_search_trainings_start_as_the_recipe_says(trained, recipe, tmp_path):
     job = {"genotype": GENOTYPE.text(), "recipe": recipe, "seed": 5, "device": "cpu", "epochs": 1}
     with pytest.raises(Caught):
@@ -56,5 +56,10 @@ def test_single_and_search_trainings_start_as_the_recipe_says(trained, recipe, t
     assert len(zeros) == 2 and len(trained) == 2
     for start in trained:
         other = {name for name in plain if not torch.equal(start[name], plain[name])}
-        assert other == (zeros | {"linear.weight"} if recipe == "seqconv-cifar" else set())
+        wanted = {
+            "final": set(),
+            "seqconv-cifar": {"linear.weight"},
+            "seqconv-imagenet": {"linear.weight", "conv.weight"},
+        }
+        assert other == wanted[recipe] | (zeros if recipe != "final" else set())
         assert recipe == "final" or not any(start[name].any() for name in zeros)

@@ -35,6 +35,7 @@ def test_warmup_shrinks_with_the_training():
         ("dsnet-cifar", 2, (32_062, 48_093)),  # of 64,124 steps; the paper: 32,000 and 48,000 of 64,000
         ("dsnet-imagenet", 3, (30 * 391, 60 * 391, 90 * 391)),
         ("seqconv-cifar", 2, (150 * 391, 225 * 391)),
+        ("seqconv-imagenet", 3, (30 * 391, 60 * 391, 90 * 391)),
         ("sparsenet-cifar", 2, (150 * 391, 225 * 391)),
         ("sparsenet-imagenet", 2, (30 * 391, 60 * 391)),
     ],
@@ -72,6 +73,7 @@ def test_the_other_papers_numbers():
         "dsnet-cifar": (164, 128, 0.1, 5e-4, False, False, "he"),
         "dsnet-imagenet": (100, 128, 0.05, 1e-4, False, False, "he"),
         "seqconv-cifar": (300, 64, 0.1, 1e-4, True, True, "glorot"),
+        "seqconv-imagenet": (100, 256, 0.1, 1e-4, True, True, "glorot"),
         "sparsenet-cifar": (300, 64, 0.1, 1e-4, True, False, "he"),
         "sparsenet-imagenet": (90, 256, 0.1, 1e-4, True, False, "he"),
     }
@@ -79,18 +81,33 @@ def test_the_other_papers_numbers():
     folder = Augmentation(crop=28, flip=True)
     for name in list(RECIPES)[5:]:
         wanted = Augmentation(flip=True, resized_crop=True) if "imagenet" in name else Augmentation(crop=4, flip=True)
+        if name == "seqconv-imagenet":
+            wanted = wanted.model_copy(update={"color_jitter": 0.4, "lighting": 0.1})
         assert get_recipe(name).augmentation(folder) == wanted
 
 
+def test_only_the_authors_code_on_imagenet_starts_convolutions_otherwise():
+    assert {recipe.name: recipe.conv_init for recipe in RECIPES.values() if recipe.conv_init != "fan_in"} == {
+        "seqconv-imagenet": "fan_out_uniform"
+    }
+
+
 def test_what_a_source_leaves_unsaid_is_written_down():
-    assert "dynamic regularisation" in RECIPES["microdense-cifar"].choices
+    choices = RECIPES["microdense-cifar"].choices
+    assert all(words in choices for words in ("dynamic regularisation", "warm-up", "cutout", "fan-in"))
+    assert all("start at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
+    for name, words in (("seqconv-cifar", "fan_out_uniform"), ("sparsenet-cifar", "fan_out")):
+        assert words in RECIPES[name].choices
     assert all(recipe.choices for recipe in list(RECIPES.values())[3:])
 
 
 def test_a_recipe_changes_only_what_it_says_of_the_augmentation():
     default = Augmentation(crop=4, flip=True)
     assert RECIPES["search"].augmentation(default) == default
-    assert RECIPES["microdense-cifar"].augmentation(default) == Augmentation(crop=4, flip=True, autoaugment="cifar10")
+    for data_set in (default, Augmentation(), Augmentation(crop=2)):
+        varied = {name: RECIPES[f"microdense-{name}"].augmentation(data_set) for name in ("cifar", "imagenet")}
+        assert varied["cifar"] == Augmentation(crop=4, flip=True, autoaugment="cifar10")
+        assert varied["imagenet"] == Augmentation(flip=True, resized_crop=True, autoaugment="imagenet")
     plain = RECIPES["search"].model_copy(update={"flip": False, "crop": 0})
     assert plain.augmentation(default) == Augmentation()
 
