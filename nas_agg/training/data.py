@@ -61,7 +61,8 @@ class Data:
         train: What networks learn from.
         validation: What the search scores on; drawn by seed, unless the data came with one.
         test: Never moves with the seed.
-        mean: Of each channel of x / 255, over all images but the test's, so that it is the same for every seed.
+        mean: Of each channel of x / 255, over the images that train or validate: the same for every seed, where these
+            are all but the test's.
         std: Likewise; 1 for a channel that never changes.
         augmentation: How the training images are varied, unless a recipe says otherwise.
         notes: Lines for people about what was done to the images.
@@ -102,18 +103,23 @@ def load_data(
     min_side: int | None = None,
     root: str | os.PathLike[str] | None = None,
     validation_share: float | None = None,
+    train_images: int | None = None,
+    validation_images: int | None = None,
 ) -> Data:
     """Read a data set.
 
     Args:
         spec: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``folder:PATH`` or ``npz:PATH``.
         seed: Of the split into training and validation images; the test images do not depend on it.
-        image_size: Scale all images to a square of that side in pixels (bilinear, antialiased). Unsaid, images keep
-            their size; those of a folder are scaled to 64.
+        image_size: Scale all images to a square of that side in pixels: to a whole fraction of their size by the means
+            of squares of pixels, else bilinear and antialiased. Unsaid, images keep their size; those of a folder are
+            scaled to 64.
         min_side: Scale images up in proportion whose shorter side has fewer pixels, and note it.
         root: Where torchvision's files lie; unsaid, ``NAS_AGG_DATA`` or ``~/.cache/nas_agg``.
         validation_share: Of the images that are not the test's, how many validate, where the data set leaves it open;
             unsaid, 0.2, or 0.1 of many images.
+        train_images: How many of the training images to keep, drawn by the seed, each class in proportion; unsaid, all.
+        validation_images: Likewise how many validate, in place of a share.
 
     Raises:
         InputError: The name is unknown, or the data are missing or malformed: what, where and what instead.
@@ -127,10 +133,9 @@ def load_data(
     train, test = source.train, source.test
     if test is None:
         train, test = _divide(train, TEST_SHARE, _TEST_SEED, source)
-    validation = source.validation
-    if validation is None:
-        share = 0.2 if len(train.labels) < SMALL else 0.1
-        train, validation = _divide(train, validation_share or share, seed, source)
+    train, validation = _validation(source, train, seed, validation_share, validation_images)
+    if train_images is not None:
+        _, train = _draw(train, train_images, [seed, 1], f"{source.name}: train_images")
     height, width = train.images.shape[2:]
     target, note = _target(height, width, image_size, min_side)
     _check_memory(source.name, [train, validation, test], target)
@@ -173,6 +178,39 @@ def _read(spec: str, image_size: int | None, root: str | os.PathLike[str] | None
     if Path(spec).is_dir():
         hint = f"; for a folder of images write folder:{spec}"
     raise InputError(f"no data set is called '{spec}'{hint or '; there are ' + ', '.join(DATASETS)}")
+
+
+def _validation(source: Source, train: Part, seed: int, share: float | None, count: int | None) -> tuple[Part, Part]:
+    """The training images that are left, and those that validate."""
+    if source.validation is not None:
+        own = source.validation
+        return train, own if count is None else _draw(own, count, [seed], f"{source.name}: validation_images")[1]
+    if count is not None:
+        rest, validation = _draw(train, count, [seed], f"{source.name}: validation_images")
+        if not len(rest.labels):
+            raise InputError(f"{source.name}: validation_images {count:,}: none are left to learn from; give fewer")
+        return rest, validation
+    return _divide(train, share or (0.2 if len(train.labels) < SMALL else 0.1), seed, source)
+
+
+def _draw(part: Part, count: int, seed: list[int], what: str) -> tuple[Part, Part]:
+    """What is left of a part, and exactly so many images of it, each class in proportion (by largest remainders).
+
+    Raises:
+        InputError: There are not as many.
+    """
+    if not 1 <= count <= len(part.labels):
+        raise InputError(f"{what} {count:,}: give 1 to {len(part.labels):,}")
+    shuffled = np.random.default_rng(seed).permutation(len(part.labels))
+    labels = part.labels[shuffled]
+    each = np.bincount(part.labels) * count
+    quotas, remainders = each // len(labels), each % len(labels)
+    quotas[np.argsort(-remainders, kind="stable")[: count - quotas.sum()]] += 1
+    drawn = np.zeros(len(shuffled), bool)
+    for label, quota in enumerate(quotas):
+        drawn[np.flatnonzero(labels == label)[:quota]] = True
+    stay, leave = np.sort(shuffled[~drawn]), np.sort(shuffled[drawn])
+    return Part(part.images[stay], part.labels[stay]), Part(part.images[leave], part.labels[leave])
 
 
 def _divide(part: Part, share: float, seed: int, source: Source) -> tuple[Part, Part]:
@@ -237,8 +275,12 @@ def _scaled(part: Part, target: tuple[int, int]) -> Split:
     if tuple(images.shape[2:]) == target:
         return Split(images, labels)
     out = torch.empty((*images.shape[:2], *target), dtype=torch.uint8)
+    squares = images.shape[2] % target[0] == 0 and images.shape[3] % target[1] == 0
     for start in range(0, len(images), 1024):
         chunk = images[start : start + 1024].float()
-        scaled = functional.interpolate(chunk, target, mode="bilinear", antialias=True, align_corners=False)
+        if squares:  # the same on every machine, as sums of a few bytes are exact
+            scaled = functional.avg_pool2d(chunk, (images.shape[2] // target[0], images.shape[3] // target[1]))
+        else:
+            scaled = functional.interpolate(chunk, target, mode="bilinear", antialias=True, align_corners=False)
         out[start : start + 1024] = scaled.round_().clamp_(0, 255)
     return Split(out, labels)

@@ -92,6 +92,42 @@ def test_image_size_scales_to_a_square_and_widens_the_crop(digits):
     assert load_data("digits", image_size=4).input == (1, 4, 4)
 
 
+def test_a_whole_fraction_of_the_size_is_the_mean_of_squares(tmp_path, digits):
+    source = arrays(shape=(12, 12, 3))
+    data = load_data(npz(tmp_path, **source), image_size=4)
+    squares = source["x_test"].reshape(-1, 4, 3, 4, 3, 3).mean((2, 4)).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(data.test.images.numpy(), np.rint(squares).astype(np.uint8))
+    other = load_data(npz(tmp_path, **source), image_size=5).test.images
+    floats = torch.from_numpy(source["x_test"].transpose(0, 3, 1, 2)).float()
+    wanted = torch.nn.functional.interpolate(floats, (5, 5), mode="bilinear", antialias=True)
+    assert (other - wanted).abs().max() <= 0.5
+
+
+def test_as_many_images_as_are_asked_for_are_drawn_by_the_seed_class_by_class(tmp_path, digits):
+    data = load_data("digits", train_images=100, validation_images=333)
+    assert (len(data.train), len(data.validation)) == (100, 333)
+    assert torch.equal(data.test.images, digits.test.images)
+    assert not rows(data.train) & rows(data.validation)
+    whole = torch.bincount(torch.cat([digits.train.labels, digits.validation.labels])) / 1438
+    for split in (data.train, data.validation):
+        assert (torch.bincount(split.labels) - len(split) * whole).abs().max() < 1.5
+    again, other = (load_data("digits", seed, train_images=100, validation_images=333) for seed in (0, 1))
+    assert again.digest == data.digest
+    assert rows(other.validation) != rows(data.validation) and rows(other.train) != rows(data.train)
+    more = load_data("digits", validation_images=333)
+    assert torch.equal(more.validation.images, data.validation.images) and rows(data.train) < rows(more.train)
+    place = folder(tmp_path / "own" / "train").parent
+    folder(place / "val"), folder(place / "test")
+    own = load_data(f"folder:{place}", validation_images=4, train_images=10)
+    assert (len(own.train), len(own.validation), len(own.test)) == (10, 4, 12)
+
+
+def test_more_images_than_there_are_cannot_be_drawn(tmp_path):
+    assert "digits: train_images 1,106: give 1 to 1,105" in refusal("digits", train_images=1106, validation_images=333)
+    assert "digits: validation_images 0: give 1 to 1,438" in refusal("digits", validation_images=0)
+    assert "none are left to learn from" in refusal("digits", validation_images=1438)
+
+
 def test_min_side_scales_up_in_proportion_and_says_so(tmp_path):
     data = load_data(npz(tmp_path), min_side=14)
     assert data.input == (1, 18, 14) and data.train.images.shape[2:] == (18, 14)
