@@ -26,6 +26,7 @@ from nas_agg.files import read
 from nas_agg.genotype import Genotype, shown
 from nas_agg.names import Names
 from nas_agg.open_names import OpenNames, Values
+from nas_agg.table_settings import TableSettings
 
 GROUP = "nas_agg.spaces"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -72,8 +73,9 @@ class Space(OpenNames):
         min_input: The smallest image side the space serves, or None.
         search_text: The space's own defaults for a search, as they are written.
         points: The named points.
-        table: The file of a table with the results of all its networks, which lies beside the space's, and the file's
+        table: The file of a table with the results of its networks, which lies beside the space's, and the file's
             SHA-256; None: there is none.
+        table_settings: How the networks of a table are trained.
         template: The genotype with its names open.
 
     Raises:
@@ -105,7 +107,7 @@ class Space(OpenNames):
         self.min_input = _count(text.get("min_input"), "min_input")
         self.search_text = _search_text(text.get("search"))
         self.search_on(self.template.input)
-        self.table = self._read_table(text.get("table"))
+        self.table, self.table_settings = self._read_table(text.get("table", {}))
         self.points: dict[str, Point] = {}
         for key, point in _object(text, "points").items():
             if not key or not key.isprintable() or "/" in key:
@@ -127,14 +129,19 @@ class Space(OpenNames):
                 except GenotypeError:
                     continue  # not with the others' first values, but perhaps with some
 
-    def _read_table(self, said: Any) -> tuple[Path, str] | None:
-        if said is None:
-            return None
-        if not isinstance(said, Mapping) or set(said) != {"file", "sha256"} or not all(map(_is_text, said.values())):
-            raise GenotypeError(f"{shown(said)} is no table: write {{file: NAME, sha256: DIGEST}}", "table")
-        if self._folder is None or Path(said["file"]).name != said["file"]:
-            raise GenotypeError(f"{shown(said['file'])} is no file beside the space's own", "table.file")
-        return self._folder / said["file"], said["sha256"]
+    def _read_table(self, text: Any) -> tuple[tuple[Path, str] | None, TableSettings]:
+        """The table's file, if there is one yet, and how its networks are trained."""
+        if not isinstance(text, Mapping):
+            raise GenotypeError(f"{shown(text)} is no table: write {{file: NAME, sha256: DIGEST}}", "table")
+        file = {name: text[name] for name in ("file", "sha256") if name in text}
+        settings = TableSettings.read({name: value for name, value in text.items() if name not in file})
+        if not file:
+            return None, settings
+        if len(file) < 2 or not all(map(_is_text, file.values())):
+            raise GenotypeError(f"{shown(text)} is no table: write {{file: NAME, sha256: DIGEST}}", "table")
+        if self._folder is None or Path(file["file"]).name != file["file"]:
+            raise GenotypeError(f"{shown(file['file'])} is no file beside the space's own", "table.file")
+        return (self._folder / file["file"], file["sha256"]), settings
 
     def _read_point(self, point: Any, where: str) -> Point:
         """A point; what it does not say is that of the point it is like, which stands before it."""
@@ -187,8 +194,9 @@ class Space(OpenNames):
         """The space of those of its points that a text leaves.
 
         Args:
-            text: ``values`` of some open names, and the others' own ``open``; whatever else a space has replaces this
-                space's, but for its points, which are not the part's.
+            text: ``values`` of some open names, and the others' own ``open`` (with neither, all stay open as they are);
+                whatever else a space has replaces this space's, but for its points and its table, which are not the
+                part's.
             name: What the part is called.
             folder: Where its file lies.
 
@@ -196,7 +204,8 @@ class Space(OpenNames):
             InputError: An open name has two words or none, or a value that is not one of this space's.
         """
         try:
-            given, left = _object(text, "values"), _object(text, "open")
+            given = _object(text, "values")
+            left = _object(text if text.keys() & {"values", "open"} else self.template.text(), "open")
             for field in ("let", "net"):
                 if field in text:
                     raise GenotypeError("a part of another space has that one's; leave it out", field)
