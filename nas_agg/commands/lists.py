@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nas_agg.commands.options import Format, FormatOption, print_json
 from nas_agg.console import count_text, print_table
+from nas_agg.errors import InputError
+
+if TYPE_CHECKING:
+    from nas_agg.report.papers import Paper
+    from nas_agg.report.runs import Match
+    from nas_agg.report.tables import Grid
 
 
 class TableFormat(StrEnum):
@@ -17,6 +24,14 @@ class TableFormat(StrEnum):
     table = "table"
     json = "json"
     markdown = "markdown"
+
+
+class DataSetName(StrEnum):
+    """The data sets that the papers print results on and that networks can be trained on."""
+
+    cifar10 = "cifar10"
+    cifar100 = "cifar100"
+    imagenet = "imagenet"
 
 
 def spaces(format: FormatOption = Format.table) -> None:
@@ -70,30 +85,67 @@ def points(
 
 def table(
     paper: Annotated[
-        str | None, typer.Argument(help="sparsenet, seqconv, microdense, dsnet or baselines; all if unsaid.")
+        str | None, typer.Argument(help="dsnet, microdense, seqconv, sparsenet or baselines; all if not named.")
+    ] = None,
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN", help="Show the test error of this run's final network beside what is printed; repeatable."
+        ),
+    ] = None,
+    known_as: Annotated[
+        list[DataSetName] | None,
+        typer.Option("--as", help="The data set that npz:PATH or folder:PATH of a run is; repeatable."),
     ] = None,
     format: Annotated[
         TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
     ] = TableFormat.table,
 ) -> None:
-    """The papers' own tables, row by row, beside what the points count."""
-    from nas_agg.report import papers
+    """The papers' tables, row by row: sizes beside what the points count, results beside those of your runs."""
+    from nas_agg.report import papers, runs, tables
 
+    if known_as and not run:
+        raise InputError("--as: only with --run; name a run, or leave this out")
     found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
-    if format is TableFormat.markdown:
-        print("\n".join(map(papers.markdown, found.values())), end="")
-        return
-    counted = {name: [papers.count(row, of) for row in of.rows] for name, of in found.items()}
+    matches: list[runs.Match] = []
+    for path in run or []:
+        same, why = runs.match(runs.read_trained(path, [name.value for name in known_as or []]), found)
+        matches += same
+        if why:
+            print(f"note: {why}", file=sys.stderr)
+    if run and not paper:  # the papers that the runs have a network of
+        found = {name: of for name, of in found.items() if any(one.paper == name for one in matches)}
     if format is TableFormat.json:
-        print_json([{"paper": name} | row.as_dict() for name, rows in counted.items() for row in rows])
-        return
-    for name, rows in counted.items():
-        if name != next(iter(counted)):
-            print()
-        print(f"{name}: {found[name].about} (FLOPs: {papers.FLOPS[found[name].flops]})")
-        print_table(papers.COLUMNS, [row.cells() for row in rows], right=(2, 3, 4, 5))
-        printed = [row for row in rows if row.printed]
-        print(f"{sum(row.agrees for row in printed)} of {len(printed)} printed rows agree")
+        print_json([tables.row_dict(name, of, row, matches) for name, of in found.items() for row in of.rows])
+    elif format is TableFormat.markdown:
+        print("\n".join(tables.markdown(of, matches if run else None) for of in found.values()), end="")
+    else:
+        for number, (name, of) in enumerate(found.items()):
+            print("\n" * (number > 0) + f"{name}: {of.about}")
+            _print_paper(of, matches if run else None)
+
+
+def _print_paper(of: Paper, matches: list[Match] | None) -> None:
+    """Prints the sizes, other readings and results of a paper; with runs the results alone."""
+    from nas_agg.report import counts, tables
+
+    if matches is None:
+        counted = [counts.count(row, of) for row in of.rows]
+        print(f"\nsizes (FLOPs: {counts.FLOPS[of.flops]})")
+        _print_grid(tables.counts_grid(counted))
+        print(counts.summary(counted))
+        readings = tables.readings_grid(of)
+        if readings.rows:
+            print("\nother readings of the paper")
+            _print_grid(readings)
+    results = tables.results_grid(of, matches)
+    if results.rows:
+        print("\nresults (errors in percent)")
+        _print_grid(results)
+
+
+def _print_grid(grid: Grid) -> None:
+    print_table(grid.header, grid.rows, right=grid.right)
 
 
 def searchers(format: FormatOption = Format.table) -> None:

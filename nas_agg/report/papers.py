@@ -1,8 +1,8 @@
-"""The papers' own tables, row by row, beside what the points of the spaces count.
+"""The papers' tables as data: one file per paper in ``printed/``, every number as it is printed.
 
-What a paper prints stands in one file, ``printed.yaml``; what is beside it is counted when it is asked for. A row may
-take another reading of a network: other text for names of its genotype (``with``), another number of classes, or
-another way of counting.
+A paper has ``tables`` and ``rows``. A table names its columns, by data set and metric; a row is a network, with what
+each table prints of it as one string, a value per column (``"26.13 6.65"``, ``-`` where nothing is printed). What is
+beside it is counted (``counts.py``) or trained (``runs.py``) here, never written down.
 """
 
 from __future__ import annotations
@@ -10,54 +10,147 @@ from __future__ import annotations
 import importlib.resources
 import re
 from collections.abc import Mapping
-from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from functools import lru_cache
-from math import prod
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nas_agg.costs import Cost
 from nas_agg.errors import InputError, did_you_mean
-from nas_agg.expansion import expand
-from nas_agg.files import canonical, parse
+from nas_agg.files import parse
 from nas_agg.genotype import Genotype
-from nas_agg.primitives import Norm
 from nas_agg.sources import open_genotype
 
-_FIGURE = re.compile(r"(\d+(?:\.(\d+))?)([MG]?)")
-_UNITS = {"": 1, "M": 10**6, "G": 10**9}
+_VALUE = re.compile(r"-|\d+(\.\d+)?\*?")
 
-#: Ways of counting operations: of a cost, in units of 10**9.
-FLOPS: dict[str, str] = {
-    "macs": "multiply-adds",
-    "2 macs": "2 * multiply-adds",
-    "norms too": "(multiply-adds + 5 operations per output of a batch norm and its ReLU) / 2**30 * 10**9",
+Ways = Literal["macs", "2 macs", "norms too"]
+Data = Literal["cifar10", "cifar10+", "cifar100", "cifar100+", "imagenet", "coco"]
+Metric = Literal[
+    "error", "top-5 error", "accuracy", "top-5 accuracy", "AP.5", "AP.75", "AP", "memory", "time", "inference"
+]
+
+#: Each metric with what stands before and behind a value of it.
+METRICS: dict[Metric, tuple[str, str]] = {
+    "error": ("", ""),  # top-1, in percent
+    "top-5 error": ("top-5 ", ""),
+    "accuracy": ("accuracy ", ""),
+    "top-5 accuracy": ("top-5 accuracy ", ""),
+    "AP.5": ("AP.5 ", ""),
+    "AP.75": ("AP.75 ", ""),
+    "AP": ("AP ", ""),
+    "memory": ("memory ", " MB"),  # per GPU, in training
+    "time": ("time ", " s"),  # per iteration, in training
+    "inference": ("inference ", " ms"),
 }
 
 
-#: The columns of a row; those of numbers are 2 to 5.
-COLUMNS = ("network", "point", "params", "ours", "FLOPs", "ours", "verdict")
+class DataSet(NamedTuple):
+    """A data set of the papers.
+
+    Attributes:
+        label: Its name.
+        input: The images' shape, (channels, height, width); none: networks do not classify it.
+        classes: The number of classes.
+        test: The number of images that errors are measured on.
+    """
+
+    label: str
+    input: tuple[int, int, int] | None = None
+    classes: int = 0
+    test: int = 0
 
 
-class Row(BaseModel):
-    """One row of a paper's table.
+#: The data sets of the papers' columns; a ``+`` after the name is the table's own, for augmented training images.
+DATA_SETS = {
+    "cifar10": DataSet("CIFAR-10", (3, 32, 32), 10, 10_000),
+    "cifar100": DataSet("CIFAR-100", (3, 32, 32), 100, 10_000),
+    "imagenet": DataSet("ImageNet", (3, 224, 224), 1000, 50_000),
+    "coco": DataSet("COCO"),
+}
+
+
+class Result(NamedTuple):
+    """One printed value.
+
+    Attributes:
+        table: The table it stands in.
+        data: The data set.
+        metric: What it is.
+        value: The value as printed; a star is the table's.
+    """
+
+    table: str
+    data: Data
+    metric: Metric
+    value: str
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class Table(_Part):
+    """One table of a paper that holds results.
+
+    Attributes:
+        about: What it shows.
+        columns: The metrics of each data set, in the order of a row's values.
+    """
+
+    about: str
+    columns: dict[Data, tuple[Metric, ...]] = Field(min_length=1)
+
+    def cells(self) -> list[tuple[Data, Metric]]:
+        """The columns, one after another."""
+        return [(data, metric) for data, metrics in self.columns.items() for metric in metrics]
+
+
+class Reading(_Part):
+    """Another reading of a row's network, where the paper does not say which, or another author's figure of it.
+
+    Attributes:
+        about: What is different.
+        point: The point in the place of the row's.
+        with_: Text for names of the point's genotype, in the place of the row's.
+        range: The values of a name, first and last, that give the printed figures.
+        classes: Other classes than the point's.
+        without_norms: Whether the parameters of norms are left out.
+        params: The parameters that somebody else prints of this reading.
+        by: Who that is.
+    """
+
+    about: str
+    point: str | None = None
+    with_: dict[str, Any] = Field(default_factory=dict, alias="with")
+    range: dict[str, tuple[float, float]] = Field(default_factory=dict, max_length=1)
+    classes: int | None = None
+    without_norms: bool = False
+    params: str | None = None
+    by: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.params is None) != (not self.by):
+            raise ValueError(f"'{self.about}': params and by belong together")
+        return self
+
+
+class Row(_Part):
+    """A network of a paper's tables.
 
     Attributes:
         network: What the paper calls it.
         point: The point that it is, ``space/point``; none: it is not reproduced.
-        with_: Other text for names of the point's genotype: another reading of the paper.
-        classes: Other classes than the point's.
+        with_: Text for names of the point's genotype, where the row is no point itself.
+        classes: Other classes than the point's, of the network that is counted.
         params: The parameters as printed, such as ``0.76M``; a whole number is exact.
         flops: The operations as printed, in the paper's own counting.
         without_norms: Whether the paper leaves the parameters of norms out.
         cut: Which figures the paper cuts to its digits instead of rounding them.
-        by: Who prints it, where that is not the paper.
         differs: Why our figures are not the printed ones, one of the paper's reasons; empty: they are.
         note: What else is to be said of the row.
+        printed: The results: a table's name, and the row's values in it.
+        readings: Other readings.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     network: str
     point: str | None = None
@@ -67,123 +160,122 @@ class Row(BaseModel):
     flops: str | None = None
     without_norms: bool = False
     cut: tuple[Literal["params", "flops"], ...] = ()
-    by: str = ""
     differs: str = ""
     note: str = ""
+    printed: dict[str, str] = Field(default_factory=dict)
+    readings: tuple[Reading, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.point is None and (self.with_ or self.differs or self.readings):
+            raise ValueError(f"'{self.network}': only a row with a point has 'with', 'differs' or 'readings'")
+        return self
 
     def genotype(self) -> Genotype | None:
-        """The genotype of this row's reading, or None where there is none.
+        """The network's genotype, or None where there is no point.
 
         Raises:
             InputError: The point, or a name in ``with``, does not exist.
         """
-        if self.point is None:
-            return None
-        genotype = open_genotype(self.point)
-        if self.with_:
-            text = dict(genotype.text())
-            let = dict(text.get("let") or {})
-            for name in self.with_:
-                if name not in let:
-                    raise InputError(f"{self.network}: {self.point} has no name '{name}'{did_you_mean(name, let)}")
-            genotype = Genotype.read(text | {"let": let | self.with_})
-        return genotype.with_task(classes=self.classes)
+        return None if self.point is None else _genotype(self.network, self.point, self.with_, self.classes)
+
+    def genotype_of(self, reading: Reading, end: int = 0) -> Genotype:
+        """The genotype of another reading.
+
+        Args:
+            reading: One of this row's.
+            end: Of a reading with a range: 0 is its first value, 1 its last.
+
+        Raises:
+            InputError: The point, or a name in ``with`` or ``range``, does not exist.
+        """
+        point = reading.point or self.point or ""
+        values = {name: ends[end] for name, ends in reading.range.items()}
+        return _genotype(self.network, point, reading.with_, reading.classes, values)
 
 
-class Paper(BaseModel):
-    """A paper's rows.
+class Paper(_Part):
+    """A paper's tables.
 
     Attributes:
         about: The paper.
-        flops: How it counts operations: a key of `FLOPS`.
+        flops: How it counts operations.
+        tables: Its tables of results, by name.
         reasons: Why a row may differ, by name.
         rows: Its rows, in its order.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     about: str
-    flops: Literal["macs", "2 macs", "norms too"] = "macs"
-    reasons: dict[str, str] = {}
+    flops: Ways = "macs"
+    tables: dict[str, Table] = Field(default_factory=dict)
+    reasons: dict[str, str] = Field(default_factory=dict)
     rows: tuple[Row, ...]
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        seen: set[str] = set()
+        for row in self.rows:
+            if row.network in seen:
+                raise ValueError(f"two rows '{row.network}'")
+            seen.add(row.network)
+            if row.differs and row.differs not in self.reasons:
+                raise ValueError(f"'{row.network}': no reason '{row.differs}'{did_you_mean(row.differs, self.reasons)}")
+            for name, text in row.printed.items():
+                self._check_values(f"'{row.network}'", name, text)
+        return self
 
-class Counted(BaseModel):
-    """A row beside what its network counts.
+    def _check_values(self, where: str, name: str, text: str) -> None:
+        if name not in self.tables:
+            raise ValueError(f"{where}: no table '{name}'{did_you_mean(name, self.tables)}")
+        values, columns = text.split(), self.tables[name].cells()
+        if len(values) != len(columns):
+            raise ValueError(f"{where}: {name} has {len(columns)} columns, not {len(values)}")
+        for value in values:
+            if not _VALUE.fullmatch(value):
+                raise ValueError(f"{where}: {name}: '{value}' is no value such as 26.13, 5.39* or -")
+        if set(values) == {"-"}:
+            raise ValueError(f"{where}: {name} prints nothing")
 
-    Attributes:
-        row: The row.
-        reason: Why it differs, where it does.
-        params: Our parameters, in the row's way of counting.
-        flops: Our operations, in the paper's way of counting.
-        params_agree, flops_agree: Whether they are the printed ones to the printed digits; None: nothing is printed.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    row: Row
-    reason: str
-    params: int | None
-    flops: int | None
-    params_agree: bool | None
-    flops_agree: bool | None
-
-    @property
-    def printed(self) -> bool:
-        """Whether the paper, or whoever is named, prints a figure."""
-        return self.row.params is not None or self.row.flops is not None
-
-    @property
-    def agrees(self) -> bool:
-        """Whether nothing that is printed is contradicted, and there is a network to say so."""
-        return self.params is not None and self.params_agree is not False and self.flops_agree is not False
-
-    @property
-    def verdict(self) -> str:
-        """What is to be said of the row: agreement or the reason why not, and the reading taken."""
-        plain = "not printed" if not self.printed else "agrees" if self.agrees else "differs, and nobody knows why"
-        said = [self.reason or plain]
-        said += [f"printed by {self.row.by}"] * bool(self.row.by) + [self.row.note] * bool(self.row.note)
-        said += [f"{self.row.classes} classes"] * bool(self.row.classes)
-        said += ["norms not counted"] * self.row.without_norms + [
-            f"{' and '.join(self.row.cut)} cut, not rounded"
-        ] * bool(self.row.cut)
-        said += [f"{name}: {v if isinstance(v, str) else canonical(v)}" for name, v in self.row.with_.items()]
-        return "; ".join(said)
-
-    def cells(self) -> list[str]:
-        """The row as people read it; see `COLUMNS`."""
-        row = self.row
-        params = "-" if self.params is None else f"{self.params:,}"
-        flops = "-" if self.flops is None else as_printed(self.flops, row.flops or "0.000G", "flops" in row.cut)
-        return [row.network, row.point or "-", row.params or "-", params, row.flops or "-", flops, self.verdict]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        row = self.row
-        return {
-            "network": row.network,
-            "point": row.point,
-            "with": row.with_,
-            "classes": row.classes,
-            "printed_params": row.params,
-            "params": self.params,
-            "printed_flops": row.flops,
-            "flops": self.flops,
-            "agrees": self.agrees if self.printed else None,
-            "verdict": self.verdict,
-        }
+    def results(self, row: Row) -> list[Result]:
+        """What the paper prints of a row's network, in the order of its tables."""
+        return [
+            Result(name, data, metric, value)
+            for name, table in self.tables.items()
+            if name in row.printed
+            for (data, metric), value in zip(table.cells(), row.printed[name].split(), strict=True)
+            if value != "-"
+        ]
 
 
 @lru_cache(maxsize=1)
 def papers() -> Mapping[str, Paper]:
-    """The papers whose rows are kept, by name."""
-    text = importlib.resources.files("nas_agg.report").joinpath("printed.yaml").read_text(encoding="utf-8")
-    return {name: Paper.model_validate(paper) for name, paper in parse(text, "printed.yaml").items()}
+    """The papers by name; one that has no tables of results of its own comes last."""
+    folder = importlib.resources.files("nas_agg.report").joinpath("printed")
+    texts = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    found = {name: read_paper(text, f"{name}.yaml") for name, text in sorted(texts.items())}
+    return dict(sorted(found.items(), key=lambda item: not item[1].tables))
+
+
+def read_paper(text: str, name: str) -> Paper:
+    """The paper in a text of YAML.
+
+    Args:
+        text: The text.
+        name: What it is called in an error.
+
+    Raises:
+        InputError: It is not a paper's file; the line says where.
+    """
+    try:
+        return Paper.model_validate(parse(text, name, "yaml"))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{name}: {f'{place}: ' if place else ''}{first['msg']}") from None
 
 
 def paper(name: str) -> Paper:
-    """The rows of one paper.
+    """One paper's tables.
 
     Raises:
         InputError: There is none of that name.
@@ -193,66 +285,19 @@ def paper(name: str) -> Paper:
     return papers()[name]
 
 
-def count(row: Row, of: Paper) -> Counted:
-    """Counts the network of a row.
-
-    Args:
-        row: The row.
-        of: The paper it stands in.
-
-    Raises:
-        InputError: The row's reading is not a network.
-    """
-    genotype, reason = row.genotype(), of.reasons[row.differs] if row.differs else ""
-    if genotype is None:
-        return Counted(row=row, reason=reason, params=None, flops=None, params_agree=None, flops_agree=None)
-    cost = Cost(expand(genotype))
-    params = cost.params - (_norms(cost) if row.without_norms else 0)
-    operations = _operations(cost, of.flops)
-    return Counted(
-        row=row,
-        reason=reason,
-        params=params,
-        flops=operations,
-        params_agree=None if row.params is None else as_printed(params, row.params, "params" in row.cut) == row.params,
-        flops_agree=None if row.flops is None else as_printed(operations, row.flops, "flops" in row.cut) == row.flops,
-    )
-
-
-def markdown(of: Paper) -> str:
-    """The rows of a paper as a table in Markdown."""
-    lines = [f"## {of.about}", "", f"FLOPs are {FLOPS[of.flops]}.", ""]
-    rows = [COLUMNS, ["---"] * 2 + ["---:"] * 4 + ["---"], *[count(row, of).cells() for row in of.rows]]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
-def as_printed(figure: int, like: str, cut: bool = False) -> str:
-    """A figure with as many digits, and the unit, of a printed one.
-
-    Args:
-        figure: The figure.
-        like: A figure as a paper prints it: ``0.76M``, ``2.73G``, ``7,978,856``.
-        cut: Whether further digits are cut, not rounded.
-    """
-    match = _FIGURE.fullmatch(like.replace(",", ""))
-    if match is None:
-        raise InputError(f"'{like}' is not a figure such as 0.76M, 2.73G or 7,978,856")
-    rounding = ROUND_DOWN if cut else ROUND_HALF_UP
-    digits = Decimal(1).scaleb(-len(match[2] or ""))
-    shown = (Decimal(figure) / _UNITS[match[3]]).quantize(digits, rounding)
-    return f"{shown:,}{match[3]}" if "," in like else f"{shown}{match[3]}"
-
-
-def _norms(cost: Cost) -> int:
-    return sum(op.params for op in cost.graph.ops if isinstance(op, Norm))
-
-
-def _operations(cost: Cost, way: str) -> int:
-    if way == "2 macs":
-        return cost.flops
-    if way == "norms too":
-        graph = cost.graph
-        outputs = sum(prod(shape) for op, shape in zip(graph.ops, graph.shapes, strict=True) if isinstance(op, Norm))
-        return round((cost.macs + 5 * outputs) / 2**30 * 10**9)
-    return cost.macs
+def _genotype(
+    where: str, point: str, with_: Mapping[str, Any], classes: int | None, values: Mapping[str, Any] | None = None
+) -> Genotype:
+    """A point with other text, and other values, for names of it."""
+    genotype = open_genotype(point)
+    if with_ or values:
+        text = dict(genotype.text())
+        let = dict(text.get("let") or {})
+        for name in with_:
+            if name not in let:
+                raise InputError(f"{where}: {point} has no name '{name}'{did_you_mean(name, let)}")
+        for name in values or {}:
+            if name not in let and name not in with_.values():
+                raise InputError(f"{where}: {point} has no name '{name}'{did_you_mean(name, let)}")
+        genotype = Genotype.read(text | {"let": let | dict(with_) | dict(values or {})})
+    return genotype.with_task(classes=classes)

@@ -159,14 +159,7 @@ class RunFolder:
         """
         if not os.path.lexists(self.best):
             return None
-        remedy = f"remove {self.best} to {'train it again' if tested else 'have it written again'}"
-        if not (self.best / METRICS).is_file():
-            raise InputError(f"{self.best}: not whole, it has no {METRICS}; {remedy}")
-        try:
-            found = _checked(_Tested if tested else _Scored, read(self.best / METRICS))
-        except InputError as error:
-            raise InputError(f"{self.best / METRICS}: {error}; {remedy}") from None
-        return found
+        return read_metrics(self.best, tested)
 
     def close(self) -> None:
         """Let another process write here; what was made for a run that did not begin is removed."""
@@ -201,6 +194,26 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{file}: {error}: no record of a search") from None
     return run
+
+
+def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
+    """The metrics of a final network.
+
+    Args:
+        best: The folder that holds it.
+        tested: Whether it is one that was trained and tested.
+
+    Raises:
+        InputError: The folder is not whole, or its metrics are damaged.
+    """
+    remedy = f"remove {best} to {'train it again' if tested else 'have it written again'}"
+    if not (best / METRICS).is_file():
+        raise InputError(f"{best}: not whole, it has no {METRICS}; {remedy}")
+    try:
+        return _checked(_Tested if tested else _Scored, read(best / METRICS))
+    except InputError as error:
+        why = str(error).removeprefix(f"{best / METRICS}: ")
+        raise InputError(f"{best / METRICS}: {why}; {remedy}") from None
 
 
 class _Part(BaseModel):
@@ -244,10 +257,13 @@ class _Scored(_Part):
 class _Tested(_Part):
     """best/metrics.json of a network that was tested, as far as it is read again."""
 
-    test_accuracy: float
+    test_accuracy: float = Field(ge=0, le=1)
     correct: int
     images: int
-    test_top5_accuracy: float | None = None
+    test_top5_accuracy: float | None = Field(None, ge=0, le=1)
+    epochs: int = 0
+    recipe: str = ""
+    hash: str = ""
 
 
 def _checked(model: type[BaseModel], value: Any) -> dict[str, Any]:

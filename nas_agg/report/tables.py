@@ -1,0 +1,147 @@
+"""The papers' tables as people and machines read them: counts, other readings, and results beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from nas_agg.report.counts import FLOPS, Counted, CountedReading, as_dict, as_printed, count, count_readings, summary
+from nas_agg.report.papers import DATA_SETS, METRICS, Paper, Result, Row
+from nas_agg.report.runs import Match
+
+
+class Grid(NamedTuple):
+    """A table of texts.
+
+    Attributes:
+        header: The columns' names.
+        rows: The cells.
+        right: Which columns hold numbers.
+    """
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    right: tuple[int, ...] = ()
+
+
+def counts_grid(counted: Sequence[Counted]) -> Grid:
+    """What is printed of each network's size beside what it counts here."""
+    header = ("network", "point", "params", "ours", "FLOPs", "ours", "verdict")
+    return Grid(header, [_counts(one) for one in counted], (2, 3, 4, 5))
+
+
+def _counts(counted: Counted) -> list[str]:
+    row = counted.row
+    params = "-" if counted.params is None else f"{counted.params:,}"
+    flops = "-" if counted.flops is None else as_printed(counted.flops, row.flops or "0.000G", "flops" in row.cut)
+    return [row.network, row.point or "-", row.params or "-", params, row.flops or "-", flops, counted.verdict]
+
+
+def readings_grid(of: Paper) -> Grid:
+    """What other readings of the paper count."""
+    rows = [_reading(one) for row in of.rows for one in count_readings(row, of)]
+    return Grid(("network", "another reading", "params", "ours", "verdict"), rows, (2, 3))
+
+
+def _reading(counted: CountedReading) -> list[str]:
+    printed = counted.reading.params or counted.row.params or "-"
+    ours = " to ".join(f"{params:,}" for params in counted.params)
+    return [counted.row.network, counted.about, printed, ours, counted.verdict]
+
+
+def results_grid(of: Paper, matches: Sequence[Match] | None = None) -> Grid:
+    """What is printed of each network on each data set.
+
+    Args:
+        of: The paper.
+        matches: Runs that have trained networks of its rows; none: there are no columns for ours.
+    """
+    header = ("network", "data set", "printed") + (() if matches is None else ("our error", "how it was trained"))
+    rows = []
+    for row in of.rows:
+        for data, results in _by_data(of.results(row)):
+            cells = [row.network, _label(data), printed_text(results)]
+            runs = [one for one in matches or () if one.row is row and one.run.data == data.rstrip("+")]
+            if matches is None:
+                rows.append(cells)
+            elif not runs:
+                rows.append([*cells, "-", "-"])
+            for one in runs:
+                reading = f"; {one.reading}" * bool(one.reading)
+                rows.append([*cells, f"{one.run.error:.2f}", one.run.about + reading])
+    return Grid(header, rows, () if matches is None else (3,))
+
+
+def _by_data(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """The results on each data set, in the order in which these first come."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.data, []).append(result)
+    return list(found.items())
+
+
+def _label(data: str) -> str:
+    name = data.rstrip("+")
+    return DATA_SETS[name].label + data[len(name) :]
+
+
+def printed_text(results: Sequence[Result]) -> str:
+    """Results on one data set as a text: ``25.00 (Table 2), 25.01 (Table 3)``; tables that print the same stand together.
+
+    Args:
+        results: In the order of their tables.
+    """
+    tables: dict[str, list[str]] = {}
+    for table, cells in groupby(results, key=lambda result: result.table):
+        values = [f"{METRICS[cell.metric][0]}{cell.value}{METRICS[cell.metric][1]}" for cell in cells]
+        tables.setdefault(", ".join(values), []).append(table)
+    return "; ".join(f"{values} ({_places(names)})" for values, names in tables.items())
+
+
+def _places(names: Sequence[str]) -> str:
+    numbers = [name.removeprefix("Table ") for name in names]
+    if len(names) == 1 or numbers == list(names):
+        return ", ".join(names)
+    return f"Tables {', '.join(numbers)}"
+
+
+def markdown(of: Paper, matches: Sequence[Match] | None = None) -> str:
+    """All tables of a paper in Markdown."""
+    counted = [count(row, of) for row in of.rows]
+    results, readings = results_grid(of, matches), readings_grid(of)
+    text = f"## {of.about}\n\nFLOPs are {FLOPS[of.flops]}; {summary(counted)}.\n\n{_markdown(counts_grid(counted))}"
+    if readings.rows:
+        text += f"\nOther readings:\n\n{_markdown(readings)}"
+    if results.rows:
+        text += f"\n{legend(of)}\n\n{_markdown(results)}"
+    return text
+
+
+def legend(of: Paper) -> str:
+    """What the results of a paper are."""
+    tables = "; ".join(f"{name}: {table.about}" for name, table in of.tables.items())
+    return f"Results, errors in percent. {tables}."
+
+
+def _markdown(grid: Grid) -> str:
+    rule = ["---:" if i in grid.right else "---" for i in range(len(grid.header))]
+    rows = [list(grid.header), rule, *grid.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+
+
+def row_dict(name: str, of: Paper, row: Row, matches: Sequence[Match]) -> dict[str, Any]:
+    """All that is known of a row as plain JSON values."""
+    readings = [
+        {
+            "about": one.about,
+            "printed_params": one.reading.params or row.params,
+            "params": list(one.params),
+            "agrees": one.agrees,
+            "printed_by": one.reading.by or None,
+        }
+        for one in count_readings(row, of)
+    ]
+    runs = [one.run.as_dict() | {"reading": one.reading} for one in matches if one.row is row]
+    results = [result._asdict() for result in of.results(row)]
+    return {"paper": name} | as_dict(count(row, of)) | {"results": results, "readings": readings, "runs": runs}
