@@ -13,12 +13,14 @@ from itertools import groupby
 from typing import NamedTuple
 
 from nas_agg.graph import MAX_READS, Graph
-from nas_agg.primitives import Primitive
+from nas_agg.primitives import Dropout, Primitive
 
 #: What an operation reads: tensor and label. The label of an input among others is how often it is read, from 1, if
-#: the order is without meaning, else -1 minus its place.
+#: the order is without meaning, else -1 minus its place; of weights that several operations have it is 0.
 Reads = tuple[tuple[int, int], ...]
 
+#: Operations of which those that are nested are one.
+_NESTED = ("add", "product")
 _HEAD = b"nas_agg 1"
 
 
@@ -80,6 +82,10 @@ def blind_tensors(graph: Graph) -> list[bool]:
 
 def _absorbs(graph: Graph, blind: list[bool], reader: int) -> bool:
     op = graph.ops[reader]
+    if op.symmetric:
+        return True
+    if reader in graph.shared:  # its weights are for other channels too
+        return False
     if op.mixing:
         return True
     if not (op.channelwise and blind[reader]):
@@ -97,6 +103,8 @@ def gate_chain(graph: Graph, mul: int) -> list[int]:
     while len(graph.readers[tensor]) == 1:
         chain.append(tensor)
         op = graph.ops[tensor]
+        if tensor in graph.shared:
+            break
         if op.mixing:
             return chain
         if not op.channelwise or len(graph.inputs[tensor]) != 1:
@@ -135,7 +143,11 @@ def _operations(graph: Graph, blind: list[bool]) -> tuple[list[int], dict[int, R
             row = tuple(sorted(counts.items()))
         else:
             row = tuple([(same[source], -1 - place) for place, source in enumerate(graph.inputs[i])])
-        if not op.stateful and op.word != "dropout":  # two of these that read alike are one
+        if i in graph.shared:  # they read what stands for their weights
+            weights = len(graph) + graph.shared[i]
+            reads[weights], digests[weights] = (), _digest(b"weights", graph.shapes[0], [], False)
+            row = (*row, (weights, 0))
+        if not op.stateful and not isinstance(op, Dropout):  # two of these that read alike are one
             first = known.setdefault((kind, row), i)
             if first != i:
                 same.append(first)
@@ -160,21 +172,25 @@ def _digest(kind: bytes, shape: tuple[int, int, int], below: list[tuple[bytes, i
 
 
 def _sums(graph: Graph) -> tuple[dict[int, Counter[int]], set[int]]:
-    """The terms of each sum, nested sums taken apart, and the sums that only sums read."""
+    """The terms of each sum or product, nested ones taken apart, and those that only their like read."""
     sums: dict[int, Counter[int]] = {}
     work = 0
     for i, op in enumerate(graph.ops):
-        if op.word == "add":
+        if op.word in _NESTED:
             terms: Counter[int] = Counter()
             for source in graph.inputs[i]:
-                nested = sums.get(source)
+                nested = sums.get(source) if graph.ops[source].word == op.word else None
                 work += len(nested) if nested else 1
                 if work > MAX_READS:  # too much to take apart: all sums stay as they are
                     return {}, set()
                 for term, count in nested.items() if nested else ((source, 1),):
                     terms[term] += count
             sums[i] = terms
-    gone = {i for i in sums if i != graph.output and all(reader in sums for reader in graph.readers[i])}
+    gone = {
+        i
+        for i in sums
+        if i != graph.output and all(graph.ops[reader].word == graph.ops[i].word for reader in graph.readers[i])
+    }
     return sums, gone
 
 

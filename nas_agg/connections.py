@@ -17,7 +17,7 @@ from nas_agg.graph import Graph
 
 _NODE = re.compile(r"\.(\d+)\.unit(?=\.|$)")
 # Whose projections and gates are no layers. A step may be called `output` too.
-_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.(match|gates|norms|weights)(\.|$)|$)")
+_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.(each|match|gates|norms|weights)(\.|$)|$)")
 MOST = 3_000_000  # connections that gradient paths are worked out for
 _LAYERS = ("conv", "linear", "maxpool", "avgpool")
 

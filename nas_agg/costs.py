@@ -49,7 +49,9 @@ class Cost:
     @cached_property
     def params(self) -> int:
         """Trainable numbers."""
-        return sum(op.params for op in self.graph.ops if op.stateful)
+        graph = self.graph
+        found = sum(op.params for op in graph.ops if op.stateful)
+        return found - sum(graph.ops[i].params for i, first in graph.shared.items() if i != first)
 
     @cached_property
     def macs(self) -> int:

@@ -121,6 +121,7 @@ class Gather(Model):
 
     pattern: PatternText = "previous"
     operator: OperatorText = "sum"
+    each: Unit | StrictStr | None = None
     norm: Annotated[StrictStr, Choice(SOURCE_NORMS)] | None = None
     weight: Flag | None = None
     start: Annotated[Number, START] = "1/k"

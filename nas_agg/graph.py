@@ -28,7 +28,8 @@ class Graph:
         ops: The operation that makes each tensor; the first is the image.
         inputs: The tensors that each operation reads.
         shapes: ``(channels, height, width)`` of each tensor.
-        paths: Where each operation stands: the name of its parameters, if it has any.
+        paths: Where each operation stands: the name of its parameters, if it has any. Operations of one path have their
+            parameters in common.
         output: The tensor of logits, ``(classes, 1, 1)``.
         notes: What a user may want to know of the expansion.
     """
@@ -57,6 +58,16 @@ class Graph:
         for reader, inputs in enumerate(self.inputs):
             for source in inputs:
                 found[source].append(reader)
+        return found
+
+    @cached_property
+    def shared(self) -> dict[int, int]:
+        """Of the operations that have a path in common, and so their weights, each with the first of them."""
+        first: dict[str, int] = {}
+        found: dict[int, int] = {}
+        for i, (op, path) in enumerate(zip(self.ops, self.paths, strict=True)):
+            if op.stateful and path and (at := first.setdefault(path, i)) != i:
+                found[at] = found[i] = at
         return found
 
     def digraph(self) -> networkx.DiGraph:

@@ -19,9 +19,13 @@ from nas_agg.primitives import (
     MAX_SIDE,
     Act,
     AvgPool,
+    ChannelMax,
+    ChannelMean,
     Conv,
     Dropout,
+    DropPath,
     Gap,
+    Gmp,
     Linear,
     MaxPool,
     Mul,
@@ -29,6 +33,7 @@ from nas_agg.primitives import (
     Pad,
     Scale,
     Shuffle,
+    Times,
 )
 from nas_agg.vocabulary import Bounds, Choice, Flag, Number, Word, registry
 
@@ -173,6 +178,28 @@ class GapLayer(Layer):
         return tape.add(Gap(values["gap"]), x)
 
 
+class GmpLayer(Layer):
+    """Adaptive max pooling to size x size (default 1: global)."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gmp",)
+    key: ClassVar[str] = "gmp"
+    gmp: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Gmp(values["gmp"]), x)
+
+
+class ChannelPool(Layer):
+    """The mean or the largest value over all channels: a map of one channel."""
+
+    bare: ClassVar[tuple[str, ...]] = ("channel-mean", "channel-max")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(ChannelMean() if word == "channel-mean" else ChannelMax(), x)
+
+
 class LinearLayer(Layer):
     """A linear layer with bias on the flattened map."""
 
@@ -211,6 +238,17 @@ class ScaleLayer(Layer):
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
         return tape.add(Scale(tape.shapes[x][0]), x)
+
+
+class TimesLayer(Layer):
+    """Times a fixed number; 1 is nothing."""
+
+    key: ClassVar[str] = "times"
+    times: Annotated[Number, Bounds(-1000, 1000, "a factor", fraction=True)]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return x if values["times"] == 1 else tape.add(Times(float(values["times"])), x)
 
 
 class SliceLayer(Layer):
@@ -267,7 +305,20 @@ class DropoutLayer(Layer):
         return tape.add(Dropout(float(values["dropout"]), values["channels"]), x) if values["dropout"] else x
 
 
+class DropPathLayer(Layer):
+    """Stochastic depth in training: drops the whole map of an image (Huang et al. 2016)."""
+
+    key: ClassVar[str] = "drop-path"
+    rate: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)] = Field(alias="drop-path")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        rate = values["drop-path"]
+        return tape.add(DropPath(float(rate)), x) if rate else x
+
+
 LAYERS = registry(
-    NormLayer, GroupNorm, Activation, ConvLayer, MaxPoolLayer, AvgPoolLayer, GapLayer, LinearLayer, SqueezeExcitation,
-    ScaleLayer, SliceLayer, PadLayer, ShuffleLayer, DropoutLayer,
+    NormLayer, GroupNorm, Activation, ConvLayer, MaxPoolLayer, AvgPoolLayer, GapLayer, GmpLayer, ChannelPool,
+    LinearLayer, SqueezeExcitation, ScaleLayer, TimesLayer, SliceLayer, PadLayer, ShuffleLayer, DropoutLayer,
+    DropPathLayer,
 )  # fmt: skip

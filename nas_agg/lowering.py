@@ -13,7 +13,7 @@ from math import prod
 from typing import NamedTuple
 
 from nas_agg.graph import Graph
-from nas_agg.primitives import ACTIVATIONS, Act, AvgPool, Conv, Dropout, Gap, Norm, Primitive, Shape
+from nas_agg.primitives import ACTIVATIONS, Act, AvgPool, Conv, Dropout, DropPath, Gap, Norm, Primitive, Shape
 
 #: plain keeps what eager PyTorch keeps; lean keeps convolutions' outputs; leanest builds bottlenecks' 1x1 again too.
 MEMORY = ("plain", "lean", "leanest")
@@ -21,8 +21,10 @@ MEMORY = ("plain", "lean", "leanest")
 FLOAT = 4  # bytes
 PIECE = 12  # operations that a piece has at least
 
-_CHEAP = frozenset({"norm", "act", "cat", "slice", "pad", "scale", "mul", "shuffle", "dropout"})
-_SHAPE_ONLY = frozenset({"avgpool", "gap", "dropout"})  # their backward needs no value
+_CHEAP = frozenset(
+    {"norm", "act", "cat", "slice", "pad", "scale", "mul", "product", "times", "shuffle", "dropout", "drop-path"}
+)
+_SHAPE_ONLY = frozenset({"avgpool", "gap", "dropout", "drop-path"})  # their backward needs no value
 _WEIGHTED = frozenset({"conv", "linear", "scale"})  # they need their input for their weight's gradient alone
 
 
@@ -386,6 +388,8 @@ def size(shapes: Sequence[Shape], tensors: Iterable[int]) -> int:
 
 def _extra(op: Primitive, shape: Shape) -> int:
     """Bytes an image that an operation keeps besides tensors: masks, statistics of an image."""
+    if isinstance(op, DropPath):
+        return FLOAT
     if isinstance(op, Dropout):
         return FLOAT * shape[0] if op.channels else prod(shape)
     return 2 * FLOAT * op.groups if isinstance(op, Norm) else 0

@@ -439,20 +439,39 @@ class Names:
         kind: type[Operator] = operator.kind  # type: ignore[assignment]
         norm = kind.norm if value.norm is None else self.chosen(value.norm, f"{where}.norm", _NORM)
         weight = kind.weight if value.weight is None else self.flag(value.weight, f"{where}.weight")
+        each = None if value.each is None else self.inner(value.each, f"{where}.each", bound)
         start = self.start(value, weight, where, bound)
         match = value.match
         if match is not None and match != "skip":
             if isinstance(match, str) and self.genotype.let.get(match) == "skip":
                 match = "skip"
             else:
-                match = self.unit(match, f"{where}.match", bound)
-                if match.joins:
-                    raise GenotypeError("a 'match' has no shortcut to join", join_place(match))
+                match = self.inner(match, f"{where}.match", bound)
                 if "l" in match.free:
                     raise GenotypeError("a 'match' is shared by its readers and sees no 'l'", f"{where}.match")
         raw = self.flag(value.raw, f"{where}.raw")
-        size = 1 + pattern.size + operator.size + (match.size if isinstance(match, Sequence) else 0)
-        return made(Gather, where, pattern, operator, norm, weight, start, match, raw, size)
+        size = 1 + pattern.size + operator.size + (each.size if each else 0)
+        size += match.size if isinstance(match, Sequence) else 0
+        return made(
+            Gather,
+            where,
+            pattern,
+            operator,
+            each if each and each.steps else None,
+            norm,
+            weight,
+            start,
+            match,
+            raw,
+            size,
+        )
+
+    def inner(self, value: Any, where: str, bound: frozenset[str]) -> Sequence:
+        """A unit of a gather, which no shortcut joins."""
+        unit = self.unit(value, where, bound)
+        if unit.joins:
+            raise GenotypeError(f"a '{where.rpartition('.')[2]}' has no shortcut to join", join_place(unit))
+        return unit
 
     def start(self, value: text.Gather, weight: bool, where: str, bound: frozenset[str]) -> Number | None:
         """The first value of a gather's weights, if it has any; its own name for the number of sources wins."""

@@ -14,7 +14,7 @@ from nas_agg.layers import norm_groups
 from nas_agg.operators import Operator, Sum
 from nas_agg.parts import SOURCES, Aggregate, Gather, Sequence
 from nas_agg.patterns import Edges
-from nas_agg.primitives import Scale, Shape, text
+from nas_agg.primitives import Primitive, Scale, Shape, text
 from nas_agg.scopes import Own
 
 if TYPE_CHECKING:
@@ -250,17 +250,40 @@ class Nodes:
         asked = list(sources)
         sources = list(asked)
         self.tape.spend(len(sources))
+        features = self.passed(gather, asked, scope, path) if gather.each else self.features
         if not join:
             if gather is self.aggregate.reads:
                 self.read.update(sources)
             if position - 1 in sources:
-                main = self.features[position - 1]
+                main = features[position - 1]
                 sources.remove(position - 1)
         role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
-        tensors = self.fitted(gather, role, sources, main, values, path) if sources else []
+        tensors = [(i, features[i]) for i in sources]
+        tensors = self.fitted(gather, role, tensors, main, values, path) if sources else []
         found = self.joined(gather, tensors, main, values, scope, path) if tensors else main
         self.gathered(Gathered(gather, position, join, scope, path, asked, main, tensors, values, found))
         return found
+
+    def passed(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
+        """The features behind `each`: written at one path for all, so that they have its weights in common."""
+        tape, found = self.tape, {}
+        weights: dict[str, Primitive] = {}
+        for source in sources:
+            begin = len(tape.ops)
+            found[source] = self.each(gather, source, scope, path)
+            for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
+                if op.stateful and weights.setdefault(place, op) != op:
+                    shapes = [text(tape.shapes[self.features[i]]) for i in (sources[0], source)]
+                    raise GenotypeError(
+                        f"the same weights are wanted for all, and feature {sources[0]} is {shapes[0]}, "
+                        f"feature {source} is {shapes[1]}",
+                        f"{gather.where}.each",
+                    )
+        return found
+
+    def each(self, gather: Gather, source: int, scope: Scope, path: str) -> int:
+        """One feature behind `each`."""
+        return self.run_.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
 
     def gathered(self, found: Gathered) -> None:
         """Is told what each position gathered; for those who look on."""
@@ -290,12 +313,13 @@ class Nodes:
             raise placed(error, gather.where) from None
 
     def fitted(
-        self, gather: Gather, role: str, sources: list[int], main: int | None, values: dict, path: str
+        self, gather: Gather, role: str, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str
     ) -> list[tuple[int, int]]:
         """Each source's raw form if so said, and through `match` where it does not fit."""
         tape = self.tape
         tape.path = path
-        tensors = [(i, tape.raw(self.features[i]) if gather.raw else self.features[i]) for i in sources]
+        if gather.raw:
+            tensors = [(i, tape.raw(tensor)) for i, tensor in tensors]
         target = tape.shapes[main if main is not None else tensors[-1][1]]
         if all(
             gather.how.fits(shape, target, len(tensors) == 1, **values)

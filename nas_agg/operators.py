@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import StrictStr
 
 from nas_agg.errors import GenotypeError
-from nas_agg.primitives import MAX_CHANNELS, Act, Add, Conv, Gap, Mean, Mul, Shape
+from nas_agg.primitives import MAX_CHANNELS, Act, Add, Conv, Gap, Mean, Mul, Product, Shape, broadcasts
 from nas_agg.vocabulary import Bounds, Choice, Number, Word, registry
 
 if TYPE_CHECKING:
@@ -98,6 +98,28 @@ class Gated(Sum):
         return tape.add(Mul(), source, tape.add(Act("sigmoid"), gate, at=f"{at}.sigmoid"), at=at)
 
 
+class ProductOf(Operator):
+    """The product, element by element (Highway networks, CBAM); a gate of one channel or one pixel goes with all."""
+
+    bare: ClassVar[tuple[str, ...]] = ("product",)
+
+    @staticmethod
+    def fits(source: Shape, main: Shape, alone: bool, **values: Any) -> bool:
+        return broadcasts(source, main)
+
+    @staticmethod
+    def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
+        found, *others = _all(sources, main)
+        if len(others) == 1:  # a channel's gate is written as in `se`, which is the same network
+            for x, gate in ((found, others[0]), (others[0], found)):
+                shape = tape.shapes[x]
+                if tape.shapes[gate] == (shape[0], 1, 1) != shape:
+                    return tape.add(Mul(), x, gate)
+        for other in others:
+            found = tape.add(Product(), found, other)
+        return found
+
+
 class Concat(Operator):
     """The channels one after another (DenseNet)."""
 
@@ -160,7 +182,7 @@ class Mixed(Operator):
         return tape.cat(parts)
 
 
-OPERATORS = registry(Sum, Weighted, MeanOf, Gated, Concat, Mixed)
+OPERATORS = registry(Sum, Weighted, MeanOf, Gated, ProductOf, Concat, Mixed)
 START = Bounds(-1000, 1000, "the start of a weight", fraction=True)
 #: Norms of a source, without affine: the groups of a map of c channels (0: batch norm).
 SOURCE_NORMS = ("gn", "ln", "in", "bn", "none")

@@ -185,6 +185,7 @@ class Gather:
     where: str
     pattern: WordUse
     operator: WordUse
+    each: Sequence | None
     norm: str
     weight: bool
     start: Number | None
@@ -344,6 +345,8 @@ def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
         n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names
     }
     match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
+    if gather.each:
+        own |= set(gather.each.free)
     if gather.start:
         own |= set(gather.start.expression.names) - {SOURCES}
     return own, match - {"w", "s"}

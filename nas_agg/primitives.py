@@ -7,6 +7,7 @@ module it is (``module``) or the expression it is (``call``), and the compiler b
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from math import prod
 from typing import Any, ClassVar, NamedTuple
 
 from nas_agg.errors import GenotypeError
@@ -43,6 +44,8 @@ class Primitive:
     channelwise: bool = False
     #: Every output sees every input channel through a weight, so that the input's order is a matter of weights.
     mixing: bool = False
+    #: Its output is the same for every order of its input's channels.
+    symmetric: ClassVar[bool] = False
     #: Whether the order of its inputs is without meaning.
     commutes: ClassVar[bool] = False
     #: The output is a view on the input's memory.
@@ -267,10 +270,9 @@ class AvgPool(MaxPool):
 
 
 @dataclass(frozen=True, slots=True)
-class Gap(Primitive):
-    """Adaptive average pooling to size x size; 1 is global average pooling."""
+class AdaptivePool(Primitive):
+    """Pooling to size x size, whatever the map's size; 1 is global pooling."""
 
-    word: ClassVar[str] = "gap"
     channelwise: ClassVar[bool] = True  # type: ignore[misc]
     size: int
 
@@ -280,11 +282,58 @@ class Gap(Primitive):
             raise GenotypeError(f"a map of {h}x{w} cannot be pooled to {self.size}x{self.size}, which is larger")
         return c, self.size, self.size
 
+
+@dataclass(frozen=True, slots=True)
+class Gap(AdaptivePool):
+    """Adaptive average pooling."""
+
+    word: ClassVar[str] = "gap"
+
     def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
         return Kept(inputs=(0,)) if grads[0] and self.size > 1 else Kept()
 
     def call(self, target: str, *inputs: str) -> str:
         return f"F.adaptive_avg_pool2d({inputs[0]}, {self.size})"
+
+
+@dataclass(frozen=True, slots=True)
+class Gmp(AdaptivePool):
+    """Adaptive max pooling."""
+
+    word: ClassVar[str] = "gmp"
+
+    def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
+        return Kept(inputs=(0,), image=8 * prod(shapes[-1])) if grads[0] else Kept()
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"F.adaptive_max_pool2d({inputs[0]}, {self.size})"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMean(Primitive):
+    """The mean over all channels, at each place of the map."""
+
+    word: ClassVar[str] = "channel-mean"
+    symmetric: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        return 1, *inputs[0][1:]
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"{inputs[0]}.mean(1, keepdim=True)"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelMax(ChannelMean):
+    """The largest value over all channels, at each place of the map."""
+
+    word: ClassVar[str] = "channel-max"
+
+    def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
+        return Kept(inputs=(0,), output=True) if grads[0] else Kept()
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"{inputs[0]}.amax(1, keepdim=True)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +402,43 @@ class Mul(Primitive):
 
     def call(self, target: str, *inputs: str) -> str:
         return f"{inputs[0]} * {inputs[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Product(Primitive):
+    """The product of two inputs; where one has a single channel, row or column, it goes with all of the other's."""
+
+    word: ClassVar[str] = "product"
+    commutes: ClassVar[bool] = True
+
+    def shape(self, *inputs: Shape) -> Shape:
+        a, b = inputs
+        if not broadcasts(a, b):
+            raise GenotypeError(f"a product needs sizes that are equal or 1, not {text(a)} and {text(b)}")
+        return max(a[0], b[0]), max(a[1], b[1]), max(a[2], b[2])
+
+    def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
+        return Kept(inputs=tuple(i for i in (0, 1) if grads[1 - i]))
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"{inputs[0]} * {inputs[1]}"
+
+
+def broadcasts(a: Shape, b: Shape) -> bool:
+    """Whether two shapes have a product: in each dimension they are equal, or one of them is 1."""
+    return all(m == n or 1 in (m, n) for m, n in zip(a, b, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Times(Primitive):
+    """The input times a fixed number."""
+
+    word: ClassVar[str] = "times"
+    channelwise: ClassVar[bool] = True  # type: ignore[misc]
+    factor: float
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"{inputs[0]} * {self.factor!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -460,7 +546,7 @@ class Dropout(Primitive):
     word: ClassVar[str] = "dropout"
     channelwise: ClassVar[bool] = True  # type: ignore[misc]
     rate: float
-    channels: bool
+    channels: bool = False
 
     def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
         c, h, w = shapes[0]
@@ -468,6 +554,22 @@ class Dropout(Primitive):
 
     def call(self, target: str, *inputs: str) -> str:
         return f"F.dropout{'2d' if self.channels else ''}({inputs[0]}, {self.rate!r}, self.training)"
+
+
+@dataclass(frozen=True, slots=True)
+class DropPath(Dropout):
+    """Stochastic depth: drops the map of an image in training, and scales those that stay by 1 / (1 - rate)."""
+
+    word: ClassVar[str] = "drop-path"
+
+    def kept(self, grads: tuple[bool, ...], *shapes: Shape) -> Kept:
+        return Kept(image=4) if grads[0] else Kept()
+
+    def call(self, target: str, *inputs: str) -> str:
+        return f"F.dropout3d({inputs[0]}[None], {self.rate!r}, self.training)[0]"  # images as if they were channels
+
+    def arguments(self) -> tuple:
+        return (self.rate,)
 
 
 def text(shape: Shape) -> str:

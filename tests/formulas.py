@@ -47,7 +47,7 @@ class _Formula:
                 return f"{self.letters[i]}({inputs[0]})"
             case "add":
                 return f"({' + '.join(inputs)})"
-            case "mul":
+            case "mul" | "product":
                 return f"({' * '.join(inputs)})"
             case "cat":
                 return f"[{', '.join(inputs)}]"

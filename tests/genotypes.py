@@ -24,6 +24,7 @@ def random_genotype(
     classes: int = 5,
     depth: int = 2,
     most_ops: int = 150,
+    later_words: bool = True,
 ) -> dict[str, Any]:
     """A random small genotype that is a network.
 
@@ -35,15 +36,54 @@ def random_genotype(
         classes: Number of classes.
         depth: How deep aggregates may nest.
         most_ops: Larger networks are drawn again.
+        later_words: Whether every second network has words that were added to the language later. They draw from
+            numbers of their own, so that a seed's network is otherwise what it was.
     """
     while True:
         drawn = _Drawn(rng, depth).genotype(image, classes)
-        try:
-            graph = expand(Genotype.read(drawn))
-        except GenotypeError:
-            continue
-        if len(graph) <= most_ops and max(channels for channels, _, _ in graph.shapes) <= 256:
-            return drawn
+        if _is_network(drawn, most_ops):
+            break
+    further = random.Random(repr(drawn))
+    for _ in range(4 * (later_words and further.random() < 0.5)):
+        if _is_network(made := _with_later_words(further, drawn), most_ops):
+            return made
+    return drawn
+
+
+def _is_network(drawn: dict[str, Any], most_ops: int) -> bool:
+    try:
+        graph = expand(Genotype.read(drawn))
+    except GenotypeError:
+        return False
+    return len(graph) <= most_ops and max(channels for channels, _, _ in graph.shapes) <= 256
+
+
+def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, Any]:
+    """A genotype with starts, products, shared units and further layers strewn in."""
+    made = deepcopy(drawn)
+    eaches = (["bn", "relu"], [{"conv": 1, "out": "c"}], [{"conv": 3, "out": "c", "bias": True}, "ln", "sigmoid"])
+    layers = (
+        {"times": "1/3"},
+        {"times": -1},
+        {"drop-path": 0.25},
+        "gmp",
+        {"gmp": "max(1, h//2)"},
+        "channel-mean",
+        "channel-max",
+    )
+    for step in list(_aggregates(made)):
+        for gather in [step[field] for field in ("reads", "shortcut", "output") if field in step]:
+            if gather.get("weight", gather["operator"] == "weighted") is True and rng.random() < 0.5:
+                gather["start"] = rng.choice((1, 0.5, "2/k", "1/(k + 1)"))
+            if gather["operator"] in ("sum", "mean", "concat") and rng.random() < 0.3:
+                gather["operator"] = "product"
+            if rng.random() < 0.2:
+                gather["each"] = deepcopy(rng.choice(eaches))
+        for unit in (step["unit"],) if "unit" in step else step["units"]:
+            if rng.random() < 0.5:
+                layer = {"drop-path": "0.5*l/(n + 1)"} if rng.random() < 0.3 else deepcopy(rng.choice(layers))
+                unit.insert(rng.randint(0, len(unit)), layer)
+    return made
 
 
 class _Drawn:
@@ -273,7 +313,12 @@ def rewritten(rng: random.Random, graph: Graph) -> Graph:
             if ops[i].word == "add" and ops[source].word == "add" and rng.random() < 0.3:
                 inputs[i] = [*row[:k], *row[k + 1 :], *inputs[source]]
                 break
-    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, [""] * len(ops), graph.output))
+    return renamed(
+        rng,
+        Graph(
+            ops, [tuple(row) for row in inputs], shapes, [*graph.paths, *[""] * (len(ops) - len(graph))], graph.output
+        ),
+    )
 
 
 def renamed(rng: random.Random, graph: Graph) -> Graph:
@@ -292,11 +337,16 @@ def renamed(rng: random.Random, graph: Graph) -> Graph:
             if not left[reader]:
                 ready.append(reader)
     place = {i: k for k, i in enumerate(order)}
+    named = {i: f"part{rng.randrange(3)}.op{place[i]}" for i in order}
+    first: dict[int, int] = {}  # operations with weights in common keep them
+    for i in order:
+        if i in graph.shared:
+            named[i] = named[first.setdefault(graph.shared[i], i)]
     return Graph(
         [graph.ops[i] for i in order],
         [tuple(place[source] for source in graph.inputs[i]) for i in order],
         [graph.shapes[i] for i in order],
-        [f"part{rng.randrange(3)}.op{place[i]}" for i in order],
+        [named[i] for i in order],
         place[graph.output],
     )
 
@@ -310,7 +360,7 @@ def shuffled(rng: random.Random, graph: Graph) -> Graph:
 
 def nearly(rng: random.Random, graph: Graph) -> Graph:
     """Almost the same network, or the same: another source, or an operation elsewhere, done twice or done once."""
-    ops, shapes = list(graph.ops), list(graph.shapes)
+    ops, shapes, paths = list(graph.ops), list(graph.shapes), list(graph.paths)
     inputs = [list(row) for row in graph.inputs]
     kinds = ["reroute", "swap", "split", "merge"]
     rng.shuffle(kinds)
@@ -318,9 +368,10 @@ def nearly(rng: random.Random, graph: Graph) -> Graph:
         if kind == "reroute":
             _reroute(rng, shapes, inputs)
         elif kind == "swap":
-            _swap(rng, ops, shapes, inputs)
+            _swap(rng, ops, shapes, inputs, paths)
         elif kind == "split":
             _split(rng, ops, shapes, inputs)
+            paths += [""] * (len(ops) - len(paths))
         else:
             _merge(rng, ops, inputs)
     shape_of = [
@@ -328,7 +379,7 @@ def nearly(rng: random.Random, graph: Graph) -> Graph:
         for i, (op, row) in enumerate(zip(ops, inputs, strict=True))
     ]
     assert shape_of == shapes
-    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, [""] * len(ops), graph.output))
+    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, paths, graph.output))
 
 
 def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
@@ -345,7 +396,7 @@ def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
         inputs[i][k] = source
 
 
-def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:
+def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]], paths: list[str]) -> None:
     """Two neighbouring operations change places."""
     pairs = [
         (row[0], i)
@@ -354,7 +405,7 @@ def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) 
     ]
     if pairs:
         a, b = rng.choice(pairs)
-        ops[a], ops[b] = ops[b], ops[a]
+        ops[a], ops[b], paths[a], paths[b] = ops[b], ops[a], paths[b], paths[a]
 
 
 def _split(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:

@@ -65,6 +65,8 @@ def test_what_is_kept_for_backward_by_hand() -> None:
         ("gn", one + 2 * 4 * 4), ("ln", one + 2 * 4), ("scale", one),
         ({"dropout": 0.5}, one), ({"dropout": 0.5, "channels": True}, 4 * 4),
         ({"maxpool": 2}, one + 8 * 4 * 16), ({"avgpool": 2}, one), ({"shuffle": 2}, 0), ({"pad": 6}, 8), ("gap", 0),
+        ({"times": 2}, 0), ({"drop-path": 0.5}, 4), ("gmp", one + 8 * 4), ("channel-mean", 4 * (1 - 4)),
+        ("channel-max", one + 4 * 64 + 4 * (1 - 4)),
     ]:  # fmt: skip
         assert costs(CONV | {"out": 4}, layer).activation_bytes_train - conv.activation_bytes_train == further, layer
     # Each tensor once: relu's output serves relu and the conv behind it.

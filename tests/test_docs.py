@@ -50,8 +50,8 @@ def ids(texts: Any) -> list[str]:
 
 
 def test_blocks_are_found() -> None:
-    assert len(GENOTYPES) == 14 and len(SPACES) == 1
-    assert len(WRITTEN) == 15, "every YAML or JSON block is a complete genotype or space"
+    assert len(GENOTYPES) == 16 and len(SPACES) == 1
+    assert len(WRITTEN) == 17, "every YAML or JSON block is a complete genotype or space"
 
 
 @pytest.mark.parametrize("text", GENOTYPES, ids=ids(GENOTYPES))

@@ -30,6 +30,7 @@ READS = [
         "gated",
         "((x * sigmoid(d(gap(x)))) + (a(x) * sigmoid(e(gap(a)))) + c(((x * sigmoid(b(gap(x)))) + a)))",
     ),
+    ("product", "((x * a(x)) * b((x * a)))"),
     ({"mixed": 0}, "[x, a(x), b([x, a])]"),
     ({"mixed": 4}, "[(x + b((x + a(x)))), a]"),
     (
@@ -65,6 +66,30 @@ def test_what_joins_as_a_shortcut() -> None:
         ),
     ]:
         assert two({"operator": operator}, "shortcut") == said
+
+
+def test_a_product_takes_gates_of_one_channel_or_one_pixel() -> None:
+    for gate, said in [
+        (["gap", "sigmoid"], "(x * sigmoid(gap(x)))"),
+        (["channel-mean"], "(channel-mean(x) * x)"),
+        ([{"slice": 1}], "(x{0:1} * x)"),
+        ([CONV], "(a(x) * x)"),
+    ]:
+        branches = {"units": [gate, []], "growth": 4, "reads": {"pattern": "input"}}
+        assert formula({**branches, "output": {"pattern": "nodes", "operator": "product"}}) == said
+    with pytest.raises(GenotypeError, match="a product needs sizes that are equal or 1, not 4x8x8 and 3x8x8"):
+        three = {"units": [[], [{"slice": 3}], [{"slice": 1}]], "reads": {"pattern": "input"}}
+        formula({**three, "output": {"pattern": "nodes", "operator": "product"}})
+
+
+def test_each_stands_ahead_of_all_else_and_is_written_once() -> None:
+    gather = {"pattern": "dense", "each": [CONV, "relu"], "operator": "weighted", "norm": "none"}
+    net = {"nodes": 1, "growth": 4, "unit": [{"conv": 3}], "output": gather}
+    assert formula(net) == "(scale(relu(b(x))) + relu(c(a(x))))"
+    graph = graph_of(net)
+    paths = [path for op, path in zip(graph.ops, graph.paths, strict=True) if op.word == "conv"]
+    assert paths == ["aggregate.0.unit.conv", "aggregate.output.each.conv", "aggregate.output.each.conv"]
+    assert formula({**net, "output": {**gather, "raw": True}}) == "(scale(b(x)) + relu(c(a(x))))"
 
 
 def test_every_operator_is_tested() -> None:

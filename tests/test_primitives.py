@@ -47,16 +47,22 @@ LAYER_COUNTS = [
     ({"avgpool": 2, "padding": 1}, (8, 5, 5), 0, 0),
     ("gap", (8, 1, 1), 0, 0),
     ({"gap": 4}, (8, 4, 4), 0, 0),
+    ("gmp", (8, 1, 1), 0, 0),
+    ({"gmp": 4}, (8, 4, 4), 0, 0),
+    ("channel-mean", (1, 9, 9), 0, 0),
+    ("channel-max", (1, 9, 9), 0, 0),
     ({"linear": 5}, (5, 1, 1), 8 * 81 * 5 + 5, 8 * 81 * 5),
     ({"se": 2}, (8, 9, 9), 8 * 2 + 2 + 2 * 8 + 8, 32),
     ({"se": 0}, (8, 9, 9), 64 + 8, 64),
     ("scale", (8, 9, 9), 8, 0),
+    ({"times": "-1/3"}, (8, 9, 9), 0, 0),
     ({"slice": 3}, (3, 9, 9), 0, 0),
     ({"slice": 3, "from": 5}, (3, 9, 9), 0, 0),
     ({"pad": 11}, (11, 9, 9), 0, 0),
     ({"shuffle": 4}, (8, 9, 9), 0, 0),
     ({"dropout": "1/3"}, (8, 9, 9), 0, 0),
     ({"dropout": 0.1, "channels": True}, (8, 9, 9), 0, 0),
+    ({"drop-path": 0.1}, (8, 9, 9), 0, 0),
 ]
 
 
@@ -71,7 +77,8 @@ def test_every_layer_is_counted_above() -> None:
 
 
 def test_layers_that_do_nothing_are_no_operations() -> None:
-    nothing = [{"maxpool": 1}, {"avgpool": 1}, {"slice": 8}, {"pad": 8}, {"shuffle": 1}, {"dropout": 0}, []]
+    nothing = [{"maxpool": 1}, {"avgpool": 1}, {"slice": 8}, {"pad": 8}, {"shuffle": 1}, {"dropout": 0}]
+    nothing += [{"drop-path": 0}, {"times": 1}, []]
     assert len(graph_of(*nothing)) == len(graph_of())
     assert len(graph_of({"avgpool": 1, "stride": 2})) == len(graph_of()) + 1
 
@@ -126,6 +133,9 @@ def test_not_square() -> None:
         ({"shuffle": 3}, "net[0]: 3 groups do not divide 8 channels"),
         ({"dropout": 1}, "net[0].dropout: a dropout rate goes from 0 to below 1, not 1"),
         ({"dropout": "-1/2"}, "net[0].dropout: a dropout rate goes from 0 to below 1, not -0.5"),
+        ({"drop-path": 1}, "net[0].drop-path: a dropout rate goes from 0 to below 1, not 1"),
+        ({"times": 1000}, "net[0].times: a factor goes from -1000 to below 1000, not 1000"),
+        ({"gmp": 10}, "net[0]: a map of 9x9 cannot be pooled to 10x10, which is larger"),
         ({"se": 2, "act": "relo"}, "net[0].act: 'relo' is not one of"),
         ({"conv": 1, "out": 8, "padding": 255}, ""),
     ],

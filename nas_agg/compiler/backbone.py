@@ -21,7 +21,7 @@ from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
 from nas_agg.graph import Graph
 from nas_agg.passes import tidy
-from nas_agg.primitives import Act, Conv, Gap, Linear, MaxPool, Norm
+from nas_agg.primitives import Act, AdaptivePool, Conv, Linear, MaxPool, Norm
 
 _NODE = re.compile(r"\.(?:\d+(?=\.(?:unit|reads|shortcut)(?:\.|$))|output(?=\.|$))")
 _INSIDE = 1_000  # deeper than nodes nest
@@ -55,7 +55,7 @@ def features(graph: Graph) -> list[Feature]:
     found: dict[int, int] = {}
     depths: dict[int, int] = {}
     for i in _passed_by_all(graph):
-        if isinstance(graph.ops[i], (Gap, Linear)) or strides[i] == 0:
+        if isinstance(graph.ops[i], (AdaptivePool, Linear)) or strides[i] == 0:
             break
         depth, stride = _ends(graph, i), strides[i]
         if depth <= depths.get(stride, _INSIDE):
@@ -80,7 +80,7 @@ def _strides(graph: Graph) -> list[int]:
     """Of each tensor the pixels of the image to one of its own, along a side; 0 where it is pooled to a fixed size."""
     found = [1]
     for op, inputs in zip(graph.ops[1:], graph.inputs[1:], strict=True):
-        if isinstance(op, (Gap, Linear)):
+        if isinstance(op, (AdaptivePool, Linear)):
             found.append(0)
         elif op.word == "mul":
             found.append(found[inputs[0]])  # the other is a gate

@@ -9,7 +9,7 @@ from nas_agg.graph import Graph
 from nas_agg.primitives import Act, Conv, Dropout, Linear, MaxPool, Norm, Pad, Scale, Shuffle
 
 _NODE = re.compile(r".*\.\d+\.unit\.")  # up to the innermost node's unit
-_KEEPS_ZERO = ("add", "mean", "cat", "gap")  # and those of the classes below: zeros in, zeros out
+_KEEPS_ZERO = ("add", "mean", "cat", "gap", "gmp", "times")  # and those of the classes below: zeros in, zeros out
 
 
 def branch_ends(graph: Graph) -> list[str]:
@@ -56,6 +56,9 @@ def _ends(graph: Graph, tensor: int, within: str) -> Iterator[int]:
             todo.extend(graph.inputs[at])
         elif (isinstance(op, Act) and "sigmoid" not in op.function) or op.word == "mul":
             todo.append(graph.inputs[at][0])  # of a gated tensor, not of the gate
+        elif op.word == "product":  # of a tensor with a gate that is smaller
+            whole = [source for source in graph.inputs[at] if graph.shapes[source] == graph.shapes[at]]
+            todo.extend(whole if len(whole) == 1 else ())
 
 
 def aggregation_weights(graph: Graph) -> list[str]:
@@ -69,8 +72,5 @@ def aggregation_weights(graph: Graph) -> list[str]:
     Returns:
         Paths, each the name of a parameter.
     """
-    return [
-        path
-        for op, path in zip(graph.ops, graph.paths, strict=True)
-        if isinstance(op, Scale) and path.rpartition(".")[2].isdigit()
-    ]
+    scales = [path for op, path in zip(graph.ops, graph.paths, strict=True) if isinstance(op, Scale)]
+    return [path for path in dict.fromkeys(scales) if path.rpartition(".")[2].isdigit()]

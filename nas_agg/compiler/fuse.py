@@ -53,6 +53,20 @@ class Fusion:
         for path, op in zip(graph.paths, graph.ops, strict=True):
             if isinstance(op, Norm):
                 self.state[f"{path}.eps"] = torch.tensor(network.get_submodule(path).eps, dtype=torch.float64)
+        self._part_weights()
+
+    def _part_weights(self) -> None:
+        """Gives weights of their own to operations that have them in common, since what is folded into each differs."""
+        graph, paths = self.graph, list(self.graph.paths)
+        for i, first in graph.shared.items():
+            if i == first:
+                continue
+            while paths[i] in paths[:i]:
+                paths[i] += "_"
+            for name, value in list(self.state.items()):
+                if name == paths[first] or name.startswith(f"{paths[first]}."):
+                    self.state[paths[i] + name.removeprefix(paths[first])] = value
+        self.graph = Graph(graph.ops, graph.inputs, graph.shapes, paths, graph.output, graph.notes)
 
     def affine(self, i: int) -> tuple[torch.Tensor, torch.Tensor] | None:
         """What an operation multiplies channels by, and what it adds; None if it does anything else."""

@@ -282,6 +282,24 @@ def _mul(grads: Gradients, i: int, op: Any, g: Tensor, owned: bool) -> None:
         grads.add(x, g * grads.values.known[gate], True)
 
 
+def _product(grads: Gradients, i: int, op: Any, g: Tensor, owned: bool) -> None:
+    a, b = grads.lowering.inputs[i]
+    for source, other in ((a, b), (b, a)):
+        if grads.flows[source]:
+            shape = grads.values.shapes[source]
+            grads.add(source, (g * grads.values.known[other]).sum_to_size(shape), True)
+
+
+def _times(grads: Gradients, i: int, op: Any, g: Tensor, owned: bool) -> None:
+    grads.add(grads.lowering.inputs[i][0], g * op.factor, True)
+
+
+def _channel_mean(grads: Gradients, i: int, op: Any, g: Tensor, owned: bool) -> None:
+    source = grads.lowering.inputs[i][0]
+    channels = grads.values.shapes[source][1]
+    grads.add(source, (g / channels).expand(-1, channels, -1, -1), False)
+
+
 def _sum(grads: Gradients, i: int, op: Any, g: Tensor, owned: bool) -> None:
     inputs = grads.lowering.inputs[i]
     if op.word == "mean":
@@ -348,10 +366,14 @@ RULES: dict[str, Callable[[Gradients, int, Any, Tensor, bool], None]] = {
     "gap": _gap,
     "scale": _scale,
     "mul": _mul,
+    "product": _product,
+    "times": _times,
+    "channel-mean": _channel_mean,
     "add": _sum,
     "mean": _sum,
     "slice": _slice,
     "pad": _pad,
     "shuffle": _shuffle,
     "dropout": _dropout,
+    "drop-path": _dropout,
 }

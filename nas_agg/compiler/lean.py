@@ -163,11 +163,17 @@ def _uses_batch(norm: Any) -> bool:
 
 
 def _update(norms: Mapping[int, Any], values: Values) -> None:
-    """Moves the running statistics of norms in training towards the batch's."""
+    """Moves the running statistics of norms in training towards the batch's; a norm that is used again moves again."""
+    left = [i for i, norm in norms.items() if norm.training and norm.running_mean is not None]
+    while left:
+        first = {id(norms[i]): i for i in reversed(left)}
+        _move(norms, sorted(first.values()), values)
+        left = [i for i in left if first[id(norms[i])] != i]
+
+
+def _move(norms: Mapping[int, Any], moved: list[int], values: Values) -> None:
     rows: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor, float]]] = {}
-    moved = [i for i, norm in norms.items() if norm.training and norm.running_mean is not None]
-    if moved:
-        torch._foreach_add_([norms[i].num_batches_tracked for i in moved], 1)
+    torch._foreach_add_([norms[i].num_batches_tracked for i in moved], 1)
     for i in moved:
         norm, vectors = norms[i], values.vectors(i)
         momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum

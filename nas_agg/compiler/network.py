@@ -73,8 +73,8 @@ class Network(Compiled):
         super().__init__()
         if memory not in MEMORY:
             raise InputError(f"no memory {memory!r}{did_you_mean(str(memory), MEMORY)}; there are {', '.join(MEMORY)}")
-        for op, path in zip(graph.ops, graph.paths, strict=True):
-            if op.stateful:
+        for i, (op, path) in enumerate(zip(graph.ops, graph.paths, strict=True)):
+            if op.stateful and graph.shared.get(i, i) == i:
                 *around, name = path.split(".")
                 place: nn.Module = self
                 for part in around:

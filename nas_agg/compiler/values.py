@@ -12,7 +12,7 @@ from torch.nn import functional
 from nas_agg.compiler import spellings
 from nas_agg.compiler.spellings import aten, new_like
 from nas_agg.lowering import Lowering, Piece
-from nas_agg.primitives import ACTIVATIONS, Norm
+from nas_agg.primitives import ACTIVATIONS, Dropout, DropPath, Norm
 
 
 class NormState(NamedTuple):
@@ -61,8 +61,13 @@ CALLS: dict[str, Callable[..., Tensor]] = {
     "maxpool": lambda op, params, x: torch.max_pool2d(x, op.kernel, op.stride, op.padding),
     "avgpool": lambda op, params, x: functional.avg_pool2d(x, op.kernel, op.stride, op.padding),
     "gap": lambda op, params, x: functional.adaptive_avg_pool2d(x, op.size),
+    "gmp": lambda op, params, x: functional.adaptive_max_pool2d(x, op.size),
+    "channel-mean": lambda op, params, x: x.mean(1, keepdim=True),
+    "channel-max": lambda op, params, x: x.amax(1, keepdim=True),
     "scale": lambda op, params, x: x * params[0],
     "mul": lambda op, params, x, gate: x * gate,
+    "product": lambda op, params, a, b: a * b,
+    "times": lambda op, params, x: x * op.factor,
     "add": _sum,
     "mean": lambda op, params, *xs: _sum(op, params, *xs) / len(xs),
     "slice": lambda op, params, x: x[:, op.first : op.first + op.channels],
@@ -217,7 +222,7 @@ class Values:
             return self.normed(i, xs, self.memory(i, xs[0]))
         if word == "norm" and self.plain:
             return self.group_normed(i, op, xs[0])
-        if word == "dropout":
+        if isinstance(op, Dropout):
             return self.dropped(i, op, xs[0])
         return CALLS[word](op, self.params.get(i, ()), *xs)
 
@@ -230,7 +235,9 @@ class Values:
             return x
         keep = 1 - op.rate
         if i not in self.extra:
-            if op.channels:
+            if isinstance(op, DropPath):
+                noise = x.new_empty((len(x), 1, 1, 1)).bernoulli_(keep)
+            elif op.channels:
                 noise = x.new_empty((*x.shape[:2], 1, 1)).bernoulli_(keep)
             elif x.device.type == "cpu":
                 noise = torch.empty_like(x, dtype=torch.bool).bernoulli_(keep)

@@ -14,7 +14,7 @@ from nas_agg.names import Names
 from nas_agg.nodes import Gathered as Position
 from nas_agg.nodes import Nodes, Scope, Shortcut
 from nas_agg.parts import Aggregate, Gather, Join, Sequence, WordUse
-from nas_agg.primitives import ACTIVATIONS, AvgPool, Conv, Gap, Linear, MaxPool, Primitive, Shape
+from nas_agg.primitives import ACTIVATIONS, AdaptivePool, AvgPool, Conv, Gap, Linear, MaxPool, Primitive, Shape, Times
 
 
 @dataclass
@@ -178,6 +178,12 @@ class _Recorded(Nodes):
             if found.tensor is not None:
                 self.found.nodes[-1].entering = self.tape.shapes[found.tensor]
 
+    def each(self, *arguments: Any) -> int:
+        around, self.run_.steps = self.run_.steps, []
+        tensor = super().each(*arguments)
+        self.run_.steps = around
+        return tensor
+
     def match(self, *arguments: Any) -> int:
         around, self.run_.steps = self.run_.steps, []
         tensor = super().match(*arguments)
@@ -251,6 +257,8 @@ def said(gather: Gather) -> str:
     words = [" ".join([gather.pattern.word, *values])]
     if words not in (["previous"], ["input"]) or gather.operator.word not in ("sum", "concat"):
         words.append(gather.operator.word)
+    if gather.each:
+        words.append("each through " + ", ".join(label for label, _ in gather.each.steps))
     return ", ".join(words)
 
 
@@ -277,8 +285,9 @@ def _layer(word: str, ops: list[Primitive], entering: Shape, shape: Shape) -> La
     if isinstance(op, (MaxPool, AvgPool)):
         name = f"{word.removesuffix('pool')} {op.kernel}"
         return Layer("pool", ", ".join([f"{name}×{op.kernel}", *further]), shape, word)
-    if isinstance(op, Gap):
-        return Layer("pool", "global avg" if op.size == 1 else f"avg to {op.size}×{op.size}", shape, word)
+    if isinstance(op, AdaptivePool):
+        how = "avg" if isinstance(op, Gap) else "max"
+        return Layer("pool", f"global {how}" if op.size == 1 else f"{how} to {op.size}×{op.size}", shape, word)
     if isinstance(op, Linear):
         return Layer("linear", f"linear {op.out}", shape, word)
     if word in ACTIVATIONS or word in ("bn", "ln", "in", "gn"):
@@ -287,5 +296,6 @@ def _layer(word: str, ops: list[Primitive], entering: Shape, shape: Shape) -> La
         "slice": f"{shape[0]} of {entering[0]} ch",
         "pad": f"pad to {shape[0]}",
         "se": "SE",
+        "times": f"× {op.factor:g}" if isinstance(op, Times) else "",
     }
     return Layer("other", texts.get(word, word), shape, word)

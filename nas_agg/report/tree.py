@@ -92,7 +92,7 @@ def _put(root: Branch, graph: Graph, i: int, gathers: dict[str, str]) -> None:
                 about = gathers.get(re.sub(r"\.\d+\.unit\b", ".*.unit", path), "")
                 branch.parts[part] = Branch(part, about)
             branch = branch.parts[part]
-        branch.params += op.params
+        branch.params += op.params if graph.shared.get(i, i) == i else 0
         branch.macs += op.macs(shape)
         branch.shape = shape
     if not branch.about:

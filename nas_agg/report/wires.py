@@ -14,6 +14,7 @@ OPERATORS = {
     "weighted": ("#009e73", "w"),
     "mean": ("#aa4499", "m"),
     "gated": ("#b8860b", "g"),
+    "product": ("#56b4e9", "×"),
     "mixed": ("#882255", "x"),
 }
 KINDS = ("#ffffff", "#dbe9f6", "#fdebd3", "#e3f1dc")  # of nodes that do different things

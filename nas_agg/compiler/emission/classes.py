@@ -24,7 +24,8 @@ list map match math max min mixed mixed_back named network next nn node nodes no
 raw read reduce round scale scales self set shortcut sorted source sources spaced start state step str stride sum super
 sys torch tuple type unfit unit weights weights_from width widths x y zip
 """
-_TAKEN = frozenset([*_WORDS.split(), *dir(builtins)])
+_HELPERS = ("ChannelMax", "ChannelMean", "DropPath", "Times")
+_TAKEN = frozenset([*_WORDS.split(), *_HELPERS, *dir(builtins)])
 
 
 @dataclass(eq=False)
@@ -91,7 +92,8 @@ def signature(part: Any) -> Any:
     if isinstance(part, Gather):
         match = signature(part.match) if isinstance(part.match, Sequence) else part.match
         start = expression(part.start) if part.start else None
-        return signature(part.pattern), signature(part.operator), part.norm, start, match, part.raw
+        each = signature(part.each) if part.each else None
+        return signature(part.pattern), signature(part.operator), each, part.norm, start, match, part.raw
     assert isinstance(part, Aggregate)
     return (
         "aggregate",
@@ -110,7 +112,7 @@ class Classes:
         self.traced = traced
         self.found: dict[Any, Class] = {}
         self.of: dict[int, Class] = {}
-        self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm"}
+        self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm", *_HELPERS}
         self.safe: dict[str, str] = {}
         self.live = live(traced)
         self.lost = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
@@ -205,6 +207,8 @@ class Classes:
     def _matches(self, gather: GatherRun | None, around: Class, site: Any) -> None:
         for run in gather.matches.values() if gather else ():
             self.unit(run, f"{around.name}Match", site)
+        for run in gather.eaches.values() if gather else ():
+            self.unit(run, f"{around.name}Each", site)
 
     # ------------------------------------------------------------------ facts
 

@@ -31,7 +31,7 @@ def flat(graph: Graph) -> list[str]:
     for i, (op, inputs, path) in enumerate(zip(graph.ops, graph.inputs, graph.paths, strict=True)):
         if not inputs:
             continue
-        if op.stateful:
+        if op.stateful and graph.shared.get(i, i) == i:
             module = op.module()
             if module is None:
                 text = f"nn.Parameter(torch.full(({op.channels}, 1, 1), {op.start!r}))"  # type: ignore[attr-defined]

@@ -66,6 +66,38 @@ _HELPERS = {
     def forward(self, x):
         return x.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
 ''',
+    "ChannelMean": '''class ChannelMean(nn.Module):
+    """The mean over all channels."""
+
+    def forward(self, x):
+        return x.mean(1, keepdim=True)
+''',
+    "ChannelMax": '''class ChannelMax(nn.Module):
+    """The largest value over all channels."""
+
+    def forward(self, x):
+        return x.amax(1, keepdim=True)
+''',
+    "Times": '''class Times(nn.Module):
+    """Times a fixed number."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return x * self.factor
+''',
+    "DropPath": '''class DropPath(nn.Module):
+    """Stochastic depth: drops the whole map of an image in training, and scales those that stay."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        return F.dropout3d(x[None], self.rate, self.training)[0]
+''',
     "named": '''def named(**layers):
     """Layers one after another, under their names."""
     return nn.Sequential(OrderedDict(layers))

@@ -26,7 +26,6 @@ class Inside(Joins):
 
     writer: Writer
     root: bool
-    entering: str
 
     def step(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool = False) -> None:
         raise NotImplementedError

@@ -8,8 +8,8 @@ from typing import Any
 from nas_agg.compiler.emission.classes import Class, Classes
 from nas_agg.compiler.emission.layers import Item
 from nas_agg.compiler.emission.numbers import Unsaid, same
+from nas_agg.compiler.emission.roles import stateful
 from nas_agg.compiler.emission.trace import StepRun, UnitRun
-from nas_agg.operators import Gated
 
 
 def env(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,6 +27,7 @@ class Joins:
     names: dict[str, str]
     used: set[str]
     channels: str
+    entering: str
     present: list[bool]
 
     def attribute(self, wanted: str) -> str:
@@ -55,8 +56,7 @@ class Joins:
         for run in self.runs:
             found = run.joined
             assert found is not None
-            plain = found.gather.norm == "none" and not found.gather.weight and found.gather.how is not Gated
-            if found.sources and (not plain or [tensor for _, tensor in found.sources] != [run.x]):
+            if found.sources and (stateful(found.gather) or [tensor for _, tensor in found.sources] != [run.x]):
                 return "given"
         return "own"
 
@@ -85,6 +85,9 @@ class Joins:
             if number[1] == "0":
                 call = f"torch.cat([{given}, {{x}}], 1)"
             self.channels = self.width_of_join(column)
+        elif word == "product":
+            call = f"{given} * {{x}}"
+            self.widen(column)
         else:
             call = f"{given} + {{x}}"
         if not made.optional:
@@ -94,6 +97,15 @@ class Joins:
             self.items.append(Item(call, None, 0, True, True, "shortcut is not None"))
             return
         self.items.append(Item(call, ("!residual", self.condition(column)), 0, True, True, "self.residual"))
+
+    def widen(self, column: list[StepRun]) -> None:
+        """The channels behind a product, where the main path is a gate of a single one."""
+        out = [self.classes.channels(step.out) for step in column]
+        if out == [step.local["c"] for step in column]:
+            return
+        if self.made.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
+            raise Unsaid
+        self.channels = self.entering
 
     def condition(self, column: list[StepRun]) -> str:
         """When a unit joins its own input, in the names that decide it."""

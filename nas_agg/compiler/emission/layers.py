@@ -117,6 +117,13 @@ def layer(
         size = say("gap")
         call = f"F.adaptive_avg_pool2d({{x}}, {size})" if size.isdigit() else None
         return Made(module(f"nn.AdaptiveAvgPool2d({size})", call))
+    if kind is layers.GmpLayer:
+        size = say("gmp")
+        call = f"F.adaptive_max_pool2d({{x}}, {size})" if size.isdigit() else None
+        return Made(module(f"nn.AdaptiveMaxPool2d({size})", call))
+    if kind is layers.ChannelPool:
+        name, function = ("ChannelMean()", "mean") if word == "channel-mean" else ("ChannelMax()", "amax")
+        return Made(Item(f"{{x}}.{function}(1, keepdim=True)", (label, name), 0, True), "1")
     if kind is layers.LinearLayer:
         features = [op[0].features for op in ops]
         side = [(run_op[0].features, run.local["c"]) for run, run_op in zip(runs, ops, strict=True)]
@@ -139,8 +146,15 @@ def layer(
         return Made(Item(f"{{x}} * {own}", (f"!{label}", text), 0, True, True))
     if kind is layers.DropoutLayer:
         return _dropout(label, say, values, done)
+    if kind is layers.DropPathLayer:
+        return _drop_path(label, say("drop-path"), done)
     if not any(done) and all(run.x == run.out for run in runs):
         return None
+    if kind is layers.TimesLayer:
+        factor = say("times")
+        if re.fullmatch(r"[\d.]+", factor) and all(done):
+            return Made(Item(f"{{x}} * {factor}", (label, f"Times({factor})"), 0, True, True))
+        return Made(module(f"Times({factor})"))
     if kind is layers.SliceLayer:
         return _slice(label, runs, say, values, file.slices)
     if kind is layers.PadLayer:
@@ -237,6 +251,13 @@ def _dropout(label: str, say: Say, values: list[dict], done: list[bool]) -> Made
     function = "dropout2d" if values[0]["channels"] else "dropout"
     call = f"F.{function}({{x}}, {rate}, self.training)" if fixed else f"self.{label}({{x}})"
     return Made(Item(call, (label, text)))
+
+
+def _drop_path(label: str, rate: str, done: list[bool]) -> Made | None:
+    if not any(done):
+        return None
+    text = f"DropPath({rate})" if all(done) else f"DropPath({rate}) if {rate} > 0 else nn.Identity()"
+    return Made(Item(f"self.{label}({{x}})", (label, text)))
 
 
 def _slice(label: str, runs: list[StepRun], say: Say, values: list[dict], modules: bool) -> Made:

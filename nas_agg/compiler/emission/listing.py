@@ -160,7 +160,7 @@ class Listing:
         mains = tuple(-1 if one.main is None else one.main for one in ones)
         texts: list[str] = []
         widths: list[str] = []
-        parts: dict[str, Any] = {}
+        parts = self.passed(ones, place)
         for k, source in enumerate(sources):
             key = tuple(one.sources[k][1] for one in ones)
             text = self.source(role, ones, source, key, place, parts)
@@ -189,6 +189,29 @@ class Listing:
             return parts, *self.changed(ones, changed, texts[-1] if has_main else None, widths, whole)
         return parts, *self.joined(ones, texts, widths, bool(has_main), whole)
 
+    def passed(self, ones: list[GatherRun], place: str) -> dict[str, Any]:
+        """The unit that all features go through, if there is one; they bear names behind it."""
+        parts: dict[str, Any] = {}
+        if any((one.gather.raw and one.eaches) or list(one.eaches) != list(ones[0].eaches) for one in ones):
+            raise Unsaid
+        k = min(ones[0].position, self.runs[0].n) - 1  # at position n + 1 names are what they were at node n
+        rows = [[run.nodes[k]] for run in self.runs]
+        for source in ones[0].eaches:
+            runs = [one.eaches[source] for one in ones]
+            base, behind = tuple(run.x for run in runs), tuple(run.out for run in runs)
+            if base not in self.names:
+                raise Unsaid
+            made, call = self.text.unit_call(runs, self.widths[base], rows, k)
+            if made.gives or made.takes or parts.setdefault("each", call) != call:
+                raise Unsaid
+            self.temporary += 1
+            name = f"each{self.temporary}"
+            self.forward.append(f"{name} = {place}.each({self.names[base]})")
+            self.names[behind] = name
+            out = [self.classes.channels(tensor) for tensor in behind]
+            self.widths[behind] = str(out[0]) if same(out) else self.text.writer.out(made, call, f"{place}.each.out")
+        return parts
+
     def weights(self, ones: list[GatherRun], widths: str) -> str:
         """The weights of sources of these widths, as they start."""
         starts = starts_of(ones)
@@ -208,6 +231,8 @@ class Listing:
             raise Unsaid
         if word == "concat":
             return f"torch.cat({listed(tensors)}, 1)", _total(widths)
+        if word == "product":
+            return f"reduce(torch.mul, {tensors})", self.widest(ones, widths, main is not None)
         total = f"reduce(torch.add, {tensors})"
         return f"{total} / {count}" if word == "mean" and whole else total, widths[-1]
 
@@ -299,9 +324,20 @@ class Listing:
             return f"torch.cat([{', '.join(texts)}], 1)", out or _total(widths)
         if word == "mixed":
             raise Unsaid
+        if word == "product":
+            return " * ".join(texts), out or self.widest(ones, widths, has_main)
         if word == "mean" and whole:
             return f"({' + '.join(texts)}) / {len(texts)}", out or widths[-1]
         return " + ".join(texts), out or widths[-1]
+
+    def widest(self, ones: list[GatherRun], widths: list[str], has_main: bool) -> str:
+        """The channels of a product, of which some factors may have a single one."""
+        rows = [[*[t for _, t in one.sources], *([one.main] if has_main else [])] for one in ones]
+        channels = [[self.classes.channels(tensor) for tensor in row if tensor is not None] for row in rows]
+        for k, width in enumerate(widths):
+            if all(row[k] == max(row) for row in channels):
+                return width
+        raise Unsaid
 
     # ------------------------------------------------------------------ shortcuts
 
@@ -325,7 +361,7 @@ class Listing:
         """A shortcut that is there at some uses alone."""
         ones: list[GatherRun] = [node.shortcut for node in nodes]  # type: ignore[misc]
         model = next(one for one in ones if one.sources)
-        if any(one.matches for one in ones):
+        if any(one.matches or one.eaches for one in ones):
             raise Unsaid
         # Where there is none, the features that it would take stand for it.
         taken = [

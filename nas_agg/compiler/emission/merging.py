@@ -40,7 +40,7 @@ def likeness(made: Class) -> Any:
     if not isinstance(part, Aggregate) or part.each or made.takes:
         return None
     output = part.output or part.reads
-    plain = output.norm == "none" and not (output.weight or output.raw or output.match)
+    plain = output.norm == "none" and not (output.weight or output.raw or output.match or output.each)
     if output.how is not Concat or not plain or output.pattern.word not in ("dense", "nodes"):
         return None
     gathers = [signature(gather) if gather else None for gather in (part.reads, part.shortcut)]

@@ -13,7 +13,7 @@ from nas_agg.parts import SOURCES, Gather
 
 def stateful(gather: Gather) -> bool:
     """Whether sources are changed before they are joined, but for what makes them fit."""
-    return gather.norm != "none" or gather.weight or gather.how is Gated
+    return bool(gather.each) or gather.norm != "none" or gather.weight or gather.how is Gated
 
 
 class Start(NamedTuple):
@@ -58,6 +58,8 @@ class Role:
         flat = [(run, one) for run, row in zip(runs, found, strict=True) for one in row]
         self.all = [one for _, one in flat]
         self.gather: Gather | None = self.all[0].gather if self.all else None
+        if self.gather and self.gather.each:
+            raise Unsaid
         self.matched = any(one.matches for one in self.all)
         self.kind = "pattern"
         self.raw = self.apart = False

@@ -115,7 +115,7 @@ class Selections:
             return f"torch.cat({listed(tensors)}, 1)"
         if role.word == "mean" and role.name != "shortcut":
             return f"mean({listed(tensors)})"
-        return f"reduce(torch.add, {tensors})"
+        return f"reduce(torch.{'mul' if role.word == 'product' else 'add'}, {tensors})"
 
     def weights(self, role: Role, widths: str) -> str:
         """The weights of sources of these widths, as they start."""

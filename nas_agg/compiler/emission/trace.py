@@ -47,7 +47,10 @@ class StepRun:
 
 @dataclass(eq=False)
 class GatherRun:
-    """What a position gathered: features with the tensor each became, ahead of norms, weights and gates."""
+    """What a position gathered: features with the tensor each became, ahead of norms, weights and gates.
+
+    `eaches` and `matches` are the units that features, by number, went through.
+    """
 
     gather: Gather
     position: int
@@ -56,6 +59,7 @@ class GatherRun:
     scope: Scope
     sources: list[tuple[int, int]] = field(default_factory=list)
     matches: dict[int, UnitRun] = field(default_factory=dict)
+    eaches: dict[int, UnitRun] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
     result: int | None = None
     path: str = ""
@@ -123,11 +127,12 @@ class _TracedNodes(Nodes):
         self.record = AggregateRun(aggregate, x, self.n, self.outer, path, self.shortcut is not None)
         self.record.features = self.features
         self.matches: dict[int, UnitRun] = {}  # those that the gather at work has made
+        self.eaches: dict[int, UnitRun] = {}
 
     def gathered(self, found: Gathered) -> None:
         run = GatherRun(found.gather, found.position, found.main, found.asked, found.scope, found.sources,
-                        self.matches, found.values, found.tensor, found.path)  # fmt: skip
-        self.matches = {}
+                        self.matches, self.eaches, found.values, found.tensor, found.path)  # fmt: skip
+        self.matches, self.eaches = {}, {}
         if found.join:
             self.record.nodes[-1].shortcut = run
             return
@@ -143,6 +148,13 @@ class _TracedNodes(Nodes):
             node, run = self.record.nodes[-1], self.run_.last
             assert isinstance(run, UnitRun)
             node.unit, run.joined = run, node.shortcut
+
+    def each(self, gather: Gather, source: int, scope: Scope, path: str) -> int:
+        last = self.run_.last
+        found = super().each(gather, source, scope, path)
+        assert isinstance(self.run_.last, UnitRun)
+        self.eaches[source], self.run_.last = self.run_.last, last
+        return found
 
     def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
         last, known = self.run_.last, len(self.matched)

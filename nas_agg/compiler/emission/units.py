@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.emission.classes import Class
@@ -144,11 +145,11 @@ class UnitText(Inside):
             if field in fields:
                 return self.said(fields[field].expression.tree(), uses, names)
             value = fixed[field]
-            return str(float(value)) if field == "dropout" else str(value)
+            return repr(float(value)) if isinstance(value, Fraction) else str(value)
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        made = layer(label, column, self.channels, say, ops, self.root and last, self.writer)
+        made = layer(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.writer)
         if made is None:
             return
         if made.out is not None:
