@@ -6,6 +6,7 @@ that enters it and on the names it uses, so it is expanded once for all places w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_agg.errors import GenotypeError
@@ -18,12 +19,12 @@ from nas_agg.parts import Aggregate, Join, Sequence, WordUse
 from nas_agg.primitives import Act, Cat, Norm, Shape, Slice, text
 
 
-def expand(genotype: Genotype, tape: type[Tape] = Tape) -> Graph:
+def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape) -> Graph:
     """The graph of a genotype.
 
     Args:
         genotype: A genotype without open names.
-        tape: What it is written on.
+        tape: What it is written on, made for the image.
 
     Returns:
         The live graph of shaped primitives.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,7 +20,7 @@ from nas_agg.study.final import train_best
 from nas_agg.study.folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain, writing
 from nas_agg.study.lookup import Lookup
 from nas_agg.study.means import Means, means_of
-from nas_agg.study.objectives import OBJECTIVES, TRAINED, objectives_of
+from nas_agg.study.objectives import TRAINED, objectives_of
 from nas_agg.study.origin import about_space, add_code_or_say_why_not, origin_of_run
 from nas_agg.study.plain import PlainNames
 from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
@@ -33,6 +34,7 @@ from nas_agg.study.scoring import pruner_of, rungs_of
 from nas_agg.study.screening import Screen
 from nas_agg.study.searcher import Searcher, make_searcher
 from nas_agg.study.settings import Settings
+from nas_agg.study.share import limits_text
 from nas_agg.study.starts import with_room
 from nas_agg.study.storages import JOURNAL, open_storage
 from nas_agg.study.table import Tabled
@@ -239,6 +241,8 @@ class Engine:
         clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._display(folder, record, clock) as display:
             display.say(self._first_line(folder, task, record))
+            if line := self._share(folder, proposer):
+                display.say(line)
             if task is not None and folder is not None and (self.settings.storage or self.settings.workers == 0):
                 display.say(f"workers may join: {how_to_join(folder.run, folder.path)}")
             coordinator = Coordinator(
@@ -281,12 +285,22 @@ class Engine:
         on = f" on {task.about}" if task else ""
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
-        said = {name: getattr(self.settings, f"max_{name}") for name in ("params", "macs", "activations", "latency")}
-        bounds = [OBJECTIVES[name].shown(limit) for name, limit in said.items() if limit]
-        under = " and ".join(bounds)
+        under = self._limits("params", "macs", "activations", "latency")
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         up_to = f", networks of up to {under}" if under else ""
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"
+
+    def _limits(self, *names: str) -> str:
+        return limits_text({name: getattr(self.settings, f"max_{name}") for name in names})
+
+    def _share(self, folder: RunFolder | None, proposer: Proposer) -> str:
+        """How much of the space the limits leave, as a line; kept with the run. Empty if nobody would read it."""
+        share = proposer.share() if folder is not None or self.show else None
+        if share is None:
+            return ""
+        if folder is not None:
+            folder.update(share=asdict(share))
+        return share.line(self._limits("params", "macs", "activations"))
 
     def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Candidate) -> Job:
         order: dict[str, Any] = {}

@@ -13,9 +13,11 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.errors import InputError
 from nas_agg.genotype import Genotype
+from nas_agg.space import Space
 from nas_agg.study.record import Record
 from nas_agg.study.result import ranked
 from nas_agg.study.searcher import Searcher, derive_seed
+from nas_agg.study.share import Share, is_within, share_of
 from nas_agg.study.trial import Labels, TrialRecord
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from nas_agg.costs import Cost
     from nas_agg.open_names import Values
-    from nas_agg.space import Space
     from nas_agg.study.screening import Screen
     from nas_agg.study.table import Row
 
@@ -87,6 +88,7 @@ class Proposer:
         screen: Screen | None = None,
         measured: bool = False,
     ):
+        self._table = cost is not None
         if cost is None:
             from nas_agg import costs
 
@@ -117,13 +119,31 @@ class Proposer:
         try:
             genotype = self.genotype(labels)
             cost = self._cost(genotype)
-            for name, limit in self._limits.items():
-                if limit and getattr(cost, name) > limit:
-                    return f"more than {limit:,} {name.replace('_train', '').replace('_', ' ')}"
+            if exceeded := self._exceeded(cost):
+                return exceeded
             activations = cost.activation_bytes_train if self._activations else None
             return Candidate(genotype, cost.params, cost.macs, cost.hash, activations)
         except InputError as error:
             return str(error)
+
+    def _exceeded(self, cost: Cost | Row) -> str:
+        """The limit that a network is over, as a text; empty if there is none."""
+        for name, limit in self._limits.items():
+            if limit and getattr(cost, name) > limit:
+                return f"more than {limit:,} {name.replace('_train', '').replace('_', ' ')}"
+        return ""
+
+    def share(self) -> Share | None:
+        """How much of the space the limits leave that arithmetic knows; None where there are no such limits."""
+        if not any(self._limits.values()) or not isinstance(self.space, Space):
+            return None
+
+        def fits(genotype: Genotype) -> tuple[bool, int]:
+            if self._table:
+                return not self._exceeded(self._cost(genotype)), 100
+            return is_within(genotype, self._limits)
+
+        return share_of(self.space, fits, self._input, self._classes)
 
     def propose(self, seconds: float = math.inf) -> tuple[int, Candidate] | str | None:
         """Begin the next trial.
