@@ -5,8 +5,9 @@
     python benchmarks/searchers.py --synthetic
 
 Ours run as in a search, where a network counts once; Optuna's own samplers run as their documentation has it, `ask` and
-`tell`, where every trial counts; two textbook forms count distinct networks. Each run of a seed is a line of the file
-that `--out` names, so that a benchmark that was stopped goes on.
+`tell`, where every trial counts; two textbook forms count distinct networks. Networks that a table has no row of are
+refused to ours and to the textbook forms as in a search; to Optuna's samplers they are failed trials, which do not
+count. Each run of a seed is a line of the file that `--out` names, so that a benchmark that was stopped goes on.
 
 Of one objective it prints the mean regret with its 95 % interval (bootstrap), the median, and the share of runs that
 hold the best network; of several the hypervolume as a share of that of the table's whole front, above the table's
@@ -31,6 +32,7 @@ import optuna
 from judging import Regret, Volume, figures_of, objectives_named
 
 from nas_agg.domains import Choice
+from nas_agg.errors import InputError
 from nas_agg.open_names import OpenNames, Values
 from nas_agg.study.genes import Genes, Rows, key
 from nas_agg.study.objectives import Objectives, values_of
@@ -49,6 +51,7 @@ PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
 FEWER = {"gp": 20, "optuna gp": 20}  # seeds, where asks are slow
+MOST_UNKNOWN = 1000  # draws in a row that the table has no row of; then a run ends
 
 
 class MadeUp(OpenNames):
@@ -127,14 +130,28 @@ def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
         yield row
 
 
+def looked_up(space: Searched, values: Values) -> Row | None:
+    """The row of a point; None if the table has none."""
+    try:
+        return space.row(values)
+    except InputError:
+        return None
+
+
 def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A sampler of Optuna by itself."""
     study = optuna.create_study(directions=objectives.directions, sampler=PLAIN[name](seed))
-    while True:
+    unknown = 0
+    while unknown < MOST_UNKNOWN:
         trial = study.ask(space.distributions)
-        row = space.row(space.values(trial.params))
-        study.tell(trial, values_of(objectives, figures_of(row)))
-        yield row
+        row = looked_up(space, space.values(trial.params))
+        if row is None:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            unknown += 1
+        else:
+            study.tell(trial, values_of(objectives, figures_of(row)))
+            unknown = 0
+            yield row
 
 
 def textbook_evolution(space: Searched, seed: int) -> Run:
@@ -149,7 +166,9 @@ def textbook_evolution(space: Searched, seed: int) -> Run:
             chosen = rng.choice(20, 5, replace=False)
             parent = max((population[place] for place in chosen), key=lambda one: one[0])[1]
             row = genes.mutants(parent[None], 1, rng)[0]
-        found = space.row(genes.values(row))
+        found = looked_up(space, genes.values(row))
+        if found is None:
+            continue
         population = [*population, (found.value, row)][-20:]
         if found.hash not in known:
             known.add(found.hash)
@@ -164,16 +183,19 @@ def textbook_local(space: Searched, seed: int) -> Run:
     while len(known) < size:
         around, value = genes.random(1, rng), -np.inf
         while True:
-            values = []
+            values, rows = [], []
             for row in around:
-                found = space.row(genes.values(row))
+                found = looked_up(space, genes.values(row))
+                if found is None:
+                    continue
                 values.append(found.value)
+                rows.append(row)
                 if found.hash not in known:
                     known.add(found.hash)
                     yield found
-            if max(values) <= value:
+            if max(values, default=-np.inf) <= value:
                 break
-            centre, value = around[int(np.argmax(values))], max(values)
+            centre, value = rows[int(np.argmax(values))], max(values)
             around = genes.neighbours(centre, rng)
 
 
@@ -231,8 +253,6 @@ def searched(
     if options.synthetic:
         return functools.cache(MadeUp), objectives
     table = Table(options.table, options.genes, options.value, options.costs, options.equal)
-    if len(table.rows) < table.size():
-        parser.error(f"{options.table}: {table.size() - len(table.rows):,} of its points have no row")
     return lambda seed: table, objectives
 
 

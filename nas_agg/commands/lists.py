@@ -35,20 +35,26 @@ class DataSetName(StrEnum):
 
 
 def spaces(format: FormatOption = Format.table) -> None:
-    """List the search spaces."""
+    """List the search spaces, and how many networks the tables of some have."""
     from nas_agg.space import list_spaces, open_space
+    from nas_agg.study.table import Tabled
 
     found = [open_space(name) for name in list_spaces()]
+    tables = [Tabled(space).networks if space.table else None for space in found]
     if format is Format.json:
         print_json(
             [
                 {"name": s.name, "about": s.about, "size": s.size(), "open": list(s.names), "points": list(s.points)}
-                for s in found
+                | {"table": networks}
+                for s, networks in zip(found, tables, strict=True)
             ]
         )
         return
-    rows = [[s.name, f"{s.size():.2g}", str(len(s.names)), str(len(s.points)), s.about] for s in found]
-    print_table(["space", "size", "open names", "points", "about"], rows, right=(1, 2, 3))
+    rows = [
+        [s.name, f"{s.size():.2g}", str(len(s.names)), str(len(s.points)), f"{n:,}" if n else "", s.about]
+        for s, n in zip(found, tables, strict=True)
+    ]
+    print_table(["space", "size", "open names", "points", "table", "about"], rows, right=(1, 2, 3, 4))
 
 
 def points(

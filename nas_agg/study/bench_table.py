@@ -157,7 +157,9 @@ def _seeds(of_networks: Mapping[str, Mapping[int, Line]]) -> str:
     texts = [f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}" for seeds in kinds]
     if len(kinds) == 1:
         return f"seeds {texts[0]}"
-    return "seeds " + ", ".join(f"{text} of {each.count(seeds):,}" for seeds, text in zip(kinds, texts, strict=True))
+    counts = [each.count(seeds) for seeds in kinds]
+    of = [f"{text} ({n:,} network{'s' * (n > 1)})" for text, n in zip(texts, counts, strict=True)]
+    return f"seeds {', '.join(of)}"
 
 
 def _split(settings: TableSettings) -> str:

@@ -283,6 +283,7 @@ class Engine:
 
     def _first_line(self, folder: RunFolder | None, task: Task | None, record: Record) -> str:
         on = f" on {task.about}" if task else ""
+        on = f", a table of {self.space.networks:,} networks," if isinstance(self.space, Tabled) else on
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
         under = self._limits("params", "macs", "activations", "latency")
@@ -400,4 +401,6 @@ def _digest(space: Space | PlainNames) -> str:
     said: dict[str, Any] = {"open": names}
     if isinstance(space, Space):
         said |= {"template": space.template.text(), "search": space.search_text}
+    if isinstance(space, Tabled):
+        said |= {"table": space.table and space.table[1]}  # a table that has grown would make another search of it
     return hashlib.sha256(canonical(said).encode()).hexdigest()[:16]

@@ -78,6 +78,10 @@ class Figures:
             name in ("params", "macs") or (self._activations and name == "activation_bytes_train")
         )
 
+    def unknown(self, rows: Rows) -> np.ndarray:
+        """Which points a table has no row of; none of a space that has no table."""
+        return ~self.space.has(rows) if isinstance(self.space, Results) else np.zeros(len(rows), bool)
+
     def costs(self, rows: Rows, name: str) -> np.ndarray:
         """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
         if isinstance(self.space, Results):

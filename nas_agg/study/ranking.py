@@ -254,7 +254,7 @@ def rank_table(
     Args:
         name: The space's name, or its file.
         proxies: As for `rank`.
-        dataset: What networks are scored on; digits if unsaid.
+        dataset: What networks are scored on; the table's own data set if unsaid.
         batch, seed, inits, report: As for `rank`.
         limit: Only so many of the networks, the first in the order of their hashes.
 
@@ -265,8 +265,9 @@ def rank_table(
     from nas_agg.training.memory import free_of_machine, room
 
     names, space = with_costs(proxies), Tabled(open_space(name))
-    spec = dataset or "digits"
-    data = load_data(spec, seed=seed)
+    own = space.table_settings
+    spec = dataset or own.dataset
+    data = load_data(spec, seed=seed, image_size=None if dataset else own.image_size)
     genes = Genes(space)
     values = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     chosen = [values[hash] for hash in sorted(values)[:limit]]

@@ -77,6 +77,8 @@ def search(
         settings |= _of_table(found, settings)
     if settings.get("start"):
         settings["start"] = start_values(found, settings["start"])
+        if isinstance(found, Tabled):
+            found.check_has(settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     said = {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings}
     wanted = _wanted(evaluate, said, isinstance(found, Tabled))

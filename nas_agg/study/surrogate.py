@@ -180,7 +180,9 @@ class Expectation(ABC):
         """The log of what each is expected to gain, whatever the limits."""
 
     def gains(self, rows: Rows, dear: bool = False) -> Array:
-        """The log of what each is expected to gain, given how likely it is within the limits; minus infinity above.
+        """The log of what each is expected to gain, given how likely it is within the limits.
+
+        Minus infinity above the limits, and of what a table has no row of.
 
         Args:
             rows: Candidates.
@@ -192,7 +194,7 @@ class Expectation(ABC):
             away = np.log1p(limit) + 1e-12 - mean
             likely = log_ndtr(away / np.maximum(deviation, 1e-12))
             found += np.where(deviation > 0, likely, np.where(away >= 0, 0.0, -np.inf))
-        return found
+        return np.where(self.fits.figures.unknown(rows), -np.inf, found)
 
     def reconsidered(self, rows: Rows) -> Rows:
         """Candidates in the order of their gains, the first of them by all their figures."""

@@ -1,4 +1,4 @@
-"""Tables of results: all networks of a small space, trained once and for all, to compare searchers on in seconds.
+"""Tables of results: networks of a small space, trained once and for all, to compare searchers on in seconds.
 
 A table is a CSV file, plain or gzipped, with a row a network. Its columns are told by options, or by comments ahead of
 its header: ``# genes: arch`` (one column of digits, one digit an open name) or ``# genes: a, b, c`` (a column each),
@@ -73,7 +73,7 @@ class Row:
 
 
 class Results(OpenNames):
-    """Open names of which a table has the results: every point is a row of it.
+    """Open names of which a table has the results: a row for each point whose network was trained.
 
     Attributes:
         rows: The networks, by their genes.
@@ -87,6 +87,11 @@ class Results(OpenNames):
         """The best result."""
         return max(row.value for row in self.rows.values())
 
+    @property
+    def networks(self) -> int:
+        """How many networks there are; several points may be one."""
+        return len({row.hash for row in self.rows.values()})
+
     def row(self, values: Values) -> Row:
         """The network of a point.
 
@@ -96,8 +101,12 @@ class Results(OpenNames):
         genes = [domain.index(values[name]) for name, domain in self.domains.items()]
         found = self.rows.get(np.array(genes).tobytes())
         if found is None:
-            raise InputError("no network of the table")
+            raise InputError("an unknown network: the table has no row of it")
         return found
+
+    def has(self, rows: Rows) -> np.ndarray:
+        """Which points, as rows of genes, have a row in the table."""
+        return np.array([row.tobytes() in self.rows for row in np.ascontiguousarray(rows, np.int64)], bool)
 
     @cached_property
     def _logs(self) -> dict[bytes, np.ndarray]:
@@ -150,13 +159,13 @@ class Table(Results):
 
 
 class Tabled(Results, Space):
-    """A space whose networks were all trained before: its file names a table of them.
+    """A space whose networks were trained before, all or a part of them: its file names a table of their results.
 
     Args:
         space: The space.
 
     Raises:
-        InputError: It names none, or the file is not that table, or a point is missing there.
+        InputError: It names none, or the file is not that table.
     """
 
     def __init__(self, space: Space):
@@ -172,12 +181,22 @@ class Tabled(Results, Space):
             raise InputError(f"{path}: its genes are {', '.join(names)}, those of {space.name} {', '.join(self.names)}")
         places = [{str(domain.label(domain.at(i))): i for i in range(domain.size)} for domain in self.domains.values()]
         self.rows = _by_genes(path, places, rows)
-        if len(self.rows) != self.size():
-            raise InputError(f"{path}: {len(self.rows):,} rows for {self.size():,} points of {space.name}")
 
     def network(self, genotype: Genotype) -> Row:
         """The row of a genotype of the space."""
         return self.row(self.values_of(genotype))
+
+    def check_has(self, start: Sequence[Values]) -> None:
+        """Refuses points to start from that the table has no row of.
+
+        Raises:
+            InputError: There is such a point.
+        """
+        for place, values in enumerate(start, 1):
+            try:
+                self.row(values)
+            except InputError as error:
+                raise InputError(f"start: network {place}: {error}") from None
 
     def check_tells(self, objectives: Objectives, paused: bool) -> None:
         """Refuses objectives that the table has no column of.

@@ -61,6 +61,18 @@ def test_a_part_has_the_rest_of_the_whole_unless_it_says_its_own(part):
     assert (space.template.input, space.search_text, space.min_input) == ((1, 8, 8), {"epochs": 3}, 8)
 
 
+def test_a_part_that_says_neither_has_all_points_of_the_whole(tmp_path):
+    file = tmp_path / "same.yaml"
+    file.write_text("like: agg-bench\ninput: [3, 16, 16]\ntable: {dataset: cifar10}\n")
+    space, whole = open_space(file), open_space("agg-bench")
+    assert {name: str(domain) for name, domain in space.domains.items()} == {
+        name: str(domain) for name, domain in whole.domains.items()
+    }
+    assert (space.template.input, space.table, space.points) == ((3, 16, 16), None, {})
+    values = space.sample(np.random.default_rng(0))
+    assert space.genotype(values) == whole.genotype(values, (3, 16, 16))
+
+
 def test_the_bench_space_is_a_part_of_aggregation():
     space, whole = open_space("agg-bench"), open_space("aggregation")
     assert space.size() == 2160

@@ -38,7 +38,7 @@ def test_a_table_has_open_names_results_and_figures(table):
     row = table.row({"arch0": "0", "arch1": "2"})
     assert (row.value, row.params, row.macs) == (3.5, 30, 300)
     assert table.row({"arch0": "0", "arch1": "1"}).hash == table.row({"arch0": "1", "arch1": "0"}).hash
-    with pytest.raises(InputError, match="no network of the table"):
+    with pytest.raises(InputError, match="an unknown network: the table has no row of it"):
         table.row({"arch0": "1", "arch1": "1"})
     figures = Figures(table)
     assert figures.cheap

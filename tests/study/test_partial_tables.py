@@ -1,0 +1,139 @@
+"""Tables that have a part of a space's networks: what is missing is refused, and a search is as exact as ever."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+
+from nas_agg.errors import InputError
+from nas_agg.space import Space
+from nas_agg.study.genes import Genes
+from nas_agg.study.lookup import Lookup
+from nas_agg.study.objectives import Objectives
+from nas_agg.study.ranking import rank_table
+from nas_agg.study.run import search
+from nas_agg.study.searcher import find_searcher, make_searcher, searchers
+from nas_agg.study.surrogate import Improvement, Trials
+from nas_agg.study.table import Tabled
+
+TEXT = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "open": {"width": [2, 3, 4, 5, 6, 7, 8, 9], "kernel": [1, 3, 5], "end": ["relu", ["bn", "relu"]]},
+    "net": [{"conv": "kernel", "out": "width"}, "end", "gap", {"linear": "classes"}],
+}
+LABELS = ('"""relu"""', '"[""bn"",""relu""]"')
+POINTS = [dict(zip(TEXT["open"], point, strict=True)) for point in itertools.product(*TEXT["open"].values())]
+KNOWN = 20  # of 48
+
+
+def space_with_table(folder, known=KNOWN, **settings):
+    """A space of 48 networks, and a table of some of them in which wide ones are best."""
+    lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
+    lines.append("width,kernel,end,params,macs,accuracy,curve")
+    points = list(itertools.product(TEXT["open"]["width"], (1, 3, 5), (0, 1)))
+    for place in np.random.default_rng(0).permutation(len(points))[:known]:
+        width, kernel, end = points[place]
+        value = 0.3 + width / 20 + kernel / 50 - end / 100
+        curve = " ".join(f"{value * epoch / 3:.4f}" for epoch in (1, 2, 3))
+        costs = f"{width * kernel**2},{64 * width * kernel**2}"
+        lines.append(f"{width},{kernel},{LABELS[end]},{costs},{value:.4f},{curve}")
+    content = gzip.compress("\n".join(lines).encode())
+    (folder / "t.csv.gz").write_bytes(content)
+    table = {"file": "t.csv.gz", "sha256": hashlib.sha256(content).hexdigest(), **settings}
+    return Space({**TEXT, "table": table}, "partial", folder)
+
+
+def told(result):
+    return [(one.number, one.state, one.labels, one.values, one.refused, one.rungs) for one in result.trials]
+
+
+@pytest.mark.parametrize("searcher", [*searchers()])
+def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, searcher):
+    space = space_with_table(tmp_path)
+    budget = KNOWN if searcher != "gp" else 12  # its asks are slow
+    result = search(space, searcher=searcher, budget=budget, out=tmp_path / "run")
+    table = Tabled(space)
+    counted = [trial for trial in result.trials if trial.counts]
+    assert len(counted) == budget
+    assert all(trial.value == table.row(space.values(trial.labels)).value for trial in result.trials)
+    assert sum(trial.refused for trial in result.trials) > 0
+    if budget == KNOWN:
+        assert result.value == table.best == max(row.value for row in table.rows.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"searcher": "random"},
+        {"searcher": "predictor"},
+        {"searcher": "nsga2", "objective": "accuracy,macs", "pruner": "halving"},
+    ],
+)
+def test_a_search_of_a_part_goes_on_exactly_as_it_would_have(tmp_path, monkeypatch, settings):
+    space, start, started = space_with_table(tmp_path), Lookup.start, []
+    whole = search(space, budget=16, out=tmp_path / "whole", **settings)
+
+    def killed(self, job):
+        started.append(job.number)
+        if len(started) in (4, 15):
+            raise KeyboardInterrupt
+        start(self, job)
+
+    monkeypatch.setattr(Lookup, "start", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            search(space, budget=16, out=tmp_path / "broken", **settings)
+    assert told(search(space, budget=16, out=tmp_path / "broken", **settings)) == told(whole)
+
+
+def test_a_search_does_not_go_on_with_a_table_that_has_grown(tmp_path):
+    search(space_with_table(tmp_path), searcher="random", budget=3, out=tmp_path / "run")
+    with pytest.raises(InputError, match="the space partial has changed since"):
+        search(space_with_table(tmp_path, KNOWN + 1), searcher="random", budget=5, out=tmp_path / "run")
+
+
+def test_the_first_line_tells_how_many_networks_the_table_has(tmp_path, capsys):
+    search(space_with_table(tmp_path), searcher="random", budget=1, out=tmp_path / "run", show=True)
+    assert "searching partial, a table of 20 networks, with random" in capsys.readouterr().out
+
+
+def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
+    space = space_with_table(tmp_path)
+    has = Tabled(space).has(Genes(space).rows(POINTS))
+    known, unknown = (next(itertools.compress(POINTS, wanted)) for wanted in (has, ~has))
+    result = search(space, searcher="random", budget=1, start=[known], out=tmp_path / "run")
+    assert result.values == known
+    with pytest.raises(InputError, match=r"^start: network 2: an unknown network: the table has no row of it$"):
+        search(space, start=[known, unknown], out=tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path):
+    table = Tabled(space_with_table(tmp_path))
+    searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
+    rows = np.stack([np.frombuffer(key, np.int64) for key in table.rows])
+    scores = np.array([[row.value] for row in table.rows.values()])
+    none = rows[:0]
+    model = Improvement(searcher.fits, Trials(rows[:14], scores[:14], none, none), {})
+    every = Genes(table).rows(POINTS)
+    gains = model.gains(every)
+    np.testing.assert_array_equal(np.isfinite(gains), table.has(every))
+    assert np.isfinite(gains).sum() == KNOWN
+
+
+def test_proxies_are_ranked_by_what_the_table_has_on_its_own_images(tmp_path):
+    import yaml
+
+    space = space_with_table(tmp_path, dataset="digits", image_size=16)
+    path, digest = space.table
+    table = {"file": path.name, "sha256": digest, "dataset": "digits", "image_size": 16}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**TEXT, "table": table}, sort_keys=False))
+    ranking = rank_table(str(tmp_path / "own.yaml"), ["macs"], batch=4)
+    assert (ranking.networks, ranking.dataset) == (KNOWN, "digits")
+    params, macs = ranking.correlations
+    assert macs.networks == params.networks == KNOWN
