@@ -202,8 +202,9 @@ def train_one(hash: str, seed: int, text: str, settings: TableSettings) -> Line:
     seconds = time.process_time() - begun
     if history:
         line |= _scores(history, len(data.validation)) | {"test": evaluate(model, data.test, data)["correct"]}
-    latency = measure(model, data.input, seconds=max(LATENCY_SECONDS, seconds / 200))
-    return line | {"latency_ms": latency.median_ms, "seconds": round(seconds, 3)}
+    # The fastest pass: where other processes share the cores, most passes are interrupted.
+    latency = measure(model, data.input, seconds=max(LATENCY_SECONDS, seconds / 200)).minimum_ms
+    return line | {"latency_ms": latency, "seconds": round(seconds, 3)}
 
 
 def _scores(history: Sequence[Mapping[str, Any]], images: int) -> Line:
