@@ -1,11 +1,13 @@
-"""EfficientNet-B0 with MBConv blocks replaced by MDConv-n of the same size, side by side with the original.
+"""Table 5 of the Micro-Dense Nets paper: EfficientNet-B0 beside the same network with MDConv-n in some of its blocks.
 
     python examples/efficientnet_mdconv.py                                     # digits, no download, some 2 minutes
     python examples/efficientnet_mdconv.py --dataset folder:./photos --image-size 224 --device cuda \
-        --weights efficientnet_b0_rwightman-7f5810bc.pth --recipe microdense-imagenet --out mdconv
+        --recipe microdense-imagenet --out mdconv                              # the paper's recipe: 300 epochs
 
-Prints the blocks of both networks, which weights stay as they are, and, after both were trained under equal
-conditions, a table like the paper's Table 5. Without --weights both start from the same random ones.
+The compression r_a of the MDConv blocks (and n, unless it is given) is chosen for equal size at the paper's 224x224
+and 1000 classes: parameters within 1 % and MACs within 2.5 %. Both networks start from the same random weights in all
+blocks that they share, and are trained with the same images in the same order. With --weights both start from trained
+weights of B0 instead, and the MDConv blocks alone from random ones: an unequal start, which the paper does not have.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,58 +25,113 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: a busy m
 import torch
 
 import nas_agg
-from nas_agg.compiler import Network, save_weights
+from nas_agg.compiler import Network, compile, save_weights
 from nas_agg.console import print_table
+from nas_agg.costs import Cost
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.files import write_atomic
 from nas_agg.genotype import Genotype
 from nas_agg.report.tree import Branch, network_tree
 from nas_agg.space import open_space
-from nas_agg.training.data import load_data
+from nas_agg.training.data import Data, load_data
 from nas_agg.training.loop import evaluate, pick_device, train
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import Recipe, get_recipe
 
 SPACE = open_space("efficientnet")
 STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each
 PLACES = [(stage, block) for stage, count in enumerate(STAGES, start=1) for block in range(count)]
+PARAMS_WITHIN, MACS_WITHIN = 1.0, 2.5  # percent: the size that counts as equal
+LAYERS = (3, 4, 2, 5, 1, 6)  # numbers of dense layers in the order in which they are tried; the paper's best is 3
 
 
-def path(number: int) -> str:
-    """Where block `number`, counted from 1, stands in the network."""
-    stage, block = PLACES[number - 1]
-    return f"stage{stage}.{block}.unit"
+@dataclass(frozen=True)
+class Variant:
+    """B0 with MDConv-n in some blocks.
+
+    Attributes:
+        blocks: Numbers of the replaced blocks, counted from 1.
+        n: Dense layers of each MDConv.
+        ratio: Their compression r_a.
+        genotype: The network.
+        params: Difference to B0's parameters, in percent.
+        macs: Difference to B0's MACs, in percent.
+    """
+
+    blocks: list[int]
+    n: int
+    ratio: Fraction
+    genotype: Genotype
+    params: float
+    macs: float
+
+    @property
+    def excess(self) -> float:
+        """The larger of both differences, each as a multiple of what counts as equal."""
+        return max(abs(self.params) / PARAMS_WITHIN, abs(self.macs) / MACS_WITHIN)
+
+    @property
+    def size(self) -> str:
+        """Both differences, and whether they count as equal."""
+        limits = f"parameters within {PARAMS_WITHIN:g} % and MACs within {MACS_WITHIN:g} %"
+        verdict = f"equal, {limits}" if self.excess <= 1 else f"NOT equal, which is {limits}"
+        return f"params {self.params:+.2f} %, MACs {self.macs:+.2f} % of B0's: {verdict}"
 
 
-def replaced(b0: Genotype, blocks: list[int], n: int, ratio: Fraction) -> Genotype:
-    """The network with MDConv-n, compressed by r_a = ratio, in the place of some blocks."""
+def variant(b0: Genotype, cost: Cost, blocks: list[int], n: int, ratio: Fraction, se: bool) -> Variant:
+    """The network with MDConv-n, compressed by r_a = ratio, in the place of some blocks.
+
+    Args:
+        b0: EfficientNet-B0.
+        cost: What it costs.
+        blocks: Numbers of the blocks, counted from 1.
+        n: Dense layers of each MDConv.
+        ratio: r_a.
+        se: Whether the blocks keep B0's squeeze-excitation.
+    """
     text = b0.text()
     let: dict[str, Any] = dict(text["let"])
     for number in blocks:
-        let |= {f"block{number}": "mdconv", f"layers{number}": n, f"ratio{number}": float(ratio)}
-    return Genotype.read(text | {"let": let})
+        let |= {f"block{number}": "mdconv_se" if se else "mdconv"}
+        let |= {f"layers{number}": n, f"ratio{number}": float(ratio)}
+    genotype = Genotype.read(text | {"let": let})
+    ours = nas_agg.cost(genotype)
+    params, macs = (100 * (a / b - 1) for a, b in ((ours.params, cost.params), (ours.macs, cost.macs)))
+    return Variant(blocks, n, ratio, genotype, params, macs)
 
 
-def solved(b0: Genotype, blocks: list[int], n: int) -> tuple[Fraction, Genotype]:
-    """The r_a, in thousandths, whose network comes nearest to the original's parameters (then to its MACs)."""
-    params, macs = nas_agg.cost(b0).params, nas_agg.cost(b0).macs
+def solved(b0: Genotype, blocks: list[int], n: int, se: bool) -> Variant:
+    """The variant whose r_a, in thousandths, has the least excess over equal parameters and MACs."""
 
-    def distance(thousandths: int) -> tuple[int, int]:
-        cost = nas_agg.cost(replaced(b0, blocks, n, Fraction(thousandths, 1000)))
-        return abs(cost.params - params), abs(cost.macs - macs)
+    cost = nas_agg.cost(b0)
 
-    # Parameters grow with r_a: halve the range, then look at the neighbourhood, where whole channels make steps.
+    def at(thousandths: int) -> Variant:
+        return variant(b0, cost, blocks, n, Fraction(thousandths, 1000), se)
+
+    # Both sizes grow with r_a: halve the range, then look at the neighbourhood, where whole channels make steps.
     low, high = 10, 1000
     while high - low > 1:
         middle = (low + high) // 2
-        more = nas_agg.cost(replaced(b0, blocks, n, Fraction(middle, 1000))).params > params
+        found = at(middle)
+        more = found.params / PARAMS_WITHIN + found.macs / MACS_WITHIN > 0
         low, high = (low, middle) if more else (middle, high)
-    best = min(range(max(10, low - 15), min(1000, low + 15) + 1), key=distance)
-    return Fraction(best, 1000), replaced(b0, blocks, n, Fraction(best, 1000))
+    return min(map(at, range(max(10, low - 15), min(1000, low + 15) + 1)), key=lambda found: found.excess)
 
 
-def print_blocks(before: Genotype, after: Genotype, blocks: list[int]) -> None:
-    """Both networks block by block."""
-    trees = [network_tree(genotype) for genotype in (before, after)]
+def chosen(b0: Genotype, blocks: list[int], n: int | None, se: bool) -> Variant:
+    """The variant of equal size: of n dense layers or, if n is none, of the first of `LAYERS` that can be equal."""
+    best = None
+    for layers in LAYERS if n is None else (n,):
+        found = solved(b0, blocks, layers, se)
+        if found.excess <= 1:
+            return found
+        best = found if best is None or found.excess < best.excess else best
+    assert best is not None
+    return best
+
+
+def print_blocks(before: Genotype, after: Variant) -> None:
+    """Print both networks block by block."""
+    trees = [network_tree(genotype) for genotype in (before, after.genotype)]
     rows = []
     for name, branch in trees[0].parts.items():
         if not name.startswith("stage"):
@@ -82,7 +140,7 @@ def print_blocks(before: Genotype, after: Genotype, blocks: list[int]) -> None:
         for number, (stage, block) in enumerate(PLACES, start=1):
             if name == f"stage{stage}":
                 parts = [tree.parts[name].parts[str(block)] for tree in trees]
-                kind = "MBConv -> MDConv" if number in blocks else "MBConv"
+                kind = "MBConv -> MDConv" if number in after.blocks else "MBConv"
                 rows.append([f"block {number}", kind, *_cells(parts[0]), *_cells(parts[1])])
     rows.append(["all", "", *_cells(trees[0]), *_cells(trees[1])])
     header = ["part", "kind", "output", "params", "MACs", "output", "params", "MACs"]
@@ -93,29 +151,66 @@ def _cells(branch: Branch) -> list[str]:
     return ["x".join(map(str, branch.shape)), f"{branch.params:,}", f"{branch.macs:,}"]
 
 
+def outside(state: dict[str, torch.Tensor], blocks: list[int]) -> dict[str, torch.Tensor]:
+    """The tensors of a network that are not in some blocks."""
+    own = tuple(f"stage{stage}.{block}.unit." for stage, block in (PLACES[number - 1] for number in blocks))
+    return {name: tensor for name, tensor in state.items() if not name.startswith(own)}
+
+
 def take(target: Network, source: Network, blocks: list[int]) -> tuple[int, list[str]]:
-    """Gives a network another's weights, but for its own blocks and what has another shape.
+    """Give a network another's weights, except in some blocks and where shapes differ.
 
     Returns:
-        How many tensors were taken, and the names of those that were not.
+        The number of tensors taken, and the names of those that were not.
     """
-    own = tuple(f"{path(number)}." for number in blocks)
     state, theirs = target.state_dict(), source.state_dict()
-    same = {
-        name: theirs[name]
-        for name, tensor in state.items()
-        if name in theirs and theirs[name].shape == tensor.shape and not name.startswith(own)
-    }
+    ours = outside(state, blocks)
+    same = {name: theirs[name] for name in ours if name in theirs and theirs[name].shape == ours[name].shape}
     target.load_state_dict(state | same)
     return len(same), [name for name in state if name not in same]
 
 
-def check_kept(target: Network, source: Network, blocks: list[int]) -> None:
-    """Compares all weights outside of the replaced blocks, bit for bit."""
-    own = tuple(f"{path(number)}." for number in blocks)
-    ours, theirs = ({k: v for k, v in n.state_dict().items() if not k.startswith(own)} for n in (target, source))
+def check_shared(target: Network, source: Network, blocks: list[int]) -> None:
+    """Compare all weights outside of some blocks, bit for bit."""
+    ours, theirs = (outside(network.state_dict(), blocks) for network in (target, source))
     if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
         raise NasAggError("the blocks that were not replaced differ")
+
+
+@dataclass(frozen=True)
+class Start:
+    """How both networks start.
+
+    Attributes:
+        networks: B0 and its variant.
+        names: Of each network's start, for the summary.
+        about: What was done.
+    """
+
+    networks: list[Network]
+    names: list[str]
+    about: str
+
+
+def started(b0: Genotype, after: Variant, data: Data, recipe: Recipe, options: argparse.Namespace) -> Start:
+    """Both networks for a data set, with equal weights in all blocks that they share."""
+    genotypes = [genotype.with_task(data.input, data.classes) for genotype in (b0, after.genotype)]
+    networks = [compile(genotype, options.seed, **recipe.start) for genotype in genotypes]
+    names = [f"random, seed {options.seed}", "as B0; MDConv random"]
+    about = "both random, an equal start: the MDConv blocks and what they replace have random weights of their own"
+    if options.weights:
+        pretrained = nas_agg.compile(b0, weights=options.weights)
+        taken, new = take(networks[0], pretrained, [])
+        print(f"B0 takes {taken} tensors from {options.weights}; new, of other shapes: {', '.join(new) or 'none'}")
+        names = [Path(options.weights).name, "as B0; MDConv random"]
+        about = (
+            f"NOT equal: B0 starts from {options.weights} in all blocks, its variant in all but the MDConv blocks, "
+            "which are random; the paper starts both at random (leave out --weights)"
+        )
+    taken, new = take(networks[1], networks[0], after.blocks)
+    check_shared(networks[1], networks[0], after.blocks)
+    print(f"{taken} tensors of the shared blocks are B0's, bit for bit; {len(new)} are the MDConv blocks' own")
+    return Start(networks, names, about)
 
 
 def main() -> None:
@@ -123,14 +218,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--blocks", default="8,9,10", help="MBConv blocks to replace, counted from 1 (default: 8,9,10)")
-    parser.add_argument("--n", type=int, default=3, help="dense layers of each MDConv (default: 3)")
+    parser.add_argument("--n", type=int, help="dense layers of each MDConv (default: 3 if sizes can be equal with it)")
+    parser.add_argument("--se", choices=["on", "off"], default="on", help="squeeze-excitation in MDConv (default: on)")
     parser.add_argument("--dataset", default="digits", help="as in nas_agg train, such as folder:PATH or cifar10")
     parser.add_argument("--image-size", type=int, help="side that images are scaled to")
-    parser.add_argument("--recipe", default="final", help="see nas_agg recipes")
+    parser.add_argument("--recipe", default="final", help="see nas_agg recipes (default: final)")
     parser.add_argument("--epochs", type=int, help="default: 15 on digits, else the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", help="of EfficientNet-B0: a torchvision file, a .safetensors file, or a name")
+    weights = (
+        "start from trained weights of EfficientNet-B0 (an unequal start): a file of torchvision's, a .safetensors "
+    )
+    parser.add_argument("--weights", help=f"{weights}file, or a name")
     parser.add_argument("--out", type=Path, help="folder for both networks: genotype.json and weights.safetensors")
     try:
         run(parser.parse_args())
@@ -139,7 +238,12 @@ def main() -> None:
         sys.exit(error.status)
 
 
-def run(options: argparse.Namespace) -> None:
+def check(options: argparse.Namespace) -> list[int]:
+    """The numbers of the blocks to replace.
+
+    Raises:
+        InputError: An option is out of range.
+    """
     if not all(
         part.isdecimal() and part.isascii() and len(part) < 3 and 1 <= int(part) <= len(PLACES)
         for part in options.blocks.split(",")
@@ -149,59 +253,70 @@ def run(options: argparse.Namespace) -> None:
         )
     if not 0 <= options.seed < 2**63:
         raise InputError("--seed: give a whole number from 0 to 2**63 - 1")
-    names = ["EfficientNet-B0", f"Micro-Dense-EfficientNet-B0 (MDConv-{options.n})"]
-    folders = [options.out / name for name in ("b0", "b0-mdconv")] if options.out else []
-    for folder in folders:
+    if options.n is not None and not 0 <= options.n <= 6:
+        raise InputError("--n: give 0 to 6 dense layers")
+    return sorted({int(part) for part in options.blocks.split(",")})
+
+
+def folders(out: Path | None) -> list[Path]:
+    """Where both networks go: one folder each, or none.
+
+    Raises:
+        InputError: A folder cannot be made.
+    """
+    found = [out / name for name in ("b0", "b0-mdconv")] if out else []
+    for folder in found:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"--out: {folder} cannot be made: {error.strerror}") from None
-    blocks = sorted({int(part) for part in options.blocks.split(",")})
-    if not 0 <= options.n <= 6:
-        raise InputError("--n: give 0 to 6 dense layers")
+    return found
+
+
+def run(options: argparse.Namespace) -> None:
+    blocks, out = check(options), folders(options.out)
     b0 = SPACE.point("b0")
-    ratio, mdconv = solved(b0, blocks, options.n)
-    costs = [nas_agg.cost(genotype) for genotype in (b0, mdconv)]
-    print(f"EfficientNet-B0, and with MDConv-{options.n} in the place of blocks {options.blocks}: r_a = {float(ratio)}")
-    print_blocks(b0, mdconv, blocks)
-    params, macs = (100 * (getattr(costs[1], name) / getattr(costs[0], name) - 1) for name in ("params", "macs"))
-    print(f"params {params:+.2f} %, MACs {macs:+.2f} %\n")
+    after = chosen(b0, blocks, options.n, options.se == "on")
+    print(
+        f"EfficientNet-B0, and with MDConv-{after.n} ({'with' if options.se == 'on' else 'no'} squeeze-excitation) "
+        f"in the place of blocks {options.blocks}: r_a = {float(after.ratio)}"
+    )
+    print_blocks(b0, after)
+    print(f"{after.size}\n")
 
     data = load_data(options.dataset, options.seed, options.image_size, SPACE.min_input)
     device, recipe = pick_device(options.device), get_recipe(options.recipe)
-    genotypes = [genotype.with_task(data.input, data.classes) for genotype in (b0, mdconv)]
-    networks = [nas_agg.compile(genotype, seed=options.seed) for genotype in genotypes]
-    if options.weights:
-        pretrained = nas_agg.compile(b0, weights=options.weights)
-        taken, new = take(networks[0], pretrained, [])
-        print(f"B0 takes {taken} tensors from {options.weights}; new, of other shapes: {', '.join(new) or 'none'}")
-    taken, new = take(networks[1], networks[0], blocks)
-    check_kept(networks[1], networks[0], blocks)
-    print(f"{taken} tensors of the untouched blocks are B0's, bit for bit; {len(new)} are the MDConv blocks' own")
-
+    start = started(b0, after, data, recipe, options)
     epochs = options.epochs
     if epochs is None:
         epochs = 15 if options.dataset == "digits" else recipe.epochs
     images = len(data.train) + len(data.validation)
     print(f"training both on {data.name}, {images} images of {data.input}, {epochs} epochs of {recipe.name}")
     rows = []
-    for k, (name, cost, genotype, network) in enumerate(zip(names, costs, genotypes, networks, strict=True)):
+    for k, (name, genotype) in enumerate((("EfficientNet-B0", b0), (f"with MDConv-{after.n}", after.genotype))):
+        network, cost, task = start.networks[k], nas_agg.cost(genotype), genotype.with_task(data.input, data.classes)
         on = "train+validation"
-        result = train(network, data, recipe, seed=options.seed, device=device, epochs=epochs, on=on, report=_told)
+        result = train(network, data, recipe, seed=options.seed, device=device, epochs=epochs, on=on, report=_report)
         test = evaluate(network, data.test, data, device)
-        if folders:
-            write_atomic(folders[k] / "genotype.json", genotype.to_json() + "\n")
-            save_weights(network, folders[k] / "weights.safetensors")
+        if out:
+            write_atomic(out[k] / "genotype.json", task.to_json() + "\n")
+            save_weights(network, out[k] / "weights.safetensors")
         print(f"{name}: {result.seconds:.0f} s")
-        error = f"{100 * (1 - test['accuracy']):.2f}"
-        here = nas_agg.cost(genotype).params
-        rows.append([name, f"{cost.params / 1e6:.1f}M", f"{cost.macs / 1e9:.1f}G", f"{here:,}", error])
-    print()
-    header = ["model", f"params, {b0.classes} classes", "FLOPs at 224x224", f"params on {data.name}", "test error (%)"]
-    print_table(header, rows, right=(1, 2, 3, 4))
+        here = nas_agg.cost(task)
+        sizes = [f"{cost.params:,}", f"{cost.macs / 1e6:.1f}M", f"{here.params:,}", f"{here.macs / 1e6:.2f}M"]
+        rows.append([name, start.names[k], *sizes, *_errors(test)])
+    print(f"\nsize: {after.size}\nstart: {start.about}")
+    header = ["model", "start", f"params, {b0.classes} classes", "MACs at 224x224"]
+    header += [f"params on {data.name}", "MACs", "test error (%)", "top-5 error (%)"]
+    print_table(header[: len(rows[0])], rows, right=range(2, len(rows[0])))
 
 
-def _told(epoch: int, metrics: dict[str, Any]) -> bool:
+def _errors(test: dict[str, Any]) -> list[str]:
+    """Top-1 and, of more than 5 classes, top-5 error in percent."""
+    return [f"{100 * (1 - test[name]):.2f}" for name in ("accuracy", "top5_accuracy") if name in test]
+
+
+def _report(epoch: int, metrics: dict[str, Any]) -> bool:
     print(f"  epoch {epoch}: loss {metrics['train_loss']:.3f}, {metrics['images_per_second']:.0f} images/s", flush=True)
     return False
 

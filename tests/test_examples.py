@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,9 @@ import torch
 import torchvision
 
 import nas_agg
+from nas_agg.compiler import compile
+from nas_agg.training.data import load_data
+from nas_agg.training.recipes import get_recipe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -19,6 +26,11 @@ def run(name, *words):
     ran = subprocess.run([sys.executable, EXAMPLES / name, *words], capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
+
+
+def cells(line):
+    """The cells of a printed table's line."""
+    return re.split(r"\s{2,}", line.strip())
 
 
 def test_own_space():
@@ -34,16 +46,93 @@ def test_search_a_table():
 
 def test_efficientnet_with_mdconv(tmp_path):
     out = run("efficientnet_mdconv.py", "--epochs", "1", "--out", tmp_path)
-    assert "r_a = 0.288" in out
-    assert "params -0.05 %, MACs +3.95 %" in out
+    assert "MDConv-3 (with squeeze-excitation) in the place of blocks 8,9,10: r_a = 0.263" in out
+    size = "params -0.42 %, MACs +0.75 % of B0's: equal, parameters within 1 % and MACs within 2.5 %"
+    assert out.count(size) == 2 and f"\nsize: {size}\nstart: both random, an equal start" in out
     blocks = {line.split()[1]: line for line in out.splitlines() if line.startswith("block ")}
     assert [number for number in blocks if "MBConv -> MDConv" in blocks[number]] == ["8", "9", "10"]
-    assert "102,900" in blocks["8"] and "108,099" in blocks["8"]
-    assert "294 tensors of the untouched blocks are B0's, bit for bit" in out
-    for line in out.splitlines()[-2:]:
-        assert line.split()[-4:-2] == ["5.3M", "0.4G"]
+    assert "102,900" in blocks["8"] and "103,920" in blocks["8"]
+    assert "294 tensors of the shared blocks are B0's, bit for bit" in out
+    header, *rows = map(cells, out.splitlines()[-3:])
+    assert header[-2:] == ["test error (%)", "top-5 error (%)"]
+    for row, start, sizes in zip(
+        rows,
+        ("random, seed 0", "as B0; MDConv random"),
+        (["5,288,548", "385.8M"], ["5,266,208", "388.7M"]),
+        strict=True,
+    ):
+        assert row[1] == start and row[2:4] == sizes
+        assert 0 <= float(row[-1]) < float(row[-2]) <= 100
+    b0 = nas_agg.cost("efficientnet/b0")
     for name in ("b0", "b0-mdconv"):
-        nas_agg.compile(tmp_path / name / "genotype.json", weights=tmp_path / name / "weights.safetensors")
+        network = tmp_path / name
+        nas_agg.compile(network / "genotype.json", weights=network / "weights.safetensors")
+        cost = nas_agg.cost(nas_agg.load(network / "genotype.json").with_task((3, 224, 224), 1000))
+        assert abs(cost.params / b0.params - 1) < 0.01 and abs(cost.macs / b0.macs - 1) < 0.025
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location("efficientnet_mdconv", EXAMPLES / "efficientnet_mdconv.py")
+    module = sys.modules["efficientnet_mdconv"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("se", [True, False])
+def test_the_solved_network_has_b0s_size(example, se):
+    b0 = nas_agg.load("efficientnet/b0")
+    found = example.chosen(b0, [8, 9, 10], None, se)
+    ours, theirs = nas_agg.cost(found.genotype), nas_agg.cost(b0)
+    assert found.n == 3
+    assert abs(ours.params / theirs.params - 1) < 0.01 and abs(ours.macs / theirs.macs - 1) < 0.025
+    assert (found.params, found.macs) == pytest.approx(
+        (100 * (ours.params / theirs.params - 1), 100 * (ours.macs / theirs.macs - 1))
+    )
+    assert "NOT" not in found.size
+    squeezed = [name for name in nas_agg.compile(found.genotype).state_dict() if ".se." in name]
+    assert any(name.startswith("stage5.0.") for name in squeezed) == se
+    assert any(name.startswith("stage5.2.") for name in squeezed)
+
+
+def test_another_n_is_chosen_where_three_layers_cannot_be_equal(example, monkeypatch):
+    b0 = nas_agg.load("efficientnet/b0")
+    solved = example.solved
+
+    def without_three(b0, blocks, n, se):
+        found = solved(b0, blocks, n, se)
+        return replace(found, macs=9.9) if n == 3 else found
+
+    monkeypatch.setattr(example, "solved", without_three)
+    assert example.chosen(b0, [8, 9, 10], None, True).n == 4
+    assert example.chosen(b0, [8, 9, 10], 3, True).n == 3
+
+
+def test_what_is_not_of_equal_size_is_called_so(example):
+    found = example.chosen(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
+    assert found.excess > 1 and "NOT equal" in found.size
+
+
+@pytest.mark.parametrize("recipe", ["final", "seqconv-imagenet"])
+def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, recipe):
+    b0, data, recipe = nas_agg.load("efficientnet/b0"), load_data("digits", image_size=32), get_recipe(recipe)
+    after = example.chosen(b0, [8, 9, 10], 3, True)
+    start = example.started(b0, after, data, recipe, argparse.Namespace(seed=5, weights=None))
+    first, second = (network.state_dict() for network in start.networks)
+    blocks = ("stage4.2.", "stage5.0.", "stage5.1.")
+    shared = [name for name in first if not name.startswith(blocks)]
+    assert shared == [name for name in second if not name.startswith(blocks)]
+    assert all(torch.equal(first[name], second[name]) for name in shared)
+    assert torch.equal(
+        compile(b0.with_task(data.input, 10), 5, **recipe.start).head.conv.weight, first["head.conv.weight"]
+    )
+    assert "equal start" in start.about and "NOT" not in start.about
+
+
+def test_of_few_classes_there_is_no_top5_error(example):
+    assert example._errors({"accuracy": 0.75, "loss": 1.0}) == ["25.00"]
+    assert example._errors({"accuracy": 0.75, "top5_accuracy": 0.9}) == ["25.00", "10.00"]
 
 
 def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
@@ -53,6 +142,8 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
     out = run("efficientnet_mdconv.py", *size, "--weights", tmp_path / "b0.pth")
     assert "B0 takes 357 tensors" in out
     assert "new, of other shapes: stem.conv.weight, linear.weight, linear.bias" in out
+    assert f"start: NOT equal: B0 starts from {tmp_path / 'b0.pth'} in all blocks" in out
+    assert [cells(line)[1] for line in out.splitlines()[-2:]] == ["b0.pth", "as B0; MDConv random"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +155,7 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
         (("--out", "file"), "--out: file/b0 cannot be made: Not a directory"),
         (("--blocks", "1" * 10_000), "is not a list of blocks"),
         (("--n", "7"), "--n: give 0 to 6 dense layers"),
+        (("--recipe", "seqconv-imagenet"), "color jitter works on 3 channels, these images have 1"),
         (("--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],

@@ -150,6 +150,10 @@ _SPARSENET = (
     "The SparseNet slides give no recipe: it is DenseNet's. Convolutions start with He's fan-in variance; the authors' "
     "code has fan_out."
 )
+_IMAGENET = (
+    "Resized crops are cut from images already scaled to the training size, and the whole scaled image is tested; "
+    "usual trainings on ImageNet cut from the original and test a centre crop."
+)
 
 _ALL = (
     Recipe(
@@ -200,7 +204,7 @@ _ALL = (
     Recipe(
         name="microdense-imagenet",
         about="the Micro-Dense Nets paper on ImageNet: 300 epochs, batch 400, AutoAugment",
-        choices=_MICRODENSE.format(rest="resized crops and flip are added").strip(),
+        choices=_MICRODENSE.format(rest="resized crops and flip are added") + _IMAGENET,
         epochs=300,
         batch_size=400,
         lr=0.2,
@@ -229,7 +233,7 @@ _ALL = (
         name="dsnet-imagenet",
         about="the DSNet paper on ImageNet: 100 epochs, batch 128, rate / 10 every 30, resized crops",
         choices="The paper gives no weight decay, momentum or flip for ImageNet: 1e-4, 0.9 and flip as in He et al. "
-        f"2016. {_DSNET}",
+        f"2016. {_DSNET} {_IMAGENET}",
         epochs=100,
         batch_size=128,
         lr=0.05,
@@ -260,7 +264,7 @@ _ALL = (
         about="the SeqConv paper on ImageNet: 100 epochs, batch 256, rate / 10 every 30, colours varied",
         choices="Epochs, batch, milestones, colours and the start of convolutions are those of the authors' code; the "
         "paper gives none of them for ImageNet. The classifier starts with Glorot's bound, which the paper names; the "
-        "code's is sqrt(3 / outputs).",
+        f"code's is sqrt(3 / outputs). {_IMAGENET}",
         epochs=100,
         batch_size=256,
         lr=0.1,
@@ -290,7 +294,7 @@ _ALL = (
     Recipe(
         name="sparsenet-imagenet",
         about="SparseNet and DenseNet on ImageNet: 90 epochs, batch 256, rate / 10 at 30 and 60, resized crops",
-        choices=_SPARSENET,
+        choices=f"{_SPARSENET} {_IMAGENET}",
         epochs=90,
         batch_size=256,
         lr=0.1,

@@ -98,6 +98,7 @@ def test_what_a_source_leaves_unsaid_is_written_down():
     assert all("start at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
     for name, words in (("seqconv-cifar", "fan_out_uniform"), ("sparsenet-cifar", "fan_out")):
         assert words in RECIPES[name].choices
+    assert all("already scaled" in recipe.choices for recipe in RECIPES.values() if recipe.resized_crop)
     assert all(recipe.choices for recipe in list(RECIPES.values())[3:])
 
 
