@@ -108,17 +108,12 @@ def table(
     ] = TableFormat.table,
 ) -> None:
     """The papers' tables, row by row: sizes beside what the points count, results beside those of your runs."""
-    from nas_agg.report import papers, runs, tables
+    from nas_agg.report import papers, tables
 
     if known_as and not run:
         raise InputError("--as: only with --run; name a run, or leave this out")
     found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
-    matches: list[runs.Match] = []
-    for path in run or []:
-        same, why = runs.match(runs.read_trained(path, [name.value for name in known_as or []]), found)
-        matches += same
-        if why:
-            print(f"note: {why}", file=sys.stderr)
+    matches = _matches(run or [], [name.value for name in known_as or []], found)
     if run and not paper:  # the papers that the runs have a network of
         found = {name: of for name, of in found.items() if any(one.paper == name for one in matches)}
     if format is TableFormat.json:
@@ -129,6 +124,19 @@ def table(
         for number, (name, of) in enumerate(found.items()):
             print("\n" * (number > 0) + f"{name}: {of.about}")
             _print_paper(of, matches if run else None)
+
+
+def _matches(runs: list[str], known_as: list[str], found: dict[str, Paper]) -> list[Match]:
+    """The rows that runs have trained the networks of; of a run without one a line says why."""
+    from nas_agg.report.runs import match, read_trained
+
+    matches: list[Match] = []
+    for trained in [read_trained(path, known_as) for path in runs]:
+        same, why = match(trained, found)
+        matches += same
+        if why:
+            print(f"note: {why}", file=sys.stderr)
+    return matches
 
 
 def _print_paper(of: Paper, matches: list[Match] | None) -> None:

@@ -138,7 +138,7 @@ class Row(_Part):
     """A network of a paper's tables.
 
     Attributes:
-        network: What the paper calls it.
+        network: Its name, the paper's own or, where several rows share that, a fuller one.
         point: The point that it is, ``space/point``; none: it is not reproduced.
         with_: Text for names of the point's genotype, where the row is no point itself.
         classes: Other classes than the point's, of the network that is counted.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,21 +118,21 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> Trained:
 
 
 def _data_set(path: str, spec: str, input: tuple[int, int, int], classes: int, known_as: Sequence[str]) -> str:
-    """The data set that a run's ``spec`` is: named by itself, or one of those it is known as."""
-    kind = spec.partition(":")[0]
+    """The data set that a run's ``spec`` is: a name of its own, or one of those that files are known as."""
+    kind, _, place = spec.partition(":")
     if kind not in ("npz", "folder"):
         return kind
-    if not known_as:
-        file = Path(spec.partition(":")[2]).name
-        names = [name for name, data in DATA_SETS.items() if data.input]
-        raise InputError(
-            f"{path}: trained on {kind}:{file}; say which data set that is: --as {', '.join(names[:-1])} or {names[-1]}"
-        )
-    for name in known_as:
-        if (DATA_SETS[name].input, DATA_SETS[name].classes) == (input, classes):
-            return name
-    wanted = " nor ".join(f"{data.label} ({_size(data.input)}, {data.classes})" for data in map(DATA_SETS.get, known_as) if data)
-    raise InputError(f"{path}: its images ({_size(input)}, {classes} classes) are not {wanted}")
+    name, task = f"{kind}:{Path(place).name}", f"{_size(input)}, {classes} classes"
+    fit = [known for known, data in DATA_SETS.items() if (data.input, data.classes) == (input, classes)]
+    for known in fit:
+        if known in known_as:
+            return known
+    if known_as:
+        labels = " or ".join(DATA_SETS[known].label for known in known_as)
+        raise InputError(f"{path}: trained on {name} ({task}), which is not {labels}")
+    if fit:
+        raise InputError(f"{path}: trained on {name}; if that is {DATA_SETS[fit[0]].label}, add --as {fit[0]}")
+    return f"{name} ({task})"
 
 
 def _size(input: tuple[int, int, int] | None) -> str:
@@ -158,12 +159,12 @@ def match(run: Trained, found: Mapping[str, Paper]) -> tuple[list[Match], str]:
     if run.input != known.input:
         sizes = f"{_size(run.input)}, not {_size(known.input)}"
         return [], f"{run.path}: its images are {sizes} as those of {known.label} in the papers; its network: {network}"
-    same = list(_same(run, found))
-    rows = [one for one in same if _prints(found[one.paper], one.row, run.data)]
-    if rows:
-        return rows, ""
-    if same:
-        names = ", ".join(dict.fromkeys(f"{one.row.network} ({one.paper})" for one in same))
+    rows = [Match(name, row, "", run) for name, paper in found.items() for row in paper.rows]
+    printed = [one for one in rows if _prints(found[one.paper], one.row, run.data)]
+    if same := list(_same(run, printed)):
+        return same, ""
+    if other := list(_same(run, [one for one in rows if not _prints(found[one.paper], one.row, run.data)])):
+        names = ", ".join(dict.fromkeys(f"{one.row.network} ({one.paper})" for one in other))
         return [], f"{run.path}: nothing is printed on {known.label} of its network: {names}"
     return [], f"{run.path}: its network is in no row of {papers}: {network}"
 
@@ -172,30 +173,31 @@ def _prints(paper: Paper, row: Row, data: str) -> bool:
     return any(result.data.rstrip("+") == data for result in paper.results(row))
 
 
-def _same(run: Trained, found: Mapping[str, Paper]) -> Iterator[Match]:
-    """Each row whose network the run has, in its own reading or in another."""
-    hashes: dict[str, bool] = {}
-    for name, paper in found.items():
-        for row in paper.rows:
-            genotype = row.genotype()
-            if genotype is None:
-                continue
-            if _is(run, genotype, hashes):
-                yield Match(name, row, "", run)
-                continue
-            for reading in row.readings:
-                if not reading.range and _is(run, row.genotype_of(reading), hashes):
-                    yield Match(name, row, reading.about, run)
-                    break
+def _same(run: Trained, rows: Sequence[Match]) -> Iterator[Match]:
+    """Those rows whose network the run has, in their own reading or in another."""
+    for one in rows:
+        genotype = one.row.genotype()
+        if genotype is None:
+            continue
+        if _is(run, genotype):
+            yield one
+            continue
+        for reading in one.row.readings:
+            if not reading.range and _is(run, one.row.genotype_of(reading)):
+                yield one._replace(reading=reading.about)
+                break
 
 
-def _is(run: Trained, genotype: Genotype, known: dict[str, bool]) -> bool:
+def _is(run: Trained, genotype: Genotype) -> bool:
     """Whether a genotype, with the run's images and classes, is the run's network."""
-    text = genotype.to_json()
-    if text not in known:
-        try:
-            cost = Cost(expand(genotype.with_task(run.input, run.classes)))
-            known[text] = cost.params == run.params and cost.hash == run.hash
-        except GenotypeError:  # too small an image, for instance
-            known[text] = False
-    return known[text]
+    return _identity(genotype, run.input, run.classes) == (run.params, run.hash)
+
+
+@lru_cache(maxsize=1024)
+def _identity(genotype: Genotype, input: tuple[int, int, int], classes: int) -> tuple[int, str]:
+    """A network's parameters and hash for images and classes; none of either where it cannot be for these."""
+    try:
+        cost = Cost(expand(genotype.with_task(input, classes)))
+    except GenotypeError:  # too small an image, for instance
+        return 0, ""
+    return cost.params, cost.hash

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nas_agg.report.counts import FLOPS, Counted, CountedReading, as_dict, as_printed, count, count_readings, summary
 from nas_agg.report.papers import DATA_SETS, METRICS, Paper, Result, Row
-from nas_agg.report.runs import Match
+
+if TYPE_CHECKING:
+    from nas_agg.report.runs import Match
 
 
 class Grid(NamedTuple):
@@ -87,7 +89,9 @@ def _label(data: str) -> str:
 
 
 def printed_text(results: Sequence[Result]) -> str:
-    """Results on one data set as a text: ``25.00 (Table 2), 25.01 (Table 3)``; tables that print the same stand together.
+    """Results on one data set as a text: ``25.00 (Table 2); 25.01 (Table 3)``.
+
+    Tables that print the same stand together.
 
     Args:
         results: In the order of their tables.

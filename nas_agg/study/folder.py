@@ -182,7 +182,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         parent = Path(path).parent
-        near = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        near = [entry.name for entry in parent.iterdir() if entry != Path(path)] if parent.is_dir() else []
         raise InputError(f"{path}: no run folder (it has no {RUN}){did_you_mean(Path(path).name, near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None

@@ -1,81 +1,110 @@
-"""The papers' tables: every row is counted, and agrees to the printed digits or has a reason."""
+"""The papers' files: what is printed is there, as it is printed, and a file that is wrong is refused in one line."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections import Counter
+from decimal import Decimal
 
 import pytest
 
 from nas_agg.errors import InputError
 from nas_agg.report import papers
-from nas_agg.report.papers import Paper, Row, as_printed, count, paper
-
-DOCS = Path(__file__).parents[2] / "docs"
-ROWS = [(name, row) for name, of in papers.papers().items() for row in of.rows]
+from nas_agg.report.papers import Result, paper, read_paper
 
 
-@pytest.mark.parametrize(("name", "row"), ROWS, ids=[f"{name}-{row.network}" for name, row in ROWS])
-def test_a_row_agrees_or_has_a_reason(name, row):
-    counted = count(row, paper(name))
-    assert counted.agrees == (not row.differs), counted.verdict
-    assert counted.printed or not row.differs
-
-
-@pytest.mark.parametrize(("name", "rows", "differ"), [
-    ("sparsenet", 36, 7), ("seqconv", 17, 1), ("microdense", 39, 12), ("dsnet", 36, 6), ("baselines", 38, 4),
-])  # fmt: skip
-def test_all_rows_are_there(name, rows, differ):
+def results(name: str, network: str) -> list[Result]:
     of = paper(name)
-    assert (len(of.rows), sum(bool(row.differs) for row in of.rows)) == (rows, differ)
-    assert {row.differs for row in of.rows} - {""} == set(of.reasons)
+    (row,) = [row for row in of.rows if row.network == network]
+    return of.results(row)
 
 
-def test_a_row_without_a_network_is_not_reproduced():
-    (row,) = [row for _, row in ROWS if row.point is None]
-    assert "FractalNet" in row.network
-    counted = count(row, paper("baselines"))
-    assert not counted.agrees and counted.cells()[2:6] == ["38.6M", "-", "-", "-"]
+def value(name: str, network: str, table: str, metric: str = "error") -> Decimal:
+    """A value of the table's first data set."""
+    found = [one.value for one in results(name, network) if (one.table, one.metric) == (table, metric)]
+    return Decimal(found[0].rstrip("*"))
 
 
-@pytest.mark.parametrize(("figure", "like", "cut", "said"), [
-    (757_252, "0.76M", False, "0.76M"), (11_859_656, "11.8M", False, "11.9M"), (11_859_656, "11.8M", True, "11.8M"),
-    (25_028_904, "25M", False, "25M"), (2_729_614_258, "2.73G", False, "2.73G"), (735_676, "735,677", False, "735,676"),
-    (500, "0.0M", False, "0.0M"), (12, "13", False, "12"),
+@pytest.mark.parametrize(("name", "tables"), [
+    ("sparsenet", {"Table of CIFAR": 37, "Why DenseNet Further Improves?": 5, "Cons of Summation": 5,
+                   "Table of ImageNet": 12}),
+    ("seqconv", {"Table 3": 35, "Table 4": 16, "Table 4 *": 9, "Table 5": 4}),
+    ("microdense", {"Table 3": 24, "Table 4": 22, "Table 5": 12, "Table 6": 6}),
+    ("dsnet", {"Table 1": 10, "Table 2": 18, "Table 3": 15, "Table 4": 12, "Table 5": 9, "Table 6": 18, "Table 7": 29,
+               "Table 8": 9, "Table 9": 15}),
+    ("baselines", {}),
 ])  # fmt: skip
-def test_figures_with_the_digits_of_others(figure, like, cut, said):
-    assert as_printed(figure, like, cut) == said
+def test_every_value_of_every_table_is_there(name, tables):
+    of = paper(name)
+    assert Counter(result.table for row in of.rows for result in of.results(row)) == tables
 
 
-@pytest.mark.parametrize("like", ["", "M", "1.2", "2.3K", "-1M", "1e3"])
-def test_what_is_no_figure_is_refused(like):
-    if like == "1.2":
-        assert as_printed(1, like) == "1.0"
-    else:
-        with pytest.raises(InputError, match="not a figure"):
-            as_printed(1, like)
-
-
-def test_ways_of_counting():
-    row = Row(network="x", point="residual/resnet50")
-    macs, double, norms = (
-        count(row, Paper(about="", flops=way, rows=())).flops for way in ("macs", "2 macs", "norms too")
+def test_values_are_what_the_papers_say_of_them():
+    """Differences that the papers' texts state, of values that their tables print."""
+    assert value("dsnet", "ResNet50 0.25x", "Table 2") - value("dsnet", "DSNet50 0.25x", "Table 2") == Decimal("2.01")
+    assert value("dsnet", "ResNeXt50 1x", "Table 5") - value("dsnet", "DS2NeXt50 0.5x", "Table 5") == Decimal("0.66")
+    assert value("dsnet", "Res2Net", "Table 7") - value("dsnet", "DS2Res2Net50", "Table 7") == Decimal("0.40")
+    best = [Decimal(result.value) for result in results("microdense", "Micro-Dense Net 60a115+")]
+    assert [100 - error for error in best] == [Decimal("97.84"), Decimal("84.64")]
+    micro, efficient = (
+        value("microdense", network, "Table 5", "accuracy")
+        for network in ("Micro-Dense-EfficientNet", "EfficientNet-B0")
     )
-    assert macs == 4_089_184_256 and double == 2 * macs
-    # 11,113,984 outputs of batch norms on 224x224, five operations each, in units of 2**30.
-    assert norms == round((macs + 5 * 11_113_984) / 2**30 * 10**9)
-    with_norms, without = (
-        count(Row(network="x", point="residual/resnet50", without_norms=w), paper("dsnet")) for w in (0, 1)
-    )
-    assert with_norms.params - without.params == 53_120
+    assert micro - efficient == Decimal("0.5")
+    assert value("seqconv", "SeqResNet r=4, k=8", "Table 5") == value("seqconv", "SeqResNet r=4, k=8", "Table 3")
 
 
-def test_what_a_row_may_not_say():
-    with pytest.raises(InputError, match="residual/resnet50 has no name 'wdth'; did you mean 'width'"):
-        count(Row(network="x", point="residual/resnet50", with_={"wdth": 3}), paper("dsnet"))
+def test_values_keep_the_digits_and_marks_they_are_printed_with():
+    assert results("dsnet", "ResNet101 0.25x") == [
+        Result("Table 2", "cifar100", "error", "25.00"),
+        Result("Table 2", "cifar10", "error", "6.00"),
+        Result("Table 3", "cifar100", "error", "25.01"),
+    ]
+    assert [one[1:] for one in results("dsnet", "DSNet50")] == [
+        ("imagenet", "error", "22.49"), ("imagenet", "top-5 error", "6.29"),
+        ("coco", "AP.5", "54.2"), ("coco", "AP.75", "36.0"), ("coco", "AP", "33.7"),
+        ("imagenet", "error", "22.49"), ("imagenet", "memory", "4777"), ("imagenet", "time", "0.37"),
+    ]  # fmt: skip
+    assert [one[1:] for one in results("seqconv", "DenseNet-BC 100, k={16,32,64}")] == [
+        ("cifar10+", "error", "4.02*"), ("cifar100+", "error", "19.55*"),
+    ]  # fmt: skip
+    assert [one.value for one in results("sparsenet", "SparseNet-BC 100, k={32,64,128}")] == ["17.71"]
+
+
+def test_reasons_are_those_of_rows_that_differ():
+    for of in papers.papers().values():
+        assert {row.differs for row in of.rows} - {""} == set(of.reasons)
+
+
+def test_papers_without_tables_of_their_own_come_last():
+    assert list(papers.papers()) == ["dsnet", "microdense", "seqconv", "sparsenet", "baselines"]
     with pytest.raises(InputError, match="no paper 'dsnets'; did you mean 'dsnet'"):
         paper("dsnets")
 
 
-def test_the_docs_hold_the_tables_of_today():
-    written = (DOCS / "tables.md").read_text(encoding="utf-8")
-    assert written.endswith("\n".join(map(papers.markdown, papers.papers().values())))
+HEAD = "about: x\ntables: {Table 1: {about: y, columns: {cifar10: [error], imagenet: [error, top-5 error]}}}\n"
+
+
+@pytest.mark.parametrize(("rows", "why"), [
+    ('{network: a, printed: {Table 1: "1.0 2.0"}}', "'a': Table 1 has 3 columns, not 2"),
+    ('{network: a, printed: {Table 1: "1.0 2.0 x"}}', "'a': Table 1: 'x' is no value such as 26.13, 5.39* or -"),
+    ('{network: a, printed: {Table 1: "- - -"}}', "'a': Table 1 prints nothing"),
+    ('{network: a, printed: {Tabel 1: "1.0 2.0 3.0"}}', "'a': no table 'Tabel 1'; did you mean 'Table 1'"),
+    ("{network: a, printed: {Table 1: 1.0}}", "rows.0.printed.Table 1: Input should be a valid string"),
+    ("{network: a}, {network: a}", "two rows 'a'"),
+    ("{network: a, point: b/c, differs: d}", "'a': no reason 'd'"),
+    ("{network: a, with: {stem: 1}}", "only a row with a point"),
+    ("{network: a, pont: b/c}", "rows.0.pont: Extra inputs are not permitted"),
+    ("{network: a, point: b/c, readings: [{about: z, by: them}]}", "'z': params and by belong together"),
+])  # fmt: skip
+def test_a_file_that_is_wrong_is_one_line(rows, why):
+    assert read_paper(HEAD + "rows: []", "x.yaml").rows == ()
+    with pytest.raises(InputError) as error:
+        read_paper(f"{HEAD}rows: [{rows}]", "x.yaml")
+    assert str(error.value).startswith("x.yaml: ") and why in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("columns", ["{mnist: [error]}", "{cifar10: [eror]}", "{}"])
+def test_columns_are_of_known_data_sets_and_metrics(columns):
+    with pytest.raises(InputError, match=r"tables\.T\.columns"):
+        read_paper(f"about: x\ntables: {{T: {{about: y, columns: {columns}}}}}\nrows: []", "x.yaml")
