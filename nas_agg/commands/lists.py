@@ -96,12 +96,18 @@ def table(
     run: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="RUN", help="Show the test error of this run's final network beside what is printed; repeatable."
+            metavar="RUN",
+            help="Show the test error of this run's final network beside what is printed of it, or in all of PAPER; "
+            "repeatable.",
         ),
     ] = None,
     known_as: Annotated[
         list[DataSetName] | None,
-        typer.Option("--as", help="The data set that npz:PATH or folder:PATH of a run is; repeatable."),
+        typer.Option(
+            "--as",
+            metavar="cifar10|cifar100|imagenet",
+            help="The data set that npz:PATH or folder:PATH of a run is; repeatable.",
+        ),
     ] = None,
     format: Annotated[
         TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
@@ -114,8 +120,9 @@ def table(
         raise InputError("--as: only with --run; name a run, or leave this out")
     found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
     matches = _matches(run or [], [name.value for name in known_as or []], found)
-    if run and not paper:  # the papers that the runs have a network of
-        found = {name: of for name, of in found.items() if any(one.paper == name for one in matches)}
+    if run and not paper:
+        found = {name: tables.rows_of(of, name, matches) for name, of in found.items()}
+        found = {name: of for name, of in found.items() if of.rows}
     if format is TableFormat.json:
         print_json([tables.row_dict(name, of, row, matches) for name, of in found.items() for row in of.rows])
     elif format is TableFormat.markdown:

@@ -75,6 +75,18 @@ def results_grid(of: Paper, matches: Sequence[Match] | None = None) -> Grid:
     return Grid(header, rows, () if matches is None else (3,))
 
 
+def rows_of(of: Paper, name: str, matches: Sequence[Match]) -> Paper:
+    """A paper with those rows alone whose networks runs have trained.
+
+    Args:
+        of: The paper.
+        name: Its name.
+        matches: The rows and runs.
+    """
+    rows = [row for row in of.rows if any(one.paper == name and one.row is row for one in matches)]
+    return of.model_copy(update={"rows": tuple(rows)})
+
+
 def _by_data(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     """The results on each data set, in the order in which these first come."""
     found: dict[str, list[Result]] = {}

@@ -202,13 +202,15 @@ def test_a_run_stands_beside_what_is_printed(run, trained):
     assert other.split()[-2:] == ["-", "-"]
     assert "counts agree" not in out
 
+    _, out, _ = run("table", "--run", str(trained), "--as", "cifar100")  # without a paper: the rows that runs have
+    assert [row.split()[:2] for row in out.splitlines()[-2:]] == [["network", "data"], ["DSNet26", "0.25x"]]
+
     _, out, _ = run("table", "--run", str(trained), "--as", "cifar100", "--format", "markdown")
     assert f"| {' | '.join(cells)} |" in out and out.count("## ") == 1
 
     found = json.loads(run("table", "--run", str(trained), "--as", "cifar100", "--format", "json")[1])
-    assert {row["paper"] for row in found} == {"dsnet"}
-    (row,) = [row for row in found if row["runs"]]
-    assert row["network"] == "DSNet26 0.25x"
+    (row,) = found
+    assert (row["paper"], row["network"]) == ("dsnet", "DSNet26 0.25x")
     assert row["runs"] == [
         {"run": str(trained), "data": "cifar100", "test_error": pytest.approx(float(error)), "images": 50, "epochs": 1,
          "recipe": "final", "hash": Cost(expand(load("dsnet/dsnet26-0.25x"))).hash, "reading": ""}
