@@ -16,8 +16,8 @@ from typing import NamedTuple
 from nas_agg.graph import Graph
 
 _NODE = re.compile(r"\.(\d+)\.unit(?=\.|$)")
-# Whose projections and gates are no layers. A step may be called `output` too.
-_GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.(each|match|gates|norms|weights)(\.|$)|$)")
+#: Where a gather stands in a path. Its projections and gates are no layers. A step may be called `output` too.
+GATHER = re.compile(r"\.\d+\.(reads|shortcut)(?=\.|$)|\.output(?=\.(each|match|gates|norms|weights)(\.|$)|$)")
 MOST = 3_000_000  # connections that gradient paths are worked out for
 _LAYERS = ("conv", "linear", "maxpool", "avgpool")
 
@@ -41,14 +41,14 @@ class Wiring(NamedTuple):
 def stages(graph: Graph) -> list[Wiring]:
     """The wiring of each stage of a network, in their order."""
     nodes = [_nodes(path) for path in graph.paths]
-    own = {nodes[i][-1] for i in _layer_ops(graph) if nodes[i] and not _GATHER.search(graph.paths[i])}
+    own = {nodes[i][-1] for i in _layer_ops(graph) if nodes[i] and not GATHER.search(graph.paths[i])}
     layers: dict[str, list[int]] = {}  # the operations of each layer
     after: set[str] = set()  # the layers that a layer of no aggregate stands ahead of: a stem, a transition
     apart = False
     for i, places in enumerate(nodes):
         layer = next((place for place in places if place in own), None)
         if layer is None:
-            apart |= not places and graph.ops[i].word in _LAYERS and not _GATHER.search(graph.paths[i])
+            apart |= not places and graph.ops[i].word in _LAYERS and not GATHER.search(graph.paths[i])
             continue
         if layer not in layers and apart:
             after.add(layer)
@@ -71,7 +71,7 @@ def aggregates(graph: Graph) -> dict[str, Wiring]:
         path = graph.paths[i]
         for node in _NODE.finditer(path):
             found.setdefault(path[: node.start()], {})[i] = int(node[1]) + 1
-    return {place: _wiring(graph, layers) for place, layers in found.items() if not _GATHER.search(place)}
+    return {place: _wiring(graph, layers) for place, layers in found.items() if not GATHER.search(place)}
 
 
 def _layer_ops(graph: Graph) -> Iterator[int]:
@@ -80,7 +80,7 @@ def _layer_ops(graph: Graph) -> Iterator[int]:
 
 def _nodes(path: str) -> list[str]:
     """The nodes that an operation stands in, outermost first; what a node gathers stands in the nodes around it."""
-    gather = _GATHER.search(path)
+    gather = GATHER.search(path)
     ends = len(path) if gather is None else gather.start()
     return [path[: node.end()] for node in _NODE.finditer(path, 0, ends)]
 

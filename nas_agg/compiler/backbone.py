@@ -54,7 +54,7 @@ def features(graph: Graph) -> list[Feature]:
     strides = _strides(graph)
     found: dict[int, int] = {}
     depths: dict[int, int] = {}
-    for i in _passed_by_all(graph):
+    for i in passed_by_all(graph):
         if isinstance(graph.ops[i], (AdaptivePool, Linear)) or strides[i] == 0:
             break
         depth, stride = _ends(graph, i), strides[i]
@@ -66,7 +66,7 @@ def features(graph: Graph) -> list[Feature]:
     return [Feature(f"stride{stride}", i, graph.shapes[i][0], stride) for stride, i in sorted(tensors.items())]
 
 
-def _passed_by_all(graph: Graph) -> list[int]:
+def passed_by_all(graph: Graph) -> list[int]:
     """The tensors behind the image that every way from image to logits goes through: no reader reaches across them."""
     found, furthest = [], 0
     for i in range(len(graph)):

@@ -1,0 +1,259 @@
+"""Pictures of what trained networks have learned: weights by source, Grad-CAM, learning curves.
+
+    nas_agg train densenet/40-k12 --dataset cifar10 --epochs 20 --out runs/dense
+    nas_agg train residual/wrn-16-8 --dataset cifar10 --epochs 20 --out runs/wide
+    python examples/inspect_network.py runs/dense runs/wide                   # all plots that apply, into pictures/
+    python examples/inspect_network.py runs/dense --plot weights --aggregates block1,block3
+    python examples/inspect_network.py runs/search runs/search:3 --plot curves      # the final training and a trial
+    python examples/inspect_network.py residual/resnet50 --weights resnet50-11ad3fa6.pth --dataset folder:./photos
+
+weights   heat maps, source against reading layer: mean absolute weights of the filters that read a concat, and learned
+          scales of weighted sums (Figure 5 of SeqConv and of DenseNet)
+grad-cam  what the networks look at in images of the test split, a row per network (Micro-Dense Nets, Figure 3; DSNet,
+          Figure 5)
+curves    error and loss over epochs of all networks (Figure 4 of Micro-Dense Nets, DSNet and SeqConv)
+
+Each picture is saved as PNG and SVG. Needs matplotlib, and captum for Grad-CAM: pip install 'nas-agg[inspect]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import nas_agg
+from nas_agg.compiler.last_map import LAST_MAP, with_last_map
+from nas_agg.compiler.network import Network
+from nas_agg.errors import InputError, NasAggError
+from nas_agg.expansion import expand
+from nas_agg.genotype import Genotype
+from nas_agg.report.plots import Explained, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
+from nas_agg.report.source_weights import source_weights
+from nas_agg.study.folder import METRICS, WEIGHTS, data_of, read_run
+from nas_agg.training.augment import normalise
+from nas_agg.training.data import Data, load_data
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Figures = Iterator[tuple[str, "Figure"]]
+KINDS = {"filters": "weights of filters that read a concat", "scales": "learned scales of weighted sums"}
+
+
+@dataclass
+class Subject:
+    """A network to look into.
+
+    Attributes:
+        text: As it was named: a run folder, ``RUN:TRIAL``, or a genotype.
+        weights: The file of its weights; None where there are none.
+        run: The run folder it comes from; None for other genotypes.
+    """
+
+    text: str
+    weights: str | Path | None
+    run: Path | None
+
+    @classmethod
+    def of(cls, text: str, weights: str | None) -> Subject:
+        """The network that a text names; a run's own weights are taken unless others are given."""
+        folder, _, trial = text.rpartition(":")
+        run = next((Path(name) for name in (text, folder if trial else "") if name and Path(name).is_dir()), None)
+        if run is not None:
+            read_run(run)
+        else:
+            nas_agg.load(text)
+        own = Path(text) / "best" / WEIGHTS
+        return cls(text, weights or (own if own.is_file() else None), run)
+
+    @property
+    def name(self) -> str:
+        """A short name for legends and files."""
+        text = self.text.rstrip("/").removeprefix("runs/") if self.run is None else Path(self.text).name
+        return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
+
+    def network(self, genotype: Genotype) -> Network:
+        """The network with its weights, in evaluation mode."""
+        if self.weights is None:
+            raise InputError(f"{self.text}: no trained weights; name a finished run, or give --weights")
+        return nas_agg.compile(genotype, weights=self.weights).eval()
+
+    def history(self) -> list[dict[str, Any]]:
+        """The metrics of each epoch, as the training wrote them."""
+        if self.run is None:
+            raise InputError(f"{self.text}: not a run, so it has no learning curve")
+        trial = self.text.rpartition(":")[2]
+        places = ("best", "best.tmp") if Path(self.text).is_dir() else (f"trials/{trial}",)
+        for place in places:
+            path = self.run / place / f"{METRICS}l"
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            if lines:
+                return [json.loads(line) for line in lines]
+        raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS}l)")
+
+    def test(self) -> dict[str, Any]:
+        """The test metrics of a finished run; nothing of a trial, which is not tested."""
+        path = Path(self.text) / "best" / METRICS
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+# ---------------------------------------------------------------------- weights by source
+
+
+def plot_weights(subjects: list[Subject], options: argparse.Namespace) -> Figures:
+    """Heat maps of a network, a figure for each kind of weights that it has."""
+    for subject in subjects:
+        genotype = nas_agg.load(subject.text)
+        tables = source_weights(expand(genotype), subject.network(genotype).state_dict())
+        if not tables:
+            raise InputError(f"{subject.text}: no layer reads several sources by concat or by a weighted sum")
+        known = list(dict.fromkeys(table.aggregate for table in tables))
+        chosen = options.aggregates.split(",") if options.aggregates else known
+        if unknown := [name for name in chosen if name not in known]:
+            raise InputError(f"--aggregates: {subject.text} has no '{unknown[0]}'; it has {', '.join(known)}")
+        for kind, about in KINDS.items():
+            alike = [table for table in tables if table.kind == kind and table.aggregate in chosen]
+            if alike:
+                count = min(len(alike), options.panels)
+                shown = [alike[round(k)] for k in np.linspace(0, len(alike) - 1, count)]
+                part = f", {count} of {len(alike)} aggregates" if count < len(alike) else ""
+                title = f"{subject.name}: {about}{part}"
+                yield f"weights-{subject.name}-{kind}", heat_maps(shown, title, absolute=options.absolute)
+
+
+# ---------------------------------------------------------------------- Grad-CAM
+
+
+def grad_cam(genotype: Genotype, network: nn.Module, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Grad-CAM at the network's last feature map (Selvaraju et al., 2017).
+
+    Args:
+        genotype: Of the network.
+        network: Compiled, with its weights.
+        images: Normalised, ``(N, C, H, W)``.
+        classes: The class whose logit is explained, ``(N,)``.
+
+    Returns:
+        The maps at the resolution of the feature map ``(N, h, w)``, not negative, and the logits ``(N, classes)``.
+    """
+    try:
+        from captum.attr import LayerGradCam
+    except ImportError:
+        raise InputError("Grad-CAM needs captum: pip install 'nas-agg[inspect]'") from None
+    model = Network(with_last_map(expand(genotype))).eval()
+    model.load_state_dict(network.state_dict())
+    cam = LayerGradCam(model, model.get_submodule(LAST_MAP))
+    maps = cam.attribute(images, classes, relu_attributions=True)
+    with torch.no_grad():
+        return maps.squeeze(1), model(images)
+
+
+def plot_grad_cam(subjects: list[Subject], options: argparse.Namespace) -> Figures:
+    """Test images, the first of each of some classes, and what each network looks at for the true class."""
+    data = load_data(**data_arguments(subjects, options))
+    labels = data.test.labels.numpy()
+    classes = np.linspace(0, data.classes - 1, min(options.images, data.classes)).round()
+    places = [place for label in classes for place in np.flatnonzero(labels == label)[:1]]
+    images = data.test.images[places]
+    rows = []
+    for subject in subjects:
+        genotype = nas_agg.load(subject.text).with_task(data.input, data.classes)
+        inputs = normalise(images, data.mean, data.std)
+        maps, logits = grad_cam(genotype, subject.network(genotype), inputs, data.test.labels[places])
+        rows.append(Explained(subject.name, maps.detach().numpy(), logits.softmax(1).numpy()))
+    title = f"Grad-CAM for the true class, with its probability: test images of {data_name(data)}"
+    yield "grad-cam", cam_overlays(images.permute(0, 2, 3, 1).numpy(), labels[places], data.class_names, rows, title)
+
+
+def data_name(data: Data) -> str:
+    """The data set's name without folders."""
+    kind, colon, path = data.name.partition(":")
+    return Path(path).name if colon else kind
+
+
+def data_arguments(subjects: list[Subject], options: argparse.Namespace) -> dict[str, Any]:
+    """The data set that all networks were trained on, unless one is named."""
+    if options.dataset:
+        return {"spec": options.dataset, "image_size": options.image_size}
+    found = []
+    for subject in subjects:
+        if subject.run is None:
+            raise InputError(f"{subject.text}: not a run; name the images with --dataset")
+        found.append(data_of(read_run(subject.run), subject.run))
+        if any(found[-1].get(name) != found[0].get(name) for name in ("spec", "image_size", "min_side")):
+            raise InputError(f"{subject.text}: trained on other images than {subjects[0].text}; name some by --dataset")
+    return found[0]
+
+
+def plot_curves(subjects: list[Subject], options: argparse.Namespace) -> Figures:
+    """Error and loss over epochs of all networks."""
+    histories = {subject.name: subject.history() for subject in subjects}
+    yield "curves", learning_curves(histories, {subject.name: subject.test() for subject in subjects})
+
+
+PLOTS = {"weights": plot_weights, "grad-cam": plot_grad_cam, "curves": plot_curves}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a run folder, RUN:TRIAL, or a genotype")
+    parser.add_argument("--plot", choices=PLOTS, help="one plot (default: all that apply)")
+    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (default: pictures)")
+    parser.add_argument("--weights", help="of a single network: what nas_agg compile --weights takes")
+    parser.add_argument("--dataset", help="images for Grad-CAM (default: the run's data set)")
+    parser.add_argument("--image-size", type=int, help="side that images of --dataset are scaled to")
+    parser.add_argument("--images", type=int, default=6, help="for Grad-CAM, each of another class (default: 6)")
+    parser.add_argument("--aggregates", help="heat maps of these alone, such as block1,block3")
+    parser.add_argument("--panels", type=int, default=12, help="at most so many heat maps per picture (default: 12)")
+    parser.add_argument("--absolute", action="store_true", help="heat maps not relative to each reader's largest")
+    try:
+        run(parser.parse_args())
+    except NasAggError as error:
+        print(f"inspect_network: {error}", file=sys.stderr)
+        sys.exit(error.status)
+
+
+def run(options: argparse.Namespace) -> None:
+    for name in ("images", "panels"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: give 1 or more")
+    if options.weights and len(options.networks) > 1:
+        raise InputError("--weights: for a single network; runs have weights of their own")
+    check_matplotlib()
+    subjects = [Subject.of(text, options.weights) for text in options.networks]
+    if len({subject.name for subject in subjects}) < len(subjects):
+        raise InputError("networks: two have the same name; rename a run's folder")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out: {options.out} cannot be made: {error.strerror}") from None
+    plots = [options.plot] if options.plot else list(PLOTS)
+    drawn, skipped = 0, []
+    for name in plots:
+        for group in [[subject] for subject in subjects] if name == "weights" else [subjects]:
+            try:
+                for file, figure in PLOTS[name](group, options):
+                    drawn += 1
+                    print(*save(figure, options.out / file))
+            except InputError as error:
+                skipped.append(f"no {name} plot: {error}")
+    if not drawn:
+        raise InputError("; ".join(skipped))
+    for line in skipped:
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
