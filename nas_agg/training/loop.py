@@ -19,14 +19,15 @@ from torch.nn import functional
 from nas_agg.compiler.network import aggregation_parameters, memory_of
 from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
 from nas_agg.files import write_atomic
-from nas_agg.training.augment import Augmenter, normalise
+from nas_agg.training.augment import Augmenter
+from nas_agg.training.batch_norm_statistics import lagging
 from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
 from nas_agg.training.compiling import CompiledForward
-from nas_agg.training.data import Data, Split
+from nas_agg.training.data import Data
+from nas_agg.training.evaluation import Metrics, Validation, evaluate
 from nas_agg.training.recipes import Recipe
 
 METRICS = "metrics.jsonl"
-Metrics = dict[str, Any]
 Report = Callable[[int, Metrics], bool]
 
 
@@ -86,57 +87,6 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | str = "cpu") -> Metrics:
-    """Count what a model gets right, in float32 and in batches of a fixed size for a kind of device and image.
-
-    Args:
-        model: Moved to the device; left in the mode it was in.
-        split: For instance ``data.test``.
-        data: The data set it belongs to, for its mean and standard deviation.
-        device: Where to work.
-
-    Returns:
-        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (whole numbers); of
-        more than 5 classes also ``top5_accuracy`` (0 to 1), the share of images whose class is among the five with the
-        highest logits. Of equal logits the lower class comes first, as in ``accuracy``.
-
-    Raises:
-        InputError: The model's output is not (N, classes).
-    """
-    training = model.training
-    model.to(device).eval()
-    on_device = split.to(device)
-    room = 2**18 if torch.device(device).type == "cpu" else 2**22
-    size = max(16, min(1024, room // math.prod(data.input)))
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    among_five = torch.zeros_like(correct)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    try:
-        with torch.inference_mode():
-            for images, labels in zip(on_device.images.split(size), on_device.labels.split(size), strict=True):
-                logits = model(normalise(images, data.mean, data.std)).float()
-                if logits.shape != (len(images), data.classes):
-                    raise InputError(
-                        f"the network gives {tuple(logits.shape[1:])} values an image, {data.name} has {data.classes} "
-                        "classes"
-                    )
-                correct += (logits.argmax(1) == labels).sum()
-                if data.classes > 5:
-                    highest = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
-                    among_five += (highest == labels[:, None]).sum()
-                loss += functional.cross_entropy(logits, labels, reduction="sum")
-    finally:
-        model.train(training)
-    images_seen, right = len(split), int(correct)
-    scored = {
-        "accuracy": right / images_seen,
-        "loss": float(loss) / images_seen,
-        "correct": right,
-        "images": images_seen,
-    }
-    return scored | ({"top5_accuracy": int(among_five) / images_seen} if data.classes > 5 else {})
-
-
 def train(
     model: nn.Module,
     data: Data,
@@ -167,7 +117,8 @@ def train(
         seed: Of everything random here; the initial weights are the caller's.
         device: Where to work.
         epochs: In the place of the recipe's; its schedule is squeezed or stretched to them.
-        on: The images to learn from. With ``"train"`` every epoch is scored on the validation images.
+        on: The images to learn from. With ``"train"`` every epoch is scored on the validation images, with batch-norm
+            statistics of its own weights while running averages lag behind (`nas_agg.training.batch_norm_statistics`).
         out: Folder for ``metrics.jsonl`` (a line an epoch) and ``checkpoint.pt``. A training that ended keeps a
             checkpoint only if it was due for one; it may be removed once the result is safe.
         resume: Go on from the checkpoint in ``out``, or from the start if there is none. The result is that of a
@@ -209,15 +160,16 @@ class _Training:
         if seed < 0:
             raise InputError(f"seed {seed}: give a number from 0 on")
         self.model, self.data, self.recipe, self.device, self.epochs = model, data, recipe, device, epochs
-        self.validation = data.validation.to(device) if on == "train" else None
         images = (data.train if on == "train" else data.train + data.validation).to(device)
         if len(images) < 2:
             raise InputError(f"{data.name}: {len(images)} training images; at least 2 are needed")
         self.labels = images.labels
-        order, varied, rest = (int(x) for x in np.random.SeedSequence(seed).generate_state(3))
+        order, varied, rest, statistics = (int(x) for x in np.random.SeedSequence(seed).generate_state(4))
         self.order = torch.Generator().manual_seed(order)
         torch.manual_seed(rest)
-        self.augmenter = Augmenter(images.images, recipe.augmentation(data.augmentation), data.mean, data.std, varied)
+        augmentation = recipe.augmentation(data.augmentation)
+        self.augmenter = Augmenter(images.images, augmentation, data.mean, data.std, varied)
+        self.validation = Validation(data, images.images, augmentation, statistics, device) if on == "train" else None
         self.batches = max(1, min(math.ceil(len(images) / recipe.batch_size), len(images) // 2))
         # Batches are made several at a time: one gather for many small steps.
         room = 2**20 if device.type == "cpu" else 2**24
@@ -303,8 +255,8 @@ class _Training:
         metrics: Metrics = {"epoch": number} | self._learn(number)
         seconds = time.perf_counter() - start
         if self.validation is not None:
-            scored = evaluate(self.model, self.validation, self.data, self.device)
-            metrics |= {"validation_loss": scored["loss"], "validation_accuracy": scored["accuracy"]}
+            fresh = lagging(metrics["lr"] / self.recipe.lr, number * self.batches)
+            metrics |= self.validation.metrics(self.model, fresh)
         self._check_finite(number, metrics)
         metrics["seconds"] = round(time.perf_counter() - start, 4)
         metrics["images_per_second"] = round(len(self.labels) / seconds, 1)
@@ -360,7 +312,8 @@ class _Training:
         norm = float(torch.stack(torch._foreach_norm(floats)).norm()) if floats else 0.0
         if not math.isfinite(norm):
             raise TrainingFailed(f"diverged: weights were no numbers after epoch {number}")
-        if not math.isfinite(metrics.get("validation_loss", 0.0)):
+        losses = [value for name, value in metrics.items() if name.startswith("validation_loss")]
+        if not all(map(math.isfinite, losses)):
             raise TrainingFailed(f"diverged: the validation loss was no number after epoch {number}")
 
     def _state(self) -> dict[str, Any]:
