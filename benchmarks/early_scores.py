@@ -1,0 +1,242 @@
+"""What scores of early epochs are worth: rank correlation with the end of training, by both batch-norm statistics.
+
+    python benchmarks/early_scores.py run --out benchmarks/results/early-scores-digits.jsonl
+    python benchmarks/early_scores.py run --out FILE --data npz:cifar10.npz --side 16 --images 6000 --batch-size 64 \
+        --networks 24
+    python benchmarks/early_scores.py report FILE ...
+
+`run` trains networks of agg-bench and writes one line per network: its accuracy and loss after each epoch as a search
+scores it (score), with running averages (running), and with fresh statistics, also in late epochs where the product
+uses running averages (fresh). A run that was stopped goes on with the same command. `report` prints Kendall's tau with
+95 % bootstrap intervals over networks: on agg-bench's own data with the mean of the table's three seeds, of which the
+training's seed is none; elsewhere with the accuracy at the end of the same training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 2000
+KINDS = ("score", "running", "fresh", "plain")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train the networks that the file does not have yet."""
+    import torch
+
+    from nas_agg.space import open_space
+    from nas_agg.study.genes import Genes
+    from nas_agg.study.table import Tabled
+    from nas_agg.training.recipes import get_recipe
+
+    torch.set_num_threads(1)
+    space, recipe, data = Tabled(open_space("agg-bench")), get_recipe("bench"), _data(options)
+    if options.batch_size:
+        recipe = recipe.model_copy(update={"batch_size": options.batch_size})
+    genes = Genes(space)
+    rows = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
+    drawn = np.random.default_rng(options.draw).permutation(sorted(rows))[options.skip :][: options.networks]
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {line["hash"] for line in _lines(options.out)} if options.out.exists() else set()
+    with options.out.open("a") as file:
+        for hash in drawn:
+            if hash not in done:
+                point, row = rows[hash]
+                genotype = space.genotype(point, data.input, data.classes)
+                line = {"hash": hash, "seed": options.seed, "params": row.params}
+                line |= {"truth": row.value} if options.data == "digits" else {}
+                line |= _train(genotype, data, recipe, options)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                print(hash, line["seconds"], "seconds", flush=True)
+
+
+def _data(options: argparse.Namespace) -> Any:
+    """The data set, split as for the table, or some of its images, averaged over areas to a smaller side."""
+    import torch
+    from torch.nn import functional
+
+    from nas_agg.study.bench import VALIDATION_SHARE
+    from nas_agg.training.data import Split, load_data
+
+    if not options.side:
+        return load_data(options.data, options.seed, validation_share=VALIDATION_SHARE)
+    data = load_data(options.data, options.seed)
+    factor = data.input[1] // options.side
+
+    def smaller(split: Split, count: int) -> Split:
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:count]
+        images = functional.avg_pool2d(split.images[chosen].float(), factor).round_().to(torch.uint8)
+        return Split(images, split.labels[chosen])
+
+    train = smaller(data.train, options.images * 4 // 5)
+    pixels = train.images.double() / 255
+    return dataclasses.replace(
+        data,
+        input=(data.input[0], options.side, options.side),
+        train=train,
+        validation=smaller(data.validation, options.images // 5),
+        test=smaller(data.test, 100),
+        mean=tuple(pixels.mean((0, 2, 3)).tolist()),
+        std=tuple(pixels.std((0, 2, 3)).tolist()),
+        augmentation=data.augmentation.model_copy(update={"crop": data.augmentation.crop // factor}),
+    )
+
+
+def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -> dict[str, Any]:
+    """One training: accuracies and losses after each epoch, by each kind of statistics."""
+    from nas_agg.compiler import compile
+    from nas_agg.training.augment import Augmentation
+    from nas_agg.training.batch_norm_statistics import StatisticsImages, fresh_statistics
+    from nas_agg.training.evaluation import batch_size, evaluate
+    from nas_agg.training.loop import train
+
+    model = compile(genotype, options.seed)
+    size, augmented = batch_size(data, "cpu"), recipe.augmentation(data.augmentation)
+    images = {
+        name: StatisticsImages(data.train.images, size, how, data.mean, data.std, seed=1)
+        for name, how in (("fresh", augmented), ("plain", Augmentation()))
+    }
+    line: dict[str, Any] = {f"{kind}{what}": [] for kind in KINDS for what in ("", "_loss")}
+    shares = []
+
+    def add(kind: str, accuracy: float, loss: float) -> None:
+        line[kind].append(round(accuracy, 5))
+        line[f"{kind}_loss"].append(round(loss, 4))
+
+    def scored(kind: str) -> None:
+        with fresh_statistics(model, images[kind]):
+            found = evaluate(model, data.validation, data)
+        add(kind, found["accuracy"], found["loss"])
+
+    def report(epoch: int, metrics: dict[str, Any]) -> bool:
+        names = ("validation_accuracy", "validation_loss")
+        score, running = ([metrics[f"{name}{more}"] for name in names] for more in ("", "_running_statistics"))
+        add("score", *score)
+        add("running", *running)
+        if score == running:  # the product takes no fresh ones any more
+            start = time.perf_counter()
+            scored("fresh")
+            shares.append((time.perf_counter() - start) / metrics["seconds"])
+        else:
+            add("fresh", *score)
+        if options.plain:
+            scored("plain")
+        return False
+
+    start = time.perf_counter()
+    train(model, data, recipe, seed=options.seed, report=report, until=options.until)
+    line["seconds"] = round(time.perf_counter() - start, 1)
+    line["share"] = round(float(np.mean(shares)), 3) if shares else None
+    return {name: value for name, value in line.items() if value != []}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def report(options: argparse.Namespace) -> None:
+    """Print the tables of some files."""
+    for path in options.files:
+        lines = _lines(path)[options.first : options.last]
+        own = "truth" not in lines[0]
+        end = lines[0].get("score", [])
+        whole = [line for line in lines if len(line["score"]) == max(len(line["score"]) for line in lines)]
+        if own:
+            lines = whole
+        truth = np.array([line["score"][-1] if own else line["truth"] for line in lines])
+        params = np.array([line["params"] for line in lines])
+        print(f"{path}: {len(lines)} networks; Kendall's tau with ", end="")
+        print("the end of the same training" if own else "the mean of the table's three seeds")
+        print("| after epoch | score | mean accuracy | tau | of the loss | within bins of params |")
+        print(f"|{'---|' * 6}")
+        for epoch in options.epochs:
+            if epoch > len(end):
+                continue
+            for kind in KINDS:
+                if kind not in lines[0]:
+                    continue
+                chosen = [place for place, line in enumerate(lines) if len(line[kind]) >= epoch]
+                accuracy = np.array([lines[place][kind][epoch - 1] for place in chosen])
+                loss = np.array([lines[place][f"{kind}_loss"][epoch - 1] for place in chosen])
+                bins = _bins(params[chosen])
+                cells = [str(epoch), kind, f"{accuracy.mean():.3f}"]
+                cells += [_interval(value, truth[chosen], np.zeros(len(chosen), int)) for value in (accuracy, -loss)]
+                cells.append(_interval(accuracy, truth[chosen], bins))
+                print(f"| {' | '.join(cells)} |", flush=True)
+        print(f"params alone: {_interval(params, truth, np.zeros(len(params), int))}")
+        shares = [line["share"] for line in whole if line.get("share") is not None]
+        for kind in ("score", "fresh", "plain"):
+            if kind in whole[0] and len(whole[0]["score"]) > 1:
+                apart = 100 * np.array([line[kind][-1] - line["running"][-1] for line in whole])
+                error = apart.std(ddof=1) / len(apart) ** 0.5
+                print(f"{len(whole)} networks, last epoch: {kind} - running = {apart.mean():+.2f} ± {error:.2f} points")
+        if shares:
+            print(f"fresh statistics and their evaluation: {100 * np.mean(shares):.0f} % of an epoch's time without")
+        print()
+
+
+def _bins(params: np.ndarray) -> np.ndarray:
+    """The number of each network's decile of params; fewer bins where there would be under ten networks in one."""
+    count = max(1, min(10, len(params) // 10))
+    order = np.argsort(np.argsort(params, kind="stable"))
+    return order * count // len(params)
+
+
+def _interval(scores: np.ndarray, truth: np.ndarray, bins: np.ndarray) -> str:
+    """Kendall's tau-b, a mean over bins, with its 95 % bootstrap interval over networks."""
+    draws = np.random.default_rng(0).integers(len(scores), size=(RESAMPLES, len(scores)))
+    found = [value for draw in draws if np.isfinite(value := _tau(scores[draw], truth[draw], bins[draw]))]
+    low, high = np.percentile(found, (2.5, 97.5))
+    return f"{_tau(scores, truth, bins):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _tau(scores: np.ndarray, truth: np.ndarray, bins: np.ndarray) -> float:
+    """Kendall's tau-b in each bin, weighted by the pairs in it that the truth tells apart."""
+    total = weight = 0.0
+    for bin in np.unique(bins):
+        x, y = scores[bins == bin], truth[bins == bin]
+        upper = np.triu_indices(len(x), 1)
+        dx, dy = (np.sign(of[:, None] - of[None, :])[upper] for of in (x, y))
+        norm = np.sqrt(np.abs(dx).sum() * np.abs(dy).sum())
+        if norm:
+            pairs = np.abs(dy).sum()
+            total += pairs * (dx * dy).sum() / norm
+            weight += pairs
+    return total / weight if weight else np.nan
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    modes = parser.add_subparsers(dest="mode", required=True)
+    training = modes.add_parser("run", help="train networks and write what each epoch scores")
+    training.add_argument("--out", type=Path, required=True)
+    training.add_argument("--data", default="digits")
+    training.add_argument("--side", type=int, help="average images over areas to this many pixels a side")
+    training.add_argument("--images", type=int, default=6000, help="with --side: how many, four in five to learn from")
+    training.add_argument("--batch-size", type=int)
+    training.add_argument("--networks", type=int, default=200)
+    training.add_argument("--draw", type=int, default=0, help="seed that networks are drawn with")
+    training.add_argument("--skip", type=int, default=0, help="leave out the first ones drawn")
+    training.add_argument("--seed", type=int, default=3, help="of the trainings; the table's are 0, 1 and 2")
+    training.add_argument("--until", type=int, help="stop each training after this epoch")
+    training.add_argument("--plain", action="store_true", help="also with statistics of images that are not augmented")
+    printing = modes.add_parser("report", help="print what the files say")
+    printing.add_argument("files", type=Path, nargs="+")
+    printing.add_argument("--epochs", type=int, nargs="+", default=[1, 2, 3, 4, 6])
+    printing.add_argument("--first", type=int, default=0, help="leave out the first lines of each file")
+    printing.add_argument("--last", type=int, help="and the lines from this one on")
+    options = parser.parse_args()
+    sys.exit(run(options) if options.mode == "run" else report(options))
+
+
+if __name__ == "__main__":
+    main()
