@@ -1,4 +1,4 @@
-"""The command that scores untrained networks by zero-cost proxies, and says what such scores are worth."""
+"""The command that scores networks by proxies, and says what such scores are worth."""
 
 from __future__ import annotations
 
@@ -64,7 +64,10 @@ def proxies(
     input: InputOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """List the zero-cost proxies, score an untrained network by them, or see how well they rank a search's networks."""
+    """List the proxies, score a network by them, or see how well they rank a search's networks.
+
+    Unless named, one-epoch is left out: it trains.
+    """
     names = with_costs(proxy or ())
     said: dict[str, Any] = {"dataset": dataset, "batch": batch, "seed": seed, "inits": inits}
     given = {name: value for name, value in said.items() if value is not None}
@@ -207,13 +210,15 @@ def _print_ranking(ranking: Ranking, format: Format) -> None:
     rows = []
     for c in ranking.correlations:
         both = ((c.kendall, c.kendall_interval), (c.spearman, c.spearman_interval))
-        rows.append([c.proxy, str(c.networks), *[text for found in both for text in _texts(*found)]])
-    header = ["proxy", "networks", "Kendall", "95 % interval", "Spearman", "95 % interval"]
-    print_table(header, rows, title=ranking.run, right=range(1, 6))
+        seconds = ranking.seconds.get(c.proxy)
+        texts = [text for found in both for text in _texts(*found)]
+        rows.append([c.proxy, str(c.networks), *texts, "-" if seconds is None else f"{seconds:.3f}"])
+    header = ["proxy", "networks", "Kendall", "95 % interval", "Spearman", "95 % interval", "seconds"]
+    print_table(header, rows, title=ranking.run, right=range(1, 7))
     several = f"means of {ranking.inits} initialisations" if ranking.inits > 1 else "one initialisation"
     print(
         f"{ranking.networks} networks trained in full, by {ranking.figure}; scores on {ranking.batch} training images "
-        f"of {ranking.dataset}, {several}, seed {ranking.seed}"
+        f"of {ranking.dataset}, {several}, seed {ranking.seed}; seconds: of a network's score"
     )
     for note in _notes(ranking):
         print(f"Note: {note}")

@@ -1,4 +1,4 @@
-"""Zero-cost proxies by name, and networks scored by them on a batch of a data set; torch only once something is scored.
+"""Proxies by name, and networks scored by them on images of a data set; torch only once something is scored.
 
 How each is computed stands in `nas_agg.training.proxies`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -75,8 +76,14 @@ PROXIES = {
         "eight forwards",
         "Lin et al., Zen-NAS, ICCV 2021",
     ),
+    "one-epoch": About(
+        "validation accuracy after the first epoch of recipe search, batch norm's statistics taken anew",
+        "an epoch of training",
+        kept=64,  # the recipe's batch
+    ),
 }
 FREE = ("params", "macs")
+ZERO_COST = tuple(name for name in PROXIES if name != "one-epoch")
 _NO_ROOM = "memory runs out; a smaller batch takes less"
 
 
@@ -93,14 +100,14 @@ def check_proxies(names: Iterable[str]) -> None:
 
 
 def with_costs(names: Sequence[str]) -> tuple[str, ...]:
-    """The proxies of some names, all if there are none; params and MACs always stand before them."""
+    """The proxies of some names, the zero-cost ones if there are none; params and MACs always stand before them."""
     check_proxies(names)
-    return tuple(dict.fromkeys([*FREE, *(names or PROXIES)]))
+    return tuple(dict.fromkeys([*FREE, *(names or ZERO_COST)]))
 
 
 @dataclass
 class Scorer:
-    """Scores untrained networks on one batch of a data set's training images.
+    """Scores networks on a data set: on one batch of its training images, or after an epoch on all of them.
 
     A score depends on these fields and on the genotype alone; torch's global random state stays as it is.
 
@@ -116,6 +123,7 @@ class Scorer:
 
     Attributes:
         failed: The last reason why a proxy could not be computed, by its name.
+        seconds: How long each score took, by the proxy's name.
 
     Raises:
         InputError: The batch, the input or the classes do not fit the data set.
@@ -129,6 +137,7 @@ class Scorer:
     threads: int = 1
     room: int | None = None
     failed: dict[str, str] = field(default_factory=dict, init=False)
+    seconds: dict[str, list[float]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         data = self.data
@@ -184,8 +193,12 @@ class Scorer:
 
         if self.room is not None and self._need(name, cost) > self.room:
             return self._fail(name, _NO_ROOM)
+        start = time.perf_counter()
         try:
-            return proxies.PROXIES[name].score(cost.graph, self.images, self.labels, seed)
+            sample = proxies.Sample(self.images, self.labels, self.data)
+            score = proxies.PROXIES[name].score(cost.graph, sample, seed)
+            self.seconds.setdefault(name, []).append(time.perf_counter() - start)
+            return score
         except Exception as error:  # whatever torch makes of a network that nobody has tried
             return self._fail(name, _NO_ROOM if out_of_memory(error) else reason_of(error))
 

@@ -7,7 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,7 @@ class Ranking:
         correlations: Params' and MACs' first.
         failed: The last reason why a proxy could not be computed, by its name.
         unkept: Why the scores could not be kept, else empty.
+        seconds: Mean time of a score that was computed now, on as many threads as a network may take, by its name.
     """
 
     run: str
@@ -92,6 +93,7 @@ class Ranking:
     correlations: list[Correlation]
     failed: dict[str, str]
     unkept: str = ""
+    seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON values, for ``--format json``."""
@@ -234,6 +236,7 @@ def rank_run(
         inits=inits,
         correlations=correlations(scores, results, seed),
         failed=made[0].failed if made else {},
+        seconds=_means(made[0].seconds) if made else {},
         unkept=kept.unkept,
     )
 
@@ -284,7 +287,12 @@ def rank_table(
         inits=inits,
         correlations=correlations(scores, [row.value for _, row in chosen], seed),
         failed=scorer.failed,
+        seconds=_means(scorer.seconds),
     )
+
+
+def _means(each: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in each.items()}
 
 
 def _arguments(run: dict[str, Any], folder: Path, dataset: str | None) -> dict[str, Any]:

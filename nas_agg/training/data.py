@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,21 @@ class Data:
         """Bytes of its images."""
         return sum(split.images.nbytes for split in (self.train, self.validation, self.test))
 
+    def shaped(self, size: tuple[int, int], classes: int) -> Data:
+        """The same data set for networks of another image size, or of more classes; itself if they are its own.
+
+        Raises:
+            InputError: The scaled images take too much memory.
+        """
+        if (self.input[1:], self.classes) == (size, classes):
+            return self
+        parts = [self.train, self.validation, self.test]
+        _check_memory(self.name, parts, size)
+        train, validation, test = (_scaled(part, size) for part in parts)
+        return replace(
+            self, classes=classes, input=(self.input[0], *size), train=train, validation=validation, test=test
+        )
+
 
 def load_data(
     spec: str,
@@ -138,8 +153,9 @@ def load_data(
         _, train = _draw(train, train_images, [seed, 1], f"{source.name}: train_images")
     height, width = train.images.shape[2:]
     target, note = _target(height, width, image_size, min_side)
-    _check_memory(source.name, [train, validation, test], target)
-    splits = [_scaled(part, target) for part in (train, validation, test)]
+    parts = [Split(torch.from_numpy(part.images), torch.from_numpy(part.labels)) for part in (train, validation, test)]
+    _check_memory(source.name, parts, target)
+    splits = [_scaled(part, target) for part in parts]
     mean, std = _statistics([splits[0].images.numpy(), splits[1].images.numpy()])
     grown = source.augmentation
     if target != (height, width):
@@ -260,7 +276,7 @@ def _target(height: int, width: int, image_size: int | None, min_side: int | Non
     return target, f"images scaled from {height}x{width} to {target[0]}x{target[1]}: smaller ones do not fit the space"
 
 
-def _check_memory(name: str, parts: list[Part], target: tuple[int, int]) -> None:
+def _check_memory(name: str, parts: list[Split], target: tuple[int, int]) -> None:
     need = sum(len(part.labels) for part in parts) * parts[0].images.shape[1] * target[0] * target[1]
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if need > have // 2:
@@ -270,10 +286,10 @@ def _check_memory(name: str, parts: list[Part], target: tuple[int, int]) -> None
         )
 
 
-def _scaled(part: Part, target: tuple[int, int]) -> Split:
-    images, labels = torch.from_numpy(part.images), torch.from_numpy(part.labels)
+def _scaled(part: Split, target: tuple[int, int]) -> Split:
+    images = part.images
     if tuple(images.shape[2:]) == target:
-        return Split(images, labels)
+        return part
     out = torch.empty((*images.shape[:2], *target), dtype=torch.uint8)
     squares = images.shape[2] % target[0] == 0 and images.shape[3] % target[1] == 0
     for start in range(0, len(images), 1024):
@@ -283,4 +299,4 @@ def _scaled(part: Part, target: tuple[int, int]) -> Split:
         else:
             scaled = functional.interpolate(chunk, target, mode="bilinear", antialias=True, align_corners=False)
         out[start : start + 1024] = scaled.round_().clamp_(0, 255)
-    return Split(out, labels)
+    return Split(out, part.labels)

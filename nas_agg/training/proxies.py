@@ -1,4 +1,4 @@
-"""Scores of networks that were not trained: of each more is better.
+"""Scores of networks that were not trained, or for one epoch only: of each more is better.
 
 Every proxy is one small class: what it computes, and from which paper; `nas_agg.study.proxies` tells of them without
 torch. A network comes as its graph and is built with weights of a seed, so that a score is the same wherever it is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,22 +22,41 @@ from nas_agg.costs import Cost
 from nas_agg.graph import Graph
 from nas_agg.passes import Copy
 from nas_agg.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
+from nas_agg.training.data import Data
+from nas_agg.training.loop import train
+from nas_agg.training.recipes import get_recipe
+
+RECIPE = "search"  # of trainings of an epoch
 
 #: Sigmoids are left out, since they gate.
 _ACTIVATIONS = {getattr(functional, name) for word, (name, _) in ACTIVATIONS.items() if "sigmoid" not in word}
 
 
+@dataclass(frozen=True)
+class Sample:
+    """Images that networks are scored on.
+
+    Attributes:
+        images: A batch of training images ``(N, C, H, W)``, normalised, of the networks' input; at least 2.
+        labels: Theirs, ``(N,)``.
+        data: The data set that they are from.
+    """
+
+    images: Tensor
+    labels: Tensor
+    data: Data
+
+
 class Proxy(ABC):
-    """A score of an untrained network."""
+    """A score that costs less than a training."""
 
     @abstractmethod
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         """The score; more is better.
 
         Args:
             graph: The network.
-            images: A batch ``(N, C, H, W)``, as a training sees it; at least 2.
-            labels: Theirs, ``(N,)``.
+            sample: What it is scored on.
             seed: Of the weights, and of what else is random.
         """
 
@@ -44,29 +64,29 @@ class Proxy(ABC):
 class Params(Proxy):
     """The number of parameters."""
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         return float(Cost(graph).params)
 
 
 class Macs(Proxy):
     """The number of multiply-adds."""
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         return float(Cost(graph).macs)
 
 
 class GradNorm(Proxy):
     """The length of the gradient, added up over layers (Abdelfattah et al., "Zero-Cost Proxies", ICLR 2021)."""
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        return math.fsum(float(g.norm()) for _, g in _gradients(_with_gradient(graph, images, labels, seed)))
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        return math.fsum(float(g.norm()) for _, g in _gradients(_with_gradient(graph, sample, seed)))
 
 
 class Snip(Proxy):
     """How much the loss would change without each weight (Lee et al., "SNIP", ICLR 2019), added up."""
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = _with_gradient(graph, images, labels, seed)
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        network = _with_gradient(graph, sample, seed)
         return math.fsum(float((weight * gradient).abs().sum()) for weight, gradient in _gradients(network))
 
 
@@ -77,12 +97,13 @@ class Synflow(Proxy):
     precision, as it is in very deep networks, the score is infinite.
     """
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        images = sample.images[:1]
         network = _network(without(graph, Norm), images, seed).double().eval()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.abs_()
-        network(torch.ones_like(images[:1], dtype=torch.float64)).sum().backward()
+        network(torch.ones_like(images, dtype=torch.float64)).sum().backward()
         flow = math.fsum(float((weight * gradient).sum()) for weight, gradient in _gradients(network))
         return math.log(flow) if flow > 0 else -math.inf if flow == 0 else math.inf
 
@@ -94,9 +115,9 @@ class JacobCov(Proxy):
     Training", first version, 2020).
     """
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = _network(graph, images, seed).train()
-        x = images.clone().requires_grad_(True)
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        network = _network(graph, sample.images, seed).train()
+        x = sample.images.clone().requires_grad_(True)
         network(x).sum().backward()
         assert x.grad is not None
         correlation = torch.corrcoef(x.grad.flatten(1).double())
@@ -115,10 +136,10 @@ class Naswot(Proxy):
     Training", ICML 2021).
     """
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
-        network = _network(graph, images, seed).train()
-        with torch.no_grad(), _Codes(len(images)) as codes:
-            network(images)
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        network = _network(graph, sample.images, seed).train()
+        with torch.no_grad(), _Codes(len(sample.images)) as codes:
+            network(sample.images)
         return float(torch.linalg.slogdet(codes.kernel).logabsdet)
 
 
@@ -143,7 +164,8 @@ class Zen(Proxy):
     map when noise of 0.01 is added to noise, plus that of each batch norm's deviation; the mean of 4 draws.
     """
 
-    def score(self, graph: Graph, images: Tensor, labels: Tensor, seed: int) -> float:
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        images = sample.images
         network = _network(features(graph), images, seed).train()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -174,6 +196,19 @@ class Zen(Proxy):
         return total
 
 
+class OneEpoch(Proxy):
+    """The validation accuracy after the first epoch of a training, with batch-norm statistics of its weights then.
+
+    The epoch is the first of the recipe's, at its rising rate, as it would be in a search.
+    """
+
+    def score(self, graph: Graph, sample: Sample, seed: int) -> float:
+        _, *size = graph.shapes[0]
+        data = sample.data.shaped((size[0], size[1]), graph.shapes[graph.output][0])
+        result = train(build(graph, seed), data, get_recipe(RECIPE), seed=seed, until=1)
+        return float(result.metrics["validation_accuracy"])
+
+
 PROXIES: dict[str, Proxy] = {
     "params": Params(),
     "macs": Macs(),
@@ -183,6 +218,7 @@ PROXIES: dict[str, Proxy] = {
     "jacob-cov": JacobCov(),
     "naswot": Naswot(),
     "zen": Zen(),
+    "one-epoch": OneEpoch(),
 }
 
 
@@ -221,8 +257,8 @@ def _gradients(network: Network) -> list[tuple[Tensor, Tensor]]:
     return [(weight.detach(), weight.grad) for weight in _weights(network) if weight.grad is not None]
 
 
-def _with_gradient(graph: Graph, images: Tensor, labels: Tensor, seed: int) -> Network:
+def _with_gradient(graph: Graph, sample: Sample, seed: int) -> Network:
     """The network with the gradient of one batch's loss."""
-    network = _network(graph, images, seed).train()
-    functional.cross_entropy(network(images), labels).backward()
+    network = _network(graph, sample.images, seed).train()
+    functional.cross_entropy(network(sample.images), sample.labels).backward()
     return network

@@ -18,7 +18,7 @@ import nas_agg
 from nas_agg.genotype import Genotype
 from nas_agg.space import Space
 from nas_agg.study import ranking
-from nas_agg.study.proxies import PROXIES, Scorer
+from nas_agg.study.proxies import PROXIES, ZERO_COST, Scorer
 from nas_agg.training import proxies
 from nas_agg.training.data import load_data
 
@@ -75,11 +75,11 @@ def test_the_list_and_a_second_ranking_need_no_torch(run, small, made):
 def test_scores_a_network(run, small):
     status, out, err = run("proxies", small)
     assert (status, err) == (0, "")
-    assert heads(out) == list(PROXIES)
+    assert heads(out) == list(ZERO_COST)
     assert out.splitlines()[-1] == "64 training images of digits, 3 initialisations, seed 0"
     told = json.loads(run("proxies", small, "--format", "json", "--seed", "4", "--batch", "16", "--inits", "4")[1])
     scorer = Scorer(load_data("digits", 4), 4, 16)
-    direct = [scorer.scores(nas_agg.load(SMALL), list(PROXIES), init) for init in range(4)]
+    direct = [scorer.scores(nas_agg.load(SMALL), ZERO_COST, init) for init in range(4)]
     for proxy in told["proxies"]:
         scores = [scores[proxy["proxy"]] for scores in direct]
         assert proxy["scores"] == scores
@@ -99,13 +99,24 @@ def test_for_another_task(run, small):
     assert "one initialisation" in run(*words)[1]
 
 
+def test_one_epoch_is_scored_where_it_is_asked_for(run, small, made):
+    told = json.loads(run("proxies", small, "--proxy", "one-epoch", "--inits", "2", "--format", "json")[1])
+    accuracies = told["proxies"][2]["scores"]
+    images = len(load_data("digits").validation)
+    assert [score * images for score in accuracies] == pytest.approx([round(score * images) for score in accuracies])
+    words = ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "one-epoch", "--seed", "5")
+    ranked = json.loads(run(*words, "--limit", "4", "--format", "json")[1])
+    assert ranked["correlations"][2]["proxy"] == "one-epoch" and ranked["seconds"]["one-epoch"] > 0
+    assert json.loads(run(*words, "--limit", "4", "--format", "json")[1])["seconds"] == {}, "scores are kept"
+
+
 def test_scores_that_are_no_numbers_are_said_to_be_so(run, small, monkeypatch):
     class Odd(proxies.Proxy):
-        def score(self, graph, images, labels, seed):
+        def score(self, graph, sample, seed):
             return -float("inf")
 
     class Broken(Odd):
-        def score(self, graph, images, labels, seed):
+        def score(self, graph, sample, seed):
             raise MemoryError
 
     monkeypatch.setitem(proxies.PROXIES, "snip", Odd())
@@ -123,7 +134,8 @@ def test_ranks_a_run(run, small, made):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert heads(out) == ["params", "macs", "naswot", "grad-norm"]
-    assert lines[1].split() == ["params", "6", "1.00", "1.00", "to", "1.00", "1.00", "1.00", "to", "1.00"]
+    assert lines[1].split() == ["params", "6", "1.00", "1.00", "to", "1.00", "1.00", "1.00", "to", "1.00", "-"]
+    assert float(lines[3].split()[-1]) > 0
     assert lines[5].startswith("6 networks trained in full, by value; scores on 64 training images of digits, one init")
     assert lines[6].startswith("Note: not told apart from params") and "macs" in lines[6]
     told = json.loads(run(*words, "--format", "json", "--inits", "2", "--limit", "4")[1])
@@ -135,7 +147,7 @@ def test_ranks_a_run(run, small, made):
 
 def test_notes_what_is_left_out(run, small, made, monkeypatch):
     class Odd(proxies.Proxy):
-        def score(self, graph, images, labels, seed):
+        def score(self, graph, sample, seed):
             width = graph.shapes[1][0]
             return float("inf") if width == min(widths) else -width
 

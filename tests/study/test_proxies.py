@@ -11,11 +11,12 @@ import nas_agg
 from nas_agg.errors import InputError
 from nas_agg.expansion import expand
 from nas_agg.genotype import Genotype
-from nas_agg.study.proxies import PROXIES, Scorer, check_proxies, with_costs
+from nas_agg.study.proxies import PROXIES, ZERO_COST, Scorer, check_proxies, with_costs
 from nas_agg.study.searcher import derive_seed
 from nas_agg.training import proxies
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
+from nas_agg.training.recipes import get_recipe
 
 SMALL = Genotype.read(
     {
@@ -39,11 +40,13 @@ def data() -> Data:
 def test_what_is_told_is_what_there_is() -> None:
     assert list(PROXIES) == list(proxies.PROXIES)
     assert [name for name, about in PROXIES.items() if about.price == "free"] == ["params", "macs"]
-    assert all(about.paper for name, about in PROXIES.items() if name in RANDOM)
+    assert all(about.paper for name, about in PROXIES.items() if name in RANDOM and name in ZERO_COST)
+    assert set(PROXIES) - set(ZERO_COST) == {"one-epoch"}
+    assert PROXIES["one-epoch"].kept == get_recipe(proxies.RECIPE).batch_size
 
 
 def test_params_and_macs_stand_before_what_is_asked_for() -> None:
-    assert with_costs(()) == tuple(PROXIES)
+    assert with_costs(()) == ZERO_COST
     assert with_costs(["zen", "macs", "snip", "zen"]) == ("params", "macs", "zen", "snip")
     with pytest.raises(InputError, match=r"no proxy is called 'nas-wot'; did you mean 'naswot'\?"):
         check_proxies(["params", "nas-wot"])
@@ -57,7 +60,8 @@ def test_scores_are_the_proxies_own_on_training_images(data: Data) -> None:
     assert torch.equal(scorer.labels, data.train.labels[places])
     graph = expand(SMALL.with_task(data.input, data.classes))
     seed = derive_seed(0, 2, "proxy weights")
-    direct = {name: proxy.score(graph, scorer.images, scorer.labels, seed) for name, proxy in proxies.PROXIES.items()}
+    sample = proxies.Sample(scorer.images, scorer.labels, data)
+    direct = {name: proxy.score(graph, sample, seed) for name, proxy in proxies.PROXIES.items()}
     assert scorer.scores(SMALL, list(PROXIES), init=2) == direct
 
 
@@ -107,7 +111,7 @@ def test_what_does_not_fit_is_refused(data: Data) -> None:
 
 def test_what_cannot_be_computed_is_no_number_and_says_why(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(proxies.Proxy):
-        def score(self, graph, images, labels, seed):  # type: ignore[no-untyped-def]
+        def score(self, graph, sample, seed):  # type: ignore[no-untyped-def]
             raise RuntimeError("no such kernel\nat all")
 
     monkeypatch.setitem(proxies.PROXIES, "zen", Broken())

@@ -20,7 +20,7 @@ from nas_agg.genotype import Genotype
 from nas_agg.space import Space, open_space
 from nas_agg.study import kept, ranking
 from nas_agg.study.folder import RunFolder
-from nas_agg.study.proxies import PROXIES, Scorer
+from nas_agg.study.proxies import ZERO_COST, Scorer
 from nas_agg.study.ranking import Correlation, correlations, rank, rank_run, rank_table
 from nas_agg.study.table import Tabled
 from nas_agg.training.data import Data, load_data
@@ -117,7 +117,7 @@ def test_rank_of_networks(data: Data) -> None:
     assert [c.proxy for c in found] == ["params", "macs", "synflow"]
     assert [c.kendall for c in found] == pytest.approx([1, 1, 1])
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(PROXIES)
+    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(ZERO_COST)
     with pytest.raises(InputError, match="4 genotypes and 3 accuracies"):
         rank(networks, [1, 2, 3], data)
 
@@ -301,7 +301,7 @@ def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     from nas_agg.training import proxies
 
     class Odd(proxies.Proxy):
-        def score(self, graph, images, labels, seed):
+        def score(self, graph, sample, seed):
             wide = graph.shapes[1][0]
             if wide == 2:
                 raise RuntimeError("too narrow")

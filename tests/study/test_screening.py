@@ -82,7 +82,7 @@ def test_memory_that_runs_out_ends_no_search(monkeypatch: pytest.MonkeyPatch) ->
     from nas_agg.training import proxies
 
     class Hungry(proxies.Proxy):
-        def score(self, graph, images, labels, seed):
+        def score(self, graph, sample, seed):
             if graph.shapes[1][0] == 12:
                 raise MemoryError
             return float(graph.shapes[1][0])

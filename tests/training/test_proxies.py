@@ -15,9 +15,30 @@ import nas_agg
 from nas_agg.compiler import build
 from nas_agg.expansion import expand
 from nas_agg.primitives import Norm
-from nas_agg.training.proxies import PROXIES, features, without
+from nas_agg.training import loop
+from nas_agg.training.augment import Augmentation
+from nas_agg.training.data import Data, Split
+from nas_agg.training.proxies import PROXIES, Sample, features, without
+from nas_agg.training.recipes import get_recipe
 
 GRAPH = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"conv": 3, "out": 5}, "bn", "relu", image=(4, 8, 8))
+
+
+def data_of(images: int = 24, input: tuple[int, int, int] = (4, 8, 8), classes: int = 3) -> Data:
+    """Images of noise, whose brightness goes by their class."""
+    generator = torch.Generator().manual_seed(1)
+
+    def split(count: int) -> Split:
+        labels = torch.arange(count) % classes
+        noise = torch.randint(60, (count, *input), generator=generator)
+        return Split((noise + 60 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels)
+
+    names = tuple(map(str, range(classes)))
+    shares = (0.4,) * input[0], (0.2,) * input[0]
+    return Data("noise", classes, names, input, split(images), split(12), split(12), *shares, Augmentation(crop=1))
+
+
+DATA = data_of()
 
 
 @pytest.fixture
@@ -27,7 +48,7 @@ def batch():
 
 
 def score(name: str, batch, seed: int = 0, graph=GRAPH) -> float:
-    return PROXIES[name].score(graph, *batch, seed)
+    return PROXIES[name].score(graph, Sample(*batch, DATA), seed)
 
 
 def by_hand(seed: int = 0, norms: bool = True) -> nn.Sequential:
@@ -129,30 +150,49 @@ def test_signs(batch):
         assert score(name, batch, graph=around) > score(name, batch, graph=plain), "a path less"
 
 
+def test_one_epoch_is_the_first_of_a_training(batch):
+    model = build(GRAPH, 5)
+    history = loop.train(model, DATA, get_recipe("search"), seed=5, until=1).history
+    assert score("one-epoch", batch, seed=5) == history[0]["validation_accuracy"]
+    assert history[0]["validation_loss"] != history[0]["validation_loss_running_statistics"]
+
+
+def test_one_epoch_takes_images_and_classes_of_the_network(batch):
+    net = [{"conv": 3, "out": 6}, "bn", "relu", "gap", {"linear": 5}]
+    graph = expand(nas_agg.load({"input": [4, 12, 10], "classes": 5, "net": net}))
+    score("one-epoch", batch, graph=graph)
+    shaped = DATA.shaped((12, 10), 5)
+    assert (shaped.input, shaped.classes, shaped.train.images.shape) == ((4, 12, 10), 5, (24, 4, 12, 10))
+    assert torch.equal(shaped.train.labels, DATA.train.labels)
+    assert (shaped.train.images.float().mean() - DATA.train.images.float().mean()).abs() < 1
+    assert DATA.shaped((8, 8), 3) is DATA
+
+
 @pytest.mark.parametrize("name", PROXIES)
 def test_a_score_follows_from_its_seed(name, batch):
     torch.manual_seed(1)
     first = score(name, batch)
     torch.manual_seed(2)
     assert score(name, batch) == first
-    if name not in ("params", "macs"):
+    if name not in ("params", "macs", "one-epoch"):  # few images have few accuracies
         assert score(name, batch, seed=1) != first
 
 
 @pytest.mark.parametrize("name", PROXIES)
 def test_every_family_has_finite_scores_and_width_is_more(name):
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(4)
+    labels, small = torch.arange(4), data_of(8, (3, 32, 32), 4)
     for point in ("densenet/40-k12", "dsnet/dsnet50", "efficientnet/b0", "seqconv/seqresnet-r4-k8"):
         graph = expand(nas_agg.load(point).with_task(input=(3, 32, 32), classes=4))
         big = torch.nn.functional.interpolate(images, 32)
-        assert math.isfinite(PROXIES[name].score(graph, big, labels, 0)), point
+        assert math.isfinite(PROXIES[name].score(graph, Sample(big, labels, small), 0)), point
     narrow, wide = (
         graph_of({"conv": 3, "out": out}, "bn", "relu", {"conv": 3, "out": out}, "bn", "relu", image=(3, 16, 16))
         for out in (4, 32)
     )
-    if name not in ("grad-norm", "jacob-cov"):  # which do not grow with width
-        assert PROXIES[name].score(wide, images, labels % 3, 0) > PROXIES[name].score(narrow, images, labels % 3, 0)
+    if name not in ("grad-norm", "jacob-cov", "one-epoch"):  # which do not grow with width on any images
+        sample = Sample(images, labels % 3, DATA)
+        assert PROXIES[name].score(wide, sample, 0) > PROXIES[name].score(narrow, sample, 0)
 
 
 @pytest.mark.parametrize("name", PROXIES)
