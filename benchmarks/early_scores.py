@@ -147,41 +147,49 @@ def report(options: argparse.Namespace) -> None:
     """Print the tables of some files."""
     for path in options.files:
         lines = _lines(path)[options.first : options.last]
-        own = "truth" not in lines[0]
-        end = lines[0].get("score", [])
-        whole = [line for line in lines if len(line["score"]) == max(len(line["score"]) for line in lines)]
-        if own:
-            lines = whole
-        truth = np.array([line["score"][-1] if own else line["truth"] for line in lines])
-        params = np.array([line["params"] for line in lines])
-        print(f"{path}: {len(lines)} networks; Kendall's tau with ", end="")
-        print("the end of the same training" if own else "the mean of the table's three seeds")
-        print("| after epoch | score | mean accuracy | tau | of the loss | within bins of params |")
-        print(f"|{'---|' * 6}")
+        last = max(len(line["score"]) for line in lines)
+        whole = [line for line in lines if len(line["score"]) == last]
+        if "truth" in lines[0]:
+            truth, name = [line["truth"] for line in lines], "the mean of the table's three seeds"
+        else:
+            lines, truth, name = whole, [line["score"][-1] for line in whole], "the end of the same training"
+        print(f"{path}: {len(lines)} networks; Kendall's tau with {name}")
         for epoch in options.epochs:
-            if epoch > len(end):
-                continue
-            for kind in KINDS:
-                if kind not in lines[0]:
-                    continue
-                chosen = [place for place, line in enumerate(lines) if len(line[kind]) >= epoch]
-                accuracy = np.array([lines[place][kind][epoch - 1] for place in chosen])
-                loss = np.array([lines[place][f"{kind}_loss"][epoch - 1] for place in chosen])
-                bins = _bins(params[chosen])
-                cells = [str(epoch), kind, f"{accuracy.mean():.3f}"]
-                cells += [_interval(value, truth[chosen], np.zeros(len(chosen), int)) for value in (accuracy, -loss)]
-                cells.append(_interval(accuracy, truth[chosen], bins))
-                print(f"| {' | '.join(cells)} |", flush=True)
-        print(f"params alone: {_interval(params, truth, np.zeros(len(params), int))}")
-        shares = [line["share"] for line in whole if line.get("share") is not None]
-        for kind in ("score", "fresh", "plain"):
-            if kind in whole[0] and len(whole[0]["score"]) > 1:
-                apart = 100 * np.array([line[kind][-1] - line["running"][-1] for line in whole])
-                error = apart.std(ddof=1) / len(apart) ** 0.5
-                print(f"{len(whole)} networks, last epoch: {kind} - running = {apart.mean():+.2f} ± {error:.2f} points")
-        if shares:
-            print(f"fresh statistics and their evaluation: {100 * np.mean(shares):.0f} % of an epoch's time without")
-        print()
+            _print_epoch(epoch, lines, np.array(truth))
+        if last > 1:
+            _print_end(whole)
+        print(flush=True)
+
+
+def _print_epoch(epoch: int, lines: list[dict[str, Any]], truth: np.ndarray) -> None:
+    """How the scores after an epoch rank the networks that came so far."""
+    there = np.array([len(line["score"]) >= epoch for line in lines])
+    lines, truth = [line for line, is_there in zip(lines, there, strict=True) if is_there], truth[there]
+    if len(lines) < 3:
+        return
+    params = np.array([line["params"] for line in lines])
+    bins, one = _bins(params), np.zeros(len(lines), int)
+    print(f"after epoch {epoch} ({len(lines)} networks, {bins.max() + 1} bins of params)")
+    print(f"| scored by | mean | tau | within bins of params |\n|{'---|' * 4}")
+    for kind in ("score", "running", "plain"):
+        for what, sign in (("", 1), ("_loss", -1)):
+            if f"{kind}{what}" in lines[0]:
+                scores = np.array([line[f"{kind}{what}"][epoch - 1] for line in lines])
+                taus = [_interval(sign * scores, truth, where) for where in (one, bins)]
+                print(f"| {kind}{what} | {scores.mean():.3f} | {' | '.join(taus)} |")
+    print(f"| params | {params.mean():,.0f} | {_interval(params, truth, one)} | {_interval(params, truth, bins)} |")
+
+
+def _print_end(whole: list[dict[str, Any]]) -> None:
+    """How far apart the kinds of statistics are after the last epoch, and what fresh ones cost."""
+    for kind in ("score", "fresh", "plain"):
+        if kind in whole[0] and len(whole) > 1:
+            apart = 100 * np.array([line[kind][-1] - line["running"][-1] for line in whole])
+            error = apart.std(ddof=1) / len(apart) ** 0.5
+            print(f"last epoch, {len(whole)} networks: {kind} - running = {apart.mean():+.2f} ± {error:.2f} points")
+    shares = [line["share"] for line in whole if line["share"] is not None]
+    if shares:
+        print(f"fresh statistics and their evaluation take {100 * np.mean(shares):.0f} % of an epoch without them")
 
 
 def _bins(params: np.ndarray) -> np.ndarray:

@@ -218,7 +218,8 @@ def _print_ranking(ranking: Ranking, format: Format) -> None:
     several = f"means of {ranking.inits} initialisations" if ranking.inits > 1 else "one initialisation"
     print(
         f"{ranking.networks} networks trained in full, by {ranking.figure}; scores on {ranking.batch} training images "
-        f"of {ranking.dataset}, {several}, seed {ranking.seed}; seconds: of a network's score"
+        f"of {ranking.dataset}, {several}, seed {ranking.seed}; seconds: the "
+        "processor's, for a network"
     )
     for note in _notes(ranking):
         print(f"Note: {note}")

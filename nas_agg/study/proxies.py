@@ -77,7 +77,7 @@ PROXIES = {
         "Lin et al., Zen-NAS, ICCV 2021",
     ),
     "one-epoch": About(
-        "validation accuracy after the first epoch of recipe search, batch norm's statistics taken anew",
+        "validation loss after the first epoch of recipe search, negated",
         "an epoch of training",
         kept=64,  # the recipe's batch
     ),
@@ -123,7 +123,7 @@ class Scorer:
 
     Attributes:
         failed: The last reason why a proxy could not be computed, by its name.
-        seconds: How long each score took, by the proxy's name.
+        seconds: Processor time that each score took, by the proxy's name.
 
     Raises:
         InputError: The batch, the input or the classes do not fit the data set.
@@ -193,11 +193,11 @@ class Scorer:
 
         if self.room is not None and self._need(name, cost) > self.room:
             return self._fail(name, _NO_ROOM)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             sample = proxies.Sample(self.images, self.labels, self.data)
             score = proxies.PROXIES[name].score(cost.graph, sample, seed)
-            self.seconds.setdefault(name, []).append(time.perf_counter() - start)
+            self.seconds.setdefault(name, []).append(time.process_time() - start)
             return score
         except Exception as error:  # whatever torch makes of a network that nobody has tried
             return self._fail(name, _NO_ROOM if out_of_memory(error) else reason_of(error))

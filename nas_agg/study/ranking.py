@@ -80,7 +80,7 @@ class Ranking:
         correlations: Params' and MACs' first.
         failed: The last reason why a proxy could not be computed, by its name.
         unkept: Why the scores could not be kept, else empty.
-        seconds: Mean time of a score that was computed now, on as many threads as a network may take, by its name.
+        seconds: Mean processor time of a score, of those that were computed now, by the proxy's name.
     """
 
     run: str

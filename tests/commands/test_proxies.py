@@ -101,9 +101,7 @@ def test_for_another_task(run, small):
 
 def test_one_epoch_is_scored_where_it_is_asked_for(run, small, made):
     told = json.loads(run("proxies", small, "--proxy", "one-epoch", "--inits", "2", "--format", "json")[1])
-    accuracies = told["proxies"][2]["scores"]
-    images = len(load_data("digits").validation)
-    assert [score * images for score in accuracies] == pytest.approx([round(score * images) for score in accuracies])
+    assert all(score < 0 for score in told["proxies"][2]["scores"])
     words = ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "one-epoch", "--seed", "5")
     ranked = json.loads(run(*words, "--limit", "4", "--format", "json")[1])
     assert ranked["correlations"][2]["proxy"] == "one-epoch" and ranked["seconds"]["one-epoch"] > 0
