@@ -110,8 +110,12 @@ def test_an_order_in_which_it_can_be_computed() -> None:
         assert graph.output == len(graph) - 1 and graph.shapes[graph.output] == (5, 1, 1)
         for i, (op, row) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
             assert op.shape(*[graph.shapes[source] for source in row]) == graph.shapes[i]
-        paths = [path for op, path in zip(graph.ops, graph.paths, strict=True) if op.stateful]
-        assert len(set(paths)) == len(paths)
+        held: dict[str, set[Any]] = {}
+        for i, (op, path) in enumerate(zip(graph.ops, graph.paths, strict=True)):
+            if op.stateful:
+                held.setdefault(path, set()).add((op, graph.shared.get(i, i)))
+        assert all(len(ops) == 1 for ops in held.values())  # one path, one kind of weights, of one gather's `each`
+        assert all(".each." in graph.paths[i] for i in graph.shared)
 
 
 def test_as_a_networkx_graph() -> None:
