@@ -118,6 +118,21 @@ def test_random_genotypes(first, tmp_path):
     assert_alone(folders)
 
 
+def test_gates_shared_units_and_stochastic_depth(tmp_path):
+    """CBAM in a residual block that is dropped at random: global pools, pools of channels, products, `each`."""
+    each = [{"conv": 1, "out": "c/4", "bias": True}, "relu", {"conv": 1, "out": "in", "bias": True}]
+    nodes, reads, gated = {"pattern": "nodes"}, {"pattern": "input"}, {"operator": "product"}
+    pools = {"units": [["gap"], ["gmp"]], "reads": reads, "output": {**nodes, "each": each}}
+    places = {"units": [["channel-max"], ["channel-mean"]], "reads": reads, "output": {**nodes, "operator": "concat"}}
+    channel = {"unit": [pools, "sigmoid", "join"], "shortcut": gated}
+    spatial = {"unit": [places, {"conv": 7, "out": 1}, "bn", {"times": -1}, "sigmoid", "join"], "shortcut": gated}
+    stage = {"nodes": 2, "growth": 8, "shortcut": {},
+             "unit": [{"conv": 3}, "bn", channel, spatial, {"drop-path": "0.5*l/n"}, "join", "relu"]}  # fmt: skip
+    net = [{"conv": 3, "out": 8}, stage, {"gmp": 2}, {"linear": "classes"}]
+    assert_same(nas_agg.load({"input": [3, 12, 12], "classes": 4, "net": net}), tmp_path / "model")
+    assert_alone([tmp_path / "model"])
+
+
 def test_a_network_without_weights(tmp_path):
     genotype = nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["relu", "gap"]})
     assert_same(genotype, tmp_path / "model")
