@@ -79,7 +79,21 @@ COUNTS: list[tuple[str, dict[str, Any], int | None, int, float]] = [
     ("ds2net50", reading_c(3, 4, 6, 3) | INNER, None, 25_597_416, 4.089),
     ("dsnet50-0.25x", {"stem": "large"}, None, 1_536_692 + 1_920, 0.008),
     ("dsnet50-1x", {"stem": "large"}, None, 23_730_596 + 7_680, 0.127),
+    # Table 4, 0.25(WRN)
+    ("dswrn50-0.25x", {}, None, 4_241_076 + pairs(DEPTHS[50], 64), 0.231),
+    ("ds2wrn50-0.25x", {}, None, 4_247_412 + 1_440, 0.231),
     # the plain networks of the same layout
+    ("resnet26-0.25x", {}, None, 928_564, 0.0458),
+    ("resnet38-0.25x", {}, None, 1_301_364, 0.0637),
+    ("resnet50-0.25x", {}, None, 1_530_356, 0.0815),
+    ("resnet77-0.25x", {}, None, 2_163_956, 0.122),
+    ("resnet101-0.25x", {}, None, 2_727_156, 0.157),
+    ("resnet50-0.5x", {}, None, 5_991_300, 0.325),
+    ("resnet50-1x", {}, None, 23_705_252, 1.298),
+    ("wrn50-0.25x", {}, None, 4_241_076, 0.231),
+    ("resnext50-0.25x", {}, None, 1_500_180, 0.0844),
+    ("resnext50-0.5x", {}, None, 5_863_044, 0.337),
+    ("resnext50-1x", {}, None, 23_177_124, 1.344),
     ("dsnet50", PLAIN, None, 25_557_032, 4.089),
     ("dsnet50", PLAIN | {"blocks3": 23}, None, 44_549_160, 7.801),
     ("dsnet50", PLAIN | {"blocks2": 8, "blocks3": 36}, None, 60_192_808, 11.514),
@@ -123,6 +137,14 @@ def test_depth_and_weights_of_the_cifar_networks(depth: int) -> None:
     assert (plain.depth, one.depth) == (depth, depth)
     assert (one.params - plain.params, two.params - one.params) == (pairs(blocks, 64), inner)
     assert plain.macs == one.macs == two.macs
+
+
+@pytest.mark.parametrize("name", [name for name in SPACE.points if name.startswith(("resnet", "resnext", "wrn"))])
+def test_each_plain_network_has_a_dsnet_that_differs_in_its_shortcuts_alone(name: str) -> None:
+    if name == "resnet50-dense":
+        return
+    other = name.replace("resn", "dsn") if name.startswith("resn") else f"ds{name}"
+    assert canonical_hash(expand(network(other, **PLAIN))) == canonical_hash(expand(network(name)))
 
 
 def test_the_dense_shortcuts_add_less_than_the_paper_s_0_15_percent() -> None:

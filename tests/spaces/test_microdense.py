@@ -47,6 +47,12 @@ def test_figure_4_has_the_ratio_that_comes_nearest(name: str) -> None:
     assert min(miss) == miss[2]
 
 
+def test_tables_1_and_2_to_the_letter() -> None:
+    """No BN ahead of the pooling, whose scale and shift are 2*80 and 2*131 parameters."""
+    assert cost(SPACE.point("30a64-letter")).params == 724_727 - 2 * 80 == 724_567
+    assert cost(SPACE.point("60a115-letter")).params == 4_031_046 - 2 * 131 == 4_030_784
+
+
 @pytest.mark.parametrize(
     ("ratio", "small", "large"),
     [(0.125, 0.346, 1.674), (0.1875, 0.642, 3.151), (0.21, 0.774, 3.787), (0.22, 0.831, 4.075), (0.25, 1.041, 5.091)],
@@ -129,7 +135,7 @@ def reference(state: dict[str, torch.Tensor], point: dict[str, Any], x: torch.Te
     def bn(x: torch.Tensor, at: str) -> torch.Tensor:
         return F.batch_norm(x, None, None, state[f"{at}.weight"], state[f"{at}.bias"], training=True)
 
-    x = bn(conv(x, "conv"), "bn1")
+    x = bn(conv(x, "conv"), "bn1" if point["last"] else "bn")
     for k in range(3 * point["blocks"]):
         at = f"aggregate.{k}.unit"
         stride = 2 if k in (point["blocks"], 2 * point["blocks"]) else 1
@@ -143,12 +149,14 @@ def reference(state: dict[str, torch.Tensor], point: dict[str, Any], x: torch.Te
             y = torch.cat([F.conv2d(part, w, padding=1) for part, w in zip(y.split(u, 1), weights, strict=True)], 1)
             dense.append(F.relu(bn(y, f"{inner}.bn2")))
         made = bn(conv(torch.cat(dense, 1), f"{at}.conv"), f"{at}.bn")
+        made = F.relu(made) if point["ends"] == "relu" else made
         identity = F.avg_pool2d(x, stride) if stride > 1 else x
         x = made + torch.cat([identity, torch.zeros_like(made[:, identity.shape[1] :])], 1)
-    return F.linear(bn(x, "bn2").mean((2, 3)), state["linear.weight"], state["linear.bias"])
+    x = bn(x, "bn2") if point["last"] else x
+    return F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
 
 
-@pytest.mark.parametrize("name", ["fig4-n0", "30a64", "fig4-n5", "fig4-fixed"])
+@pytest.mark.parametrize("name", ["fig4-n0", "30a64", "30a64-letter", "fig4-n5", "fig4-fixed"])
 def test_outputs_are_those_of_a_few_lines_of_torch(name: str) -> None:
     torch.set_num_threads(1)
     values = SPACE.points[name].values | {"blocks": 2}

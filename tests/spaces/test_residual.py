@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from readings import reading
+from torch.nn import functional as F
 
 import nas_agg
 from nas_agg.canonical import canonical_hash
@@ -37,6 +38,17 @@ COUNTS = {
     "resnext50-32x4d": (25_028_904, 4.230),
     "wrn-50-2": (68_883_240, 11.398),
     "res2net50-26w4s": (25_699_120, 4.255),
+    "se-resnet50": (28_088_024, 4.092),
+    "cbam-resnet50": (28_089_624, 4.096),
+    "resnet-32": (464_154, 0.069),
+    "resnet-44": (658_586, 0.097),
+    "resnet-56": (853_018, 0.125),
+    "resnet-1202": (19_421_274, 2.829),
+    "resnet-110-stochastic-depth": (1_727_962, 0.253),
+    "resnext-29-4x8d": (1_790_154, 0.268),
+    "res2net-29-8w4s": (1_753_530, 0.263),
+    "res2next-29-6c24w6s": (36_709_130, 5.974),
+    "res2next-29-6c24w6s-se": (37_230_938, 5.975),
 }
 FOR_100_CLASSES = {
     "preact-164": 1_726_388,
@@ -77,6 +89,9 @@ def test_counts_for_100_classes(name: str) -> None:
         ("res2net50-26w4s", {"inner": 1.5, "scales": 2}, 25_287_304),  # 48w2s
         ("res2net50-26w4s", {"inner": 1.75, "scales": 8}, 25_059_816),  # 14w8s
         ("resnext-29-8x64d", {"inner": 6, "cardinality": 6}, 25_994_570),  # 6x64d
+        ("res2next-29-6c24w6s", {"rest": "averaged"}, 36_053_930),  # as Res2Net-50 has it
+        ("res2next-29-6c24w6s", {"scales": 4, "inner": 9}, 24_268_682),  # 6c24w4s, printed 24.3M
+        ("res2next-29-6c24w6s", {"scales": 4, "inner": 12.5, "cardinality": 8}, 33_812_986),  # 8c25w4s, printed 33.8M
     ],
 )
 def test_other_readings(name: str, let: dict[str, Any], params: int) -> None:
@@ -174,3 +189,96 @@ def test_the_largest_networks_stay_within_the_language_s_limits() -> None:
         "after": ["norm", "act"],
     }
     assert len(expand(CIFAR.genotype(largest))) < 50_000
+
+
+# ---- functions
+
+
+def checked(genotype: Genotype, function: Any) -> None:
+    """The logits in training are those of a function of parameters by name and images, whatever the parameters are."""
+    torch.set_num_threads(1)
+    module = nas_agg.compile(genotype, seed=0).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    images = torch.randn(3, *genotype.input, generator=generator, dtype=torch.float64)
+    expected = function(module.state_dict(), images)
+    torch.testing.assert_close(module.train()(images), expected, rtol=1e-9, atol=1e-9)
+
+
+def conv(state: dict[str, torch.Tensor], at: str, x: torch.Tensor, stride: int = 1, groups: int = 1) -> torch.Tensor:
+    weight = state[f"{at}.weight"]
+    return F.conv2d(x, weight, state.get(f"{at}.bias"), stride, weight.shape[2] // 2, groups=groups)
+
+
+def bn(state: dict[str, torch.Tensor], at: str, x: torch.Tensor) -> torch.Tensor:
+    return F.batch_norm(x, None, None, state[f"{at}.weight"], state[f"{at}.bias"], training=True)
+
+
+def excited(state: dict[str, torch.Tensor], at: str, x: torch.Tensor) -> torch.Tensor:
+    """Squeeze-and-Excitation Networks, equations 2 to 4."""
+    hidden = F.relu(conv(state, f"{at}.squeeze", x.mean((2, 3), keepdim=True)))
+    return x * torch.sigmoid(conv(state, f"{at}.excite", hidden))
+
+
+def res2next(
+    state: dict[str, torch.Tensor], x: torch.Tensor, scales: int, groups: int, convolved: bool
+) -> torch.Tensor:
+    """Res2Net, equation 1, with grouped convolutions and squeeze-and-excitation; two stages of two blocks."""
+    x = F.relu(bn(state, "entry.bn", conv(state, "conv", x)))
+    for stage in (1, 2):
+        for block in (0, 1):
+            at, stride = f"stage{stage}.{block}.unit", 2 if (stage, block) == (2, 0) else 1
+            body = f"{at}.hierarchical"
+            parts = F.relu(bn(state, f"{body}.bn", conv(state, f"{body}.conv1", x))).chunk(scales, 1)
+            first = block == 0
+            inner = f"{body}.aggregate{1 if first else 2}.0.unit." + ("apart" if first else "chained")
+            made: list[torch.Tensor] = []
+            for k, part in enumerate(parts[:-1]):
+                own = f"{inner}.0.unit." + ("parts" if first else "chain") + f".{k}.unit.convolved"
+                read = part + made[-1] if made and not first else part
+                made.append(F.relu(bn(state, f"{own}.bn", conv(state, f"{own}.conv", read, stride, groups))))
+            last = parts[-1]
+            if first and convolved:
+                own = f"{inner}.1.unit.convolved"
+                last = F.relu(bn(state, f"{own}.bn", conv(state, f"{own}.conv", last, stride, groups)))
+            elif first:
+                last = F.avg_pool2d(last, 3, stride, 1)
+            y = bn(state, f"{at}.after.bn", conv(state, f"{body}.conv2", torch.cat([*made, last], 1)))
+            match = f"{at[:-5]}.shortcut.match.0"
+            identity = bn(state, f"{match}.bn", conv(state, f"{match}.conv", x, stride)) if first else x
+            x = F.relu(excited(state, f"{at}.se", y) + identity)
+    return F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
+
+
+@pytest.mark.parametrize("rest", ["averaged", "convolved"])
+def test_res2next_with_squeeze_and_excitation_is_a_few_lines_of_torch(rest: str) -> None:
+    values = CIFAR.points["res2next-29-6c24w6s-se"].values | {
+        "depth1": 2, "depth2": 2, "depth3": 1, "widen": 0.5, "inner": 8, "scales": 4, "cardinality": 2, "rest": rest
+    }  # fmt: skip
+    text = CIFAR.genotype(values, input=(3, 8, 8), classes=5).text()
+    del text["net"][6:8]  # the third stage and what leads to it
+    checked(Genotype.read(text), partial(res2next, scales=4, groups=2, convolved=rest == "convolved"))
+
+
+def test_se_resnet_50_is_torchvision_s_with_gates() -> None:
+    """Every block of ResNet-50 has its gate behind the last BN, and nothing else is changed."""
+    plain, gated = (expand(IMAGENET.point(name)) for name in ("resnet50", "se-resnet50"))
+    words = [op.word for op in gated.ops]
+    gates = [i for i, word in enumerate(words) if word == "mul"]
+    assert len(gates) == 16
+    readers = gated.readers
+    for i in gates:
+        gate, body = sorted(gated.inputs[i], key=lambda t: gated.shapes[t][1:])
+        assert gated.ops[body].word == "norm" and [words[k] for k in readers[i]] == ["add"]
+        assert gated.ops[gate].word == "act" and gated.shapes[gate][1:] == (1, 1)
+    kept = [word for word, path in zip(words, gated.paths, strict=True) if ".se" not in path]
+    assert kept == [op.word for op in plain.ops]
+
+
+def test_stochastic_depth_rises_from_block_to_block() -> None:
+    """Deep Networks with Stochastic Depth, equation 4: the l-th of L bodies survives at 1 - l/L * (1 - p_L)."""
+    graph = expand(CIFAR.point("resnet-110-stochastic-depth"))
+    rates = [op.rate for op in graph.ops if op.word == "drop-path"]  # type: ignore[attr-defined]
+    assert rates == pytest.approx([0.5 * l / 54 for l in range(1, 55)])

@@ -1,0 +1,99 @@
+"""What a search says of the share of its space that the limits leave."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import nas_agg
+from nas_agg.costs import cost
+from nas_agg.space import Space, open_space
+from nas_agg.study.share import NETWORKS, OPERATIONS, Share, is_within, share_of
+
+
+@pytest.mark.parametrize(
+    ("share", "start", "end"),
+    [
+        (Share(400, 36, 11, 0), "about 9 % of the space (36 of 400 ", "L; none of its 11 named points is"),
+        (Share(60, 0, 3, 1), "at most 5 % of the space (0 of 60 ", "L; 1 of its 3 named points is"),
+        (Share(400, 1, 3, 2), "about 0.2 % of the space (1 of 400 ", "L; 2 of its 3 named points are"),
+        (Share(9, 9, 3, 3), "about 100 % of the space (9 of 9 ", "L; each of its 3 named points is"),
+        (Share(10, 5, 1, 0), "about 50 % of the space (5 of 10 ", "L; its named point is not"),
+        (Share(10, 5, 0, 0), "about 50 % of the space (5 of 10 ", "L"),
+    ],
+)
+def test_the_line(share: Share, start: str, end: str) -> None:
+    assert share.line("L") == f"limits: {start}random networks) is within {end}"
+
+
+@pytest.mark.parametrize(
+    "limits", [{"macs": 250_000}, {"params": 20_000, "macs": 0}, {"activation_bytes_train": 40_000}]
+)
+def test_a_network_is_judged_as_its_cost_is(limits: dict[str, int]) -> None:
+    space, rng = open_space("aggregation"), np.random.default_rng(3)
+    found = set()
+    for _ in range(40):
+        genotype = space.genotype(space.sample(rng), (1, 8, 8), 10)
+        within, operations = is_within(genotype, limits)
+        counted = cost(genotype)
+        assert within == all(getattr(counted, name) <= limit for name, limit in limits.items() if limit)
+        assert operations <= 2 * len(counted.graph)
+        found.add(within)
+    assert found == {True, False}
+
+
+def test_a_large_network_is_not_written_out() -> None:
+    genotype = open_space("residual").point("preact-1001")
+    assert is_within(genotype, {"macs": 10_000_000})[1] < len(cost(genotype).graph) / 20
+
+
+def test_the_share_is_that_of_an_even_sample(tiny: Space) -> None:
+    limits = {"params": 300}
+    share = share_of(tiny, lambda genotype: is_within(genotype, limits))
+    assert share is not None and (share.networks, share.points) == (NETWORKS, 0)
+    all_ = [tiny.genotype(dict(zip(tiny.names, row, strict=True))) for row in _rows(tiny)]
+    true = sum(cost(genotype).params <= 300 for genotype in all_) / len(all_)
+    assert 0.1 < true < 0.9
+    assert abs(share.within / share.networks - true) < 4 * (true * (1 - true) / NETWORKS) ** 0.5
+    assert share == share_of(tiny, lambda genotype: is_within(genotype, limits))
+
+
+def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
+    sizes = []
+
+    def fits(genotype: object) -> tuple[bool, int]:
+        sizes.append(OPERATIONS // 10)
+        return True, sizes[-1]
+
+    space = open_space("densenet-imagenet")
+    share = share_of(space, fits)
+    assert share == Share(11, 11, 4, 4)
+    assert len(sizes) == 15
+
+
+def test_a_search_says_it_first_and_keeps_it(tiny: Space, tmp_path, capsys) -> None:
+    def score(genotype: object, trial: object) -> float:
+        return 1.0
+
+    settings = {"searcher": "random", "budget": 2, "max_params": 300}
+    found = nas_agg.search(tiny, score, out=tmp_path / "run", show=True, **settings)
+    lines = capsys.readouterr().out.splitlines()
+    kept = json.loads((tmp_path / "run" / "run.json").read_text())["share"]
+    line = Share(**kept).line("300 params")
+    assert lines[1] == line
+    assert line in (tmp_path / "run" / "log.txt").read_text()
+    silent = nas_agg.search(tiny, score, **settings)  # nobody reads it, and it draws nothing of the search's
+    assert [trial.labels for trial in silent.trials] == [trial.labels for trial in found.trials]
+
+
+def test_without_limits_nothing_is_said(tiny: Space, capsys) -> None:
+    nas_agg.search(tiny, lambda genotype, trial: 1.0, searcher="random", budget=1, show=True)
+    assert "limits:" not in capsys.readouterr().out
+
+
+def _rows(space: Space) -> list[tuple]:
+    import itertools
+
+    return list(itertools.product(*([d.at(k) for k in range(d.size)] for d in space.domains.values())))
