@@ -60,7 +60,7 @@ class Space(OpenNames):
 
     Args:
         text: The space as its file says it: a genotype's fields, ``open``, and optionally ``about``, ``family``,
-            ``min_input``, ``points`` and ``search``.
+            ``min_input``, ``points``, ``search`` and ``table``.
         name: What the space is called.
         folder: Where its file lies.
 

@@ -50,7 +50,8 @@ def test_what_describes_or_counts_imports_no_torch(words):
 def test_lists(run):
     points = json.loads(run("points", "microdense", "--format", "json")[1])
     assert {"microdense/30a64", "microdense/60a115", "microdense/table6"} <= {point["point"] for point in points}
-    assert "microdense" in {space["name"] for space in json.loads(run("spaces", "--format", "json")[1])}
+    tables = {space["name"]: space["table"] for space in json.loads(run("spaces", "--format", "json")[1])}
+    assert (tables["agg-bench"], tables["microdense"]) == (1278, None)
     assert {"random", "tpe"} <= {searcher["name"] for searcher in json.loads(run("searchers", "--format", "json")[1])}
     assert "digits" in {name["name"] for name in json.loads(run("datasets", "--format", "json")[1])}
     assert {"search", "final", "microdense-cifar"} <= {

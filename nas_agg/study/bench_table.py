@@ -144,7 +144,7 @@ def _header(
         "curve: of accuracy",
         "seconds: of a training, from its second epoch, on one thread"
         if results.apart
-        else "latency_ms: the fastest pass, after the training, on one thread; seconds: of the processor, of a training",
+        else "latency_ms: the fastest pass after the training, on one thread; seconds: of the processor, of a training",
     ]
     names = {"genes": ", ".join(space.names), "value": "accuracy", "costs": "params, macs"}
     return {"recipe": "; ".join(parts), **names, "equal": "hash", "curve": "curve"}
