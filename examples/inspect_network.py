@@ -67,12 +67,12 @@ class Subject:
     @classmethod
     def of(cls, text: str, weights: str | None) -> Subject:
         """The network that a text names; a run's own weights are taken unless others are given."""
-        folder, _, trial = text.rpartition(":")
-        run = next((Path(name) for name in (text, folder if trial else "") if name and Path(name).is_dir()), None)
+        folder, colon, _ = text.rpartition(":")
+        run = Path(text) if Path(text).is_dir() else Path(folder) if colon and Path(folder).is_dir() else None
         if run is not None:
             read_run(run)
-        else:
-            nas_agg.load(text)
+        if run != Path(text):
+            nas_agg.load(text)  # says what is wrong with a name
         own = Path(text) / "best" / WEIGHTS
         return cls(text, weights or (own if own.is_file() else None), run)
 
@@ -204,7 +204,8 @@ def plot_curves(subjects: list[Subject], options: argparse.Namespace) -> Figures
 PLOTS = {"weights": plot_weights, "grad-cam": plot_grad_cam, "curves": plot_curves}
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
+    """What the command line takes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -218,11 +219,7 @@ def main() -> None:
     parser.add_argument("--aggregates", help="heat maps of these alone, such as block1,block3")
     parser.add_argument("--panels", type=int, default=12, help="at most so many heat maps per picture (default: 12)")
     parser.add_argument("--absolute", action="store_true", help="heat maps not relative to each reader's largest")
-    try:
-        run(parser.parse_args())
-    except NasAggError as error:
-        print(f"inspect_network: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    return parser
 
 
 def run(options: argparse.Namespace) -> None:
@@ -234,7 +231,7 @@ def run(options: argparse.Namespace) -> None:
     check_matplotlib()
     subjects = [Subject.of(text, options.weights) for text in options.networks]
     if len({subject.name for subject in subjects}) < len(subjects):
-        raise InputError("networks: two have the same name; rename a run's folder")
+        raise InputError("two networks have the same name; rename a run's folder")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -256,4 +253,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        run(parser().parse_args())
+    except NasAggError as error:
+        print(f"inspect_network: {error}", file=sys.stderr)
+        sys.exit(error.status)

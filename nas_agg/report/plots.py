@@ -36,6 +36,7 @@ _STYLE = {
     "svg.hashsalt": "nas_agg",  # and equal figures are equal files
 }
 _LABEL = 0.16  # inches of a label's line
+_PALE = -150  # what is black under a map, so that colours are those of the colour bar nearly everywhere
 _PARTS: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--"},
     "validation": {"linestyle": "-"},
@@ -101,14 +102,14 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     columns = len(tables) if len(tables) < 4 else math.ceil(math.sqrt(len(tables)))
     rows = math.ceil(len(tables) / columns)
     longest = max(max(table.values.shape) for table in tables)
-    side = min(max(2.2, _LABEL * longest + 0.7), 9.0 if len(tables) == 1 else 5.0)
+    side = min(max(2.2, _LABEL * longest + 0.7), 9.0 if len(tables) == 1 else 4.0)
     figure = _figure(side * columns + 1.3, side * rows + 0.9)
     scaled = [table.values if absolute else table.values / np.nanmax(table.values, 0) for table in tables]
     top = max(float(np.nanmax(values)) for values in scaled)
     colours = colormaps["viridis"].with_extremes(bad=UNREAD)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, table, values in zip(grid.flat, tables, scaled, strict=False):
-        image = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        image = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest", aspect="auto")
         axes.set_title(shortened(table.aggregate.replace(".unit.", "."), int(10 * side)))
         room = int((side - 0.7) / _LABEL)
         _label(axes.xaxis, table.readers, room)
@@ -122,7 +123,7 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     figure.supylabel("source")
     unit = "mean |w|" if absolute else "mean |w| / the reader's largest"
     none = "no weight" if all(table.kind == "scales" for table in tables) else "not read"
-    figure.colorbar(image, ax=grid, label=f"{unit} (grey: {none})", shrink=0.9, aspect=25)
+    figure.colorbar(image, ax=grid, label=f"{unit}\n(grey: {none})", shrink=0.9, aspect=25)
     return figure
 
 
@@ -178,7 +179,7 @@ def cam_overlays(
     grid[0, 0].set_ylabel("image")
     for row, line in zip(rows, grid[1:], strict=True):
         for k, axes in enumerate(line):
-            axes.imshow(images[k].mean(2), cmap="gray", vmin=0, vmax=255)
+            axes.imshow(images[k].mean(2), cmap="gray", vmin=_PALE, vmax=255)
             heat = row.maps[k] / max(row.maps[k].max(), 1e-12)
             axes.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
             guess, right = int(row.probabilities[k].argmax()), f"{row.probabilities[k][labels[k]]:.0%}"

@@ -49,7 +49,7 @@ def test_a_heat_map_is_relative_to_each_readers_largest() -> None:
     np.testing.assert_allclose(drawn(axes), expected)
     assert ticks(axes.xaxis) == ["1", "2", "3"] and ticks(axes.yaxis) == ["in", "1", "2"]
     assert axes.get_title() == "a.block"
-    assert bar.get_ylabel() == "mean |w| / the reader's largest (grey: not read)"
+    assert bar.get_ylabel() == "mean |w| / the reader's largest\n(grey: not read)"
 
 
 def test_an_absolute_heat_map_has_one_scale_for_all() -> None:
@@ -57,7 +57,7 @@ def test_an_absolute_heat_map_has_one_scale_for_all() -> None:
     small, large, bar = figure.axes
     np.testing.assert_array_equal(drawn(small), table(3).values)
     assert {axes.get_images()[0].get_clim() for axes in (small, large)} == {(0.0, 25.0)}
-    assert bar.get_ylabel() == "mean |w| (grey: no weight)"
+    assert bar.get_ylabel() == "mean |w|\n(grey: no weight)"
 
 
 @pytest.mark.parametrize(("nodes", "panels"), [(5, 1), (14, 4), (60, 1), (130, 2)])
