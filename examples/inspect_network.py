@@ -19,7 +19,6 @@ Each picture is saved as PNG and SVG. Needs matplotlib, and captum for Grad-CAM:
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from nas_agg.compiler.last_map import LAST_MAP, with_last_map
 from nas_agg.compiler.network import Network
 from nas_agg.errors import InputError, NasAggError
 from nas_agg.expansion import expand
+from nas_agg.files import parse, read
 from nas_agg.genotype import Genotype
 from nas_agg.report.plots import Explained, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
@@ -97,14 +97,17 @@ class Subject:
         for place in places:
             path = self.run / place / f"{METRICS}l"
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            if lines:
-                return [json.loads(line) for line in lines]
+            history = [parse(line, str(path), "json") for line in lines]
+            if not all(isinstance(metrics, dict) and "epoch" in metrics for metrics in history):
+                raise InputError(f"{path}: not the metrics of a training's epochs")
+            if history:
+                return history
         raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS}l)")
 
     def test(self) -> dict[str, Any]:
         """The test metrics of a finished run; nothing of a trial, which is not tested."""
         path = Path(self.text) / "best" / METRICS
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return dict(read(path)) if path.is_file() else {}
 
 
 # ---------------------------------------------------------------------- weights by source

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -118,7 +119,7 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
             axes.tick_params(axis="x", labelrotation=90)
     for axes in grid.flat[len(tables) :]:
         axes.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(_wrapped(title, figure))
     figure.supxlabel("reading layer")
     figure.supylabel("source")
     unit = "mean |w|" if absolute else "mean |w| / the reader's largest"
@@ -175,7 +176,7 @@ def cam_overlays(
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     for axes, image, label in zip(grid[0], images, labels, strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(class_names[label])
+        axes.set_title(shortened(class_names[label], 18))
     grid[0, 0].set_ylabel("image")
     for row, line in zip(rows, grid[1:], strict=True):
         for k, axes in enumerate(line):
@@ -183,12 +184,13 @@ def cam_overlays(
             heat = row.maps[k] / max(row.maps[k].max(), 1e-12)
             axes.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
             guess, right = int(row.probabilities[k].argmax()), f"{row.probabilities[k][labels[k]]:.0%}"
-            axes.set_xlabel(right if guess == labels[k] else f"{right}, not {class_names[guess]}")
+            wrong = "" if guess == labels[k] else f", not {shortened(class_names[guess], 12)}"
+            axes.set_xlabel(right + wrong, fontsize=8)
         line[0].set_ylabel(f"{shortened(row.name, 20)}\nmap {row.maps.shape[1]}x{row.maps.shape[2]}")
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
-    figure.suptitle(title)
-    figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid[1:], label="Grad-CAM / the map's largest", shrink=0.9)
+    figure.suptitle(_wrapped(title, figure))
+    figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, label="Grad-CAM / the map's largest", shrink=0.9)
     return figure
 
 
@@ -245,6 +247,11 @@ def shortened(text: str, room: int) -> str:
         return text
     behind = (room - 3) * 2 // 3
     return f"{text[: room - 3 - behind]}...{text[len(text) - behind :]}"
+
+
+def _wrapped(title: str, figure: Figure) -> str:
+    """A title in lines that fit the figure's width."""
+    return textwrap.fill(title, int(10 * figure.get_figwidth()))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -134,6 +134,16 @@ def test_what_is_wrong_is_one_line(
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("text", "said"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not the metrics of a")])
+def test_spoilt_metrics_are_one_line(text: str, said: str, example: Any, runs: Path, tmp_path: Path) -> None:
+    run_json, metrics = tmp_path / "run" / "run.json", tmp_path / "run" / "best" / "metrics.jsonl"
+    metrics.parent.mkdir(parents=True)
+    run_json.write_bytes((runs / "dense" / "run.json").read_bytes())
+    metrics.write_text(text)
+    with pytest.raises(nas_agg.InputError, match=said):
+        draw(example, run_json.parent, "--plot", "curves", "--out", tmp_path)
+
+
 def test_without_captum_it_is_one_line(example: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(nas_agg.InputError, match=r"Grad-CAM needs captum: pip install 'nas-agg\[inspect\]'"):

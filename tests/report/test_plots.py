@@ -69,6 +69,17 @@ def test_labels_do_not_overlap(nodes: int, panels: int) -> None:
         assert not overlaps(figure, axis)
 
 
+def test_a_title_is_wrapped_to_the_figures_width() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = heat_maps(
+        [table(5)], "a network of a long name: weights of filters that read a concat, 12 of 30 aggregates"
+    )
+    FigureCanvasAgg(figure).draw()
+    box = figure.texts[0].get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
 def history(*accuracies: float, validated: bool = True) -> list[dict[str, float]]:
     return [
         {"epoch": k, "train_accuracy": a - 0.1, "train_loss": 2 - a}
