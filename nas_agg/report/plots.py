@@ -105,8 +105,8 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     longest = max(max(table.values.shape) for table in tables)
     side = min(max(2.2, _LABEL * longest + 0.7), 9.0 if len(tables) == 1 else 4.0)
     figure = _figure(side * columns + 1.3, side * rows + 0.9)
-    scaled = [table.values if absolute else table.values / np.nanmax(table.values, 0) for table in tables]
-    top = max(float(np.nanmax(values)) for values in scaled)
+    scaled = [table.values if absolute else _relative(table.values) for table in tables]
+    top = max(float(np.nanmax(values)) for values in scaled) or 1.0
     colours = colormaps["viridis"].with_extremes(bad=UNREAD)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, table, values in zip(grid.flat, tables, scaled, strict=False):
@@ -126,6 +126,12 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     none = "no weight" if all(table.kind == "scales" for table in tables) else "not read"
     figure.colorbar(image, ax=grid, label=f"{unit}\n(grey: {none})", shrink=0.9, aspect=25)
     return figure
+
+
+def _relative(values: np.ndarray) -> np.ndarray:
+    """Each column divided by its largest value; zeros stay zeros."""
+    largest = np.nanmax(values, 0)
+    return values / np.where(largest > 0, largest, 1)
 
 
 def _label(axis: Any, labels: Sequence[str], room: int) -> None:

@@ -60,6 +60,14 @@ def test_an_absolute_heat_map_has_one_scale_for_all() -> None:
     assert bar.get_ylabel() == "mean |w|\n(grey: no weight)"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_reader_of_zeros_reads_nonetheless() -> None:
+    """As the layers that end a branch do, which may start at zero."""
+    values = np.array([[1.0, 0.0], [NAN, 0.0]])
+    figure = heat_maps([SourceWeights("block", "filters", ("in", "1"), ("1", "2"), values)])
+    np.testing.assert_array_equal(drawn(figure.axes[0]), values)
+
+
 @pytest.mark.parametrize(("nodes", "panels"), [(5, 1), (14, 4), (60, 1), (130, 2)])
 def test_labels_do_not_overlap(nodes: int, panels: int) -> None:
     figure = heat_maps([table(nodes)] * panels)
@@ -77,7 +85,7 @@ def test_a_title_is_wrapped_to_the_figures_width() -> None:
     )
     FigureCanvasAgg(figure).draw()
     box = figure.texts[0].get_window_extent()
-    assert 0 <= box.x0 and box.x1 <= figure.bbox.x1
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1
 
 
 def history(*accuracies: float, validated: bool = True) -> list[dict[str, float]]:
