@@ -1,8 +1,8 @@
 """Learned weights by source: how much each layer of a network uses each feature that it reads.
 
-The source-against-reader pictures of Huang et al. (2017, "Densely Connected Convolutional Networks", Figure 5) and of
-Jia et al. (2019, "Sequentially Aggregated Convolutional Networks", Figure 5), as numbers. They are read off the graph:
-a channel is followed back through concats, slices, norms, activations and pools to the operation that produced it.
+The pictures of source against reading layer in "Densely Connected Convolutional Networks" (Huang et al., 2017, Figure 5)
+and "Sequentially Aggregated Convolutional Networks" (SeqConv, Figure 5), as numbers. They are read off the graph: a
+channel is followed back through concats, slices, norms, activations and pools to the operation that produced it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NODE = re.compile(r"\.(\d+)\.(?:unit|reads|shortcut)(?=\.|$)")
-_OUTPUT = re.compile(r"\.output(?=\.|$)")
+_OUTPUT = re.compile(r"(?<!\.unit)\.output$")  # a step of a unit may be called `output` too
 _SCALE = re.compile(r"(?P<aggregate>.*)\.(?:(?P<node>\d+)\.(?:reads|shortcut)|output)\.weights\.\d+$")
 #: What gives channel k of its first input as channel k.
 _PASSING = (Act, Dropout, Gap, MaxPool, Mul, Norm, Scale)

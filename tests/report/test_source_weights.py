@@ -81,6 +81,24 @@ def test_the_features_of_a_concat_that_enters_are_rows_of_their_own() -> None:
     })  # fmt: skip
 
 
+def test_a_step_called_output_is_no_gather() -> None:
+    block = {
+        "nodes": 3,
+        "growth": 4,
+        "reads": DENSE,
+        "unit": ["output", {"conv": 3}],
+        "output": {"pattern": "previous"},
+    }
+    net = [{"conv": 1, "out": 6}, {"like": "block"}, *HEAD]
+    (table,), state = of(net, block=block, output={"slice": 6, "from": "c - 6"})
+    weights = [state[f"block.{k}.unit.conv.weight"] for k in range(3)]
+    check(table, {
+        ("in", "1"): mean(weights[0], 0, 6),
+        ("in", "2"): mean(weights[1], 0, 2), ("1", "2"): mean(weights[1], 2, 4),
+        ("1", "3"): mean(weights[2], 0, 2), ("2", "3"): mean(weights[2], 2, 4),
+    })  # fmt: skip
+
+
 def test_groups_and_a_shuffle() -> None:
     """Channels of two branches are shuffled, so that each of two groups of filters reads half of each branch."""
     branches = {"units": [[{"conv": 1}], [{"conv": 1}]], "growth": 4, "reads": {"pattern": "input"}, "output": "all"}
