@@ -1,7 +1,7 @@
 """Learned weights by source: how much each layer of a network uses each feature that it reads.
 
-The pictures of source against reading layer in "Densely Connected Convolutional Networks" (Huang et al., 2017, Figure 5)
-and "Sequentially Aggregated Convolutional Networks" (SeqConv, Figure 5), as numbers. They are read off the graph: a
+The pictures of source against reading layer in "Densely Connected Convolutional Networks" (Huang et al., 2017) and in
+"Sequentially Aggregated Convolutional Networks" (SeqConv), in both Figure 5, as numbers. They are read off the graph: a
 channel is followed back through concats, slices, norms, activations and pools to the operation that produced it.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NODE = re.compile(r"\.(\d+)\.(?:unit|reads|shortcut)(?=\.|$)")
-_OUTPUT = re.compile(r"(?<!\.unit)\.output$")  # a step of a unit may be called `output` too
+_OUTPUT = re.compile(r"\.output$")  # a unit may be called `output` too, but then its layers follow
 _SCALE = re.compile(r"(?P<aggregate>.*)\.(?:(?P<node>\d+)\.(?:reads|shortcut)|output)\.weights\.\d+$")
 #: What gives channel k of its first input as channel k.
 _PASSING = (Act, Dropout, Gap, MaxPool, Mul, Norm, Scale)

@@ -90,7 +90,7 @@ def test_a_step_called_output_is_no_gather() -> None:
         "output": {"pattern": "previous"},
     }
     net = [{"conv": 1, "out": 6}, {"like": "block"}, *HEAD]
-    (table,), state = of(net, block=block, output={"slice": 6, "from": "c - 6"})
+    (table,), state = of(net, block=block, output=[{"slice": 6, "from": "c - 6"}])
     weights = [state[f"block.{k}.unit.conv.weight"] for k in range(3)]
     check(table, {
         ("in", "1"): mean(weights[0], 0, 6),
