@@ -1,4 +1,4 @@
-"""How well zero-cost proxies rank networks that were trained: correlations, with intervals, beside those of costs."""
+"""How well proxies rank networks that were trained: correlations, with intervals, beside those of costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates of a search screened by a zero-cost proxy before one of them is trained."""
+"""Candidates of a search screened by a proxy before one of them is trained."""
 
 from __future__ import annotations
 
