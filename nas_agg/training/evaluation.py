@@ -106,7 +106,9 @@ class Validation:
         running = {f"{name}_running_statistics": value for name, value in metrics.items()}
         if fresh:
             with fresh_statistics(model, self.images):
-                metrics = self._evaluate(model)
+                found = self._evaluate(model)
+            if math.isfinite(found["validation_loss"]):  # not so where a channel has no variance in these images alone
+                metrics = found
         return metrics | running
 
     def _evaluate(self, model: nn.Module) -> Metrics:

@@ -162,6 +162,13 @@ def test_metrics_of_a_training_hold_both(few, tmp_path):
     assert [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()] == list(history)
 
 
+def test_fresh_statistics_that_lead_beyond_numbers_fail_no_training(few, monkeypatch):
+    scored = iter([{"loss": 2.0, "accuracy": 0.3}, {"loss": float("nan"), "accuracy": 0.1}] * 2)
+    monkeypatch.setattr("nas_agg.training.evaluation.evaluate", lambda *_: next(scored))
+    history = train(network(), few, SEARCH, seed=0, epochs=2).history
+    assert [(line["validation_loss"], line["validation_accuracy"]) for line in history] == [(2.0, 0.3)] * 2
+
+
 def test_the_first_epoch_of_a_deep_network_is_no_guessing(few):
     model = nas_agg.compile(nas_agg.load("agg-bench/light"), seed=0)
     data = replace(load_data("digits"), validation=few.validation)
