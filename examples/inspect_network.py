@@ -79,7 +79,7 @@ class Subject:
     @property
     def name(self) -> str:
         """A short name for legends and files."""
-        text = self.text.rstrip("/").removeprefix("runs/") if self.run is None else Path(self.text).name
+        text = self.text.rstrip("/").removeprefix("runs/") if self.run is None else Path(self.text).resolve().name
         return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.")
 
     def network(self, genotype: Genotype) -> Network:
