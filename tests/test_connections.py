@@ -150,3 +150,10 @@ def test_too_many_connections_have_no_figure():
     graph = graph_of({"conv": 1, "out": 8}, residual, "gap", {"linear": 2}, image=(1, 1, 1))
     assert stages(graph)[0].gradient_path is None
     assert Cost(graph).gradient_path is None
+
+
+def test_a_unit_that_features_share_is_no_layer():
+    each = {"pattern": "dense", "operator": "sum", "each": [{"conv": 3, "out": "c"}]}
+    assert chain(5, "dense", "sum", output=each) == chain(5, "dense", "sum")
+    graph = graph_of({"nodes": 3, "growth": 4, "reads": each, "unit": [{"conv": 3}]}, "gap", {"linear": 2})
+    assert stages(graph) == [Wiring(3, 6, 1)]

@@ -210,6 +210,16 @@ def test_units_may_bear_the_names_of_attributes() -> None:
         assert all(torch.equal(tensor, given[name]) for name, tensor in twin(x).items())
 
 
+def test_gates_and_a_head_that_takes_the_largest_values() -> None:
+    gate = {"unit": ["channel-mean", {"conv": 3, "out": 1}, "sigmoid", "join"], "shortcut": {"operator": "product"}}
+    gates = {"unit": ["gmp", {"conv": 1, "out": "c"}, "sigmoid", "join"], "shortcut": {"operator": "product"}}
+    net = [{"conv": 3, "out": 4}, gate, {"conv": 3, "out": 8, "stride": 2}, gates, "gmp", {"linear": "classes"}]
+    genotype = nas_agg.load({"input": [3, 8, 8], "classes": 2, "net": net})
+    backbone = nas_agg.compile(genotype, seed=0, features=True).eval()
+    assert backbone.strides == {"stride1": 1, "stride2": 2}
+    assert [tuple(t.shape) for t in backbone(torch.randn(2, 3, 10, 6)).values()] == [(2, 4, 10, 6), (2, 8, 5, 3)]
+
+
 # ---------------------------------------------------------------------- errors
 
 

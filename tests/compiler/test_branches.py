@@ -47,6 +47,7 @@ def ends(unit, **fields):
     return branch_ends(graph_of({"conv": 3, "out": 4}, {"unit": unit, "growth": 4, "shortcut": {}, **fields}))
 
 
+PRODUCT = {"operator": "product"}
 PARALLEL = {"units": [[{"conv": 1}], ["relu", {"conv": 3}, "bn"]], "reads": {"pattern": "input"}}
 
 
@@ -57,6 +58,9 @@ PARALLEL = {"units": [[{"conv": 1}], ["relu", {"conv": 3}, "bn"]], "reads": {"pa
         (["bn", "relu", {"conv": 3}, {"dropout": 0.1}, "join", "relu"], ["conv"]),
         ([{"conv": 3}, "scale", "relu", "join"], ["scale"]),
         ([{"conv": 3}, {"se": 2}, "join"], ["conv"]),
+        ([{"conv": 3}, {"unit": ["channel-mean", "sigmoid", "join"], "shortcut": PRODUCT}, "join"], ["conv"]),
+        ([{"conv": 3}, {"unit": [{"conv": 3}, "join"], "shortcut": PRODUCT}, "join"], []),  # either factor would do
+        ([{"conv": 3}, {"times": 0.5}, {"drop-path": 0.2}, "join"], ["conv"]),
         ([{"conv": 3}, "sigmoid", "join"], []),
         (["relu", "join"], []),
         ([{"conv": 3, "out": 8}, {"slice": 4}, "join"], []),

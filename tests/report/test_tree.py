@@ -36,3 +36,12 @@ def test_a_tree_says_wiring_shapes_and_costs():
     assert any("3x3 conv 10 -> 6" in line for line in lines)
     assert any("concat 6 + 6" in line for line in lines)
     assert len(list(tree_lines(tree, 1))) == 1 + len(tree.parts)
+
+
+def test_a_tree_counts_shared_weights_once():
+    output = {"pattern": "nodes", "operator": "concat", "each": [{"conv": 1, "out": 4}]}
+    pools = {"units": [["gap"], ["gmp"]], "reads": {"pattern": "input"}, "output": output}
+    genotype = nas_agg.load({"input": [3, 8, 8], "classes": 4, "net": [pools, {"linear": "classes"}]})
+    tree, cost = network_tree(genotype), nas_agg.cost(genotype)
+    assert tree.parts["aggregate"].params == 3 * 4 and tree.params == cost.params == 12 + 8 * 4 + 4
+    assert tree.parts["aggregate"].macs == 2 * 3 * 4 and tree.macs == cost.macs
