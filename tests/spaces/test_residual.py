@@ -89,7 +89,7 @@ def test_counts_for_100_classes(name: str) -> None:
         ("res2net50-26w4s", {"inner": 1.5, "scales": 2}, 25_287_304),  # 48w2s
         ("res2net50-26w4s", {"inner": 1.75, "scales": 8}, 25_059_816),  # 14w8s
         ("resnext-29-8x64d", {"inner": 6, "cardinality": 6}, 25_994_570),  # 6x64d
-        ("res2next-29-6c24w6s", {"rest": "averaged"}, 36_053_930),  # as Res2Net-50 has it
+        ("res2next-29-6c24w6s", {"first": "averaged"}, 36_053_930),  # as Res2Net-50 has it
         ("res2next-29-6c24w6s", {"scales": 4, "inner": 9}, 24_268_682),  # 6c24w4s, printed 24.3M
         ("res2next-29-6c24w6s", {"scales": 4, "inner": 12.5, "cardinality": 8}, 33_812_986),  # 8c25w4s, printed 33.8M
     ],
@@ -233,15 +233,17 @@ def res2next(
             body = f"{at}.hierarchical"
             parts = F.relu(bn(state, f"{body}.bn", conv(state, f"{body}.conv1", x))).chunk(scales, 1)
             first = block == 0
-            inner = f"{body}.aggregate{1 if first else 2}.0.unit." + ("apart" if first else "chained")
+            inner = f"{body}.aggregate2.0.unit.chained.0.unit.chain"
+            if first:
+                inner = f"{body}.aggregate1.0.unit." + ("convolved" if convolved else "averaged.0.unit.parts")
             made: list[torch.Tensor] = []
             for k, part in enumerate(parts[:-1]):
-                own = f"{inner}.0.unit." + ("parts" if first else "chain") + f".{k}.unit.convolved"
+                own = f"{inner}.{k}.unit.conv"
                 read = part + made[-1] if made and not first else part
                 made.append(F.relu(bn(state, f"{own}.bn", conv(state, f"{own}.conv", read, stride, groups))))
             last = parts[-1]
             if first and convolved:
-                own = f"{inner}.1.unit.convolved"
+                own = f"{inner}.{scales - 1}.unit.conv"
                 last = F.relu(bn(state, f"{own}.bn", conv(state, f"{own}.conv", last, stride, groups)))
             elif first:
                 last = F.avg_pool2d(last, 3, stride, 1)
@@ -252,14 +254,14 @@ def res2next(
     return F.linear(x.mean((2, 3)), state["linear.weight"], state["linear.bias"])
 
 
-@pytest.mark.parametrize("rest", ["averaged", "convolved"])
-def test_res2next_with_squeeze_and_excitation_is_a_few_lines_of_torch(rest: str) -> None:
+@pytest.mark.parametrize("first", ["averaged", "convolved"])
+def test_res2next_with_squeeze_and_excitation_is_a_few_lines_of_torch(first: str) -> None:
     values = CIFAR.points["res2next-29-6c24w6s-se"].values | {
-        "depth1": 2, "depth2": 2, "depth3": 1, "widen": 0.5, "inner": 8, "scales": 4, "cardinality": 2, "rest": rest
+        "depth1": 2, "depth2": 2, "depth3": 1, "widen": 0.5, "inner": 8, "scales": 4, "cardinality": 2, "first": first
     }  # fmt: skip
     text = CIFAR.genotype(values, input=(3, 8, 8), classes=5).text()
     del text["net"][6:8]  # the third stage and what leads to it
-    checked(Genotype.read(text), partial(res2next, scales=4, groups=2, convolved=rest == "convolved"))
+    checked(Genotype.read(text), partial(res2next, scales=4, groups=2, convolved=first == "convolved"))
 
 
 def test_se_resnet_50_is_torchvision_s_with_gates() -> None:
