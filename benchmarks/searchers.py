@@ -7,7 +7,8 @@
 Ours run as in a search, where a network counts once; Optuna's own samplers run as their documentation has it, `ask` and
 `tell`, where every trial counts; two textbook forms count distinct networks. Networks that a table has no row of are
 refused to ours and to the textbook forms as in a search; to Optuna's samplers they are failed trials, which do not
-count. Each run of a seed is a line of the file that `--out` names, so that a benchmark that was stopped goes on.
+count, and after as many in a row as ours would wait, points are drawn at random until one is known. Each run of a seed
+is a line of the file that `--out` names, so that a benchmark that was stopped goes on.
 
 Of one objective it prints the mean regret with its 95 % interval (bootstrap), the median, and the share of runs that
 hold the best network; of several the hypervolume as a share of that of the table's whole front, above the table's
@@ -38,7 +39,7 @@ from nas_agg.study.genes import Genes, Rows, key
 from nas_agg.study.objectives import Objectives, values_of
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.record import Record
-from nas_agg.study.searcher import find_searcher, make_searcher, searchers
+from nas_agg.study.searcher import Searcher, find_searcher, make_searcher, searchers
 from nas_agg.study.table import Row, Table
 
 Run = Iterator[Row]  # one a network that counts
@@ -51,7 +52,6 @@ PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
 FEWER = {"gp": 20, "optuna gp": 20}  # seeds, where asks are slow
-MOST_UNKNOWN = 1000  # draws in a row that the table has no row of; then a run ends
 
 
 class MadeUp(OpenNames):
@@ -141,8 +141,10 @@ def looked_up(space: Searched, values: Values) -> Row | None:
 def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A sampler of Optuna by itself."""
     study = optuna.create_study(directions=objectives.directions, sampler=PLAIN[name](seed))
-    unknown = 0
-    while unknown < MOST_UNKNOWN:
+    own, chance, unknown = study.sampler, optuna.samplers.RandomSampler(seed=seed), 0
+    patience = find_searcher("gp").patience if name in FEWER else Searcher.patience
+    while True:
+        study.sampler = own if unknown < patience else chance  # a sure Gaussian process proposes the same for ever
         trial = study.ask(space.distributions)
         row = looked_up(space, space.values(trial.params))
         if row is None:
