@@ -64,7 +64,7 @@ def _data(options: argparse.Namespace) -> Any:
     import torch
     from torch.nn import functional
 
-    from nas_agg.study.bench import VALIDATION_SHARE
+    from nas_agg.table_settings import VALIDATION_SHARE
     from nas_agg.training.data import Split, load_data
 
     if not options.side:
