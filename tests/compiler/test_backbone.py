@@ -65,10 +65,17 @@ def test_maps_halve_at_every_point(space: Any, point: str) -> None:
     graph = expand(space.point(point))
     stages = features(graph)
     side = graph.shapes[0][1]
-    assert [graph.shapes[stage.tensor][1] for stage in stages] == [side // stage.stride for stage in stages]
+    sides = [graph.shapes[stage.tensor][1] for stage in stages]
     assert len(stages) >= 3
-    convolved = {shape[1:] for op, shape in zip(graph.ops, graph.shapes, strict=True) if op.word == "conv"}
-    assert graph.shapes[stages[-1].tensor][1:] == min(convolved - {(1, 1)})  # gates are on a map of one pixel
+    if (space.family, point) == ("plain", "all-cnn-c"):  # its last stage begins with a convolution without padding
+        assert sides == [32, 16, 6]
+        return
+    assert sides == [side // stage.stride for stage in stages]
+    convolved = {shape[1] for op, shape in zip(graph.ops, graph.shapes, strict=True) if op.word == "conv"}
+    least = min(convolved - {1})  # gates are on a map of one pixel
+    assert sides[-1] == (
+        least // 2 if space.family == "fractal" else least
+    )  # a fractal's columns are pooled at their ends
 
 
 @pytest.mark.parametrize("name", CHANNELS)
