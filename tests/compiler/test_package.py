@@ -93,11 +93,14 @@ def assert_alone(folders: list[Path]) -> None:
 
 
 def test_a_point_of_every_family(tmp_path):
+    """Those of up to 6 million parameters; the slow tests have every point."""
     folders = []
     for space, point in one_a_family():
-        folders.append(tmp_path / f"{space}-{point}")
-        assert_same(smallest(space, point), folders[-1])
-    assert len(folders) == 10
+        genotype = smallest(space, point)
+        if nas_agg.cost(genotype).params <= 6_000_000:
+            folders.append(tmp_path / f"{space}-{point}")
+            assert_same(genotype, folders[-1])
+    assert len(folders) >= 9
     assert_alone(folders)
 
 
