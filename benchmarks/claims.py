@@ -28,9 +28,9 @@ import torch
 from claims_report import Family, markdown
 
 import nas_agg
-from nas_agg.files import parse
-from nas_agg.genotype import Genotype
-from nas_agg.sources import open_genotype
+from nas_agg.common.files import parse
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.references import open_genotype
 from nas_agg.training.data import Data, Split, load_data
 from nas_agg.training.loop import TrainingFailed, evaluate, train
 from nas_agg.training.recipes import Recipe

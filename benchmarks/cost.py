@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_agg import expansion
 from nas_agg.compiler import Network
-from nas_agg.costs import Cost
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.space import open_space
+from nas_agg.expansion import expansion
+from nas_agg.expansion.costs import Cost
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import open_space
 
 
 def counted(text: dict) -> tuple[int, int]:

@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> None:
     """Train the networks that the file does not have yet."""
     import torch
 
-    from nas_agg.space import open_space
-    from nas_agg.study.genes import Genes
-    from nas_agg.study.table import Tabled
+    from nas_agg.search_space.encoding import Genes
+    from nas_agg.search_space.space import open_space
+    from nas_agg.study.tables.results_table import Tabled
     from nas_agg.training.recipes import get_recipe
 
     torch.set_num_threads(1)
@@ -64,7 +64,7 @@ def _data(options: argparse.Namespace) -> Any:
     import torch
     from torch.nn import functional
 
-    from nas_agg.table_settings import VALIDATION_SHARE
+    from nas_agg.search_space.table_settings import VALIDATION_SHARE
     from nas_agg.training.data import Split, load_data
 
     if not options.side:

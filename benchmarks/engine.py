@@ -33,9 +33,9 @@ SLEEP = 1.0
 
 def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
     """What a worker process does: it sleeps, and looks a network up."""
-    from nas_agg.genotype import Genotype
-    from nas_agg.space import open_space
-    from nas_agg.study.table import Tabled
+    from nas_agg.language.genotype import Genotype
+    from nas_agg.search_space.space import open_space
+    from nas_agg.study.tables.results_table import Tabled
 
     space, notes = Tabled(open_space("agg-bench")), Path(setup["data"]["notes"])
 
@@ -60,7 +60,7 @@ def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, 
 def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each trial of a search: of the processor, and by the clock."""
     from nas_agg.study import search
-    from nas_agg.study.lookup import Lookup
+    from nas_agg.study.workers.table_lookup import Lookup
 
     cpu, wall = [time.process_time()], [time.perf_counter()]
 
@@ -89,9 +89,9 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
     """How many times faster than one after the other, and the seconds until the first evaluation began."""
     import nas_agg.study.engine as engine
-    from nas_agg.space import open_space
-    from nas_agg.study.run import search
-    from nas_agg.study.task import Task
+    from nas_agg.search_space.space import open_space
+    from nas_agg.study.api import search
+    from nas_agg.study.definition.task import Task
 
     with tempfile.TemporaryDirectory() as folder:
         task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
@@ -143,7 +143,7 @@ def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        from nas_agg.study.worker import serve
+        from nas_agg.study.workers.process import serve
 
         del sys.argv[1]
         serve(prepare)

@@ -17,15 +17,15 @@ import warnings
 import optuna
 from judging import Regret, Volume, figures_of, objectives_named
 
-from nas_agg.space import open_space
-from nas_agg.study.objectives import Objectives, values_of
+from nas_agg.search_space.space import open_space
+from nas_agg.study.definition.objectives import Objectives, values_of
+from nas_agg.study.definition.settings import Settings
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.rungs import Rungs
-from nas_agg.study.scoring import rungs_of
-from nas_agg.study.searcher import find_searcher, make_searcher
-from nas_agg.study.settings import Settings
-from nas_agg.study.table import Row, Tabled
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.searcher import find_searcher, make_searcher
+from nas_agg.study.scheduling.constraints import rungs_of
+from nas_agg.study.scheduling.successive_halving import Rungs
+from nas_agg.study.tables.results_table import Row, Tabled
 
 
 def run(

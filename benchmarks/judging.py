@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nas_agg.study.objectives import OBJECTIVES, Objectives, values_of
-from nas_agg.study.pareto import hypervolume
-from nas_agg.study.table import Results, Row
+from nas_agg.study.definition.objectives import OBJECTIVES, Objectives, values_of
+from nas_agg.study.definition.pareto import hypervolume
+from nas_agg.study.tables.results_table import Results, Row
 
 
 def objectives_named(parser: argparse.ArgumentParser, names: Sequence[str]) -> Objectives:

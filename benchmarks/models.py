@@ -29,11 +29,11 @@ from torch import nn
 from torchvision import models
 
 import nas_agg
-from nas_agg.costs import Cost
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.lowering import MEMORY
-from nas_agg.training.compiling import backend
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.rematerialization import MEMORY
+from nas_agg.language.genotype import Genotype
+from nas_agg.training.torch_compile import backend
 
 NETWORKS = ("densenet/121", "residual/resnet50", "efficientnet/b0", "sparsenet/121-k32", "dsnet/dsnet50")
 #: Points that are a model of torchvision's too, and that model.

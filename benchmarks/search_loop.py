@@ -26,8 +26,8 @@ import numpy as np
 
 def networks(count: int, seed: int) -> list[dict]:
     """Values of distinct networks within the space's own limit for a search on digits."""
-    from nas_agg.costs import cost
-    from nas_agg.space import open_space
+    from nas_agg.expansion.costs import cost
+    from nas_agg.search_space.space import open_space
 
     space, rng, found, seen = open_space("microdense"), np.random.default_rng(seed), [], set()
     while len(found) < count:
@@ -44,9 +44,9 @@ def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import BaseSampler
 
-    from nas_agg.space import Space, open_space
+    from nas_agg.search_space.space import Space, open_space
     from nas_agg.study import search
-    from nas_agg.study.searcher import Searcher
+    from nas_agg.study.samplers.searcher import Searcher
 
     warnings.simplefilter("ignore", ExperimentalWarning)
 
@@ -78,7 +78,7 @@ def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[flo
     from torchvision.transforms import v2
 
     from nas_agg.compiler import compile
-    from nas_agg.space import open_space
+    from nas_agg.search_space.space import open_space
     from nas_agg.training.data import load_data
     from nas_agg.training.recipes import get_recipe
 

@@ -32,15 +32,15 @@ import numpy as np
 import optuna
 from judging import Regret, Volume, figures_of, objectives_named
 
-from nas_agg.domains import Choice
-from nas_agg.errors import InputError
-from nas_agg.open_names import OpenNames, Values
-from nas_agg.study.genes import Genes, Rows, key
-from nas_agg.study.objectives import Objectives, values_of
+from nas_agg.common.errors import InputError
+from nas_agg.search_space.domains import Choice
+from nas_agg.search_space.encoding import Genes, Rows, key
+from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.study.definition.objectives import Objectives, values_of
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.searcher import Searcher, find_searcher, make_searcher, searchers
-from nas_agg.study.table import Row, Table
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
+from nas_agg.study.tables.results_table import Row, Table
 
 Run = Iterator[Row]  # one a network that counts
 Searched = "Table | MadeUp"

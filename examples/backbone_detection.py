@@ -22,8 +22,8 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 import nas_agg
+from nas_agg.common.errors import NasAggError
 from nas_agg.compiler.backbone import Backbone
-from nas_agg.errors import NasAggError
 
 COLOURS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 

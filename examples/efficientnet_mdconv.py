@@ -25,14 +25,14 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: a busy m
 import torch
 
 import nas_agg
+from nas_agg.common.console import print_table
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import write_atomic
 from nas_agg.compiler import Network, compile, save_weights
-from nas_agg.console import print_table
-from nas_agg.costs import Cost
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.files import write_atomic
-from nas_agg.genotype import Genotype
+from nas_agg.expansion.costs import Cost
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.tree import Branch, network_tree
-from nas_agg.space import open_space
+from nas_agg.search_space.space import open_space
 from nas_agg.training.data import Data, load_data
 from nas_agg.training.loop import evaluate, pick_device, train
 from nas_agg.training.recipes import Recipe, get_recipe

@@ -31,15 +31,15 @@ import torch
 from torch import Tensor, nn
 
 import nas_agg
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import parse, read
 from nas_agg.compiler.last_map import LAST_MAP, with_last_map
 from nas_agg.compiler.network import Network
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.expansion import expand
-from nas_agg.files import parse, read
-from nas_agg.genotype import Genotype
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.plots import Explained, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
-from nas_agg.study.folder import METRICS, WEIGHTS, data_of, read_run
+from nas_agg.study.records.run_folder import METRICS, WEIGHTS, data_of, read_run
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
 

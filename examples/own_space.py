@@ -15,8 +15,8 @@ import torch
 from optuna.trial import Trial
 
 import nas_agg
-from nas_agg.genotype import Genotype
-from nas_agg.space import Space
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import train
 from nas_agg.training.recipes import get_recipe

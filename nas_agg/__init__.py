@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from nas_agg.errors import GenotypeError, InputError, NasAggError
+from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 
 if TYPE_CHECKING:
     import os
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from nas_agg.compiler import Network
     from nas_agg.compiler.backbone import Backbone
-    from nas_agg.compiler.foreign import Weights
     from nas_agg.compiler.network import Memory
-    from nas_agg.costs import Cost
-    from nas_agg.genotype import Genotype
-    from nas_agg.space import Space
+    from nas_agg.compiler.torchvision_weights import Weights
+    from nas_agg.expansion.costs import Cost
+    from nas_agg.language.genotype import Genotype
+    from nas_agg.search_space.space import Space
     from nas_agg.study import SearchResult
-    from nas_agg.study.searcher import Searcher
+    from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.latency import Latency
 
     Source = str | os.PathLike[str] | Mapping[str, Any]
@@ -53,26 +53,26 @@ def load(source: Source) -> Genotype:
         InputError: If there is none, or it is not a network.
     """
     if isinstance(source, Mapping):
-        from nas_agg.genotype import Genotype
-        from nas_agg.names import Names
+        from nas_agg.language.genotype import Genotype
+        from nas_agg.language.resolver import Names
 
         genotype = Genotype.read(source)
         if not genotype.open:
             Names(genotype).network()
         return genotype
-    from nas_agg.sources import open_genotype
+    from nas_agg.search_space.references import open_genotype
 
     return open_genotype(str(source))
 
 
 def _loaded(genotype: Genotype | Source) -> Genotype:
-    from nas_agg.genotype import Genotype
+    from nas_agg.language.genotype import Genotype
 
     return genotype if isinstance(genotype, Genotype) else load(genotype)
 
 
 def cost(genotype: Genotype | Source) -> Cost:
-    """What a genotype's network costs, by arithmetic: see `nas_agg.costs.Cost`.
+    """What a genotype's network costs, by arithmetic: see `nas_agg.expansion.costs.Cost`.
 
     Args:
         genotype: A genotype without open names, or what `load` takes.
@@ -80,7 +80,7 @@ def cost(genotype: Genotype | Source) -> Cost:
     Raises:
         InputError: If it is not a network.
     """
-    from nas_agg.costs import cost
+    from nas_agg.expansion.costs import cost
 
     return cost(_loaded(genotype))
 
@@ -154,10 +154,10 @@ def compile(
         download: Whether weights that are named and not in torch.hub's folder are fetched.
         memory: What training keeps for backward: ``plain`` what eager PyTorch keeps; ``lean`` convolutions' outputs;
             ``leanest`` not even those of bottlenecks' 1x1. The function is the same.
-        passes: Names of the passes that run over the graph, of `nas_agg.passes.PASSES`; all if unsaid. The function
-            is the same.
+        passes: Names of the passes that run over the graph, of `nas_agg.expansion.passes.PASSES`; all if not specified.
+            The function is the same.
         fuse: Whether it is for inference alone: norms are folded into convolutions, average pools go first, concats
-            share buffers; see `nas_agg.compiler.fuse`. It has no gradients, and parameters of its own.
+            share buffers; see `nas_agg.compiler.inference_fusion`. It has no gradients, and parameters of its own.
         features: Whether it is a backbone, which gives the stages' outputs by name in the place of logits; see
             `nas_agg.compiler.backbone`. Its memory is ``plain``, and it is not fused.
 

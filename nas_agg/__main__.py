@@ -6,7 +6,7 @@ import sys
 
 if __name__ == "__main__":
     try:
-        from nas_agg.cli import main
+        from nas_agg.cli.main import main
     except KeyboardInterrupt:
         sys.exit(130)
     main()

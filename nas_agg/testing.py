@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
-from nas_agg.errors import NasAggError
-from nas_agg.study.objectives import OBJECTIVES, Objectives
+from nas_agg.common.errors import NasAggError
+from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.searcher import Searcher, derive_seed, make_searcher
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
 
 if TYPE_CHECKING:
-    from nas_agg.space import Space
+    from nas_agg.search_space.space import Space
 
 AIMS = (("accuracy",), ("accuracy", "macs"), ("accuracy", "macs", "latency"))
 TEXT = {
@@ -61,7 +61,7 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
         AssertionError: With what is wrong, in one line.
     """
     if not (isinstance(kind, type) and issubclass(kind, Searcher)):
-        raise AssertionError(f"{kind!r} is no subclass of nas_agg.study.searcher.Searcher")
+        raise AssertionError(f"{kind!r} is no subclass of nas_agg.study.samplers.searcher.Searcher")
     if trials < 5:
         raise ValueError(f"trials: 5 or more, not {trials}")
     try:
@@ -72,7 +72,7 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
 
 def _check(kind: type[Searcher], space: Space | None, trials: int) -> None:
     if space is None:
-        from nas_agg.space import Space
+        from nas_agg.search_space.space import Space
 
         space = Space(TEXT, "testing")
     for names in AIMS if kind.several else AIMS[:1]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nas_agg.study.points import PointSearcher, Seen
+from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nas_agg.open_names import Values
+    from nas_agg.search_space.parameters import Values
 
 POPULATION, TOURNAMENT = 20, 5
 

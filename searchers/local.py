@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nas_agg.study.genes import Genes, distinct, key
-from nas_agg.study.points import PointSearcher, Seen
+from nas_agg.search_space.encoding import Genes, distinct, key
+from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from nas_agg.open_names import Values
-    from nas_agg.space import Space
+    from nas_agg.search_space.parameters import Values
+    from nas_agg.search_space.space import Space
 
 MOST = 5000  # neighbours of a centre
 

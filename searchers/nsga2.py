@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_agg.study.pareto import best_first
-from nas_agg.study.points import PointSearcher, Seen
+from nas_agg.study.definition.pareto import best_first
+from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
 
 if TYPE_CHECKING:
-    from nas_agg.open_names import Values
+    from nas_agg.search_space.parameters import Values
 
 POPULATION = 20
 CROSSED = 0.9  # the share of children that have two parents

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_agg.study.figures import Figures
-from nas_agg.study.genes import Rows, distinct, key
-from nas_agg.study.pareto import beaten
-from nas_agg.study.points import PointSearcher, Seen
-from nas_agg.study.surrogate import Expectation, Fits, FrontGain, Improvement, Trials
+from nas_agg.search_space.encoding import Rows, distinct, key
+from nas_agg.study.definition.pareto import beaten
+from nas_agg.study.samplers.features import Figures
+from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
+from nas_agg.study.samplers.surrogate import Expectation, Fits, FrontGain, Improvement, Trials
 
 if TYPE_CHECKING:
-    from nas_agg.open_names import Values
+    from nas_agg.search_space.parameters import Values
 
 STARTS, STARTS_OF_SEVERAL = 12, 10  # random networks, for one objective and for several
 ROUNDS = 5  # of climbing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, RandomSampler
 
-from nas_agg.study.searcher import Searcher
+from nas_agg.study.samplers.searcher import Searcher
 
 
 class RandomSearcher(Searcher):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, TPESampler
 
-from nas_agg.study.searcher import Searcher
-from nas_agg.study.whole import Whole
+from nas_agg.study.samplers.paused_trials import Whole
+from nas_agg.study.samplers.searcher import Searcher
 
 
 class TPESearcher(Searcher):

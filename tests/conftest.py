@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
     """Runs the command in an empty folder and gives its status, output and error."""
-    from nas_agg import cli
+    from nas_agg.cli import main as cli
 
     monkeypatch.chdir(tmp_path)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
 
 CONV = {"conv": 1}
 

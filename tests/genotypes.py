@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from nas_agg.errors import GenotypeError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.patterns import PATTERNS
-from nas_agg.primitives import ACTIVATIONS, Add
+from nas_agg.common.errors import GenotypeError
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import ACTIVATIONS, Add
+from nas_agg.language.genotype import Genotype
+from nas_agg.language.patterns import PATTERNS
 
 NORMS = ("bn", "bn", "gn", "ln", "in", {"gn": 2}, {"gn": 4})
 FITS = ([{"conv": 1, "stride": "s"}], [{"avgpool": "s"}, {"conv": 1}, "bn"], [{"maxpool": "s"}, "relu", {"conv": 1}])

@@ -13,10 +13,10 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from nas_agg.costs import cost
-from nas_agg.errors import GenotypeError, InputError
-from nas_agg.files import parse
-from nas_agg.genotype import Genotype
+from nas_agg.common.errors import GenotypeError, InputError
+from nas_agg.common.files import parse
+from nas_agg.expansion.costs import cost
+from nas_agg.language.genotype import Genotype
 
 HERE = Path(__file__).parent
 #: The place of a fault: a field of a genotype with its path, or a place in the text.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.space import list_spaces, open_space
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import list_spaces, open_space
 
 #: Every point of every space, as (space, point), and the first of each space.
 POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]

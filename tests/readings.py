@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import nas_agg
-from nas_agg.genotype import Genotype
+from nas_agg.language.genotype import Genotype
 
 
 def reading(family: str, point: str, classes: int | None = None, /, **let: Any) -> Genotype:

@@ -10,18 +10,20 @@ from typing import Any
 
 import pytest
 
-from nas_agg import expressions, names, patterns, primitives
-from nas_agg.costs import cost
-from nas_agg.errors import GenotypeError
-from nas_agg.expansion import expand
-from nas_agg.files import MAX_CHARACTERS, parse
-from nas_agg.genotype import ADAPTERS as TYPES
-from nas_agg.genotype import MAX_NESTING, Genotype, typed
-from nas_agg.graph import MAX_READS, MAX_STEPS
-from nas_agg.layers import LAYERS
-from nas_agg.operators import OPERATORS
-from nas_agg.patterns import PATTERNS
-from nas_agg.space import Space
+from nas_agg.common.errors import GenotypeError
+from nas_agg.common.files import MAX_CHARACTERS, parse
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph import primitives
+from nas_agg.graph.graph import MAX_READS, MAX_STEPS
+from nas_agg.language import expressions, patterns
+from nas_agg.language import resolver as names
+from nas_agg.language.genotype import ADAPTERS as TYPES
+from nas_agg.language.genotype import MAX_NESTING, Genotype, typed
+from nas_agg.language.layers import LAYERS
+from nas_agg.language.operators import OPERATORS
+from nas_agg.language.patterns import PATTERNS
+from nas_agg.search_space.space import Space
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "language.md").read_text(encoding="utf-8")

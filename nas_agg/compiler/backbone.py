@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from nas_agg.compiler.foreign import Weights, load_from
+from nas_agg.common.errors import InputError
 from nas_agg.compiler.network import Compiled, Memory, Network, build, compiled_forward, forward_source
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.passes import tidy
-from nas_agg.primitives import Act, AdaptivePool, Conv, Linear, MaxPool, Norm
+from nas_agg.compiler.torchvision_weights import Weights, load_from
+from nas_agg.expansion.expansion import expand
+from nas_agg.expansion.passes import tidy
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import Act, AdaptivePool, Conv, Linear, MaxPool, Norm
+from nas_agg.language.genotype import Genotype
 
 _NODE = re.compile(r"\.(?:\d+(?=\.(?:unit|reads|shortcut)(?:\.|$))|output(?=\.|$))")
 _INSIDE = 1_000  # deeper than nodes nest
@@ -121,10 +121,10 @@ def backbone(
     Args:
         genotype: A genotype without open names.
         seed: Of the initial weights; None takes torch's global random state.
-        weights: Of the whole network; see `nas_agg.compiler.foreign.load_from`.
+        weights: Of the whole network; see `nas_agg.compiler.torchvision_weights.load_from`.
         download: Whether named weights that are not here are fetched.
         memory: What training keeps for backward: ``plain``, what eager PyTorch keeps.
-        passes: See `nas_agg.compiler.from_genotype.compile`.
+        passes: See `nas_agg.compiler.compilation.compile`.
 
     Raises:
         InputError: If it is not a network, has no feature maps, or the weights are another network's.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nas_agg.common.errors import InputError
 from nas_agg.compiler.backbone import passed_by_all
-from nas_agg.errors import InputError
-from nas_agg.graph import Graph
-from nas_agg.passes import Copy
-from nas_agg.primitives import Gap, Linear, Primitive
+from nas_agg.expansion.passes import Copy
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import Gap, Linear, Primitive
 
 #: The module's name, which no layer of a genotype can have, as theirs begin with a letter.
 LAST_MAP = "0"

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_agg.compiler import spellings
-from nas_agg.compiler.branches import aggregation_weights
-from nas_agg.compiler.lean import Lean
-from nas_agg.errors import InputError, cut, did_you_mean
-from nas_agg.graph import Graph
-from nas_agg.lowering import MEMORY
-from nas_agg.primitives import Scale
+from nas_agg.common.errors import InputError, cut, did_you_mean
+from nas_agg.compiler.remat import batch_norm as spellings
+from nas_agg.compiler.remat.executor import Lean
+from nas_agg.compiler.residual_branches import aggregation_weights
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import Scale
+from nas_agg.graph.rematerialization import MEMORY
 
 Memory = Literal["plain", "lean", "leanest"]
 

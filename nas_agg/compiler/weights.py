@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from nas_agg.errors import InputError
-from nas_agg.files import check_regular, write_atomic
+from nas_agg.common.errors import InputError
+from nas_agg.common.files import check_regular, write_atomic
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 

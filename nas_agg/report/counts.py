@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from nas_agg.costs import Cost
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.files import canonical
-from nas_agg.genotype import Genotype
-from nas_agg.primitives import Norm
+from nas_agg.common.errors import InputError
+from nas_agg.common.files import canonical
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.primitives import Norm
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import Paper, Reading, Row, Ways
 
 _FIGURE = re.compile(r"(\d+(?:\.(\d+))?)([MG]?)")

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from itertools import groupby
 
-from nas_agg.costs import Cost
-from nas_agg.genotype import Genotype
-from nas_agg.primitives import Shape
+from nas_agg.expansion.costs import Cost
+from nas_agg.graph.primitives import Shape
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.outline import Layer, Node, Opened, Step, outline
 from nas_agg.report.panels import Panels, panel_picture, panels_of
 from nas_agg.report.svg import GREY, INK, Picture, shape_text, short, text_width

@@ -7,14 +7,25 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from nas_agg.expansion import Expansion, expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph, Tape
-from nas_agg.names import Names
-from nas_agg.nodes import Gathered as Position
-from nas_agg.nodes import Nodes, Scope, Shortcut
-from nas_agg.parts import Aggregate, Gather, Join, Sequence, WordUse
-from nas_agg.primitives import ACTIVATIONS, AdaptivePool, AvgPool, Conv, Gap, Linear, MaxPool, Primitive, Shape, Times
+from nas_agg.expansion.aggregates import Gathered as Position
+from nas_agg.expansion.aggregates import Nodes, Scope, Shortcut
+from nas_agg.expansion.expansion import Expansion, expand
+from nas_agg.graph.graph import Graph, Tape
+from nas_agg.graph.primitives import (
+    ACTIVATIONS,
+    AdaptivePool,
+    AvgPool,
+    Conv,
+    Gap,
+    Linear,
+    MaxPool,
+    Primitive,
+    Shape,
+    Times,
+)
+from nas_agg.language.genotype import Genotype
+from nas_agg.language.resolved import Aggregate, Gather, Join, Sequence, WordUse
+from nas_agg.language.resolver import Names
 
 
 @dataclass

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from nas_agg.errors import InputError, did_you_mean
-from nas_agg.files import parse
-from nas_agg.genotype import Genotype
-from nas_agg.sources import open_genotype
+from nas_agg.common.errors import InputError, did_you_mean
+from nas_agg.common.files import parse
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.references import open_genotype
 
 _VALUE = re.compile(r"-|\d+(\.\d+)?\*?")
 

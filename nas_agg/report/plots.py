@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import numpy as np
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.report.source_weights import SourceWeights
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nas_agg.costs import Cost
-from nas_agg.errors import GenotypeError, InputError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
+from nas_agg.common.errors import GenotypeError, InputError
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import DATA_SETS, Paper, Row
-from nas_agg.sources import open_genotype
-from nas_agg.study.folder import GENOTYPE, RUN, data_of, read_metrics, read_run
-from nas_agg.study.origin import origin_of_run
-from nas_agg.study.single import unfinished
+from nas_agg.search_space.references import open_genotype
+from nas_agg.study.records.provenance import origin_of_run
+from nas_agg.study.records.run_folder import GENOTYPE, RUN, data_of, read_metrics, read_run
+from nas_agg.study.standalone_training import unfinished
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from nas_agg.connections import GATHER
-from nas_agg.graph import Graph
-from nas_agg.primitives import Act, Cat, Conv, Dropout, Gap, Linear, MaxPool, Mul, Norm, Pad, Scale, Shuffle, Slice
+from nas_agg.graph.connectivity import GATHER
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import (
+    Act,
+    Cat,
+    Conv,
+    Dropout,
+    Gap,
+    Linear,
+    MaxPool,
+    Mul,
+    Norm,
+    Pad,
+    Scale,
+    Shuffle,
+    Slice,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +75,7 @@ def source_weights(graph: Graph, state: Mapping[str, Tensor]) -> list[SourceWeig
     a gather adds as it is, has none.
 
     Args:
-        graph: Of the network, as `nas_agg.expansion.expand` gives it.
+        graph: Of the network, as `nas_agg.expansion.expansion.expand` gives it.
         state: The network's weights by name.
 
     Returns:

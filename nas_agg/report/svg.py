@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from xml.sax.saxutils import escape, quoteattr
 
-from nas_agg.primitives import Shape
+from nas_agg.graph.primitives import Shape
 
 INK, GREY, FAINT = "#222222", "#777777", "#dddddd"
 Data = Mapping[str, str] | None  # further attributes

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nas_agg.connections import Wiring, aggregates
-from nas_agg.expansion import expand
-from nas_agg.files import canonical
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.names import Names
-from nas_agg.parts import Aggregate, Gather, Sequence, WordUse
-from nas_agg.primitives import Conv, Linear, Norm, Primitive, Shape, text
+from nas_agg.common.files import canonical
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.connectivity import Wiring, aggregates
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import Conv, Linear, Norm, Primitive, Shape, text
+from nas_agg.language.genotype import Genotype
+from nas_agg.language.resolved import Aggregate, Gather, Sequence, WordUse
+from nas_agg.language.resolver import Names
 
 
 @dataclass

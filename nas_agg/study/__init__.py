@@ -1,4 +1,8 @@
-"""The search: asks, limits, workers, the record of trials, the run folder. `run.py` tells it from first to last."""
+"""The search: `api` checks what a caller gives, `engine` assembles a search, `coordinator` runs its loop.
+
+Its rooms, from the top down: workers, scheduling, records, samplers, tables, definition. Imports `training`,
+`compiler` and what lies below them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_agg.study.result import SearchResult
-    from nas_agg.study.run import resume, search
-    from nas_agg.study.single import evaluate_run
+    from nas_agg.study.api import resume, search
+    from nas_agg.study.definition.result import SearchResult
+    from nas_agg.study.standalone_training import evaluate_run
 
 __all__ = ["SearchResult", "evaluate_run", "resume", "search"]
 
-_PLACES = {"SearchResult": "result", "evaluate_run": "single", "resume": "run", "search": "run"}
+_PLACES = {
+    "SearchResult": "definition.result",
+    "evaluate_run": "standalone_training",
+    "resume": "api",
+    "search": "api",
+}
 
 
 def __getattr__(name: str) -> Any:

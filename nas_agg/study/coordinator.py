@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nas_agg.errors import NasAggError
-from nas_agg.study.objectives import values_of
-from nas_agg.study.pool import Evaluator, Event, Job
+from nas_agg.common.errors import NasAggError
+from nas_agg.study.definition.objectives import values_of
+from nas_agg.study.definition.trial import MEASURED, TrialRecord
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.scoring import over
-from nas_agg.study.trial import MEASURED, TrialRecord
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.scheduling.constraints import over
+from nas_agg.study.workers.pool import Evaluator, Event, Job
 
 if TYPE_CHECKING:
-    from nas_agg.study.rungs import Rungs
-    from nas_agg.study.settings import Settings
+    from nas_agg.study.definition.settings import Settings
+    from nas_agg.study.scheduling.successive_halving import Rungs
 
 FAILURES_IN_A_ROW = 10
 TIME_IS_UP = "the time is up"

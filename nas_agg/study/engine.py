@@ -10,42 +10,42 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.files import canonical, write_atomic
-from nas_agg.genotype import Genotype
-from nas_agg.space import Space
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import canonical, write_atomic, writing
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIME_IS_UP, Clock, Coordinator
-from nas_agg.study.ending import failing
-from nas_agg.study.final import train_best
-from nas_agg.study.folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain, writing
-from nas_agg.study.lookup import Lookup
-from nas_agg.study.means import Means, means_of
-from nas_agg.study.objectives import TRAINED, objectives_of
-from nas_agg.study.origin import about_space, add_code_or_say_why_not, origin_of_run
-from nas_agg.study.plain import PlainNames
-from nas_agg.study.pool import WORKER, Evaluator, InProcess, Job, Pool
-from nas_agg.study.progress import Display, print_result
+from nas_agg.study.definition.objectives import TRAINED, objectives_of
+from nas_agg.study.definition.result import SearchResult, ranked
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.task import Task, open_task
+from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.final_training import train_best
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.remote import Remote, Several, dismiss
-from nas_agg.study.result import SearchResult, ranked
-from nas_agg.study.rungs import Rungs
-from nas_agg.study.scoring import pruner_of, rungs_of
-from nas_agg.study.screening import Screen
-from nas_agg.study.searcher import Searcher, make_searcher
-from nas_agg.study.settings import Settings
-from nas_agg.study.share import limits_text
-from nas_agg.study.starts import with_room
-from nas_agg.study.storages import JOURNAL, open_storage
-from nas_agg.study.table import Tabled
-from nas_agg.study.task import Task, open_task
-from nas_agg.study.trial import TrialRecord
+from nas_agg.study.records.progress import Display, print_result
+from nas_agg.study.records.provenance import about_space, add_code_or_say_why_not, origin_of_run
+from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain
+from nas_agg.study.records.run_status import failing
+from nas_agg.study.records.storages import JOURNAL, open_storage
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.initial_points import with_room
+from nas_agg.study.samplers.screening import Screen
+from nas_agg.study.samplers.searcher import Searcher, make_searcher
+from nas_agg.study.scheduling.constraints import pruner_of, rungs_of
+from nas_agg.study.scheduling.limits_share import limits_text
+from nas_agg.study.scheduling.memory_plan import Means, means_of
+from nas_agg.study.scheduling.successive_halving import Rungs
+from nas_agg.study.tables.bare_parameters import PlainNames
+from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.workers.pool import WORKER, Evaluator, InProcess, Job, Pool
+from nas_agg.study.workers.remote import Remote, Several, dismiss
+from nas_agg.study.workers.table_lookup import Lookup
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
-    from nas_agg.open_names import Values
+    from nas_agg.search_space.parameters import Values
 
 Evaluate = Callable[["Genotype | Values", "Trial"], float | Sequence[float]]
 

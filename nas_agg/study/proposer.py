@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas_agg.errors import InputError
-from nas_agg.genotype import Genotype
-from nas_agg.space import Space
-from nas_agg.study.record import Record
-from nas_agg.study.result import ranked
-from nas_agg.study.searcher import Searcher, derive_seed
-from nas_agg.study.share import Share, is_within, share_of
-from nas_agg.study.trial import Labels, TrialRecord
+from nas_agg.common.errors import InputError
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space
+from nas_agg.study.definition.result import ranked
+from nas_agg.study.definition.trial import Labels, TrialRecord
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.searcher import Searcher, derive_seed
+from nas_agg.study.scheduling.limits_share import Share, is_within, share_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-    from nas_agg.costs import Cost
-    from nas_agg.open_names import Values
-    from nas_agg.study.screening import Screen
-    from nas_agg.study.table import Row
+    from nas_agg.expansion.costs import Cost
+    from nas_agg.search_space.parameters import Values
+    from nas_agg.study.samplers.screening import Screen
+    from nas_agg.study.tables.results_table import Row
 
 PATIENCE = 1000
 SLOW = 100  # networks in a row over a limit that is measured, or over the memory, which takes seconds
@@ -62,11 +62,11 @@ class Proposer:
         searcher: What proposes.
         record: The trials.
         start: The values of the first trials, which come before the searcher's.
-        limits: The most that figures of :class:`~nas_agg.costs.Cost` may be; 0 is no limit.
+        limits: The most that figures of :class:`~nas_agg.expansion.costs.Cost` may be; 0 is no limit.
         activations: Whether the activations' bytes are worked out, which takes a moment.
         input: The images' shape (channels, height, width); ``None`` leaves it to the space.
         classes: The number of classes; ``None`` leaves it to the space.
-        cost: Counts a genotype; :func:`nas_agg.costs.cost` unless told.
+        cost: Counts a genotype; :func:`nas_agg.expansion.costs.cost` unless told.
         memory: Says what a network is trained with; unsaid, it is not recorded.
         screen: Picks of several new draws the one to train; what the user starts from is not screened.
         measured: Whether there are limits that are measured once a trial has begun; a network above is a draw in vain.
@@ -90,7 +90,7 @@ class Proposer:
     ):
         self._table = cost is not None
         if cost is None:
-            from nas_agg import costs
+            from nas_agg.expansion import costs
 
             cost = costs.cost
         self.space, self.searcher, self.record = space, searcher, record

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.autoaugment import autoaugment
 from nas_agg.training.recipes import Augmentation
 

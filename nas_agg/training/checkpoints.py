@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_agg.errors import InputError
-from nas_agg.files import check_regular, check_stored, write_atomic
+from nas_agg.common.errors import InputError
+from nas_agg.common.files import check_regular, check_stored, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_agg.errors import InputError, did_you_mean
-from nas_agg.training import sources
+from nas_agg.common.errors import InputError, did_you_mean
+from nas_agg.training import datasets as sources
+from nas_agg.training.datasets import DATASETS, Part, Source
 from nas_agg.training.recipes import Augmentation
-from nas_agg.training.sources import DATASETS, Part, Source
 
 __all__ = ["DATASETS", "Data", "Split", "load_data"]
 

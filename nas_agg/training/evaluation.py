@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.augment import normalise
 from nas_agg.training.batch_norm_statistics import StatisticsImages, batch_norms, fresh_statistics
 from nas_agg.training.data import Data, Split

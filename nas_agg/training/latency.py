@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from nas_agg.common.errors import InputError, cut, no_room
 from nas_agg.compiler import compile
-from nas_agg.errors import InputError, cut, no_room
-from nas_agg.genotype import Genotype
+from nas_agg.language.genotype import Genotype
 from nas_agg.training.loop import pick_device
 
 MOST_IMAGES = 10**6  # a pass

@@ -16,16 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nas_agg.common.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
+from nas_agg.common.files import write_atomic
 from nas_agg.compiler.network import aggregation_parameters, memory_of
-from nas_agg.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
-from nas_agg.files import write_atomic
 from nas_agg.training.augment import Augmenter
 from nas_agg.training.batch_norm_statistics import lagging
 from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
-from nas_agg.training.compiling import CompiledForward
 from nas_agg.training.data import Data
 from nas_agg.training.evaluation import Metrics, Validation, evaluate
 from nas_agg.training.recipes import Recipe
+from nas_agg.training.torch_compile import CompiledForward
 
 METRICS = "metrics.jsonl"
 Report = Callable[[int, Metrics], bool]

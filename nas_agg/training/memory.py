@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from nas_agg.console import bytes_text
-from nas_agg.lowering import FLOAT, MEMORY
+from nas_agg.common.console import bytes_text
+from nas_agg.graph.rematerialization import FLOAT, MEMORY
 
 if TYPE_CHECKING:
-    from nas_agg.costs import Cost
+    from nas_agg.expansion.costs import Cost
 
 #: What may be asked for; auto is the first of the others that fits.
 Asked = Literal["auto", "plain", "lean", "leanest"]

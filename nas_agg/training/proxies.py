@@ -1,8 +1,8 @@
 """Scores of networks that were not trained, or for one epoch only: of each more is better.
 
-Every proxy is one small class: what it computes, and from which paper; `nas_agg.study.proxies` tells of them without
-torch. A network comes as its graph and is built with weights of a seed, so that a score is the same wherever it is
-computed.
+Every proxy is one small class: what it computes, and from which paper; `nas_agg.study.samplers.proxy_scorer` describes
+them without torch. A network comes as its graph and is built with weights of a seed, so that a score is the same
+wherever it is computed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nas_agg.compiler.network import Network, build
-from nas_agg.costs import Cost
-from nas_agg.graph import Graph
-from nas_agg.passes import Copy
-from nas_agg.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.passes import Copy
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
 from nas_agg.training.data import Data
 from nas_agg.training.loop import train
 from nas_agg.training.recipes import get_recipe

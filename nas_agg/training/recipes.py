@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas_agg.errors import InputError, did_you_mean
+from nas_agg.common.errors import InputError, did_you_mean
 
 Policy = Literal["none", "cifar10", "imagenet"]
 ClassifierInit = Literal["he", "glorot"]

@@ -17,12 +17,12 @@ from genotypes import random_genotype
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import nas_agg
+from nas_agg.common.errors import InputError
 from nas_agg.compiler import build, save_weights
 from nas_agg.compiler.backbone import Backbone, features
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.space import list_spaces, open_space
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import list_spaces, open_space
 
 torch.set_num_threads(1)
 

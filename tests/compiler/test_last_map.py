@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import nas_agg
+from nas_agg.common.errors import InputError
 from nas_agg.compiler.last_map import LAST_MAP, last_map, with_last_map
 from nas_agg.compiler.network import Network
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
+from nas_agg.expansion.expansion import expand
 
 
 def graph_of(*net: Any, image: tuple[int, int, int] = (3, 8, 8)) -> Any:

@@ -18,16 +18,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 import nas_agg
+from nas_agg.common.errors import InputError
 from nas_agg.compiler import build, compile, forward_source
-from nas_agg.costs import BATCH, Cost
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.layers import LAYERS
-from nas_agg.operators import OPERATORS
-from nas_agg.parts import TAKEN
-from nas_agg.patterns import PATTERNS
+from nas_agg.expansion.costs import BATCH, Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
+from nas_agg.language.layers import LAYERS
+from nas_agg.language.operators import OPERATORS
+from nas_agg.language.patterns import PATTERNS
+from nas_agg.language.resolved import TAKEN
 
 NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
 GENOTYPES = {network["name"]: network["genotype"] for network in NETWORKS}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from nas_agg.common.errors import InputError
 from nas_agg.compiler.weights import load_weights, save_weights
-from nas_agg.errors import InputError
 
 
 def network(width=4):

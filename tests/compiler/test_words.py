@@ -11,14 +11,14 @@ from points import shaken
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas_agg.common.errors import GenotypeError
 from nas_agg.compiler import build
-from nas_agg.compiler.emission import emit
-from nas_agg.compiler.fuse import fuse
-from nas_agg.costs import Cost, cost
-from nas_agg.errors import GenotypeError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.lowering import MEMORY
+from nas_agg.compiler.codegen import emit
+from nas_agg.compiler.inference_fusion import fuse
+from nas_agg.expansion.costs import Cost, cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.rematerialization import MEMORY
+from nas_agg.language.genotype import Genotype
 
 STEM = {"conv": 3, "out": 8}
 GATE = {"conv": 3, "bias": True}

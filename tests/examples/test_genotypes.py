@@ -14,12 +14,12 @@ from formulas import formula
 from torch import nn
 from torchvision import models
 
+from nas_agg.common.files import read
 from nas_agg.compiler import build
-from nas_agg.costs import Cost
-from nas_agg.expansion import expand
-from nas_agg.files import read
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
 
 FILES = {path.stem: path for path in sorted((Path(__file__).parents[2] / "examples" / "genotypes").glob("*.yaml"))}
 

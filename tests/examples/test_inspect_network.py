@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import nas_agg
-from nas_agg.study.single import train_genotype
+from nas_agg.study.standalone_training import train_genotype
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "inspect_network.py"
 STEM: list[Any] = [{"conv": 3, "out": 4, "stride": 2}]

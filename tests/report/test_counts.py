@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.report import papers
 from nas_agg.report.counts import as_printed, count, count_readings, summary
 from nas_agg.report.papers import Paper, Reading, Row, paper

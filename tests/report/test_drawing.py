@@ -13,12 +13,12 @@ import pytest
 from genotypes import random_genotype
 
 import nas_agg
-from nas_agg.errors import GenotypeError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
+from nas_agg.common.errors import GenotypeError
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.drawing import draw
 from nas_agg.report.outline import Opened, outline
-from nas_agg.space import list_spaces, open_space
+from nas_agg.search_space.space import list_spaces, open_space
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "genotypes").glob("*.yaml"))
 NET: dict[str, Any] = {"input": [3, 8, 8], "classes": 4}

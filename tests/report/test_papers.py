@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.report import papers
 from nas_agg.report.papers import Result, paper, read_paper
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.report.plots import Explained, cam_overlays, heat_maps, learning_curves, save, shortened
 from nas_agg.report.source_weights import SourceWeights
 

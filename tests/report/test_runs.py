@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from nas_agg import load
-from nas_agg.costs import Cost
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
+from nas_agg.common.errors import InputError
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import papers
 from nas_agg.report.runs import Trained, match, read_trained
-from nas_agg.study.single import train_genotype
+from nas_agg.study.standalone_training import train_genotype
 
 
 @pytest.fixture(scope="module")

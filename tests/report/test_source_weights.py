@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import nas_agg
-from nas_agg.expansion import expand
+from nas_agg.expansion.expansion import expand
 from nas_agg.report.source_weights import SourceWeights, source_weights
 
 State = dict[str, Tensor]

@@ -9,10 +9,10 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
-from nas_agg.space import Space
-from nas_agg.study.objectives import OBJECTIVES, Objectives
-from nas_agg.study.points import PointSearcher, Seen, seen
-from nas_agg.study.searcher import Searcher, find_searcher, make_searcher, searchers
+from nas_agg.search_space.space import Space
+from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.samplers.point_searcher import PointSearcher, Seen, seen
+from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
 from nas_agg.testing import TEXT, check_searcher
 
 SLOW_ASKS = {"gp": 14}  # trials in the place of 40

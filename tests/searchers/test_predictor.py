@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from nas_agg.domains import Choice
-from nas_agg.open_names import OpenNames
-from nas_agg.space import Space, open_space
-from nas_agg.study import surrogate
-from nas_agg.study.figures import Figures
-from nas_agg.study.gaussian import Kernel, Process
-from nas_agg.study.genes import Genes, distinct, key
-from nas_agg.study.objectives import OBJECTIVES, Objectives
-from nas_agg.study.pareto import hypervolume
-from nas_agg.study.points import Seen
-from nas_agg.study.searcher import find_searcher, make_searcher
-from nas_agg.study.table import Table
+from nas_agg.search_space.domains import Choice
+from nas_agg.search_space.encoding import Genes, distinct, key
+from nas_agg.search_space.parameters import OpenNames
+from nas_agg.search_space.space import Space, open_space
+from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.pareto import hypervolume
+from nas_agg.study.samplers import surrogate
+from nas_agg.study.samplers.features import Figures
+from nas_agg.study.samplers.gaussian_process import Kernel, Process
+from nas_agg.study.samplers.point_searcher import Seen
+from nas_agg.study.samplers.searcher import find_searcher, make_searcher
+from nas_agg.study.tables.results_table import Table
 from nas_agg.testing import TEXT
 
 TABLES = [1 - np.eye(3)] * 4 + [np.abs(np.arange(5)[:, None] - np.arange(5)) / 4] * 3

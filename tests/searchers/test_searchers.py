@@ -4,8 +4,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas_agg.errors import InputError
-from nas_agg.study.searcher import derive_seed, find_searcher, searchers
+from nas_agg.common.errors import InputError
+from nas_agg.study.samplers.searcher import derive_seed, find_searcher, searchers
 
 SPACE = {"a": IntDistribution(0, 20), "b": CategoricalDistribution(list("abcdefgh"))}
 
@@ -55,7 +55,7 @@ def test_searchers_are_found_by_entry_point():
 def test_an_entry_point_that_is_no_searcher_is_refused(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    import nas_agg.study.searcher as place
+    import nas_agg.study.samplers.searcher as place
 
     entries = [EntryPoint("odd", "json:dumps", place.GROUP), EntryPoint("gone", "no_such_module:X", place.GROUP)]
     monkeypatch.setattr(place, "entry_points", lambda group: entries)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from readings import reading
 
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.search_space.space import open_space
 
 SPACES = [open_space(name) for name in ("densenet", "densenet-imagenet")]
 

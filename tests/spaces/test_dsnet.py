@@ -14,13 +14,13 @@ import torch
 from readings import reading
 from torch.nn import functional as F
 
-from nas_agg.canonical import canonical_hash
 from nas_agg.compiler import compile
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.canonical import canonical_hash
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import open_space
 
 SPACE = open_space("dsnet")
 network = partial(reading, "dsnet")

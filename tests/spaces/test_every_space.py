@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 import nas_agg
 from nas_agg.compiler import build
 from nas_agg.compiler.network import Network
-from nas_agg.costs import Cost
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.space import Space, Values, list_spaces, open_space
+from nas_agg.expansion.costs import Cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space, Values, list_spaces, open_space
 
 SPACES = {name: open_space(name) for name in list_spaces()}
 POINTS = [(space, point) for space in SPACES.values() for point in space.points]

@@ -12,11 +12,11 @@ from readings import reading
 from torch.nn import functional as F
 
 from nas_agg.compiler import compile
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.graph import Graph
-from nas_agg.primitives import Conv
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.graph.primitives import Conv
+from nas_agg.search_space.space import open_space
 
 SPACE = open_space("microdense")
 FIGURE_4 = {

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from readings import reading
 
 import nas_agg
-from nas_agg.canonical import canonical_hash
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.space import Space, open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.canonical import canonical_hash
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space, open_space
 
 SPACES = [open_space(name) for name in ("mixed", "mixed-imagenet", "mixed-dpn")]
 

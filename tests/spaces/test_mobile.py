@@ -10,7 +10,7 @@ import torchvision
 from points import shaken
 
 import nas_agg
-from nas_agg.costs import cost
+from nas_agg.expansion.costs import cost
 
 
 @pytest.mark.parametrize(

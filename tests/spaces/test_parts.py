@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
-from nas_agg.canonical import canonical_hash
-from nas_agg.errors import InputError
-from nas_agg.expansion import expand
-from nas_agg.space import open_space
+from nas_agg.common.errors import InputError
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.canonical import canonical_hash
+from nas_agg.search_space.space import open_space
 
 PART = {
     "about": "short chains",

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nas_agg.compiler import compile
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.search_space.space import open_space
 
 SPACE = open_space("plain")
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import nas_agg
-from nas_agg.costs import cost
-from nas_agg.expansion import expand
-from nas_agg.genotype import Genotype
-from nas_agg.graph import Graph
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.graph import Graph
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import open_space
 
 CIFAR, IMAGENET = open_space("seqconv"), open_space("seqconv-imagenet")
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from readings import reading
 
 import nas_agg
-from nas_agg.costs import Cost, cost
-from nas_agg.expansion import expand
-from nas_agg.space import open_space
+from nas_agg.expansion.costs import Cost, cost
+from nas_agg.expansion.expansion import expand
+from nas_agg.search_space.space import open_space
 
 SPACES = [open_space(name) for name in ("sparsenet", "sparsenet-imagenet")]
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from nas_agg.study.worker import serve
+from nas_agg.study.workers.process import serve
 
 
 def value_of(let: dict) -> float:
@@ -59,9 +59,9 @@ def prepare(setup):
 
 def join(storage: str, run: str, notes: str, ways: str) -> None:
     """Be a machine with one process."""
-    from nas_agg.study.joiner import Joiner
-    from nas_agg.study.joining import find
-    from nas_agg.study.stopping import stoppable
+    from nas_agg.study.definition.signals import stoppable
+    from nas_agg.study.workers.agent import Joiner
+    from nas_agg.study.workers.join import find
 
     found = find(run=run, wait=60) if storage == "-" else find(storage, Path(run).name, wait=60)
     setup = {"data": {**json.loads(ways), "notes": notes}, "device": "cpu", "threads": 1}

@@ -10,9 +10,9 @@ from typing import Any
 import optuna
 import pytest
 
-from nas_agg.genotype import Genotype
-from nas_agg.space import Space
-from nas_agg.study.storages import JOURNAL
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space
+from nas_agg.study.records.storages import JOURNAL
 
 TINY = {
     "input": [1, 8, 8],

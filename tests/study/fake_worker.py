@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from nas_agg.study.worker import serve
+from nas_agg.study.workers.process import serve
 from nas_agg.training.recipes import get_recipe
 
 

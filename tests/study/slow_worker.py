@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nas_agg.study.scoring import score, too_slow
-from nas_agg.study.worker import serve
+from nas_agg.study.scheduling.constraints import score, too_slow
+from nas_agg.study.workers.process import serve
 
 
 def prepare(setup):

@@ -20,11 +20,11 @@ from optuna.pruners import NopPruner
 from postgres import postgres
 
 import nas_agg.study.engine as engine
-import nas_agg.study.remote as remote
-from nas_agg.study.record import Record
-from nas_agg.study.run import search
-from nas_agg.study.storages import open_storage
-from nas_agg.study.task import Task
+import nas_agg.study.workers.remote as remote
+from nas_agg.study.api import search
+from nas_agg.study.definition.task import Task
+from nas_agg.study.records.storages import open_storage
+from nas_agg.study.records.study_record import Record
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 BUDGET, WORKERS = 60, 4

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from nas_agg.files import read
-from nas_agg.study.run import search
+from nas_agg.common.files import read
+from nas_agg.study.api import search
 
 START = multiprocessing.get_context("forkserver")  # it imports torch once for all the processes that are killed
 START.set_forkserver_preload(
-    ["nas_agg.study.run", "nas_agg.training.loop", "nas_agg.training.data", "optuna", "sklearn.datasets"]
+    ["nas_agg.study.api", "nas_agg.training.loop", "nas_agg.training.data", "optuna", "sklearn.datasets"]
 )
 
 

@@ -12,12 +12,12 @@ import sqlite3
 import optuna
 import pytest
 
-from nas_agg.errors import InputError, NasAggError, hidden
-from nas_agg.study.folder import RunFolder, read_run
-from nas_agg.study.run import resume, search
-from nas_agg.study.searcher import Searcher
-from nas_agg.study.single import evaluate_run
-from nas_agg.study.storages import JOURNAL
+from nas_agg.common.errors import InputError, NasAggError, hidden
+from nas_agg.study.api import resume, search
+from nas_agg.study.records.run_folder import RunFolder, read_run
+from nas_agg.study.records.storages import JOURNAL
+from nas_agg.study.samplers.searcher import Searcher
+from nas_agg.study.standalone_training import evaluate_run
 
 
 class Mute(Exception):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import nas_agg.study.training as training
-from nas_agg.study.training import HALVED, train_trial
+import nas_agg.study.workers.jobs as training
+from nas_agg.study.workers.jobs import HALVED, train_trial
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import TrainingFailed
 from nas_agg.training.recipes import get_recipe

@@ -9,16 +9,16 @@ import itertools
 import numpy as np
 import pytest
 
-from nas_agg.errors import InputError
-from nas_agg.space import Space
-from nas_agg.study.genes import Genes
-from nas_agg.study.lookup import Lookup
-from nas_agg.study.objectives import Objectives
-from nas_agg.study.ranking import rank_table
-from nas_agg.study.run import search
-from nas_agg.study.searcher import find_searcher, make_searcher, searchers
-from nas_agg.study.surrogate import Improvement, Trials
-from nas_agg.study.table import Tabled
+from nas_agg.common.errors import InputError
+from nas_agg.search_space.encoding import Genes
+from nas_agg.search_space.space import Space
+from nas_agg.study.api import search
+from nas_agg.study.definition.objectives import Objectives
+from nas_agg.study.proxy_ranking import rank_table
+from nas_agg.study.samplers.searcher import find_searcher, make_searcher, searchers
+from nas_agg.study.samplers.surrogate import Improvement, Trials
+from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.workers.table_lookup import Lookup
 
 TEXT = {
     "input": [1, 8, 8],

@@ -12,10 +12,10 @@ import time
 import pytest
 from dying import Killed, dying_after
 
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.study.folder import RunFolder
-from nas_agg.study.run import resume, search
-from nas_agg.study.storages import JOURNAL
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.study.api import resume, search
+from nas_agg.study.records.run_folder import RunFolder
+from nas_agg.study.records.storages import JOURNAL
 
 SEARCHERS = ["random", "tpe"]
 
@@ -46,8 +46,8 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {here!r})
 from conftest import TINY, score
-from nas_agg.space import Space
-from nas_agg.study.run import search
+from nas_agg.search_space.space import Space
+from nas_agg.study.api import search
 
 def slow(genotype, trial):
     time.sleep(0.03)
@@ -88,7 +88,7 @@ def test_ctrl_c_and_sigterm_stop_and_say_how_to_go_on(kept, tmp_path, request):
     out = tmp_path / "run"
     script = SCRIPT.format(here=str(request.path.parent), searcher="random", out=str(out)).replace("0.01", "0.2")
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        wrapped = "import sys\nfrom nas_agg.errors import NasAggError\ntry:\n" + "".join(
+        wrapped = "import sys\nfrom nas_agg.common.errors import NasAggError\ntry:\n" + "".join(
             f"    {line}\n" for line in script.strip().splitlines()
         )
         wrapped += "except NasAggError as error:\n    print(error)\n    sys.exit(error.status)\n"
@@ -227,7 +227,7 @@ def test_any_optuna_url_keeps_the_study(tiny, score, tmp_path):
 
 
 def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkeypatch):
-    import nas_agg.study.record as record
+    import nas_agg.study.records.study_record as record
 
     def breaks(*args):
         raise NasAggError("the storage cannot be used: it is full")

@@ -10,15 +10,15 @@ import time
 import optuna
 import pytest
 
-from nas_agg.costs import cost
-from nas_agg.errors import InputError, NasAggError
-from nas_agg.space import Space
-from nas_agg.study.progress import Display, print_result
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.expansion.costs import cost
+from nas_agg.search_space.space import Space
+from nas_agg.study.api import search
+from nas_agg.study.definition.result import ranked
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.record import Record
-from nas_agg.study.result import ranked
-from nas_agg.study.run import search
-from nas_agg.study.searcher import Searcher, find_searcher
+from nas_agg.study.records.progress import Display, print_result
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.samplers.searcher import Searcher, find_searcher
 
 
 class Fixed(Searcher):
@@ -283,7 +283,7 @@ def test_a_users_own_attributes_are_the_users(tiny, score, kept, tmp_path):
 
 def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
     kept, now = [], [100.0]
-    monkeypatch.setattr("nas_agg.study.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("nas_agg.study.records.progress.time.monotonic", lambda: now[0])
     display = Display(5, list, print, lambda: kept.append(now[0]))
     for now[0] in (101.0, 109.0, 111.0, 112.0, 122.0):
         display.tick()

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import nas_agg
-from nas_agg.costs import cost
-from nas_agg.space import Space, open_space
-from nas_agg.study.share import NETWORKS, OPERATIONS, Share, is_within, share_of
+from nas_agg.expansion.costs import cost
+from nas_agg.search_space.space import Space, open_space
+from nas_agg.study.scheduling.limits_share import NETWORKS, OPERATIONS, Share, is_within, share_of
 
 
 @pytest.mark.parametrize(

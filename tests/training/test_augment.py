@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.augment import Augmentation, Augmenter, color_jittered, color_shift, normalise, resized
 from nas_agg.training.autoaugment import apply, autoaugment, policy
 

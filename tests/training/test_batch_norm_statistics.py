@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import nas_agg
-from nas_agg.training import batch_norm_statistics, compiling, loop
+from nas_agg.training import batch_norm_statistics, loop
+from nas_agg.training import torch_compile as compiling
 from nas_agg.training.augment import normalise
 from nas_agg.training.batch_norm_statistics import IMAGES, StatisticsImages, fresh_statistics, lagging
 from nas_agg.training.checkpoints import CHECKPOINT

@@ -6,14 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from nas_agg.errors import InputError
-from nas_agg.training.checkpoints import (
-    CHECKPOINT,
-    load_checkpoint,
-    model_print,
-    remove_checkpoint,
-    save_checkpoint,
-)
+from nas_agg.common.errors import InputError
+from nas_agg.training.checkpoints import CHECKPOINT, load_checkpoint, model_print, remove_checkpoint, save_checkpoint
 
 
 def network(width=4):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import nas_agg
-from nas_agg.training.compiling import check_compiler
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
 from nas_agg.training.memory import step_bytes
 from nas_agg.training.recipes import get_recipe
+from nas_agg.training.torch_compile import check_compiler
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

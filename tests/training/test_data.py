@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.data import DATASETS, Data, load_data
 
 torch.set_num_threads(1)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import nas_agg
-from nas_agg.errors import InputError, NasAggError
+from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.training import latency as module
 from nas_agg.training.latency import measure
 
@@ -112,7 +112,7 @@ def test_on_a_gpu():
 
 
 def test_the_command_shows_it_below_the_counts(monkeypatch, capsys):
-    from nas_agg.cli import app
+    from nas_agg.cli.main import app
 
     asked = []
     found = module.Latency(2.5, 2.25, 3.0, 2.0, 400, 8, "cpu", 1)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import nas_agg
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.augment import normalise
 from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data

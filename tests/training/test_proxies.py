@@ -13,8 +13,8 @@ from torch.nn import functional
 
 import nas_agg
 from nas_agg.compiler import build
-from nas_agg.expansion import expand
-from nas_agg.primitives import Norm
+from nas_agg.expansion.expansion import expand
+from nas_agg.graph.primitives import Norm
 from nas_agg.training import loop
 from nas_agg.training.augment import Augmentation
 from nas_agg.training.data import Data, Split

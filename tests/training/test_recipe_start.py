@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import nas_agg
-from nas_agg.compiler.branches import branch_ends
-from nas_agg.expansion import expand
-from nas_agg.study import training
-from nas_agg.study.single import train_genotype
+from nas_agg.compiler.residual_branches import branch_ends
+from nas_agg.expansion.expansion import expand
+from nas_agg.study.standalone_training import train_genotype
+from nas_agg.study.workers import jobs as training
 from nas_agg.training.data import load_data
 
 torch.set_num_threads(1)

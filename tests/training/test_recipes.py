@@ -9,7 +9,7 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from nas_agg.errors import InputError
+from nas_agg.common.errors import InputError
 from nas_agg.training.recipes import RECIPES, Augmentation, get_recipe
 
 
@@ -131,5 +131,5 @@ def test_recipes_are_checked_and_frozen():
 
 
 def test_listing_needs_no_torch():
-    code = "import sys, nas_agg.training.recipes, nas_agg.training.sources; sys.exit('torch' in sys.modules)"
+    code = "import sys, nas_agg.training.recipes, nas_agg.training.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,1 +1,0 @@
-"""Commands of the command line that stand apart; `nas_agg.cli` puts them together."""

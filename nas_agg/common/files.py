@@ -1,0 +1,316 @@
+"""Files in and out: strict JSON, safe YAML by the same rules, and writing that never leaves half a file.
+
+Nothing in a file is executed, and no file can cost more than its own length: texts of more than ``MAX_CHARACTERS``
+and values nested deeper than ``MAX_DEPTH`` are refused before a value is built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import secrets
+import stat
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from nas_agg.common.errors import InputError, NasAggError, did_you_mean
+
+MAX_CHARACTERS = 1_000_000
+MAX_DEPTH = 48
+MAX_DIGITS = 400
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
+_INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|nan)|-?infinity|nan", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within, a file that cannot be written is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+    """Write a file beside its place, then rename it: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        NasAggError: The file cannot be written.
+    """
+    path = Path(path)
+    if not path.name:
+        raise InputError(f"'{path}' is not the name of a file")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(beside, path)
+    except OSError as error:
+        raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> Any:
+    """The value in a JSON file (``.json``) or a YAML file (``.yaml``, ``.yml``).
+
+    A file of another name is JSON if it begins with ``{``, else YAML.
+
+    Raises:
+        InputError: The file cannot be read, or is not strict JSON or safe YAML; the message names the file.
+    """
+    path = Path(path)
+    kind: Literal["json", "yaml"] | None = None
+    if path.suffix.lower() == ".json":
+        kind = "json"
+    elif path.suffix.lower() in (".yaml", ".yml"):
+        kind = "yaml"
+    return parse(_text(path), str(path), kind)
+
+
+def parse(text: str, name: str, kind: Literal["json", "yaml"] | None = None) -> Any:
+    """The value that a text says: null, booleans, numbers, strings, lists and string-keyed dictionaries.
+
+    Args:
+        text: JSON or YAML.
+        name: What the text is called in an error, usually the file.
+        kind: ``"json"`` or ``"yaml"``; unsaid, a text that begins with ``{`` is JSON and any other is YAML.
+
+    Raises:
+        InputError: With one line: where the text is broken, or what in it is not allowed.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(f"{name}: longer than {MAX_CHARACTERS:,} characters")
+    kind = kind or ("json" if text.lstrip().startswith("{") else "yaml")
+    try:
+        value = _json(text) if kind == "json" else _yaml(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name}: half of a surrogate pair is no character") from None
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return value
+
+
+def canonical(value: Any) -> str:
+    """A value as compact JSON with sorted keys: equal values, equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def check_stored(path: str | os.PathLike[str]) -> None:
+    """Refuses a file of `torch.save` whose parts are packed: unpacked they may be of any size.
+
+    Raises:
+        ValueError: It is such a file.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("a compressed archive, which torch.save does not write")
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuses what would never end or answer, a pipe or a device; all else is the reader's to refuse.
+
+    Raises:
+        InputError: It is such a thing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: not a file, but a pipe or a device")
+
+
+def _text(path: Path) -> str:
+    check_regular(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * MAX_CHARACTERS + 4)
+        return data.decode("utf-8-sig")
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, not a file") from None
+    except FileNotFoundError:
+        siblings: list[str] = []
+        with contextlib.suppress(OSError):
+            siblings = os.listdir(path.parent)
+        raise InputError(f"{path}: no such file{did_you_mean(path.name, siblings)}") from None
+    except UnicodeDecodeError as error:
+        if len(data) > 4 * MAX_CHARACTERS:
+            raise InputError(f"{path}: longer than {MAX_CHARACTERS:,} characters") from None
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+# ---- JSON
+
+
+def _json(text: str) -> Any:
+    depth = 0
+    for token in _JSON_TOKEN.finditer(text):
+        match token[0]:
+            case "[" | "{":
+                depth += 1
+                _check_depth(depth, f"line {text.count(chr(10), 0, token.start()) + 1}: " if depth > MAX_DEPTH else "")
+            case "]" | "}":
+                depth -= 1
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_constant=_refuse_constant, parse_float=_float, parse_int=_int
+        )
+    except json.JSONDecodeError as error:
+        problem = error.msg[0].lower() + error.msg[1:]
+        raise InputError(f"line {error.lineno}, column {error.colno}: not JSON: {problem}") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise InputError(f"key {_brief(key)} stands twice in one object")
+            seen.add(key)
+    return value
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise InputError(f"{text} is no number here")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise InputError(f"{_brief(text)} is too large a number")
+    return value
+
+
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise InputError(f"{_brief(text)} is too large a number")
+    return int(text)
+
+
+def _check_depth(depth: int, where: str) -> None:
+    if depth > MAX_DEPTH:
+        raise InputError(f"{where}nested deeper than {MAX_DEPTH}")
+
+
+def _brief(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+# ---- YAML
+
+
+class _Builder:
+    """Builds a value from parser events with a stack of its own, so that no depth of nesting can exhaust Python's."""
+
+    def __init__(self) -> None:
+        self.open: list[list[Any] | dict[str, Any]] = []
+        self.keys: list[str | None] = []  # for each open collection the key that waits for its value
+        self.value: Any = None
+
+    def begin(self, collection: list[Any] | dict[str, Any], where: str) -> None:
+        if self.open and isinstance(self.open[-1], dict) and self.keys[-1] is None:
+            raise InputError(f"{where}a key must be a string")
+        self.add(collection, where)
+        self.open.append(collection)
+        self.keys.append(None)
+        _check_depth(len(self.open), where)
+
+    def end(self) -> None:
+        self.open.pop()
+        self.keys.pop()
+
+    def add(self, value: Any, where: str) -> None:
+        if not self.open:
+            self.value = value
+            return
+        parent, key = self.open[-1], self.keys[-1]
+        if isinstance(parent, list):
+            parent.append(value)
+        elif key is not None:
+            parent[key] = value
+            self.keys[-1] = None
+        elif not isinstance(value, str):
+            text = canonical(value)
+            raise InputError(f'{where}a key must be a string: quote it, "{text}"')
+        elif value in parent:
+            raise InputError(f"{where}key {_brief(value)} stands twice in one object")
+        else:
+            self.keys[-1] = value
+
+
+def _yaml(text: str) -> Any:
+    import yaml  # here, since most runs read JSON alone
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return _build(yaml.parse(text, Loader=loader))
+    except yaml.MarkedYAMLError as error:
+        where = _where(error.problem_mark) if error.problem_mark else ""
+        if "nesting depth" in (error.problem or ""):  # libyaml looks ahead, and has a limit of its own
+            raise InputError(f"{where}nested deeper than {MAX_DEPTH}") from None
+        raise InputError(f"{where}not YAML: {error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise InputError("not YAML: " + " ".join(str(error).split())) from None
+
+
+def _build(events: Iterable[Any]) -> Any:
+    import yaml
+
+    builder, documents = _Builder(), 0
+    for event in events:
+        where = _where(event.start_mark)
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise InputError(f"{where}anchors and aliases are not allowed: write the text out, or name it in 'let'")
+        if getattr(event, "tag", None):
+            raise InputError(f"{where}tags are not allowed")
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents > 1:
+                raise InputError(f"{where}a file holds one document")
+        elif isinstance(event, yaml.MappingStartEvent):
+            builder.begin({}, where)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            builder.begin([], where)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            builder.end()
+        elif isinstance(event, yaml.ScalarEvent):
+            builder.add(_scalar(event.value, where) if event.implicit[0] else event.value, where)
+    if not documents:
+        raise InputError("nothing in it")
+    return builder.value
+
+
+def _scalar(text: str, where: str) -> Any:
+    """An unquoted YAML scalar as JSON knows it; what JSON has no word for (``yes``, ``0x10``, a date) is a string."""
+    if text in ("", "null"):
+        return None
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        if _NOT_FINITE.fullmatch(text):
+            _refuse_constant(text)
+        if _INT.fullmatch(text):
+            return _int(text)
+        if _NUMBER.fullmatch(text):
+            return _float(text)
+    except InputError as error:
+        raise InputError(f"{where}{error}") from None
+    return text
+
+
+def _where(mark: Any) -> str:
+    return f"line {mark.line + 1}, column {mark.column + 1}: "

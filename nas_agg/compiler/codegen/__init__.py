@@ -1,0 +1,56 @@
+"""Genotype -> the text of a Python file that imports torch alone."""
+
+from __future__ import annotations
+
+import contextlib
+
+from nas_agg.compiler.codegen.helpers import helpers
+from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.straight_line import flat
+from nas_agg.compiler.codegen.text import file
+from nas_agg.compiler.codegen.trace import Trace, trace
+from nas_agg.compiler.codegen.verification import holds
+from nas_agg.compiler.codegen.writer import Writer
+from nas_agg.expansion.costs import cost
+from nas_agg.language.genotype import Genotype
+
+
+def emit(genotype: Genotype, title: str = "", about: str = "") -> str:
+    """The text of a Python file with the network of a genotype; see `docs/architecture.md`.
+
+    The text is run before it is given. Where no text that reads well holds, it is the plain form.
+
+    Args:
+        genotype: A genotype without open names.
+        title: The network's name.
+        about: What it is and where it comes from: its paper, where it has one.
+
+    Returns:
+        Plain PyTorch, with the parameter names and the function of the compiled module.
+
+    Raises:
+        GenotypeError: If the genotype is not a network.
+    """
+    traced = trace(genotype)
+    costs = cost(genotype)
+    with contextlib.suppress(Exception):  # what cannot be written so is written plainly
+        text = file(genotype, costs, title, about, structured(traced))
+        if holds(text, traced.graph):
+            return text
+    return file(genotype, costs, title, about, flat(traced.graph))
+
+
+def structured(traced: Trace) -> list[str]:
+    """The parts of a file with a class for each distinct unit and aggregate.
+
+    Raises:
+        Unsaid: If there is no such text.
+    """
+    try:
+        writer = Writer(traced)
+        classes = writer.parts()
+    except Unsaid:
+        writer = Writer(traced, merged=False)
+        classes = writer.parts()
+    found, text = helpers("\n\n\n".join(classes), writer.squeezes)
+    return [*found, *text.split("\n\n\n")]

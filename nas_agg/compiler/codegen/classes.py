@@ -1,0 +1,253 @@
+"""Which classes a file has: one for each distinct unit and aggregate, with all its uses in the network."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
+from nas_agg.graph.primitives import Cat, Slice
+from nas_agg.language.layers import SliceLayer
+from nas_agg.language.operators import Sum
+from nas_agg.language.resolved import Aggregate, Gather, Join, Number, Sequence, WordUse
+
+#: Names that emitted code has for itself.
+_WORDS = """
+mean
+F fits InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
+cardinality chain data dict enumerate features file first float gated gates get groups growth in_ int iter json len
+list map match math max min mixed mixed_back named network next nn node nodes normed object open print put range
+raw read reduce round scale scales self set shortcut sorted source sources spaced start state step str stride sum super
+sys torch tuple type unfit unit weights weights_from width widths x y zip
+"""
+_HELPERS = ("ChannelMax", "ChannelMean", "DropPath", "Times")
+_TAKEN = frozenset([*_WORDS.split(), *_HELPERS, *dir(builtins)])
+
+
+@dataclass(eq=False)
+class Class:
+    """A class of the emitted file.
+
+    Attributes:
+        runs: Its uses.
+        sites: For each use the place in the text of its call.
+        args: The arguments of its constructor behind `in_`.
+        defaults: Values of some.
+        out: The text of its output's channels, in its own names; None if it is nothing short.
+        asked: What callers call these channels where they have no names for them.
+        state: Whether the constructor takes the channels of the shortcut that is given.
+        gives: Whether the forward gives a raw form beside its output; `takes`: whether it takes one; `raw_at`: behind
+            which steps of a unit one is kept.
+        behind: The join and what follows it, where they are written at the calls of a unit; `ahead`: a join that a
+            unit begins with; `sliced`: whether its first slice is written there.
+        several: Whether a unit's shortcut comes as a list.
+        mode: How a shortcut joins: not at all, its own input, or one that is given to it.
+    """
+
+    part: Any
+    name: str
+    runs: list[Any] = field(default_factory=list)
+    sites: list[Any] = field(default_factory=list)
+    args: list[str] = field(default_factory=list)
+    defaults: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    out: str | None = None
+    out_line: str = ""
+    out_used: bool = False
+    asked: set[str] = field(default_factory=set)
+    lines: list[str] | None = None
+    doc: str = ""
+    base: str = "nn.Module"
+    forward: list[str] = field(default_factory=list)
+    behind: list[Any] = field(default_factory=list)
+    ahead: list[Any] = field(default_factory=list)
+    sliced: bool = False
+    several: bool = False
+    mode: str = "none"
+    optional: bool = False
+    state: bool = False
+    gives: bool = False
+    takes: bool = False
+    raw_at: set[int] = field(default_factory=set)
+    done: bool = False
+    failed: Unsaid | None = None
+
+
+def expression(number: Number) -> str:
+    return ast.unparse(number.expression.tree())
+
+
+def signature(part: Any) -> Any:
+    """The text of a part, without the places it was written at and without an aggregate's schedules."""
+    if isinstance(part, WordUse):
+        return part.word, part.kind.__name__, part.fixed, tuple((name, expression(n)) for name, n in part.numbers)
+    if isinstance(part, Join):
+        return "join"
+    if isinstance(part, Sequence):
+        return "unit", tuple((label, signature(step)) for label, step in part.steps)
+    if isinstance(part, Gather):
+        match = signature(part.match) if isinstance(part.match, Sequence) else part.match
+        start = expression(part.start) if part.start else None
+        each = signature(part.each) if part.each else None
+        return signature(part.pattern), signature(part.operator), each, part.norm, start, match, part.raw
+    assert isinstance(part, Aggregate)
+    return (
+        "aggregate",
+        part.each,
+        tuple(signature(unit) for unit in part.units),
+        tuple(value is not None for value in (part.growth, part.cardinality, part.stride)),
+        tuple(signature(gather) if gather else None for gather in (part.reads, part.shortcut, part.output)),
+        tuple(name for name, _ in part.let),
+    )
+
+
+class Classes:
+    """All classes of a network, found from its trace."""
+
+    def __init__(self, traced: Trace, taken: set[str]):
+        self.traced = traced
+        self.found: dict[Any, Class] = {}
+        self.of: dict[int, Class] = {}
+        self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm", *_HELPERS}
+        self.safe: dict[str, str] = {}
+        self.live = live(traced)
+        self.lost = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
+        names = self._names(traced.root)
+        self.counter = next(name for name in ("i", "j", "position", "index", "i_") if name not in names)
+        self.root = Class(traced.root.unit, "Network", [traced.root], [None])
+        self._steps(traced.root, self.root)
+
+    def _names(self, run: UnitRun) -> set[str]:
+        found: set[str] = set(run.scope)
+        for step in run.steps:
+            if isinstance(step.run, UnitRun):
+                found |= self._names(step.run)
+            elif isinstance(step.run, AggregateRun):
+                for node in step.run.nodes:
+                    found |= self._names(node.unit) | set(node.scope)
+        return found - {"in", "c", "h", "l", "n"}
+
+    def text(self, name: str) -> str:
+        """What a name of the genotype is called in Python."""
+        if name in ("l", "n", "_in"):
+            return {"l": self.counter, "n": "nodes", "_in": "in_"}[name]
+        if name not in self.safe:
+            own = name
+            while own in _TAKEN or own == self.counter or own in self.safe.values():
+                own += "_"
+            self.safe[name] = own
+        return self.safe[name]
+
+    def free_name(self, wanted: str) -> str:
+        name = "".join(part[:1].upper() + part[1:] for part in re.split(r"[_\W]+", wanted)) or "Unit"
+        own, number = name, 2
+        while own in self.names:
+            own, number = f"{name}{number}", number + 1
+        self.names.add(own)
+        return own
+
+    # ------------------------------------------------------------------ collecting
+
+    def _register(self, key: Any, part: Any, run: Any, site: Any, wanted: str) -> Class:
+        if key not in self.found:
+            self.found[key] = Class(part, self.free_name(wanted))
+        made = self.found[key]
+        made.runs.append(run)
+        made.sites.append(site)
+        self.of[id(run)] = made
+        return made
+
+    def _steps(self, run: UnitRun, around: Class) -> None:
+        labels = [step.label for step in run.steps]
+        for index, step in enumerate(run.steps):
+            site = (id(around), index)
+            if isinstance(step.run, UnitRun):
+                if step.run.unit.joins:
+                    step.run.joined, step.run.nested = run.joined, True  # type: ignore[attr-defined]
+                    step.run.dealt = run.dealt
+                self.unit(step.run, _base(step.label, labels), site)
+            elif isinstance(step.run, AggregateRun):
+                self.aggregate(step.run, _base(step.label, labels), site)
+
+    def unit(self, run: UnitRun, role: str, site: Any) -> Class:
+        named = re.fullmatch(r"let\.(\w+)", run.unit.where)
+        joins: Any = None
+        if run.unit.joins:
+            joins = "dealt" if run.dealt else self.context(run)
+        nested = getattr(run, "nested", False)
+        made = self._register(
+            ("unit", signature(run.unit), joins, nested), run.unit, run, site, named.group(1) if named else role
+        )
+        self._steps(run, made)
+        return made
+
+    def context(self, run: UnitRun) -> Any:
+        """What joins mean to a unit: sums are alike, whatever is done to the sources before."""
+        if run.joined is None:
+            return "none"
+        how = run.joined.gather.how
+        return "sum" if issubclass(how, Sum) else signature(run.joined.gather.operator)
+
+    def aggregate(self, run: AggregateRun, role: str, site: Any) -> Class:
+        made = self._register(("aggregate", signature(run.aggregate), run.dealt), run.aggregate, run, site, role)
+        for node in run.nodes:
+            inside = (id(made), node.l if run.aggregate.each else 0)
+            if node.unit.unit.joins and node.shortcut is None and not node.unit.dealt:
+                raise Unsaid  # a shortcut that is not there for an aggregate inside
+            self.unit(node.unit, f"{made.name}Unit", inside)
+            for gather in (node.reads, node.shortcut):
+                self._matches(gather, made, inside)
+        self._matches(run.output, made, (id(made), "output"))
+        return made
+
+    def _matches(self, gather: GatherRun | None, around: Class, site: Any) -> None:
+        for run in gather.matches.values() if gather else ():
+            self.unit(run, f"{around.name}Match", site)
+        for run in gather.eaches.values() if gather else ():
+            self.unit(run, f"{around.name}Each", site)
+
+    # ------------------------------------------------------------------ facts
+
+    def stateful(self, step: StepRun) -> bool:
+        return any(self.traced.tape.ops[i].stateful for i in step.ops)
+
+    def slices(self, made: Class) -> bool:
+        """Whether a unit with weights slices by itself, and not in a class inside."""
+
+        def sliced(run: UnitRun) -> bool:
+            inside = [step.run for step in run.steps if isinstance(step.run, UnitRun) and not self.stateful(step)]
+            words = [step.step for step in run.steps if isinstance(step.step, WordUse)]
+            return any(word.kind is SliceLayer for word in words) or any(map(sliced, inside))
+
+        units = [run for run in made.runs if isinstance(run, UnitRun)]
+        return any(sliced(run) and any(map(self.stateful, run.steps)) for run in units)
+
+    def channels(self, tensor: int) -> int:
+        return self.traced.tape.shapes[tensor][0]
+
+
+def _base(label: str, labels: list[str]) -> str:
+    """A label without the number that tells it from others of its name."""
+    found = re.fullmatch(r"(\w*?[A-Za-z_])(\d+)", label)
+    if found and f"{found.group(1)}1" in labels and f"{found.group(1)}2" in labels:
+        return found.group(1)
+    return label.rstrip("_") or label
+
+
+def live(traced: Trace) -> set[int]:
+    """The tensors that lead to the output, and what is but put together from them and was taken apart again."""
+    tape = traced.tape
+    found, todo = set(), [traced.root.out]
+    while todo:
+        tensor = todo.pop()
+        if tensor not in found:
+            found.add(tensor)
+            todo.extend(tape.inputs[tensor])
+    for i, op in enumerate(tape.ops):
+        if isinstance(op, (Cat, Slice)) and not found.isdisjoint(tape.inputs[i]):
+            found.add(i)
+    return found

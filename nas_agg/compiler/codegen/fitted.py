@@ -1,0 +1,260 @@
+"""Aggregates whose features differ in shape: a loop that makes each source fit where a node gathers it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.compiler.codegen.classes import Class
+from nas_agg.compiler.codegen.gather_facts import Role
+from nas_agg.compiler.codegen.layers import unit_call
+from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.selections import Selections, listed
+from nas_agg.compiler.codegen.trace import UnitRun
+from nas_agg.language.operators import Concat, Gated, Mixed
+
+if TYPE_CHECKING:
+    from nas_agg.compiler.codegen.aggregates import AggregateText
+
+
+class FittedText(Selections):
+    """Writes the two bodies as the language has it: a source is made to fit once for each shape that is wanted.
+
+    A list keeps each source as it was last wanted, in the constructor its shape, in the forward its value.
+    """
+
+    def __init__(self, text: AggregateText):
+        self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
+        self.counter = self.classes.counter
+        self.init: list[str] = []
+        self.shared = self.runs[0].aggregate.output is None  # what leaves is what one more node would have read
+        if any((run.aggregate.output is None) != self.shared or run.dealt for run in self.runs):
+            raise Unsaid
+        if self.made.gives or self.made.takes:
+            raise Unsaid
+        outs = [[run.output] for run in self.runs if run.output]
+        reads = [[node.reads for node in run.nodes] for run in self.runs]
+        if self.shared:
+            reads = [row + out for row, out in zip(reads, outs, strict=True)]
+        self.reads = Role("reads", self.runs, reads)
+        joins = [[n.shortcut for n in run.nodes if n.shortcut and n.shortcut.sources] for run in self.runs]
+        self.shortcut = Role("shortcut", self.runs, joins)
+        self.output = self.reads if self.shared else Role("output", self.runs, outs)
+        self.scaled = any(not same([self.classes.traced.shape(t)[1:] for t in run.features]) for run in self.runs)
+        self.back: set[str] = set()  # roles with sources that come back to their own shape
+        self.lists: dict[str, str] = {}  # what the list of a role's sources is called
+
+    def write(self) -> None:
+        """Writes a loop over the nodes.
+
+        Raises:
+            Unsaid: If it takes more than this to say them.
+        """
+        if any(feature not in self.classes.live for run in self.runs for feature in run.features):
+            raise Unsaid
+        nodes = [run.nodes for run in self.runs]
+        units = [node.unit for row in nodes for node in row]
+        unit = self.text.writer.written(self.classes.of[id(units[0])])
+        if unit.state or unit.gives or unit.takes:
+            raise Unsaid
+        self.several = unit.several
+        self.joins = unit.mode == "given"
+        if self.joins and sum(map(len, self.shortcut.found)) < len(units):
+            raise Unsaid  # a node without a shortcut
+        roles = [self.reads, *[self.shortcut] * self.joins, *[self.output] * (not self.shared)]
+        for role in roles:
+            self.check(role)
+            if role.gather and role.kind == "pattern" and (role.matched or role.gather.norm != "none"):
+                self.lists[role.name] = "fits" if not self.lists else f"{role.name}_fits"
+        self.construct(unit, units)
+        self.run(unit)
+
+    # ------------------------------------------------------------------ checks
+
+    def check(self, role: Role) -> None:
+        """The sources are made to fit where the emitted rule does it."""
+        gather = role.gather
+        if gather is None or role.kind != "pattern":
+            return
+        if gather.norm == "bn" or role.raw or (role.matched and gather.how in (Concat, Mixed)):
+            raise Unsaid
+        main = role is not self.shortcut
+        if (role.matched or role.prepared) and main and any(one.main is None for one in role.all):
+            raise Unsaid
+        for run, row in zip(self.runs, role.found, strict=True) if role.matched else ():
+            channels, scales = [self.classes.channels(t) for t in run.features], [1]
+            for node in run.nodes:
+                scales.append(scales[-1] * node.scope.get("s", 1) if self.scaled else 1)
+            own = list(zip(channels, scales, strict=True))
+            now = list(own)
+            for one in row:
+                target = own[one.position - main]
+                new = [k for k, _ in one.sources if now[k] != target]
+                if list(one.matches) != [k for k in new if own[k] != target]:
+                    raise Unsaid
+                if len(one.matches) < len(new):
+                    self.back.add(role.name)
+                for k in new:
+                    now[k] = target
+                for k, match in one.matches.items():
+                    if (match.scope["w"], match.scope["s"]) != (target[0], target[1] // own[k][1]):
+                        raise Unsaid
+
+    # ------------------------------------------------------------------ the constructor
+
+    def construct(self, unit: Class, units: list[UnitRun]) -> None:
+        nodes = [run.nodes for run in self.runs]
+        entering = self.entering(self.reads)
+        _, call = self.text.unit_call(units, entering, nodes, None)
+        width = self.text.writer.out(unit, call, "unit.out")
+        step = self.text.text_of("s", nodes, None) if self.scaled else "1"
+        body, parts = [], {"unit": call}
+        if not width.isidentifier():
+            body = [f"unit = {call}", f"c = {width}"]
+            parts["unit"], width = "unit", "c"
+        if self.scaled:
+            body.append(f"scale = scales[-1] * {step}" if step != "1" else "scale = scales[-1]")
+        for role in [self.reads, *[self.shortcut] * self.joins]:
+            lines, text = self.parts(role, width if role is self.shortcut else "widths[-1]", f"range({self.counter})")
+            body += lines
+            if text:
+                parts[role.name] = text
+        self.width = width
+        written = ", ".join(f'"{name}": {text}' for name, text in parts.items())
+        body.append(f"self.append(nn.ModuleDict({{{written}}}))")
+        records = {"widths": ("in_", width), "scales": ("1", "scale")} if self.scaled else {"widths": ("in_", width)}
+        shape = ("(in_, 1)", f"({width}, scale)") if self.scaled else ("in_", width)
+        records |= {self.lists[role.name]: shape for role in self.kept if role.matched}
+        body += [f"{name}.append({new})" for name, (_, new) in records.items()]
+        self.init += [f"{name} = [{first}]" for name, (first, _) in records.items()]
+        body = self.text.loop + body
+        counted = re.search(rf"(?<![\w.]){self.counter}(?!\w)", "\n".join(body))
+        self.init.append(f"for {self.counter} in range(1, nodes + 1):" if counted else "for _ in range(nodes):")
+        self.init += [f"    {line}" for line in body]
+        lines, text = self.parts(self.output, "widths[-1]", "range(len(widths))")
+        self.init += [*lines[:-1], lines[-1].replace("output = ", "self.output = ")] if lines else []
+        self.own_output = bool(lines)
+
+    @property
+    def kept(self) -> list[Role]:
+        """The roles whose sources have a list along the nodes."""
+        return [role for role in (self.reads, self.shortcut) if role.name in self.lists]
+
+    def parts(self, role: Role, width: str, numbers: str) -> tuple[list[str], str]:
+        """What a position owns: the lines that make it, and its name."""
+        if role.gather is None or role.kind != "pattern" or not (role.matched or role.prepared):
+            return [], ""
+        leaves = numbers != f"range({self.counter})"
+        name = "output" if leaves else role.name
+        scale = "scale" if role is self.shortcut else "scales[-1]"
+        chosen = self.selected(role, numbers, newest=role is self.shortcut)
+        chosen = chosen.replace(f"len({numbers})", numbers.removeprefix("range")[1:-1])
+        parts, lines = {}, []
+        if role.matched:
+            lines.append(f"sources = {chosen}")
+            shape = f"({width}, {scale})" if self.scaled else width
+            call = self.match_call(role, width, scale)
+            if role.name in self.back:
+                own = "(widths[source], scales[source])" if self.scaled else "widths[source]"
+                call += f" if {own} != {shape} else nn.Identity()"
+            fits = self.lists[role.name]
+            if role.name == "output":
+                fits = "list(zip(widths, scales))" if self.scaled else "list(widths)"
+            text = f"{{str(source): {call} for source in unfit(sources, {fits}, {shape})}}"
+            lines.append(f"match = {text}")
+            parts["match"] = "nn.ModuleDict(match)"
+            chosen = f"[{width}] * len(sources)"
+        else:
+            chosen = self.selected(role, "widths", newest=role is self.shortcut)
+        if role.gather.weight:
+            parts["weights"] = self.weights(role, chosen)
+        if role.gather.how is Gated:
+            parts["gates"] = f"gates({chosen})"
+        if not parts:
+            return [], ""
+        written = ", ".join(f'"{name}": {text}' for name, text in parts.items())
+        return [*lines, f"{name} = nn.ModuleDict({{{written}}})"], name
+
+    def match_call(self, role: Role, width: str, scale: str) -> str:
+        """The call that makes what gives a source its shape."""
+        runs = [run for one in role.all for run in one.matches.values()]
+        made = self.classes.of[id(runs[0])]
+        if any(self.classes.of[id(run)] is not made for run in runs) or made.gives or made.takes:
+            raise Unsaid
+        self.text.writer.written(made)
+
+        def said(name: str) -> str:
+            if name == "w":
+                return width
+            values: list[Any] = [run.scope.get(name) for run in runs]
+            if same(values) and values[0] is not None:
+                return str(values[0])
+            if name == "s" and self.scaled:
+                return f"{scale} // scales[source]"
+            return self.text.text_of(name, [run.nodes for run in self.runs], None)
+
+        return self.text.writer.arguments(made, "widths[source]", said)
+
+    # ------------------------------------------------------------------ the forward
+
+    def run(self, unit: Class) -> None:
+        lists = {"features": "x"} | {self.lists[role.name]: self.norm(role).replace("{x}", "x") for role in self.kept}
+        lines = [f"{', '.join(lists)} = {', '.join(f'[{text}]' for text in lists.values())}"]
+        body = []
+        for role in [self.reads, *[self.shortcut] * self.joins]:
+            body += self.refit(role, f"node.{role.name}")
+        x = "features[-1]" if self.reads.kind == "newest" else self.gathered(self.reads, "node.reads")
+        if self.joins:
+            body.append(f"shortcut = {self.gathered(self.shortcut, 'node.shortcut')}")
+        body.append(f"x = {unit_call(unit, 'node.unit', x, 'shortcut' if self.joins else '')}")
+        body += [f"{name}.append({text})" for name, text in lists.items()]
+        lines += ["for node in list(self)[:-1]:" if self.own_output else "for node in self:"]
+        lines += [f"    {line}" for line in body]
+        if "output" in self.lists:
+            norm = self.norm(self.output)
+            fits = "list(features)" if norm == "{x}" else f"[{norm.replace('{x}', 'x')} for x in features]"
+            lines.append(f"{self.lists['output']} = {fits}")
+        lines += self.refit(self.output, "self.output")
+        lines.append(f"return {self.gathered(self.output, 'self.output')}")
+        made = self.made
+        last = "in_" if self.output.kind == "input" else self.entering(self.output)
+        made.out = self.text.leaving(self.width) if last == "widths[-1]" else None
+        made.out_line = f"self.out = {made.out or last}"
+        made.lines = self.init
+        head = "def forward(self, x, shortcut):" if made.mode == "given" else "def forward(self, x):"
+        made.forward = [head, *[f"    {line}" for line in lines]]
+
+    def norm(self, role: Role) -> str:
+        """The norm of a source, which all features have here, also those that no one reads."""
+        text = super().norm(role)
+        groups = re.fullmatch(r"torch.group_norm\(\{x\}, (\d+)\)", text)
+        widths = [self.classes.channels(feature) for run in self.runs for feature in run.features]
+        if groups and any(width % int(groups[1]) for width in widths):
+            return "torch.group_norm({x}, math.gcd(32, {x}.shape[1]))"
+        return text
+
+    def refit(self, role: Role, place: str) -> list[str]:
+        """The lines that make sources fit."""
+        if not role.matched:
+            return []
+        norm, name = self.norm(role), self.lists[role.name]
+        lines = [f"for k, match in {place}.match.items():"]
+        text = "match(features[int(k)])"
+        if norm.count("{x}") > 1:
+            lines.append(f"    y = {text}")
+            text = "y"
+        return [*lines, f"    {name}[int(k)] = {norm.replace('{x}', text)}"]
+
+    def gathered(self, role: Role, place: str) -> str:
+        if role.kind != "pattern" or (role.name not in self.lists and not role.prepared):
+            return self.source(role)
+        assert role.gather is not None
+        main, name = role is not self.shortcut, self.lists.get(role.name, "features")
+        tensors = self.selected(role, name, newest=not (main and role.prepared))
+        if role.gather.weight:
+            tensors = f"map(torch.mul, {tensors}, {place}.weights)"
+        if role.gather.how is Gated:
+            tensors = f"gated({listed(tensors)}, {place}.gates)"
+        if main and role.prepared:
+            tensors = f"[*{tensors}, features[-1]]"
+        return self.joined(role, tensors)

@@ -1,0 +1,292 @@
+"""How nodes gather: the bodies of an aggregate's constructor and forward."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from nas_agg.compiler.codegen.classes import Class, signature
+from nas_agg.compiler.codegen.fits import Fits
+from nas_agg.compiler.codegen.gather_facts import Role
+from nas_agg.compiler.codegen.layers import unit_call
+from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.owned import Owned
+from nas_agg.compiler.codegen.text import WIDTH
+from nas_agg.compiler.codegen.trace import NodeRun, UnitRun
+from nas_agg.compiler.codegen.unrolled import taken
+
+if TYPE_CHECKING:
+    from nas_agg.compiler.codegen.aggregates import AggregateText
+
+
+class GatherText(Owned, Fits):
+    """Writes the two bodies."""
+
+    def __init__(self, text: AggregateText):
+        self.text, self.made, self.classes = text, text.made, text.classes
+        self.runs = text.runs
+        self.reads = Role("reads", self.runs, [[node.reads for node in run.nodes] for run in self.runs])
+        joined = [[n.shortcut for n in run.nodes if n.shortcut and n.shortcut.sources] for run in self.runs]
+        self.shortcut = Role("shortcut", self.runs, joined)
+        self.output = Role("output", self.runs, [[run.output] for run in self.runs if run.output])
+        self.counter = self.classes.counter
+        self.init: list[str] = []
+        self.width = ""
+        self.forward: list[str] = []
+        if self.shortcut.raw and (self.shortcut.prepared or not self.chained(self.shortcut)):
+            self.shortcut.apart = True
+        self.fit = self.fitting()
+
+    # ------------------------------------------------------------------ loops
+
+    def write(self) -> None:
+        """All nodes alike."""
+        if any(feature not in self.classes.live for run in self.runs for feature in run.features):
+            raise Unsaid
+        nodes = [run.nodes for run in self.runs]
+        units = [node.unit for row in nodes for node in row]
+        wide = self.reads.kind != "newest" or (self.output.kind == "pattern")
+        given = self.classes.of[id(units[0])]
+        self.text.writer.written(given)
+        joins = given.mode == "given" and not self.runs[0].dealt
+        self.several = given.several
+        if self.shortcut.apart and (not joins or given.state):
+            raise Unsaid
+        if joins:
+            wide = wide or not self.chained(self.shortcut)
+        entering = self.entering(self.reads) if not self.fit and (wide or self.reads.kind != "newest") else "c"
+        if given.state:
+            entering += f", {self.state(wide)}"
+        if self.level:
+            entering = "in_"
+        made, call = self.text.unit_call(units, entering, nodes, None)
+        self.construct(made, call, wide, joins, nodes)
+        if self.output.prepared and self.output.kind == "pattern":
+            self.own_output()
+        if self.fit:
+            self.init += self.fitting_parts()
+        self.run(made, wide, joins)
+        self.finish(wide)
+
+    def state(self, wide: bool) -> str:
+        """The channels of a node's shortcut."""
+        if self.shortcut.matched:
+            return "state"
+        if self.chained(self.shortcut):
+            return "widths[-1]" if wide else "c"
+        return self.entering(self.shortcut)
+
+    def construct(self, made: Class, call: str, wide: bool, joins: bool, nodes: list[list[NodeRun]]) -> None:
+        body, parts = list(self.text.loop), {"unit": call}
+        width = self.text.writer.out(made, call, "unit.out")
+        after: list[str] = []
+        if joins:
+            extra, after = self.shortcut_parts(made, nodes, width)
+            parts |= extra
+        if self.reads.kind == "pattern":
+            parts |= self.reads_parts()
+        body += self.text.loop[len(body) :]
+        if made.state and self.shortcut.matched:
+            self.stated(call, width.replace("unit.out", "node.unit.out"), body, after)
+            return
+        if width == "unit.out" and len(parts) == 1 and not after:
+            width = "self[-1].unit.out"
+        elif width == "unit.out" or len(parts) > 1:
+            body.append(f"unit = {call}")
+            parts["unit"] = "unit"
+        if not wide and made.out == "in_":
+            width = ""
+            parts["unit"] = parts["unit"].replace("(c", "(in_", 1)
+        written = ", ".join(f'"{name}": {text}' for name, text in parts.items())
+        if after:
+            body += [f"node = nn.ModuleDict({{{written}}})", *after, "self.append(node)"]
+        else:
+            body.append(f"self.append(nn.ModuleDict({{{written}}}))")
+        if self.fit:
+            body += [f"c = {width}", f"widths.append({width})"]
+            self.init += ["c = in_", f"widths = [{width}]"]
+        elif width:
+            body.append(f"widths.append({width})" if wide else f"c = {width}")
+            self.init.append("widths = [in_]" if wide else "c = in_")
+        self.width = width
+        counter = self.counter if self.counter_used("\n".join(body)) else "_"
+        span = "range(1, nodes + 1)" if counter != "_" else "range(nodes)"
+        self.init.append(f"for {counter} in {span}:")
+        self.init += [f"    {line}" for line in body]
+
+    def stated(self, call: str, width: str, body: list[str], match: list[str]) -> None:
+        """Nodes whose units need to know how wide the shortcut comes to them."""
+        inner = "    " if len(match) > 1 else ""
+        body += [
+            "node = nn.ModuleDict()",
+            "state = c",
+            *match,
+            f"{inner}state = node.shortcut.match[0].out",
+            f'node["unit"] = {call}',
+            "self.append(node)",
+            f"c = {width}",
+        ]
+        self.init += ["c = in_", f"for {self.counter} in range(1, nodes + 1):", *[f"    {line}" for line in body]]
+
+    def counter_used(self, text: str) -> bool:
+        return bool(re.search(rf"(?<![\w.]){self.counter}(?!\w)", text))
+
+    def finish(self, wide: bool) -> None:
+        made = self.made
+        if self.output.kind == "input":
+            out = "in_"
+        elif self.output.kind == "newest":
+            out = "widths[-1]" if wide else "c" if "c = in_" in self.init else "in_"
+        else:
+            out = self.entering(self.output)
+        made.out = self.text.leaving(out if out == "in_" else self.width)
+        made.out_line = f"self.out = {made.out or out}"
+        made.lines = self.init
+        given = (", shortcut" if made.mode == "given" else "") + (", raw" if made.takes else "")
+        head = f"def forward(self, x{given}):"
+        made.forward = [head, *[f"    {line}" for line in self.forward]]
+        if self.forward == ["for node in self:", "    x = node.unit(x)", "return x"]:
+            made.base, made.forward = "nn.Sequential", []
+            made.lines = [
+                re.sub(r'nn\.ModuleDict\(\{"unit": (.*)\}\)\)$', r"named(unit=\1))", line) for line in self.init
+            ]
+
+    # ------------------------------------------------------------------ forward
+
+    def own_output(self) -> None:
+        """The output's own weights, which stand behind the nodes."""
+        role = self.output
+        assert role.gather is not None
+        assert self.reads.gather is not None
+        same_as_reads = signature(role.gather) == signature(self.reads.gather) and role.gather.pattern.word != "edges"
+        if not same_as_reads or (role.gather.norm != "none" and not self.late()) or self.shortcut.prepared:
+            raise Unsaid
+        parts = self.reads_parts()
+        if not parts:
+            return
+        self.init.append(f"self.output = {parts['reads']}")
+
+    def run(self, made: Class, wide: bool, joins: bool) -> None:
+        lines: list[str] = []
+        listed = [role for role in (self.reads, self.shortcut) if role.gather
+                  and (role.apart or (role.gather.norm != "none" and role.kind == "pattern"))
+                  and (role is not self.shortcut or joins)]  # fmt: skip
+        if len(listed) > 1:
+            raise Unsaid
+        own = joins and not self.chained(self.shortcut) and self.shortcut not in listed
+        single = self.reads.kind == "newest" and self.output.kind == "newest" and not own
+        body: list[str] = []
+        late, numbered = bool(listed) and listed[0] is self.reads and self.late(), False
+        if listed:
+            lines.append("sources = []")
+            body, numbered = self.another_source(listed[0], late, single)
+        if not single:
+            lines.append("features = [x]")
+        x = "x" if single or self.reads.kind == "input" else self.source(self.reads)
+        shortcut = ""
+        over = "for node in self:"
+        if self.runs[0].dealt:
+            self.check_dealt()
+            over = "for node, part in zip(self, shortcut.chunk(len(self), 1)):"
+            shortcut = "part"
+            if made.mode != "given":
+                raise Unsaid
+        elif joins:
+            shortcut = self.shortcut_text(made, single)
+        call = unit_call(made, "node.unit", x, shortcut)
+        if (made.ahead or made.behind) and (" if " in shortcut or len(call) > WIDTH - 40):
+            body.append(f"shortcut = {shortcut}")
+            call = unit_call(made, "node.unit", x, "shortcut")
+        if single:
+            body.append(f"x = {call}")
+        else:
+            if late:
+                body += [f"x = {call}", f"sources.append({self.norm(listed[0]).replace('{x}', 'features[-1]')})"]
+                call = "x"
+            body.append(f"features.append({call})")
+        if numbered:
+            over = f"for {self.counter}, node in enumerate(self):"
+        elif any(line.startswith("self.output = ") for line in self.init):
+            over = "for node in list(self)[:-1]:"
+        if self.text.writer.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
+            lines, body = self.paired(lines, body, call, single)
+        behind: list[str] = []
+        if self.fit:
+            if numbered or (listed and not late):
+                raise Unsaid
+            over = f"for node in list(self)[1:{'-1' if '-1' in over or self.output.matched else ''}]:"
+            lines, behind = self.fitted_lines(self.norm(listed[0]) if listed else None)
+        lines += [over, *[f"    {line}" for line in body], *behind]
+        lines.append(f"return {self.leaving(single)}{self.leaving_raw(single)}")
+        if lines[:-1] == ["features = [x]", "for node in self:", "    features.append(node.unit(x))"]:
+            text, branches = lines[-1].partition("features[1:]"), "[node.unit(x) for node in self]"
+            if text[1] and "features" not in text[0] + text[2]:
+                lines = [text[0] + branches + text[2]]
+        self.forward = lines
+
+    def another_source(self, role: Role, late: bool, single: bool) -> tuple[list[str], bool]:
+        """The lines that put the newest feature into a list of sources; and whether they need the node's number."""
+        assert role.gather is not None
+        if role.apart and not single:
+            raise Unsaid
+        newest = "raw" if role.raw and role.apart else "x" if single else "features[-1]"
+        if role.gather.norm == "bn":
+            return [f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
+        return [] if late else [f"sources.append({self.norm(role).replace('{x}', newest)})"], False
+
+    def first(self) -> UnitRun:
+        return next(node.unit for run in self.runs for node in run.nodes)
+
+    def paired(self, lines: list[str], body: list[str], call: str, single: bool) -> tuple[list[str], list[str]]:
+        """The loop over units that give raw forms too."""
+        if single:
+            raw = "raw" if self.shortcut.raw or self.made.gives else "_"
+            return lines, [line if line != f"x = {call}" else f"x, {raw} = {call}" for line in body]
+        if f"features.append({call})" not in body or self.shortcut.raw:
+            raise Unsaid
+        at = body.index(f"features.append({call})")
+        if not self.made.gives:
+            return lines, [*body[:at], f"y, _ = {call}", "features.append(y)", *body[at + 1 :]]
+        lines = [line for line in lines if line != "features = [x]"]
+        start = f"features, raws = [x], [{'raw' if self.made.takes else 'x'}]"
+        more = [f"y, raw = {call}", "features.append(y)", "raws.append(raw)"]
+        return [*lines, start], [*body[:at], *more, *body[at + 1 :]]
+
+    def leaving_raw(self, single: bool) -> str:
+        if not self.made.gives:
+            return ""
+        return ", raw" if single else f", {self.source(self.output, 'raws')}"
+
+    def leaving(self, single: bool) -> str:
+        if self.output.kind == "input":
+            return "x" if not single else self._refuse()
+        return "x" if single else self.source(self.output)
+
+    def _refuse(self) -> str:
+        raise Unsaid
+
+    def shortcut_text(self, made: Class, single: bool) -> str:
+        role = self.shortcut
+        if any(not (node.shortcut and node.shortcut.sources) for run in self.runs for node in run.nodes):
+            raise Unsaid
+        if role.word == "mean" and not self.several:
+            counts = {len(one.sources) for one in role.all}
+            if len(counts) > 1:
+                raise Unsaid
+        if role.matched and not role.apart:
+            if not single:
+                raise Unsaid
+            always = all(node.shortcut and node.shortcut.matches for run in self.runs for node in run.nodes)
+            return "node.shortcut(x)" if always else 'node.shortcut(x) if "shortcut" in node else x'
+        if role.raw and not role.apart:
+            return "raw" if single else self._refuse()
+        if self.chained(role) and not role.prepared:
+            return "x" if single else "features[-1]"
+        return self.source(role)
+
+    def check_dealt(self) -> None:
+        """Each node takes as many channels."""
+        for run in self.runs:
+            found = [taken(node.unit, self.classes) for node in run.nodes]
+            if not same(found) or not found or None in found:
+                raise Unsaid

@@ -1,0 +1,155 @@
+"""How shortcuts join inside units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas_agg.compiler.codegen.classes import Class, Classes
+from nas_agg.compiler.codegen.gather_facts import stateful
+from nas_agg.compiler.codegen.layers import Item
+from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.trace import StepRun, UnitRun
+
+
+def env(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names with their values, as expressions call them."""
+    return {"_in" if name == "in" else name: value for name, value in values.items()}
+
+
+class Joins:
+    """Writes the joins of one unit's class."""
+
+    made: Class
+    runs: list[UnitRun]
+    classes: Classes
+    items: list[Item]
+    names: dict[str, str]
+    used: set[str]
+    channels: str
+    entering: str
+    present: list[bool]
+
+    def attribute(self, wanted: str) -> str:
+        raise NotImplementedError
+
+    def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
+        raise NotImplementedError
+
+    def mode(self) -> str:
+        """How the shortcut joins; and whether it joins at every use."""
+        made = self.made
+        if not made.part.joins:
+            return "none"
+        if self.runs[0].dealt or all(run.joined is None for run in self.runs):
+            if not self.runs[0].dealt:
+                raise Unsaid
+            return "given"
+        if any(run.joined is None for run in self.runs):
+            raise Unsaid
+        self.present = [bool(run.joined.sources) for run in self.runs]  # type: ignore[union-attr]
+        if not any(self.present):
+            return "none"
+        made.optional = not all(self.present)
+        if getattr(self.runs[0], "nested", False):
+            return "given"
+        for run in self.runs:
+            found = run.joined
+            assert found is not None
+            if found.sources and (stateful(found.gather) or [tensor for _, tensor in found.sources] != [run.x]):
+                return "given"
+        return "own"
+
+    def join(self, column: list[StepRun]) -> None:
+        made = self.made
+        if made.mode == "none":
+            return
+        given = "x" if made.mode == "own" else "shortcut"
+        if self.runs[0].dealt:
+            self.items.append(Item(f"{given} + {{x}}", None, 0, True, True))
+            return
+        found = next(run.joined for run in self.runs if run.joined and run.joined.sources)
+        word = found.gather.operator.word
+        infix = True
+        if word == "concat":
+            call, infix = f"torch.cat([{given}, {{x}}], 1)", False
+            self.channels = self.width_of_join(column)
+        elif word == "mean":
+            counts = [len(run.joined.sources) for run in self.runs if run.joined and run.joined.sources]
+            call = f"({given} + {{x}}) / {counts[0] + 1}"
+            if not same(counts):  # the shortcut comes as a list
+                call, infix, made.several = f"mean([*{given}, {{x}}])", False, True
+        elif word == "mixed":
+            number, infix = self.mixed(column), False
+            call = f"{number[0]}({given}, {{x}}, {number[1]})"
+            if number[1] == "0":
+                call = f"torch.cat([{given}, {{x}}], 1)"
+            self.channels = self.width_of_join(column)
+        elif word == "product":
+            call = f"{given} * {{x}}"
+            self.widen(column)
+        else:
+            call = f"{given} + {{x}}"
+        if not made.optional:
+            self.items.append(Item(call, None, 0, True, infix))
+            return
+        if made.mode == "given":
+            self.items.append(Item(call, None, 0, True, True, "shortcut is not None"))
+            return
+        self.items.append(Item(call, ("!residual", self.condition(column)), 0, True, True, "self.residual"))
+
+    def widen(self, column: list[StepRun]) -> None:
+        """The channels behind a product, where the main path is a gate of a single one."""
+        out = [self.classes.channels(step.out) for step in column]
+        if out == [step.local["c"] for step in column]:
+            return
+        if self.made.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
+            raise Unsaid
+        self.channels = self.entering
+
+    def condition(self, column: list[StepRun]) -> str:
+        """When a unit joins its own input, in the names that decide it."""
+        stride = [run.scope["s"] == 1 for run in self.runs]
+        width = [self.classes.channels(run.x) == step.local["c"] for run, step in zip(self.runs, column, strict=True)]
+        both = [a and b for a, b in zip(stride, width, strict=True)]
+        equal = f"in_ == {self.channels}"
+        if "s" in self.names:
+            for values, text in ((both, f"self.residual = s == 1 and {equal}"), (stride, "s == 1")):
+                if values == self.present and not text.endswith("in_ == in_"):
+                    self.used.add("s")
+                    return text.removeprefix("self.residual = ")
+        if width == self.present:
+            return equal
+        raise Unsaid
+
+    def mixed(self, column: list[StepRun]) -> tuple[str, str]:
+        found = [run.joined for run in self.runs if run.joined and run.joined.sources]
+        numbers = [one.values["mixed"] for one in found]
+        if len(found) < len(self.runs):
+            raise Unsaid
+        function = "mixed" if found[0].values["onto"] == "front" else "mixed_back"
+        if same(numbers):
+            return function, str(numbers[0])
+        tree = dict(found[0].gather.operator.numbers)["mixed"].expression.tree()
+        text = self.said(tree, [env(run.scope) for run in self.runs], self.names)
+        self.items.append(Item("", (f"!{(name := self.attribute('summed'))}", text)))
+        return function, f"self.{name}"
+
+    def width_of_join(self, column: list[StepRun]) -> str:
+        """The channels behind a join that appends some: those of the shortcut and some more."""
+        widths = [self.classes.channels(step.out) for step in column]
+        if self.made.optional:
+            raise Unsaid
+        given = [sum(self.classes.channels(t) for _, t in run.joined.sources) for run in self.runs if run.joined]
+        more = [a - b for a, b in zip(widths, given, strict=True)]
+        state = "in_" if self.made.mode == "own" else "state"
+        self.made.state = state == "state"
+        if more == [step.local["c"] for step in column]:
+            return f"{state} + {self.channels}"
+        if same(more):
+            return f"{state} + {more[0]}"
+        for name, text in self.names.items():
+            if more == [run.scope.get(name) for run in self.runs]:
+                self.used.add(name)
+                return f"{state} + {text}"
+        raise Unsaid

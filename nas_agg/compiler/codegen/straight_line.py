@@ -1,0 +1,57 @@
+"""The plain form: every operation of the graph written out, for networks that no shorter text says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nas_agg.compiler.codegen.text import fitted
+from nas_agg.graph.graph import Graph
+
+_PUT = '''def put(network, path, part):
+    """Puts a module or a parameter at its path."""
+    *around, name = path.split(".")
+    for inner in around:
+        if inner not in network._modules:
+            network.add_module(inner, nn.Module())
+        network = network._modules[inner]
+    setattr(network, name, part)
+
+
+def get(network, path):
+    """The module or parameter at a path."""
+    for name in path.split("."):
+        network = getattr(network, name)
+    return network
+'''
+
+
+def flat(graph: Graph) -> list[str]:
+    """The parts of a file that computes a graph, one line an operation."""
+    made, lines = [], []
+    for i, (op, inputs, path) in enumerate(zip(graph.ops, graph.inputs, graph.paths, strict=True)):
+        if not inputs:
+            continue
+        if op.stateful and graph.shared.get(i, i) == i:
+            module = op.module()
+            if module is None:
+                text = f"nn.Parameter(torch.full(({op.channels}, 1, 1), {op.start!r}))"  # type: ignore[attr-defined]
+            else:
+                text = call(f"nn.{module[0]}", *module[1], **module[2])
+            made += fitted(f'put(self, "{path}", {text})', 8)
+        lines += fitted(f"x{i} = " + op.call(f'get(self, "{path}")', *[f"x{source}" for source in inputs]), 8)
+    body = [
+        "class Network(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        *made,
+        "",
+        "    def forward(self, x0):",
+        *lines,
+        f"        return x{graph.output}.flatten(1)",
+    ]
+    return [_PUT, "\n".join(body)]
+
+
+def call(function: str, *values: Any, **options: Any) -> str:
+    """The text of a call."""
+    return f"{function}({', '.join([*map(str, values), *[f'{name}={value}' for name, value in options.items()]])})"

@@ -1,0 +1,155 @@
+"""The frame of an emitted file, and its lines as `ruff format` leaves them."""
+
+from __future__ import annotations
+
+import textwrap
+
+from nas_agg.expansion.costs import Cost
+from nas_agg.language.genotype import Genotype
+
+WIDTH = 120
+
+
+def file(genotype: Genotype, cost: Cost, title: str, about: str, parts: list[str]) -> str:
+    """A whole file: docstring, imports, the network's classes, `build`, and a check of itself.
+
+    Args:
+        genotype: What is emitted.
+        cost: Of it.
+        title: The network's name.
+        about: A line on what it is and where it comes from.
+        parts: Helpers and classes, the last of which is `Network`.
+    """
+    body = "\n\n\n".join(part.strip("\n") for part in parts)
+    frame = _FRAME.format(input=", ".join(map(str, genotype.input)), classes=genotype.classes, params=cost.params)
+    used = body + frame
+    imports = ["import json", "import sys"]
+    if "math." in used:
+        imports.append("import math")
+    if "OrderedDict(" in used:
+        imports.append("from collections import OrderedDict")
+    if "reduce(" in used:
+        imports.append("from functools import reduce")
+    imports = sorted(imports, key=lambda line: (line.startswith("from"), line))
+    imports += ["", "import torch"]
+    if "F." in body:
+        imports.append("import torch.nn.functional as F")
+    imports.append("from torch import nn")
+    return "\n".join([_docstring(genotype, cost, title, about), *imports, "", "", body, "", "", frame])
+
+
+def _docstring(genotype: Genotype, cost: Cost, title: str, about: str) -> str:
+    channels, height, width = genotype.input
+    lines = [_plain(title) or f"A network of {cost.params:,} parameters.", ""]
+    if about:
+        lines += textwrap.wrap(_plain(about), WIDTH - 1)
+    size = f"{channels}x{height}x{width}, {genotype.classes} classes"
+    lines.append(f"Images of {size}; {cost.params:,} parameters, {cost.macs:,} multiply-adds an image.")
+    return '"""' + "\n".join(lines) + '\n"""\n'
+
+
+def _plain(text: str) -> str:
+    """Text that can stand in a docstring."""
+    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+
+
+def fitted(text: str, indent: int) -> list[str]:
+    """A statement in lines of at most 120 characters: broken at its first brackets where it is longer."""
+    pad = " " * indent
+    if len(pad + text) <= WIDTH:
+        return [pad + text]
+    spans = _brackets(text)
+    for begin, end in reversed(spans) if text.startswith(("return ", "assert ")) or "=" in text else spans:
+        if text[end + 1 :] not in ("", ":", ","):
+            continue
+        inner = text[begin + 1 : end]
+        lines = [pad + text[: begin + 1]]
+        items = split(inner)
+        if len(pad) + 4 + len(inner) <= WIDTH and "\n" not in inner:
+            lines.append(f"{pad}    {inner}")
+        elif (loop := outside(inner).find(" for ")) > 0:
+            for part in [*choices(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
+                lines += fitted(part, indent + 4)
+        else:
+            for item in items:
+                lines.extend(fitted(f"{item},", indent + 4))
+        lines.append(pad + text[end:])
+        return lines
+    return [pad + text]
+
+
+def choices(text: str, width: int) -> list[str]:
+    """An expression in parts of their own line: a choice that is longer than a line has three."""
+    if_, else_ = outside(text).find(" if "), outside(text).find(" else ")
+    if len(text) <= width or if_ < 0:
+        return [text]
+    return [text[:if_], text[if_ + 1 : else_], text[else_ + 1 :]]
+
+
+def _brackets(text: str) -> list[tuple[int, int]]:
+    """The outermost pairs of brackets."""
+    found, depth, begin = [], 0, 0
+    for i, sign in enumerate(text):
+        if sign in "([{":
+            if not depth:
+                begin = i
+            depth += 1
+        elif sign in ")]}":
+            depth -= 1
+            if not depth:
+                found.append((begin, i))
+    return found
+
+
+def outside(text: str) -> str:
+    """A text with dots in the place of what stands in brackets."""
+    for begin, end in _brackets(text):
+        text = text[:begin] + "." * (end + 1 - begin) + text[end + 1 :]
+    return text
+
+
+def split(text: str) -> list[str]:
+    """The items of a list that is written with commas."""
+    found, depth, begin = [], 0, 0
+    for i, sign in enumerate(text):
+        depth += (sign in "([{") - (sign in ")]}")
+        if sign == "," and not depth:
+            found.append(text[begin:i].strip())
+            begin = i + 1
+    return [*found, text[begin:].strip()] if text[begin:].strip() else found
+
+
+_FRAME = '''def build(weights=None):
+    """The network, with weights as PyTorch starts them, or with those of a safetensors file."""
+    network = Network()
+    if weights is not None:
+        network.load_state_dict(read(weights, network.state_dict()))
+    return network
+
+
+def read(path, wanted):
+    """The tensors of a safetensors file: an eight-byte length, a JSON header, then the numbers of all tensors."""
+    with open(path, "rb") as file:
+        data = memoryview(file.read())
+    start, kinds = 8 + int.from_bytes(data[:8], "little"), {{torch.float32: "F32", torch.int64: "I64"}}
+    try:
+        header = json.loads(bytes(data[8:start]))
+        header.pop("__metadata__", None)
+        parts = {{name: bytearray(data[start:][slice(*e["data_offsets"])]) for name, e in header.items()}}
+        found = {{name: [e["dtype"], e["shape"], f"{{len(parts[name])}} bytes"] for name, e in header.items()}}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError(f"{{path}}: not a safetensors file") from None
+    right = {{name: [kinds[t.dtype], [*t.shape], f"{{t.nbytes}} bytes"] for name, t in wanted.items()}}
+    for name in sorted(found.keys() | right.keys()):
+        if found.get(name) != right.get(name):
+            raise ValueError(f"{{path}}: '{{name}}' is {{found.get(name)}}, and {{right.get(name)}} is wanted")
+    return {{name: torch.frombuffer(parts[name], dtype=wanted[name].dtype).view(right[name][1]) for name in right}}
+
+
+if __name__ == "__main__":
+    network = build(*sys.argv[1:2]).eval().requires_grad_(False)
+    params = sum(parameter.numel() for parameter in network.parameters())
+    logits = network(torch.randn(2, {input}))
+    assert params == {params} and logits.shape == (2, {classes}) and logits.isfinite().all()
+    print(f"{{__doc__.strip()}}\\nTwo random images give logits of shape {{tuple(logits.shape)}}, all finite.")
+'''

@@ -1,0 +1,261 @@
+"""Units as classes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.compiler.codegen.classes import Class
+from nas_agg.compiler.codegen.inside import Inside
+from nas_agg.compiler.codegen.joins import env
+from nas_agg.compiler.codegen.layers import Item, layer
+from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
+from nas_agg.compiler.codegen.text import WIDTH
+from nas_agg.compiler.codegen.trace import StepRun, UnitRun
+from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
+
+if TYPE_CHECKING:
+    from nas_agg.compiler.codegen.writer import Writer
+
+
+class UnitText(Inside):
+    """The text of one unit's class."""
+
+    def __init__(self, writer: Writer, made: Class):
+        self.writer, self.made, self.classes = writer, made, writer.classes
+        self.runs: list[UnitRun] = made.runs
+        self.root = made is writer.classes.root
+        unit: Sequence = made.part
+        self.names = {} if self.root else self.free(unit.free)
+        self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
+        self.used: set[str] = set()
+        self.init: list[str] = []
+        self.items: list[Item] = []
+        self.attributes = {label for label, _ in unit.steps}
+        self.locals = 0
+
+    def free(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The names that are arguments; those of one value are numbers, but for the width."""
+        found = {}
+        for name in names:
+            values = [run.scope.get(name) for run in self.runs]
+            if None not in values and (name == "w" or not same(values)):
+                found[name] = self.classes.text(name)
+        return found
+
+    def write(self) -> None:
+        made, runs = self.made, self.runs
+        made.mode = self.mode()
+        steps = made.part.steps
+        for k in range(made.sliced, len(steps)):
+            column = [run.steps[k] for run in runs]
+            self.step(column[0].label, column, self.names, k == len(steps) - 1)
+            if k in made.raw_at:
+                self.items.append(Item("raw"))
+        made.args = sorted(self.used, key=lambda name: ("nwgs".find(name) if name in "nwgs" else 9, name))
+        level = not made.sliced and all(self.classes.channels(run.x) == self.classes.channels(run.out) for run in runs)
+        made.out = "in_" if level and "self." in self.channels else self.channels
+        made.out_line = f"self.out = {made.out}"
+        made.doc = ""
+        sequential = not self.root and self.sequential()
+        for item in self.items:
+            if item.module and not item.module[1]:
+                self.init.append(item.module[0])
+            elif item.module and (sequential or item.call.startswith("self.") or item.module[0].startswith("!")):
+                self.init.append(f"self.{item.module[0].lstrip('!')} = {item.module[1]}")
+        made.lines = self.init
+        if sequential:
+            made.base = "nn.Sequential"
+        else:
+            made.forward = self.forward()
+
+    def sequential(self) -> bool:
+        """Whether a unit is modules in a row; a join ahead of them or behind is then written by the callers."""
+
+        def modules(items: list[Item]) -> bool:
+            return bool(items) and all(item.module and not item.module[0].startswith("!") for item in items)
+
+        made = self.made
+        if made.gives and made.mode == "none" and not made.takes:
+            *ahead, last = [item for item in self.items if item.call != "raw"]
+            if last.pair and self.items[-1].call == "raw" and last.call.endswith("({x})") and modules(ahead):
+                assert last.module is not None
+                self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
+                return True
+        if made.gives or made.takes or made.raw_at:
+            return False
+        joins = [k for k, item in enumerate(self.items) if "shortcut" in item.call]
+        if made.mode == "given" and len(joins) == 1 and not made.state and not getattr(self.runs[0], "nested", False):
+            ahead, behind = self.items[: joins[0]], self.items[joins[0] :]
+            if not ahead and modules(behind[1:]) and not made.optional:
+                self.items, made.ahead = behind[1:], behind[:1]
+                return True
+            if modules(ahead) and not any("self." in item.call or "!" in str(item.module) for item in behind):
+                self.items, made.behind = ahead, behind
+                return True
+        return made.mode == "none" and (modules(self.items) or (made.sliced and not self.items))
+
+    # ------------------------------------------------------------------ steps
+
+    def step(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool = False) -> None:
+        step = column[0].step
+        if self.raw(column):
+            self.child(label, column)
+        elif isinstance(step, WordUse):
+            self.word(label, column, names, last)
+        elif isinstance(step, Join):
+            self.join(column)
+        elif all(run.x == run.out for run in column):
+            if any(self.classes.stateful(run) for run in column):
+                raise Unsaid
+        elif isinstance(step, Sequence) and self.simple(step) and not any(map(self.classes.stateful, column)):
+            self.inline(label, [run.run for run in column], names)  # type: ignore[misc]
+        elif isinstance(step, Aggregate) and self.single(step, column):
+            self.inline(label, [run.run.nodes[0].unit for run in column], self.unbound(step))  # type: ignore[union-attr]
+        elif not (isinstance(step, Sequence) and self.short(label, column)):
+            self.child(label, column)
+
+    def raw(self, column: list[StepRun]) -> bool:
+        """Whether what is inside gives or takes raw forms."""
+        made = self.classes.of.get(id(column[0].run))
+        return made is not None and (made.gives or made.takes)
+
+    def attribute(self, wanted: str) -> str:
+        while wanted in self.attributes:
+            wanted += "_"
+        self.attributes.add(wanted)
+        return wanted
+
+    def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
+        known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
+        if self.made.sliced:
+            del known["_in"]
+        found = Said(tree, uses, known)
+        self.used |= found.used - {"_in", "c"}
+        return found.text
+
+    def word(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool) -> None:
+        fields = dict(column[0].step.numbers)
+        fixed = dict(column[0].step.fixed)
+        uses = [env(run.local) for run in column]
+
+        def say(field: str) -> str:
+            if field in fields:
+                return self.said(fields[field].expression.tree(), uses, names)
+            value = fixed[field]
+            return repr(float(value)) if isinstance(value, Fraction) else str(value)
+
+        tape = self.classes.traced.tape
+        ops = [[tape.ops[i] for i in run.ops] for run in column]
+        made = layer(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.writer)
+        if made is None:
+            return
+        if made.out is not None:
+            made = made._replace(out=self.width(made.out, column))
+            if made.out != self.channels and re.fullmatch(r"c\d*", made.out or "") and made.item.module:
+                said, name = self.width_text, made.out or ""
+                self.items.append(Item("", (f"{name} = {said}", "")))
+                head, text = made.item.module
+                made = made._replace(item=made.item._replace(module=(head, _instead(text, said, name))))
+            self.channels = made.out or ""
+        self.items.append(made.item)
+
+    def width(self, text: str, column: list[StepRun]) -> str:
+        """How a width is called from here on: a long text gets a name of its own."""
+        if self.root:
+            return str(self.classes.channels(column[0].out))
+        if all(run.local["c"] == self.classes.channels(run.out) for run in column) and text == self.channels:
+            return text
+        if re.fullmatch(r"[\w.]+|\d+ \* \w+", text):
+            return text
+        self.locals += 1
+        self.width_text = text
+        return f"c{self.locals if self.locals > 1 else ''}"
+
+    # ------------------------------------------------------------------ what is inside
+
+    def child(self, label: str, column: list[StepRun]) -> None:
+        step = column[0].step
+        if not isinstance(step, Sequence) and self.listed(label, column):
+            return
+        made = self.writer.written(self.classes.of[id(column[0].run)])
+        runs = [run.run for run in column]
+        if any(self.classes.of.get(id(run)) is not made for run in runs):
+            raise Unsaid
+        text = self.writer.call(made, self.channels, runs, column, self)
+        joins = made.mode == "given"
+        if joins and self.made.mode not in ("given", "own"):
+            raise Unsaid
+        given = "x" if self.made.mode == "own" else "shortcut"
+        if joins and self.made.optional:
+            raise Unsaid
+        further = (f", {given}" if joins else "") + (", raw" if made.takes else "")
+        mark = "!" if joins or made.gives or made.takes else ""
+        pair = {True: "raw", False: "_"}[made.gives and column[0].label in self.kept()] if made.gives else ""
+        self.items.append(Item(f"self.{label}({{x}}{further})", (mark + label, text), 1, pair=pair))
+        self.channels = self.child_width(label, made, text, column)
+
+    def kept(self) -> set[str]:
+        """The steps whose raw form is kept."""
+        return {label for k, (label, _) in enumerate(self.made.part.steps) if k in self.made.raw_at}
+
+    def child_width(self, label: str, made: Class, text: str, column: list[StepRun]) -> str:
+        if self.root:
+            return str(self.classes.channels(column[0].out))
+        widths = [self.classes.channels(run.out) for run in column]
+        known = {self.entering: "in", **{name: own for own, name in self.names.items()}}
+        same_as = [text for text, own in known.items() if widths == [run.local.get(own) for run in column]]
+        self.used |= {name for name, text in self.names.items() if text in same_as[:1]}
+        return self.writer.out(made, text, (same_as or [f"self.{label}.out"])[0])
+
+    # ------------------------------------------------------------------ forward
+
+    def forward(self) -> list[str]:
+        """The lines of the forward."""
+        made = self.made
+        keep = made.mode == "own"
+        variable, lines, text, infix, heavy = "x", [], "x", False, 0
+        out = "y" if keep else "x"
+        items, paired = [item for item in self.items if item.call], False
+        for item in items:
+            if item.call == "raw":
+                if not paired:
+                    lines.append(f"raw = {text}")
+                    variable = text = "raw"
+                    infix, heavy = False, 0
+                continue
+            paired = bool(item.pair)
+            longer = len(item.call) + len(text) > WIDTH - 24
+            if text != variable and (item.heavy + heavy > 3 or longer or item.test):
+                lines.append(f"{out} = {text}")
+                variable = text = out
+                infix, heavy = False, 0
+            if item.test:
+                call = item.call.replace("{x}", text)
+                text, infix, heavy = f"{call} if {item.test} else {text}", True, 3
+                continue
+            text = item.call.replace("{x}", f"({text})" if infix and item.bare else text)
+            infix, heavy = item.infix, heavy + item.heavy
+            if item.pair:
+                lines.append(f"{out}, {item.pair} = {text}")
+                variable = text = out
+                infix, heavy = False, 0
+        if self.root and not (items and "flatten(1))" in items[-1].call and not items[-1].call.endswith("]")):
+            text = (f"({text})" if infix else text) + ".flatten(1)"
+        given = {"given": ", shortcut=None" if made.optional else ", shortcut"}.get(made.mode, "")
+        given += ", raw" if made.takes else ""
+        if made.gives and lines and lines[-1].startswith("x, raw = ") and text == "x":
+            return [f"def forward(self, x{given}):", *[f"    {x}" for x in lines[:-1]], f"    return {lines[-1][9:]}"]
+        head = f"def forward(self, x{given}):"
+        text += ", raw" if made.gives else ""
+        return [head, *[f"    {line}" for line in lines], f"    return {text}"]
+
+
+def _instead(text: str, said: str, name: str) -> str:
+    """A call in which a long width has its name."""
+    text = re.sub(rf"(?<!\w)\({re.escape(said)}\)", name, text)
+    if re.fullmatch(r"[a-z.]+\([^()]*\)", said):
+        text = text.replace(said, name)
+    return text.replace(f", {said},", f", {name},", 1).replace(f", {said})", f", {name})", 1)

@@ -1,0 +1,378 @@
+"""The nodes of an aggregate, written out one by one: who reads whom, and what joins.
+
+Features are T_0, what enters an aggregate, and T_l, what node l makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from nas_agg.common.errors import GenotypeError, placed
+from nas_agg.expansion.scope import Own
+from nas_agg.graph.graph import Tape
+from nas_agg.graph.primitives import Primitive, Scale, Shape, text
+from nas_agg.language.layers import norm_groups
+from nas_agg.language.operators import Operator, Sum
+from nas_agg.language.patterns import Edges
+from nas_agg.language.resolved import SOURCES, Aggregate, Gather, Sequence
+
+Scope = Mapping[str, Any]
+
+
+class UnitExpander(Protocol):
+    """Writes units on a tape: the expansion around an aggregate."""
+
+    tape: Tape
+
+    def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
+        """Write a unit behind tensor ``x`` and give its output."""
+
+
+class Joining:
+    """The shortcut of a node, which joins where `join` stands."""
+
+    def __init__(self, gathered: Callable[[int | None], int | None]):
+        self.gathered = gathered
+
+    def join(self, x: int) -> int:
+        joined = self.gathered(x)
+        return x if joined is None else joined
+
+    def dealt(self, tape: Tape) -> Dealt | None:
+        total = self.gathered(None)
+        return None if total is None else Dealt(tape, total)
+
+
+class Dealt:
+    """A shortcut dealt out to the nodes of an inner aggregate, slice by slice of channels."""
+
+    def __init__(self, tape: Tape, total: int):
+        self.tape, self.total, self.used = tape, total, 0
+
+    def join(self, x: int) -> int:
+        width, have = self.tape.shapes[x][0], self.tape.shapes[self.total][0]
+        if self.used + width > have:
+            raise GenotypeError(f"the shortcut's {have} channels are used up, and {width} more are wanted here")
+        part = self.tape.slice(self.total, self.used, width)
+        self.used += width
+        return Sum.join(self.tape, [part], x)
+
+    def dealt(self, tape: Tape) -> Dealt:
+        return self
+
+    def check_used(self) -> None:
+        have = self.tape.shapes[self.total][0]
+        if self.used < have:
+            raise GenotypeError(f"of the shortcut's {have} channels {have - self.used} are left over")
+
+
+Shortcut = Joining | Dealt | None
+
+
+class Gathered(NamedTuple):
+    """What a position of an aggregate gathered.
+
+    Attributes:
+        gather: What is said.
+        position: Who gathers: a node, or n + 1 for what leaves.
+        join: Whether it is a shortcut.
+        scope: The names at this node.
+        path: Of the gather's own parameters.
+        asked: The features that its pattern names, by number.
+        main: The tensor of the main path, which is used as it is.
+        sources: The other features, in raw form or matched if so said, as (number, tensor).
+        values: The numbers of its operator.
+        tensor: What came of it; None if there was nothing to gather.
+    """
+
+    gather: Gather
+    position: int
+    join: bool
+    scope: Scope
+    path: str
+    asked: list[int]
+    main: int | None
+    sources: list[tuple[int, int]]
+    values: dict[str, Any]
+    tensor: int | None
+
+
+class Nodes:
+    """The expansion of one aggregate at one place."""
+
+    def __init__(self, run: UnitExpander, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
+        self.run_, self.tape, self.aggregate, self.path = run, run.tape, aggregate, path
+        channels, height, _ = self.tape.shapes[x]
+        self.outer = {**scope, "in": channels, "h": height}
+        self.let = dict(aggregate.let)
+        self.features = [x]
+        self.matched: dict[tuple, int] = {}
+        self.read: set[int] = set()
+        self.shortcut = shortcut if aggregate.joins else None
+        self.n = self.count()
+
+    def count(self) -> int:
+        aggregate = self.aggregate
+        if aggregate.nodes is None:
+            n = len(aggregate.units) if aggregate.each else 1
+        else:
+            n = aggregate.nodes.value(Own(self, None))
+        if aggregate.nodes is not None and aggregate.each and n != len(aggregate.units):
+            raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
+        for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
+            if type(value) is tuple and len(value) != n:
+                place = value[0].where.rsplit("[", 1)[0] if value else aggregate.where  # type: ignore[union-attr]
+                raise GenotypeError(f"a list of {len(value)}, and the number of nodes is {n}", place)
+        return n
+
+    def run(self) -> int:
+        aggregate, features = self.aggregate, self.features
+        self.check_rows()
+        dealt = self.shortcut.dealt(self.tape) if self.shortcut else None
+        scope: Scope = self.outer
+        for l in range(1, self.n + 1):
+            unit = aggregate.units[l - 1] if aggregate.each else aggregate.units[0]
+            path = f"{self.path}.{l - 1}"
+            self.tape.spend(20 + 4 * aggregate.work)
+            try:
+                scope = self.scope(l)
+                x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
+                if x is None:
+                    raise GenotypeError("reads nothing", aggregate.reads.where)
+                features.append(
+                    self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt))
+                )
+            except GenotypeError as error:
+                raise error.within(f"node {l}") from None
+        if dealt and isinstance(self.shortcut, Joining):
+            try:
+                dealt.check_used()
+            except GenotypeError as error:
+                raise GenotypeError(error.what, aggregate.where) from None
+        return self.leaving(scope if self.n else self.scope(0))
+
+    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: Dealt | None) -> Shortcut:
+        gather = self.aggregate.shortcut
+        if gather is None:
+            return dealt
+        if not unit.joins:
+            if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
+                raise GenotypeError(
+                    f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]"
+                )
+            return None
+
+        def gathered(main: int | None) -> int | None:
+            if main is None and not gather.how.dealt:
+                raise GenotypeError("only a sum can be dealt out to inner nodes", f"{gather.where}.operator")
+            found = self.gather(gather, l, main, scope, f"{path}.shortcut", join=True)
+            if found is None or found == main:
+                self.tape.notes.append(f"{gather.where}: node {l} has no source to join")
+            return found
+
+        return Joining(gathered)
+
+    def check_rows(self) -> None:
+        rows = ((self.aggregate.reads, (0, 1)), (self.aggregate.shortcut, (0,)), (self.aggregate.output, None))
+        for gather, further in rows:
+            if gather is None or gather.pattern.kind is not Edges:
+                continue
+            have = len(dict(gather.pattern.fixed)["edges"])
+            wanted = {1} if further is None else {self.n + more for more in further}
+            if have not in wanted:
+                said = " or ".join(str(number) for number in sorted(wanted))
+                raise GenotypeError(f"{have} rows, and {said} wanted", f"{gather.pattern.where}.edges")
+
+    def leaving(self, scope: Scope) -> int:
+        """What leaves: said by `output`, else what a node n + 1 would have read."""
+        aggregate, position, path = self.aggregate, self.n + 1, f"{self.path}.output"
+        gather = aggregate.output
+        if gather is not None and gather.pattern.kind is Edges:
+            row = dict(gather.pattern.fixed)["edges"][0]
+            sources: Iterable[int] | None = _row(row, position, gather)
+        elif gather is None and aggregate.reads.pattern.kind is Edges:
+            rows = dict(aggregate.reads.pattern.fixed)["edges"]
+            unread = [i for i in range(position) if i not in self.read]
+            sources = unread if len(rows) == self.n else None
+        else:
+            sources = None
+        gather = gather or aggregate.reads
+        found = self.gather(gather, position, None, scope, path, sources=sources)
+        if found is None:
+            raise GenotypeError("nothing leaves", gather.where)
+        return found
+
+    # ------------------------------------------------------------------ names
+
+    def scope(self, l: int) -> dict[str, Any]:
+        """The names that a node's unit and gathers need."""
+        own = Own(self, l)
+        scope = dict(self.outer)
+        for name in self.aggregate.needed:
+            try:
+                scope[name] = own[name]
+            except KeyError:
+                scope.pop(name, None)  # said where it is used, if it is
+        return scope
+
+    # ------------------------------------------------------------------ gathers
+
+    def gather(
+        self,
+        gather: Gather,
+        position: int,
+        main: int | None,
+        scope: Scope,
+        path: str,
+        join: bool = False,
+        sources: Iterable[int] | None = None,
+    ) -> int | None:
+        """The tensor that a position gathers, or None if there is nothing to gather.
+
+        Args:
+            gather: What is said.
+            position: Who gathers.
+            main: The main path that the sources join, for a shortcut.
+            scope: The names at this node.
+            path: Of the gather's own parameters.
+            join: Whether this is a shortcut: then no feature read is a main path.
+            sources: The features, where no pattern says them.
+        """
+        try:
+            values = gather.operator.values(scope) if gather.operator.numbers else dict(gather.operator.fixed)
+            if sources is None:
+                pattern = gather.pattern
+                sources = pattern.kind.sources(position, **pattern.values(scope))  # type: ignore[attr-defined]
+        except GenotypeError as error:
+            raise placed(error, gather.pattern.where) from None
+        asked = list(sources)
+        sources = list(asked)
+        self.tape.spend(len(sources))
+        features = self.passed(gather, asked, scope, path) if gather.each else self.features
+        if not join:
+            if gather is self.aggregate.reads:
+                self.read.update(sources)
+            if position - 1 in sources:
+                main = features[position - 1]
+                sources.remove(position - 1)
+        role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
+        tensors = [(i, features[i]) for i in sources]
+        tensors = self.fitted(gather, role, tensors, main, values, path) if sources else []
+        found = self.joined(gather, tensors, main, values, scope, path) if tensors else main
+        self.gathered(Gathered(gather, position, join, scope, path, asked, main, tensors, values, found))
+        return found
+
+    def passed(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
+        """The features behind `each`: written at one path for all, so that they have its weights in common."""
+        tape, found = self.tape, {}
+        weights: dict[str, Primitive] = {}
+        for source in sources:
+            begin = len(tape.ops)
+            found[source] = self.each(gather, source, scope, path)
+            for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
+                if op.stateful and weights.setdefault(place, op) != op:
+                    shapes = [text(tape.shapes[self.features[i]]) for i in (sources[0], source)]
+                    raise GenotypeError(
+                        f"the same weights are wanted for all, and feature {sources[0]} is {shapes[0]}, "
+                        f"feature {source} is {shapes[1]}",
+                        f"{gather.where}.each",
+                    )
+        return found
+
+    def each(self, gather: Gather, source: int, scope: Scope, path: str) -> int:
+        """One feature behind `each`."""
+        return self.run_.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
+
+    def gathered(self, found: Gathered) -> None:
+        """Is told what each position gathered; for those who look on."""
+
+    def joined(
+        self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, scope: Scope, path: str
+    ) -> int:
+        """Sources with their norms, weights and gates, joined."""
+        tape = self.tape
+        start = float(gather.start.value({**scope, SOURCES: len(tensors)})) if gather.start else 0.0
+        changed = gather.norm != "none" or gather.weight or gather.how.prepare is not Operator.prepare
+        prepared = [tensor for _, tensor in tensors]
+        for k, (source, tensor) in enumerate(tensors if changed else ()):
+            if gather.norm != "none":
+                tape.path = f"{path}.norms.{source}"
+                channels = tape.shapes[tensor][0]
+                tensor = tape.normalised(tensor, norm_groups(gather.norm, channels))
+            if gather.weight:
+                tape.path = f"{path}.weights.{k}"
+                tensor = tape.add(Scale(tape.shapes[tensor][0], start), tensor)
+            tape.path = f"{path}.gates.{k}"
+            prepared[k] = gather.how.prepare(tape, tensor, "")
+        tape.path = path
+        try:
+            return gather.how.join(tape, prepared, main, **values)
+        except GenotypeError as error:
+            raise placed(error, gather.where) from None
+
+    def fitted(
+        self, gather: Gather, role: str, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str
+    ) -> list[tuple[int, int]]:
+        """Each source's raw form if so said, and through `match` where it does not fit."""
+        tape = self.tape
+        tape.path = path
+        if gather.raw:
+            tensors = [(i, tape.raw(tensor)) for i, tensor in tensors]
+        target = tape.shapes[main if main is not None else tensors[-1][1]]
+        if all(
+            gather.how.fits(shape, target, len(tensors) == 1, **values)
+            for shape in {tape.shapes[t] for _, t in tensors}
+        ):
+            return tensors
+        found = []
+        for source, tensor in tensors:
+            shape = tape.shapes[tensor]
+            if not gather.how.fits(shape, target, len(tensors) == 1, **values):
+                if gather.match == "skip":
+                    continue
+                if gather.match is None:
+                    raise GenotypeError(
+                        f"feature {source}, {text(shape)}, does not fit {text(target)}: say a 'match'", gather.where
+                    )
+                width = gather.how.width(shape, target, **values)
+                tensor = self.match(gather, role, source, tensor, width, target, path)
+                made = tape.shapes[tensor]
+                if not gather.how.fits(made, target, len(tensors) == 1, **values):
+                    raise GenotypeError(
+                        f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}",
+                        gather.where,
+                    )
+            found.append((source, tensor))
+        return found
+
+    def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
+        """A source through `match`: once for each source and shape, and for each gather that says it."""
+        tape = self.tape
+        key = (role, source, tensor, width, target[1:])
+        if key not in self.matched:
+            _, h, w = tape.shapes[tensor]
+            ratio = max(-(-h // target[1]), -(-w // target[2]))
+            tape.spend(4 * self.aggregate.work)
+            own = Own(self, None)
+            scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
+            for name in gather.match.free:  # type: ignore[union-attr]
+                if name not in ("w", "s"):
+                    try:
+                        scope[name] = own[name]
+                    except KeyError:
+                        scope.pop(name, None)
+            scope.update(w=width, s=ratio)
+            self.matched[key] = self.run_.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
+        return self.matched[key]
+
+
+def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:
+    for source in row:
+        if not 0 <= source < position:
+            raise GenotypeError(
+                f"reads feature {source}; there are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]"
+            )
+    if len(set(row)) < len(row):
+        raise GenotypeError("names a feature twice", f"{gather.pattern.where}.edges[0]")
+    return sorted(row)

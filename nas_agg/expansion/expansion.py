@@ -1,0 +1,191 @@
+"""Genotype -> graph: units and aggregates are written out, node by node.
+
+Aggregates are in `nodes.py`. A unit without a join depends only on the shape
+that enters it and on the names it uses, so it is expanded once for all places where these are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from nas_agg.common.errors import GenotypeError, placed
+from nas_agg.expansion.aggregates import Nodes, Scope, Shortcut
+from nas_agg.graph.graph import MAX_STEPS, Graph, Tape
+from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, text
+from nas_agg.language.genotype import Genotype
+from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
+from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import forget as forget_names
+
+
+def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape) -> Graph:
+    """The graph of a genotype.
+
+    Args:
+        genotype: A genotype without open names.
+        tape: What it is written on, made for the image.
+
+    Returns:
+        The live graph of shaped primitives.
+
+    Raises:
+        GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
+    """
+    run = Expansion(tape(genotype.input))
+    try:
+        output = run.network(Names(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
+    except RecursionError:
+        raise GenotypeError("nested too deep, or numbers that need one another in too long a chain", "net") from None
+    shape = run.tape.shapes[output]
+    if shape != (genotype.classes, 1, 1):
+        raise GenotypeError(
+            f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net"
+        )
+    return run.tape.graph(output)
+
+
+class _Written(NamedTuple):
+    """What a unit wrote, relative to its first tensor; -1 is what entered."""
+
+    ops: list
+    inputs: list[tuple[int, ...]]
+    shapes: list[Shape]
+    paths: list[str]
+    norms: list[tuple[int, int, int]]
+    reads: int
+    output: int
+
+
+MAX_WRITTEN = 200_000  # operations kept, to be written again
+
+_written: dict[tuple, _Written] = {}
+_kept = 0
+_SEEN_THROUGH = (Cat, Slice, Norm, Act)
+
+
+def forget() -> None:
+    """Empties what is kept of earlier genotypes, so that the next is expanded as if it were the first."""
+    global _kept
+    _written.clear()
+    _kept = 0
+    forget_names()
+
+
+class Expansion:
+    """The expansion of a network; what draws or writes networks looks on by a kind of `Nodes` of its own.
+
+    Args:
+        tape: What is written on.
+    """
+
+    nodes: type[Nodes] = Nodes
+
+    def __init__(self, tape: Tape):
+        self.tape = tape
+
+    def network(self, net: Sequence, scope: dict[str, Any]) -> int:
+        x, entering = 0, self.tape.shapes[0][0]
+        for i, (label, step) in enumerate(net.steps):
+            where = f"net[{i}]"
+            try:
+                x = self.step(label, step, x, scope, label, entering, None)
+            except GenotypeError as error:
+                if error.where.startswith(where):
+                    raise
+                raise (error.within(where) if error.where else GenotypeError(error.what, where, error.used)) from None
+        return x
+
+    # ------------------------------------------------------------------ units
+
+    def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
+        """Runs a unit behind tensor x; `in` begins anew."""
+        entering = self.tape.shapes[x][0]
+        for part in unit.parts or (unit,):
+            if part.joins:
+                for label, step in part.steps:
+                    x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)
+            else:
+                x = self.closed(part, x, scope, path, entering)
+        return x
+
+    def closed(self, part: Sequence, x: int, scope: Scope, path: str, entering: int) -> int:
+        """Runs steps without a join, or writes again what they wrote before."""
+        tape = self.tape
+        opaque = not isinstance(tape.ops[x], _SEEN_THROUGH)
+        key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free])
+        known = _written.get(key)
+        if known is not None:
+            return self.again(known, x, path)
+        start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
+        tape.lowest = MAX_STEPS
+        tape.spend(5 * len(part.steps))
+        output = x
+        for label, step in part.steps:
+            output = self.step(label, step, output, scope, f"{path}.{label}", entering, None)
+        seen = tape.lowest
+        if (seen >= start or (opaque and seen == x)) and len(tape.notes) == notes:
+            self.remember(key, x, start, output, tape.reads - reads, path)
+        tape.lowest = min(lowest, seen)
+        return output
+
+    def remember(self, key: tuple, x: int, start: int, output: int, reads: int, path: str) -> None:
+        tape = self.tape
+        place = {x: -1, **{i: i - start for i in range(start, len(tape.ops))}}
+        inputs = tape.inputs[start:]
+        if output not in place or any(source not in place for row in inputs for source in row):
+            return
+        norms = [(t, g, n) for (t, g), n in tape.norms.items() if n >= start]
+        if any(t < start for t, _, _ in norms):
+            return  # what entered is normed inside: others outside share that norm
+        global _kept
+        if _kept > MAX_WRITTEN:
+            _written.clear()
+            _kept = 0
+        _kept += 10 + len(tape.ops) - start
+        _written[key] = _Written(
+            tape.ops[start:],
+            [tuple([place[source] for source in row]) for row in inputs],
+            tape.shapes[start:],
+            [written[len(path) :] for written in tape.paths[start:]],
+            [(place[t], g, place[n]) for t, g, n in norms],
+            reads,
+            place[output],
+        )
+
+    def again(self, known: _Written, x: int, path: str) -> int:
+        tape, start = self.tape, len(self.tape.ops)
+        tape.reads += known.reads
+        tape.spend(5 + len(known.ops))
+        tape.check_size(len(known.ops))
+        tape.ops.extend(known.ops)
+        tape.shapes.extend(known.shapes)
+        tape.inputs.extend([tuple([x if i < 0 else i + start for i in row]) for row in known.inputs])
+        tape.paths.extend([path + suffix for suffix in known.paths])
+        for tensor, groups, norm in known.norms:
+            tape.norms[tensor + start, groups] = norm + start
+        return x if known.output < 0 else known.output + start
+
+    def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
+        tape = self.tape
+        tape.path = path
+        if isinstance(step, WordUse):
+            tape.spend(4 * step.work)
+            channels, height, _ = tape.shapes[x]
+            local = {**scope, "in": entering, "c": channels, "h": height} if step.numbers else scope
+            try:
+                return step.kind.build(tape, x, step.word, **step.values(local))  # type: ignore[attr-defined]
+            except GenotypeError as error:
+                raise placed(error, step.where) from None
+        if isinstance(step, Aggregate):
+            return self.aggregate(label, self.nodes(self, step, x, scope, path, shortcut))
+        if isinstance(step, Join):
+            try:
+                return shortcut.join(x) if shortcut else x
+            except GenotypeError as error:
+                raise placed(error, step.where) from None
+        return self.unit(step, x, scope, path, shortcut)
+
+    def aggregate(self, label: str, nodes: Nodes) -> int:
+        """Runs an aggregate's nodes."""
+        return nodes.run()

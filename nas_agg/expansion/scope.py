@@ -1,0 +1,91 @@
+"""The values of names inside an aggregate, worked out as they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from nas_agg.common.errors import GenotypeError
+from nas_agg.language.resolved import Aggregate, Number, Schedule
+
+
+class Nodes(Protocol):
+    """An aggregate at one place: its text, the numbers of its let, the names around it, and, once known, `n`."""
+
+    aggregate: Aggregate
+    let: dict[str, Schedule]
+    outer: dict[str, Any]
+    n: int
+
+
+class Own(Mapping[str, Any]):
+    """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), worked out when asked."""
+
+    def __init__(self, nodes: Nodes, l: int | None):
+        self.nodes, self.l = nodes, l
+        self.known: dict[str, Any] = {}
+        self.busy: list[str] = []
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.known:
+            return self.known[name]
+        if name in self.busy:
+            raise GenotypeError(f"a circle: {' -> '.join([*self.busy, name])}", self.nodes.aggregate.where)
+        self.busy.append(name)
+        try:
+            value = self.known[name] = self.found(name)
+        finally:
+            self.busy.pop()
+        return value
+
+    def found(self, name: str) -> Any:
+        nodes, l = self.nodes, self.l
+        aggregate = nodes.aggregate
+        if name in nodes.let:
+            return self.scheduled(nodes.let[name], self)
+        if l is None and not hasattr(nodes, "n"):
+            return nodes.outer[name]  # in `nodes` all are the outer ones
+        if name == "n":
+            return nodes.n
+        if name == "l":
+            if l is None:
+                raise KeyError(name)
+            return l
+        schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
+        schedule = schedules.get(name)
+        if schedule is None or l == 0:
+            return nodes.outer[name]
+        if name == "s" and not aggregate.strides_each and l != 1:
+            return 1
+        return self.scheduled(schedule, InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
+
+    def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
+        if isinstance(schedule, Number):
+            return schedule.value(scope)
+        if not self.l:
+            raise KeyError("l")
+        return schedule[self.l - 1].value(scope)
+
+    def __iter__(self) -> Any:
+        return iter(self.known)
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+
+class InSchedule(Mapping[str, Any]):
+    """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
+
+    def __init__(self, own: Own, seen: tuple[str, ...]):
+        self.own, self.seen = own, seen
+
+    def __getitem__(self, name: str) -> Any:
+        if name in ("w", "g", "s") and name not in self.own.nodes.let and name not in self.seen:
+            return self.own.nodes.outer[name]
+        return self.own[name]
+
+    def __iter__(self) -> Any:
+        return iter(self.own)
+
+    def __len__(self) -> int:
+        return len(self.own)

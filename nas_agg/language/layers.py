@@ -1,0 +1,324 @@
+"""The layers that a unit is written with. Each becomes one operation of the graph, or a few.
+
+A layer's fields are worked out where it stands; ``build`` then puts it on the tape. A fault that belongs to one field
+is raised with that field's path (``.groups``).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import Field, StrictStr
+
+from nas_agg.common.errors import GenotypeError
+from nas_agg.graph.primitives import (
+    ACTIVATIONS,
+    MAX_CHANNELS,
+    MAX_KERNEL,
+    MAX_SIDE,
+    Act,
+    AvgPool,
+    ChannelMax,
+    ChannelMean,
+    Conv,
+    Dropout,
+    DropPath,
+    Gap,
+    Gmp,
+    Linear,
+    MaxPool,
+    Mul,
+    Norm,
+    Pad,
+    Scale,
+    Shuffle,
+    Times,
+)
+from nas_agg.language.schema import Bounds, Choice, Flag, Number, Word, registry
+
+if TYPE_CHECKING:
+    from nas_agg.graph.graph import Tape
+
+GROUPS = 32  # of a gn that does not say its own
+
+
+Kernel = Annotated[Number, Bounds(1, MAX_KERNEL, "a kernel")]
+Channels = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of channels")]
+Stride = Annotated[Number, Bounds(1, MAX_SIDE, "a stride")]
+Groups = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of groups")]
+Padding = Annotated[Number, Bounds(0, MAX_KERNEL, "a padding")]
+ActivationWord = Annotated[StrictStr, Choice(tuple(ACTIVATIONS))]
+
+
+class Layer(Word):
+    """A layer."""
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        """Puts the layer behind tensor ``x`` and gives its output.
+
+        Args:
+            tape: The graph being written.
+            x: What enters.
+            word: The text or key the layer was written with.
+            **values: Its fields, worked out.
+        """
+        raise NotImplementedError
+
+
+def norm_groups(word: str, channels: int, groups: int = GROUPS) -> int:
+    """The groups of a norm as the graph has them: 0 is batch norm; a gn's become their gcd with the channels."""
+    return {"bn": 0, "ln": 1, "in": channels}.get(word, math.gcd(groups, channels))
+
+
+class NormLayer(Layer):
+    """Batch norm, layer norm (one group), instance norm (a group per channel), with affine."""
+
+    bare: ClassVar[tuple[str, ...]] = ("bn", "ln", "in")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        return tape.add(Norm(channels, norm_groups(word, channels), True), x)
+
+
+class GroupNorm(Layer):
+    """Group norm with affine."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gn",)
+    key: ClassVar[str] = "gn"
+    gn: Annotated[Number, Bounds(1, MAX_CHANNELS, "the groups of a norm")] = GROUPS
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        return tape.add(Norm(channels, norm_groups("gn", channels, values["gn"]), True), x)
+
+
+class Activation(Layer):
+    """An activation; leaky has a slope of 0.01."""
+
+    bare: ClassVar[tuple[str, ...]] = tuple(ACTIVATIONS)
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Act(word), x)
+
+
+def _conv(
+    tape: Tape, x: int, kernel: int, out: int, stride: int, padding: int, groups: int, bias: bool, at: str = ""
+) -> int:
+    return tape.add(Conv(tape.shapes[x][0], out, kernel, stride, padding, groups, bias), x, at=at)
+
+
+class ConvLayer(Layer):
+    """A convolution: ``out`` channels (default w), square kernel."""
+
+    key: ClassVar[str] = "conv"
+    conv: Kernel
+    out: Channels = "w"
+    stride: Stride = 1
+    groups: Groups = 1
+    padding: Padding | None = None
+    bias: Flag = False
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        kernel, out, groups, channels = values["conv"], values["out"], values["groups"], tape.shapes[x][0]
+        if channels % groups or out % groups:
+            raise GenotypeError(f"{groups} groups do not divide {channels} -> {out} channels", ".groups")
+        padding = _padding(kernel, values["padding"])
+        return _conv(tape, x, kernel, out, values["stride"], padding, groups, values["bias"])
+
+
+def _padding(kernel: int, padding: int | None) -> int:
+    return (kernel - 1) // 2 if padding is None else padding
+
+
+class Pool(Layer):
+    stride: Stride | None = None
+    padding: Padding | None = None
+
+    primitive: ClassVar[type[MaxPool]]
+
+    @classmethod
+    def build(cls, tape: Tape, x: int, word: str, **values: Any) -> int:
+        kernel = values[word]
+        stride = kernel if values["stride"] is None else values["stride"]
+        padding = _padding(kernel, values["padding"])
+        return x if kernel == stride == 1 and not padding else tape.add(cls.primitive(kernel, stride, padding), x)
+
+
+class MaxPoolLayer(Pool):
+    """Max pooling; its stride is its kernel unless said. Kernel = stride = 1 is nothing."""
+
+    key: ClassVar[str] = "maxpool"
+    primitive: ClassVar[type[MaxPool]] = MaxPool
+    maxpool: Kernel
+
+
+class AvgPoolLayer(Pool):
+    """Average pooling; padded zeros count. Otherwise as max pooling."""
+
+    key: ClassVar[str] = "avgpool"
+    primitive: ClassVar[type[MaxPool]] = AvgPool
+    avgpool: Kernel
+
+
+class GapLayer(Layer):
+    """Adaptive average pooling to size x size (default 1: global)."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gap",)
+    key: ClassVar[str] = "gap"
+    gap: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Gap(values["gap"]), x)
+
+
+class GmpLayer(Layer):
+    """Adaptive max pooling to size x size (default 1: global)."""
+
+    bare: ClassVar[tuple[str, ...]] = ("gmp",)
+    key: ClassVar[str] = "gmp"
+    gmp: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Gmp(values["gmp"]), x)
+
+
+class ChannelPool(Layer):
+    """The mean or the largest value over all channels: a map of one channel."""
+
+    bare: ClassVar[tuple[str, ...]] = ("channel-mean", "channel-max")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(ChannelMean() if word == "channel-mean" else ChannelMax(), x)
+
+
+class LinearLayer(Layer):
+    """A linear layer with bias on the flattened map."""
+
+    key: ClassVar[str] = "linear"
+    linear: Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of outputs")]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Linear(math.prod(tape.shapes[x]), values["linear"]), x)
+
+
+class SqueezeExcitation(Layer):
+    """The map times gate(1x1(act(1x1(gap)))), both 1x1 with bias; squeeze 0: one 1x1 and no act."""
+
+    key: ClassVar[str] = "se"
+    se: Annotated[Number, Bounds(0, MAX_CHANNELS, "a squeeze width")]
+    act: ActivationWord = "relu"
+    gate: ActivationWord = "sigmoid"
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels = tape.shapes[x][0]
+        y = tape.add(Gap(1), x, at=".gap")
+        if values["se"]:
+            y = _conv(tape, y, 1, values["se"], 1, 0, 1, True, at=".squeeze")
+            y = tape.add(Act(values["act"]), y, at=".act")
+        y = _conv(tape, y, 1, channels, 1, 0, 1, True, at=".excite")
+        return tape.add(Mul(), x, tape.add(Act(values["gate"]), y, at=".gate"))
+
+
+class ScaleLayer(Layer):
+    """Times a learned number per channel."""
+
+    bare: ClassVar[tuple[str, ...]] = ("scale",)
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Scale(tape.shapes[x][0]), x)
+
+
+class TimesLayer(Layer):
+    """Times a fixed number; 1 is nothing."""
+
+    key: ClassVar[str] = "times"
+    times: Annotated[Number, Bounds(-1000, 1000, "a factor", fraction=True)]
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return x if values["times"] == 1 else tape.add(Times(float(values["times"])), x)
+
+
+class SliceLayer(Layer):
+    """Some of the channels, from ``from`` on."""
+
+    key: ClassVar[str] = "slice"
+    slice: Channels
+    from_: Annotated[Number, Bounds(0, MAX_CHANNELS, "a first channel")] = Field(0, alias="from")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        channels, first = values["slice"], values["from"]
+        if first + channels > tape.shapes[x][0]:
+            raise GenotypeError(
+                f"channels {first} to {first + channels - 1} are not among the {tape.shapes[x][0]} here"
+            )
+        return tape.slice(x, first, channels)
+
+
+class PadLayer(Layer):
+    """Zero channels up to that many."""
+
+    key: ClassVar[str] = "pad"
+    pad: Channels
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        extra = values["pad"] - tape.shapes[x][0]
+        if extra < 0:
+            raise GenotypeError(f"{tape.shapes[x][0]} channels are more than the {values['pad']} to pad up to", ".pad")
+        return tape.add(Pad(extra), x) if extra else x
+
+
+class ShuffleLayer(Layer):
+    """A channel shuffle."""
+
+    key: ClassVar[str] = "shuffle"
+    shuffle: Groups
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Shuffle(values["shuffle"]), x) if values["shuffle"] > 1 else x
+
+
+class DropoutLayer(Layer):
+    """Dropout in training; ``channels`` drops whole channels."""
+
+    key: ClassVar[str] = "dropout"
+    dropout: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)]
+    channels: Flag = False
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        return tape.add(Dropout(float(values["dropout"]), values["channels"]), x) if values["dropout"] else x
+
+
+class DropPathLayer(Layer):
+    """Stochastic depth in training: drops the whole map of an image (Huang et al. 2016)."""
+
+    key: ClassVar[str] = "drop-path"
+    rate: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)] = Field(alias="drop-path")
+
+    @staticmethod
+    def build(tape: Tape, x: int, word: str, **values: Any) -> int:
+        rate = values["drop-path"]
+        return tape.add(DropPath(float(rate)), x) if rate else x
+
+
+LAYERS = registry(
+    NormLayer, GroupNorm, Activation, ConvLayer, MaxPoolLayer, AvgPoolLayer, GapLayer, GmpLayer, ChannelPool,
+    LinearLayer, SqueezeExcitation, ScaleLayer, TimesLayer, SliceLayer, PadLayer, ShuffleLayer, DropoutLayer,
+    DropPathLayer,
+)  # fmt: skip

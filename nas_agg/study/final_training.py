@@ -1,0 +1,91 @@
+"""The last training: a search's best network, on all images but the test's, then tested once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.common.errors import NasAggError
+from nas_agg.study.records.provenance import origin_of_run
+from nas_agg.study.records.run_folder import RunFolder
+from nas_agg.study.samplers.searcher import derive_seed
+from nas_agg.study.workers.pool import Job, Pool
+
+if TYPE_CHECKING:
+    from nas_agg.language.genotype import Genotype
+    from nas_agg.study.definition.settings import Settings
+    from nas_agg.study.definition.task import Task
+    from nas_agg.study.definition.trial import TrialRecord
+    from nas_agg.study.records.progress import Display
+    from nas_agg.training.memory import Choice
+
+
+def train_best(
+    folder: RunFolder,
+    task: Task,
+    settings: Settings,
+    best: TrialRecord,
+    genotype: Genotype,
+    display: Display,
+    command: Sequence[str],
+    memory: Choice,
+) -> None:
+    """Have a worker train a search's best network in full and test it; ``best/`` is there afterwards.
+
+    Raises:
+        NasAggError: The training failed; the search may be resumed and tries again.
+    """
+    from nas_agg.study.records.progress import epochs_text
+    from nas_agg.training.recipes import get_recipe
+
+    recipe = get_recipe(settings.recipe or "final")
+    what = f"training the best (trial {best.number}) on train + validation"
+    display.say(f"{what}: {epochs_text(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
+    if memory.line:
+        display.say(memory.line)
+    order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.memory}
+    pool = Pool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
+    lost = 0
+    try:
+        pool.start(Job(best.number, genotype, order))
+        while True:
+            for event in pool.events(1.0):
+                if event.kind == "report":
+                    pool.answer(event.number, stop=False)
+                    display.step("training the best", event.step, recipe.epochs, event.value or 0.0)
+                elif event.kind == "done":
+                    if event.result.get("uncompiled"):
+                        display.say(f"it was trained without torch.compile, which failed: {event.result['uncompiled']}")
+                    return
+                elif event.kind == "lost" and lost < settings.retries:
+                    lost += 1
+                    display.say(f"the final training: {event.reason}; it goes on")
+                    pool.start(Job(best.number, genotype, order))
+                else:
+                    raise NasAggError(
+                        f"the final training failed: {event.reason}; another network: nas_agg train {folder.path}:TRIAL"
+                    )
+    finally:
+        pool.close()
+
+
+def _order(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str) -> dict[str, Any]:
+    """What the worker is told."""
+    title, about = origin_of_run(folder.run, folder.path, best.number)
+    measured: dict[str, Any] = {} if best.latency_ms is None else {"latency_ms": best.latency_ms}
+    if settings.latency_target is not None:
+        measured["score"] = best.value
+    return {
+        "final": True,
+        "genotype": genotype.text(),
+        "seed": derive_seed(settings.seed, best.number, "final"),
+        "recipe": recipe,
+        "out": str((folder.path / "best.tmp").resolve()),
+        "best": str(folder.best.resolve()),
+        "trial": best.number,
+        "value": best.value if best.accuracy is None else best.accuracy,
+        "cost": {"params": best.params, "macs": best.macs, "hash": best.hash} | measured,
+        "compile": settings.compile,
+        "title": title,
+        "about": about,
+    }

@@ -1,0 +1,45 @@
+"""Open names that make no network: a search of anything else that a function scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nas_agg.common.errors import GenotypeError, InputError
+from nas_agg.common.files import canonical
+from nas_agg.language.genotype import shown
+from nas_agg.search_space.domains import domain
+from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.study.tables.results_table import Row
+
+
+class PlainNames(OpenNames):
+    """Names with their values, as ``open`` of a space has them, and nothing that is made of them.
+
+    Args:
+        text: For each name a list of values, or ``{"from": 1, "to": 9}``.
+
+    Raises:
+        InputError: They are no open names.
+    """
+
+    name = "names"
+
+    def __init__(self, text: Mapping[str, Any]):
+        if not text:
+            raise InputError("space: no names; give {name: [values]} or {name: {'from': 1, 'to': 9}}")
+        try:
+            for key in text:
+                if not isinstance(key, str) or not key:
+                    raise GenotypeError(f"{shown(key)} is no name")
+            super().__init__({key: domain(values, key) for key, values in text.items()})
+        except GenotypeError as error:
+            raise InputError(f"space: {error}") from None
+
+    def genotype(self, values: Mapping[str, Any], input: Any = None, classes: Any = None) -> Values:
+        """The point itself."""
+        return self.checked(values)
+
+    def network(self, values: Values) -> Row:
+        """What tells a point from others; it costs nothing."""
+        return Row(0.0, (), canonical(values))

@@ -1,0 +1,172 @@
+"""The command line: what it prints, what it refuses, and with which exit status."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nas_agg import __version__
+from nas_agg.cli import main as cli
+
+FIGURES = ["params", "macs", "flops", "activation_bytes_train", "activation_bytes_lean", "activation_bytes_leanest"]
+FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
+
+
+@pytest.mark.parametrize(("point", "params"), [("30a64", 724_727), ("60a115", 4_031_046)])
+def test_cost_gives_the_papers_integers(run, point, params):
+    status, out, _ = run("cost", f"microdense/{point}", "--format", "json")
+    figures = json.loads(out)
+    assert status == 0
+    assert list(figures) == FIGURES
+    assert figures["params"] == params
+    assert figures["flops"] == 2 * figures["macs"]
+
+
+def test_cost_for_another_task(run):
+    figures = json.loads(
+        run("cost", "microdense/30a64", "--classes", "100", "--input", "1x28x28", "--format", "json")[1]
+    )
+    assert (
+        figures["params"] == 724_727 + 90 * 81 - 2 * 9 * 16
+    )  # 80 inputs and a bias a class; a 3x3 stem on one channel
+
+
+@pytest.mark.parametrize("words", [["cost", "microdense/30a64"], ["spaces"], ["points"], ["datasets"], ["recipes"]])
+def test_what_describes_or_counts_imports_no_torch(words):
+    code = (
+        f"import sys; sys.argv = ['nas_agg', *{words!r}]\n"
+        "from nas_agg.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'torchvision', 'sklearn') if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert len(out.splitlines()) > 2
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_lists(run):
+    points = json.loads(run("points", "microdense", "--format", "json")[1])
+    assert {"microdense/30a64", "microdense/60a115", "microdense/table6"} <= {point["point"] for point in points}
+    tables = {space["name"]: space["table"] for space in json.loads(run("spaces", "--format", "json")[1])}
+    assert (tables["agg-bench"], tables["microdense"]) == (1278, None)
+    assert {"random", "tpe"} <= {searcher["name"] for searcher in json.loads(run("searchers", "--format", "json")[1])}
+    assert "digits" in {name["name"] for name in json.loads(run("datasets", "--format", "json")[1])}
+    assert {"search", "final", "microdense-cifar"} <= {
+        r["name"] for r in json.loads(run("recipes", "--format", "json")[1])
+    }
+
+
+@pytest.mark.parametrize("command", ["spaces", "points", "searchers", "datasets", "recipes"])
+def test_tables_are_plain_where_nobody_looks(run, command):
+    status, out, _ = run(command)
+    assert status == 0
+    assert len(out.splitlines()) > 1
+    assert not set(out) & set("│┃─━\x1b")
+
+
+def test_a_points_address_is_a_genotype(run, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "input: [1, 8, 8]\nclasses: 3\nopen: {k: [4, 8]}\npoints: {small: {values: {k: 4}}}\n"
+        "net: [{conv: 3, out: k}, bn, relu, gap, {linear: classes}]\n"
+    )
+    address = json.loads(run("points", "mine.yaml", "--format", "json")[1])[0]["point"]
+    assert json.loads(run("cost", address, "--format", "json")[1])["params"] == 9 * 4 + 2 * 4 + 5 * 3
+
+
+def test_show_is_a_tree_of_shapes_and_costs(run):
+    out = run("show", "microdense/30a64")[1]
+    assert out.splitlines()[0].split()[:4] == ["net", "10x1x1", "724,727", "139,549,472"]
+    assert len(out.splitlines()) == 1 + 6 + 30
+    tree = json.loads(run("show", "microdense/30a64", "--format", "json")[1])
+    assert tree["params"] == sum(part["params"] for part in tree["parts"]) == 724_727
+
+
+def test_version_and_help(run):
+    assert run("--version")[1] == f"nas_agg {__version__}\n"
+    assert "search" in run()[1]
+    assert run("search", "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["cost", "microdens/30a64"], "did you mean 'microdense/30a64'?"),
+        (["cost", "microdense/30a6"], "did you mean '30a64'?"),
+        (["cost", "none.json"], "none.json"),
+        (["cost", "microdense"], "name a point of it"),
+        (["cost", "microdense/30a64", "--input", "3x32"], "--input"),
+        (["cost", "microdense/30a64", "--input", "0x8x8"], "input"),
+        (["cots", "microdense/30a64"], "cots"),
+        (["cost"], "GENOTYPE"),
+        (["search"], "--space"),
+        (["search", "--space", "microdens"], "did you mean 'microdense'?"),
+        (["search", "--space", "microdense", "--searcher", "tp"], "did you mean 'tpe'?"),
+        (["search", "--space", "microdense", "--dataset", "digit"], "did you mean 'digits'?"),
+        (["search", "--space", "microdense", "--recipe", "finale"], "did you mean 'final'?"),
+        (["search", "--space", "microdense", "--budget", "0"], "budget"),
+        (["search", "--space", "microdense", "--max-params", "many"], "max_params"),
+        (["search", "--space", "microdense", "--timeout", "soon"], "timeout"),
+        (["search", "--space", "microdense", "--seed", "-1"], "seed"),
+        (["search", "--space", "microdense", "--device", "tpu"], "tpu"),
+        (["search", "--resume", "runs/none"], "runs/none"),
+        (["search", "--space", "microdense", "--resume", "runs/none"], "--space"),
+        (["search", "--resume", "runs/none", "--seed", "7"], "--seed"),
+        (["train", "microdense/30a64", "--dataset", "folder:"], "folder:PATH"),
+        (["evaluate", "microdense/30a64"], "--weights"),
+        (["evaluate", "."], "no run folder"),
+        (["points", "microdens"], "did you mean 'microdense'?"),
+    ],
+)
+def test_what_is_wrong_is_one_line(refused, words, said):
+    assert said in refused(*words)
+
+
+def test_a_fault_of_a_file_names_the_file_and_the_field(refused, tmp_path):
+    (tmp_path / "bad.json").write_text('{"input": [3, 32, 32], "classes": 10, "net": [{"conv": 3, "ot": 16}]}')
+    assert "bad.json: net[0].ot: no such field here; did you mean 'out'?" in refused("cost", "bad.json")
+
+
+def test_a_billion_channels_are_refused_at_once(refused, tmp_path):
+    (tmp_path / "big.json").write_text('{"input": [3, 32, 32], "classes": 10, "net": [{"conv": 3, "out": 1000000000}]}')
+    assert "net[0].out" in refused("cost", "big.json")
+
+
+def test_debug_shows_the_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["nas_agg", "cost", "none.json", "--debug"])
+    with pytest.raises(cli.InputError):
+        cli.main()
+
+
+def test_a_pipe_is_refused(refused, tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "pipe.yaml: not a file, but a pipe or a device" in refused("cost", "pipe.yaml")
+
+
+def test_an_odd_name_stays_on_one_line(refused):
+    assert refused("cost", "a\nb\x1b[31m.yaml").count("\x1b") == 0
+
+
+def test_output_that_is_closed_or_full_ends_quietly(tmp_path):
+    ran = subprocess.run(
+        ["sh", "-c", f"'{sys.executable}' -m nas_agg points | head -1; '{sys.executable}' -m nas_agg spaces >&-"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert ran.returncode == 0
+    assert ran.stderr == ""
+    assert ran.stdout.startswith("point")
+
+
+def test_show_draws_into_a_file(run, refused, tmp_path):
+    status, out, _ = run("show", "microdense/30a64", "--svg", "net.svg")
+    assert (status, out) == (0, "drawn into net.svg\n")
+    assert (tmp_path / "net.svg").read_text().startswith("<svg")
+    status, out, err = run("show", "microdense/30a64", "--svg", "nowhere/net.svg")
+    assert (status, out) == (1, "") and "nowhere/net.svg: cannot be written" in err

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+
+from nas_agg.common.errors import InputError
+from nas_agg.study.definition.settings import Settings, parse_count, parse_duration
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1000", 1000), ("200k", 200_000), ("1M", 10**6), ("1.5M", 1_500_000), ("2g", 2 * 10**9), (7, 7), ("1_000", 1000)],
+)
+def test_counts(text, count):
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("0.5h", 1800), (5, 5)]
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"budget": 0}, "budget: input should be greater than or equal to 1, not 0"),
+        ({"workers": -1}, "workers: "),
+        ({"seed": -1}, "seed: "),
+        ({"timeout": "soon"}, "timeout: 'soon' is no duration: write 90s, 30m, 2h or 1h30m"),
+        ({"timeout": 0}, "timeout: it must be more than nothing, not 0"),
+        ({"max_params": "many"}, "max_params: 'many' is no count"),
+        ({"max_params": "0.4"}, "max_params: '0.4' is no whole number"),
+        ({"max_params": "0.0004k"}, "max_params: '0.0004k' is no whole number"),
+        ({"max_macs": 1.5}, "max_macs: 1.5 is no whole number"),
+        ({"max_macs": -5}, "max_macs: "),
+        ({"buget": 5}, "buget: no such setting of a search; did you mean 'budget'?"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
+    with pytest.raises(InputError) as error:
+        Settings.of(space="tiny", **setting)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+IMAGES = (1, 8, 8)
+
+
+def test_a_default_may_go_by_the_images(tiny):
+    by_size = type(tiny)({**_text(tiny), "search": {"max_macs": "100*in*h**2"}}, "tiny")
+    assert Settings.of(space="tiny").of_space(by_size, (1, 8, 8)).max_macs == 6400
+    assert Settings.of(space="tiny").of_space(by_size, (3, 32, 32)).max_macs == 307_200
+
+
+def test_what_is_unsaid_is_the_spaces_own(tiny):
+    assert Settings.of(space="tiny").of_space(tiny, IMAGES).epochs == 10
+    with_own = type(tiny)({**_text(tiny), "search": {"max_macs": 1000, "epochs": 3}}, "tiny")
+    assert Settings.of(space="tiny").of_space(with_own, IMAGES).max_macs == 1000
+    assert Settings.of(space="tiny").of_space(with_own, IMAGES).epochs == 3
+    assert Settings.of(space="tiny", max_macs="2k", epochs=4).of_space(with_own, IMAGES).max_macs == 2000
+    assert Settings.of(space="tiny", max_macs=0).of_space(with_own, IMAGES).max_macs == 0
+
+
+def _text(space):
+    return {**space.template.text(), "open": {"width": {"from": 2, "to": 13}, **_lists}}
+
+
+_lists = {"deep": [0, 1], "kernel": [1, 3], "end": ["relu", ["bn", "relu"]]}
+
+
+def test_only_how_a_search_runs_may_differ():
+    there = Settings.of(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
+    assert Settings.of(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
+    assert Settings.of(space="tiny", seed=6).difference(there) == "seed is 0 there and 6 here"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"budget": 10**6 + 1},
+        {"budget": 10**5000},
+        {"seed": 2**63},
+        {"workers": 10**9},
+        {"max_params": 10**18 + 1},
+        {"max_macs": "9" * 1_000_000 + "T"},
+        {"timeout": "9" * 1000},
+        {"timeout": 10**400},
+        {"dataset": ["x" * 1000]},
+        {"storage": ""},
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_in_a_short_line(setting):
+    with pytest.raises(InputError) as error:
+        Settings.of(space="tiny", **setting)
+    assert str(error.value).startswith(f"{next(iter(setting))}: ")
+    assert len(str(error.value)) < 250

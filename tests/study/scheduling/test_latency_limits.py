@@ -1,0 +1,162 @@
+"""Searches that look at latency: what is refused, what is scored, and what a resumed one measures again (nothing)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import nas_agg.study.engine as engine
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import read
+from nas_agg.study import proposer
+from nas_agg.study.api import resume, search
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.task import Task
+from nas_agg.study.scheduling.constraints import score, too_slow
+from nas_agg.study.workers import jobs as training
+from nas_agg.training.data import load_data
+from nas_agg.training.latency import Latency
+
+SLOW = Path(__file__).parents[1] / "slow_worker.py"
+
+
+@pytest.fixture
+def slow(monkeypatch, tmp_path):
+    """Lets searches have a worker for which a network takes half as many milliseconds as its width says."""
+    task = Task("a fake", {"notes": str(tmp_path)}, (1, 8, 8), 10, ("cpu",), "no device")
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
+    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(SLOW)))
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"), [("5ms", 5), ("800us", 0.8), ("0.2s", 200), ("1.5 ms", 1.5), (3, 3), (2.5, 2.5)]
+)
+def test_latencies(text, milliseconds):
+    assert Settings.of(space="tiny", max_latency=text).max_latency == pytest.approx(milliseconds)
+
+
+@pytest.mark.parametrize("text", ["5", "fast", "5m", 0, -1, "0ms", float("nan"), 10**400, True, "9" * 1000])
+def test_what_is_no_latency(text):
+    with pytest.raises(InputError) as error:
+        Settings.of(space="tiny", latency_target=text)
+    assert str(error.value).startswith("latency_target: ") and len(str(error.value)) < 250
+
+
+def test_the_score():
+    assert score(0.9, 5.0, None) == score(0.9, None, None) == 0.9
+    assert score(0.9, 5.0, 5.0) == 0.9
+    assert score(0.9, 10.0, 5.0) == pytest.approx(0.9 * 2**-0.07)
+    assert score(0.9, 2.5, 5.0) / score(0.9, 5.0, 5.0) == pytest.approx(1.0497, abs=1e-4)
+    assert too_slow(5.0, 5.0) == too_slow(None, 5.0) == too_slow(7.0, None) == ""
+    assert too_slow(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
+
+
+def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp_path, capsys):
+    result = search(tiny, searcher="random", budget=5, seed=1, max_latency="2ms", out=tmp_path / "run", show=True)
+    refused = [trial for trial in result.trials if trial.state == "infeasible"]
+    counted = [trial for trial in result.trials if trial.counts]
+    assert refused and len(counted) == 5
+    assert all(trial.latency_ms > 2 and trial.value is None for trial in refused)
+    assert all(trial.latency_ms <= 2 for trial in counted)
+    trained = {int(line.split()[0]) for line in (tmp_path / "trained.txt").read_text().splitlines()}
+    assert trained == {trial.number for trial in counted}
+    said = capsys.readouterr().out
+    one = refused[0]
+    assert (
+        f"trial {one.number}: refused: latency {one.latency_ms:.4g} ms, more than 2 ms ({one.params:,} params" in said
+    )
+    assert "networks of up to 2 ms" in said and "  latency  " in said
+    rows = (tmp_path / "run/trials.csv").read_text().splitlines()
+    assert f"{one.number},infeasible,,,,{one.latency_ms}," in rows[1 + one.number]
+    assert read(tmp_path / "run/best/metrics.json")["latency_ms"] == result.top[0].latency_ms
+
+
+def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
+    result = search(tiny, searcher="random", budget=25, seed=3, latency_target=2, out=tmp_path / "run", show=True)
+    for trial in (trial for trial in result.trials if trial.counts):
+        assert trial.value == pytest.approx(trial.accuracy * (trial.latency_ms / 2) ** -0.07)
+    assert result.value == max(trial.value for trial in result.trials if trial.state == "complete")
+    twins = [trial for trial in result.trials if trial.state == "repeat"]
+    assert twins and all(trial.accuracy == result.trials[trial.twin].accuracy for trial in twins)
+    assert all(trial.latency_ms == result.trials[trial.twin].latency_ms for trial in twins)
+    metrics, best = read(tmp_path / "run/best/metrics.json"), result.top[0]
+    assert metrics["validation_accuracy"] == best.accuracy and metrics["score"] == best.value
+    said = capsys.readouterr().out
+    assert f"score {best.value:.4f} (accuracy {100 * best.accuracy:.2f} %" in said
+    assert "trial   score  accuracy  latency" in said
+
+
+def test_a_search_of_which_no_network_is_fast_enough_ends(tiny, slow, tmp_path, monkeypatch):
+    monkeypatch.setattr(proposer, "SLOW", 7)
+    with pytest.raises(NasAggError, match="no network has a result: 7 networks in a row were slower"):
+        search(tiny, searcher="random", budget=5, max_latency="0.01ms", out=tmp_path / "run")
+    assert not (tmp_path / "trained.txt").exists()
+
+
+def test_a_resumed_search_is_the_unbroken_one(tiny_file, slow, kept, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    settings = {"searcher": "tpe", "budget": 6, "seed": 4, "max_latency": "1.5ms", "latency_target": "1ms"}
+    search(tiny_file, out=tmp_path / "whole", **settings)
+    refuse = engine.Record.refuse
+
+    def killed(*args, **more):
+        refuse(*args, **more)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Record, "refuse", killed)
+        with pytest.raises(Killed):
+            search(tiny_file, out=tmp_path / "broken", **settings)
+    resume(tmp_path / "broken")
+    assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
+    with pytest.raises(InputError, match=r"max_latency is 1\.5 there and 4\.0 here"):
+        search(tiny_file, out=tmp_path / "broken", **settings | {"max_latency": 4})
+
+
+@pytest.fixture
+def job(tiny, tmp_path):
+    genotype = tiny.genotype(tiny.values({"width": 8, "deep": "0", "kernel": "3", "end": '"relu"'}))
+    rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "epochs": 2}
+    return {"final": False, "out": str(tmp_path / "trial"), **rest}
+
+
+def found(median):
+    return Latency(median, median, median, median, 10, 1, "cpu", 1)
+
+
+def test_a_worker_measures_once(job, monkeypatch, tmp_path):
+    measured = []
+    monkeypatch.setattr(training, "measure", lambda *args, **more: measured.append(more) or found(4.0))
+    data, reports = load_data("digits"), []
+    target = {**job, "latency": True, "max_latency": 5.0, "latency_target": 8.0}
+    first = training.train_trial(target, data, lambda step, value: reports.append(value))
+    assert [more["device"] for more in measured] == ["cpu"]
+    assert json.loads((tmp_path / "trial/latency.json").read_text())["median_ms"] == 4.0
+    assert first["latency_ms"] == 4.0 and first["value"] == score(first["accuracy"], 4.0, 8.0) == reports[-1]
+    again = training.train_trial(target, data, lambda step, value: False)
+    assert len(measured) == 1 and {**again, "seconds": 0} == {**first, "seconds": 0}
+    (tmp_path / "trial/latency.json").write_text("{spoilt")
+    training.train_trial(target, data, lambda step, value: False)
+    assert len(measured) == 2
+    alone = training.train_trial(job, data, lambda step, value: False)
+    assert alone["value"] == first["accuracy"] and "latency_ms" not in alone, "measuring changes no training"
+    assert len(measured) == 2
+
+
+def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
+    monkeypatch.setattr(training, "measure", lambda *args, **more: found(6.0))
+    monkeypatch.setattr(training.loop, "train", None)
+    asked = {**job, "latency": True, "max_latency": 5.0}
+    told = training.train_trial(asked, load_data("digits"), lambda step, value: False)
+    assert told == {"infeasible": "latency 6 ms, more than 5 ms", "latency_ms": 6.0}
+
+
+@pytest.mark.parametrize("setting", ["max_latency", "latency_target", "memory", "compile"])
+def test_what_is_of_trainings_is_refused_with_a_function(tiny, score, setting):
+    with pytest.raises(InputError, match=f"{setting}: for networks that are trained here"):
+        search(tiny, score, **{setting: "lean" if setting == "memory" else 5})

@@ -1,0 +1,169 @@
+"""Which memory trainings are done with: chosen once, recorded, and the same when a run goes on."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import nas_agg
+import nas_agg.study.engine as engine
+import nas_agg.study.scheduling.memory_plan as means
+from nas_agg.common.errors import InputError
+from nas_agg.common.files import read
+from nas_agg.compiler.network import memory_of
+from nas_agg.study.api import search
+from nas_agg.study.standalone_training import train_genotype
+from nas_agg.training import loop, memory
+from nas_agg.training import torch_compile as compiling
+from nas_agg.training.memory import PROCESS, ROOM, step_bytes
+
+UNIT = ["bn", "relu", {"conv": 1, "out": 32}, "bn", "relu", {"conv": 3}]
+DENSE = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "net": [
+        {"conv": 3, "out": 8},
+        {"nodes": 6, "growth": 8, "reads": {"pattern": "dense", "operator": "concat"}, "unit": UNIT},
+        "gap",
+        {"linear": "classes"},
+    ],
+}
+
+
+def needs(genotype, way):
+    return step_bytes(nas_agg.cost(genotype), way, 64)
+
+
+def trained(out, **more):
+    settings = {"dataset": "digits", "recipe": "search", "epochs": 1, "device": "cpu", "out": out}
+    return train_genotype(nas_agg.load(DENSE), **{**settings, **more})
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Makes the machine have so much memory to spare."""
+
+    def arrange(count):
+        monkeypatch.setattr(memory, "free_of_machine", lambda: count)
+        monkeypatch.setattr(means, "free_apart", lambda devices: count)
+
+    return arrange
+
+
+def enough(way, held=0):
+    """Free bytes for a way of training the network in this process and for no more."""
+    return round((needs(DENSE, way) + 3 * held) / ROOM) + 10
+
+
+def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
+    held = 1797 * 64
+    free(enough("plain", held))
+    assert trained(tmp_path / "plain", show=True)["memory"] == "plain"
+    assert "memory" not in capsys.readouterr().out
+    free(enough("lean", held))
+    assert trained(tmp_path / "lean", show=True)["memory"] == "lean"
+    assert "memory lean: a plain step needs about" in capsys.readouterr().out
+    free(0)
+    assert trained(tmp_path / "leanest", show=True)["memory"] == "leanest"
+    assert "0 B are free; this one needs" in capsys.readouterr().out
+    assert read(tmp_path / "lean/run.json")["memory"]["chosen"] == "lean"
+    assert trained(tmp_path / "asked", memory="lean")["memory"] == "lean"
+
+
+def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    train, ways = loop.train, []
+
+    def killed(model, *args, **more):
+        ways.append(memory_of(model))
+        raise Killed
+
+    monkeypatch.setattr(loop, "train", killed)
+    free(enough("lean", 1797 * 64))
+    for path, asked in [("a", "auto"), ("a", "auto"), ("a", "plain"), ("b", "leanest")]:
+        with pytest.raises(Killed):
+            trained(tmp_path / path, memory=asked)
+        free(10**12)
+    assert ways == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
+    run_json = read(tmp_path / "a/run.json") | {"status": "failed", "memory": {"asked": "auto", "chosen": "lean"}}
+    (tmp_path / "a/run.json").write_text(json.dumps(run_json))
+    monkeypatch.setattr(loop, "train", train)
+    assert trained(tmp_path / "a")["memory"] == "plain", "a training that failed looks again"
+
+
+def test_a_memory_that_is_none_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"memory: auto, plain, lean, leanest, not 'leen'; did you mean 'lean'\?"):
+        trained(tmp_path / "run", memory="leen")
+    assert not (tmp_path / "run").exists()
+
+
+def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, monkeypatch, capsys):
+    class Killed(BaseException):
+        pass
+
+    settings = {"searcher": "random", "budget": 2, "epochs": 1, "recipe": "search", "workers": 1, "device": "cpu"}
+    free(0)
+    with monkeypatch.context() as patch:
+
+        def killed(*args):
+            raise Killed
+
+        patch.setattr(engine, "train_best", killed)
+        with pytest.raises(Killed):
+            search(tiny_file, out=tmp_path / "run", show=True, **settings)
+    free(10**12)
+    result = search(tiny_file, out=tmp_path / "run", show=True, **settings)
+    counted = [trial for trial in result.trials if trial.counts]
+    assert [trial.memory for trial in counted] == ["leanest"] * 2
+    assert result.test["memory"] == "leanest", "what was free when the search began holds"
+    assert all(trial["attrs"]["nas_agg:memory"] == "leanest" for trial in kept(tmp_path / "run") if trial["values"])
+    said = capsys.readouterr().out
+    assert said.count(", memory leanest, best") == 2 and "memory leanest: a plain step needs about" in said
+
+
+def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, monkeypatch):
+    genotype = nas_agg.load(DENSE)
+    task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", held=1000)
+    enough_for_one = round((needs(DENSE, "plain") + PROCESS + 3000) / ROOM) + 10
+    free(enough_for_one)
+    folder = engine.RunFolder(tmp_path / "run")
+    folder.begin({})
+    settings = engine.Settings.of(space="tiny")
+    two = means.means_of(folder, settings, task)
+    assert two.of_trial(genotype) == "leanest" and two.of_final(genotype).memory == "plain"
+    free(1)
+    assert means.means_of(folder, settings, task) == two, "it is measured once"
+    folder.update(status="failed")
+    assert means.means_of(folder, settings, task).free == 1
+    asked = means.means_of(folder, settings.model_copy(update={"memory": "lean"}), task)
+    assert (asked.free, asked.of_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
+    folder.close()
+
+
+def test_a_final_training_that_cannot_be_compiled_says_so(tmp_path, monkeypatch, capsys):
+    def fail(graph, inputs):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(compiling, "BACKEND", fail)
+    metrics = trained(tmp_path / "run", compile=True, show=True)
+    assert not metrics["compiled"] and "no such instruction" in metrics["uncompiled"]
+    said = capsys.readouterr().out
+    assert "1 epoch, compiled before the first, which may take minutes, recipe search" in said
+    assert "torch.compile failed (" in said and said.count("trained without it") == 1
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+    metrics = trained(tmp_path / "other", compile=True)
+    assert metrics["compiled"] and "uncompiled" not in metrics
+
+
+def test_without_a_compiler_nothing_begins(tiny_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "_missing", lambda kind: "a C++ compiler, and there is no g++")
+    for begin in (
+        lambda: trained(tmp_path / "run", compile=True),
+        lambda: search(tiny_file, compile=True, device="cpu", out=tmp_path / "run"),
+    ):
+        with pytest.raises(InputError, match=r"compile: torch.compile needs a C\+\+ compiler, and there is no g"):
+            begin()
+        assert not (tmp_path / "run").exists()

@@ -1,0 +1,312 @@
+"""Halving and Hyperband: who pauses, who goes on, and that a training that paused is the unbroken one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import itertools
+
+import numpy as np
+import optuna
+import pytest
+from dying import Killed, dying_after
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.storages import InMemoryStorage
+
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.search_space.space import Space
+from nas_agg.study.api import search
+from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.pareto import ranks
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.scheduling.constraints import rungs_of
+from nas_agg.study.scheduling.successive_halving import Rungs
+from nas_agg.study.tables.results_table import Tabled
+
+TEXT = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "open": {"width": [2, 3, 4, 5, 6, 7, 8, 9], "kernel": [1, 3, 5], "end": ["relu", ["bn", "relu"]]},
+    "net": [{"conv": "kernel", "out": "width"}, "end", "gap", {"linear": "classes"}],
+}
+EPOCHS = 9
+
+
+def curve(width: int, kernel: int, end: int) -> list[float]:
+    """Wider networks are better in the end, narrow ones quicker at first."""
+    return [
+        round((0.5 + width / 20 + kernel / 50 - end / 100) * (1 - 2 ** (-epoch * 4 / width)), 5)
+        for epoch in range(1, 10)
+    ]
+
+
+@pytest.fixture
+def tabled(tmp_path) -> Tabled:
+    """A space of 48 points with a table of their results."""
+    lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
+    lines.append("width,kernel,end,params,macs,accuracy,curve")
+    for width, kernel, end in itertools.product(TEXT["open"]["width"], (1, 3, 5), (0, 1)):
+        values = curve(width, kernel, end)
+        label = ('"""relu"""', '"[""bn"",""relu""]"')[end]
+        costs = f"{width * kernel**2},{64 * width * kernel**2}"
+        lines.append(f"{width},{kernel},{label},{costs},{values[-1]},{' '.join(map(str, values))}")
+    content = gzip.compress("\n".join(lines).encode())
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    table = {"file": "t.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    return Space({**TEXT, "table": table}, "tabled", tmp_path)
+
+
+def trial(number, rungs, state="paused"):
+    return TrialRecord(number, state, None, None, {}, 1, 1, str(number), None, 0, rungs=rungs)
+
+
+def test_rungs_lie_a_factor_apart_and_before_the_end():
+    assert Rungs(1, 3, 27).epochs == (1, 3, 9)
+    assert Rungs(1, 3, 28).epochs == (1, 3, 9, 27)
+    assert Rungs(2, 2, 12).epochs == (2, 4, 8)
+    assert Rungs(1, 3, 2).epochs == (1,)
+    rungs = Rungs(1, 3, 12)
+    assert [rungs.until(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
+        1,
+        3,
+        9,
+        12,
+    ]
+
+
+def test_the_best_of_each_rung_go_on():
+    rungs = Rungs(1, 3, 9)
+    first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
+    assert rungs.promoted(first[:2]) is None
+    assert rungs.promoted(first).number == 1
+    gone = [first[0], trial(1, {1: (0.5,)}, "running"), first[2]]
+    assert rungs.promoted(gone) is None
+    more = [*gone, *(trial(number, {1: (0.2,)}) for number in (3, 4, 5))]
+    assert rungs.promoted(more).number == 2
+    # A higher rung comes first: its networks are nearer to a result.
+    high = [trial(number, {1: (0.9,), 3: (0.9 + number / 100,)}) for number in (6, 7, 8)]
+    assert rungs.promoted([*more, *high]).number == 8
+
+
+SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, max_size=12)
+
+
+@given(SCORES, st.permutations(["accuracy", "macs"]))
+def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(scores, names):
+    rungs = Rungs(1, 3, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
+    went = 0
+    while (found := rungs.promoted(trials)) is not None:
+        waiting = [one for one in trials if one.state == "paused"]
+        order = ranks(np.array([one.rungs[1] for one in waiting]))
+        assert order[[one.number for one in waiting].index(found.number)] == 0
+        trials[found.number] = trial(found.number, found.rungs, "running")
+        went += 1
+    assert went == len(scores) // 3
+
+
+@pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
+def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
+    rungs = Rungs(1, 2, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
+    points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
+    trials = [
+        trial(number, {1: (accuracy, *[-cost] * (len(names) - 1))}) for number, (accuracy, cost) in enumerate(points)
+    ]
+    went = []
+    while (found := rungs.promoted(trials)) is not None:
+        went.append(found.number)
+        trials[found.number] = trial(found.number, found.rungs, "running")
+    assert went[0] == 3 and set(went[:3]) == {1, 2, 3}, "the cheap one that knows nothing is no start"
+    assert len(went) == 4
+
+
+def test_the_first_rung_is_at_a_third_unless_said():
+    def epochs(**said):
+        return rungs_of(Settings.of(space="tiny", pruner="halving", **said), Objectives()).epochs
+
+    assert epochs(epochs=12) == (4,)
+    assert epochs(epochs=10) == (4,)
+    assert epochs(epochs=2) == (1,)
+    assert epochs(epochs=40, reduction=2) == (14, 28)
+    assert epochs(epochs=40, first_epochs=1) == (1, 3, 9, 27)
+
+
+def test_brackets_take_turns_and_the_last_trains_in_full():
+    rungs = Rungs(1, 3, 9, brackets=True)
+    begins = [rungs.of(number) for number in range(200)]
+    assert set(begins) == {(1, 3), (3,), ()}
+    counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
+    assert counts[0] > counts[1] >= counts[2] > 0
+    assert set(begins[:12]) == set(begins)
+    assert rungs.until(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
+
+
+def test_a_search_halves(tabled):
+    result = search(
+        tabled, searcher="random", pruner="halving", budget=27, first_epochs=1, reduction=3, out=tabled._folder / "run"
+    )
+    whole = [trial for trial in result.trials if trial.state == "complete"]
+    stopped = [trial for trial in result.trials if trial.state == "pruned"]
+    assert len(whole) + len(stopped) == 27
+    assert not [trial for trial in result.trials if trial.state in ("paused", "running")]
+    assert all(set(trial.rungs) == {1, 3} for trial in whole)
+    assert 3 <= len(whole) <= 6
+    space = Tabled(tabled)
+    for one in result.trials:
+        row = space.row(tabled.values(one.labels))
+        assert one.value == (row.value if one.state == "complete" else row.curve[max(one.rungs) - 1])
+    reached = [one for one in result.trials if 3 in one.rungs]
+    assert min(one.rungs[1] for one in reached) >= sorted(one.rungs[1] for one in result.trials)[27 - len(reached) - 4]
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
+@pytest.mark.parametrize("pruner", ["halving", "hyperband"])
+def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeypatch, pruner, objective):
+    from nas_agg.study.workers.table_lookup import Lookup
+
+    settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
+    whole = search(tabled, out=tmp_path / "whole", **settings)
+    started, start = [], Lookup.start
+
+    def killed(self, job):
+        started.append(job.number)
+        if len(started) in (7, 15, 22):
+            raise KeyboardInterrupt
+        start(self, job)
+
+    monkeypatch.setattr(Lookup, "start", killed)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            search(tabled, out=tmp_path / "broken", **settings)
+    again = search(tabled, out=tmp_path / "broken", **settings)
+    told = [(one.number, one.state, one.values, one.rungs) for one in whole.trials]
+    assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == told
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
+def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, monkeypatch, objective):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 3, "reduction": 2, "budget": 8}
+    settings |= {"objective": objective}
+
+    def told(result):
+        return [(one.number, one.state, one.values, one.scores, one.rungs, one.seconds) for one in result.trials]
+
+    whole = told(search(tabled, out=tmp_path / "whole", **settings))
+    assert {state for _, state, *_ in whole} >= {"complete", "pruned"}
+    for writes in itertools.count(2):
+        with monkeypatch.context() as patch:
+            dying_after(patch, writes)
+            try:
+                search(tabled, out=tmp_path / f"{writes}", **settings)
+                break
+            except Killed:
+                pass
+        assert told(search(tabled, out=tmp_path / f"{writes}", **settings)) == whole, f"killed at write {writes}"
+    assert writes > 50
+
+
+def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp_path):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "out": tmp_path / "run"}
+    before = search(tabled, budget=20, **settings)
+    after = search(tabled, budget=40, **settings)
+    kept = [(one.number, one.state, one.values) for one in before.trials]
+    assert [(one.number, one.state, one.values) for one in after.trials[: len(kept)]] == kept
+    new = after.trials[len(kept) :]
+    assert sum(3 in one.rungs for one in new) >= 5
+    assert any(one.state == "complete" for one in new)
+
+
+def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
+    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "min_accuracy": 0.97, "budget": 27}
+    with pytest.raises(NasAggError, match="no network has a result"):
+        search(tabled, out=tmp_path / "run", **settings)
+    assert not (tmp_path / "run/best").exists()
+
+
+@pytest.mark.parametrize("searcher", ["random", "local"])
+def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
+    result = search(tabled, searcher=searcher, pruner="halving", first_epochs=1, budget=60, out=tmp_path / "run")
+    assert sum(one.counts for one in result.trials) == 48
+    assert result.reason == "the space holds no other network within the limits"
+
+
+def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled):
+    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    for width in (2, 3, 4):
+        labels = tabled.labels({"width": width, "kernel": 1, "end": "relu"})
+        next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
+        record.begin(labels, tabled.distributions, {"hash": str(width), "params": 1, "macs": 1, "seed": 0})
+    record.pause(0, 1, (0.5,))
+    record.pause(1, 1, (0.9,), {"accuracy": 0.2})
+    assert [one.state for one in record.trials] == ["paused", "paused", "running"]
+    assert [one.scores for one in record.trials] == [(0.5,), None, None]
+    record.promote(0)
+    assert record.trials[0].state == "running" and not record.trials[0].counts
+    cut = record.settle("the time is up")
+    assert [(one.number, one.state, one.reason) for one in cut] == [(0, "pruned", ""), (2, "stopped", "the time is up")]
+    assert [one.state for one in record.trials] == ["pruned", "pruned", "stopped"]
+    assert [one.values for one in record.trials] == [(0.5,), (0.9,), None]
+    assert [one.scores for one in record.trials] == [(0.5,), None, None]
+
+
+def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stands_at_no_rung(tabled):
+    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    names, attrs = {"kernel": 1, "end": "relu"}, {"hash": "one", "params": 1, "macs": 1, "seed": 0}
+
+    def draw(width):
+        next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
+        return tabled.labels({"width": width, **names}), tabled.distributions, attrs
+
+    record.begin(*draw(2))
+    record.pause(0, 1, (0.5,))
+    record.settle("the budget is spent")
+    record.repeat(*draw(3), twin=0)
+    assert (record.trials[1].state, record.trials[1].scores) == ("repeat", (0.5,))
+    waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]
+    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting[:2]]) is None, "there are but two networks"
+    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting]).number == 2, "it did not go on"
+
+
+def test_what_cannot_halve(tabled, tiny, tmp_path):
+    for said in ({"first_epochs": 2}, {"reduction": 3, "pruner": "median"}):
+        with pytest.raises(InputError, match="of halving and hyperband; leave it out, or name such a pruner"):
+            search(tabled, out=tmp_path / "run", **said)
+    with pytest.raises(InputError, match="first_epochs: 9 of 9 epochs leave nothing to save"):
+        search(tabled, pruner="halving", first_epochs=9, out=tmp_path / "run")
+    with pytest.raises(InputError, match="pruner: for networks that are trained here"):
+        search(tiny, lambda genotype, trial: 1.0, pruner="halving")
+
+
+def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
+    import torch
+
+    from nas_agg.compiler import compile
+    from nas_agg.training.data import load_data
+    from nas_agg.training.loop import train
+    from nas_agg.training.recipes import get_recipe
+
+    data, recipe = load_data("digits"), get_recipe("search")
+    space = Space(TEXT, "t")
+    genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
+    whole, parts = compile(genotype, 0), compile(genotype, 0)
+    unbroken = train(whole, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
+    paused = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", until=2)
+    assert (paused.stopped, paused.epochs) == ("paused", 2)
+    parts = compile(genotype, 0)
+    ended = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", resume=True)
+    assert ended.stopped is None
+    own = [epoch["validation_accuracy"] for epoch in ended.history]
+    assert own == [epoch["validation_accuracy"] for epoch in unbroken.history]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+
+
+def test_what_paused_over_a_limit_is_over_it_in_the_end(tabled):
+    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27, "first_epochs": 1}
+    result = search(tabled, out=tabled._folder / "run", **settings)
+    stopped = [one for one in result.trials if one.state == "pruned"]
+    assert {one.scores is None for one in stopped} == {True, False}
+    assert all((one.scores is None) == (one.value < 0.5) for one in stopped)

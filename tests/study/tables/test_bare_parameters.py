@@ -1,0 +1,61 @@
+"""Open names alone, and what a function makes of them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nas_agg.common.errors import InputError
+from nas_agg.study.api import search
+
+NAMES = {"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"], "deep": [1, 2, 4]}
+
+
+def value(values, trial):
+    return values["rate"] / 10 + (values["how"] == "concat") - values["deep"] / 100
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe", "evolution", "local", "nsga2", "predictor"])
+def test_a_function_of_values_is_searched(searcher):
+    result = search(NAMES, value, searcher=searcher, budget=54)
+    assert result.value == max(trial.value for trial in result.trials if trial.counts)
+    assert result.best == result.values
+    counted = [trial for trial in result.trials if trial.counts]
+    assert len({trial.hash for trial in counted}) == len(counted) == 54
+    assert result.best == {"rate": 9, "how": "concat", "deep": 1}
+
+
+def test_such_a_search_goes_on_and_keeps_its_best(tmp_path):
+    first = search(NAMES, value, searcher="evolution", budget=10, out=tmp_path / "run")
+    again = search(NAMES, value, searcher="evolution", budget=10, out=tmp_path / "run")
+    assert [trial.labels for trial in again.trials] == [trial.labels for trial in first.trials]
+    assert json.loads((tmp_path / "run/best/values.json").read_text()) == first.values
+    with pytest.raises(InputError, match="the space names has changed"):
+        search({**NAMES, "deep": [1, 2]}, value, searcher="evolution", budget=10, out=tmp_path / "run")
+
+
+def test_starts_are_values_of_the_names():
+    result = search(NAMES, value, budget=3, start=[{"rate": 5, "how": "sum", "deep": 4}])
+    assert result.trials[0].value == pytest.approx(0.46)
+    with pytest.raises(InputError, match="'resnet' is no point: give values"):
+        search(NAMES, value, budget=3, start="resnet")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({}, "space: no names"),
+        ({"a": []}, "space: a: "),
+        ({"a": {"from": 3, "to": 1}}, "space: a"),
+        ({3: [1]}, "3 is no name"),
+    ],
+)
+def test_what_are_no_names(names, said):
+    with pytest.raises(InputError, match=said):
+        search(names, value)
+
+
+def test_names_alone_are_not_trained():
+    with pytest.raises(InputError, match="give an evaluate function"):
+        search(NAMES)

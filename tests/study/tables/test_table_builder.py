@@ -1,0 +1,334 @@
+"""Every network of a small space trained, and the table of it."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import gzip
+import hashlib
+import json
+
+import pytest
+
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.compiler import compile
+from nas_agg.search_space.space import Space, list_spaces, open_space
+from nas_agg.search_space.table_settings import VALIDATION_SHARE, TableSettings
+from nas_agg.study.api import search
+from nas_agg.study.tables.bench_lines import lines
+from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.tables.table_builder import Bench, _scores, points, train_one
+from nas_agg.training.data import load_data
+from nas_agg.training.loop import evaluate, train
+from nas_agg.training.recipes import get_recipe
+
+TEXT = {
+    "input": [1, 8, 8],
+    "classes": 10,
+    "open": {"width": [4, 6], "deep": [0, 1], "kernel": [1, 3]},  # without depth two kernels are one network
+    "net": [
+        {"conv": 3, "out": "width"},
+        {"nodes": "deep", "growth": "width", "unit": [{"conv": "kernel"}, "relu"]},
+        "gap",
+        {"linear": "classes"},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A bench that is done, in two parts, the first of which was killed in the middle of a line."""
+    out, said = tmp_path_factory.mktemp("bench"), []
+    bench = Bench(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2))
+    bench.train(out, 1, (1, 2), said.append)
+    file = out / "part-1-of-2.jsonl"
+    whole = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(whole[:-2]) + whole[-1][:20])
+    bench.train(out, 1, (1, 2), said.append)
+    bench.train(out, 2, (2, 2), said.append)
+    bench.time(out, said.append)
+    return bench, out, said
+
+
+def test_each_network_is_trained_once_a_seed(done):
+    _, out, said = done
+    trained = lines(out, "part")
+    assert len(trained) == len({(line["hash"], line["seed"]) for line in trained}) == 12
+    assert said[0] == "6 networks; 6 trainings in this part, 6 of them to do"
+    assert said[1] == "6 networks; 6 trainings in this part, 2 of them to do"
+    assert {line["hash"] for line in lines(out, "times")} == {line["hash"] for line in trained}
+
+
+def test_the_table_tells_what_a_training_has(done, tmp_path):
+    bench, out, _ = done
+    content, networks = bench.table(out)
+    assert networks == 6
+    assert content == bench.table(out)[0]
+    (tmp_path / "small.csv.gz").write_bytes(content)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    space = Tabled(Space({**TEXT, "table": table}, "small", tmp_path))
+    values = {"width": 6, "deep": 1, "kernel": 3}
+    row = space.row(values)
+    accuracies = []
+    for seed in (0, 1):
+        data = load_data("digits", seed, validation_share=VALIDATION_SHARE)
+        result = train(compile(space.genotype(values), seed), data, get_recipe("bench"), seed=seed, epochs=2)
+        accuracies.append([epoch["validation_accuracy"] for epoch in result.history])
+    assert row.curve == pytest.approx([sum(pair) / 2 for pair in zip(*accuracies, strict=True)], abs=1e-4)
+    assert row.value == pytest.approx(row.curve[-1], abs=1e-4)
+    assert (row.params, row.macs) == (448, 64 * (54 + 324) + 60)
+    assert row.found["latency_ms"] > 0 and row.found["seconds"] > 0
+    assert space.row({**values, "deep": 0}).hash == space.row({**values, "deep": 0, "kernel": 1}).hash
+    result = search(
+        Space({**TEXT, "table": table}, "small", tmp_path), searcher="random", budget=50, out=tmp_path / "run"
+    )
+    assert len([trial for trial in result.trials if trial.counts]) == 6
+    assert result.value == max(one.value for one in space.rows.values())
+    assert json.loads((tmp_path / "run/best/genotype.json").read_text())["let"] == result.values
+
+
+def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
+    bench, _, _ = done
+    content, _ = bench.table(done[1])
+    (tmp_path / "small.csv.gz").write_bytes(content)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    space = Space({**TEXT, "table": table}, "small", tmp_path)
+    rows = Tabled(space).rows.values()
+    for objective, figure in (("loss", "loss"), ("latency,loss", "latency_ms")):
+        result = search(space, searcher="random", objective=objective, budget=50, out=tmp_path / objective)
+        assert result.value == min(row.found[figure] for row in rows)
+    with pytest.raises(InputError, match="tells of no loss at rungs"):
+        search(space, objective="loss", pruner="halving", searcher="random", out=tmp_path / "run")
+    text = gzip.decompress(content).decode().replace("latency_ms", "slowness")
+    less = gzip.compress(text.encode())
+    (tmp_path / "small.csv.gz").write_bytes(less)
+    other = Space({**TEXT, "table": {**table, "sha256": hashlib.sha256(less).hexdigest()}}, "small", tmp_path)
+    with pytest.raises(InputError, match="does not tell of latency"):
+        search(other, objective="loss,latency", searcher="random", out=tmp_path / "run")
+
+
+def copied(out, folder):
+    """A folder of results that may be changed."""
+    for file in out.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return folder
+
+
+def test_a_table_has_what_is_done_and_means_of_the_seeds_there_are(done, tmp_path):
+    bench, out, _ = done
+    part = copied(out, tmp_path) / "part-2-of-2.jsonl"
+    *others, last = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(others))  # the last network has its first seed alone
+    line = json.loads(last)
+    (left,) = [one for one in lines(out, "part") if one["hash"] == line["hash"] and one["seed"] == 0]
+    gone = json.loads(others[0])["hash"]  # and another is not timed
+    times = [one for one in lines(out, "times") if one["hash"] != gone]
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(one) + "\n" for one in times))
+    content, networks = bench.table(tmp_path)
+    assert networks == 5
+    text = gzip.decompress(content).decode().splitlines()
+    assert "; 5 of 6 networks; seeds 0 (1 network), 0 to 1 (4 networks); " in text[0]
+    rows = list(csv.DictReader(text[6:]))
+    assert {row["hash"] for row in rows} == {one["hash"] for one in times}
+    (row,) = [row for row in rows if row["hash"] == line["hash"]][:1]
+    assert row["right0"] == " ".join(map(str, left["right"])) and row["right1"] == ""
+    assert float(row["accuracy"]) == pytest.approx(left["right"][-1] / left["images"], abs=1e-6)
+    assert float(row["test_accuracy"]) == pytest.approx(left["test"] / left["test_images"], abs=1e-6)
+
+
+def test_without_times_of_their_own_networks_have_those_of_their_trainings(done, tmp_path):
+    bench, out, _ = done
+    (copied(out, tmp_path) / "times.jsonl").unlink()
+    content, networks = bench.table(tmp_path)
+    assert networks == 6
+    text = gzip.decompress(content).decode().splitlines()
+    assert "seconds: of the processor, of a training" in text[0]
+    row = next(csv.DictReader(text[6:]))
+    own = [line for line in lines(out, "part") if line["hash"] == row["hash"]]
+    assert float(row["seconds"]) == pytest.approx(sum(line["seconds"] for line in own) / 2, abs=1e-3)
+    assert float(row["latency_ms"]) == min(line["latency_ms"] for line in own) > 0
+
+
+def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
+    bench, out, _ = done
+    with pytest.raises(InputError, match="no network is trained and timed; first nas_agg bench"):
+        bench.table(tmp_path)
+    part = copied(out, tmp_path) / "part-2-of-2.jsonl"
+    part.write_text("{nonsense\n" + part.read_text())
+    with pytest.raises(NasAggError, match=r"part-2-of-2\.jsonl: line 1 is spoilt"):
+        bench.table(tmp_path)
+    with pytest.raises(InputError, match="points; a table takes up to 20,000"):
+        next(points(Space({**TEXT, "open": {**TEXT["open"], "width": {"from": 1, "to": 9000}}}, "large")))
+
+
+def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
+    space, said = Space(TEXT, "small"), []
+    orders = [list(Bench(space, TableSettings(order_seed=seed)).networks) for seed in (None, 0, 0, 1)]
+    assert orders[0] == sorted(orders[0]) and orders[1] == orders[2]
+    assert len({tuple(order) for order in orders}) == 3 and all(set(order) == set(orders[0]) for order in orders)
+    settings = TableSettings(order_seed=1, seeds=1, epochs=2)
+    Bench(space, settings, limit=2).train(tmp_path, 1, (1, 1), said.append)
+    Bench(space, settings, limit=3).train(tmp_path, 1, (1, 1), said.append, minutes=0)
+    assert [line["hash"] for line in lines(tmp_path, "part")] == orders[3][:2]
+    assert said[1:] == [
+        "3 networks; 3 trainings in this part, 1 of them to do",
+        "0 of 1; the time is up, and the same command goes on",
+    ]
+    text = gzip.decompress(Bench(space, settings).table(tmp_path)[0]).decode()
+    assert "2 of 6 networks; trained in an order drawn by seed 1; seeds 0;" in text
+
+
+def test_more_seeds_are_for_the_best_by_their_first(done, tmp_path):
+    _, out, _ = done
+    first = [line for line in lines(out, "part") if line["seed"] == 0]
+    (tmp_path / "part-1-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
+    bench, said = Bench(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
+    for _ in range(2):  # what the second seeds have changes nothing of who is best
+        bench.train(tmp_path, 1, (1, 1), said.append)
+    more = [line for line in lines(tmp_path, "part") if line["seed"] == 1]
+    best = sorted(first, key=lambda line: (-line["right"][-1], line["hash"]))[:2]
+    assert [line["hash"] for line in more] == [line["hash"] for line in best]
+    assert said == [f"2 networks; 4 trainings in this part, {left} of them to do" for left in (2, 0)]
+    counted = {(line["hash"], line["seed"]): line["right"] for line in lines(out, "part")}
+    assert all(line["right"] == counted[line["hash"], 1] for line in more)
+
+
+def test_trainings_are_as_the_settings_say(tmp_path):
+    settings = TableSettings(
+        image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, recipe="search"
+    )
+    bench = Bench(Space(TEXT, "small"), settings)
+    assert bench.entries[-1].macs == 16 * (54 + 324) + 60  # counted on the images that are trained on
+    entry = bench.entries[-1]
+    data = load_data("digits", 5, image_size=4, train_images=96, validation_images=200)
+    assert (len(data.train), len(data.validation)) == (96, 200)
+    genotype = bench.space.genotype(entry.values, data.input)
+    recipe = get_recipe("search").model_copy(update={"batch_size": 48})
+    for seed in (0, 3):
+        model = compile(genotype, seed)
+        history = train(model, data, recipe, seed=seed, epochs=2).history
+        line = train_one(entry.hash, seed, genotype.to_json(), settings)
+        assert line["right"] == [round(200 * epoch["validation_accuracy"]) for epoch in history]
+        assert line["loss"] == [round(epoch["validation_loss"], 4) for epoch in history]
+        assert line["test"] == evaluate(model, data.test, data)["correct"]
+        assert (line["images"], line["test_images"]) == (200, len(data.test))
+
+
+def test_the_header_tells_how_the_table_was_made(tmp_path):
+    settings = TableSettings(
+        image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, seeds=1
+    )
+    bench = Bench(Space(TEXT, "small"), settings, limit=1)
+    bench.train(tmp_path, 1, (1, 1), lambda line: None)
+    header = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()[0]
+    assert header.startswith(
+        "# recipe: small on digits at 4x4; recipe bench with batches of 48; 2 epochs; 1 of 6 networks; seeds 0; "
+        "200 images validate, 96 others train, drawn once, by seed 5; right: how many"
+    )
+
+
+def test_scores_by_running_statistics_are_kept_beside_the_others(done, tmp_path):
+    history = [{"validation_accuracy": 0.5, "validation_loss": 1.23456, "validation_accuracy_running_statistics": 0.1}]
+    assert _scores(history, 10) == {"right": [5], "right_running": [1], "loss": [1.2346]}
+    bench, out, _ = done
+    path = copied(out, tmp_path) / "part-1-of-2.jsonl"
+    (line, *others) = lines(out, "part-1")
+    changed = [line | {"right_running": [7, 8]}, *others]
+    path.write_text("".join(json.dumps(one) + "\n" for one in changed))
+    text = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()
+    row = next(row for row in csv.DictReader(text[6:]) if row["hash"] == line["hash"])
+    assert row["right_running0"] == "7 8" and row["right0"] == " ".join(map(str, line["right"]))
+
+
+def test_trainings_of_other_settings_are_not_mixed(done, tmp_path):
+    bench, out, _ = done
+    copied(out, tmp_path)
+    other = Bench(bench.space, bench.settings.model_copy(update={"epochs": 3}))
+    with pytest.raises(InputError, match=r"settings\.json: trainings with epochs 2, not 3; choose another --out"):
+        other.train(tmp_path, 1, (1, 1), lambda line: None)
+    with (tmp_path / "part-2-of-2.jsonl").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process writes there"):
+            bench.train(tmp_path, 1, (2, 2), lambda line: None)
+
+
+def test_the_shipped_tables_were_made_as_their_spaces_say():
+    for name in list_spaces():
+        space = open_space(name)
+        if space.table is not None:
+            file, bench = space.table[0], Bench(space, space.table_settings)
+            lines = gzip.decompress(file.read_bytes()).decode().splitlines()
+            settings = bench.settings
+            size = f" at {settings.image_size}x{settings.image_size}" if settings.image_size else ""
+            assert lines[0].startswith(f"# recipe: {name} on {settings.dataset}{size}; recipe {settings.recipe}")
+            assert f"; {settings.epochs} epochs; " in lines[0]
+
+
+def test_the_command_trains_and_writes_the_table(run, tmp_path):
+    (tmp_path / "small.json").write_text(json.dumps({**TEXT, "table": {"epochs": 2, "seeds": 1}}))
+    words = ("bench", "--space", "small.json", "--out", "out", "--workers", "2", "--limit", "2")
+    status, out, err = run(*words)
+    assert (status, out, err) == (0, "2 networks; 2 trainings in this part, 2 of them to do\n", "")
+    status, out, _ = run(*words, "--table", "small.csv.gz")
+    digest = hashlib.sha256((tmp_path / "small.csv.gz").read_bytes()).hexdigest()
+    assert status == 0
+    assert out.startswith("small.csv.gz: 2 of 6 networks, ") and out.endswith(f"sha256 {digest}\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content[:-9] + b"123456789", "another checksum"),
+        (lambda content: None, "cannot be read"),
+    ],
+)
+def test_a_table_that_is_not_the_one_is_refused(done, tmp_path, change, said):
+    bench, out, _ = done
+    content, _ = bench.table(out)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    if (changed := change(content)) is not None:
+        (tmp_path / "small.csv.gz").write_bytes(changed)
+    space = Space({**TEXT, "table": table}, "small", tmp_path)
+    with pytest.raises(InputError, match=said):
+        search(space, searcher="random", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_of_other_points_is_refused(done, tmp_path):
+    bench, out, _ = done
+    text = gzip.decompress(bench.table(out)[0]).decode()
+    other = gzip.compress(text.replace("\n6,", "\n7,").encode())
+    (tmp_path / "small.csv.gz").write_bytes(other)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(other).hexdigest()}
+    with pytest.raises(InputError, match="7 is no value of the space"):
+        Tabled(Space({**TEXT, "table": table}, "small", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ("small.csv.gz", "is no table: write {file: NAME, sha256: DIGEST}"),
+        ({"file": "../small.csv.gz", "sha256": "0"}, "is no file beside the space's own"),
+        ({"file": 3, "sha256": "0"}, "is no table"),
+        ({"file": "small.csv.gz"}, "is no table"),
+        ({"data": "digits"}, "table.data: no such field here; did you mean 'dataset'"),
+        ({"epochs": 1}, "table.epochs: input should be greater than or equal to 2, not 1"),
+        ({"image_size": "16"}, "table.image_size: input should be a valid integer, not '16'"),
+    ],
+)
+def test_what_names_no_table(table, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        Space({**TEXT, "table": table}, "small", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [({"recipe": "final"}, "recipe: small has a table"), ({"epochs": 3}, "epochs: those of the table are 2")],
+)
+def test_settings_of_trainings_go_with_no_table(done, tmp_path, setting, said):
+    bench, out, _ = done
+    content, _ = bench.table(out)
+    (tmp_path / "small.csv.gz").write_bytes(content)
+    table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
+    with pytest.raises(InputError, match=said):
+        search(Space({**TEXT, "table": table}, "small", tmp_path), out=tmp_path / "run", **setting)

@@ -1,0 +1,117 @@
+"""Real trainings on digits, as small as they come."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from nas_agg.common.errors import InputError
+from nas_agg.common.files import read
+from nas_agg.study.api import search
+from nas_agg.study.standalone_training import evaluate_run
+from nas_agg.study.workers.jobs import train_in_full
+from nas_agg.study.workers.process import prepare
+from nas_agg.training.data import load_data
+
+
+def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path):
+    settings = {"searcher": "random", "budget": 3, "epochs": 2, "recipe": "search", "seed": 1}
+    result = search(tiny_file, out=tmp_path / "run", **settings)
+    assert [trial.state for trial in result.trials if trial.counts] == ["complete"] * 3
+    assert 0.1 < result.value <= 1
+    best = tmp_path / "run/best"
+    assert {path.name for path in best.iterdir()} == {
+        "genotype.json",
+        "metrics.json",
+        "metrics.jsonl",
+        "model.py",
+        "weights.safetensors",
+    }
+    assert not (tmp_path / "run/best.tmp").exists()
+    assert read(best / "genotype.json") == result.best.text()
+    again = evaluate_run(tmp_path / "run", device="cpu")
+    assert again["correct"] == result.test["correct"] > 36
+    assert again["images"] == result.test["images"] == len(load_data("digits").test)
+    assert again["accuracy"] == result.test["test_accuracy"]
+    for trial in filter(lambda trial: trial.counts, result.trials):
+        lines = (tmp_path / f"run/trials/{trial.number}/metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["validation_accuracy"] == trial.value
+    trial = result.top[0]
+    work = prepare({"threads": 1, "data": {"spec": "digits", "seed": 1}})
+    text = read(tmp_path / f"run/trials/{trial.number}/genotype.json")
+    job = {"final": False, "genotype": text, "seed": trial.seed, "recipe": "search", "device": "cpu", "epochs": 2}
+    alone = work({**job, "out": str(tmp_path / "alone")}, lambda step, value: False)
+    assert alone["value"] == trial.value, "the seed makes the training, wherever it runs"
+
+
+def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
+    search(tiny, score, searcher="random", budget=1, out=tmp_path / "run")
+    with pytest.raises(InputError, match="no final network; its networks were evaluated by a function"):
+        evaluate_run(tmp_path / "run")
+    with pytest.raises(InputError, match="no run folder"):
+        evaluate_run(tmp_path / "none")
+
+
+def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill(step, value):
+        if step == 3:
+            raise Killed
+        return False
+
+    data = load_data("digits")
+    genotype = tiny.genotype(tiny.values({"width": 8, "deep": "1", "kernel": "3", "end": '["bn","relu"]'}))
+
+    def job(name):
+        out = {"out": str(tmp_path / f"{name}.tmp"), "best": str(tmp_path / name)}
+        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "trial": 7, "value": 0.5}
+        return {**out, **rest, "cost": {"params": 1}, "title": "tiny, trial 7", "about": ""}
+
+    whole = train_in_full(job("whole"), data, lambda step, value: False)
+    with pytest.raises(Killed):
+        train_in_full(job("broken"), data, kill)
+    assert not (tmp_path / "broken").exists()
+    broken = train_in_full(job("broken"), data, lambda step, value: False)
+    assert {**broken, "seconds": 0} == {**whole, "seconds": 0}
+    weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert weights[0] == weights[1]
+
+
+def test_a_trial_that_goes_on_reports_what_it_had_done(tiny, tmp_path, monkeypatch):
+    import nas_agg.training.loop as loop
+
+    class Killed(BaseException):
+        pass
+
+    train = loop.train
+    monkeypatch.setattr(loop, "train", lambda *args, **kwargs: train(*args, **kwargs, checkpoint_seconds=0))
+    genotype = tiny.genotype(tiny.values({"width": 6, "deep": "0", "kernel": "3", "end": '"relu"'}))
+    work = prepare({"threads": 1, "data": {"spec": "digits"}})
+
+    def job(name):
+        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "epochs": 5}
+        return {"final": False, "out": str(tmp_path / name), **rest}
+
+    reports = []
+
+    def hear(step, value):
+        reports.append((step, value))
+        if len(reports) == 3:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        work(job("broken"), hear)
+    assert (tmp_path / "broken/checkpoint.pt").exists()
+    broken = work(job("broken"), hear)
+    whole_reports = []
+    whole = work(job("whole"), lambda step, value: whole_reports.append((step, value)))
+    assert reports[3:] == whole_reports and reports[:3] == whole_reports[:3]
+    assert [step for step, _ in whole_reports] == [1, 2, 3, 4, 5]
+    assert broken["value"] == whole["value"] == whole_reports[-1][1]
+    assert not (tmp_path / "broken/checkpoint.pt").exists()
+    stopped = work(job("stopped"), lambda step, value: step == 2)
+    assert stopped["value"] == whole_reports[1][1]

@@ -1,0 +1,359 @@
+"""Proxies ranked by what networks have reached: the statistics, the reading of runs, and the scores that are kept."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from scipy import stats
+
+import nas_agg
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space, open_space
+from nas_agg.study import proxy_ranking as ranking
+from nas_agg.study.proxy_ranking import Correlation, correlations, rank, rank_run, rank_table
+from nas_agg.study.records import score_cache as kept
+from nas_agg.study.records.run_folder import RunFolder
+from nas_agg.study.samplers.proxy_scorer import ZERO_COST, Scorer
+from nas_agg.study.tables.results_table import Tabled
+from nas_agg.training.data import Data, load_data
+
+# ---- statistics
+
+
+def test_scores_that_rise_with_results_rank_perfectly() -> None:
+    results = [0.1, 0.5, 0.2, 0.9, 0.4]
+    up, down, flat = correlations(
+        {"params": [math.exp(9 * y) for y in results], "zen": [-y for y in results], "macs": [3.0] * 5}, results
+    )
+    assert (up.kendall, up.spearman, down.kendall, down.spearman) == pytest.approx((1, 1, -1, -1))
+    assert up.kendall_interval == pytest.approx((1, 1)) and down.spearman_interval == pytest.approx((-1, -1))
+    assert (flat.kendall, flat.kendall_interval, flat.spearman, flat.spearman_interval) == (None,) * 4
+    assert correlations({"params": results}, [0.5] * 5)[0].kendall is None
+
+
+def test_ties_count_as_in_tau_b_and_mean_ranks() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(6, size=30), rng.integers(6, size=30)
+    (found,) = correlations({"snip": x}, y)
+    signs = [(np.sign(x[j] - x[i]), np.sign(y[j] - y[i])) for i, j in itertools.combinations(range(30), 2)]
+    lengths = [sum(abs(pair[k]) for pair in signs) for k in (0, 1)]
+    assert found.kendall == pytest.approx(sum(a * b for a, b in signs) / math.sqrt(lengths[0] * lengths[1]))
+    ranks = [[np.mean(np.flatnonzero(np.sort(v) == one)) for one in v] for v in (x, y)]
+    assert found.spearman == pytest.approx(np.corrcoef(ranks)[0, 1])
+
+
+def test_intervals_are_percentiles_of_resampled_networks() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=20)
+    y = np.round(x + rng.normal(size=20), 1)
+    (found,) = correlations({"snip": x}, y, seed=4)
+    draws = np.random.default_rng(99).integers(20, size=(1000, 20))
+    for low_high, function in ((found.kendall_interval, stats.kendalltau), (found.spearman_interval, stats.spearmanr)):
+        wanted = np.percentile([function(x[draw], y[draw]).statistic for draw in draws], (2.5, 97.5))
+        assert low_high == pytest.approx(wanted, abs=0.06), "of other draws"
+    same, other = correlations({"snip": x}, y, seed=4)[0], correlations({"snip": x}, y, seed=5)[0]
+    assert same == found
+    assert other.kendall == found.kendall and other.kendall_interval != found.kendall_interval
+
+
+def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "RESAMPLES", 150)
+    rng, truth, covered = np.random.default_rng(2), 2 / math.pi * math.asin(0.6), 0
+    for seed in range(60):
+        x, noise = rng.normal(size=(2, 40))
+        (found,) = correlations({"snip": x}, 0.6 * x + 0.8 * noise, seed)
+        low, high = found.kendall_interval or (1, 0)
+        covered += low <= truth <= high
+    assert 50 <= covered <= 60
+
+
+def test_what_is_no_finite_number_is_left_out() -> None:
+    results = [1.0, 2.0, 3.0, 4.0, 5.0]
+    some, few = correlations(
+        {"zen": [1, math.nan, 3, math.inf, 9], "snip": [1, math.nan, 3, -math.inf, math.nan]}, results
+    )
+    assert (some.networks, some.left_out, some.kendall) == (3, 2, pytest.approx(1))
+    assert few == Correlation("snip", 2, 3, None, None, None, None)
+    with pytest.raises(InputError, match="2 networks: at least 3 are needed"):
+        correlations({"zen": [1, 2]}, [1, 2])
+    with pytest.raises(InputError, match="results: one is no finite number"):
+        correlations({"zen": [1, 2, 3]}, [1, 2, math.nan])
+
+
+def test_overlap() -> None:
+    def of(*interval: float) -> Correlation:
+        return Correlation("zen", 9, 0, 0.0, interval or None, None, None)  # type: ignore[arg-type]
+
+    assert of(0.1, 0.4).overlaps(of(0.3, 0.5)) and of(0.3, 0.5).overlaps(of(0.1, 0.4))
+    assert of(0.1, 0.9).overlaps(of(0.3, 0.5)) and of().overlaps(of(0.3, 0.5))
+    assert not of(0.1, 0.2).overlaps(of(0.3, 0.5)) and not of(0.6, 0.7).overlaps(of(0.3, 0.5))
+
+
+# ---- networks
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    return load_data("digits")
+
+
+def network(width: int, deep: int = 1) -> Genotype:
+    unit = [{"conv": 3, "out": width}, "bn", "relu"]
+    return Genotype.read({"input": [1, 8, 8], "classes": 10, "net": [*unit * deep, "gap", {"linear": "classes"}]})
+
+
+def test_rank_of_networks(data: Data) -> None:
+    networks = [network(width) for width in (2, 64, 8, 24)]
+    told = []
+    found = rank(networks, [0.2, 0.9, 0.4, 0.6], data, ["synflow"], report=lambda *done: told.append(done))
+    assert [c.proxy for c in found] == ["params", "macs", "synflow"]
+    assert [c.kendall for c in found] == pytest.approx([1, 1, 1])
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(ZERO_COST)
+    with pytest.raises(InputError, match="4 genotypes and 3 accuracies"):
+        rank(networks, [1, 2, 3], data)
+
+
+def test_scores_are_means_over_initialisations(data: Data) -> None:
+    networks, results = [network(width, deep) for width, deep in ((2, 3), (3, 1), (4, 2), (5, 1))], [4, 2, 1, 3]
+    scorer = Scorer(data, 3)
+    means = [np.mean([scorer.scores(one, ["snip"], init)["snip"] for init in range(3)]) for one in networks]
+    (wanted,) = correlations({"snip": means}, results, 3)
+    assert rank(networks, results, data, ["snip"], seed=3, inits=3)[2] == wanted
+
+
+# ---- runs
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a user's function: 12 networks, of which some were stopped early."""
+    unit = [{"conv": 3, "out": "width"}, "bn", "relu"]
+    names = {"width": {"from": 2, "to": 6}, "kernel": [1, 3, 5]}
+    net = [{"conv": "kernel", "out": "width"}, *unit, "gap", {"linear": "classes"}]
+    path = tmp_path_factory.mktemp("made") / "run"
+    space = Space({"input": [1, 8, 8], "classes": 10, "open": names, "net": net}, "small")
+
+    def score(genotype: Genotype, trial: optuna.Trial) -> float:
+        if trial.number % 4 == 3:
+            trial.report(0.0, 1)
+            raise optuna.TrialPruned
+        return 1 / (1 + abs(genotype.text()["let"]["width"] - 4)) + trial.number / 100
+
+    nas_agg.search(space, score, searcher="random", budget=12, out=path)
+    return path
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, ranked with few resamples."""
+    monkeypatch.setattr(ranking, "RESAMPLES", 20)
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def trials(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open() as file:
+        return [row for row in csv.DictReader(file) if row["state"] == "complete"]
+
+
+def rewrite(folder: Path, **changes) -> None:
+    run = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(run | changes))
+
+
+def test_rank_of_a_run_is_that_of_its_networks(folder: Path, data: Data) -> None:
+    done = trials(folder)
+    assert len(done) == 10 < len(list((folder / "trials").iterdir()))
+    found = rank_run(folder, ["snip"], dataset="digits", seed=2)
+    networks = [nas_agg.load(f"{folder}:{row['number']}") for row in done]
+    assert found.correlations == rank(networks, [float(row["value"]) for row in done], data, ["snip"], seed=2)
+    assert (found.figure, found.networks, found.dataset) == ("value", len(done), "digits")
+    assert rank_run(folder, ["snip"], dataset="digits", limit=3).networks == 3
+
+
+def test_a_run_is_only_read_while_it_goes_on(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    held = RunFolder(folder)
+    try:
+        rank_run(folder, ["zen"], dataset="digits")
+    finally:
+        held.close()
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after.pop(folder / "proxies.json")
+    assert after == before
+
+
+def test_scores_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = rank_run(folder, ["zen"], dataset="digits", inits=2)
+    with monkeypatch.context() as context:
+        context.setattr(ranking, "Scorer", None)
+        assert rank_run(folder, ["zen"], dataset="digits", inits=2) == first
+        assert rank_run(folder, dataset="digits", proxies=["macs"]).correlations == first.correlations[:2]
+    asked = count(monkeypatch)
+    for more in ({"inits": 3}, {"seed": 1}, {"batch": 32}):
+        rank_run(folder, ["zen"], dataset="digits", **more)  # type: ignore[arg-type]
+        assert asked.pop(0)[0] == (2 if "inits" in more else 0)
+        asked.clear()
+    rank_run(folder, ["zen", "snip"], dataset="digits")
+    assert {tuple(names) for _, names in asked} == {("snip",)}
+
+
+def count(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
+    """What scorers are asked for from here on."""
+    asked, plainly = [], Scorer.scores_or_none
+
+    def scores_or_none(self, genotype, names, init=0):
+        asked.append((init, list(names)))
+        return plainly(self, genotype, names, init)
+
+    monkeypatch.setattr(Scorer, "scores_or_none", scores_or_none)
+    return asked
+
+
+def test_what_is_interrupted_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(done: int, count: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        rank_run(folder, ["zen"], dataset="digits", report=stop)
+    asked = count(monkeypatch)
+    found = rank_run(folder, ["zen"], dataset="digits")
+    assert len(asked) == found.networks - 2
+    (folder / "proxies.json").unlink()
+    assert rank_run(folder, ["zen"], dataset="digits") == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[1]", '{"a": 1}', '{"a": {"b": {"zen": ["x"]}}}', '{"a": {"b": {"zen": 1}}}', "[" * 9999, b"\xff"],
+)
+def test_scores_that_are_spoilt_are_computed_anew(folder: Path, text: str | bytes) -> None:
+    first = rank_run(folder, ["zen"], dataset="digits")
+    (folder / "proxies.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert rank_run(folder, ["zen"], dataset="digits") == first
+    assert json.loads((folder / "proxies.json").read_text())
+
+
+def test_scores_that_are_not_finite_are_kept_and_failures_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "proxies.json"
+    scores = kept.KeptScores(path, "a")
+    scores.scores["x"] = {"zen": [1.5, math.inf, -math.inf], "snip": [2.0, math.nan, 3.0]}
+    scores.write()
+    json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert kept.KeptScores(path, "a").scores == {"x": {"zen": [1.5, math.inf, -math.inf], "snip": [2.0]}}
+    other = kept.KeptScores(path, "b")
+    assert other.scores == {}
+    other.scores["x"] = {"zen": [7.0]}
+    other.write()
+    assert kept.KeptScores(path, "a").scores["x"]["snip"] == [2.0], "of others too"
+
+
+def test_a_run_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = rank_run(folder, ["zen"], dataset="digits")
+    (folder / "proxies.json").unlink()
+
+    def refuse(path, text):
+        raise NasAggError(f"{path}: cannot be written: Permission denied")
+
+    monkeypatch.setattr(kept, "write_atomic", refuse)
+    found = rank_run(folder, ["zen"], dataset="digits")
+    assert found.correlations == wanted.correlations
+    assert found.unkept.endswith("proxies.json: cannot be written: Permission denied")
+
+
+def test_a_run_of_trainings_names_its_data_and_its_figure(folder: Path, data: Data) -> None:
+    with pytest.raises(InputError, match=r"not trained on a data set; name one with --dataset"):
+        rank_run(folder)
+    rewrite(folder, evaluate=False, data={"spec": "digits", "seed": 3, "image_size": 16, "min_side": None})
+    found = rank_run(folder, ["zen"])
+    assert (found.figure, found.dataset) == ("accuracy", "digits")
+    networks = [nas_agg.load(f"{folder}:{row['number']}") for row in trials(folder)]
+    own = load_data("digits", 3, 16)
+    results = [float(row["value"]) for row in trials(folder)]
+    assert found.correlations == rank(networks, results, own, ["zen"])
+    rows = [row | {"accuracy": str(len(row["hash"]) - int(row["params"]))} for row in trials(folder)]
+    with (folder / "trials.csv").open("w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    assert rank_run(folder, ["zen"]).correlations[0].kendall == pytest.approx(-1), "accuracy, not the weighed value"
+
+
+def test_a_value_that_is_minimised_is_turned(folder: Path) -> None:
+    plain = rank_run(folder, ["macs"], dataset="digits").correlations
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    rewrite(folder, settings=settings | {"objective": ["error:min"]})
+    turned = rank_run(folder, ["macs"], dataset="digits")
+    assert turned.figure == "error"
+    assert [c.kendall for c in turned.correlations] == pytest.approx([-c.kendall for c in plain])
+
+
+def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas_agg.training import proxies
+
+    class Odd(proxies.Proxy):
+        def score(self, graph, sample, seed):
+            wide = graph.shapes[1][0]
+            if wide == 2:
+                raise RuntimeError("too narrow")
+            return math.inf if wide == 3 else wide
+
+    monkeypatch.setitem(proxies.PROXIES, "zen", Odd())
+    found = rank_run(folder, ["zen"], dataset="digits")
+    widths = [nas_agg.load(f"{folder}:{row['number']}").text()["let"]["width"] for row in trials(folder)]
+    assert {2, 3} < set(widths)
+    assert found.correlations[2].left_out == sum(width in (2, 3) for width in widths)
+    assert found.correlations[0].left_out == 0
+    assert found.failed == {"zen": "RuntimeError: too narrow"}
+
+
+def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no run folder"):
+        rank_run(tmp_path / "ruin")
+    with pytest.raises(InputError, match="no proxy is called 'zem'; did you mean 'zen'"):
+        rank_run(folder, ["zem"])
+    header = (folder / "trials.csv").read_text().splitlines()[0]
+    for text, line in (
+        (None, "0 networks trained in full so far; at least 3 are needed"),
+        (header, "0 networks trained in full so far"),
+        ("", "trials.csv: no record of trials"),
+        ("number,state\n", "trials.csv: no record of trials"),
+        (header + "\n0,complete\n", "trials.csv: no record of trials"),
+        (header + "\n0,complete,nan,,,,,,,,,,,,\n", "trials.csv: no record of trials"),
+        (
+            header + "\n" + "\n".join(f"{n},complete,0.5,,,,,,,,,,,," for n in (900, 901, 902)),
+            "trial 900 has no genotype",
+        ),
+    ):
+        (folder / "trials.csv").unlink(missing_ok=True)
+        if text is not None:
+            (folder / "trials.csv").write_text(text)
+        with pytest.raises(InputError, match=line):
+            rank_run(folder, dataset="digits")
+    run = json.loads((folder / "run.json").read_text())
+    del run["study"]
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match="the folder of a training, not of a search"):
+        rank_run(folder)
+
+
+def test_a_table_is_ranked_as_a_run_is():
+    ranking = rank_table("agg-bench", ["params", "macs"], limit=200)
+    assert (ranking.networks, ranking.dataset, ranking.figure) == (200, "digits", "accuracy")
+    assert [c.proxy for c in ranking.correlations] == ["params", "macs"]
+    space = Tabled(open_space("agg-bench"))
+    rows = sorted({row.hash: row for row in space.rows.values()}.items())[:200]
+    tau = stats.kendalltau([row.params for _, row in rows], [row.value for _, row in rows]).statistic
+    assert ranking.correlations[0].kendall == pytest.approx(tau)
+    with pytest.raises(InputError, match="densenet: no table goes with this space"):
+        rank_table("densenet")

@@ -1,0 +1,118 @@
+"""One network trained and tested without a search."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import nas_agg
+from nas_agg.cli import main as cli
+from nas_agg.common.errors import InputError
+from nas_agg.study.standalone_training import evaluate_genotype, train_genotype
+from nas_agg.training.data import load_data
+
+SMALL = {
+    "input": [3, 32, 32],
+    "classes": 2,
+    "net": [{"conv": 3, "out": 8, "stride": 2}, "bn", "relu", "gap", {"linear": "classes"}],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "one"
+    return out, train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
+
+
+def test_the_network_takes_the_data_sets_images_and_classes(trained):
+    out, metrics = trained
+    written = json.loads((out / "best" / "genotype.json").read_text())
+    assert (written["input"], written["classes"]) == ([1, 8, 8], 10)
+    assert metrics["params"] == 9 * 8 + 16 + 9 * 10
+    assert metrics["epochs"] == 1
+
+
+def test_saved_weights_give_the_same_test(trained):
+    out, metrics = trained
+    found = evaluate_genotype(str(out), device="cpu")
+    assert (found["correct"], found["images"]) == (metrics["correct"], metrics["images"])
+    genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
+    again = evaluate_genotype(str(genotype), weights=weights, dataset="digits", device="cpu")
+    assert again["correct"] == metrics["correct"]
+    assert found["top5_accuracy"] == again["top5_accuracy"] == metrics["test_top5_accuracy"] > metrics["test_accuracy"]
+    kept = json.loads((out / "best" / "metrics.json").read_text())
+    assert kept["test_top5_accuracy"] == metrics["test_top5_accuracy"]
+
+
+def test_evaluate_prints_top5_accuracy(trained, capsys):
+    out, metrics = trained
+    cli.app(["evaluate", str(out), "--device", "cpu"], standalone_mode=False)
+    text = capsys.readouterr().out
+    right = f"{metrics['correct']} of {metrics['images']} images"
+    accuracy, top5 = (f"{100 * metrics[f'test_{name}']:.2f} %" for name in ("accuracy", "top5_accuracy"))
+    assert text == f"test accuracy {accuracy} ({right}), top-5 {top5}, loss {metrics['test_loss']:.4f}\n"
+    cli.app(["evaluate", str(out), "--device", "cpu", "--format", "json"], standalone_mode=False)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["test_top5_accuracy"] == metrics["test_top5_accuracy"]
+    assert set(printed) == {"test_accuracy", "test_top5_accuracy", "test_loss", "correct", "images"}
+
+
+def test_what_is_kept_is_enough_to_use_the_network(trained):
+    out, metrics = trained
+    data = load_data("digits")
+    network = nas_agg.compile(out / "best" / "genotype.json", weights=out / "best" / "weights.safetensors").eval()
+    mean, std = (torch.tensor(metrics[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        found = network((data.test.images / 255 - mean) / std).argmax(1)
+    assert (found == data.test.labels).sum().item() == metrics["correct"]
+    assert metrics["class_names"] == [str(digit) for digit in range(10)]
+
+
+def test_a_finished_training_is_not_done_again(trained):
+    out, metrics = trained
+    again = train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
+    assert again == metrics
+
+
+def test_another_training_is_refused_in_its_folder(trained):
+    out, _ = trained
+    with pytest.raises(InputError, match="another epochs; choose another --out"):
+        train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=2, device="cpu", out=out)
+
+
+def test_weights_of_another_network_are_refused(trained, tmp_path):
+    out, _ = trained
+    with pytest.raises(InputError, match="weights of another network"):
+        evaluate_genotype(
+            "microdense/30a64", weights=out / "best" / "weights.safetensors", dataset="digits", device="cpu"
+        )
+
+
+def test_a_training_that_fails_leaves_a_failed_run_and_can_be_tried_again(tmp_path, monkeypatch):
+    import nas_agg.study.workers.jobs as training
+    from nas_agg.training.loop import TrainingFailed
+
+    def diverges(*args, **kwargs):
+        raise TrainingFailed("diverged: the loss was no number in epoch 1")
+
+    settings = {"dataset": "digits", "recipe": "search", "epochs": 1, "device": "cpu", "out": tmp_path / "run"}
+    with monkeypatch.context() as patch:
+        patch.setattr(training.loop, "train", diverges)
+        with pytest.raises(TrainingFailed):
+            train_genotype(nas_agg.load(SMALL), **settings)
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert (run["status"], run["reason"]) == ("failed", "diverged: the loss was no number in epoch 1")
+    with pytest.raises(InputError, match="no final network; finish it with the same nas_agg train command"):
+        evaluate_genotype(str(tmp_path / "run"), device="cpu")
+    train_genotype(nas_agg.load(SMALL), **settings)
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["status"] == "finished" and "reason" not in run
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_out_of_bounds_is_refused(tmp_path, seed):
+    with pytest.raises(InputError, match="seed: a whole number"):
+        train_genotype(nas_agg.load(SMALL), seed=seed, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,687 @@
+"""Workers elsewhere: what goes between them and the coordinator, who is alive, who has a trial, who may join."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.storages import InMemoryStorage
+
+import nas_agg.study.engine as engine
+import nas_agg.study.workers.agent as joiner
+import nas_agg.study.workers.remote as remote
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.study.api import search
+from nas_agg.study.definition.task import Task
+from nas_agg.study.records.storages import JOURNAL, open_storage
+from nas_agg.study.records.study_record import Record
+from nas_agg.study.workers.agent import Joined, Joiner
+from nas_agg.study.workers.join import check_versions, find, setups_of
+from nas_agg.study.workers.pool import Event, InProcess, Job
+from nas_agg.study.workers.protocol import (
+    BEAT,
+    COORDINATOR,
+    LEASE,
+    OUTCOME,
+    PIECE,
+    REPORT,
+    STOP,
+    TASK,
+    WORKER,
+    blocks,
+    order_of,
+    pieces,
+    reports_of,
+    versions,
+)
+from nas_agg.study.workers.remote import Remote, dismiss
+
+FAKE = Path(__file__).parents[1] / "chaos_worker.py"
+TASK_SAID = {"data": {}, "images": "", "about": "a fake", "folder": "", "trial_timeout": None}
+
+
+# ---- what is said
+
+
+def test_a_job_comes_through_in_pieces_that_every_database_takes():
+    order = {"genotype": {"text": 'é"\\' * PIECE}, "seed": 7}
+    said = pieces(order)
+    assert len(said) > 3 and all(len(json.dumps(piece)) < 65_535 for piece in said.values())
+    assert order_of({**said, LEASE: {"pieces": len(said)}}) == order
+
+
+@given(st.lists(st.integers(1, 45), max_size=8))
+def test_reports_come_once_and_in_order_however_they_are_sent_and_read(sizes):
+    attrs, reports, read = {}, [], []
+    for size in sizes:
+        sent = len(reports)
+        reports += [(sent + i, (sent + i) / 7) for i in range(size)]
+        attrs |= json.loads(json.dumps(blocks(3, reports, sent)))
+        if size % 2:
+            read += reports_of(attrs, 3, len(read))
+    read += reports_of(attrs, 3, len(read))
+    assert read == reports
+    assert not reports_of(attrs, 2, 0), "another attempt's are no business of this one"
+    assert all(len(block) <= 20 for block in attrs.values())
+
+
+# ---- the coordinator's side, the workers played by hand
+
+
+@pytest.fixture
+def record(tiny):
+    return begun(tiny, InMemoryStorage(), 3)
+
+
+def begun(space, storage, trials) -> Record:
+    record = Record(NopPruner(), storage, "a")
+    while record.next_number < trials:
+        number = record.next_number
+        labels = next(record.draws(RandomSampler(seed=number), space.distributions))
+        record.begin(labels, space.distributions, {"hash": str(number), "params": 1, "macs": 1, "seed": 0})
+    return record
+
+
+class Hand:
+    """A worker of one process, played by a test."""
+
+    def __init__(self, record, id="w1"):
+        self.record, self.id, self.beats = record, id, 0
+        self.study({WORKER + id: {"host": f"host of {id}", "slots": 1}})
+        self.beat()
+
+    def study(self, attrs):
+        for key, value in attrs.items():
+            self.record.storage.set_study_user_attr(self.record.study_id, key, value)
+
+    def beat(self):
+        self.beats += 1
+        self.study({BEAT + self.id: self.beats})
+
+    def attrs(self, number):
+        return self.record.storage.get_trial(self.record.storage_id(number)).user_attrs
+
+    def lease(self, number):
+        return self.attrs(number)[LEASE]
+
+    def say(self, number, key, value):
+        self.record.storage.set_trial_user_attr(self.record.storage_id(number), key, value)
+
+    def end(self, number, attempt, kind="done", **result):
+        outcome = {"kind": kind, "seconds": 1.5, "reason": "" if kind == "done" else "why", "result": result}
+        self.say(number, f"{OUTCOME}{attempt}", outcome)
+
+
+def job(number):
+    return Job(number, None, {"number": number})
+
+
+def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
+    there = Remote(record, TASK_SAID)
+    assert there.free() == 0
+    hand = Hand(record)
+    assert there.events(0.5) == [] and there.free() == 1
+    there.start(job(0))
+    assert there.free() == 0
+    assert hand.lease(0) == {"worker": "w1", "attempt": 1, "pieces": 1}
+    assert order_of(hand.attrs(0)) == {"number": 0}
+    hand.say(0, f"{REPORT}1:0", [[1, 0.25]])
+    assert there.events(1) == [Event(0, "report", 1, 0.25)]
+    there.answer(0, stop=False)
+    assert f"{STOP}1" not in hand.attrs(0)
+    there.answer(0, stop=True)
+    assert hand.attrs(0)[f"{STOP}1"] is True
+    hand.say(0, f"{REPORT}1:0", [[1, 0.25], [2, 0.5]])
+    hand.end(0, 1, accuracy=0.5)
+    assert there.events(1) == [Event(0, "report", 2, 0.5), Event(0, "done", seconds=1.5, result={"accuracy": 0.5})]
+    assert there.free() == 1
+    there.answer(0, stop=True)  # too late to matter
+
+
+def test_who_was_there_before_counts_only_when_its_beat_changes(record):
+    hand = Hand(record)
+    there = Remote(record, TASK_SAID)
+    assert there.free() == 0 and there.events(0.3) == [] and there.free() == 0
+    hand.beat()
+    there.events(0.5)
+    assert there.free() == 1
+
+
+def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late_is_ignored(record, monkeypatch):
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 0.5)
+    there = Remote(record, TASK_SAID)
+    first = Hand(record)
+    there.events(0.3)
+    there.start(job(0))
+    (lost,) = there.events(5)
+    assert (lost.kind, lost.reason) == ("lost", "no word from worker host of w1 in 0.5 s")
+    there.start(job(0))  # nobody is free: it waits
+    assert there.free() == 0 and first.lease(0)["attempt"] == 1
+    second = Hand(record, "w2")
+    assert there.events(0.3) == []
+    assert second.lease(0) == {"worker": "w2", "attempt": 2, "pieces": 1}
+    first.end(0, 1, accuracy=0.9)
+    second.beat()
+    assert there.events(0.3) == []
+    second.end(0, 2, accuracy=0.1)
+    assert [event.result for event in there.events(1)] == [{"accuracy": 0.1}]
+
+
+def test_many_workers_share_trials_evenly(record):
+    there = Remote(record, TASK_SAID)
+    hands = [Hand(record, f"w{i}") for i in range(3)]
+    there.events(0.3)
+    assert there.free() == 3
+    for number in range(3):
+        there.start(job(number))
+    assert {hands[0].lease(number)["worker"] for number in range(3)} == {"w0", "w1", "w2"}
+
+
+def test_a_worker_that_leaves_gives_its_trial_back(record):
+    there = Remote(record, TASK_SAID)
+    hand = Hand(record)
+    there.events(0.3)
+    there.start(job(0))
+    hand.end(0, 1, "left")
+    hand.study({WORKER + "w1": {"host": "h", "slots": 1, "left": True}})
+    (event,) = there.events(1)
+    assert event.kind == "left" and there.free() == 0
+
+
+def test_the_coordinator_beats_only_while_somebody_is_there(record, monkeypatch):
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 0.6)
+
+    def said():
+        return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]
+
+    there = Remote(record, TASK_SAID)
+    before = said()
+    there.events(0.4)
+    assert said() == before
+    Hand(record)
+    there.events(0.4)
+    assert said()["beat"] > before["beat"] and said()["state"] == "here"
+    there.close()
+    assert said()["state"] == "away"
+    dismiss(record, "the budget is spent")
+    assert said()["state"] == "finished"
+
+
+# ---- a coordinator that was killed, and its successor
+
+
+def again(record) -> Record:
+    return Record(NopPruner(), record.storage, "a")
+
+
+def leased(record):
+    there, hand = Remote(record, TASK_SAID), Hand(record)
+    there.events(0.3)
+    there.start(job(1))
+    return hand
+
+
+def test_a_trial_that_ended_meanwhile_is_taken_as_it_ended(record):
+    hand = leased(record)
+    hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
+    hand.end(1, 1, accuracy=0.5)
+    there = Remote(again(record), TASK_SAID)
+    assert there.free() == 1, "for this one trial there need be no worker"
+    there.start(job(1))
+    assert [event.kind for event in there.events(1)] == ["report", "done"]
+    assert hand.lease(1)["attempt"] == 1
+
+
+def test_a_trial_that_is_still_trained_is_taken_up(record):
+    hand = leased(record)
+    over = threading.Event()
+
+    def live():
+        while not over.wait(0.1):
+            hand.beat()
+
+    threading.Thread(target=live, daemon=True).start()
+    there = Remote(again(record), TASK_SAID)
+    assert there.free() == 1
+    there.start(job(0))  # another that ran: its worker is busy, so it waits
+    assert there.free() == 1
+    there.start(job(1))
+    assert there.free() == 0 and hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
+    hand.end(1, 1, accuracy=0.5)
+    assert [(event.number, event.kind) for event in there.events(1)] == [(1, "done")]
+    assert there.events(0.5) == [] and hand.lease(0)["worker"] == "w1"
+    over.set()
+
+
+@pytest.mark.parametrize("end", [None, "lost", "left"])
+def test_a_trial_whose_worker_is_gone_is_begun_anew(record, monkeypatch, end):
+    monkeypatch.setattr(remote, "ADOPTION", 0.5)
+    hand = leased(record)
+    if end:
+        hand.end(1, 1, end)
+    there = Remote(again(record), TASK_SAID)
+    assert there.free() == 0 and not there.adopts(1)
+    other = Hand(record, "w2")
+    there.events(0.3)
+    there.start(job(1))
+    assert other.lease(1) == {"worker": "w2", "attempt": 2, "pieces": 1}
+
+
+def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record, monkeypatch):
+    monkeypatch.setattr(remote, "ADOPTION", 0.0)
+    hand = leased(record)
+    there = Remote(again(record), TASK_SAID)
+    there.release(1)
+    assert hand.lease(1)["worker"] is None
+    there.release(0)
+    assert LEASE not in hand.attrs(0)
+
+
+def test_what_is_said_to_workers_is_no_part_of_a_trial(record, tiny):
+    leased(record)
+    attrs = again(record).study.trials[1].user_attrs
+    assert attrs["nas_agg:hash"] == "1" and not any("remote" in key for key in attrs)
+
+
+def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
+    class Leaves(InProcess):
+        left = 0
+
+        def events(self, timeout):
+            if self._job is None or Leaves.left == 7:
+                return super().events(timeout)
+            (number, self._job), Leaves.left = (self._job.number, None), Leaves.left + 1
+            return [Event(number, "left", reason="worker a left")]
+
+    monkeypatch.setattr(engine, "InProcess", Leaves)
+    result = search(tiny, score, searcher="random", budget=2, retries=0)
+    assert Leaves.left == 7 and [trial.state for trial in result.trials] == ["complete", "complete"]
+
+
+# ---- the worker's side
+
+
+@pytest.fixture
+def arranged(monkeypatch, tmp_path):
+    """Lets searches be of fakes that are trained elsewhere; gives how to search and how to be a machine."""
+
+    class Arranged:
+        out, notes = tmp_path / "run", tmp_path / "notes"
+        lines: list[str]
+
+        def search(self, space, **settings):
+            default = {"searcher": "random", "budget": 6, "epochs": 3, "workers": 0, "max_params": 0, "max_macs": 0}
+            return search(space, out=self.out, **default | settings)
+
+        def machine(self, **ways):
+            """A machine in a thread; it says its lines here."""
+            setup = {"data": {**self.ways, "notes": str(self.notes), **ways}, "device": "cpu", "threads": 1}
+
+            def work():
+                Joiner(
+                    find(run=self.out, wait=20), [setup], say=self.lines.append, command=(sys.executable, str(FAKE))
+                ).run()
+
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            return thread
+
+        def process(self, **ways):
+            """A machine in a process of its own."""
+            words = ["join", "-", str(self.out), str(self.notes), json.dumps(self.ways | ways)]
+            return subprocess.Popen([sys.executable, str(FAKE), *words], stdout=subprocess.PIPE, text=True)
+
+    arranged = Arranged()
+    arranged.lines, arranged.ways = [], {"sleep": 0.05}
+    arranged.notes.mkdir()
+    task = Task("a fake", {"sleep": 0.05, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
+    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(FAKE)))
+    return arranged
+
+
+def trained(arranged) -> list[list[str]]:
+    return [line.split() for line in (arranged.notes / "trained.txt").read_text().splitlines()]
+
+
+def test_a_search_without_workers_waits_for_one_until_its_time_is_up(tiny, arranged):
+    with pytest.raises(NasAggError, match="no network has a result: the time is up"):
+        arranged.search(tiny, timeout=1)
+
+
+def test_one_who_joins_late_trains_what_workers_here_would(tiny, arranged, tmp_path):
+    threading.Timer(1.0, arranged.machine).start()
+    elsewhere = arranged.search(tiny, budget=14, epochs=6)
+    arranged.out = tmp_path / "here"
+    here = arranged.search(tiny, budget=14, epochs=6, workers=1)
+    for one, other in zip(elsewhere.trials, here.trials, strict=True):
+        assert (one.number, one.labels, one.hash, one.seed) == (other.number, other.labels, other.hash, other.seed)
+        assert one.values == other.values or "pruned" in (one.state, other.state)
+    assert arranged.lines[-1] == "the search has finished; leaving"
+
+
+def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged, monkeypatch):
+    monkeypatch.setattr(joiner, "BUSY", 0.1)
+    arranged.ways = {"sleep": 0.7}
+    arranged.machine(), arranged.machine(), arranged.machine()
+    result = arranged.search(tiny, budget=16, epochs=6)
+    assert "pruned" in {trial.state for trial in result.trials}
+
+
+def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
+    arranged.ways = {"sleep": 0.3}
+    slow = Task("a fake", {"sleep": 0.5, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
+    monkeypatch.setattr(engine, "open_task", lambda settings, space: slow)  # else it is done before another has joined
+    arranged.machine()
+    result = arranged.search(tiny, budget=20, epochs=2, workers=1, trial_timeout=30)
+    assert sum(trial.counts for trial in result.trials) == 20
+    assert len({pid for _, pid, _ in trained(arranged)}) == 2
+    numbers = [number for number, *_ in trained(arranged)]
+    assert len(numbers) == len(set(numbers))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_trials_are_trained_in_the_runs_folder_where_it_is_to_be_had(tiny, arranged, monkeypatch, shared):
+    if not shared:
+        monkeypatch.setattr(joiner, "_shared", lambda joined: None)
+    machine = arranged.machine()
+    arranged.search(tiny, budget=3, epochs=1)
+    machine.join(20)
+    places = [Path(out) for *_, out in trained(arranged)]
+    assert all((place.parent == arranged.out.resolve() / "trials") is shared for place in places)
+    assert shared or not any(place.exists() for place in places)
+
+
+def test_a_failure_elsewhere_is_told_as_one_here(tiny, arranged):
+    arranged.ways = {"sleep": 0.0, "raises": [1], "exhausts": [2], "hangs": [3]}
+    arranged.machine()
+    result = arranged.search(tiny, budget=4, trial_timeout=1)
+    assert [(t.number, t.state, t.reason) for t in result.trials if not t.counts and t.state != "repeat"] == [
+        (1, "failed", "ValueError: it is odd"),
+        (2, "infeasible", "out of memory: at batch size 96 and 48"),
+        (3, "failed", "longer than 1 s"),
+    ]
+
+
+def test_sigterm_hands_the_trial_back_at_once(tiny, arranged):
+    first = arranged.process(hangs=[2])
+
+    def leave():
+        while not any(number == "2" for number, *_ in _notes(arranged)):
+            time.sleep(0.05)
+        first.send_signal(signal.SIGTERM)
+        arranged.machine()
+
+    threading.Thread(target=leave, daemon=True).start()
+    begun = time.monotonic()
+    result = arranged.search(tiny, budget=4, retries=0)
+    assert time.monotonic() - begun < 45, "nobody waited for the lease to end"
+    assert sum(trial.counts for trial in result.trials) == 4
+    first.communicate(timeout=10)
+    assert first.returncode != 0
+    assert "was stopped; trained again" in (arranged.out / "log.txt").read_text()
+
+
+def _notes(arranged):
+    return trained(arranged) if (arranged.notes / "trained.txt").exists() else []
+
+
+def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monkeypatch):
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 2.0)
+    first = arranged.process(hangs=[1])
+
+    def sleep():
+        while not any(number == "1" for number, *_ in _notes(arranged)):
+            time.sleep(0.05)
+        first.send_signal(signal.SIGSTOP)
+        arranged.machine(sleep=0.6)
+        while sum(number == "1" for number, *_ in _notes(arranged)) < 2:
+            time.sleep(0.05)
+        first.send_signal(signal.SIGCONT)
+
+    threading.Thread(target=sleep, daemon=True).start()
+    result = arranged.search(tiny, budget=8)
+    assert "no word from worker" in (arranged.out / "log.txt").read_text()
+    assert sum(trial.counts for trial in result.trials) == 8
+    said, _ = first.communicate(timeout=20)
+    assert "trial 1: taken back" in said.splitlines()
+    assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; leaving"
+
+
+def test_a_worker_without_a_coordinator_leaves_after_a_while(record, monkeypatch):
+    record.storage.set_study_user_attr(record.study_id, TASK, {**TASK_SAID, "versions": versions()})
+    lines = []
+    setup = {"data": {}, "device": "cpu", "threads": 1}
+    worker = Joiner(Joined(record.storage, record.study_id, "a", TASK_SAID), [setup], idle=0.5, say=lines.append)
+    with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; leaving"):
+        worker.run()
+    said = record.storage.get_study_user_attrs(record.study_id)[f"{WORKER}{worker.id}"]
+    assert said["left"] is True
+
+
+def test_a_storage_that_is_gone_ends_a_worker_with_a_line(record):
+    class Gone(InMemoryStorage):
+        def get_study_user_attrs(self, study_id):
+            raise ConnectionError("no route to host")
+
+    joined = Joined(Gone(), 0, "a", TASK_SAID)
+    worker = Joiner(joined, [{"device": "cpu"}], say=lambda line: None)
+    worker._lease = 0.2
+    with pytest.raises(NasAggError, match=r"the storage cannot be reached for 0\.2 s: ConnectionError: no route to"):
+        worker.run()
+
+
+# ---- who may join
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """A storage with studies of these names and states; gives its URL."""
+
+    def make(**states):
+        url = f"sqlite:///{tmp_path}/studies.db"
+        storage = open_storage(url, tmp_path)
+        for name, state in states.items():
+            id = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], name.replace("_", "-"))
+            if state != "none":
+                storage.set_study_user_attr(id, TASK, {"about": name})
+                storage.set_study_user_attr(id, COORDINATOR, {"state": state})
+        return url
+
+    return make
+
+
+def test_a_study_is_found_by_name_by_the_name_of_its_run_or_alone(studies):
+    url = studies(a_0123ab="finished", a_4567cd="here", mine="none")
+    assert find(url, "a-0123ab").name == "a-0123ab"
+    assert find(url, "a").name == "a-4567cd"
+    assert find(url).name == "a-4567cd"
+    assert find(url).task == {"about": "a_4567cd"}
+
+
+@pytest.mark.parametrize(
+    ("states", "study", "line"),
+    [
+        ({}, None, "holds no search yet"),
+        ({"a": "here", "b": "away"}, None, "name one by --study: a, b"),
+        ({"abc": "here"}, "abd", "holds no study 'abd'; did you mean 'abc'?"),
+        ({"theirs": "none"}, "theirs", "study theirs: no search that trains networks has it yet"),
+    ],
+)
+def test_a_study_that_is_not_there_is_one_line(studies, states, study, line):
+    with pytest.raises(InputError) as error:
+        find(studies(**states), study)
+    assert str(error.value).endswith(line)
+
+
+def test_a_storage_or_run_that_is_not_there_is_one_line(tmp_path):
+    for storage, line in (
+        (f"sqlite:///{tmp_path}/none.db", "none.db: no such file"),
+        ("nosuch://me:secret@host/x", r"nosuch://me:\*\*\*@host/x cannot be opened"),
+        ("grpc://host", "grpc://host: write grpc://HOST:PORT"),
+    ):
+        with pytest.raises(InputError, match=line) as error:
+            find(storage)
+        assert "secret" not in str(error.value)
+    assert not list(tmp_path.iterdir()), "a worker makes no database"
+    with pytest.raises(InputError, match="no run folder"):
+        find(run=tmp_path)
+    for both in ({}, {"storage": "sqlite://", "run": tmp_path}):
+        with pytest.raises(InputError, match="one of them"):
+            find(**both)
+
+
+def test_a_worker_waits_for_a_study_if_it_is_told_to(studies):
+    url = studies()
+    threading.Timer(1.0, lambda: studies(late="here")).start()
+    with pytest.raises(InputError):
+        find(url, "late")
+    assert find(url, "late", wait=20).name == "late"
+
+
+def test_other_versions_and_other_images_are_refused():
+    check_versions({"versions": versions()})
+    for name in ("nas_agg", "torch"):
+        with pytest.raises(InputError, match=rf"the search has {name} 0\.0, this machine "):
+            check_versions({"versions": {**versions(), name: "0.0"}})
+    from nas_agg.training.data import load_data
+
+    task = {
+        "data": {"spec": "digits", "seed": 3},
+        "about": "digits (1,797)",
+        "images": load_data("digits", seed=3).digest,
+    }
+    assert [setup["data"] for setup in setups_of(task, None, "cpu", 3)] == [task["data"]] * 3
+    with pytest.raises(InputError, match=r"digits: its images are not those of the search \(digits \(1,797\)\)"):
+        setups_of({**task, "images": load_data("digits", seed=4).digest}, "digits", "cpu", 1)
+
+
+def test_a_password_is_not_shown(tiny, score, tmp_path, monkeypatch):
+    url = "nosuch+driver://me:se/cr@et@host/x?password=secret"
+    monkeypatch.setattr("sys.argv", ["nas_agg", "search", "--storage", url])
+    with pytest.raises(InputError) as error:
+        search(tiny, score, storage=url, out=tmp_path / "run")
+    assert "et@" not in str(error.value) and "secret" not in str(error.value)
+    search(tiny, score, searcher="random", budget=1, out=tmp_path / "run")
+    said = json.loads((tmp_path / "run/run.json").read_text())["command"]
+    assert said == "nas_agg search --storage nosuch+driver://me:***@host/x?password=***"
+
+
+def test_a_variable_of_the_environment_may_stand_in_a_url(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLACE_OF_STUDIES", str(tmp_path / "studies.db"))
+    open_storage("sqlite:///$PLACE_OF_STUDIES", tmp_path)
+    assert (tmp_path / "studies.db").exists()
+
+
+# ---- the journal file, written by several processes
+
+WRITER = """
+import sys
+from pathlib import Path
+from nas_agg.study.records.storages import open_storage
+storage = open_storage(None, Path(sys.argv[1]))
+study = storage.get_all_studies()[0]._study_id
+print("ready", flush=True)
+for i in range(int(sys.argv[2])):
+    storage.set_study_user_attr(study, f"{sys.argv[3]}-{i}", "x" * 5000)
+"""
+
+
+def test_several_processes_write_one_journal(tmp_path):
+    storage = open_storage(None, tmp_path)
+    study = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "a")
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), "40", str(i)]) for i in range(3)]
+    for i in range(40):
+        storage.set_study_user_attr(study, f"mine-{i}", i)
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(storage.get_study_user_attrs(study)) == 160
+
+
+def test_a_writer_that_is_killed_holds_nobody_up_and_spoils_nothing(tmp_path):
+    storage = open_storage(None, tmp_path)
+    study = storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "a")
+    for kills in range(3):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), "100000", str(kills)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        writer.stdout.readline()
+        time.sleep(0.2)
+        writer.kill()
+        writer.wait()
+        begun = time.monotonic()
+        storage.set_study_user_attr(study, f"mine-{kills}", 1)
+        assert time.monotonic() - begun < 5
+    with (tmp_path / JOURNAL).open("ab") as file:
+        file.write(b'{"op_code":2,"worker_id":"torn')  # what a kill in the middle of a write leaves
+    storage.set_study_user_attr(study, "last", 1)
+    assert open_storage(None, tmp_path).get_study_user_attrs(study)["last"] == 1
+    assert all(line.endswith(b"}") for line in (tmp_path / JOURNAL).read_bytes().splitlines())
+
+
+# ---- Optuna's gRPC proxy
+
+
+def test_a_proxy_is_a_storage_like_others(tiny, arranged, tmp_path):
+    pytest.importorskip("grpc", reason="grpcio is not installed")
+    from optuna.storages._grpc.server import make_server
+
+    with _free_port() as port:
+        pass
+    server = make_server(open_storage(f"sqlite:///{tmp_path}/behind.db", tmp_path), "localhost", port)
+    server.start()
+    try:
+        arranged.machine()
+        result = arranged.search(tiny, budget=3, storage=f"grpc://localhost:{port}")
+        assert sum(trial.counts for trial in result.trials) == 3
+        study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/behind.db")
+        assert [trial.state.name for trial in study.trials].count("COMPLETE") >= 3
+    finally:
+        server.stop(None)
+
+
+class _free_port:
+    def __enter__(self) -> int:
+        import socket
+
+        self.socket = socket.socket()
+        self.socket.bind(("localhost", 0))
+        return self.socket.getsockname()[1]
+
+    def __exit__(self, *error):
+        self.socket.close()
+
+
+def test_without_grpcio_a_line_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(InputError, match=r"needs grpcio and protobuf: pip install 'nas-agg\[grpc\]'"):
+        open_storage("grpc://localhost:1", tmp_path)
+
+
+def test_the_process_of_a_killed_machine_dies_too(tiny, arranged, monkeypatch):
+    monkeypatch.setattr(remote, "LEASE_SECONDS", 1.5)
+    machine = arranged.process(hangs=[0])
+
+    def kill():
+        while not _notes(arranged):
+            time.sleep(0.05)
+        machine.kill()
+        arranged.machine()
+
+    threading.Thread(target=kill, daemon=True).start()
+    assert sum(trial.counts for trial in arranged.search(tiny, budget=1).trials) == 1
+    machine.communicate()
+    process = Path(f"/proc/{trained(arranged)[0][1]}/stat")
+    deadline = time.monotonic() + 5
+    while process.exists() and process.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

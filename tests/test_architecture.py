@@ -1,0 +1,132 @@
+"""The rooms: imports run downward, torch begins at the compiler, no module hides a public function."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import networkx
+import pytest
+
+import nas_agg
+
+PACKAGE = Path(nas_agg.__file__).parent
+
+#: The rooms from the bottom up; a room imports from itself and from those before it alone.
+ROOMS = (
+    "common",
+    "graph",
+    "language",
+    "expansion",
+    "search_space",
+    "compiler.remat",
+    "compiler",
+    "compiler.codegen",
+    "training",
+    "study.definition",
+    "study.tables",
+    "study.samplers",
+    "study.records",
+    "study.scheduling",
+    "study.workers",
+    "study",
+    "report",
+    "",  # nas_agg itself and nas_agg.testing: the public face
+    "cli",
+)
+WITHOUT_TORCH = ROOMS[: ROOMS.index("compiler.remat")]
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package by its dotted name without ``nas_agg.``."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."), path
+
+
+NAMES = {name for name, _ in modules()}
+
+
+def room_of(module: str) -> str:
+    """The room that a module lies in."""
+    if module == "__main__":
+        return "cli"
+    parts = module.split(".")
+    rooms = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((room for room in rooms if room in ROOMS), "")
+
+
+def imported(text: str) -> Iterator[tuple[str, int]]:
+    """What a module imports, those for annotations alone included, with the line: dotted names."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield (full if full.removeprefix("nas_agg.") in NAMES else node.module), node.lineno
+
+
+def upward(module: str, text: str) -> list[str]:
+    """The imports of a module that run up."""
+    own = ROOMS.index(room_of(module))
+    return [
+        f"{module}:{line} imports {name}"
+        for name, line in imported(text)
+        if name.split(".")[0] == "nas_agg" and ROOMS.index(room_of(name.removeprefix("nas_agg").lstrip("."))) > own
+    ]
+
+
+def test_imports_run_downward():
+    assert [line for name, path in modules() for line in upward(name, path.read_text())] == []
+
+
+def test_an_upward_import_is_seen():
+    planted = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nas_agg.study.engine import Engine\n"
+    assert upward("language.genotype", planted) == ["language.genotype:3 imports nas_agg.study.engine"]
+    assert upward("study.coordinator", planted) == []
+
+
+def test_torch_begins_at_the_compiler():
+    for name, path in modules():
+        if room_of(name) in WITHOUT_TORCH:
+            roots = {imported_name.split(".")[0] for imported_name, _ in imported(path.read_text())}
+            assert not roots & {"torch", "torchvision"}, name
+
+
+def test_no_circles():
+    edges = {
+        name: {
+            other.removeprefix("nas_agg.")
+            for other, _ in imported(path.read_text())
+            if other.startswith("nas_agg.") and other.removeprefix("nas_agg.") != name
+        }
+        for name, path in modules()
+        if name
+    }
+    graph = networkx.DiGraph((name, other) for name, others in edges.items() for other in others)
+    circles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    # Classes of the code generator hold each other; no other room has a circle.
+    assert [circle for circle in circles if {room_of(name) for name in circle} != {"compiler.codegen"}] == []
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if room] + ["."])
+def test_rooms_stay_small_and_say_what_they_are(room):
+    folder = PACKAGE.joinpath(*room.split(".")) if room != "." else PACKAGE
+    files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+    assert len(files) <= (26 if room == "compiler.codegen" else 16)
+    document = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert document and len(document) > 40
+
+
+def test_no_module_hides_a_public_function():
+    for name, path in modules():
+        if path.name != "__init__.py":
+            continue
+        body = ast.parse(path.read_text()).body
+        public = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+        for node in body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                public |= set(ast.literal_eval(node.value))
+        beside = {other.removeprefix(f"{name}.") for other in NAMES if other.startswith(f"{name}." if name else "")}
+        assert not public & beside, name
