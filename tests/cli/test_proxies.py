@@ -64,7 +64,8 @@ def test_lists_the_proxies(run):
 def test_the_list_and_a_second_ranking_need_no_torch(run, small, made):
     run("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "zen")
     code = (
-        "import sys; from nas_agg.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+        "import sys; from nas_agg.cli.main import main\n"
+        "try: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
     )
     for words in (("proxies",), ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "zen")):
         told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
