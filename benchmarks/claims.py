@@ -280,7 +280,13 @@ def main() -> None:
             print(report(), end="")
     else:
         specs = {"cifar10": "cifar10", "cifar100": "cifar100"}
-        specs |= dict(place.split("=", 1) for place in options.data)
+        for place in options.data:
+            name, _, spec = place.partition("=")
+            if name not in specs or not spec:
+                parser.error(
+                    f"--data {place!r}: write cifar10=PLACE or cifar100=PLACE, such as cifar10=npz:cifar10.npz"
+                )
+            specs[name] = spec
         run_all(options.work, options.minutes, specs)
 
 

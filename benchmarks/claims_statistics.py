@@ -21,7 +21,6 @@ class Contrast:
         p: Two-sided p-value of no difference.
         seeds: Seeds that all arms of the family have.
         degrees: Degrees of freedom of the residual.
-        differences: The difference per seed.
     """
 
     estimate: float
@@ -29,7 +28,6 @@ class Contrast:
     p: float
     seeds: int
     degrees: int
-    differences: tuple[float, ...]
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -81,10 +79,10 @@ def contrast(results: Results, arms: Sequence[str], signs: Mapping[str, int]) ->
     estimate = float(np.mean(differences))
     error = deviation * float(np.sqrt(sum(weight**2 for weight in weights.values()) / len(seeds)))
     if error == 0:
-        return Contrast(estimate, 0.0, float(estimate == 0), len(seeds), degrees, tuple(differences))
+        return Contrast(estimate, 0.0, float(estimate == 0), len(seeds), degrees)
     half_width = float(stats.t.ppf(0.975, degrees)) * error
     p = float(2 * stats.t.sf(abs(estimate) / error, degrees))
-    return Contrast(estimate, half_width, p, len(seeds), degrees, tuple(differences))
+    return Contrast(estimate, half_width, p, len(seeds), degrees)
 
 
 def holm(ps: Sequence[float]) -> list[float]:

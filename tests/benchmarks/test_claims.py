@@ -73,7 +73,7 @@ def test_holm():
     ],
 )
 def test_verdicts(estimate, p, expected, words):
-    assert verdict(Contrast(estimate, 1.0, p, 3, 4, ()), p, expected) == words
+    assert verdict(Contrast(estimate, 1.0, p, 3, 4), p, expected) == words
 
 
 def test_a_training_that_diverged_counts_as_guessing():
@@ -96,6 +96,15 @@ def test_results_are_of_the_arms_as_they_are_written():
         hashes = {arm.name: str(nas_agg.cost(arm.genotype).hash) for arm in claims.arms(family) if arm.family == family}
         for line in claims.results(family):
             assert line["hash"] == hashes[line["arm"]], (family, line["arm"])
+
+
+@pytest.mark.parametrize("place", ["cifar10", "cifar10=", "cifar=npz:a.npz"])
+def test_a_wrong_place_of_data_is_one_line(place, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["claims.py", "run", "--data", place])
+    with pytest.raises(SystemExit) as end:
+        claims.main()
+    assert end.value.code == 2
+    assert f"--data {place!r}: write cifar10=PLACE" in capsys.readouterr().err
 
 
 def test_the_document_is_what_the_results_say():
