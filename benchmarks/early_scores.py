@@ -32,16 +32,16 @@ def run(options: argparse.Namespace) -> None:
     """Train the networks that the file does not have yet."""
     import torch
 
-    from nas_agg.search_space.encoding import Genes
+    from nas_agg.search_space.encoding import Encoding
     from nas_agg.search_space.space import open_space
-    from nas_agg.study.tables.results_table import Tabled
+    from nas_agg.study.tables.results_table import TabularSpace
     from nas_agg.training.recipes import get_recipe
 
     torch.set_num_threads(1)
-    space, recipe, data = Tabled(open_space("agg-bench")), get_recipe("bench"), _data(options)
+    space, recipe, data = TabularSpace(open_space("agg-bench")), get_recipe("bench"), _data(options)
     if options.batch_size:
         recipe = recipe.model_copy(update={"batch_size": options.batch_size})
-    genes = Genes(space)
+    genes = Encoding(space)
     rows = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     drawn = np.random.default_rng(options.draw).permutation(sorted(rows))[options.skip :][: options.networks]
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -35,9 +35,9 @@ def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, 
     """What a worker process does: it sleeps, and looks a network up."""
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import open_space
-    from nas_agg.study.tables.results_table import Tabled
+    from nas_agg.study.tables.results_table import TabularSpace
 
-    space, notes = Tabled(open_space("agg-bench")), Path(setup["data"]["notes"])
+    space, notes = TabularSpace(open_space("agg-bench")), Path(setup["data"]["notes"])
 
     def work(job: dict[str, Any], report: Any) -> dict[str, Any]:
         if job["final"]:
@@ -60,7 +60,7 @@ def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, 
 def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
     """Milliseconds of each trial of a search: of the processor, and by the clock."""
     from nas_agg.study import search
-    from nas_agg.study.workers.table_lookup import Lookup
+    from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
     cpu, wall = [time.process_time()], [time.perf_counter()]
 
@@ -72,13 +72,13 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
         note()
         return -sum((value - place % 8) ** 2 for place, value in enumerate(values.values()))
 
-    class Noted(Lookup):
+    class Noted(TableLookupExecutor):
         def start(self, job: Any) -> None:
             note()
             super().start(job)
 
     settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.Lookup", Noted):
+    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupExecutor", Noted):
         if names:
             search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
         else:

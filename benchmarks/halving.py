@@ -21,18 +21,18 @@ from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives, values_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
 from nas_agg.study.scheduling.constraints import rungs_of
-from nas_agg.study.scheduling.successive_halving import Rungs
-from nas_agg.study.tables.results_table import Row, Tabled
+from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+from nas_agg.study.tables.results_table import Row, TabularSpace
 
 
 def run(
-    space: Tabled, objectives: Objectives, searcher: str, seed: int, epochs: int, rungs: Rungs | None
+    space: TabularSpace, objectives: Objectives, searcher: str, seed: int, epochs: int, rungs: SuccessiveHalving | None
 ) -> tuple[list[Row], int]:
     """One search; gives the networks trained to the end, and how many were begun."""
-    record = Record(optuna.pruners.NopPruner(), objectives=objectives)
+    record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     proposer = Proposer(
         space, make_searcher(find_searcher(searcher), space, seed, objectives), record, cost=space.network
     )
@@ -75,7 +75,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = Tabled(open_space(options.space))
+    space = TabularSpace(open_space(options.space))
     objectives = objectives_named(parser, options.objectives)
     judge, said = (Volume(space, objectives), "volume_end") if objectives.several else (Regret(), "regret_end")
     print("| epochs | searcher | whole trainings | halving | networks begun | better in | worse in |")

@@ -11,7 +11,7 @@ import numpy as np
 
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives, values_of
 from nas_agg.study.definition.pareto import hypervolume
-from nas_agg.study.tables.results_table import Results, Row
+from nas_agg.study.tables.results_table import ResultsTable, Row
 
 
 def objectives_named(parser: argparse.ArgumentParser, names: Sequence[str]) -> Objectives:
@@ -52,7 +52,7 @@ class Volume:
 
     columns = ("volume at 50", "at 100", "at the end")
 
-    def __init__(self, table: Results, objectives: Objectives):
+    def __init__(self, table: ResultsTable, objectives: Objectives):
         self._objectives = objectives
         scores = self._scores(list(table.rows.values()))
         known = np.array([one.known for one in objectives])

@@ -34,11 +34,11 @@ from judging import Regret, Volume, figures_of, objectives_named
 
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
-from nas_agg.search_space.encoding import Genes, Rows, key
-from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.search_space.encoding import Encoding, Rows, key
+from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.definition.objectives import Objectives, values_of
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
 from nas_agg.study.tables.results_table import Row, Table
 
@@ -54,7 +54,7 @@ PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
 FEWER = {"gp": 20, "optuna gp": 20}  # seeds, where asks are slow
 
 
-class MadeUp(OpenNames):
+class MadeUp(SearchVariables):
     """A smooth score with interactions on ten lists of three words and ten of four numbers; nothing is enumerated.
 
     Args:
@@ -69,7 +69,7 @@ class MadeUp(OpenNames):
     def __init__(self, seed: int = 0):
         words, numbers = Choice(("a", "b", "c")), Choice((1, 2, 4, 8))
         super().__init__({f"n{j}": words if j < 10 else numbers for j in range(20)})
-        self._genes = Genes(self)
+        self._genes = Encoding(self)
         rng = np.random.default_rng(seed)
         weights = rng.permutation(0.85 ** np.arange(20))
         self._alone = [
@@ -120,7 +120,7 @@ class MadeUp(OpenNames):
 
 def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A searcher of ours, through the engine's proposals and record."""
-    record = Record(optuna.pruners.NopPruner(), objectives=objectives)
+    record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     searcher = make_searcher(find_searcher(name), space, seed, objectives)
     proposer = Proposer(space, searcher, record, cost=space.row)
     while isinstance(found := proposer.propose(), tuple):
@@ -158,7 +158,7 @@ def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
 
 def textbook_evolution(space: Searched, seed: int) -> Run:
     """Regularised evolution: a population of 20, tournaments of 5, one mutation."""
-    genes, rng = Genes(space), np.random.default_rng(seed)
+    genes, rng = Encoding(space), np.random.default_rng(seed)
     population: list[tuple[float, np.ndarray]] = []
     known: set[str] = set()
     while True:
@@ -179,7 +179,7 @@ def textbook_evolution(space: Searched, seed: int) -> Run:
 
 def textbook_local(space: Searched, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
-    genes, rng = Genes(space), np.random.default_rng(seed)
+    genes, rng = Encoding(space), np.random.default_rng(seed)
     known: set[str] = set()
     size = len({row.hash for row in space.rows.values()}) if isinstance(space, Table) else space.size()
     while len(known) < size:

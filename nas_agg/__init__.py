@@ -54,11 +54,11 @@ def load(source: Source) -> Genotype:
     """
     if isinstance(source, Mapping):
         from nas_agg.language.genotype import Genotype
-        from nas_agg.language.resolver import Names
+        from nas_agg.language.resolver import Resolver
 
         genotype = Genotype.read(source)
         if not genotype.open:
-            Names(genotype).network()
+            Resolver(genotype).network()
         return genotype
     from nas_agg.search_space.references import open_genotype
 

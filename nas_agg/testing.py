@@ -11,7 +11,7 @@ import optuna
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def _run(
 ) -> list[dict]:
     """The points of a search's trials; `killed`: from there on by a new searcher on trials read from a storage."""
     storage = optuna.storages.InMemoryStorage()
-    record = Record(optuna.pruners.NopPruner(), storage, objectives=objectives)
+    record = StudyRecord(optuna.pruners.NopPruner(), storage, objectives=objectives)
     proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
     while len(record.trials) < trials:
         if killed is not None and len(record.trials) >= killed:
-            record, killed = Record(optuna.pruners.NopPruner(), storage, begun=True, objectives=objectives), None
+            record, killed = StudyRecord(optuna.pruners.NopPruner(), storage, begun=True, objectives=objectives), None
             proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
         found = proposer.propose()
         _expect(isinstance(found, tuple), f"it finds no network for trial {len(record.trials)}: {found}")
@@ -109,7 +109,7 @@ def _run(
     return [trial.labels for trial in record.trials]
 
 
-def _score(record: Record, number: int, network: Candidate) -> None:
+def _score(record: StudyRecord, number: int, network: Candidate) -> None:
     """A made-up result: most networks are good by how far their MACs are from a number; others have mishaps."""
     score = -abs(math.log(network.macs / 300_000))
     known = {"accuracy": score, "macs": network.macs, "latency": network.params / 1e4 - score}
@@ -130,7 +130,7 @@ def _score(record: Record, number: int, network: Candidate) -> None:
 
 
 def _draws_again(kind: type[Searcher], space: Space) -> None:
-    record = Record(optuna.pruners.NopPruner())
+    record = StudyRecord(optuna.pruners.NopPruner())
     searcher = make_searcher(kind, space, 0)
     for seed in range(25):
         draws = record.draws(searcher.sampler(record.next_number), space.distributions)

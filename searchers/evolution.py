@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ class EvolutionSearcher(PointSearcher):
     Old networks leave whatever they scored, so that no lucky one is copied for ever.
     """
 
-    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Mutants of winners of tournaments."""
         population = [other for other in seen if other.value is not None][-POPULATION:]
         while len(population) == POPULATION:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, GPSampler
 
-from nas_agg.study.samplers.paused_trials import Whole
+from nas_agg.study.samplers.paused_trials import PausedTrialsSampler
 from nas_agg.study.samplers.searcher import Searcher
 
 
@@ -17,4 +17,4 @@ class GPSearcher(Searcher):
     def sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial."""
         sampler = GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))
-        return Whole(sampler, self.objectives)
+        return PausedTrialsSampler(sampler, self.objectives)

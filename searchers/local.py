@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nas_agg.search_space.encoding import Genes, distinct, key
-from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
+from nas_agg.search_space.encoding import Encoding, distinct, key
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +29,9 @@ class LocalSearcher(PointSearcher):
 
     def __init__(self, space: Space, seed: int):
         super().__init__(space, seed)
-        self.genes = Genes(space)
+        self.genes = Encoding(space)
 
-    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """The neighbours of the centre that were not seen, in random order."""
         rows = self.genes.rows([other.values for other in seen])
         centres: list[int] = []

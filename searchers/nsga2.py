@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas_agg.study.definition.pareto import best_first
-from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
@@ -26,7 +26,7 @@ class NSGA2Searcher(PointSearcher):
 
     several = True
 
-    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Children of the population."""
         scored = [other for other in seen if other.scores is not None]
         if len(scored) < POPULATION:

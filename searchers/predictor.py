@@ -10,9 +10,15 @@ import numpy as np
 
 from nas_agg.search_space.encoding import Rows, distinct, key
 from nas_agg.study.definition.pareto import beaten
-from nas_agg.study.samplers.features import Figures
-from nas_agg.study.samplers.point_searcher import PointSearcher, Seen
-from nas_agg.study.samplers.surrogate import Expectation, Fits, FrontGain, Improvement, Trials
+from nas_agg.study.samplers.features import FeatureExtractor
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
+from nas_agg.study.samplers.surrogate import (
+    AcquisitionFunction,
+    ExpectedHypervolumeImprovement,
+    ExpectedImprovement,
+    SurrogateCache,
+    Trials,
+)
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
@@ -34,12 +40,12 @@ class PredictorSearcher(PointSearcher):
     several = True
 
     @cached_property
-    def fits(self) -> Fits:
+    def fits(self) -> SurrogateCache:
         """Its processes, and the figures of networks that they learn from."""
         activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes_train"))
-        return Fits(Figures(self.space, self.input, self.classes, activations))
+        return SurrogateCache(FeatureExtractor(self.space, self.input, self.classes, activations))
 
-    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Candidates, the highest expected gain first."""
         trials = self._trials(seen)
         if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.several else STARTS):
@@ -52,17 +58,17 @@ class PredictorSearcher(PointSearcher):
                 if not self.fits.figures.is_one_of(row, tried):
                     yield self.fits.genes.values(row)
 
-    def _trials(self, seen: Sequence[Seen]) -> Trials:
+    def _trials(self, seen: Sequence[Observation]) -> Trials:
         rows = self.fits.genes.rows([other.values for other in seen])
         scored = np.array([other.scores is not None for other in seen], bool)
         running = np.array([other.running for other in seen], bool) & ~scored
         scores = np.array([other.scores for other in seen if other.scores is not None], float)
         return Trials(rows[scored], scores, rows[~scored & ~running], rows[running])
 
-    def _expectation(self, trials: Trials) -> Expectation:
+    def _expectation(self, trials: Trials) -> AcquisitionFunction:
         if self.objectives.several:
-            return FrontGain(self.fits, trials, self.limits, self.objectives)
-        return Improvement(self.fits, trials, self.limits)
+            return ExpectedHypervolumeImprovement(self.fits, trials, self.limits, self.objectives)
+        return ExpectedImprovement(self.fits, trials, self.limits)
 
     def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
         genes = self.fits.genes
@@ -77,7 +83,9 @@ class PredictorSearcher(PointSearcher):
             found.append(genes.mutants(parents[rng.integers(len(parents), size=400)], changes, rng))
         return np.concatenate([*found, genes.random(600, rng)])
 
-    def _climbed(self, candidates: Rows, model: Expectation, known: set[bytes], rng: np.random.Generator) -> Rows:
+    def _climbed(
+        self, candidates: Rows, model: AcquisitionFunction, known: set[bytes], rng: np.random.Generator
+    ) -> Rows:
         """Candidates and neighbours of the best of them, the highest gain first."""
         gains = model.gains(candidates)
         for _ in range(ROUNDS):

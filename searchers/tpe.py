@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.samplers import BaseSampler, TPESampler
 
-from nas_agg.study.samplers.paused_trials import Whole
+from nas_agg.study.samplers.paused_trials import PausedTrialsSampler
 from nas_agg.study.samplers.searcher import Searcher
 
 
@@ -18,7 +18,7 @@ class TPESearcher(Searcher):
 
     def sampler(self, number: int) -> BaseSampler:
         """A TPE sampler for one trial."""
-        return Whole(
+        return PausedTrialsSampler(
             TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number)),
             self.objectives,
         )

@@ -48,14 +48,14 @@ def bench(
     from nas_agg.common.files import write_atomic
     from nas_agg.search_space.space import open_space
     from nas_agg.study.definition.task import cores
-    from nas_agg.study.tables.table_builder import Bench
+    from nas_agg.study.tables.table_builder import TableBuilder
 
     if table is not None and not table.name.endswith(".csv.gz"):
         raise InputError(f"--table: {table}: its name ends in .csv.gz")
     opened = open_space(space)
     given = {"dataset": dataset, "seeds": seeds, "epochs": epochs}
     settings = opened.table_settings.model_copy(update={name: v for name, v in given.items() if v is not None})
-    found = Bench(opened, settings, limit, best)
+    found = TableBuilder(opened, settings, limit, best)
     most = math.inf if minutes is None else minutes
     if table is not None:
         content, networks = found.table(out)

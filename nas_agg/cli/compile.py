@@ -21,7 +21,7 @@ from nas_agg.common.errors import NasAggError
 
 if TYPE_CHECKING:
     from nas_agg.expansion.passes import Count
-    from nas_agg.study.export import Fixed
+    from nas_agg.study.export import ExportedModel
 
 _WHAT = {
     "model.py": "the network in plain PyTorch",
@@ -56,7 +56,7 @@ def compile_(
     from nas_agg.study.definition.signals import Stopped, stoppable
     from nas_agg.study.export import fix_genotype
 
-    def work() -> Fixed:
+    def work() -> ExportedModel:
         options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force, "classes": classes}
         options["download"] = download
         images = None if input is None else shape(input)
@@ -78,7 +78,7 @@ def compile_(
         _print(fixed, seed)
 
 
-def _passed(fixed: Fixed) -> list[Count]:
+def _passed(fixed: ExportedModel) -> list[Count]:
     """What each pass leaves, for inference too."""
     from nas_agg.compiler.inference_fusion import counts as fused
     from nas_agg.compiler.network import build
@@ -89,7 +89,7 @@ def _passed(fixed: Fixed) -> list[Count]:
     return [*[step.counted for step in steps], *fused(build(graph, 0), graph)]
 
 
-def _print_passes(fixed: Fixed) -> None:
+def _print_passes(fixed: ExportedModel) -> None:
     from nas_agg.expansion.passes import PASSES
 
     steps = _passed(fixed)
@@ -100,7 +100,7 @@ def _print_passes(fixed: Fixed) -> None:
         print()
 
 
-def _as_dict(fixed: Fixed, seed: int | None) -> dict:
+def _as_dict(fixed: ExportedModel, seed: int | None) -> dict:
     """What was written, for machines."""
     return {
         "out": str(fixed.written.path),
@@ -113,7 +113,7 @@ def _as_dict(fixed: Fixed, seed: int | None) -> dict:
     }
 
 
-def _print(fixed: Fixed, seed: int | None) -> None:
+def _print(fixed: ExportedModel, seed: int | None) -> None:
     """What was written, for people."""
     written = fixed.written
     rows = [[name, bytes_text(size), _WHAT[name]] for name, size in sorted(written.files.items(), key=_order)]

@@ -37,10 +37,10 @@ class DataSetName(StrEnum):
 def spaces(format: FormatOption = Format.table) -> None:
     """List the search spaces, and how many networks the tables of some have."""
     from nas_agg.search_space.space import list_spaces, open_space
-    from nas_agg.study.tables.results_table import Tabled
+    from nas_agg.study.tables.results_table import TabularSpace
 
     found = [open_space(name) for name in list_spaces()]
-    tables = [Tabled(space).networks if space.table else None for space in found]
+    tables = [TabularSpace(space).networks if space.table else None for space in found]
     if format is Format.json:
         print_json(
             [

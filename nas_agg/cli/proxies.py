@@ -16,7 +16,7 @@ from nas_agg.cli.options import GENOTYPE_HELP, ClassesOption, Format, FormatOpti
 from nas_agg.common.console import count_text, print_table
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.search_space.space import SUFFIXES, list_spaces
-from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, PROXIES, Scorer, with_costs
+from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, PROXIES, ProxyScorer, with_costs
 
 if TYPE_CHECKING:
     from nas_agg.study.proxy_ranking import Correlation, Interval, Ranking
@@ -132,7 +132,7 @@ def _scored(
     data = load_data(dataset, seed)
     try:
         free = room(free_of_machine())
-        scorer = Scorer(data, seed, batch, input=input, classes=classes, threads=cores(), room=free)
+        scorer = ProxyScorer(data, seed, batch, input=input, classes=classes, threads=cores(), room=free)
     except InputError as error:
         raise InputError(f"--{error}") from None
     each = [scorer.scores(genotype, names, init) for init in range(inits)]

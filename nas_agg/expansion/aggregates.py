@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from nas_agg.common.errors import GenotypeError, placed
-from nas_agg.expansion.scope import Own
+from nas_agg.expansion.scope import NodeScope
 from nas_agg.graph.graph import Tape
 from nas_agg.graph.primitives import Primitive, Scale, Shape, text
 from nas_agg.language.layers import norm_groups
@@ -29,7 +29,7 @@ class UnitExpander(Protocol):
         """Write a unit behind tensor ``x`` and give its output."""
 
 
-class Joining:
+class PendingShortcut:
     """The shortcut of a node, which joins where `join` stands."""
 
     def __init__(self, gathered: Callable[[int | None], int | None]):
@@ -39,12 +39,12 @@ class Joining:
         joined = self.gathered(x)
         return x if joined is None else joined
 
-    def dealt(self, tape: Tape) -> Dealt | None:
+    def dealt(self, tape: Tape) -> SplitShortcut | None:
         total = self.gathered(None)
-        return None if total is None else Dealt(tape, total)
+        return None if total is None else SplitShortcut(tape, total)
 
 
-class Dealt:
+class SplitShortcut:
     """A shortcut dealt out to the nodes of an inner aggregate, slice by slice of channels."""
 
     def __init__(self, tape: Tape, total: int):
@@ -58,7 +58,7 @@ class Dealt:
         self.used += width
         return Sum.join(self.tape, [part], x)
 
-    def dealt(self, tape: Tape) -> Dealt:
+    def dealt(self, tape: Tape) -> SplitShortcut:
         return self
 
     def check_used(self) -> None:
@@ -67,7 +67,7 @@ class Dealt:
             raise GenotypeError(f"of the shortcut's {have} channels {have - self.used} are left over")
 
 
-Shortcut = Joining | Dealt | None
+Shortcut = PendingShortcut | SplitShortcut | None
 
 
 class Gathered(NamedTuple):
@@ -117,7 +117,7 @@ class Nodes:
         if aggregate.nodes is None:
             n = len(aggregate.units) if aggregate.each else 1
         else:
-            n = aggregate.nodes.value(Own(self, None))
+            n = aggregate.nodes.value(NodeScope(self, None))
         if aggregate.nodes is not None and aggregate.each and n != len(aggregate.units):
             raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
@@ -145,14 +145,14 @@ class Nodes:
                 )
             except GenotypeError as error:
                 raise error.within(f"node {l}") from None
-        if dealt and isinstance(self.shortcut, Joining):
+        if dealt and isinstance(self.shortcut, PendingShortcut):
             try:
                 dealt.check_used()
             except GenotypeError as error:
                 raise GenotypeError(error.what, aggregate.where) from None
         return self.leaving(scope if self.n else self.scope(0))
 
-    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: Dealt | None) -> Shortcut:
+    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: SplitShortcut | None) -> Shortcut:
         gather = self.aggregate.shortcut
         if gather is None:
             return dealt
@@ -171,7 +171,7 @@ class Nodes:
                 self.tape.notes.append(f"{gather.where}: node {l} has no source to join")
             return found
 
-        return Joining(gathered)
+        return PendingShortcut(gathered)
 
     def check_rows(self) -> None:
         rows = ((self.aggregate.reads, (0, 1)), (self.aggregate.shortcut, (0,)), (self.aggregate.output, None))
@@ -207,7 +207,7 @@ class Nodes:
 
     def scope(self, l: int) -> dict[str, Any]:
         """The names that a node's unit and gathers need."""
-        own = Own(self, l)
+        own = NodeScope(self, l)
         scope = dict(self.outer)
         for name in self.aggregate.needed:
             try:
@@ -354,7 +354,7 @@ class Nodes:
             _, h, w = tape.shapes[tensor]
             ratio = max(-(-h // target[1]), -(-w // target[2]))
             tape.spend(4 * self.aggregate.work)
-            own = Own(self, None)
+            own = NodeScope(self, None)
             scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
             for name in gather.match.free:  # type: ignore[union-attr]
                 if name not in ("w", "s"):

@@ -14,7 +14,7 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.connectivity import Wiring, stages
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.rematerialization import FLOAT, Lowering
+from nas_agg.graph.rematerialization import FLOAT, RematerializationPlan
 from nas_agg.language.genotype import Genotype
 
 BATCH = 32  # that a batch's own bytes are shared by
@@ -104,7 +104,9 @@ class Cost:
             batch: Images that share a batch's statistics.
         """
         if memory not in self.kept:
-            self.kept[memory] = self.plainly_kept() if memory == "plain" else Lowering(self.graph, memory).kept_bytes()
+            self.kept[memory] = (
+                self.plainly_kept() if memory == "plain" else RematerializationPlan(self.graph, memory).kept_bytes()
+            )
         image, shared = self.kept[memory]
         return image + ceil(shared / batch)
 

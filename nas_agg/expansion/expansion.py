@@ -15,7 +15,7 @@ from nas_agg.graph.graph import MAX_STEPS, Graph, Tape
 from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, text
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 from nas_agg.language.resolver import forget as forget_names
 
 
@@ -34,7 +34,7 @@ def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape) -> Graph:
     """
     run = Expansion(tape(genotype.input))
     try:
-        output = run.network(Names(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
+        output = run.network(Resolver(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
     except RecursionError:
         raise GenotypeError("nested too deep, or numbers that need one another in too long a chain", "net") from None
     shape = run.tape.shapes[output]

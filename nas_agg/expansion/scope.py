@@ -18,7 +18,7 @@ class Nodes(Protocol):
     n: int
 
 
-class Own(Mapping[str, Any]):
+class NodeScope(Mapping[str, Any]):
     """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), worked out when asked."""
 
     def __init__(self, nodes: Nodes, l: int | None):
@@ -57,7 +57,7 @@ class Own(Mapping[str, Any]):
             return nodes.outer[name]
         if name == "s" and not aggregate.strides_each and l != 1:
             return 1
-        return self.scheduled(schedule, InSchedule(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
+        return self.scheduled(schedule, ScheduleScope(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
 
     def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
         if isinstance(schedule, Number):
@@ -73,10 +73,10 @@ class Own(Mapping[str, Any]):
         return len(self.known)
 
 
-class InSchedule(Mapping[str, Any]):
+class ScheduleScope(Mapping[str, Any]):
     """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
 
-    def __init__(self, own: Own, seen: tuple[str, ...]):
+    def __init__(self, own: NodeScope, seen: tuple[str, ...]):
         self.own, self.seen = own, seen
 
     def __getitem__(self, name: str) -> Any:

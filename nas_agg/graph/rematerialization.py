@@ -71,7 +71,7 @@ class Backward(NamedTuple):
     normed: frozenset[int]
 
 
-class Lowering:
+class RematerializationPlan:
     """How a network is run when it keeps less.
 
     Args:

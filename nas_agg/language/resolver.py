@@ -75,7 +75,7 @@ def _fields(kind: type[Word]) -> dict[str, tuple[str, Any]]:
     return found
 
 
-class Names:
+class Resolver:
     """Puts the names of one genotype in.
 
     Args:

@@ -25,7 +25,7 @@ from nas_agg.graph.primitives import (
 )
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Gather, Join, Sequence, WordUse
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 
 
 @dataclass
@@ -149,7 +149,7 @@ def outline(genotype: Genotype) -> tuple[Graph, list[Step]]:
     """
     graph = expand(genotype)
     run = _Recorder(_Tape(genotype.input))
-    run.network(Names(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
+    run.network(Resolver(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
     return graph, run.steps
 
 

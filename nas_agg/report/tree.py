@@ -13,7 +13,7 @@ from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Conv, Linear, Norm, Primitive, Shape, text
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Gather, Sequence, WordUse
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 
 
 @dataclass
@@ -57,7 +57,7 @@ def network_tree(genotype: Genotype) -> Branch:
     Raises:
         GenotypeError: If the genotype is not a network.
     """
-    graph, gathers = expand(genotype), _gathers(Names(genotype).network())
+    graph, gathers = expand(genotype), _gathers(Resolver(genotype).network())
     root = Branch("net", f"{text(genotype.input)} images, {genotype.classes} classes")
     for i in range(1, len(graph)):
         _put(root, graph, i, gathers)

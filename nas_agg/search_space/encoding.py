@@ -11,7 +11,7 @@ from nas_agg.search_space.domains import Choice
 
 if TYPE_CHECKING:
     from nas_agg.search_space.domains import Domain
-    from nas_agg.search_space.parameters import OpenNames, Values
+    from nas_agg.search_space.parameters import SearchVariables, Values
 
 Rows = np.ndarray  # (points, genes), whole numbers
 
@@ -19,7 +19,7 @@ MOST_NEIGHBOURS = 300  # of one point, drawn where there are more
 STEPS = 256  # of an ordered gene, beyond which a model does not tell values apart
 
 
-class Genes:
+class Encoding:
     """The genes of a space.
 
     Args:
@@ -31,7 +31,7 @@ class Genes:
             0 or 1.
     """
 
-    def __init__(self, space: OpenNames):
+    def __init__(self, space: SearchVariables):
         self.space = space
         self.domains = [space.domains[name] for name in space.names]
         self.sizes = np.array([domain.size for domain in self.domains])

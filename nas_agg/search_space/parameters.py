@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Values = dict[str, Any]
 
 
-class OpenNames:
+class SearchVariables:
     """Names, each with the values it may take.
 
     Args:

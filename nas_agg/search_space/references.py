@@ -7,7 +7,7 @@ from pathlib import Path
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.common.files import read
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces_of_family
 
 
@@ -58,7 +58,7 @@ def _of_file(path: Path) -> Genotype:
         raise InputError(f"{path}: a space with open names, not a genotype: {such}")
     try:
         genotype = Genotype.read(value)
-        Names(genotype).network()
+        Resolver(genotype).network()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return genotype

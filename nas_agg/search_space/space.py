@@ -23,9 +23,9 @@ from nas_agg.common.errors import GenotypeError, InputError, WrongText, did_you_
 from nas_agg.common.files import read
 from nas_agg.language.expressions import ExpressionError, parse
 from nas_agg.language.genotype import Genotype, shown
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.domains import Choice, domain
-from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.table_settings import TableSettings
 
 GROUP = "nas_agg.spaces"
@@ -55,7 +55,7 @@ class Point:
     input: tuple[int, int, int] | None = None
 
 
-class Space(OpenNames):
+class Space(SearchVariables):
     """A genotype with open names.
 
     Args:
@@ -119,11 +119,11 @@ class Space(OpenNames):
     def _check_texts(self) -> None:
         """Refuses a typo in the net or in a value at once, not at some sample of a search."""
         first = {key: values.at(0) for key, values in self.domains.items()}
-        Names(self.template.fill(first)).network()
+        Resolver(self.template.fill(first)).network()
         for key, values in self.domains.items():
             for place in range(1, values.size) if isinstance(values, Choice) else ():
                 try:
-                    Names(self.template.fill({**first, key: values.at(place)})).network()
+                    Resolver(self.template.fill({**first, key: values.at(place)})).network()
                 except WrongText as error:
                     raise GenotypeError(f"{error.what} ({error.where})", f"open.{key}[{place}]") from None
                 except GenotypeError:

@@ -17,8 +17,8 @@ from nas_agg.study.records.run_folder import RunFolder, how_to_go_on, read_run
 from nas_agg.study.records.run_status import Interrupted, stopping
 from nas_agg.study.samplers.initial_points import start_values
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
-from nas_agg.study.tables.bare_parameters import PlainNames
-from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.tables.bare_parameters import ParameterSpace
+from nas_agg.study.tables.results_table import TabularSpace
 
 __all__ = ["Interrupted", "resume", "search"]
 
@@ -71,18 +71,18 @@ def search(
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate: a function, not {shown(evaluate)}")
     found, name = _opened(space)
-    if evaluate is None and isinstance(found, PlainNames):
+    if evaluate is None and isinstance(found, ParameterSpace):
         raise InputError("space: names alone make no network that could be trained; give an evaluate function")
     if evaluate is None and isinstance(found, Space) and found.table and settings.get("dataset") is None:
-        found = Tabled(found)
+        found = TabularSpace(found)
         settings |= _of_table(found, settings)
     if settings.get("start"):
         settings["start"] = start_values(found, settings["start"])
-        if isinstance(found, Tabled):
+        if isinstance(found, TabularSpace):
             found.check_has(settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     said = {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings}
-    wanted = _wanted(evaluate, said, isinstance(found, Tabled))
+    wanted = _wanted(evaluate, said, isinstance(found, TabularSpace))
     proposes = find_searcher(searcher) if isinstance(searcher, str) else searcher
     if out is None and evaluate is None:
         on = Path(wanted.dataset).stem.replace(":", "-") if wanted.dataset else wanted.searcher
@@ -124,7 +124,7 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     return search(settings.pop("space"), out=path, show=show, **settings)
 
 
-def _of_table(space: Tabled, settings: dict[str, Any]) -> dict[str, Any]:
+def _of_table(space: TabularSpace, settings: dict[str, Any]) -> dict[str, Any]:
     """What a search of a table adds to its settings.
 
     Raises:
@@ -156,12 +156,12 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any], table: bool = F
     return wanted.model_copy(update={"dataset": wanted.dataset and absolute(wanted.dataset)})
 
 
-def _opened(space: str | os.PathLike[str] | Space | Mapping[str, Any]) -> tuple[Space | PlainNames, str]:
+def _opened(space: str | os.PathLike[str] | Space | Mapping[str, Any]) -> tuple[Space | ParameterSpace, str]:
     """A space, and what run.json calls it: a file by its absolute path."""
     if isinstance(space, Space):
         return space, space.name
     if isinstance(space, Mapping):
-        found = Space(space, "space") if "net" in space else PlainNames(space)
+        found = Space(space, "space") if "net" in space else ParameterSpace(space)
         return found, found.name
     if not isinstance(space, str | os.PathLike):
         raise InputError(f"space: a name, a file, a Space or open names, not {shown(space)}")

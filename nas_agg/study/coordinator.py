@@ -11,13 +11,13 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.objectives import values_of
 from nas_agg.study.definition.trial import MEASURED, TrialRecord
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import over
 from nas_agg.study.workers.pool import Evaluator, Event, Job
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.settings import Settings
-    from nas_agg.study.scheduling.successive_halving import Rungs
+    from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 
 FAILURES_IN_A_ROW = 10
 TIME_IS_UP = "the time is up"
@@ -29,7 +29,7 @@ class SearchFailed(NasAggError):
     """Trial after trial failed."""
 
 
-class Watcher(Protocol):
+class SearchCallback(Protocol):
     """Who is told how a search goes."""
 
     def trial(self, trial: TrialRecord) -> None:
@@ -81,14 +81,14 @@ class Coordinator:
     """
 
     settings: Settings
-    record: Record
+    record: StudyRecord
     proposer: Proposer
     evaluator: Evaluator
     job: Callable[[TrialRecord, Candidate], Job]
-    watcher: Watcher
+    watcher: SearchCallback
     clock: Clock
     last_epoch: int = 0
-    rungs: Rungs | None = None
+    rungs: SuccessiveHalving | None = None
     forgiven: int = 0
 
     def run(self) -> str:

@@ -22,24 +22,24 @@ from nas_agg.study.definition.task import Task, open_task
 from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.records.progress import Display, print_result
+from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.provenance import about_space, add_code_or_say_why_not, origin_of_run
 from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain
 from nas_agg.study.records.run_status import failing
 from nas_agg.study.records.storages import JOURNAL, open_storage
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.initial_points import with_room
 from nas_agg.study.samplers.screening import Screen
 from nas_agg.study.samplers.searcher import Searcher, make_searcher
 from nas_agg.study.scheduling.constraints import pruner_of, rungs_of
 from nas_agg.study.scheduling.limits_share import limits_text
-from nas_agg.study.scheduling.memory_plan import Means, means_of
-from nas_agg.study.scheduling.successive_halving import Rungs
-from nas_agg.study.tables.bare_parameters import PlainNames
-from nas_agg.study.tables.results_table import Tabled
-from nas_agg.study.workers.pool import WORKER, Evaluator, InProcess, Job, Pool
-from nas_agg.study.workers.remote import Remote, Several, dismiss
-from nas_agg.study.workers.table_lookup import Lookup
+from nas_agg.study.scheduling.memory_plan import MemoryPlan, means_of
+from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+from nas_agg.study.tables.bare_parameters import ParameterSpace
+from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.workers.pool import WORKER, Evaluator, InProcessExecutor, Job, WorkerPool
+from nas_agg.study.workers.remote import CombinedExecutor, RemoteExecutor, dismiss
+from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -63,7 +63,7 @@ class Engine:
 
     def __init__(
         self,
-        space: Space | PlainNames,
+        space: Space | ParameterSpace,
         settings: Settings,
         searcher: type[Searcher],
         evaluate: Evaluate | None,
@@ -73,17 +73,17 @@ class Engine:
         self.space = cast(Any, space)
         self.settings, self.evaluate, self.show = settings, evaluate, show
         self.objectives = objectives_of(settings, evaluate is not None)
-        if isinstance(space, Tabled):
+        if isinstance(space, TabularSpace):
             space.check_tells(self.objectives, settings.pruner in ("halving", "hyperband"))
         self.searcher = make_searcher(searcher, self.space, settings.seed, self.objectives)
-        self.rungs: Rungs | None = None
+        self.rungs: SuccessiveHalving | None = None
         self.command: Sequence[str] = WORKER
-        self.means: Means | None = None
+        self.means: MemoryPlan | None = None
 
     @property
     def trains(self) -> bool:
         """Whether networks are trained, and not scored by a function or a table."""
-        return self.evaluate is None and not isinstance(self.space, Tabled)
+        return self.evaluate is None and not isinstance(self.space, TabularSpace)
 
     def search(self, folder: RunFolder | None, named: bool) -> SearchResult:
         """Search in a folder, or in memory.
@@ -167,20 +167,20 @@ class Engine:
 
     # ---- the parts of a search
 
-    def _record(self, folder: RunFolder | None) -> Record:
+    def _record(self, folder: RunFolder | None) -> StudyRecord:
         pruner = pruner_of(self.settings, self.objectives)
         if folder is None:
-            return Record(pruner, objectives=self.objectives)
+            return StudyRecord(pruner, objectives=self.objectives)
         url, begun = self.settings.storage, _begun(folder)
         storage = open_storage(url, folder.path, begun)
         where = url or str(folder.path / JOURNAL)
-        record = Record(pruner, storage, folder.run["study"], begun, self.objectives, where)
+        record = StudyRecord(pruner, storage, folder.run["study"], begun, self.objectives, where)
         if (known := folder.trials_written()) > len(record.trials):
             found = f"{len(record.trials)} trials, where trials.csv has {known}"
             raise InputError(f"{where}: {found}; restore it, or choose another --out")
         return record
 
-    def _proposer(self, record: Record, task: Task | dict[str, Any] | None) -> Proposer:
+    def _proposer(self, record: StudyRecord, task: Task | dict[str, Any] | None) -> Proposer:
         of = task.as_dict() if isinstance(task, Task) else task or {}
         return Proposer(
             self.space,
@@ -206,25 +206,25 @@ class Engine:
             return None
         return Screen(self.settings.proxy, self.settings.candidates, data, self.settings.seed)
 
-    def _evaluator(self, folder: RunFolder | None, task: Task | None, record: Record) -> Evaluator:
-        if isinstance(self.space, Tabled):
-            return Lookup(self.space)
+    def _evaluator(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> Evaluator:
+        if isinstance(self.space, TabularSpace):
+            return TableLookupExecutor(self.space)
         if self.evaluate is not None:
             asked = [objective.figure for objective in self.objectives if not objective.known]
-            return InProcess(self.evaluate, record.trial, asked)
+            return InProcessExecutor(self.evaluate, record.trial, asked)
         assert task is not None and folder is not None
         here = task.setups() if self.settings.workers != 0 else []
-        pool = Pool(here, folder.path / "log.txt", self.settings.trial_timeout, self.command)
+        pool = WorkerPool(here, folder.path / "log.txt", self.settings.trial_timeout, self.command)
         told = {"data": task.data, "images": task.images, "about": task.about, "trial_timeout": pool.trial_timeout}
-        return Several(pool, Remote(record, {**told, "folder": str(folder.path.resolve())}))
+        return CombinedExecutor(pool, RemoteExecutor(record, {**told, "folder": str(folder.path.resolve())}))
 
-    def _display(self, folder: RunFolder | None, record: Record, clock: Clock) -> Display:
+    def _display(self, folder: RunFolder | None, record: StudyRecord, clock: Clock) -> ProgressReporter:
         def keep() -> None:
             if folder is not None:
                 folder.write_trials(record.trials)
                 folder.update(seconds=round(clock.seconds, 1))
 
-        return Display(
+        return ProgressReporter(
             self.settings.budget,
             lambda: record.trials,
             folder.log if folder is not None else (lambda line: None),
@@ -235,7 +235,7 @@ class Engine:
             spent=clock.seconds,
         )
 
-    def _go(self, folder: RunFolder | None, task: Task | None, record: Record, proposer: Proposer) -> SearchResult:
+    def _go(self, folder: RunFolder | None, task: Task | None, record: StudyRecord, proposer: Proposer) -> SearchResult:
         """Search, close the record, then train the best in full."""
         forgiven = _reopen(folder, record)
         clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
@@ -281,9 +281,9 @@ class Engine:
             folder.finish()
         return self._result(folder, record, proposer, reason)
 
-    def _first_line(self, folder: RunFolder | None, task: Task | None, record: Record) -> str:
+    def _first_line(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> str:
         on = f" on {task.about}" if task else ""
-        on = f", a table of {self.space.networks:,} networks," if isinstance(self.space, Tabled) else on
+        on = f", a table of {self.space.networks:,} networks," if isinstance(self.space, TabularSpace) else on
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.counts for trial in record.trials)
         under = self._limits("params", "macs", "activations", "latency")
@@ -329,7 +329,7 @@ class Engine:
         said = (self.settings.max_latency, self.settings.latency_target)
         return said != (None, None) or "latency" in self.objectives.names
 
-    def _best(self, record: Record, reason: str) -> TrialRecord:
+    def _best(self, record: StudyRecord, reason: str) -> TrialRecord:
         best = ranked(record.trials)
         if not best:
             failed = [trial.reason for trial in record.trials if trial.state == "failed"]
@@ -337,7 +337,7 @@ class Engine:
             raise NasAggError(f"no network has a result: {reason}{last}")
         return best[0]
 
-    def _result(self, folder: RunFolder | None, record: Record, proposer: Proposer, reason: str) -> SearchResult:
+    def _result(self, folder: RunFolder | None, record: StudyRecord, proposer: Proposer, reason: str) -> SearchResult:
         best = self._best(record, reason)
         assert best.value is not None
         return SearchResult(
@@ -356,7 +356,7 @@ class Engine:
         return None if folder is None else folder.metrics(tested=self.trains)
 
 
-def _reopen(folder: RunFolder | None, record: Record) -> int:
+def _reopen(folder: RunFolder | None, record: StudyRecord) -> int:
     """Mark a run as running; gives the trial before which failures are forgiven, as a failed search is tried again."""
     if folder is None:
         return 0
@@ -392,7 +392,7 @@ def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Value
         os.rename(beside, folder.best)
 
 
-def _digest(space: Space | PlainNames) -> str:
+def _digest(space: Space | ParameterSpace) -> str:
     """What a space is, in a few characters: its text, its open names and its defaults for a search."""
     from optuna.distributions import distribution_to_json
 
@@ -401,6 +401,6 @@ def _digest(space: Space | PlainNames) -> str:
     said: dict[str, Any] = {"open": names}
     if isinstance(space, Space):
         said |= {"template": space.template.text(), "search": space.search_text}
-    if isinstance(space, Tabled):
+    if isinstance(space, TabularSpace):
         said |= {"table": space.table and space.table[1]}  # a table that has grown would make another search of it
     return hashlib.sha256(canonical(said).encode()).hexdigest()[:16]

@@ -16,12 +16,12 @@ from nas_agg.study.standalone_training import unfinished
 if TYPE_CHECKING:
     import os
 
-    from nas_agg.compiler.codegen.package import Written
+    from nas_agg.compiler.codegen.package import WrittenPackage
     from nas_agg.language.genotype import Genotype
 
 
 @dataclass(frozen=True)
-class Fixed:
+class ExportedModel:
     """What was written.
 
     Attributes:
@@ -36,7 +36,7 @@ class Fixed:
     params: int
     macs: int
     weights: str | None
-    written: Written
+    written: WrittenPackage
 
 
 def fix_genotype(
@@ -51,7 +51,7 @@ def fix_genotype(
     download: bool = False,
     input: tuple[int, int, int] | None = None,
     classes: int | None = None,
-) -> Fixed:
+) -> ExportedModel:
     """Writes a genotype's network as code and weights.
 
     Args:
@@ -94,7 +94,7 @@ def fix_genotype(
     with no_room(source):
         network = compile(genotype, seed or 0, taken, download=download)
         written = write_package(out, genotype, network, title=title, about=about, **options)
-    return Fixed(genotype, counted.params, counted.macs, taken, written)
+    return ExportedModel(genotype, counted.params, counted.macs, taken, written)
 
 
 def _of_run(path: Path) -> tuple[str, str, str | None]:

@@ -9,15 +9,15 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.records.provenance import origin_of_run
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.searcher import derive_seed
-from nas_agg.study.workers.pool import Job, Pool
+from nas_agg.study.workers.pool import Job, WorkerPool
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.study.definition.settings import Settings
     from nas_agg.study.definition.task import Task
     from nas_agg.study.definition.trial import TrialRecord
-    from nas_agg.study.records.progress import Display
-    from nas_agg.training.memory import Choice
+    from nas_agg.study.records.progress import ProgressReporter
+    from nas_agg.training.memory import MemoryChoice
 
 
 def train_best(
@@ -26,9 +26,9 @@ def train_best(
     settings: Settings,
     best: TrialRecord,
     genotype: Genotype,
-    display: Display,
+    display: ProgressReporter,
     command: Sequence[str],
-    memory: Choice,
+    memory: MemoryChoice,
 ) -> None:
     """Have a worker train a search's best network in full and test it; ``best/`` is there afterwards.
 
@@ -44,7 +44,7 @@ def train_best(
     if memory.line:
         display.say(memory.line)
     order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.memory}
-    pool = Pool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
+    pool = WorkerPool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
     lost = 0
     try:
         pool.start(Job(best.number, genotype, order))

@@ -16,7 +16,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, TrialRecord
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed
 from nas_agg.study.scheduling.limits_share import Share, is_within, share_of
 
@@ -76,7 +76,7 @@ class Proposer:
         self,
         space: Space,
         searcher: Searcher,
-        record: Record,
+        record: StudyRecord,
         *,
         start: Sequence[Values] = (),
         limits: Mapping[str, int] | None = None,

@@ -15,15 +15,15 @@ import numpy as np
 
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import canonical
-from nas_agg.search_space.encoding import Genes
+from nas_agg.search_space.encoding import Encoding
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
 from nas_agg.study.records.run_folder import data_of, read_run
-from nas_agg.study.records.score_cache import KeptScores, Scores
-from nas_agg.study.samplers.proxy_scorer import BATCH, Scorer, digest, with_costs
-from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.records.score_cache import ScoreCache, Scores
+from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, digest, with_costs
+from nas_agg.study.tables.results_table import TabularSpace
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -127,7 +127,7 @@ def rank(
     """
     if len(genotypes) != len(accuracies):
         raise InputError(f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: one each is needed")
-    scorer = Scorer(data, seed, batch, threads=cores())
+    scorer = ProxyScorer(data, seed, batch, threads=cores())
     scores = _scores(genotypes, with_costs(proxies), inits, lambda: scorer, {}, report)
     return correlations(scores, accuracies, seed)
 
@@ -210,16 +210,16 @@ def rank_run(
         count = f"{len(numbers)} network{'s' * (len(numbers) != 1)}"
         raise InputError(f"{path}: {count} trained in full so far; at least {LEAST} are needed")
     genotypes = [_genotype(folder, number) for number in numbers]
-    kept = KeptScores(folder / KEPT, canonical({"data": arguments, "seed": seed, "batch": batch}))
-    made: list[Scorer] = []
+    kept = ScoreCache(folder / KEPT, canonical({"data": arguments, "seed": seed, "batch": batch}))
+    made: list[ProxyScorer] = []
 
-    def scorer() -> Scorer:  # once it is known that there is something to score: data sets take time
+    def scorer() -> ProxyScorer:  # once it is known that there is something to score: data sets take time
         if not made:
             from nas_agg.training.data import load_data
             from nas_agg.training.memory import free_of_machine, room
 
             data = load_data(**arguments)
-            made.append(Scorer(data, seed, batch, threads=cores(), room=room(free_of_machine())))
+            made.append(ProxyScorer(data, seed, batch, threads=cores(), room=room(free_of_machine())))
         return made[0]
 
     try:
@@ -267,15 +267,15 @@ def rank_table(
     from nas_agg.training.data import load_data
     from nas_agg.training.memory import free_of_machine, room
 
-    names, space = with_costs(proxies), Tabled(open_space(name))
+    names, space = with_costs(proxies), TabularSpace(open_space(name))
     own = space.table_settings
     spec = dataset or own.dataset
     data = load_data(spec, seed=seed, image_size=None if dataset else own.image_size)
-    genes = Genes(space)
+    genes = Encoding(space)
     values = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     chosen = [values[hash] for hash in sorted(values)[:limit]]
     genotypes = [space.genotype(point, data.input, data.classes) for point, _ in chosen]
-    scorer = Scorer(data, seed, batch, threads=cores(), room=room(free_of_machine()))
+    scorer = ProxyScorer(data, seed, batch, threads=cores(), room=room(free_of_machine()))
     scores = _scores(genotypes, names, inits, lambda: scorer, {}, report)
     return Ranking(
         run=f"the table of {space.name}",
@@ -337,7 +337,7 @@ def _scores(
     genotypes: Sequence[Genotype],
     names: Sequence[str],
     inits: int,
-    scorer: Callable[[], Scorer],
+    scorer: Callable[[], ProxyScorer],
     known: Scores,
     report: Report | None,
     keep: Callable[[], None] = lambda: None,

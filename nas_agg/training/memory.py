@@ -28,7 +28,7 @@ PROCESS = 512 * 2**20  # bytes of a worker before it trains: torch and its libra
 ROOM = 0.9  # of what is free; the rest is the machine's
 
 
-class Choice(NamedTuple):
+class MemoryChoice(NamedTuple):
     """A way of training.
 
     Attributes:
@@ -54,7 +54,7 @@ def step_bytes(cost: Cost, memory: str, batch: int) -> int:
     return batch * an_image + 3 * FLOAT * cost.params + STEP
 
 
-def choose(cost: Cost, batch: int, room: int | None, asked: str = "auto") -> Choice:
+def choose(cost: Cost, batch: int, room: int | None, asked: str = "auto") -> MemoryChoice:
     """The way of training a network: the one asked for, or the first that fits into the room.
 
     Args:
@@ -64,16 +64,18 @@ def choose(cost: Cost, batch: int, room: int | None, asked: str = "auto") -> Cho
         asked: ``auto`` or the way itself.
     """
     if asked != "auto" or room is None:
-        return Choice("plain" if asked == "auto" else asked)
+        return MemoryChoice("plain" if asked == "auto" else asked)
     for memory in MEMORY:
         if step_bytes(cost, memory, batch) <= room:
             break
     if memory == "plain":
-        return Choice(memory)
+        return MemoryChoice(memory)
     needs = bytes_text(step_bytes(cost, "plain", batch))
     line = f"memory {memory}: a plain step needs about {needs}, {bytes_text(max(room, 0))} are free"
     least = step_bytes(cost, memory, batch)
-    return Choice(memory, line if least <= room else f"{line}; this one needs {bytes_text(least)}, and may run out")
+    return MemoryChoice(
+        memory, line if least <= room else f"{line}; this one needs {bytes_text(least)}, and may run out"
+    )
 
 
 def room(free: int | None, workers: int = 0, held: int = 0) -> int | None:

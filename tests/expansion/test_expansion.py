@@ -13,7 +13,7 @@ from nas_agg.expansion.aggregates import Nodes
 from nas_agg.expansion.expansion import Expansion, expand
 from nas_agg.graph.graph import Tape
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 
 STRIDED = {"conv": 3, "stride": "s"}
 LEAVES = {"pattern": "nodes", "operator": "concat"}
@@ -440,7 +440,7 @@ def test_what_positions_gather_can_be_looked_on():
         }
     )  # fmt: skip
     run = Run(Tape(genotype.input))
-    run.network(Names(genotype).network(), {"classes": 4, "g": 1, "s": 1})
+    run.network(Resolver(genotype).network(), {"classes": 4, "g": 1, "s": 1})
     assert found == [
         (1, False, [0], [], (3, 8, 8)),
         (1, True, [0], [0], (3, 8, 8)),

@@ -13,7 +13,7 @@ from nas_agg.common.errors import GenotypeError
 from nas_agg.compiler.network import Network
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import TAKEN
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 
 
 def widths(*net: Any, **fields: Any) -> list[int]:
@@ -24,7 +24,7 @@ def refusal(*net: Any, **fields: Any) -> str:
     """What is found without expanding."""
     value = {"input": [4, 8, 8], "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields}
     with pytest.raises(GenotypeError) as caught:
-        Names(Genotype.read(value)).network()
+        Resolver(Genotype.read(value)).network()
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and len(message) < 300
     return message
@@ -195,7 +195,7 @@ def test_an_open_name_wants_a_value() -> None:
         "net": [{"conv": 1, "out": "k"}, "gap", {"linear": 3}],
         "open": {"k": [5]},
     }
-    Names(Genotype.read(genotype).fill({"k": 5})).network()
+    Resolver(Genotype.read(genotype).fill({"k": 5})).network()
 
 
 # ---------------------------------------------------------------------- limits

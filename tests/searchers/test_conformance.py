@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
-from nas_agg.study.samplers.point_searcher import PointSearcher, Seen, seen
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, seen
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
 from nas_agg.testing import TEXT, check_searcher
 
@@ -43,7 +43,7 @@ def test_what_the_conformance_kit_finds(space):
             super().__init__(*args)
             self.told = 0
 
-        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             self.told += 1
             rng.random(self.told)
             yield self.space.sample(rng)
@@ -77,7 +77,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
         several = True
         told = 0
 
-        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             self.told += self.objectives.several
             rng.random(self.told)
             yield self.space.sample(rng)
@@ -85,7 +85,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
     class Trusting(PointSearcher):
         several = True
 
-        def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[dict]:
+        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             assert all(len(other.scores) == len(self.objectives) for other in seen)
             yield self.space.sample(rng)
 
@@ -126,19 +126,19 @@ def test_nsga2_breeds_the_unbeaten_and_least_crowded(space):
     searcher, rng = find_searcher("nsga2")(space, 0), np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(60)]
     scores = [(float(i), float(-i)) if i < 20 else (-1.0 - i, -60.0) for i in range(60)]  # of the first none is beaten
-    seen = [Seen(point, own) for point, own in zip(points, scores, strict=True)]
+    seen = [Observation(point, own) for point, own in zip(points, scores, strict=True)]
     assert list(searcher.proposals(seen[:19], rng)) == []
-    failed = [Seen(space.sample(rng), None) for _ in range(5)]
+    failed = [Observation(space.sample(rng), None) for _ in range(5)]
     children = searcher.proposals([*failed, *seen], rng)
     for child in (next(children) for _ in range(100)):
         parents = [point for point in points[:20] if sum(point[name] == child[name] for name in child) >= 2]
         assert any(sum(child[name] not in (a[name], b[name]) for name in child) <= 1 for a in parents for b in parents)
-    one = [Seen(point, (own[0],)) for point, own in zip(points, scores, strict=True)]
+    one = [Observation(point, (own[0],)) for point, own in zip(points, scores, strict=True)]
     assert space.checked(next(searcher.proposals(one, rng)))
 
 
-def history(space: Space, values: list[dict], scores: list[float]) -> list[Seen]:
-    return [Seen(space.checked(point), (score,)) for point, score in zip(values, scores, strict=True)]
+def history(space: Space, values: list[dict], scores: list[float]) -> list[Observation]:
+    return [Observation(space.checked(point), (score,)) for point, score in zip(values, scores, strict=True)]
 
 
 def test_evolution_mutates_the_young_and_good(space):
@@ -173,7 +173,7 @@ def test_local_search_tries_each_neighbour_of_the_centre_once(space):
     assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next centre
     far = space.sample(rng)
     assert sum(far[name] != centre[name] for name in far) > 1
-    assert next(searcher.proposals([*all_tried, Seen(far, (0.1,))], rng)) in list(space.neighbours(far))
+    assert next(searcher.proposals([*all_tried, Observation(far, (0.1,))], rng)) in list(space.neighbours(far))
 
 
 def test_local_search_with_workers_finds_what_it_finds_alone():
@@ -189,11 +189,11 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
             seen, open_ = [], []
             while len(seen) < 80:
                 rng = np.random.default_rng([seed, len(seen), len(open_)])
-                pending = [Seen(point, None, True) for point in open_]
+                pending = [Observation(point, None, True) for point in open_]
                 open_.append(next(searcher.proposals([*seen, *pending], rng), None) or space.sample(rng))
                 if len(open_) == workers:
                     point = open_.pop(0)
-                    seen.append(Seen(point, (-sum(abs(value - 7) for value in point.values()),)))
+                    seen.append(Observation(point, (-sum(abs(value - 7) for value in point.values()),)))
             found.append(max(other.value for other in seen))
         best[workers] = np.mean(found)
     assert best[1] > -3
@@ -216,7 +216,7 @@ def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
         point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
         assert space.checked(point) == point
         value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
-        seen.append(Seen(point, None if value is None else (value, -value)[:objectives]))
+        seen.append(Observation(point, None if value is None else (value, -value)[:objectives]))
 
 
 def test_what_was_seen(space):

@@ -7,15 +7,15 @@ import pytest
 from scipy.stats import norm
 
 from nas_agg.search_space.domains import Choice
-from nas_agg.search_space.encoding import Genes, distinct, key
-from nas_agg.search_space.parameters import OpenNames
+from nas_agg.search_space.encoding import Encoding, distinct, key
+from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.definition.pareto import hypervolume
 from nas_agg.study.samplers import surrogate
-from nas_agg.study.samplers.features import Figures
-from nas_agg.study.samplers.gaussian_process import Kernel, Process
-from nas_agg.study.samplers.point_searcher import Seen
+from nas_agg.study.samplers.features import FeatureExtractor
+from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
+from nas_agg.study.samplers.point_searcher import Observation
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
 from nas_agg.study.tables.results_table import Table
 from nas_agg.testing import TEXT
@@ -34,7 +34,7 @@ def drawn(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def test_the_gradient_of_the_loss_is_that_of_finite_differences():
-    kernel, (genes, figures) = Kernel(TABLES, [2]), drawn(30, 0)
+    kernel, (genes, figures) = SumKernel(TABLES, [2]), drawn(30, 0)
     rng = np.random.default_rng(1)
     distances = kernel.distances(genes, figures, genes, figures)
     theta, y = kernel.start + 0.2 * rng.normal(size=len(kernel.start)), rng.normal(size=30)
@@ -45,9 +45,9 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
 
 
 def test_predictions_are_those_of_the_textbook():
-    kernel, (genes, figures), (others, their_figures) = Kernel(TABLES, [2]), drawn(20, 0), drawn(7, 1)
+    kernel, (genes, figures), (others, their_figures) = SumKernel(TABLES, [2]), drawn(20, 0), drawn(7, 1)
     y = np.random.default_rng(2).normal(size=20)
-    process = Process(kernel, genes, figures, y)
+    process = GaussianProcess(kernel, genes, figures, y)
     own = sum(kernel.covariance(process.theta, kernel.distances(genes, figures, genes, figures)))
     cross = sum(kernel.covariance(process.theta, kernel.distances(others, their_figures, genes, figures)))
     noisy = own + (np.exp(process.theta[-1]) + 1e-5) * np.eye(20)
@@ -60,7 +60,7 @@ def test_predictions_are_those_of_the_textbook():
 def test_it_learns_which_genes_and_figures_matter():
     genes, figures = drawn(80, 0)
     y = (genes[:, 0] == 1) + 0.5 * genes[:, 5] / 4 + 0.7 * figures[0][:, 1]
-    process = Process(Kernel(TABLES, [2]), genes[:60], [figures[0][:60]], (y - y.mean())[:60])
+    process = GaussianProcess(SumKernel(TABLES, [2]), genes[:60], [figures[0][:60]], (y - y.mean())[:60])
     mean, _ = process.predict(genes[60:], [figures[0][60:]])
     assert np.corrcoef(mean, y[60:])[0, 1] > 0.95
 
@@ -89,7 +89,7 @@ def test_the_target_keeps_the_order_and_spreads_the_best():
 
 
 def test_genes_are_the_points_of_a_space(space):
-    genes, rng = Genes(space), np.random.default_rng(0)
+    genes, rng = Encoding(space), np.random.default_rng(0)
     for row in genes.random(50, rng):
         values = genes.values(row)
         assert (genes.row(space.checked(values)) == row).all()
@@ -110,7 +110,7 @@ def test_genes_are_the_points_of_a_space(space):
 def test_figures_are_what_networks_cost(space):
     import nas_agg
 
-    figures, genes = Figures(space), Genes(space)
+    figures, genes = FeatureExtractor(space), Encoding(space)
     rows = genes.random(3, np.random.default_rng(0))
     costs, shapes = figures.of(rows)
     counted = [nas_agg.cost(space.genotype(genes.values(row))) for row in rows]
@@ -124,13 +124,13 @@ def test_workers_spread_out(space):
     searcher = find_searcher("predictor")(space, 0)
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(20)]
-    scored = [Seen(point, (float(point["rate"]),)) for point in points]
+    scored = [Observation(point, (float(point["rate"]),)) for point in points]
     first = next(searcher.proposals(scored, np.random.default_rng(1)))
-    pending = [Seen(first, None, True)]
+    pending = [Observation(first, None, True)]
     six = [first]
     for _ in range(5):
         six.append(next(searcher.proposals([*scored, *pending], np.random.default_rng(1))))
-        pending.append(Seen(six[-1], None, True))
+        pending.append(Observation(six[-1], None, True))
     assert len({str(sorted(point.items(), key=str)) for point in six}) == 6
 
 
@@ -140,7 +140,7 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
     def score(values: dict) -> float:
         return -sum(abs(index - size // 3) / size for index, size in zip(genes.row(values), genes.sizes, strict=True))
 
-    genes = Genes(space)
+    genes = Encoding(space)
     best = {}
     for name in ("predictor", "random"):
         searcher, seen = find_searcher(name)(space, 0), []
@@ -148,7 +148,7 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
             rng = np.random.default_rng(number)
             proposed = next(searcher.proposals(seen, rng), None) if name == "predictor" else None
             point = proposed or space.sample(rng)
-            seen.append(Seen(point, (score(point),)))
+            seen.append(Observation(point, (score(point),)))
         best[name] = max(other.value for other in seen)
     assert best["predictor"] > best["random"] / 3
 
@@ -163,13 +163,15 @@ def test_half_ranked_targets():
     assert np.isfinite(surrogate.half_ranked(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
 
 
-def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.FrontGain, surrogate.Trials]:
-    fits = surrogate.Fits(Figures(space))
+def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.ExpectedHypervolumeImprovement, surrogate.Trials]:
+    fits = surrogate.SurrogateCache(FeatureExtractor(space))
     rows = distinct(fits.genes.random(40, np.random.default_rng(0)), set())
     macs = fits.figures.costs(rows, "macs")
     scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
     trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
-    return surrogate.FrontGain(fits, trials, {}, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])), trials
+    return surrogate.ExpectedHypervolumeImprovement(
+        fits, trials, {}, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
+    ), trials
 
 
 def test_the_gain_of_a_front_is_that_of_its_volume(space):
@@ -206,13 +208,13 @@ def test_what_is_in_training_counts_for_the_front(space):
 
 @pytest.mark.parametrize("names", [("accuracy",), ("accuracy", "macs")])
 def test_what_is_over_a_limit_is_not_proposed(names, space):
-    figures = Figures(space)
+    figures = FeatureExtractor(space)
     rows = distinct(figures.genes.random(60, np.random.default_rng(0)), set())
     macs = figures.costs(rows, "macs")
     limit = int(np.median(macs))
     aims = Objectives([OBJECTIVES[name] for name in names])
     seen = [
-        Seen(figures.genes.values(row), (float(np.log(cost)), -float(cost))[: len(names)])
+        Observation(figures.genes.values(row), (float(np.log(cost)), -float(cost))[: len(names)])
         for row, cost in zip(rows, macs, strict=True)
         if cost <= limit
     ]
@@ -233,7 +235,7 @@ def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
     table = Table(file, ["a", "b"], "score", ["macs"])
     searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
     searcher.limits = {"macs": 12}
-    seen = [Seen({"a": str(i // 5), "b": str(i % 5)}, (float(i),)) for i in range(13)]
+    seen = [Observation({"a": str(i // 5), "b": str(i % 5)}, (float(i),)) for i in range(13)]
     assert list(searcher.proposals(seen, np.random.default_rng(0))) == []
     searcher.limits = {"macs": 13}
     assert list(searcher.proposals(seen, np.random.default_rng(0))) == [{"a": "2", "b": "3"}]
@@ -242,7 +244,7 @@ def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
 @pytest.mark.parametrize("names", [("accuracy", "loss"), ("accuracy", "loss", "latency")])
 def test_it_beats_chance_by_far_on_several_objectives(names):
     """All of them trained for; the open names make no networks."""
-    space = OpenNames({f"n{i}": Choice(tuple(range(6))) for i in range(8)})
+    space = SearchVariables({f"n{i}": Choice(tuple(range(6))) for i in range(8)})
     aims = Objectives([OBJECTIVES[name] for name in names])
 
     def scores(values: dict) -> tuple[float, ...]:
@@ -253,7 +255,7 @@ def test_it_beats_chance_by_far_on_several_objectives(names):
     for number in range(40):
         rng = np.random.default_rng(number)
         point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
-        seen.append(Seen(point, scores(point)))
+        seen.append(Observation(point, scores(point)))
     drawn = [scores(space.sample(rng)) for _ in range(400)]
     reference = np.full(len(names), -2.0)
     assert hypervolume(np.array([other.scores for other in seen]), reference) > hypervolume(np.array(drawn), reference)
@@ -263,19 +265,19 @@ def test_figures_of_tables_and_of_names_that_make_no_networks(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b,score,params,macs\n" + "".join(f"{i // 3},{i % 3},{i},{10 + i},{i}\n" for i in range(9)))
     for costs, known in ((["params", "macs"], True), (None, False)):
-        figures = Figures(Table(file, ["a", "b"], "score", costs))
+        figures = FeatureExtractor(Table(file, ["a", "b"], "score", costs))
         assert figures.cheap
         assert figures.knows("macs") is known
         assert [group.shape for group in figures.of(np.array([[0, 1], [2, 2]]))] == ([(2, 2)] if known else [])
         if known:
             assert list(figures.costs(np.array([[0, 1], [2, 2]]), "macs")) == [1, 8]
-    assert Figures(OpenNames({"n": Choice((1, 2))})).of(np.array([[0]])) == []
+    assert FeatureExtractor(SearchVariables({"n": Choice((1, 2))})).of(np.array([[0]])) == []
 
 
 def test_figures_are_those_of_the_task(space):
     import nas_agg
 
-    figures = Figures(space, input=(3, 16, 16), classes=7, activations=True)
+    figures = FeatureExtractor(space, input=(3, 16, 16), classes=7, activations=True)
     row = figures.genes.random(1, np.random.default_rng(0))
     cost = nas_agg.cost(space.genotype(figures.genes.values(row[0]), input=(3, 16, 16), classes=7))
     assert figures.costs(row, "macs")[0] == cost.macs
@@ -283,21 +285,23 @@ def test_figures_are_those_of_the_task(space):
 
 
 def test_equal_networks_are_not_proposed_again(space, tmp_path):
-    figures = Figures(space)
+    figures = FeatureExtractor(space)
     values = {"kind": "plain", "rate": 4, "count": 2, "how": "sum", "wires": "previous"}
     row = figures.genes.row(values)
     assert figures.is_one_of(figures.genes.row(values | {"how": "concat"}), row[None])  # one feature is read
     for other in ({"wires": "dense"}, {"kind": "deep"}):
         assert not figures.is_one_of(figures.genes.row(values | other), row[None])
     searcher, rng = find_searcher("predictor")(space, 0), np.random.default_rng(0)
-    seen = [Seen(point, (-float(point["count"]),)) for point in (values, *(space.sample(rng) for _ in range(20)))]
+    seen = [
+        Observation(point, (-float(point["count"]),)) for point in (values, *(space.sample(rng) for _ in range(20)))
+    ]
     rows = figures.genes.rows([other.values for other in seen])
     proposals = searcher.proposals(seen, rng)
     assert not any(figures.is_one_of(figures.genes.row(next(proposals)), rows) for _ in range(20))
 
     file = tmp_path / "table.csv"
     file.write_text("# equal: canon\na,b,score,canon\n0,0,1,x\n0,1,2,y\n1,0,3,x\n1,1,4,z\n")
-    table = Figures(Table(file, ["a", "b"], "score"))
+    table = FeatureExtractor(Table(file, ["a", "b"], "score"))
     assert table.is_one_of(np.array([1, 0]), np.array([[0, 0], [0, 1]]))
     assert not table.is_one_of(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
 

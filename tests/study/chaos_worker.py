@@ -60,13 +60,13 @@ def prepare(setup):
 def join(storage: str, run: str, notes: str, ways: str) -> None:
     """Be a machine with one process."""
     from nas_agg.study.definition.signals import stoppable
-    from nas_agg.study.workers.agent import Joiner
+    from nas_agg.study.workers.agent import WorkerAgent
     from nas_agg.study.workers.join import find
 
     found = find(run=run, wait=60) if storage == "-" else find(storage, Path(run).name, wait=60)
     setup = {"data": {**json.loads(ways), "notes": notes}, "device": "cpu", "threads": 1}
     with stoppable():
-        Joiner(found, [setup], say=lambda line: print(line, flush=True), command=(sys.executable, __file__)).run()
+        WorkerAgent(found, [setup], say=lambda line: print(line, flush=True), command=(sys.executable, __file__)).run()
 
 
 if __name__ == "__main__":

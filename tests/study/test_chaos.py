@@ -24,7 +24,7 @@ import nas_agg.study.workers.remote as remote
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task
 from nas_agg.study.records.storages import open_storage
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 BUDGET, WORKERS = 60, 4
@@ -125,7 +125,7 @@ def check(result, out: Path, storage: str | None) -> None:
     with (out / "trials.csv").open() as file:
         rows = [(int(row["number"]), row["state"], row["hash"]) for row in csv.DictReader(file)]
     assert rows == [(trial.number, trial.state, trial.hash) for trial in result.trials]
-    kept = Record(NopPruner(), open_storage(storage, out), said["study"], begun=True, objectives=result.objectives)
+    kept = StudyRecord(NopPruner(), open_storage(storage, out), said["study"], begun=True, objectives=result.objectives)
     assert [vars(trial) for trial in kept.trials] == [vars(trial) for trial in result.trials]
 
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from nas_agg.common.errors import InputError
-from nas_agg.search_space.encoding import Genes
+from nas_agg.search_space.encoding import Encoding
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proxy_ranking import rank_table
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher, searchers
-from nas_agg.study.samplers.surrogate import Improvement, Trials
-from nas_agg.study.tables.results_table import Tabled
-from nas_agg.study.workers.table_lookup import Lookup
+from nas_agg.study.samplers.surrogate import ExpectedImprovement, Trials
+from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
 TEXT = {
     "input": [1, 8, 8],
@@ -57,7 +57,7 @@ def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, sear
     space = space_with_table(tmp_path)
     budget = KNOWN if searcher != "gp" else 12  # its asks are slow
     result = search(space, searcher=searcher, budget=budget, out=tmp_path / "run")
-    table = Tabled(space)
+    table = TabularSpace(space)
     counted = [trial for trial in result.trials if trial.counts]
     assert len(counted) == budget
     assert all(trial.value == table.row(space.values(trial.labels)).value for trial in result.trials)
@@ -75,7 +75,7 @@ def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, sear
     ],
 )
 def test_a_search_of_a_part_goes_on_exactly_as_it_would_have(tmp_path, monkeypatch, settings):
-    space, start, started = space_with_table(tmp_path), Lookup.start, []
+    space, start, started = space_with_table(tmp_path), TableLookupExecutor.start, []
     whole = search(space, budget=16, out=tmp_path / "whole", **settings)
 
     def killed(self, job):
@@ -84,7 +84,7 @@ def test_a_search_of_a_part_goes_on_exactly_as_it_would_have(tmp_path, monkeypat
             raise KeyboardInterrupt
         start(self, job)
 
-    monkeypatch.setattr(Lookup, "start", killed)
+    monkeypatch.setattr(TableLookupExecutor, "start", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             search(space, budget=16, out=tmp_path / "broken", **settings)
@@ -104,7 +104,7 @@ def test_the_first_line_tells_how_many_networks_the_table_has(tmp_path, capsys):
 
 def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
     space = space_with_table(tmp_path)
-    has = Tabled(space).has(Genes(space).rows(POINTS))
+    has = TabularSpace(space).has(Encoding(space).rows(POINTS))
     known, unknown = (next(itertools.compress(POINTS, wanted)) for wanted in (has, ~has))
     result = search(space, searcher="random", budget=1, start=[known], out=tmp_path / "run")
     assert result.values == known
@@ -114,13 +114,13 @@ def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
 
 
 def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path):
-    table = Tabled(space_with_table(tmp_path))
+    table = TabularSpace(space_with_table(tmp_path))
     searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
     rows = np.stack([np.frombuffer(key, np.int64) for key in table.rows])
     scores = np.array([[row.value] for row in table.rows.values()])
     none = rows[:0]
-    model = Improvement(searcher.fits, Trials(rows[:14], scores[:14], none, none), {})
-    every = Genes(table).rows(POINTS)
+    model = ExpectedImprovement(searcher.fits, Trials(rows[:14], scores[:14], none, none), {})
+    every = Encoding(table).rows(POINTS)
     gains = model.gains(every)
     np.testing.assert_array_equal(np.isfinite(gains), table.has(every))
     assert np.isfinite(gains).sum() == KNOWN

@@ -22,8 +22,8 @@ from nas_agg.study import proxy_ranking as ranking
 from nas_agg.study.proxy_ranking import Correlation, correlations, rank, rank_run, rank_table
 from nas_agg.study.records import score_cache as kept
 from nas_agg.study.records.run_folder import RunFolder
-from nas_agg.study.samplers.proxy_scorer import ZERO_COST, Scorer
-from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.samplers.proxy_scorer import ZERO_COST, ProxyScorer
+from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.training.data import Data, load_data
 
 # ---- statistics
@@ -125,7 +125,7 @@ def test_rank_of_networks(data: Data) -> None:
 
 def test_scores_are_means_over_initialisations(data: Data) -> None:
     networks, results = [network(width, deep) for width, deep in ((2, 3), (3, 1), (4, 2), (5, 1))], [4, 2, 1, 3]
-    scorer = Scorer(data, 3)
+    scorer = ProxyScorer(data, 3)
     means = [np.mean([scorer.scores(one, ["snip"], init)["snip"] for init in range(3)]) for one in networks]
     (wanted,) = correlations({"snip": means}, results, 3)
     assert rank(networks, results, data, ["snip"], seed=3, inits=3)[2] == wanted
@@ -209,13 +209,13 @@ def test_scores_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def count(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     """What scorers are asked for from here on."""
-    asked, plainly = [], Scorer.scores_or_none
+    asked, plainly = [], ProxyScorer.scores_or_none
 
     def scores_or_none(self, genotype, names, init=0):
         asked.append((init, list(names)))
         return plainly(self, genotype, names, init)
 
-    monkeypatch.setattr(Scorer, "scores_or_none", scores_or_none)
+    monkeypatch.setattr(ProxyScorer, "scores_or_none", scores_or_none)
     return asked
 
 
@@ -246,16 +246,16 @@ def test_scores_that_are_spoilt_are_computed_anew(folder: Path, text: str | byte
 
 def test_scores_that_are_not_finite_are_kept_and_failures_are_not(tmp_path: Path) -> None:
     path = tmp_path / "proxies.json"
-    scores = kept.KeptScores(path, "a")
+    scores = kept.ScoreCache(path, "a")
     scores.scores["x"] = {"zen": [1.5, math.inf, -math.inf], "snip": [2.0, math.nan, 3.0]}
     scores.write()
     json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert kept.KeptScores(path, "a").scores == {"x": {"zen": [1.5, math.inf, -math.inf], "snip": [2.0]}}
-    other = kept.KeptScores(path, "b")
+    assert kept.ScoreCache(path, "a").scores == {"x": {"zen": [1.5, math.inf, -math.inf], "snip": [2.0]}}
+    other = kept.ScoreCache(path, "b")
     assert other.scores == {}
     other.scores["x"] = {"zen": [7.0]}
     other.write()
-    assert kept.KeptScores(path, "a").scores["x"]["snip"] == [2.0], "of others too"
+    assert kept.ScoreCache(path, "a").scores["x"]["snip"] == [2.0], "of others too"
 
 
 def test_a_run_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,7 +351,7 @@ def test_a_table_is_ranked_as_a_run_is():
     ranking = rank_table("agg-bench", ["params", "macs"], limit=200)
     assert (ranking.networks, ranking.dataset, ranking.figure) == (200, "digits", "accuracy")
     assert [c.proxy for c in ranking.correlations] == ["params", "macs"]
-    space = Tabled(open_space("agg-bench"))
+    space = TabularSpace(open_space("agg-bench"))
     rows = sorted({row.hash: row for row in space.rows.values()}.items())[:200]
     tau = stats.kendalltau([row.params for _, row in rows], [row.value for _, row in rows]).statistic
     assert ranking.correlations[0].kendall == pytest.approx(tau)

@@ -16,12 +16,12 @@ from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.proposer import Proposer
-from nas_agg.study.records.progress import Display, print_result
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.progress import ProgressReporter, print_result
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 
 
-class Fixed(Searcher):
+class ExportedModel(Searcher):
     """Proposes listed points in turn, then the last for ever."""
 
     points: tuple[dict, ...] = ()
@@ -42,7 +42,7 @@ class Fixed(Searcher):
 
 
 def fixed(*points):
-    return type("OneAfterAnother", (Fixed,), {"points": points})
+    return type("OneAfterAnother", (ExportedModel,), {"points": points})
 
 
 def point(width, deep="0", kernel="3", end='"relu"'):
@@ -238,7 +238,7 @@ def test_random_search_stays_random_under_a_limit(wide):
 
 def test_a_long_draw_is_left_and_gone_on_with(wide):
     def propose(seconds):
-        record = Record(optuna.pruners.NopPruner())
+        record = StudyRecord(optuna.pruners.NopPruner())
         proposer = Proposer(wide, find_searcher("tpe")(wide, 0), record, limits={"macs": 4000})
         answers = [None]
         while answers[-1] is None:
@@ -284,7 +284,7 @@ def test_a_users_own_attributes_are_the_users(tiny, score, kept, tmp_path):
 def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
     kept, now = [], [100.0]
     monkeypatch.setattr("nas_agg.study.records.progress.time.monotonic", lambda: now[0])
-    display = Display(5, list, print, lambda: kept.append(now[0]))
+    display = ProgressReporter(5, list, print, lambda: kept.append(now[0]))
     for now[0] in (101.0, 109.0, 111.0, 112.0, 122.0):
         display.tick()
     assert kept == [111.0, 122.0]
@@ -292,7 +292,7 @@ def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
 
 def test_the_final_training_tells_of_each_tenth_without_a_terminal(capsys):
     logged = []
-    display = Display(5, list, logged.append, lambda: None, show=True)
+    display = ProgressReporter(5, list, logged.append, lambda: None, show=True)
     for epoch in range(1, 31):
         display.step("training the best", epoch, 30, 0.5)
     assert len(logged) == 10
@@ -322,7 +322,7 @@ def test_ten_failures_in_a_row_end_it(tiny):
 
 
 def test_draws_refused_while_others_run_wait(tiny):
-    record = Record(optuna.pruners.NopPruner())
+    record = StudyRecord(optuna.pruners.NopPruner())
     proposer = Proposer(tiny, fixed(point(4), point(5))(tiny, 0), record)
     number, network = proposer.propose()
     assert number == 0 and network.params > 0
@@ -337,7 +337,7 @@ def test_a_network_is_known_by_its_names_in_whatever_order_a_storage_keeps_them(
     net = [{"conv": 3, "out": "a"}, {"conv": 3, "out": "b"}, "gap", {"linear": "classes"}]
     names = {name: {"from": 1, "to": 4} for name in "ab"}
     space = Space({"input": [1, 8, 8], "classes": 10, "open": names, "net": net}, "two")
-    proposer = Proposer(space, find_searcher("random")(space, 0), Record(optuna.pruners.NopPruner()))
+    proposer = Proposer(space, find_searcher("random")(space, 0), StudyRecord(optuna.pruners.NopPruner()))
     one, other = proposer.judge({"b": 1, "a": 2}), proposer.judge({"a": 1, "b": 2})
     assert one.params != other.params
     assert proposer.judge({"a": 2, "b": 1}) is one

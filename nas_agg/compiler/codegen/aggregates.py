@@ -11,7 +11,7 @@ from nas_agg.compiler.codegen.gathers import GatherText
 from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
 from nas_agg.compiler.codegen.trace import AggregateRun, NodeRun
 from nas_agg.compiler.codegen.unrolled import Listing
-from nas_agg.expansion.scope import InSchedule, Own
+from nas_agg.expansion.scope import NodeScope, ScheduleScope
 from nas_agg.language.expressions import Expression
 from nas_agg.language.resolved import Aggregate, Number
 
@@ -105,7 +105,7 @@ class AggregateText:
         if name in node.scope:
             return node.scope[name]
         try:
-            return Own(run, node.l)[name]  # type: ignore[arg-type]
+            return NodeScope(run, node.l)[name]  # type: ignore[arg-type]
         except KeyError:
             raise Unsaid from None
 
@@ -174,7 +174,7 @@ class AggregateText:
 
     def unfolded(self, run: AggregateRun, name: str, row: Number, known: dict[str, Any]) -> Expression:
         """A schedule's expression with the aggregate's own names put in; `known` is told the values of the others."""
-        scope, put = InSchedule(Own(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
+        scope, put = ScheduleScope(NodeScope(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
         for inner in row.expression.names:
             own = run.let.get(inner)  # type: ignore[attr-defined]
             if isinstance(own, Number) and inner != name:
@@ -198,8 +198,8 @@ class AggregateText:
             names["l"] = self.classes.counter
         for run, row in zip(self.runs, nodes, strict=True):
             for node in row:
-                scope = Own(run, node.l)  # type: ignore[arg-type]
-                seen = scope if name in run.let else InSchedule(scope, self.seen(name))  # type: ignore[attr-defined]
+                scope = NodeScope(run, node.l)  # type: ignore[arg-type]
+                seen = scope if name in run.let else ScheduleScope(scope, self.seen(name))  # type: ignore[attr-defined]
                 uses.append({("_in" if n == "in" else n): seen[n] for n in number.expression.names})
         own = {n for n, _ in self.aggregate.let}
         own |= {n for n in ("w", "g", "s") if self.bound(n)} & set(self.seen(name))

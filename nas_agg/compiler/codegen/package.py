@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenPackage:
     """A fixed model's folder.
 
     Attributes:
@@ -72,7 +72,7 @@ def write_package(
     onnx: bool = False,
     export: bool = False,
     force: bool = False,
-) -> Written:
+) -> WrittenPackage:
     """Writes a network's folder; it appears whole and checked, or not at all.
 
     Args:
@@ -117,7 +117,7 @@ def write_package(
         with contextlib.suppress(OSError):
             for folder in made if not place.exists() else ():
                 folder.rmdir()
-    return Written(Path(out), files, tuple(notes))
+    return WrittenPackage(Path(out), files, tuple(notes))
 
 
 def check_place(out: str | os.PathLike[str], force: bool = False) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_agg.expansion.aggregates import Dealt, Gathered, Nodes, Scope, Shortcut
+from nas_agg.expansion.aggregates import Gathered, Nodes, Scope, Shortcut, SplitShortcut
 from nas_agg.expansion.expansion import Expansion
 from nas_agg.graph.graph import Graph, Tape
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Gather, Sequence
-from nas_agg.language.resolver import Names
+from nas_agg.language.resolver import Resolver
 
 
 @dataclass(eq=False)
@@ -113,7 +113,7 @@ def trace(genotype: Genotype) -> Trace:
     tape = Tape(genotype.input)
     run = _Traced(tape)
     scope = {"classes": genotype.classes, "g": 1, "s": 1}
-    net = Names(genotype).network()
+    net = Resolver(genotype).network()
     run.open = root = UnitRun(net, 0, scope, "")
     root.out = run.network(net, scope)
     return Trace(root, tape, tape.graph(root.out))
@@ -173,7 +173,7 @@ class _Traced(Expansion):
 
     def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         around = self.open
-        run = self.open = UnitRun(unit, x, scope, path, dealt=isinstance(shortcut, Dealt))
+        run = self.open = UnitRun(unit, x, scope, path, dealt=isinstance(shortcut, SplitShortcut))
         entering = self.tape.shapes[x][0]
         for label, step in unit.steps:
             x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)

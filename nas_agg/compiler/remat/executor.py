@@ -20,7 +20,7 @@ from nas_agg.compiler.remat.backward import Gradients
 from nas_agg.compiler.remat.forward import NormState, Values
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm
-from nas_agg.graph.rematerialization import Backward, Lowering, Piece
+from nas_agg.graph.rematerialization import Backward, Piece, RematerializationPlan
 
 PLANS = 16  # a piece keeps: what is trained, and which norms use the batch, seldom changes
 
@@ -36,7 +36,7 @@ class Lean:
     """
 
     def __init__(self, graph: Graph, memory: str):
-        lowering = Lowering(graph, memory)
+        lowering = RematerializationPlan(graph, memory)
         self.parts = [_Part(lowering, piece) for piece in lowering.pieces]
 
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 class _Part:
     """A piece with what is known of it before it is run."""
 
-    def __init__(self, lowering: Lowering, piece: Piece):
+    def __init__(self, lowering: RematerializationPlan, piece: Piece):
         self.lowering, self.piece = lowering, piece
         self.plans: dict[tuple, Plan] = {}
         ops = range(piece.entry + 1, piece.last + 1)

@@ -12,7 +12,7 @@ from torch.nn import functional
 from nas_agg.compiler.remat import batch_norm as spellings
 from nas_agg.compiler.remat.batch_norm import aten, new_like
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, DropPath, Norm
-from nas_agg.graph.rematerialization import Lowering, Piece
+from nas_agg.graph.rematerialization import Piece, RematerializationPlan
 
 
 class NormState(NamedTuple):
@@ -98,7 +98,7 @@ class Values:
 
     def __init__(
         self,
-        lowering: Lowering,
+        lowering: RematerializationPlan,
         piece: Piece,
         params: dict[int, tuple[Tensor, ...]],
         norms: dict[int, NormState],

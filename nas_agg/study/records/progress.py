@@ -19,8 +19,8 @@ KEEP_EVERY = 1.0  # seconds between two writings of the tables when trials end
 KEEP_ANYWAY = 10.0  # and when none does
 
 
-class Display:
-    """Tells people, and keeps what a run leaves up to date; a search's :class:`~nas_agg.study.coordinator.Watcher`.
+class ProgressReporter:
+    """Prints the progress of a search and keeps its run folder up to date, as a search callback.
 
     Args:
         budget: Networks the search is to evaluate.
@@ -52,7 +52,7 @@ class Display:
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> ProgressReporter:
         if self._show and sys.stdout.isatty():
             from rich.progress import BarColumn, Progress, TextColumn
 

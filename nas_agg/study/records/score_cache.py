@@ -18,7 +18,7 @@ WRITE_EVERY = 5.0  # seconds
 Scores = dict[str, dict[str, list[float]]]
 
 
-class KeptScores:
+class ScoreCache:
     """Scores in a file; a file that is not of its form is as if it were not there.
 
     Args:

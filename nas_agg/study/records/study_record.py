@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 
-class Record:
+class StudyRecord:
     """The study, asked in memory and kept in a storage.
 
     Args:

@@ -27,7 +27,7 @@ Scores = tuple[float, ...]
 FEWEST = 3  # networks at both ends of a line; of fewer, their middle gain is taken
 
 
-class Prospects:
+class LearningCurveExtrapolator:
     """The expected last scores of a study's trials.
 
     Args:

@@ -9,17 +9,17 @@ import numpy as np
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
-from nas_agg.search_space.encoding import Genes, Rows, key
+from nas_agg.search_space.encoding import Encoding, Rows, key
 from nas_agg.search_space.space import Space
-from nas_agg.study.tables.results_table import Results
+from nas_agg.study.tables.results_table import ResultsTable
 
 if TYPE_CHECKING:
-    from nas_agg.search_space.parameters import OpenNames
+    from nas_agg.search_space.parameters import SearchVariables
 
 _WORDS = ("conv", "norm", "act", "add", "cat", "mul", "maxpool", "avgpool", "slice", "scale")
 
 
-class Counted(NamedTuple):
+class CostFeatures(NamedTuple):
     """What a network costs, and its figures."""
 
     known: dict[str, float]
@@ -27,10 +27,12 @@ class Counted(NamedTuple):
     shape: list[float]
 
 
-_NONE = Counted({}, [0.0, 0.0], [0.0] * (1 + len(_WORDS)))  # of what is no network: it is refused when it is proposed
+_NONE = CostFeatures(
+    {}, [0.0, 0.0], [0.0] * (1 + len(_WORDS))
+)  # of what is no network: it is refused when it is proposed
 
 
-class Figures:
+class FeatureExtractor:
     """Figures of a space's networks, in groups: costs, and shapes of graphs. Each is a logarithm.
 
     Args:
@@ -45,20 +47,20 @@ class Figures:
 
     def __init__(
         self,
-        space: OpenNames,
+        space: SearchVariables,
         input: tuple[int, int, int] | None = None,
         classes: int | None = None,
         activations: bool = False,
     ):
-        self.space, self.genes = space, Genes(space)
-        self.cheap = isinstance(space, Results) or not isinstance(space, Space)
+        self.space, self.genes = space, Encoding(space)
+        self.cheap = isinstance(space, ResultsTable) or not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
-        self._counted: dict[bytes, Counted] = {}
+        self._counted: dict[bytes, CostFeatures] = {}
         self._hashes: dict[bytes, str] = {}
 
     def of(self, rows: Rows) -> list[np.ndarray]:
         """The figures of some points, ``(points, figures)`` of each group."""
-        if isinstance(self.space, Results):
+        if isinstance(self.space, ResultsTable):
             return [group for group in self.space.figures(rows) if group.shape[1]]
         if not isinstance(self.space, Space):
             return []
@@ -69,7 +71,7 @@ class Figures:
 
     def knows(self, name: str) -> bool:
         """Whether a cost is one that :meth:`costs` gives."""
-        if isinstance(self.space, Results):
+        if isinstance(self.space, ResultsTable):
             first = next(iter(self.space.rows.values()))
             if name == "activation_bytes_train":
                 return "activation_bytes" in first.found
@@ -80,11 +82,11 @@ class Figures:
 
     def unknown(self, rows: Rows) -> np.ndarray:
         """Which points a table has no row of; none of a space that has no table."""
-        return ~self.space.has(rows) if isinstance(self.space, Results) else np.zeros(len(rows), bool)
+        return ~self.space.has(rows) if isinstance(self.space, ResultsTable) else np.zeros(len(rows), bool)
 
     def costs(self, rows: Rows, name: str) -> np.ndarray:
         """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
-        if isinstance(self.space, Results):
+        if isinstance(self.space, ResultsTable):
             found = [self.space.rows.get(key(row)) for row in rows]
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
         return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
@@ -101,7 +103,7 @@ class Figures:
         """Equal for equal networks."""
         name = key(row)
         if name not in self._hashes:
-            if isinstance(self.space, Results):
+            if isinstance(self.space, ResultsTable):
                 found = self.space.rows.get(name)
                 self._hashes[name] = name.hex() if found is None else found.hash
             elif isinstance(self.space, Space) and self._count(row) is not _NONE:
@@ -110,7 +112,7 @@ class Figures:
                 self._hashes[name] = name.hex()
         return self._hashes[name]
 
-    def _count(self, row: np.ndarray) -> Counted:
+    def _count(self, row: np.ndarray) -> CostFeatures:
         if key(row) not in self._counted:
             self._counted[key(row)] = self._counted_anew(row)
         return self._counted[key(row)]
@@ -120,7 +122,7 @@ class Figures:
         values = self.genes.values(row)
         return Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
 
-    def _counted_anew(self, row: np.ndarray) -> Counted:
+    def _counted_anew(self, row: np.ndarray) -> CostFeatures:
         try:
             cost = self._cost(row)
         except InputError:
@@ -130,4 +132,4 @@ class Figures:
             known["activation_bytes_train"] = cost.activation_bytes_train
         words = [op.word for op in cost.graph.ops]
         counts = [cost.depth, *(words.count(word) for word in _WORDS)]
-        return Counted(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))
+        return CostFeatures(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))

@@ -21,7 +21,7 @@ _JITTER = 1e-5
 _STEPS = 40
 
 
-class Kernel:
+class SumKernel:
     """The covariance, for a space and some groups of figures.
 
     Args:
@@ -87,7 +87,7 @@ class Kernel:
         return float(loss), gradient
 
 
-class Process:
+class GaussianProcess:
     """A Gaussian process fitted to points.
 
     Args:
@@ -98,7 +98,7 @@ class Process:
         theta: The covariance's numbers; fitted if unsaid.
     """
 
-    def __init__(self, kernel: Kernel, genes: Array, figures: Sequence[Array], y: Array, theta: Array | None = None):
+    def __init__(self, kernel: SumKernel, genes: Array, figures: Sequence[Array], y: Array, theta: Array | None = None):
         self.kernel, self.genes, self.figures = kernel, genes, list(figures)
         distances = kernel.distances(genes, self.figures, genes, self.figures)
         self.theta = fitted(kernel, distances, y) if theta is None else theta
@@ -139,7 +139,7 @@ class Process:
         return covariance @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
 
 
-def fitted(kernel: Kernel, distances: Sequence[Array], y: Array) -> Array:
+def fitted(kernel: SumKernel, distances: Sequence[Array], y: Array) -> Array:
     """The most probable numbers of a covariance, sought from the same start each time."""
     found = minimize(
         kernel.loss,

@@ -13,10 +13,10 @@ from nas_agg.search_space.parameters import Values
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import Space, spaces_of_family
 from nas_agg.study.definition.settings import Settings, shown
-from nas_agg.study.tables.bare_parameters import PlainNames
+from nas_agg.study.tables.bare_parameters import ParameterSpace
 
 
-def start_values(space: Space | PlainNames, sources: Any) -> list[Values]:
+def start_values(space: Space | ParameterSpace, sources: Any) -> list[Values]:
     """The values of points of a space, each once.
 
     Args:
@@ -43,10 +43,10 @@ def start_values(space: Space | PlainNames, sources: Any) -> list[Values]:
     return found
 
 
-def _values(space: Space | PlainNames, source: str | Mapping[str, Any]) -> Values:
+def _values(space: Space | ParameterSpace, source: str | Mapping[str, Any]) -> Values:
     if isinstance(source, Mapping):
         return space.checked(source)
-    if isinstance(space, PlainNames):
+    if isinstance(space, ParameterSpace):
         raise InputError(f"{shown(source)} is no point: give values of the names")
     elsewhere = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
     return space.values_of(open_genotype(source) if elsewhere else space.point(source))
@@ -59,9 +59,9 @@ def _exists(source: str) -> bool:
         return False
 
 
-def _hint(space: Space | PlainNames, source: str | os.PathLike[str]) -> str:
+def _hint(space: Space | ParameterSpace, source: str | os.PathLike[str]) -> str:
     """Where the point is that was meant: the spaces of a family have points of their own."""
-    if isinstance(space, PlainNames):
+    if isinstance(space, ParameterSpace):
         return ""
     name = os.fspath(source).rpartition("/")[2]
     others = [

@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
 from nas_agg.study.definition.trial import OWN, is_paused, last_values
-from nas_agg.study.samplers.extrapolation import Prospects
+from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.objectives import Objectives
 
 
-class Whole(BaseSampler):
+class PausedTrialsSampler(BaseSampler):
     """A sampler to which trials that paused are complete, with what they may be expected to have at the end.
 
     So are trials of several objectives that were stopped, with what they had then. Optuna's own know of no such trials:
@@ -61,11 +61,11 @@ class Whole(BaseSampler):
         if self._view is None:  # a sampler is of one trial, and draws for it from what was there when it began
             paused = any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
             seen = paused or self._objectives.several  # else Optuna knows what there is
-            self._view = cast("Study", _View(study, self._objectives)) if seen else study
+            self._view = cast("Study", CompletedStudyView(study, self._objectives)) if seen else study
         return self._view
 
 
-class _View:
+class CompletedStudyView:
     """A study as its samplers shall see it."""
 
     def __init__(self, study: Study, objectives: Objectives):
@@ -80,14 +80,14 @@ class _View:
     ) -> list[FrozenTrial]:
         if self._trials is None:
             trials = self._study.get_trials(deepcopy=False)
-            prospects = Prospects(trials, self._objectives)
+            prospects = LearningCurveExtrapolator(trials, self._objectives)
             self._trials = [self._completed(trial, prospects) for trial in trials]
         return [trial for trial in self._trials if states is None or trial.state in states]
 
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
         return self._get_trials(deepcopy, states)
 
-    def _completed(self, trial: FrozenTrial, prospects: Prospects) -> FrozenTrial:
+    def _completed(self, trial: FrozenTrial, prospects: LearningCurveExtrapolator) -> FrozenTrial:
         paused = OWN + "rungs" in trial.user_attrs and (trial.state == TrialState.PRUNED or is_paused(trial))
         if not paused and not (self._objectives.several and trial.state == TrialState.PRUNED):
             return trial

@@ -11,7 +11,7 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from nas_agg.study.samplers.extrapolation import Prospects
+from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
 from nas_agg.study.samplers.searcher import Searcher
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.objectives import Objectives
 
 
-class Seen(NamedTuple):
+class Observation(NamedTuple):
     """A network of an earlier trial.
 
     Attributes:
@@ -57,7 +57,7 @@ class PointSearcher(Searcher):
         return {}
 
     @abstractmethod
-    def proposals(self, seen: Sequence[Seen], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Proposes points for one trial, the first choice first.
 
         Args:
@@ -103,7 +103,9 @@ def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generato
         yield space.sample(rng)
 
 
-def seen(study: Study, space: Space, objectives: Objectives, points: dict[tuple, Values] | None = None) -> list[Seen]:
+def seen(
+    study: Study, space: Space, objectives: Objectives, points: dict[tuple, Values] | None = None
+) -> list[Observation]:
     """The networks of a study's trials, in their order.
 
     A point of several trials comes once, with the scores of the first that has some.
@@ -115,9 +117,9 @@ def seen(study: Study, space: Space, objectives: Objectives, points: dict[tuple,
         points: Points by their labels, as found out before; more are added.
     """
     points = {} if points is None else points
-    found: dict[tuple, Seen] = {}
+    found: dict[tuple, Observation] = {}
     trials = study.get_trials(deepcopy=False)
-    prospects = Prospects(trials, objectives)
+    prospects = LearningCurveExtrapolator(trials, objectives)
     for trial in trials:
         labels = trial.params
         if labels.keys() >= set(space.names):
@@ -125,5 +127,5 @@ def seen(study: Study, space: Space, objectives: Objectives, points: dict[tuple,
             if name not in points:
                 points[name] = space.values(dict(zip(space.names, name, strict=True)))
             if name not in found or found[name].scores is None:
-                found[name] = Seen(points[name], prospects.of(trial), trial.state == TrialState.RUNNING)
+                found[name] = Observation(points[name], prospects.of(trial), trial.state == TrialState.RUNNING)
     return list(found.values())

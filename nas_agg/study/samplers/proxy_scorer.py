@@ -106,7 +106,7 @@ def with_costs(names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass
-class Scorer:
+class ProxyScorer:
     """Scores networks on a data set: on one batch of its training images, or after an epoch on all of them.
 
     A score depends on these fields and on the genotype alone; torch's global random state stays as it is.

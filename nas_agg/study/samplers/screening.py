@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, Scorer, check_proxies, digest
+from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, ProxyScorer, check_proxies, digest
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -69,8 +69,8 @@ class Screen:
         return self._scorer.scores_or_none(genotype, [self.proxy])[self.proxy]
 
     @cached_property
-    def _scorer(self) -> Scorer:
+    def _scorer(self) -> ProxyScorer:
         from nas_agg.training.data import load_data
 
         assert self._data is not None
-        return Scorer(load_data(**self._data), self._seed, self._batch)
+        return ProxyScorer(load_data(**self._data), self._seed, self._batch)

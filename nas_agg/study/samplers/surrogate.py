@@ -12,8 +12,8 @@ from scipy.special import log_ndtr, ndtri
 
 from nas_agg.search_space.encoding import Rows
 from nas_agg.study.definition.pareto import best_first, boxes
-from nas_agg.study.samplers.features import Figures
-from nas_agg.study.samplers.gaussian_process import Kernel, Process
+from nas_agg.study.samplers.features import FeatureExtractor
+from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.objectives import Objectives
@@ -62,15 +62,21 @@ class Trials:
         return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending, latest)
 
 
-class Fits:
+class SurrogateCache:
     """The processes of a search. What they are follows from the trials; fits are kept only to save time."""
 
-    def __init__(self, figures: Figures):
+    def __init__(self, figures: FeatureExtractor):
         self.genes, self.figures = figures.genes, figures
         self._kept: dict[str, tuple[bytes, Array]] = {}
 
     def theta(
-        self, name: str, kernel: Kernel, trials: Trials, figures: Sequence[Array], target: Bend, scores: Array
+        self,
+        name: str,
+        kernel: SumKernel,
+        trials: Trials,
+        figures: Sequence[Array],
+        target: TargetTransform,
+        scores: Array,
     ) -> Array:
         """The covariance's numbers, fitted anew to each network and, once they are many, to each fourth.
 
@@ -81,7 +87,10 @@ class Fits:
         if self._kept.get(name, (b"",))[0] != given:
             own = [group[:count] for group in figures]
             codes = self.genes.codes(rows[:count])
-            self._kept[name] = given, Process(kernel, codes, standardised(own, own), target(scores[:count])).theta
+            self._kept[name] = (
+                given,
+                GaussianProcess(kernel, codes, standardised(own, own), target(scores[:count])).theta,
+            )
         return self._kept[name][1]
 
 
@@ -103,10 +112,18 @@ class Surrogate:
         guess: What is predicted for each that is being trained.
     """
 
-    def __init__(self, fits: Fits, name: str, trials: Trials, scores: Array, bend: Bend, figured: bool = True):
+    def __init__(
+        self,
+        fits: SurrogateCache,
+        name: str,
+        trials: Trials,
+        scores: Array,
+        bend: TargetTransform,
+        figured: bool = True,
+    ):
         self._fits, self._figured = fits, figured
         self._own = fits.figures.of(trials.rows) if figured else []
-        self._kernel = Kernel(fits.genes.tables, [group.shape[1] for group in self._own])
+        self._kernel = SumKernel(fits.genes.tables, [group.shape[1] for group in self._own])
         self._theta = fits.theta(name, self._kernel, trials, self._own, bend, scores)
         self.target = bend(scores)
         rows = np.concatenate([trials.rows, trials.failed])
@@ -117,9 +134,9 @@ class Surrogate:
             self.guess, _ = self.predict(trials.pending, self._figures(trials.pending))
             self._process = self._of(np.concatenate([rows, trials.pending]), np.concatenate([target, self.guess]))
 
-    def _of(self, rows: Rows, target: Array) -> Process:
+    def _of(self, rows: Rows, target: Array) -> GaussianProcess:
         figures = standardised(self._figures(rows), self._own)
-        return Process(self._kernel, self._fits.genes.codes(rows), figures, target, self._theta)
+        return GaussianProcess(self._kernel, self._fits.genes.codes(rows), figures, target, self._theta)
 
     def _figures(self, rows: Rows) -> list[Array]:
         return self._fits.figures.of(rows) if self._figured else []
@@ -129,7 +146,7 @@ class Surrogate:
         return self._process.predict(self._fits.genes.codes(rows), standardised(figures, self._own))
 
 
-class Known:
+class KnownCost:
     """The log of a cost that arithmetic knows.
 
     Where counting takes time, a process of the open names alone stands for it until a candidate is among the first.
@@ -140,7 +157,7 @@ class Known:
         trials: What was seen.
     """
 
-    def __init__(self, fits: Fits, figure: str, trials: Trials):
+    def __init__(self, fits: SurrogateCache, figure: str, trials: Trials):
         self._figures, self._figure = fits.figures, figure
         self.seen = self.exactly(trials.rows)
         if not fits.figures.cheap:
@@ -160,7 +177,7 @@ class Known:
         return self._middle + self._unit * mean, self._unit * deviation
 
 
-class Expectation(ABC):
+class AcquisitionFunction(ABC):
     """What is expected of candidates at one ask.
 
     Args:
@@ -170,10 +187,10 @@ class Expectation(ABC):
         known: Further costs that are asked for.
     """
 
-    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int], known: Collection[str] = ()):
+    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int], known: Collection[str] = ()):
         self.fits = fits
         self._limits = {figure: limit for figure, limit in limits.items() if limit and fits.figures.knows(figure)}
-        self.known = {figure: Known(fits, figure, trials) for figure in {**self._limits, **dict.fromkeys(known)}}
+        self.known = {figure: KnownCost(fits, figure, trials) for figure in {**self._limits, **dict.fromkeys(known)}}
 
     @abstractmethod
     def expected(self, rows: Rows, dear: bool) -> Array:
@@ -212,10 +229,10 @@ class Expectation(ABC):
         return self.fits.figures.of(rows) if dear or self.fits.figures.cheap else []
 
 
-class Improvement(Expectation):
+class ExpectedImprovement(AcquisitionFunction):
     """The expected improvement of one score."""
 
-    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int]):
+    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int]):
         super().__init__(fits, trials, limits)
         self._surrogate = Surrogate(fits, "score", trials, trials.scores[:, 0], bent)
 
@@ -225,10 +242,10 @@ class Improvement(Expectation):
         return log_improvement(mean, deviation, self._surrogate.target.max())
 
 
-class FrontGain(Expectation):
+class ExpectedHypervolumeImprovement(AcquisitionFunction):
     """The expected gain of the volume that the front of several scores beats; costs count by their logarithms."""
 
-    def __init__(self, fits: Fits, trials: Trials, limits: Mapping[str, int], objectives: Objectives):
+    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int], objectives: Objectives):
         figures = [COSTS.get(objective.name, "") if objective.known else "" for objective in objectives]
         self._figures = [figure if fits.figures.knows(figure) else "" for figure in figures]
         super().__init__(fits, trials, limits, [figure for figure in self._figures if figure])
@@ -263,7 +280,7 @@ class FrontGain(Expectation):
         return np.where(gained > 1e-300, np.log(np.maximum(gained, 1e-300)), hope - 1e6)
 
 
-Bend = Callable[[Array], Array]
+TargetTransform = Callable[[Array], Array]
 
 
 def standardised(figures: Sequence[Array], of: Sequence[Array]) -> list[Array]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError
-from nas_agg.study.scheduling.successive_halving import Rungs
+from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -63,7 +63,7 @@ def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
     return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
 
 
-def rungs_of(settings: Settings, objectives: Objectives) -> Rungs | None:
+def rungs_of(settings: Settings, objectives: Objectives) -> SuccessiveHalving | None:
     """Where trainings pause, by default after a third of their epochs; None: nowhere.
 
     Raises:
@@ -78,4 +78,6 @@ def rungs_of(settings: Settings, objectives: Objectives) -> Rungs | None:
     first = settings.first_epochs or math.ceil(settings.epochs / 3)
     if first >= settings.epochs:
         raise InputError(f"first_epochs: {first} of {settings.epochs} epochs leave nothing to save; give less")
-    return Rungs(first, settings.reduction or 3, settings.epochs, settings.pruner == "hyperband", objectives)
+    return SuccessiveHalving(
+        first, settings.reduction or 3, settings.epochs, settings.pruner == "hyperband", objectives
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.expansion import costs
 from nas_agg.graph.rematerialization import MEMORY
-from nas_agg.training.memory import Choice, choose, free_apart, free_bytes, room
+from nas_agg.training.memory import MemoryChoice, choose, free_apart, free_bytes, room
 from nas_agg.training.recipes import get_recipe
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Means:
+class MemoryPlan:
     """How the trainings of a search are to be done; the same for equal networks, whenever it is asked.
 
     Attributes:
@@ -39,16 +39,16 @@ class Means:
         """The memory that a trial is trained with."""
         return self._choice(genotype, "search", self.workers).memory
 
-    def of_final(self, genotype: Genotype) -> Choice:
+    def of_final(self, genotype: Genotype) -> MemoryChoice:
         """The memory that the final network is trained with, alone on its device."""
         return self._choice(genotype, "final", 1)
 
-    def _choice(self, genotype: Genotype, recipe: str, workers: int) -> Choice:
+    def _choice(self, genotype: Genotype, recipe: str, workers: int) -> MemoryChoice:
         batch = get_recipe(self.settings.recipe or recipe).batch_size
         return choose(costs.cost(genotype), batch, room(self.free, workers, self.held), self.settings.memory)
 
 
-def means_of(folder: RunFolder, settings: Settings, task: Task) -> Means:
+def means_of(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
     """The means of a search; what is free is measured when it begins, and kept, so that a resumed one does the same.
 
     It is measured anew on other devices, and after a failure.
@@ -59,10 +59,10 @@ def means_of(folder: RunFolder, settings: Settings, task: Task) -> Means:
     if not known or kept.get("device") != task.device_name or folder.run["status"] == "failed":
         free = free_apart(task.devices) if wanted else None
         folder.update(memory={"device": task.device_name, "free": free})
-    return Means(settings, free if wanted else None, max(Counter(task.devices).values()), task.held)
+    return MemoryPlan(settings, free if wanted else None, max(Counter(task.devices).values()), task.held)
 
 
-def choice_of_one(folder: RunFolder, asked: str, cost: Cost, batch: int, device: str, held: int) -> Choice:
+def choice_of_one(folder: RunFolder, asked: str, cost: Cost, batch: int, device: str, held: int) -> MemoryChoice:
     """The memory of a single training: that of the run if it goes on and nothing else is asked for.
 
     Args:
@@ -75,7 +75,7 @@ def choice_of_one(folder: RunFolder, asked: str, cost: Cost, batch: int, device:
     """
     kept: dict[str, Any] = folder.run.get("memory", {})
     if kept.get("asked") == asked and kept.get("chosen") in MEMORY and folder.run["status"] != "failed":
-        return Choice(kept["chosen"], str(kept.get("line") or ""))
+        return MemoryChoice(kept["chosen"], str(kept.get("line") or ""))
     free = free_bytes(device) if asked == "auto" else None
     choice = choose(cost, batch, room(free, 0, held), asked)
     folder.update(memory={"asked": asked, "chosen": choice.memory, "line": choice.line})

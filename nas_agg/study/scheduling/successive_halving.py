@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
 
 
-class Rungs:
+class SuccessiveHalving:
     """When trainings pause, and who goes on.
 
     Args:

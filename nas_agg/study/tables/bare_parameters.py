@@ -9,11 +9,11 @@ from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.common.files import canonical
 from nas_agg.language.genotype import shown
 from nas_agg.search_space.domains import domain
-from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.tables.results_table import Row
 
 
-class PlainNames(OpenNames):
+class ParameterSpace(SearchVariables):
     """Names with their values, as ``open`` of a space has them, and nothing that is made of them.
 
     Args:

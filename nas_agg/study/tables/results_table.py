@@ -24,14 +24,14 @@ import numpy as np
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Rows
-from nas_agg.search_space.parameters import OpenNames, Values
+from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.space import Space
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.study.definition.objectives import Objectives
 
-Genes = tuple[str, ...]  # as they are written
+Cells = tuple[str, ...]  # as they are written
 
 _FIELDS = ("genes", "value", "costs", "equal", "curve")
 
@@ -72,7 +72,7 @@ class Row:
         return int(self.found["activation_bytes"])
 
 
-class Results(OpenNames):
+class ResultsTable(SearchVariables):
     """Open names of which a table has the results: a row for each point whose network was trained.
 
     Attributes:
@@ -119,7 +119,7 @@ class Results(OpenNames):
         return [np.stack([self._logs.get(row.tobytes(), none) for row in np.ascontiguousarray(rows, np.int64)])]
 
 
-class Table(Results):
+class Table(ResultsTable):
     """A table of results, searched as a space is.
 
     Args:
@@ -158,7 +158,7 @@ class Table(Results):
         return self.checked(values)
 
 
-class Tabled(Results, Space):
+class TabularSpace(ResultsTable, Space):
     """A space whose networks were trained before, all or a part of them: its file names a table of their results.
 
     Args:
@@ -222,7 +222,7 @@ class Tabled(Results, Space):
         return max(1, *(len(row.curve) for row in self.rows.values()))
 
 
-def _by_genes(path: Path, places: Sequence[Mapping[str, int]], rows: Sequence[tuple[Genes, Row]]) -> dict[bytes, Row]:
+def _by_genes(path: Path, places: Sequence[Mapping[str, int]], rows: Sequence[tuple[Cells, Row]]) -> dict[bytes, Row]:
     found: dict[bytes, Row] = {}
     for text, row in rows:
         try:
@@ -235,7 +235,7 @@ def _by_genes(path: Path, places: Sequence[Mapping[str, int]], rows: Sequence[tu
     return found
 
 
-def _rows(path: Path, content: bytes, asked: dict[str, list[str]]) -> tuple[list[str], list[tuple[Genes, Row]]]:
+def _rows(path: Path, content: bytes, asked: dict[str, list[str]]) -> tuple[list[str], list[tuple[Cells, Row]]]:
     """The names of the genes, and each row with the texts of its genes."""
     said, lines = _lines(path, content)
     said |= asked
@@ -251,7 +251,7 @@ def _rows(path: Path, content: bytes, asked: dict[str, list[str]]) -> tuple[list
             hint = did_you_mean(column, header) or f"; there are {', '.join(header)}"
             raise InputError(f"{path}: no column {column!r}{hint}")
     others = [column for column in header if column not in own]
-    rows: list[tuple[Genes, Row]] = []
+    rows: list[tuple[Cells, Row]] = []
     for number, row in enumerate(table, 1):
         try:
             text = tuple(row[genes[0]]) if len(genes) == 1 else tuple(row[gene] for gene in genes)

@@ -35,7 +35,7 @@ LATENCY_SECONDS = 0.1  # that a latency is measured, at least
 
 
 @dataclass(frozen=True)
-class Bench:
+class TableBuilder:
     """The trainings of a space's networks.
 
     Attributes:

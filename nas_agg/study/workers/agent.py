@@ -27,7 +27,7 @@ from nas_agg.study.definition.signals import Stopped, shielded
 from nas_agg.study.records.run_folder import RUN
 from nas_agg.study.records.storages import quiet, said
 from nas_agg.study.workers.pool import WORKER as COMMAND
-from nas_agg.study.workers.pool import Event, Job, Pool
+from nas_agg.study.workers.pool import Event, Job, WorkerPool
 from nas_agg.study.workers.protocol import (
     BEAT,
     COORDINATOR,
@@ -48,7 +48,7 @@ IDLE = 600.0
 
 
 @dataclass(frozen=True)
-class Joined:
+class StudyHandle:
     """A study that a worker has found.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Trial:
     stop: bool = False
 
 
-class Left(NasAggError):
+class WorkerStopped(NasAggError):
     """A signal told a worker to leave, and it did."""
 
     def __init__(self, status: int, back: int):
@@ -87,7 +87,7 @@ class Left(NasAggError):
         super().__init__(f"stopped{f'; {back} of its trials handed back' if back else ''}")
 
 
-class Joiner:
+class WorkerAgent:
     """A worker in a study.
 
     Args:
@@ -100,7 +100,7 @@ class Joiner:
 
     def __init__(
         self,
-        joined: Joined,
+        joined: StudyHandle,
         setups: Sequence[dict[str, Any]],
         *,
         idle: float = IDLE,
@@ -112,7 +112,7 @@ class Joiner:
         self.id = f"{self._host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._about = {"host": self._host, "pid": os.getpid(), "slots": len(setups), "device": setups[0]["device"]}
         self._about["since"] = time.strftime("%Y-%m-%d %H:%M:%S %z")
-        self._pool = Pool(setups, None, joined.task.get("trial_timeout"), command)
+        self._pool = WorkerPool(setups, None, joined.task.get("trial_timeout"), command)
         self._trials: dict[int, _Trial] = {}
         self._answered: set[tuple[int, int]] = set()
         self._outbox: dict[tuple[int | None, str], Any] = {}
@@ -130,7 +130,7 @@ class Joiner:
         except Stopped as stopped:
             back = len(self._trials)
             self._hand_back("was stopped")
-            raise Left(stopped.status, back) from None
+            raise WorkerStopped(stopped.status, back) from None
         except NasAggError as error:
             self._hand_back(f"failed: {error}")
             raise
@@ -327,7 +327,7 @@ def _same(trial: FrozenTrial | None, attempt: int) -> bool:
     return trial is not None and trial.user_attrs[LEASE]["attempt"] == attempt
 
 
-def _shared(joined: Joined) -> Path | None:
+def _shared(joined: StudyHandle) -> Path | None:
     """The folders of the run's trials, if they are to be had here too and can be written."""
     folder = joined.run or Path(joined.task.get("folder") or "")
     try:

@@ -13,7 +13,7 @@ from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.records.run_folder import read_run
 from nas_agg.study.records.storages import JOURNAL, open_storage, quiet, said
-from nas_agg.study.workers.agent import IDLE, Joined, Joiner, Left
+from nas_agg.study.workers.agent import IDLE, StudyHandle, WorkerAgent, WorkerStopped
 from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, versions
 
 
@@ -23,7 +23,7 @@ def find(
     run: str | os.PathLike[str] | None = None,
     wait: float = 0,
     say: Callable[[str], None] = lambda line: None,
-) -> Joined:
+) -> StudyHandle:
     """The study that is meant.
 
     Args:
@@ -52,7 +52,7 @@ def find(
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
 
 
-def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | None) -> Joined:
+def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | None) -> StudyHandle:
     place = Path(run or ".")
     if run is not None:
         known = read_run(run)
@@ -69,7 +69,7 @@ def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | 
     attrs = every[name].user_attrs
     if TASK not in attrs:
         raise InputError(f"study {name}: no search that trains networks has it yet")
-    return Joined(opened, every[name]._study_id, name, attrs[TASK], None if run is None else place.resolve())
+    return StudyHandle(opened, every[name]._study_id, name, attrs[TASK], None if run is None else place.resolve())
 
 
 def _chosen(study: str | None, found: Mapping[str, Mapping[str, Any]], where: str) -> str:
@@ -149,5 +149,5 @@ def join(
             check_versions(found.task)
             setups = setups_of(found.task, dataset, device, workers)
         except Stopped as stopped:
-            raise Left(stopped.status, 0) from None
-        Joiner(found, setups, idle=idle, say=say).run()
+            raise WorkerStopped(stopped.status, 0) from None
+        WorkerAgent(found, setups, idle=idle, say=say).run()

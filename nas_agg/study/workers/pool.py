@@ -87,7 +87,7 @@ class Evaluator(Protocol):
         """Stop whatever runs."""
 
 
-class InProcess:
+class InProcessExecutor:
     """Evaluates with a function, here, one trial after another.
 
     Args:
@@ -173,7 +173,7 @@ class _Worker:
     started: float | None = None  # when it began the job; it may still be loading the data
 
 
-class Pool:
+class WorkerPool:
     """Worker processes, started when they are first needed and again when they die.
 
     Args:

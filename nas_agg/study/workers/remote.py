@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.records.storages import said
-from nas_agg.study.records.study_record import Record
-from nas_agg.study.workers.pool import Event, Job, Pool
+from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.workers.pool import Event, Job, WorkerPool
 from nas_agg.study.workers.protocol import (
     BEAT,
     COORDINATOR,
@@ -60,7 +60,7 @@ class _Lease:
     stopped: bool = False
 
 
-class Remote:
+class RemoteExecutor:
     """Hands trials to whoever has joined the study; an :class:`~nas_agg.study.workers.pool.Evaluator`.
 
     Args:
@@ -69,7 +69,7 @@ class Remote:
             and ``trial_timeout``.
     """
 
-    def __init__(self, record: Record, task: Mapping[str, Any]):
+    def __init__(self, record: StudyRecord, task: Mapping[str, Any]):
         assert record.storage is not None
         self._record, self._storage, self._study = record, record.storage, record.study_id
         self._lease_seconds = LEASE_SECONDS
@@ -257,7 +257,7 @@ class Remote:
             self._say(COORDINATOR, {"session": self._session, "beat": self._beat, "state": "away"})
 
 
-def dismiss(record: Record, reason: str) -> None:
+def dismiss(record: StudyRecord, reason: str) -> None:
     """Tell workers elsewhere that the search is over."""
     if record.storage is not None:
         with said("cannot be written"):
@@ -267,7 +267,7 @@ def dismiss(record: Record, reason: str) -> None:
                 record.storage.set_study_user_attr(record.study_id, COORDINATOR, over)
 
 
-class Several:
+class CombinedExecutor:
     """Workers here first, then those elsewhere; an :class:`~nas_agg.study.workers.pool.Evaluator`.
 
     Args:
@@ -275,7 +275,7 @@ class Several:
         elsewhere: Those that join.
     """
 
-    def __init__(self, here: Pool, elsewhere: Remote):
+    def __init__(self, here: WorkerPool, elsewhere: RemoteExecutor):
         self._here, self._elsewhere = here, elsewhere
         self._mine: set[int] = set()  # what is done here
 

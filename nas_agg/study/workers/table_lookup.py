@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 from nas_agg.study.workers.pool import Event, Job
 
 if TYPE_CHECKING:
-    from nas_agg.study.tables.results_table import Tabled
+    from nas_agg.study.tables.results_table import TabularSpace
 
 
-class Lookup:
+class TableLookupExecutor:
     """An evaluator that knows the results: a trial is done as soon as it has begun.
 
     Args:
         space: The space, with its table.
     """
 
-    def __init__(self, space: Tabled):
+    def __init__(self, space: TabularSpace):
         self._space = space
         self._events: list[Event] = []
 

@@ -22,7 +22,7 @@ from nas_agg.compiler.network import memory_of
 from nas_agg.expansion.costs import BATCH, Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.rematerialization import Lowering
+from nas_agg.graph.rematerialization import RematerializationPlan
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import list_spaces, open_space
 
@@ -379,7 +379,9 @@ def test_the_shares_that_are_kept(point: str, lean: float, leanest: float) -> No
 
 def test_a_dense_block_is_one_piece_with_one_buffer() -> None:
     block = {"nodes": 4, "growth": 8, "unit": BOTTLENECK, "reads": DENSE, "output": DENSE}
-    lowering = Lowering(graph_of({"conv": 3, "out": 8}, block, "bn", "relu", {"conv": 1, "out": 8}), "lean")
+    lowering = RematerializationPlan(
+        graph_of({"conv": 3, "out": 8}, block, "bn", "relu", {"conv": 1, "out": 8}), "lean"
+    )
     (piece,) = [piece for piece in lowering.pieces if piece.buffers]
     assert [len(buffer) for buffer in piece.buffers] == [5]
     kept = lowering.backward(piece, lowering.flows(piece.entry, piece.last, True, {}))

@@ -127,10 +127,10 @@ def test_limits_that_a_training_tells_of():
 
 def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
     from nas_agg.study.definition.objectives import Objectives
-    from nas_agg.study.records.study_record import Record
+    from nas_agg.study.records.study_record import StudyRecord
 
     objectives = Objectives((OBJECTIVES["accuracy"], OBJECTIVES["macs"]))
-    record = Record(optuna.pruners.NopPruner(), objectives=objectives)
+    record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     sampler = optuna.samplers.RandomSampler(seed=0)
     for number, much in enumerate((-0.1, 0.2)):
         labels = next(record.draws(sampler, tiny.distributions))

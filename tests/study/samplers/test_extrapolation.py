@@ -16,8 +16,8 @@ from optuna.trial import TrialState, create_trial
 
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.definition.trial import OWN
-from nas_agg.study.samplers.extrapolation import Prospects
-from nas_agg.study.samplers.paused_trials import Whole
+from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
+from nas_agg.study.samplers.paused_trials import PausedTrialsSampler
 from nas_agg.study.samplers.point_searcher import seen
 
 NUMBERS = itertools.count()
@@ -41,7 +41,7 @@ def trial(rungs, end=None, state=TrialState.RUNNING, number=0, **attrs):
 def test_scores_are_carried_along_the_line_of_those_that_went_on():
     went = [trial({4: (x, 10 * x)}, (0.5 + 0.5 * x, 10 * x)) for x in (0.2, 0.4, 0.8)]
     waits, left = trial({4: (0.6, 7.0)}), trial({4: (0.1, 3.0)}, state=TrialState.PRUNED)
-    found = Prospects([*went, waits, left], BOTH)
+    found = LearningCurveExtrapolator([*went, waits, left], BOTH)
     assert found.of(waits) == pytest.approx((0.8, -7.0))
     assert found.of(left) == pytest.approx((0.55, -3.0))
     assert found.of(went[0]) == pytest.approx((0.6, -2.0)), "what is whole has what it has"
@@ -49,15 +49,15 @@ def test_scores_are_carried_along_the_line_of_those_that_went_on():
 
 def test_of_two_that_went_on_the_middle_gain_counts_and_of_none_nothing_does():
     waits = trial({4: (0.3, 7.0)})
-    assert Prospects([waits], BOTH).of(waits) == pytest.approx((0.3, -7.0))
+    assert LearningCurveExtrapolator([waits], BOTH).of(waits) == pytest.approx((0.3, -7.0))
     went = [trial({4: (0.5, 1.0)}, (0.6, 1.0)), trial({4: (0.4, 1.0)}, (0.7, 1.0))]
-    assert Prospects([*went, waits], BOTH).of(waits) == pytest.approx((0.5, -7.0))
+    assert LearningCurveExtrapolator([*went, waits], BOTH).of(waits) == pytest.approx((0.5, -7.0))
 
 
 def test_several_rungs_are_climbed_one_by_one():
     whole = [trial({1: (x, 1.0), 3: (x + 0.1, 1.0)}, (x + 0.3, 1.0)) for x in (0.1, 0.2, 0.5)]
     low, high = trial({1: (0.3, 1.0)}), trial({1: (0.0, 1.0), 3: (0.4, 1.0)})
-    found = Prospects([*whole, low, high], BOTH)
+    found = LearningCurveExtrapolator([*whole, low, high], BOTH)
     # The first line is steeper than 1 nowhere, but one network gained more than the others there.
     assert found.of(high) == pytest.approx((0.6, -1.0))
     assert 0.5 < found.of(low)[0] < 0.75
@@ -67,7 +67,7 @@ def test_what_has_no_scores_has_no_prospects():
     running = trial({}, state=TrialState.RUNNING)
     over = trial({4: (0.9, 1.0)}, state=TrialState.PRUNED)
     over.set_constraint("accuracy", 0.1)
-    found = Prospects([running, over], BOTH)
+    found = LearningCurveExtrapolator([running, over], BOTH)
     assert found.of(running) is None and found.of(over) is None
 
 
@@ -77,7 +77,7 @@ def test_what_has_no_scores_has_no_prospects():
 def test_order_is_kept_leads_do_not_grow_and_known_costs_stay(went, waiting):
     whole = [trial({4: (before, 5.0)}, (after, 5.0)) for before, after in went]
     paused = [trial({4: (before, 100.0 + place)}) for place, before in enumerate(waiting)]
-    found = Prospects([*whole, *paused], BOTH)
+    found = LearningCurveExtrapolator([*whole, *paused], BOTH)
     carried = np.array([found.of(one) for one in paused])
     assert carried[:, 1] == pytest.approx([-100.0 - place for place in range(len(paused))])
     order = np.argsort(waiting, kind="stable")
@@ -113,6 +113,6 @@ def test_samplers_of_optuna_see_paused_trials_as_complete(objectives):
 
     study = a_study(objectives)
     spy = Spy()
-    Whole(spy, objectives).sample_relative(study, study.trials[-1], {})
+    PausedTrialsSampler(spy, objectives).sample_relative(study, study.trials[-1], {})
     assert [one.values for one in spy.saw] == [pytest.approx(values[: len(objectives)]) for values in EXPECTED]
     assert study.trials[-1].state == TrialState.RUNNING, "the study itself is as it was"

@@ -11,7 +11,7 @@ import nas_agg
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.samplers.proxy_scorer import PROXIES, ZERO_COST, Scorer, check_proxies, with_costs
+from nas_agg.study.samplers.proxy_scorer import PROXIES, ZERO_COST, ProxyScorer, check_proxies, with_costs
 from nas_agg.study.samplers.searcher import derive_seed
 from nas_agg.training import proxies
 from nas_agg.training.augment import normalise
@@ -53,7 +53,7 @@ def test_params_and_macs_stand_before_what_is_asked_for() -> None:
 
 
 def test_scores_are_the_proxies_own_on_training_images(data: Data) -> None:
-    scorer = Scorer(data, batch=16)
+    scorer = ProxyScorer(data, batch=16)
     every = normalise(data.train.images, data.mean, data.std)
     places = [int((every == image).flatten(1).all(1).nonzero()[0]) for image in scorer.images]
     assert len(set(places)) == 16
@@ -67,16 +67,16 @@ def test_scores_are_the_proxies_own_on_training_images(data: Data) -> None:
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_score_follows_from_seed_and_initialisation(name: str, data: Data) -> None:
-    first = Scorer(data).scores(SMALL, [name])[name]
+    first = ProxyScorer(data).scores(SMALL, [name])[name]
     others = [other for other in PROXIES if other != name]
-    assert Scorer(data).scores(SMALL, [*others, name])[name] == first, "whatever was scored before"
-    assert Scorer(data).scores(SMALL, [name], init=1)[name] != first
-    assert Scorer(data, seed=1).scores(SMALL, [name])[name] != first
+    assert ProxyScorer(data).scores(SMALL, [*others, name])[name] == first, "whatever was scored before"
+    assert ProxyScorer(data).scores(SMALL, [name], init=1)[name] != first
+    assert ProxyScorer(data, seed=1).scores(SMALL, [name])[name] != first
 
 
 def test_the_seed_draws_the_images_too(data: Data) -> None:
-    same, other = Scorer(data, 5), Scorer(data, 6)
-    assert torch.equal(Scorer(data, 5).images, same.images)
+    same, other = ProxyScorer(data, 5), ProxyScorer(data, 6)
+    assert torch.equal(ProxyScorer(data, 5).images, same.images)
     assert not torch.equal(same.images, other.images)
 
 
@@ -85,7 +85,7 @@ def test_torch_is_left_as_it_was(data: Data) -> None:
     state = torch.get_rng_state()
     torch.set_num_threads(2)
     with torch.no_grad():
-        scores = Scorer(data).scores(SMALL, list(PROXIES))
+        scores = ProxyScorer(data).scores(SMALL, list(PROXIES))
         assert not torch.is_grad_enabled()
     assert all(map(math.isfinite, scores.values()))
     assert torch.equal(torch.get_rng_state(), state)
@@ -93,9 +93,9 @@ def test_torch_is_left_as_it_was(data: Data) -> None:
 
 
 def test_images_are_scaled_to_what_is_asked_for(data: Data) -> None:
-    scorer = Scorer(data, input=(1, 20, 24), classes=12, batch=4)
+    scorer = ProxyScorer(data, input=(1, 20, 24), classes=12, batch=4)
     assert scorer.images.shape == (4, 1, 20, 24)
-    assert abs(float(scorer.images.mean()) - float(Scorer(data, batch=4).images.mean())) < 0.1
+    assert abs(float(scorer.images.mean()) - float(ProxyScorer(data, batch=4).images.mean())) < 0.1
     assert scorer.scores(SMALL, ["params"])["params"] == nas_agg.cost(SMALL.with_task((1, 20, 24), 12)).params
 
 
@@ -106,7 +106,7 @@ def test_what_does_not_fit_is_refused(data: Data) -> None:
         ({"classes": 9}, "classes: 9, and digits has 10"),
     ):
         with pytest.raises(InputError, match=line):
-            Scorer(data, **wrong)  # type: ignore[arg-type]
+            ProxyScorer(data, **wrong)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_computed_is_no_number_and_says_why(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,22 +115,22 @@ def test_what_cannot_be_computed_is_no_number_and_says_why(data: Data, monkeypat
             raise RuntimeError("no such kernel\nat all")
 
     monkeypatch.setitem(proxies.PROXIES, "zen", Broken())
-    scorer = Scorer(data)
+    scorer = ProxyScorer(data)
     found = scorer.scores(SMALL, ["zen", "naswot"])
     assert math.isnan(found["zen"]) and math.isfinite(found["naswot"])
     assert scorer.failed == {"zen": "RuntimeError: no such kernel"}
 
 
 def test_what_would_not_fit_the_memory_is_not_tried(data: Data) -> None:
-    scorer = Scorer(data, room=1)
+    scorer = ProxyScorer(data, room=1)
     found = scorer.scores(SMALL, list(PROXIES))
     assert [name for name, score in found.items() if math.isfinite(score)] == ["params", "macs"]
     assert scorer.failed == dict.fromkeys(RANDOM, "memory runs out; a smaller batch takes less")
-    assert all(map(math.isfinite, Scorer(data, room=10**9).scores(SMALL, RANDOM).values()))
+    assert all(map(math.isfinite, ProxyScorer(data, room=10**9).scores(SMALL, RANDOM).values()))
 
 
 def test_what_is_no_network_on_such_images(data: Data) -> None:
-    scorer = Scorer(data)
+    scorer = ProxyScorer(data)
     with pytest.raises(InputError):
         scorer.scores(LARGE, ["params"])
     assert all(map(math.isnan, scorer.scores_or_none(LARGE, ["params", "snip"]).values()))

@@ -13,7 +13,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.api import search
 from nas_agg.study.samplers import screening
-from nas_agg.study.samplers.proxy_scorer import PROXIES, Scorer
+from nas_agg.study.samplers.proxy_scorer import PROXIES, ProxyScorer
 from nas_agg.study.samplers.screening import Screen
 from nas_agg.training.data import load_data
 
@@ -43,7 +43,7 @@ def test_scores_are_those_of_the_data_set_in_any_order(proxy: str) -> None:
     later = Screen(proxy, 4, DIGITS, 7)
     assert [later.score(genotype) for genotype in reversed(NETWORKS)] == scores[::-1]
     assert screen.best(NETWORKS) == int(np.argmax(scores)) == later.best(NETWORKS)
-    direct = Scorer(load_data("digits"), 7).scores(NETWORKS[2], [proxy])[proxy]
+    direct = ProxyScorer(load_data("digits"), 7).scores(NETWORKS[2], [proxy])[proxy]
     assert scores[2] == direct
     if proxy not in ("params", "macs"):
         assert Screen(proxy, 4, DIGITS, 8).score(NETWORKS[2]) != scores[2]
@@ -56,7 +56,7 @@ def test_a_network_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
         scored.append(genotype)
         return {"snip": genotype.text()["net"][0]["out"]}
 
-    monkeypatch.setattr(Scorer, "scores_or_none", scores_or_none)
+    monkeypatch.setattr(ProxyScorer, "scores_or_none", scores_or_none)
     screen = Screen("snip", 3, DIGITS, 0)
     assert screen.best(NETWORKS) == screen.best([*NETWORKS, network(4)]) == 1
     assert scored == [*NETWORKS, network(4)]

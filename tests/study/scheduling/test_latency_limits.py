@@ -102,14 +102,14 @@ def test_a_resumed_search_is_the_unbroken_one(tiny_file, slow, kept, tmp_path, m
 
     settings = {"searcher": "tpe", "budget": 6, "seed": 4, "max_latency": "1.5ms", "latency_target": "1ms"}
     search(tiny_file, out=tmp_path / "whole", **settings)
-    refuse = engine.Record.refuse
+    refuse = engine.StudyRecord.refuse
 
     def killed(*args, **more):
         refuse(*args, **more)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Record, "refuse", killed)
+        patch.setattr(engine.StudyRecord, "refuse", killed)
         with pytest.raises(Killed):
             search(tiny_file, out=tmp_path / "broken", **settings)
     resume(tmp_path / "broken")

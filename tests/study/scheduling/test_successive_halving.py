@@ -21,10 +21,10 @@ from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.definition.pareto import ranks
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import TrialRecord
-from nas_agg.study.records.study_record import Record
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import rungs_of
-from nas_agg.study.scheduling.successive_halving import Rungs
-from nas_agg.study.tables.results_table import Tabled
+from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+from nas_agg.study.tables.results_table import TabularSpace
 
 TEXT = {
     "input": [1, 8, 8],
@@ -44,7 +44,7 @@ def curve(width: int, kernel: int, end: int) -> list[float]:
 
 
 @pytest.fixture
-def tabled(tmp_path) -> Tabled:
+def tabled(tmp_path) -> TabularSpace:
     """A space of 48 points with a table of their results."""
     lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
     lines.append("width,kernel,end,params,macs,accuracy,curve")
@@ -64,11 +64,11 @@ def trial(number, rungs, state="paused"):
 
 
 def test_rungs_lie_a_factor_apart_and_before_the_end():
-    assert Rungs(1, 3, 27).epochs == (1, 3, 9)
-    assert Rungs(1, 3, 28).epochs == (1, 3, 9, 27)
-    assert Rungs(2, 2, 12).epochs == (2, 4, 8)
-    assert Rungs(1, 3, 2).epochs == (1,)
-    rungs = Rungs(1, 3, 12)
+    assert SuccessiveHalving(1, 3, 27).epochs == (1, 3, 9)
+    assert SuccessiveHalving(1, 3, 28).epochs == (1, 3, 9, 27)
+    assert SuccessiveHalving(2, 2, 12).epochs == (2, 4, 8)
+    assert SuccessiveHalving(1, 3, 2).epochs == (1,)
+    rungs = SuccessiveHalving(1, 3, 12)
     assert [rungs.until(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
         1,
         3,
@@ -78,7 +78,7 @@ def test_rungs_lie_a_factor_apart_and_before_the_end():
 
 
 def test_the_best_of_each_rung_go_on():
-    rungs = Rungs(1, 3, 9)
+    rungs = SuccessiveHalving(1, 3, 9)
     first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
     assert rungs.promoted(first[:2]) is None
     assert rungs.promoted(first).number == 1
@@ -96,7 +96,7 @@ SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, 
 
 @given(SCORES, st.permutations(["accuracy", "macs"]))
 def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(scores, names):
-    rungs = Rungs(1, 3, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
     went = 0
     while (found := rungs.promoted(trials)) is not None:
@@ -110,7 +110,7 @@ def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(sco
 
 @pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
 def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
-    rungs = Rungs(1, 2, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    rungs = SuccessiveHalving(1, 2, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
     # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
     points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
     trials = [
@@ -136,7 +136,7 @@ def test_the_first_rung_is_at_a_third_unless_said():
 
 
 def test_brackets_take_turns_and_the_last_trains_in_full():
-    rungs = Rungs(1, 3, 9, brackets=True)
+    rungs = SuccessiveHalving(1, 3, 9, brackets=True)
     begins = [rungs.of(number) for number in range(200)]
     assert set(begins) == {(1, 3), (3,), ()}
     counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
@@ -155,7 +155,7 @@ def test_a_search_halves(tabled):
     assert not [trial for trial in result.trials if trial.state in ("paused", "running")]
     assert all(set(trial.rungs) == {1, 3} for trial in whole)
     assert 3 <= len(whole) <= 6
-    space = Tabled(tabled)
+    space = TabularSpace(tabled)
     for one in result.trials:
         row = space.row(tabled.values(one.labels))
         assert one.value == (row.value if one.state == "complete" else row.curve[max(one.rungs) - 1])
@@ -166,11 +166,11 @@ def test_a_search_halves(tabled):
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
 @pytest.mark.parametrize("pruner", ["halving", "hyperband"])
 def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeypatch, pruner, objective):
-    from nas_agg.study.workers.table_lookup import Lookup
+    from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
     settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
     whole = search(tabled, out=tmp_path / "whole", **settings)
-    started, start = [], Lookup.start
+    started, start = [], TableLookupExecutor.start
 
     def killed(self, job):
         started.append(job.number)
@@ -178,7 +178,7 @@ def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeyp
             raise KeyboardInterrupt
         start(self, job)
 
-    monkeypatch.setattr(Lookup, "start", killed)
+    monkeypatch.setattr(TableLookupExecutor, "start", killed)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             search(tabled, out=tmp_path / "broken", **settings)
@@ -235,7 +235,7 @@ def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path,
 
 
 def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled):
-    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    record = StudyRecord(optuna.pruners.NopPruner(), InMemoryStorage())
     for width in (2, 3, 4):
         labels = tabled.labels({"width": width, "kernel": 1, "end": "relu"})
         next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
@@ -254,7 +254,7 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
 
 
 def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stands_at_no_rung(tabled):
-    record = Record(optuna.pruners.NopPruner(), InMemoryStorage())
+    record = StudyRecord(optuna.pruners.NopPruner(), InMemoryStorage())
     names, attrs = {"kernel": 1, "end": "relu"}, {"hash": "one", "params": 1, "macs": 1, "seed": 0}
 
     def draw(width):
@@ -267,8 +267,8 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
     record.repeat(*draw(3), twin=0)
     assert (record.trials[1].state, record.trials[1].scores) == ("repeat", (0.5,))
     waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]
-    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting[:2]]) is None, "there are but two networks"
-    assert Rungs(1, 3, 9).promoted([record.trials[1], *waiting]).number == 2, "it did not go on"
+    assert SuccessiveHalving(1, 3, 9).promoted([record.trials[1], *waiting[:2]]) is None, "there are but two networks"
+    assert SuccessiveHalving(1, 3, 9).promoted([record.trials[1], *waiting]).number == 2, "it did not go on"
 
 
 def test_what_cannot_halve(tabled, tiny, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from nas_agg.common.errors import InputError
-from nas_agg.search_space.encoding import Genes
-from nas_agg.study.samplers.features import Figures
+from nas_agg.search_space.encoding import Encoding
+from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.tables.results_table import Table
 
 TEXT = """# genes: arch
@@ -40,9 +40,11 @@ def test_a_table_has_open_names_results_and_figures(table):
     assert table.row({"arch0": "0", "arch1": "1"}).hash == table.row({"arch0": "1", "arch1": "0"}).hash
     with pytest.raises(InputError, match="an unknown network: the table has no row of it"):
         table.row({"arch0": "1", "arch1": "1"})
-    figures = Figures(table)
+    figures = FeatureExtractor(table)
     assert figures.cheap
-    rows = np.stack([Genes(table).row({"arch0": "1", "arch1": "2"}), Genes(table).row({"arch0": "0", "arch1": "0"})])
+    rows = np.stack(
+        [Encoding(table).row({"arch0": "1", "arch1": "2"}), Encoding(table).row({"arch0": "0", "arch1": "0"})]
+    )
     np.testing.assert_allclose(np.expm1(figures.of(rows)[0]), [[40, 400], [10, 100]])
 
 

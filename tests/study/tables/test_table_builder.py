@@ -16,8 +16,8 @@ from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.search_space.table_settings import VALIDATION_SHARE, TableSettings
 from nas_agg.study.api import search
 from nas_agg.study.tables.bench_lines import lines
-from nas_agg.study.tables.results_table import Tabled
-from nas_agg.study.tables.table_builder import Bench, _scores, points, train_one
+from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.tables.table_builder import TableBuilder, _scores, points, train_one
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
 from nas_agg.training.recipes import get_recipe
@@ -39,7 +39,7 @@ TEXT = {
 def done(tmp_path_factory):
     """A bench that is done, in two parts, the first of which was killed in the middle of a line."""
     out, said = tmp_path_factory.mktemp("bench"), []
-    bench = Bench(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2))
+    bench = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2))
     bench.train(out, 1, (1, 2), said.append)
     file = out / "part-1-of-2.jsonl"
     whole = file.read_text().splitlines(keepends=True)
@@ -66,7 +66,7 @@ def test_the_table_tells_what_a_training_has(done, tmp_path):
     assert content == bench.table(out)[0]
     (tmp_path / "small.csv.gz").write_bytes(content)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
-    space = Tabled(Space({**TEXT, "table": table}, "small", tmp_path))
+    space = TabularSpace(Space({**TEXT, "table": table}, "small", tmp_path))
     values = {"width": 6, "deep": 1, "kernel": 3}
     row = space.row(values)
     accuracies = []
@@ -93,7 +93,7 @@ def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
     (tmp_path / "small.csv.gz").write_bytes(content)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
     space = Space({**TEXT, "table": table}, "small", tmp_path)
-    rows = Tabled(space).rows.values()
+    rows = TabularSpace(space).rows.values()
     for objective, figure in (("loss", "loss"), ("latency,loss", "latency_ms")):
         result = search(space, searcher="random", objective=objective, budget=50, out=tmp_path / objective)
         assert result.value == min(row.found[figure] for row in rows)
@@ -163,18 +163,18 @@ def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
 
 def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
     space, said = Space(TEXT, "small"), []
-    orders = [list(Bench(space, TableSettings(order_seed=seed)).networks) for seed in (None, 0, 0, 1)]
+    orders = [list(TableBuilder(space, TableSettings(order_seed=seed)).networks) for seed in (None, 0, 0, 1)]
     assert orders[0] == sorted(orders[0]) and orders[1] == orders[2]
     assert len({tuple(order) for order in orders}) == 3 and all(set(order) == set(orders[0]) for order in orders)
     settings = TableSettings(order_seed=1, seeds=1, epochs=2)
-    Bench(space, settings, limit=2).train(tmp_path, 1, (1, 1), said.append)
-    Bench(space, settings, limit=3).train(tmp_path, 1, (1, 1), said.append, minutes=0)
+    TableBuilder(space, settings, limit=2).train(tmp_path, 1, (1, 1), said.append)
+    TableBuilder(space, settings, limit=3).train(tmp_path, 1, (1, 1), said.append, minutes=0)
     assert [line["hash"] for line in lines(tmp_path, "part")] == orders[3][:2]
     assert said[1:] == [
         "3 networks; 3 trainings in this part, 1 of them to do",
         "0 of 1; the time is up, and the same command goes on",
     ]
-    text = gzip.decompress(Bench(space, settings).table(tmp_path)[0]).decode()
+    text = gzip.decompress(TableBuilder(space, settings).table(tmp_path)[0]).decode()
     assert "2 of 6 networks; trained in an order drawn by seed 1; seeds 0;" in text
 
 
@@ -182,7 +182,7 @@ def test_more_seeds_are_for_the_best_by_their_first(done, tmp_path):
     _, out, _ = done
     first = [line for line in lines(out, "part") if line["seed"] == 0]
     (tmp_path / "part-1-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
-    bench, said = Bench(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
+    bench, said = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
     for _ in range(2):  # what the second seeds have changes nothing of who is best
         bench.train(tmp_path, 1, (1, 1), said.append)
     more = [line for line in lines(tmp_path, "part") if line["seed"] == 1]
@@ -197,7 +197,7 @@ def test_trainings_are_as_the_settings_say(tmp_path):
     settings = TableSettings(
         image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, recipe="search"
     )
-    bench = Bench(Space(TEXT, "small"), settings)
+    bench = TableBuilder(Space(TEXT, "small"), settings)
     assert bench.entries[-1].macs == 16 * (54 + 324) + 60  # counted on the images that are trained on
     entry = bench.entries[-1]
     data = load_data("digits", 5, image_size=4, train_images=96, validation_images=200)
@@ -218,7 +218,7 @@ def test_the_header_tells_how_the_table_was_made(tmp_path):
     settings = TableSettings(
         image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, seeds=1
     )
-    bench = Bench(Space(TEXT, "small"), settings, limit=1)
+    bench = TableBuilder(Space(TEXT, "small"), settings, limit=1)
     bench.train(tmp_path, 1, (1, 1), lambda line: None)
     header = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()[0]
     assert header.startswith(
@@ -243,7 +243,7 @@ def test_scores_by_running_statistics_are_kept_beside_the_others(done, tmp_path)
 def test_trainings_of_other_settings_are_not_mixed(done, tmp_path):
     bench, out, _ = done
     copied(out, tmp_path)
-    other = Bench(bench.space, bench.settings.model_copy(update={"epochs": 3}))
+    other = TableBuilder(bench.space, bench.settings.model_copy(update={"epochs": 3}))
     with pytest.raises(InputError, match=r"settings\.json: trainings with epochs 2, not 3; choose another --out"):
         other.train(tmp_path, 1, (1, 1), lambda line: None)
     with (tmp_path / "part-2-of-2.jsonl").open("a") as file:
@@ -256,7 +256,7 @@ def test_the_shipped_tables_were_made_as_their_spaces_say():
     for name in list_spaces():
         space = open_space(name)
         if space.table is not None:
-            file, bench = space.table[0], Bench(space, space.table_settings)
+            file, bench = space.table[0], TableBuilder(space, space.table_settings)
             lines = gzip.decompress(file.read_bytes()).decode().splitlines()
             settings = bench.settings
             size = f" at {settings.image_size}x{settings.image_size}" if settings.image_size else ""
@@ -301,7 +301,7 @@ def test_a_table_of_other_points_is_refused(done, tmp_path):
     (tmp_path / "small.csv.gz").write_bytes(other)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(other).hexdigest()}
     with pytest.raises(InputError, match="7 is no value of the space"):
-        Tabled(Space({**TEXT, "table": table}, "small", tmp_path))
+        TabularSpace(Space({**TEXT, "table": table}, "small", tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,10 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task
 from nas_agg.study.records.storages import JOURNAL, open_storage
-from nas_agg.study.records.study_record import Record
-from nas_agg.study.workers.agent import Joined, Joiner
+from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.workers.agent import StudyHandle, WorkerAgent
 from nas_agg.study.workers.join import check_versions, find, setups_of
-from nas_agg.study.workers.pool import Event, InProcess, Job
+from nas_agg.study.workers.pool import Event, InProcessExecutor, Job
 from nas_agg.study.workers.protocol import (
     BEAT,
     COORDINATOR,
@@ -45,7 +45,7 @@ from nas_agg.study.workers.protocol import (
     reports_of,
     versions,
 )
-from nas_agg.study.workers.remote import Remote, dismiss
+from nas_agg.study.workers.remote import RemoteExecutor, dismiss
 
 FAKE = Path(__file__).parents[1] / "chaos_worker.py"
 TASK_SAID = {"data": {}, "images": "", "about": "a fake", "folder": "", "trial_timeout": None}
@@ -84,8 +84,8 @@ def record(tiny):
     return begun(tiny, InMemoryStorage(), 3)
 
 
-def begun(space, storage, trials) -> Record:
-    record = Record(NopPruner(), storage, "a")
+def begun(space, storage, trials) -> StudyRecord:
+    record = StudyRecord(NopPruner(), storage, "a")
     while record.next_number < trials:
         number = record.next_number
         labels = next(record.draws(RandomSampler(seed=number), space.distributions))
@@ -128,7 +128,7 @@ def job(number):
 
 
 def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     assert there.free() == 0
     hand = Hand(record)
     assert there.events(0.5) == [] and there.free() == 1
@@ -151,7 +151,7 @@ def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
 
 def test_who_was_there_before_counts_only_when_its_beat_changes(record):
     hand = Hand(record)
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     assert there.free() == 0 and there.events(0.3) == [] and there.free() == 0
     hand.beat()
     there.events(0.5)
@@ -160,7 +160,7 @@ def test_who_was_there_before_counts_only_when_its_beat_changes(record):
 
 def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late_is_ignored(record, monkeypatch):
     monkeypatch.setattr(remote, "LEASE_SECONDS", 0.5)
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     first = Hand(record)
     there.events(0.3)
     there.start(job(0))
@@ -179,7 +179,7 @@ def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late
 
 
 def test_many_workers_share_trials_evenly(record):
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     hands = [Hand(record, f"w{i}") for i in range(3)]
     there.events(0.3)
     assert there.free() == 3
@@ -189,7 +189,7 @@ def test_many_workers_share_trials_evenly(record):
 
 
 def test_a_worker_that_leaves_gives_its_trial_back(record):
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     hand = Hand(record)
     there.events(0.3)
     there.start(job(0))
@@ -205,7 +205,7 @@ def test_the_coordinator_beats_only_while_somebody_is_there(record, monkeypatch)
     def said():
         return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]
 
-    there = Remote(record, TASK_SAID)
+    there = RemoteExecutor(record, TASK_SAID)
     before = said()
     there.events(0.4)
     assert said() == before
@@ -221,12 +221,12 @@ def test_the_coordinator_beats_only_while_somebody_is_there(record, monkeypatch)
 # ---- a coordinator that was killed, and its successor
 
 
-def again(record) -> Record:
-    return Record(NopPruner(), record.storage, "a")
+def again(record) -> StudyRecord:
+    return StudyRecord(NopPruner(), record.storage, "a")
 
 
 def leased(record):
-    there, hand = Remote(record, TASK_SAID), Hand(record)
+    there, hand = RemoteExecutor(record, TASK_SAID), Hand(record)
     there.events(0.3)
     there.start(job(1))
     return hand
@@ -236,7 +236,7 @@ def test_a_trial_that_ended_meanwhile_is_taken_as_it_ended(record):
     hand = leased(record)
     hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
     hand.end(1, 1, accuracy=0.5)
-    there = Remote(again(record), TASK_SAID)
+    there = RemoteExecutor(again(record), TASK_SAID)
     assert there.free() == 1, "for this one trial there need be no worker"
     there.start(job(1))
     assert [event.kind for event in there.events(1)] == ["report", "done"]
@@ -252,7 +252,7 @@ def test_a_trial_that_is_still_trained_is_taken_up(record):
             hand.beat()
 
     threading.Thread(target=live, daemon=True).start()
-    there = Remote(again(record), TASK_SAID)
+    there = RemoteExecutor(again(record), TASK_SAID)
     assert there.free() == 1
     there.start(job(0))  # another that ran: its worker is busy, so it waits
     assert there.free() == 1
@@ -270,7 +270,7 @@ def test_a_trial_whose_worker_is_gone_is_begun_anew(record, monkeypatch, end):
     hand = leased(record)
     if end:
         hand.end(1, 1, end)
-    there = Remote(again(record), TASK_SAID)
+    there = RemoteExecutor(again(record), TASK_SAID)
     assert there.free() == 0 and not there.adopts(1)
     other = Hand(record, "w2")
     there.events(0.3)
@@ -281,7 +281,7 @@ def test_a_trial_whose_worker_is_gone_is_begun_anew(record, monkeypatch, end):
 def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record, monkeypatch):
     monkeypatch.setattr(remote, "ADOPTION", 0.0)
     hand = leased(record)
-    there = Remote(again(record), TASK_SAID)
+    there = RemoteExecutor(again(record), TASK_SAID)
     there.release(1)
     assert hand.lease(1)["worker"] is None
     there.release(0)
@@ -295,7 +295,7 @@ def test_what_is_said_to_workers_is_no_part_of_a_trial(record, tiny):
 
 
 def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
-    class Leaves(InProcess):
+    class Leaves(InProcessExecutor):
         left = 0
 
         def events(self, timeout):
@@ -304,7 +304,7 @@ def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
             (number, self._job), Leaves.left = (self._job.number, None), Leaves.left + 1
             return [Event(number, "left", reason="worker a left")]
 
-    monkeypatch.setattr(engine, "InProcess", Leaves)
+    monkeypatch.setattr(engine, "InProcessExecutor", Leaves)
     result = search(tiny, score, searcher="random", budget=2, retries=0)
     assert Leaves.left == 7 and [trial.state for trial in result.trials] == ["complete", "complete"]
 
@@ -329,7 +329,7 @@ def arranged(monkeypatch, tmp_path):
             setup = {"data": {**self.ways, "notes": str(self.notes), **ways}, "device": "cpu", "threads": 1}
 
             def work():
-                Joiner(
+                WorkerAgent(
                     find(run=self.out, wait=20), [setup], say=self.lines.append, command=(sys.executable, str(FAKE))
                 ).run()
 
@@ -463,7 +463,9 @@ def test_a_worker_without_a_coordinator_leaves_after_a_while(record, monkeypatch
     record.storage.set_study_user_attr(record.study_id, TASK, {**TASK_SAID, "versions": versions()})
     lines = []
     setup = {"data": {}, "device": "cpu", "threads": 1}
-    worker = Joiner(Joined(record.storage, record.study_id, "a", TASK_SAID), [setup], idle=0.5, say=lines.append)
+    worker = WorkerAgent(
+        StudyHandle(record.storage, record.study_id, "a", TASK_SAID), [setup], idle=0.5, say=lines.append
+    )
     with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; leaving"):
         worker.run()
     said = record.storage.get_study_user_attrs(record.study_id)[f"{WORKER}{worker.id}"]
@@ -475,8 +477,8 @@ def test_a_storage_that_is_gone_ends_a_worker_with_a_line(record):
         def get_study_user_attrs(self, study_id):
             raise ConnectionError("no route to host")
 
-    joined = Joined(Gone(), 0, "a", TASK_SAID)
-    worker = Joiner(joined, [{"device": "cpu"}], say=lambda line: None)
+    joined = StudyHandle(Gone(), 0, "a", TASK_SAID)
+    worker = WorkerAgent(joined, [{"device": "cpu"}], say=lambda line: None)
     worker._lease = 0.2
     with pytest.raises(NasAggError, match=r"the storage cannot be reached for 0\.2 s: ConnectionError: no route to"):
         worker.run()
