@@ -195,7 +195,7 @@ def test_a_run_is_only_read_while_it_goes_on(folder: Path) -> None:
 def test_scores_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = rank_run(folder, ["zen"], dataset="digits", inits=2)
     with monkeypatch.context() as context:
-        context.setattr(ranking, "Scorer", None)
+        context.setattr(ranking, "ProxyScorer", None)
         assert rank_run(folder, ["zen"], dataset="digits", inits=2) == first
         assert rank_run(folder, dataset="digits", proxies=["macs"]).correlations == first.correlations[:2]
     asked = count(monkeypatch)

@@ -326,10 +326,10 @@ def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeyp
 def test_workers_end_with_their_coordinator(tmp_path):
     script = f"""
 import sys
-from nas_agg.study.workers.pool import Job, Pool
+from nas_agg.study.workers.pool import Job, WorkerPool
 from pathlib import Path
 ways = {{"data": {{"hangs": [1], "notes": {str(tmp_path)!r}}}}}
-pool = Pool([ways], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
+pool = WorkerPool([ways], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
 order = {{"final": False, "genotype": {{"let": {{"width": 2, "deep": 0}}}}, "out": "0", "seed": 0, "epochs": 1}}
 pool.start(Job(0, None, order))
 pool.events(5)
