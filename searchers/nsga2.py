@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_agg.study.definition.pareto import best_first
+from nas_agg.study.definition.pareto import nondominated_sort
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class NSGA2Searcher(PointSearcher):
         scored = [other for other in seen if other.scores is not None]
         if len(scored) < POPULATION:
             return
-        order = best_first(np.array([other.scores for other in scored], float))[:POPULATION]
+        order = nondominated_sort(np.array([other.scores for other in scored], float))[:POPULATION]
         population = [scored[place].values for place in order]
         while True:
             a, b = (population[rng.integers(POPULATION, size=2).min()] for _ in range(2))

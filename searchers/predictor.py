@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas_agg.search_space.encoding import Rows, distinct, key
-from nas_agg.study.definition.pareto import beaten
+from nas_agg.study.definition.pareto import dominated
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 from nas_agg.study.samplers.surrogate import (
@@ -73,7 +73,7 @@ class PredictorSearcher(PointSearcher):
     def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
         genes = self.fits.genes
         if self.objectives.several:
-            parents = rng.permutation(trials.rows[~beaten(trials.scores)])
+            parents = rng.permutation(trials.rows[~dominated(trials.scores)])
             centres = parents[:6]
         else:
             parents = trials.rows[np.argsort(-trials.scores[:, 0], kind="stable")[:10]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.pareto import beaten, ranks
+from nas_agg.study.definition.pareto import dominated, nondomination_ranks
 from nas_agg.study.definition.trial import TrialRecord
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     found = _in_order(trial for trial in trials if trial.counts and trial.scores is not None)
     if not found or len(found[0].scores or ()) == 1:
         return found
-    fronts = ranks(np.array([trial.scores for trial in found]))
+    fronts = nondomination_ranks(np.array([trial.scores for trial in found]))
     order = sorted(range(len(found)), key=lambda place: (found[place].state != "complete", fronts[place]))
     return [found[place] for place in order]
 
@@ -84,7 +84,7 @@ def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     found = _in_order(trial for trial in trials if trial.state == "complete" and trial.scores is not None)
     if not found:
         return []
-    worse = beaten(np.array([trial.scores for trial in found]))
+    worse = dominated(np.array([trial.scores for trial in found]))
     return [trial for trial, other in zip(found, worse, strict=True) if not other]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtri
 
 from nas_agg.search_space.encoding import Rows
-from nas_agg.study.definition.pareto import best_first, boxes
+from nas_agg.study.definition.pareto import nondominated_sort, box_decomposition
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 
@@ -57,7 +57,7 @@ class Trials:
         latest = len(self.rows) % 4 if len(self.rows) >= MANY else 0
         kept = np.arange(len(self.rows) - latest)
         if len(kept) > most:
-            kept = np.union1d(best_first(self.scores[kept])[: most // 2], kept[-(most // 2) :])
+            kept = np.union1d(nondominated_sort(self.scores[kept])[: most // 2], kept[-(most // 2) :])
         kept = np.append(kept, np.arange(len(self.rows) - latest, len(self.rows)))
         return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending, latest)
 
@@ -262,7 +262,7 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
                 scores, pending = learnt.target, learnt.guess
                 reference.append(np.quantile(scores, 0.25))
             front.append(np.concatenate([scores, pending]))
-        self._lows, self._highs = boxes(np.stack(front, 1), np.array(reference))
+        self._lows, self._highs = box_decomposition(np.stack(front, 1), np.array(reference))
 
     def expected(self, rows: Rows, dear: bool) -> Array:
         """The log of the expected gain of volume; what gains nothing stands behind, by its predictions."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.pareto import Array, gains, ranks
+from nas_agg.study.definition.pareto import Array, hypervolume_improvement, nondomination_ranks
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
@@ -81,9 +81,9 @@ class SuccessiveHalving:
         reach = np.ptp(scores, axis=0)
         scores = (scores - scores.min(0)) / np.where(reach > 0, reach, 1.0)  # of any size, volumes are finite
         reference = np.where(self._learnt, np.median(scores, 0), -0.05)
-        added = gains(scores[: len(waiting)], scores[len(waiting) :], reference)
+        added = hypervolume_improvement(scores[: len(waiting)], scores[len(waiting) :], reference)
         learnt = scores[: len(waiting), self._learnt.argmax()]
-        return int(np.lexsort((ranks(waiting), -learnt, -added))[0])
+        return int(np.lexsort((nondomination_ranks(waiting), -learnt, -added))[0])
 
 
 def _dealt(rungs: int, reduction: int) -> tuple[int, ...]:

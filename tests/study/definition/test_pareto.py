@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from nas_agg.study.definition.pareto import beaten, best_first, boxes, crowding, hypervolume, ranks
+from nas_agg.study.definition.pareto import dominated, nondominated_sort, box_decomposition, crowding_distance, hypervolume, nondomination_ranks
 
 
 @st.composite
@@ -22,13 +22,13 @@ def points(draw, most: int = 12):
 
 @given(points())
 def test_fronts_by_the_definition(scores):
-    def beats(a, b):
+    def dominates(a, b):
         return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
 
-    assert list(beaten(scores)) == [any(beats(other, one) for other in scores) for one in scores]
-    found = ranks(scores)
+    assert list(dominated(scores)) == [any(dominates(other, one) for other in scores) for one in scores]
+    found = nondomination_ranks(scores)
     for one, rank in zip(scores, found, strict=True):
-        above = [r for other, r in zip(scores, found, strict=True) if beats(other, one)]
+        above = [r for other, r in zip(scores, found, strict=True) if dominates(other, one)]
         assert rank == (max(above) + 1 if above else 0)
     if len(scores):
         assert list(found) == list(_fast_non_domination_rank(-scores))
@@ -54,7 +54,7 @@ def test_volumes_are_optunas(objectives, count, seed):
 def test_boxes_give_what_a_further_point_gains(scores, further):
     objectives = scores.shape[1]
     reference, point = np.ones(objectives), np.array(further[:objectives], float) + 0.5
-    lows, highs = boxes(scores, reference)
+    lows, highs = box_decomposition(scores, reference)
     gained = np.prod(np.maximum(np.minimum(point, highs) - lows, 0), axis=1).sum()
     whole = hypervolume(np.concatenate([scores, point[None]]), reference)
     assert gained == pytest.approx(whole - hypervolume(scores, reference))
@@ -65,15 +65,15 @@ def test_boxes_give_what_a_further_point_gains(scores, further):
 
 def test_crowding_of_a_front():
     scores = np.array([[0.0, 10.0], [1.0, 8.0], [2.0, 4.0], [10.0, 0.0]])
-    assert list(crowding(scores)) == pytest.approx([np.inf, 0.2 + 0.6, 0.9 + 0.8, np.inf])
-    assert list(crowding(np.ones((3, 2)))) == [0, 0, 0]
+    assert list(crowding_distance(scores)) == pytest.approx([np.inf, 0.2 + 0.6, 0.9 + 0.8, np.inf])
+    assert list(crowding_distance(np.ones((3, 2)))) == [0, 0, 0]
 
 
 @given(points())
 def test_the_best_first(scores):
-    order = best_first(scores)
+    order = nondominated_sort(scores)
     assert sorted(order) == list(range(len(scores)))
-    rank = ranks(scores)[order]
+    rank = nondomination_ranks(scores)[order]
     assert (np.diff(rank) >= 0).all()
     if scores.shape[1] == 1:
         assert (np.diff(scores[order, 0]) <= 0).all()

@@ -18,7 +18,7 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
-from nas_agg.study.definition.pareto import ranks
+from nas_agg.study.definition.pareto import nondomination_ranks
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
@@ -101,7 +101,7 @@ def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(sco
     went = 0
     while (found := rungs.promoted(trials)) is not None:
         waiting = [one for one in trials if one.state == "paused"]
-        order = ranks(np.array([one.rungs[1] for one in waiting]))
+        order = nondomination_ranks(np.array([one.rungs[1] for one in waiting]))
         assert order[[one.number for one in waiting].index(found.number)] == 0
         trials[found.number] = trial(found.number, found.rungs, "running")
         went += 1
