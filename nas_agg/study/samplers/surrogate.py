@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtri
 
 from nas_agg.search_space.encoding import Rows
-from nas_agg.study.definition.pareto import nondominated_sort, box_decomposition
+from nas_agg.study.definition.pareto import box_decomposition, nondominated_sort
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 

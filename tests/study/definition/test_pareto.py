@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from optuna._hypervolume import compute_hypervolume
 from optuna.study._multi_objective import _fast_non_domination_rank
 
-from nas_agg.study.definition.pareto import dominated, nondominated_sort, box_decomposition, crowding_distance, hypervolume, nondomination_ranks
+from nas_agg.study.definition.pareto import (
+    box_decomposition,
+    crowding_distance,
+    dominated,
+    hypervolume,
+    nondominated_sort,
+    nondomination_ranks,
+)
 
 
 @st.composite
