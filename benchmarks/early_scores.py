@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> None:
     space, recipe, data = TabularSpace(open_space("agg-bench")), get_recipe("bench"), _data(options)
     if options.batch_size:
         recipe = recipe.model_copy(update={"batch_size": options.batch_size})
-    genes = Encoding(space)
-    rows = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
+    encoding = Encoding(space)
+    rows = {row.hash: (encoding.decode(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     drawn = np.random.default_rng(options.draw).permutation(sorted(rows))[options.skip :][: options.networks]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     done = {line["hash"] for line in _lines(options.out)} if options.out.exists() else set()

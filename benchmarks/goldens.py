@@ -37,7 +37,7 @@ def record(out: Path, jobs: int, parts: list[str]) -> None:
         parts: Of ``points``, ``searches``, ``trainings`` and ``files``.
     """
     from nas_agg.search_space.space import list_spaces, open_space
-    from nas_agg.study.samplers.searcher import searchers
+    from nas_agg.study.samplers.searcher import installed_searchers
 
     (out / "models").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs) as pool:
@@ -45,7 +45,7 @@ def record(out: Path, jobs: int, parts: list[str]) -> None:
             points = [f"{space}/{point}" for space in list_spaces() for point in open_space(space).points]
             _write(out / "points.json", dict(zip(points, pool.map(_point, points, [out] * len(points)), strict=True)))
         if "searches" in parts:
-            cases = [(name, seed) for name in sorted(searchers()) for seed in SEEDS]
+            cases = [(name, seed) for name in sorted(installed_searchers()) for seed in SEEDS]
             _write(
                 out / "searches.json",
                 {f"{n} {s}": x for (n, s), x in zip(cases, pool.map(_search, cases), strict=True)},

@@ -33,7 +33,7 @@ def networks(count: int, seed: int) -> list[dict]:
     while len(found) < count:
         values = space.sample(rng)
         counted = cost(space.genotype(values, input=(1, 8, 8), classes=10))
-        if counted.macs <= (space.search_on((1, 8, 8)).max_macs or math.inf) and counted.hash not in seen:
+        if counted.macs <= (space.search_defaults((1, 8, 8)).max_macs or math.inf) and counted.hash not in seen:
             seen.add(counted.hash)
             found.append(values)
     return found

@@ -34,12 +34,12 @@ from judging import Regret, Volume, figures_of, objectives_named
 
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
-from nas_agg.search_space.encoding import Encoding, Rows, key
+from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.definition.objectives import Objectives, values_of
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
+from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
 from nas_agg.study.tables.results_table import Row, Table
 
 Run = Iterator[Row]  # one a network that counts
@@ -69,7 +69,7 @@ class MadeUp(SearchVariables):
     def __init__(self, seed: int = 0):
         words, numbers = Choice(("a", "b", "c")), Choice((1, 2, 4, 8))
         super().__init__({f"n{j}": words if j < 10 else numbers for j in range(20)})
-        self._genes = Encoding(self)
+        self._encoding = Encoding(self)
         rng = np.random.default_rng(seed)
         weights = rng.permutation(0.85 ** np.arange(20))
         self._alone = [
@@ -81,15 +81,17 @@ class MadeUp(SearchVariables):
             (
                 a,
                 b,
-                0.7 * (weights[a] * weights[b]) ** 0.5 * rng.normal(size=[self._genes.sizes[a], self._genes.sizes[b]]),
+                0.7
+                * (weights[a] * weights[b]) ** 0.5
+                * rng.normal(size=[self._encoding.sizes[a], self._encoding.sizes[b]]),
             )
             for a, b in chosen
         ]
         self._unit = 1.0
-        self._unit = float(self.scores(self._genes.random(10_000, rng)).std())
-        tops = sorted((self._climbed(row) for row in self._genes.random(100, rng)), key=lambda top: -top[0])
+        self._unit = float(self.scores(self._encoding.sample(10_000, rng)).std())
+        tops = sorted((self._climbed(row) for row in self._encoding.sample(100, rng)), key=lambda top: -top[0])
         for _ in range(300):  # the best of them, shaken
-            score, row = self._climbed(self._genes.mutants(tops[0][1][None], 4, rng)[0])
+            score, row = self._climbed(self._encoding.mutate(tops[0][1][None], 4, rng)[0])
             tops = sorted([*tops, (score, row)], key=lambda top: -top[0])
         self.best = tops[0][0]
 
@@ -101,7 +103,7 @@ class MadeUp(SearchVariables):
     def _climbed(self, row: np.ndarray) -> tuple[float, np.ndarray]:
         rng = np.random.default_rng(0)
         while True:
-            around = np.concatenate([row[None], self._genes.neighbours(row, rng)])
+            around = np.concatenate([row[None], self._encoding.neighbours(row, rng)])
             scores = self.scores(around)
             place = int(np.argmax(scores))
             if place == 0:
@@ -110,12 +112,12 @@ class MadeUp(SearchVariables):
 
     def genotype(self, values: Values, input: object = None, classes: object = None) -> Values:
         """The point itself."""
-        return self.checked(values)
+        return self.validate(values)
 
     def row(self, values: Values) -> Row:
         """The score of a point."""
-        row = self._genes.row(values)
-        return Row(float(self.scores(row[None])[0]), (), key(row).hex())
+        row = self._encoding.encode(values)
+        return Row(float(self.scores(row[None])[0]), (), row_key(row).hex())
 
 
 def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
@@ -142,9 +144,11 @@ def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     """A sampler of Optuna by itself."""
     study = optuna.create_study(directions=objectives.directions, sampler=PLAIN[name](seed))
     own, chance, unknown = study.sampler, optuna.samplers.RandomSampler(seed=seed), 0
-    patience = find_searcher("gp").patience if name in FEWER else Searcher.patience
+    max_rejections = find_searcher("gp").max_rejections if name in FEWER else Searcher.max_rejections
     while True:
-        study.sampler = own if unknown < patience else chance  # a sure Gaussian process proposes the same for ever
+        study.sampler = (
+            own if unknown < max_rejections else chance
+        )  # a sure Gaussian process proposes the same for ever
         trial = study.ask(space.distributions)
         row = looked_up(space, space.values(trial.params))
         if row is None:
@@ -158,17 +162,17 @@ def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
 
 def textbook_evolution(space: Searched, seed: int) -> Run:
     """Regularised evolution: a population of 20, tournaments of 5, one mutation."""
-    genes, rng = Encoding(space), np.random.default_rng(seed)
+    encoding, rng = Encoding(space), np.random.default_rng(seed)
     population: list[tuple[float, np.ndarray]] = []
     known: set[str] = set()
     while True:
         if len(population) < 20:
-            row = genes.random(1, rng)[0]
+            row = encoding.sample(1, rng)[0]
         else:
             chosen = rng.choice(20, 5, replace=False)
             parent = max((population[place] for place in chosen), key=lambda one: one[0])[1]
-            row = genes.mutants(parent[None], 1, rng)[0]
-        found = looked_up(space, genes.values(row))
+            row = encoding.mutate(parent[None], 1, rng)[0]
+        found = looked_up(space, encoding.decode(row))
         if found is None:
             continue
         population = [*population, (found.value, row)][-20:]
@@ -179,15 +183,15 @@ def textbook_evolution(space: Searched, seed: int) -> Run:
 
 def textbook_local(space: Searched, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
-    genes, rng = Encoding(space), np.random.default_rng(seed)
+    encoding, rng = Encoding(space), np.random.default_rng(seed)
     known: set[str] = set()
     size = len({row.hash for row in space.rows.values()}) if isinstance(space, Table) else space.size()
     while len(known) < size:
-        around, value = genes.random(1, rng), -np.inf
+        around, value = encoding.sample(1, rng), -np.inf
         while True:
             values, rows = [], []
             for row in around:
-                found = looked_up(space, genes.values(row))
+                found = looked_up(space, encoding.decode(row))
                 if found is None:
                     continue
                 values.append(found.value)
@@ -198,14 +202,14 @@ def textbook_local(space: Searched, seed: int) -> Run:
             if max(values, default=-np.inf) <= value:
                 break
             centre, value = rows[int(np.argmax(values))], max(values)
-            around = genes.neighbours(centre, rng)
+            around = encoding.neighbours(centre, rng)
 
 
 def runs(space: Searched, objectives: Objectives) -> dict[str, Callable[[int], Run]]:
     """Every searcher by name, each a function of the seed."""
     found: dict[str, Callable[[int], Run]] = {}
-    for name in searchers():
-        if find_searcher(name).several or not objectives.several:
+    for name in installed_searchers():
+        if find_searcher(name).supports_multi_objective or not objectives.several:
             found[name] = lambda seed, name=name: ours(space, objectives, name, seed)
     for name in PLAIN:
         found[name] = lambda seed, name=name: plain(space, objectives, name, seed)

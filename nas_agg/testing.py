@@ -75,7 +75,7 @@ def _check(kind: type[Searcher], space: Space | None, trials: int) -> None:
         from nas_agg.search_space.space import Space
 
         space = Space(TEXT, "testing")
-    for names in AIMS if kind.several else AIMS[:1]:
+    for names in AIMS if kind.supports_multi_objective else AIMS[:1]:
         _repeats_itself(kind, space, trials, Objectives([OBJECTIVES[name] for name in names]))
     _draws_again(kind, space)
 

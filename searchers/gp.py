@@ -11,8 +11,8 @@ from nas_agg.study.samplers.searcher import Searcher
 class GPSearcher(Searcher):
     """Optuna's Gaussian process with expected improvement; the first ten networks are drawn at random."""
 
-    several = True
-    patience = 3  # once it is sure of its best it proposes it again and again, and takes its time for each
+    supports_multi_objective = True
+    max_rejections = 3  # once it is sure of its best it proposes it again and again, and takes its time for each
 
     def sampler(self, number: int) -> BaseSampler:
         """A sampler for one trial."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from nas_agg.search_space.encoding import Encoding, distinct, key
+from nas_agg.search_space.encoding import Encoding, deduplicate, row_key
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 
 if TYPE_CHECKING:
@@ -25,15 +25,15 @@ class LocalSearcher(PointSearcher):
     neighbours a part is tried.
     """
 
-    patience = 200  # many neighbours may be over a limit
+    max_rejections = 200  # many neighbours may be over a limit
 
     def __init__(self, space: Space, seed: int):
         super().__init__(space, seed)
-        self.genes = Encoding(space)
+        self.encoding = Encoding(space)
 
     def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """The neighbours of the centre that were not seen, in random order."""
-        rows = self.genes.rows([other.values for other in seen])
+        rows = self.encoding.encode_many([other.values for other in seen])
         centres: list[int] = []
         value = 0.0
         for place, other in enumerate(seen):
@@ -44,6 +44,6 @@ class LocalSearcher(PointSearcher):
                 centres.append(place)
                 value = other.value
         if centres:
-            around = distinct(self.genes.neighbours(rows[centres[-1]], rng, MOST), {key(row) for row in rows})
+            around = deduplicate(self.encoding.neighbours(rows[centres[-1]], rng, MOST), {row_key(row) for row in rows})
             for place in rng.permutation(len(around)):
-                yield self.genes.values(around[place])
+                yield self.encoding.decode(around[place])

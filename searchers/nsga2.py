@@ -24,7 +24,7 @@ class NSGA2Searcher(PointSearcher):
     first; so it follows from the trials alone. The first 20 networks are random.
     """
 
-    several = True
+    supports_multi_objective = True
 
     def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Children of the population."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas_agg.search_space.encoding import Rows, distinct, key
+from nas_agg.search_space.encoding import Rows, deduplicate, row_key
 from nas_agg.study.definition.pareto import dominated
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
@@ -37,7 +37,7 @@ class PredictorSearcher(PointSearcher):
     counts as the worst.
     """
 
-    several = True
+    supports_multi_objective = True
 
     @cached_property
     def fits(self) -> SurrogateCache:
@@ -50,16 +50,16 @@ class PredictorSearcher(PointSearcher):
         trials = self._trials(seen)
         if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.several else STARTS):
             return
-        known = {key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
-        candidates = distinct(self._candidates(trials, rng), known)
+        known = {row_key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
+        candidates = deduplicate(self._candidates(trials, rng), known)
         if len(candidates):
             tried = np.concatenate([trials.rows, trials.failed, trials.pending])
             for row in self._climbed(candidates, self._expectation(trials.fewer()), known, rng):
                 if not self.fits.figures.is_one_of(row, tried):
-                    yield self.fits.genes.values(row)
+                    yield self.fits.encoding.decode(row)
 
     def _trials(self, seen: Sequence[Observation]) -> Trials:
-        rows = self.fits.genes.rows([other.values for other in seen])
+        rows = self.fits.encoding.encode_many([other.values for other in seen])
         scored = np.array([other.scores is not None for other in seen], bool)
         running = np.array([other.running for other in seen], bool) & ~scored
         scores = np.array([other.scores for other in seen if other.scores is not None], float)
@@ -71,17 +71,17 @@ class PredictorSearcher(PointSearcher):
         return ExpectedImprovement(self.fits, trials, self.limits)
 
     def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
-        genes = self.fits.genes
+        encoding = self.fits.encoding
         if self.objectives.several:
             parents = rng.permutation(trials.rows[~dominated(trials.scores)])
             centres = parents[:6]
         else:
             parents = trials.rows[np.argsort(-trials.scores[:, 0], kind="stable")[:10]]
             centres = parents[:5]
-        found = [genes.neighbours(row, rng) for row in centres]
+        found = [encoding.neighbours(row, rng) for row in centres]
         for changes in (1, 2, 3):
-            found.append(genes.mutants(parents[rng.integers(len(parents), size=400)], changes, rng))
-        return np.concatenate([*found, genes.random(600, rng)])
+            found.append(encoding.mutate(parents[rng.integers(len(parents), size=400)], changes, rng))
+        return np.concatenate([*found, encoding.sample(600, rng)])
 
     def _climbed(
         self, candidates: Rows, model: AcquisitionFunction, known: set[bytes], rng: np.random.Generator
@@ -91,7 +91,7 @@ class PredictorSearcher(PointSearcher):
         for _ in range(ROUNDS):
             highest = gains.max()
             top = candidates[np.argsort(-gains, kind="stable")[:5]]
-            more = distinct(np.concatenate([self.fits.genes.neighbours(row, rng) for row in top]), known)
+            more = deduplicate(np.concatenate([self.fits.encoding.neighbours(row, rng) for row in top]), known)
             if not len(more):
                 break
             candidates, gains = np.concatenate([candidates, more]), np.concatenate([gains, model.gains(more)])

@@ -10,8 +10,8 @@ from nas_agg.study.samplers.searcher import Searcher
 class RandomSearcher(Searcher):
     """Each open name is drawn alone, each of its values as likely as the next."""
 
-    several = True
-    patience = 500  # random it shall stay, unless next to nothing is within the limits
+    supports_multi_objective = True
+    max_rejections = 500  # random it shall stay, unless next to nothing is within the limits
 
     def sampler(self, number: int) -> BaseSampler:
         """A random sampler for one trial."""

@@ -14,7 +14,7 @@ class TPESearcher(Searcher):
     A network that another worker is training counts as a bad one meanwhile, so that workers spread out.
     """
 
-    several = True
+    supports_multi_objective = True
 
     def sampler(self, number: int) -> BaseSampler:
         """A TPE sampler for one trial."""

@@ -64,10 +64,10 @@ def points(
     """List the named points of spaces, with what they cost."""
     from nas_agg.expansion.costs import Cost
     from nas_agg.expansion.expansion import expand
-    from nas_agg.search_space.space import list_spaces, open_space, spaces_of_family
+    from nas_agg.search_space.space import list_spaces, open_space, spaces_in_family
 
     found: list[dict[str, Any]] = []
-    family = list(spaces_of_family(space)) if space else [open_space(name) for name in list_spaces()]
+    family = list(spaces_in_family(space)) if space else [open_space(name) for name in list_spaces()]
     for opened in family or [open_space(space or "")]:
         for point in opened.points:
             counted = Cost(expand(opened.point(point)))
@@ -171,9 +171,9 @@ def _print_grid(grid: Grid) -> None:
 
 def searchers(format: FormatOption = Format.table) -> None:
     """List the searchers."""
-    from nas_agg.study.samplers.searcher import find_searcher, searchers
+    from nas_agg.study.samplers.searcher import find_searcher, installed_searchers
 
-    found = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in searchers()}
+    found = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in installed_searchers()}
     _named(found, "searcher", format)
 
 

@@ -16,7 +16,7 @@ from nas_agg.cli.options import GENOTYPE_HELP, ClassesOption, Format, FormatOpti
 from nas_agg.common.console import count_text, print_table
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.search_space.space import SUFFIXES, list_spaces
-from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, PROXIES, ProxyScorer, with_costs
+from nas_agg.study.samplers.proxy_scorer import BATCH, COST_PROXIES, PROXIES, ProxyScorer, with_cost_proxies
 
 if TYPE_CHECKING:
     from nas_agg.study.proxy_ranking import Correlation, Interval, Ranking
@@ -59,7 +59,7 @@ def proxies(
 
     Unless named, one-epoch is left out: it trains.
     """
-    names = with_costs(proxy or ())
+    names = with_cost_proxies(proxy or ())
     said: dict[str, Any] = {"dataset": dataset, "batch": batch, "seed": seed, "inits": inits}
     given = {name: value for name, value in said.items() if value is not None}
     if rank is not None:
@@ -132,7 +132,7 @@ def _scored(
     data = load_data(dataset, seed)
     try:
         free = room(free_of_machine())
-        scorer = ProxyScorer(data, seed, batch, input=input, classes=classes, threads=cores(), room=free)
+        scorer = ProxyScorer(data, seed, batch, input=input, classes=classes, threads=cores(), memory_limit=free)
     except InputError as error:
         raise InputError(f"--{error}") from None
     each = [scorer.scores(genotype, names, init) for init in range(inits)]
@@ -157,7 +157,7 @@ def _print_scores(source: str, found: dict[str, Any], format: Format) -> None:
         spread = statistics.stdev(each) if finite and len(each) > 1 else None
         values = [score if math.isfinite(score) else None for score in each]
         told.append({"proxy": name, "mean": mean, "std": spread, "scores": values})
-        if name in FREE:
+        if name in COST_PROXIES:
             rows.append([name, count_text(int(each[0])), "", PROXIES[name].measures])
         else:
             shown = _number(mean) if mean is not None else str(sum(each))

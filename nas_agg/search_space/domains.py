@@ -150,7 +150,7 @@ class Choice:
 Domain = IntRange | Choice
 
 
-def domain(values: Any, where: str) -> Domain:
+def parse_domain(values: Any, where: str) -> Domain:
     """The domain that a space's text says for an open name.
 
     Args:

@@ -35,18 +35,18 @@ class Encoding:
         self.space = space
         self.domains = [space.domains[name] for name in space.names]
         self.sizes = np.array([domain.size for domain in self.domains])
-        self.tables = [_distances(domain) for domain in self.domains]
+        self.distance_tables = [_distances(domain) for domain in self.domains]
         self._places: list[dict[Any, int]] = [{} for _ in self.domains]
         self._wide = [j for j, domain in enumerate(self.domains) if domain.size > STEPS and _is_range(domain)]
         self._free = np.flatnonzero(self.sizes > 1)
 
-    def row(self, values: Values) -> np.ndarray:
+    def encode(self, values: Values) -> np.ndarray:
         """The genes of a point."""
         return np.array([self._place(j, values[name]) for j, name in enumerate(self.space.names)])
 
-    def rows(self, points: Sequence[Values]) -> Rows:
+    def encode_many(self, points: Sequence[Values]) -> Rows:
         """The genes of some points."""
-        return np.array([self.row(values) for values in points], int).reshape(-1, len(self.sizes))
+        return np.array([self.encode(values) for values in points], int).reshape(-1, len(self.sizes))
 
     def _place(self, j: int, value: Any) -> int:
         """The index of a value; those of numbers and texts are kept, which saves most of the time."""
@@ -58,22 +58,22 @@ class Encoding:
             known[name] = self.domains[j].index(value)
         return known[name]
 
-    def values(self, row: np.ndarray) -> dict[str, Any]:
+    def decode(self, row: np.ndarray) -> dict[str, Any]:
         """The point of some genes."""
         return {n: d.at(int(g)) for n, d, g in zip(self.space.names, self.domains, row, strict=True)}
 
-    def codes(self, rows: Rows) -> Rows:
+    def bucketize(self, rows: Rows) -> Rows:
         """The rows as models take them: of a wide range the steps that values fall into."""
         coded = rows.copy()
         for j in self._wide:
             coded[:, j] = rows[:, j] * (STEPS - 1) // (self.sizes[j] - 1)
         return coded
 
-    def random(self, count: int, rng: np.random.Generator) -> Rows:
+    def sample(self, count: int, rng: np.random.Generator) -> Rows:
         """Points of the whole space."""
         return rng.integers(self.sizes, size=(count, len(self.sizes)))
 
-    def mutants(self, parents: Rows, changes: int, rng: np.random.Generator) -> Rows:
+    def mutate(self, parents: Rows, changes: int, rng: np.random.Generator) -> Rows:
         """One mutant of each parent, with as many genes changed, or all that can be, if they are fewer."""
         changes = min(changes, len(self._free))
         rows = parents.copy()
@@ -96,7 +96,7 @@ class Encoding:
         return rows
 
 
-def distinct(rows: Rows, known: set[bytes]) -> Rows:
+def deduplicate(rows: Rows, known: set[bytes]) -> Rows:
     """The rows that are not known, each once, in their order; they are known from now on."""
     kept = []
     for place, row in enumerate(np.ascontiguousarray(rows, np.int64)):
@@ -107,7 +107,7 @@ def distinct(rows: Rows, known: set[bytes]) -> Rows:
     return rows[kept]
 
 
-def key(row: np.ndarray) -> bytes:
+def row_key(row: np.ndarray) -> bytes:
     """What tells a row from others."""
     return np.ascontiguousarray(row, np.int64).tobytes()
 

@@ -36,7 +36,7 @@ class SearchVariables:
         self.domains = dict(domains)
         self.names = tuple(self.domains)
 
-    def checked(self, values: Mapping[str, Any], where: str = "values.") -> Values:
+    def validate(self, values: Mapping[str, Any], where: str = "values.") -> Values:
         """The values as the space writes them, in the order of its names.
 
         Raises:
@@ -57,7 +57,7 @@ class SearchVariables:
 
     def labels(self, values: Mapping[str, Any]) -> dict[str, int | str]:
         """What Optuna stores for values: an integer as itself, anything else as its label."""
-        values = self.checked(values)
+        values = self.validate(values)
         return {name: self.domains[name].label(value) for name, value in values.items()}
 
     def values(self, labels: Mapping[str, int | str]) -> Values:
@@ -68,7 +68,7 @@ class SearchVariables:
                 values[name] = self.domains[name].value(label) if name in self.domains else label
             except InputError as error:
                 raise GenotypeError(str(error), f"labels.{name}") from None
-        return self.checked(values, "labels.")
+        return self.validate(values, "labels.")
 
     # ---- what a searcher needs
 
@@ -87,7 +87,7 @@ class SearchVariables:
 
     def neighbours(self, values: Mapping[str, Any]) -> Iterator[Values]:
         """All points that differ in the value of one name."""
-        values = self.checked(values)
+        values = self.validate(values)
         for name, domain_ in self.domains.items():
             own = domain_.index(values[name])
             for index in range(domain_.size):
@@ -96,7 +96,7 @@ class SearchVariables:
 
     def mutate(self, values: Mapping[str, Any], rng: np.random.Generator, changes: int = 1) -> Values:
         """A point that differs in ``changes`` names (in all that can change, if they are fewer), drawn evenly."""
-        mutant = self.checked(values)
+        mutant = self.validate(values)
         free = [name for name, domain_ in self.domains.items() if domain_.size > 1]
         for place in rng.choice(len(free), size=min(changes, len(free)), replace=False) if free else ():
             name = free[place]
@@ -107,7 +107,7 @@ class SearchVariables:
 
     def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Values:
         """A point that has each name's value from one of two others, drawn evenly."""
-        a, b = self.checked(a), self.checked(b)
+        a, b = self.validate(a), self.validate(b)
         return {name: (a, b)[int(rng.integers(2))][name] for name in self.names}
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
@@ -117,5 +117,5 @@ class SearchVariables:
         """
         import numpy as np
 
-        values = self.checked(values)
+        values = self.validate(values)
         return np.array([number for name in self.names for number in self.domains[name].encode(values[name])])

@@ -8,7 +8,7 @@ from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.common.files import read
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolver import Resolver
-from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces_of_family
+from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces_in_family
 
 
 def open_genotype(text: str) -> Genotype:
@@ -88,7 +88,7 @@ def _of_trial(run: Path, trial: str) -> Genotype:
 
 def _of_space(name: str, point: str) -> Genotype:
     spaces = []
-    for space in spaces_of_family(name):
+    for space in spaces_in_family(name):
         if point in space.points:
             return space.point(point)
         spaces.append(space)

@@ -24,7 +24,7 @@ from nas_agg.common.files import read
 from nas_agg.language.expressions import ExpressionError, parse
 from nas_agg.language.genotype import Genotype, shown
 from nas_agg.language.resolver import Resolver
-from nas_agg.search_space.domains import Choice, domain
+from nas_agg.search_space.domains import Choice, parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.table_settings import TableSettings
 
@@ -97,7 +97,7 @@ class Space(SearchVariables):
         if not isinstance(names, Mapping) or not names:
             raise GenotypeError("a space needs open names: {name: [values]} or {name: {from, to}}", "open")
         self.template = Genotype.read({k: v for k, v in text.items() if k not in _OWN_FIELDS})
-        super().__init__({key: domain(value, f"open.{key}") for key, value in names.items()})
+        super().__init__({key: parse_domain(value, f"open.{key}") for key, value in names.items()})
         for key in self.names:
             if key in self.template.let:
                 raise GenotypeError("also a name of 'let': it is either open or has a value", f"open.{key}")
@@ -106,7 +106,7 @@ class Space(SearchVariables):
         self.family = _string(text, "family", self.name)
         self.min_input = _count(text.get("min_input"), "min_input")
         self.search_text = _search_text(text.get("search"))
-        self.search_on(self.template.input)
+        self.search_defaults(self.template.input)
         self.table, self.table_settings = self._read_table(text.get("table", {}))
         self.points: dict[str, Point] = {}
         for key, point in _object(text, "points").items():
@@ -166,14 +166,14 @@ class Space(SearchVariables):
                 raise GenotypeError(f"{shown(size)} is not [channels, height, width]", f"{where}.input")
             for place, side in enumerate(size):
                 _count(side, f"{where}.input[{place}]")
-        values = self.checked({**base.values, **point.get("values", {})}, f"{where}.values.")
+        values = self.validate({**base.values, **point.get("values", {})}, f"{where}.values.")
         classes = _count(point.get("classes"), f"{where}.classes")
         return Point(values, classes or base.classes, tuple(size) if size else base.input)
 
     def __repr__(self) -> str:
         return f"Space({self.name!r})"
 
-    def search_on(self, input: tuple[int, int, int]) -> SearchDefaults:
+    def search_defaults(self, input: tuple[int, int, int]) -> SearchDefaults:
         """The space's own defaults for a search of images ``(channels, height, width)``.
 
         Raises:
@@ -190,7 +190,7 @@ class Space(SearchVariables):
             found[name] = _count(number, f"search.{name}")
         return SearchDefaults(**found)
 
-    def part(self, text: Mapping[str, Any], name: str, folder: Path | None = None) -> Space:
+    def subspace(self, text: Mapping[str, Any], name: str, folder: Path | None = None) -> Space:
         """The space of those of its points that a text leaves.
 
         Args:
@@ -212,7 +212,7 @@ class Space(SearchVariables):
             for key, values in left.items():
                 if key in given:
                     raise GenotypeError("also under 'values': it is either open or has a value", f"open.{key}")
-                own = domain(values, f"open.{key}")
+                own = parse_domain(values, f"open.{key}")
                 if own.size > MOST_OF_PART:
                     raise GenotypeError(
                         f"{own.size:,} values; a part has up to {MOST_OF_PART:,} of a name", f"open.{key}"
@@ -246,7 +246,7 @@ class Space(SearchVariables):
         self, values: Mapping[str, Any], input: tuple[int, int, int] | None = None, classes: int | None = None
     ) -> Genotype:
         """The genotype of a point, for a task's input ``(channels, height, width)`` and number of classes."""
-        return self.template.fill(self.checked(values)).with_task(input=input, classes=classes)
+        return self.template.fill(self.validate(values)).with_task(input=input, classes=classes)
 
     def point(self, name: str, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
         """The genotype of a named point, with its own input and classes unless told others."""
@@ -267,7 +267,7 @@ class Space(SearchVariables):
         values = {name: let.pop(name) for name in self.names if name in let}
         if let != (own.get("let") or {}) or written["net"] != own["net"]:
             raise InputError(f"this genotype is not one of the space {self.name}")
-        return self.checked(values, "let.")
+        return self.validate(values, "let.")
 
 
 # ---- finding spaces
@@ -311,10 +311,10 @@ def _space(text: Any, name: str, folder: Path) -> Space:
         raise InputError(f"{name}: like: {shown(like)} is no installed space{did_you_mean(str(like), _installed())}")
     if like == name:
         raise InputError(f"{name}: like: a space is no part of itself; name another")
-    return open_space(like).part(text, name, folder)
+    return open_space(like).subspace(text, name, folder)
 
 
-def spaces_of_family(family: str) -> Iterator[Space]:
+def spaces_in_family(family: str) -> Iterator[Space]:
     """The installed spaces whose points are addressed by a name, their own or their family's; the likeliest first."""
     for name in sorted(_installed(), key=lambda name: (name != family, not name.startswith(family), name)):
         space = open_space(name)

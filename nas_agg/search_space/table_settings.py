@@ -62,7 +62,7 @@ class TableSettings(BaseModel):
             said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
             raise GenotypeError(f"{said}, not {cut(repr(text[name]))}", f"table.{name}") from None
 
-    def data(self, seed: int) -> dict[str, Any]:
+    def data_arguments(self, seed: int) -> dict[str, Any]:
         """The arguments of `nas_agg.training.data.load_data` for a training of a seed."""
         return {
             "spec": self.dataset,
@@ -73,6 +73,6 @@ class TableSettings(BaseModel):
             "validation_share": VALIDATION_SHARE,
         }
 
-    def of_trainings(self) -> dict[str, Any]:
+    def training_settings(self) -> dict[str, Any]:
         """What makes one training what it is; the number of seeds and the order of networks do not."""
         return self.model_dump(mode="json", exclude={"seeds", "order_seed"})

@@ -15,7 +15,7 @@ from nas_agg.study.definition.task import absolute
 from nas_agg.study.engine import Engine, Evaluate
 from nas_agg.study.records.run_folder import RunFolder, how_to_go_on, read_run
 from nas_agg.study.records.run_status import Interrupted, stopping
-from nas_agg.study.samplers.initial_points import start_values
+from nas_agg.study.samplers.initial_points import initial_points
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
@@ -77,7 +77,7 @@ def search(
         found = TabularSpace(found)
         settings |= _of_table(found, settings)
     if settings.get("start"):
-        settings["start"] = start_values(found, settings["start"])
+        settings["start"] = initial_points(found, settings["start"])
         if isinstance(found, TabularSpace):
             found.check_has(settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"

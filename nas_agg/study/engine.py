@@ -28,8 +28,8 @@ from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RunFolder, how_t
 from nas_agg.study.records.run_status import failing
 from nas_agg.study.records.storages import JOURNAL, open_storage
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.samplers.initial_points import with_room
-from nas_agg.study.samplers.screening import Screen
+from nas_agg.study.samplers.initial_points import resolve_settings
+from nas_agg.study.samplers.screening import ProxyScreener
 from nas_agg.study.samplers.searcher import Searcher, make_searcher
 from nas_agg.study.scheduling.constraints import pruner_of, rungs_of
 from nas_agg.study.scheduling.limits_share import limits_text
@@ -103,7 +103,7 @@ class Engine:
         said = self.settings
         images = (task.input, task.classes) if task else (None, None)
         if isinstance(self.space, Space):
-            self.settings = with_room(said, self.space, *images)
+            self.settings = resolve_settings(said, self.space, *images)
         self.rungs = rungs_of(self.settings, self.objectives)
         if folder is not None and folder.new:
             if said.storage is not None:
@@ -201,10 +201,10 @@ class Engine:
             measured=self.trains,
         )
 
-    def _screen(self, data: dict[str, Any] | None) -> Screen | None:
+    def _screen(self, data: dict[str, Any] | None) -> ProxyScreener | None:
         if self.settings.proxy is None:
             return None
-        return Screen(self.settings.proxy, self.settings.candidates, data, self.settings.seed)
+        return ProxyScreener(self.settings.proxy, self.settings.candidates, data, self.settings.seed)
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> Evaluator:
         if isinstance(self.space, TabularSpace):

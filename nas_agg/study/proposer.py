@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nas_agg.expansion.costs import Cost
     from nas_agg.search_space.parameters import Values
-    from nas_agg.study.samplers.screening import Screen
+    from nas_agg.study.samplers.screening import ProxyScreener
     from nas_agg.study.tables.results_table import Row
 
 PATIENCE = 1000
@@ -54,8 +54,8 @@ class Proposer:
     from the same sampler; it leaves no trial, only a count at the trial that follows. A network that has a result is
     recorded as a repeat with that result.
 
-    A searcher learns nothing from refusals and may draw the like for ever. After as many in a row as its ``patience``
-    says, draws of another kind take turns: any point of the space, and a neighbour of one of the best networks.
+    A searcher learns nothing from refusals and may draw the like for ever. After ``max_rejections`` in a row
+    draws of another kind take turns: any point of the space, and a neighbour of one of the best networks.
 
     Args:
         space: The space.
@@ -85,7 +85,7 @@ class Proposer:
         classes: int | None = None,
         cost: Callable[[Genotype], Cost | Row] | None = None,
         memory: Callable[[Genotype], str] | None = None,
-        screen: Screen | None = None,
+        screen: ProxyScreener | None = None,
         measured: bool = False,
     ):
         self._table = cost is not None
@@ -180,7 +180,7 @@ class Proposer:
             return (yield from self._pick(self._screen))
         draws = self._draws()
         while asked < PATIENCE:
-            lost = asked >= self.searcher.patience
+            lost = asked >= self.searcher.max_rejections
             labels = self._other_draw(asked) if lost else next(draws)
             network = self.judge(labels)
             asked += 1
@@ -206,12 +206,12 @@ class Proposer:
                     return _EXHAUSTED
         return f"{PATIENCE:,} draws in a row were repeats or refused{f' (the last one: {last})' if last else ''}"
 
-    def _pick(self, screen: Screen) -> Generator[None, None, tuple[int, Candidate] | str]:
+    def _pick(self, screen: ProxyScreener) -> Generator[None, None, tuple[int, Candidate] | str]:
         """Draw candidates, each a network of its own, and begin the one that is screened best."""
         draws, found = self._draws(), dict[str, tuple[Labels, Candidate]]()
         in_vain = 0
         for asked in range(PATIENCE):
-            labels = self._other_draw(asked) if in_vain >= self.searcher.patience else next(draws)
+            labels = self._other_draw(asked) if in_vain >= self.searcher.max_rejections else next(draws)
             network = self.judge(labels)
             in_vain += 1
             if not isinstance(network, str) and network.hash not in found and not self.record.known(network.hash):

@@ -22,7 +22,7 @@ from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
 from nas_agg.study.records.run_folder import data_of, read_run
 from nas_agg.study.records.score_cache import ScoreCache, Scores
-from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, digest, with_costs
+from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
 from nas_agg.study.tables.results_table import TabularSpace
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def rank(
     if len(genotypes) != len(accuracies):
         raise InputError(f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: one each is needed")
     scorer = ProxyScorer(data, seed, batch, threads=cores())
-    scores = _scores(genotypes, with_costs(proxies), inits, lambda: scorer, {}, report)
+    scores = _scores(genotypes, with_cost_proxies(proxies), inits, lambda: scorer, {}, report)
     return correlations(scores, accuracies, seed)
 
 
@@ -200,7 +200,7 @@ def rank_run(
     Raises:
         InputError: There is no such run, too few networks are trained, or something does not fit.
     """
-    names, folder = with_costs(proxies), Path(path)
+    names, folder = with_cost_proxies(proxies), Path(path)
     run = read_run(folder)
     if "study" not in run:
         raise InputError(f"{path}: the folder of a training, not of a search")
@@ -219,7 +219,7 @@ def rank_run(
             from nas_agg.training.memory import free_of_machine, room
 
             data = load_data(**arguments)
-            made.append(ProxyScorer(data, seed, batch, threads=cores(), room=room(free_of_machine())))
+            made.append(ProxyScorer(data, seed, batch, threads=cores(), memory_limit=room(free_of_machine())))
         return made[0]
 
     try:
@@ -267,15 +267,15 @@ def rank_table(
     from nas_agg.training.data import load_data
     from nas_agg.training.memory import free_of_machine, room
 
-    names, space = with_costs(proxies), TabularSpace(open_space(name))
+    names, space = with_cost_proxies(proxies), TabularSpace(open_space(name))
     own = space.table_settings
     spec = dataset or own.dataset
     data = load_data(spec, seed=seed, image_size=None if dataset else own.image_size)
-    genes = Encoding(space)
-    values = {row.hash: (genes.values(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
+    encoding = Encoding(space)
+    values = {row.hash: (encoding.decode(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     chosen = [values[hash] for hash in sorted(values)[:limit]]
     genotypes = [space.genotype(point, data.input, data.classes) for point, _ in chosen]
-    scorer = ProxyScorer(data, seed, batch, threads=cores(), room=room(free_of_machine()))
+    scorer = ProxyScorer(data, seed, batch, threads=cores(), memory_limit=room(free_of_machine()))
     scores = _scores(genotypes, names, inits, lambda: scorer, {}, report)
     return Ranking(
         run=f"the table of {space.name}",
@@ -357,11 +357,11 @@ def _scores(
         raise InputError(f"inits: 1 or more, not {inits}")
     found: dict[str, list[float]] = {name: [] for name in names}
     for done, genotype in enumerate(genotypes, 1):
-        mine = known.setdefault(digest(genotype), {})
+        mine = known.setdefault(genotype_digest(genotype), {})
         for init in range(inits):
             missing = [name for name in names if len(mine.get(name, ())) <= init]
             if missing:
-                for name, score in scorer().scores_or_none(genotype, missing, init).items():
+                for name, score in scorer().scores_or_nan(genotype, missing, init).items():
                     mine.setdefault(name, []).append(score)
                 keep()
         for name in names:

@@ -18,7 +18,7 @@ import nas_agg
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study import proxy_ranking as ranking
-from nas_agg.study.samplers.proxy_scorer import PROXIES, ZERO_COST, ProxyScorer
+from nas_agg.study.samplers.proxy_scorer import PROXIES, ZERO_COST_PROXIES, ProxyScorer
 from nas_agg.training import proxies
 from nas_agg.training.data import load_data
 
@@ -76,11 +76,11 @@ def test_the_list_and_a_second_ranking_need_no_torch(run, small, made):
 def test_scores_a_network(run, small):
     status, out, err = run("proxies", small)
     assert (status, err) == (0, "")
-    assert heads(out) == list(ZERO_COST)
+    assert heads(out) == list(ZERO_COST_PROXIES)
     assert out.splitlines()[-1] == "64 training images of digits, 3 initialisations, seed 0"
     told = json.loads(run("proxies", small, "--format", "json", "--seed", "4", "--batch", "16", "--inits", "4")[1])
     scorer = ProxyScorer(load_data("digits", 4), 4, 16)
-    direct = [scorer.scores(nas_agg.load(SMALL), ZERO_COST, init) for init in range(4)]
+    direct = [scorer.scores(nas_agg.load(SMALL), ZERO_COST_PROXIES, init) for init in range(4)]
     for proxy in told["proxies"]:
         scores = [scores[proxy["proxy"]] for scores in direct]
         assert proxy["scores"] == scores

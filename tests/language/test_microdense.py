@@ -121,7 +121,7 @@ def test_without_layers_the_block_is_a_plain_bottleneck() -> None:
 
 
 def test_a_default_search_s_limit_leaves_enough_of_the_space() -> None:
-    rng, limit = np.random.default_rng(0), SPACE.search_on((1, 8, 8)).max_macs
+    rng, limit = np.random.default_rng(0), SPACE.search_defaults((1, 8, 8)).max_macs
     assert limit is not None
     small = [cost(SPACE.genotype(SPACE.sample(rng), input=(1, 8, 8))).macs <= limit for _ in range(200)]
     assert np.mean(small) >= 0.05

@@ -96,7 +96,7 @@ def changed(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 @given(spaces(), SEEDS)
 def test_a_sample_is_in_the_space_and_goes_by_the_seed(space: Space, seed: int) -> None:
     values = space.sample(np.random.default_rng(seed))
-    assert list(values) == list(space.names) and space.checked(values) == values
+    assert list(values) == list(space.names) and space.validate(values) == values
     assert values == space.sample(np.random.default_rng(seed))
 
 
@@ -137,7 +137,7 @@ def test_a_mutant_differs_in_so_many_names_as_were_asked(space: Space, seed: int
     mutant = space.mutate(values, rng, changes)
     free = sum(domain.size > 1 for domain in space.domains.values())
     assert len(changed(values, mutant)) == min(changes, free)
-    assert values == before and space.checked(mutant) == mutant
+    assert values == before and space.validate(mutant) == mutant
 
 
 @given(spaces(), SEEDS)
@@ -186,7 +186,7 @@ def test_numbers_are_coded_by_rank_and_other_lists_one_hot() -> None:
 def test_points_and_the_genotypes_they_make() -> None:
     space = Space(TEXT, "mine")
     assert (space.about, space.family, space.min_input, space.size()) == ("A small space.", "mine", 8, 54)
-    search = space.search_on((3, 8, 8))
+    search = space.search_defaults((3, 8, 8))
     assert (search.max_macs, search.max_params, search.epochs) == (1000, None, 3)
     point = space.point("121")
     assert (point.input, point.classes) == ((3, 32, 32), 100)

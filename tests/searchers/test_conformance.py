@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, seen
-from nas_agg.study.samplers.searcher import Searcher, find_searcher, make_searcher, searchers
+from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
 from nas_agg.testing import TEXT, check_searcher
 
 SLOW_ASKS = {"gp": 14}  # trials in the place of 40
@@ -24,7 +24,7 @@ def space() -> Space:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", sorted(searchers()))
+@pytest.mark.parametrize("name", sorted(installed_searchers()))
 def test_searchers_conform(name, space):
     check_searcher(find_searcher(name), space, trials=SLOW_ASKS.get(name, 40))
 
@@ -64,7 +64,7 @@ def test_what_the_conformance_kit_finds(space):
 
 def test_what_the_conformance_kit_finds_with_several_objectives(space):
     class OfOne(Searcher):
-        several = True
+        supports_multi_objective = True
 
         def sampler(self, number: int) -> BaseSampler:
             class Best(RandomSampler):
@@ -74,7 +74,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
             return Best(seed=self.seed_of(number))
 
     class Remembers(PointSearcher):
-        several = True
+        supports_multi_objective = True
         told = 0
 
         def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
@@ -83,7 +83,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
             yield self.space.sample(rng)
 
     class Trusting(PointSearcher):
-        several = True
+        supports_multi_objective = True
 
         def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             assert all(len(other.scores) == len(self.objectives) for other in seen)
@@ -96,7 +96,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
     ):
         with pytest.raises(AssertionError, match=said):
             check_searcher(kind, space, trials=12)
-        kind.several = False
+        kind.supports_multi_objective = False
         if kind is not Trusting:
             check_searcher(kind, space, trials=12)
 
@@ -134,11 +134,11 @@ def test_nsga2_breeds_the_unbeaten_and_least_crowded(space):
         parents = [point for point in points[:20] if sum(point[name] == child[name] for name in child) >= 2]
         assert any(sum(child[name] not in (a[name], b[name]) for name in child) <= 1 for a in parents for b in parents)
     one = [Observation(point, (own[0],)) for point, own in zip(points, scores, strict=True)]
-    assert space.checked(next(searcher.proposals(one, rng)))
+    assert space.validate(next(searcher.proposals(one, rng)))
 
 
 def history(space: Space, values: list[dict], scores: list[float]) -> list[Observation]:
-    return [Observation(space.checked(point), (score,)) for point, score in zip(values, scores, strict=True)]
+    return [Observation(space.validate(point), (score,)) for point, score in zip(values, scores, strict=True)]
 
 
 def test_evolution_mutates_the_young_and_good(space):
@@ -214,7 +214,7 @@ def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
     for number in range(30):
         rng = np.random.default_rng(number)
         point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
-        assert space.checked(point) == point
+        assert space.validate(point) == point
         value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
         seen.append(Observation(point, None if value is None else (value, -value)[:objectives]))
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from nas_agg.search_space.domains import Choice
-from nas_agg.search_space.encoding import Encoding, distinct, key
+from nas_agg.search_space.encoding import Encoding, deduplicate, row_key
 from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
@@ -89,31 +89,31 @@ def test_the_target_keeps_the_order_and_spreads_the_best():
 
 
 def test_genes_are_the_points_of_a_space(space):
-    genes, rng = Encoding(space), np.random.default_rng(0)
-    for row in genes.random(50, rng):
-        values = genes.values(row)
-        assert (genes.row(space.checked(values)) == row).all()
-        near = {key(other) for other in genes.neighbours(row, rng)}
-        assert near == {key(genes.row(other)) for other in space.neighbours(values)}
+    encoding, rng = Encoding(space), np.random.default_rng(0)
+    for row in encoding.sample(50, rng):
+        values = encoding.decode(row)
+        assert (encoding.encode(space.validate(values)) == row).all()
+        near = {row_key(other) for other in encoding.neighbours(row, rng)}
+        assert near == {row_key(encoding.encode(other)) for other in space.neighbours(values)}
         for changes in (1, 2, 3):
-            mutants = genes.mutants(np.repeat(row[None], 30, 0), changes, rng)
+            mutants = encoding.mutate(np.repeat(row[None], 30, 0), changes, rng)
             assert ((mutants != row).sum(1) == changes).all()
-            assert (mutants < genes.sizes).all()
-    known = {key(row)}
-    assert len(distinct(np.stack([row, row]), known)) == 0
+            assert (mutants < encoding.sizes).all()
+    known = {row_key(row)}
+    assert len(deduplicate(np.stack([row, row]), known)) == 0
     kind, count = space.names.index("kind"), space.names.index("count")
-    assert genes.tables[kind][0, 3] == 1  # one of a list
-    assert genes.tables[count][0, 4] == 1  # ranks of 1, 2, 3, 4, 6
-    assert genes.tables[count][0, 1] == 0.25
+    assert encoding.distance_tables[kind][0, 3] == 1  # one of a list
+    assert encoding.distance_tables[count][0, 4] == 1  # ranks of 1, 2, 3, 4, 6
+    assert encoding.distance_tables[count][0, 1] == 0.25
 
 
 def test_figures_are_what_networks_cost(space):
     import nas_agg
 
-    figures, genes = FeatureExtractor(space), Encoding(space)
-    rows = genes.random(3, np.random.default_rng(0))
+    figures, encoding = FeatureExtractor(space), Encoding(space)
+    rows = encoding.sample(3, np.random.default_rng(0))
     costs, shapes = figures.of(rows)
-    counted = [nas_agg.cost(space.genotype(genes.values(row))) for row in rows]
+    counted = [nas_agg.cost(space.genotype(encoding.decode(row))) for row in rows]
     np.testing.assert_allclose(np.expm1(costs[:, 0]), [cost.params for cost in counted])
     np.testing.assert_allclose(np.expm1(costs[:, 1]), [cost.macs for cost in counted])
     np.testing.assert_allclose(np.expm1(shapes[:, 0]), [cost.depth for cost in counted])
@@ -138,9 +138,11 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
     space = open_space("microdense")
 
     def score(values: dict) -> float:
-        return -sum(abs(index - size // 3) / size for index, size in zip(genes.row(values), genes.sizes, strict=True))
+        return -sum(
+            abs(index - size // 3) / size for index, size in zip(encoding.encode(values), encoding.sizes, strict=True)
+        )
 
-    genes = Encoding(space)
+    encoding = Encoding(space)
     best = {}
     for name in ("predictor", "random"):
         searcher, seen = find_searcher(name)(space, 0), []
@@ -165,7 +167,7 @@ def test_half_ranked_targets():
 
 def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.ExpectedHypervolumeImprovement, surrogate.Trials]:
     fits = surrogate.SurrogateCache(FeatureExtractor(space))
-    rows = distinct(fits.genes.random(40, np.random.default_rng(0)), set())
+    rows = deduplicate(fits.encoding.sample(40, np.random.default_rng(0)), set())
     macs = fits.figures.costs(rows, "macs")
     scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
     trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
@@ -179,7 +181,7 @@ def test_the_gain_of_a_front_is_that_of_its_volume(space):
     fits, learnt = model.fits, surrogate.Surrogate(model.fits, "0", trials, trials.scores[:, 0], surrogate.half_ranked)
     front = np.stack([learnt.target, -np.log1p(-trials.scores[:, 1])], 1)
     reference = np.array([np.quantile(front[:, 0], 0.25), front[:, 1].min() - 0.05 * np.ptp(front[:, 1])])
-    rows = fits.genes.random(10, np.random.default_rng(1))
+    rows = fits.encoding.sample(10, np.random.default_rng(1))
     mean, deviation = learnt.predict(rows, fits.figures.of(rows))
     known = -np.log1p(fits.figures.costs(rows, "macs"))
     for row, middle, spread, cost in zip(rows, mean, deviation, known, strict=True):
@@ -191,7 +193,7 @@ def test_the_gain_of_a_front_is_that_of_its_volume(space):
 
 def test_costs_are_guessed_for_the_many_and_known_of_the_few(space):
     model, _ = front_gain(space)
-    rows = distinct(model.fits.genes.random(200, np.random.default_rng(1)), set())
+    rows = deduplicate(model.fits.encoding.sample(200, np.random.default_rng(1)), set())
     guessed, known = model.gains(rows), model.gains(rows, dear=True)
     assert np.corrcoef(np.argsort(np.argsort(guessed)), np.argsort(np.argsort(known)))[0, 1] > 0.5
     order = model.reconsidered(rows)[: surrogate.SHORT_LIST]
@@ -209,12 +211,12 @@ def test_what_is_in_training_counts_for_the_front(space):
 @pytest.mark.parametrize("names", [("accuracy",), ("accuracy", "macs")])
 def test_what_is_over_a_limit_is_not_proposed(names, space):
     figures = FeatureExtractor(space)
-    rows = distinct(figures.genes.random(60, np.random.default_rng(0)), set())
+    rows = deduplicate(figures.encoding.sample(60, np.random.default_rng(0)), set())
     macs = figures.costs(rows, "macs")
     limit = int(np.median(macs))
     aims = Objectives([OBJECTIVES[name] for name in names])
     seen = [
-        Observation(figures.genes.values(row), (float(np.log(cost)), -float(cost))[: len(names)])
+        Observation(figures.encoding.decode(row), (float(np.log(cost)), -float(cost))[: len(names)])
         for row, cost in zip(rows, macs, strict=True)
         if cost <= limit
     ]
@@ -223,7 +225,7 @@ def test_what_is_over_a_limit_is_not_proposed(names, space):
         searcher = make_searcher(find_searcher("predictor"), space, 0, aims)
         searcher.limits = {"macs": most, "params": 0}
         proposals = searcher.proposals(seen, np.random.default_rng(0))
-        first = figures.genes.rows([next(proposals) for _ in range(20)])
+        first = figures.encoding.encode_many([next(proposals) for _ in range(20)])
         over.append(int((figures.costs(first, "macs") > limit).sum()))
     assert over[0] >= 10 or len(names) > 1  # of one objective the best by far are over it
     assert over[1] == 0
@@ -278,8 +280,8 @@ def test_figures_are_those_of_the_task(space):
     import nas_agg
 
     figures = FeatureExtractor(space, input=(3, 16, 16), classes=7, activations=True)
-    row = figures.genes.random(1, np.random.default_rng(0))
-    cost = nas_agg.cost(space.genotype(figures.genes.values(row[0]), input=(3, 16, 16), classes=7))
+    row = figures.encoding.sample(1, np.random.default_rng(0))
+    cost = nas_agg.cost(space.genotype(figures.encoding.decode(row[0]), input=(3, 16, 16), classes=7))
     assert figures.costs(row, "macs")[0] == cost.macs
     assert figures.costs(row, "activation_bytes_train")[0] == cost.activation_bytes_train
 
@@ -287,17 +289,17 @@ def test_figures_are_those_of_the_task(space):
 def test_equal_networks_are_not_proposed_again(space, tmp_path):
     figures = FeatureExtractor(space)
     values = {"kind": "plain", "rate": 4, "count": 2, "how": "sum", "wires": "previous"}
-    row = figures.genes.row(values)
-    assert figures.is_one_of(figures.genes.row(values | {"how": "concat"}), row[None])  # one feature is read
+    row = figures.encoding.encode(values)
+    assert figures.is_one_of(figures.encoding.encode(values | {"how": "concat"}), row[None])  # one feature is read
     for other in ({"wires": "dense"}, {"kind": "deep"}):
-        assert not figures.is_one_of(figures.genes.row(values | other), row[None])
+        assert not figures.is_one_of(figures.encoding.encode(values | other), row[None])
     searcher, rng = find_searcher("predictor")(space, 0), np.random.default_rng(0)
     seen = [
         Observation(point, (-float(point["count"]),)) for point in (values, *(space.sample(rng) for _ in range(20)))
     ]
-    rows = figures.genes.rows([other.values for other in seen])
+    rows = figures.encoding.encode_many([other.values for other in seen])
     proposals = searcher.proposals(seen, rng)
-    assert not any(figures.is_one_of(figures.genes.row(next(proposals)), rows) for _ in range(20))
+    assert not any(figures.is_one_of(figures.encoding.encode(next(proposals)), rows) for _ in range(20))
 
     file = tmp_path / "table.csv"
     file.write_text("# equal: canon\na,b,score,canon\n0,0,1,x\n0,1,2,y\n1,0,3,x\n1,1,4,z\n")

@@ -5,7 +5,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.common.errors import InputError
-from nas_agg.study.samplers.searcher import derive_seed, find_searcher, searchers
+from nas_agg.study.samplers.searcher import derive_seed, find_searcher, installed_searchers
 
 SPACE = {"a": IntDistribution(0, 20), "b": CategoricalDistribution(list("abcdefgh"))}
 
@@ -47,7 +47,7 @@ def test_seeds_are_apart():
 
 
 def test_searchers_are_found_by_entry_point():
-    assert {"random", "tpe"} <= set(searchers())
+    assert {"random", "tpe"} <= set(installed_searchers())
     with pytest.raises(InputError, match="no searcher 'tpr'; did you mean 'tpe'"):
         find_searcher("tpr")
 

@@ -98,7 +98,7 @@ def test_other_readings_of_the_block_are_other_text_for_its_names() -> None:
 
 
 def test_b0_is_within_a_default_search_s_limit() -> None:
-    limit = SPACE.search_on((3, 224, 224)).max_macs
+    limit = SPACE.search_defaults((3, 224, 224)).max_macs
     assert limit is not None and cost(SPACE.point("b0")).macs <= limit
 
 

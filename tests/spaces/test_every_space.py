@@ -84,7 +84,7 @@ def test_samples_and_their_children_are_networks_at_every_size(space):
 @EACH
 def test_a_search_by_the_space_s_own_limits_finds_networks_that_train(space):
     rng, image = np.random.default_rng(1), (1, smallest(space), smallest(space))
-    limit = space.search_on(image).max_macs
+    limit = space.search_defaults(image).max_macs
     graphs = [expand(space.genotype(space.sample(rng), image, 3)) for _ in range(64)]
     small = [graph for graph in graphs if Cost(graph).macs <= limit]
     assert len(small) >= 4

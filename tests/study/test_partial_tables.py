@@ -15,7 +15,7 @@ from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proxy_ranking import rank_table
-from nas_agg.study.samplers.searcher import find_searcher, make_searcher, searchers
+from nas_agg.study.samplers.searcher import find_searcher, installed_searchers, make_searcher
 from nas_agg.study.samplers.surrogate import ExpectedImprovement, Trials
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.table_lookup import TableLookupExecutor
@@ -52,7 +52,7 @@ def told(result):
     return [(one.number, one.state, one.labels, one.values, one.refused, one.rungs) for one in result.trials]
 
 
-@pytest.mark.parametrize("searcher", [*searchers()])
+@pytest.mark.parametrize("searcher", [*installed_searchers()])
 def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, searcher):
     space = space_with_table(tmp_path)
     budget = KNOWN if searcher != "gp" else 12  # its asks are slow
@@ -104,7 +104,7 @@ def test_the_first_line_tells_how_many_networks_the_table_has(tmp_path, capsys):
 
 def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
     space = space_with_table(tmp_path)
-    has = TabularSpace(space).has(Encoding(space).rows(POINTS))
+    has = TabularSpace(space).has(Encoding(space).encode_many(POINTS))
     known, unknown = (next(itertools.compress(POINTS, wanted)) for wanted in (has, ~has))
     result = search(space, searcher="random", budget=1, start=[known], out=tmp_path / "run")
     assert result.values == known
@@ -120,7 +120,7 @@ def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path)
     scores = np.array([[row.value] for row in table.rows.values()])
     none = rows[:0]
     model = ExpectedImprovement(searcher.fits, Trials(rows[:14], scores[:14], none, none), {})
-    every = Encoding(table).rows(POINTS)
+    every = Encoding(table).encode_many(POINTS)
     gains = model.gains(every)
     np.testing.assert_array_equal(np.isfinite(gains), table.has(every))
     assert np.isfinite(gains).sum() == KNOWN

@@ -22,7 +22,7 @@ from nas_agg.study import proxy_ranking as ranking
 from nas_agg.study.proxy_ranking import Correlation, correlations, rank, rank_run, rank_table
 from nas_agg.study.records import score_cache as kept
 from nas_agg.study.records.run_folder import RunFolder
-from nas_agg.study.samplers.proxy_scorer import ZERO_COST, ProxyScorer
+from nas_agg.study.samplers.proxy_scorer import ZERO_COST_PROXIES, ProxyScorer
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.training.data import Data, load_data
 
@@ -118,7 +118,7 @@ def test_rank_of_networks(data: Data) -> None:
     assert [c.proxy for c in found] == ["params", "macs", "synflow"]
     assert [c.kendall for c in found] == pytest.approx([1, 1, 1])
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(ZERO_COST)
+    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(ZERO_COST_PROXIES)
     with pytest.raises(InputError, match="4 genotypes and 3 accuracies"):
         rank(networks, [1, 2, 3], data)
 
@@ -209,13 +209,13 @@ def test_scores_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 def count(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
     """What scorers are asked for from here on."""
-    asked, plainly = [], ProxyScorer.scores_or_none
+    asked, plainly = [], ProxyScorer.scores_or_nan
 
-    def scores_or_none(self, genotype, names, init=0):
+    def scores_or_nan(self, genotype, names, init=0):
         asked.append((init, list(names)))
         return plainly(self, genotype, names, init)
 
-    monkeypatch.setattr(ProxyScorer, "scores_or_none", scores_or_none)
+    monkeypatch.setattr(ProxyScorer, "scores_or_nan", scores_or_nan)
     return asked
 
 

@@ -25,7 +25,7 @@ class ExportedModel(Searcher):
     """Proposes listed points in turn, then the last for ever."""
 
     points: tuple[dict, ...] = ()
-    patience = 10**6
+    max_rejections = 10**6
 
     def sampler(self, number):
         points = self.points
@@ -203,7 +203,7 @@ def macs_of(genotype, trial):
 
 def test_tpe_goes_on_under_a_limit_that_few_networks_keep(wide, kept, tmp_path):
     settings = {"budget": 25, "max_macs": 4000, "seed": 0}  # one network in fifty
-    stubborn = type("Stubborn", (find_searcher("tpe"),), {"patience": 10**6})
+    stubborn = type("Stubborn", (find_searcher("tpe"),), {"max_rejections": 10**6})
     assert search(wide, macs_of, searcher=stubborn, **settings).reason.startswith("1,000 draws in a row")
     result = search(wide, macs_of, out=tmp_path / "whole", **settings)
     assert result.reason == "the budget is spent"
@@ -230,9 +230,9 @@ def test_tpe_goes_on_under_a_limit_that_few_networks_keep(wide, kept, tmp_path):
 
 def test_random_search_stays_random_under_a_limit(wide):
     settings = {"budget": 8, "max_macs": 4000, "seed": 0}
-    alone = type("Alone", (find_searcher("random"),), {"patience": 10**6})
+    alone = type("Alone", (find_searcher("random"),), {"max_rejections": 10**6})
     results = [search(wide, macs_of, searcher=searcher, **settings) for searcher in ("random", alone)]
-    assert max(trial.refused for trial in results[0].trials) > find_searcher("tpe").patience
+    assert max(trial.refused for trial in results[0].trials) > find_searcher("tpe").max_rejections
     assert [trial.labels for trial in results[0].trials] == [trial.labels for trial in results[1].trials]
 
 

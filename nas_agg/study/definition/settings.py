@@ -166,7 +166,7 @@ class Settings(BaseModel):
 
     def of_space(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, what is unsaid filled in from the space's own for such images."""
-        search = space.search_on(input)
+        search = space.search_defaults(input)
         return self.model_copy(
             update={
                 "epochs": self.epochs or search.epochs or DEFAULT_EPOCHS,

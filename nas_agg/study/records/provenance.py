@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, one_line
-from nas_agg.search_space.space import Space, open_space, spaces_of_family
+from nas_agg.search_space.space import Space, open_space, spaces_in_family
 from nas_agg.study.records.run_folder import RUN, plain, read_run
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _origin(source: str) -> tuple[str, str]:
     if run and (Path(run) / RUN).is_file():
         return origin_of_run(read_run(run), run, trial)
     name, _, point = source.rpartition("/")
-    for space in [open_space(name)] if name and Path(name).is_file() else spaces_of_family(name):
+    for space in [open_space(name)] if name and Path(name).is_file() else spaces_in_family(name):
         if point in space.points:
             return f"{space.family}/{point}", about_space(space)
     return source, ""

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.signals import shielded
-from nas_agg.study.samplers.searcher import reason_of
+from nas_agg.study.samplers.searcher import describe_exception
 
 JOURNAL = "study.journal"
 GRPC = "grpc://"
@@ -164,7 +164,7 @@ def _reason(error: Exception) -> str:
     details = getattr(error, "details", None)  # gRPC's errors have it, and are pages long
     if callable(details):
         return one_line(f"{type(error).__name__.lstrip('_')}: {details()}")
-    return reason_of(error)
+    return describe_exception(error)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, TrialRecord, as_record
 from nas_agg.study.records.storages import quiet, said
-from nas_agg.study.samplers.searcher import reason_of
+from nas_agg.study.samplers.searcher import describe_exception
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -168,7 +168,9 @@ class StudyRecord:
         try:
             yield
         except Exception as error:  # a searcher is a plug-in
-            raise NasAggError(f"searcher {self.searcher} failed at trial {number}: {reason_of(error)}") from error
+            raise NasAggError(
+                f"searcher {self.searcher} failed at trial {number}: {describe_exception(error)}"
+            ) from error
 
     def begin(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict[str, Any]) -> int:
         """Create the trial that was asked for, with its values and attributes, in one step; gives its number."""

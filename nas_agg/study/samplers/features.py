@@ -9,7 +9,7 @@ import numpy as np
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
-from nas_agg.search_space.encoding import Encoding, Rows, key
+from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.space import Space
 from nas_agg.study.tables.results_table import ResultsTable
 
@@ -52,7 +52,7 @@ class FeatureExtractor:
         classes: int | None = None,
         activations: bool = False,
     ):
-        self.space, self.genes = space, Encoding(space)
+        self.space, self.encoding = space, Encoding(space)
         self.cheap = isinstance(space, ResultsTable) or not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
         self._counted: dict[bytes, CostFeatures] = {}
@@ -87,7 +87,7 @@ class FeatureExtractor:
     def costs(self, rows: Rows, name: str) -> np.ndarray:
         """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
         if isinstance(self.space, ResultsTable):
-            found = [self.space.rows.get(key(row)) for row in rows]
+            found = [self.space.rows.get(row_key(row)) for row in rows]
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
         return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
 
@@ -101,7 +101,7 @@ class FeatureExtractor:
 
     def _hash(self, row: np.ndarray) -> str:
         """Equal for equal networks."""
-        name = key(row)
+        name = row_key(row)
         if name not in self._hashes:
             if isinstance(self.space, ResultsTable):
                 found = self.space.rows.get(name)
@@ -113,13 +113,13 @@ class FeatureExtractor:
         return self._hashes[name]
 
     def _count(self, row: np.ndarray) -> CostFeatures:
-        if key(row) not in self._counted:
-            self._counted[key(row)] = self._counted_anew(row)
-        return self._counted[key(row)]
+        if row_key(row) not in self._counted:
+            self._counted[row_key(row)] = self._counted_anew(row)
+        return self._counted[row_key(row)]
 
     def _cost(self, row: np.ndarray) -> Cost:
         assert isinstance(self.space, Space)
-        values = self.genes.values(row)
+        values = self.encoding.decode(row)
         return Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
 
     def _counted_anew(self, row: np.ndarray) -> CostFeatures:

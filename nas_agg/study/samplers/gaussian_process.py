@@ -99,7 +99,7 @@ class GaussianProcess:
     """
 
     def __init__(self, kernel: SumKernel, genes: Array, figures: Sequence[Array], y: Array, theta: Array | None = None):
-        self.kernel, self.genes, self.figures = kernel, genes, list(figures)
+        self.kernel, self.encoding, self.figures = kernel, genes, list(figures)
         distances = kernel.distances(genes, self.figures, genes, self.figures)
         self.theta = fitted(kernel, distances, y) if theta is None else theta
         parts = kernel.covariance(self.theta, distances)
@@ -124,7 +124,7 @@ class GaussianProcess:
             figures: Of each group, or of none: then the parts of the figures are as unknown as they can be.
         """
         heights = [self.kernel.scales(self.theta, part)[0] for part in self.kernel.parts]
-        away = np.zeros((len(genes), len(self.genes)))
+        away = np.zeros((len(genes), len(self.encoding)))
         for j, table in enumerate(self._tables):
             away += table[genes[:, j]]
         covariance = heights[0] * np.exp(-away)

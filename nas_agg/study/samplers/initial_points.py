@@ -11,12 +11,12 @@ from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.expansion import costs
 from nas_agg.search_space.parameters import Values
 from nas_agg.search_space.references import open_genotype
-from nas_agg.search_space.space import Space, spaces_of_family
+from nas_agg.search_space.space import Space, spaces_in_family
 from nas_agg.study.definition.settings import Settings, shown
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 
 
-def start_values(space: Space | ParameterSpace, sources: Any) -> list[Values]:
+def initial_points(space: Space | ParameterSpace, sources: Any) -> list[Values]:
     """The values of points of a space, each once.
 
     Args:
@@ -45,7 +45,7 @@ def start_values(space: Space | ParameterSpace, sources: Any) -> list[Values]:
 
 def _values(space: Space | ParameterSpace, source: str | Mapping[str, Any]) -> Values:
     if isinstance(source, Mapping):
-        return space.checked(source)
+        return space.validate(source)
     if isinstance(space, ParameterSpace):
         raise InputError(f"{shown(source)} is no point: give values of the names")
     elsewhere = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
@@ -65,12 +65,12 @@ def _hint(space: Space | ParameterSpace, source: str | os.PathLike[str]) -> str:
         return ""
     name = os.fspath(source).rpartition("/")[2]
     others = [
-        other.name for other in spaces_of_family(space.family) if name in other.points and other.name != space.name
+        other.name for other in spaces_in_family(space.family) if name in other.points and other.name != space.name
     ]
     return f"; '{name}' is a point of the space {others[0]}" if others else ""
 
 
-def with_room(said: Settings, space: Space, input: tuple[int, int, int] | None, classes: int | None) -> Settings:
+def resolve_settings(said: Settings, space: Space, input: tuple[int, int, int] | None, classes: int | None) -> Settings:
     """The settings of a search on some images, what is unsaid filled in.
 
     The space's own limits rise to what the search starts from; a limit that was said stays.

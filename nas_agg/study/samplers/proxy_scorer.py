@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nas_agg.common.errors import InputError, did_you_mean, out_of_memory
 from nas_agg.study.definition.task import MACS_A_THREAD
-from nas_agg.study.samplers.searcher import derive_seed, reason_of
+from nas_agg.study.samplers.searcher import derive_seed, describe_exception
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 BATCH = 64
 
 
-class About(NamedTuple):
+class ProxyInfo(NamedTuple):
     """What a proxy is, in a few words.
 
     Attributes:
@@ -43,47 +43,47 @@ class About(NamedTuple):
 
 
 PROXIES = {
-    "params": About("trainable parameters", "free"),
-    "macs": About("multiply-adds an image", "free"),
-    "grad-norm": About(
+    "params": ProxyInfo("trainable parameters", "free"),
+    "macs": ProxyInfo("multiply-adds an image", "free"),
+    "grad-norm": ProxyInfo(
         "length of the loss's gradient, added up over layers",
         "one backward",
         "Abdelfattah et al., Zero-Cost Proxies, ICLR 2021",
         kept=-1,
     ),
-    "snip": About(
+    "snip": ProxyInfo(
         "weight times gradient of the loss, absolute, added up", "one backward", "Lee et al., SNIP, ICLR 2019", kept=-1
     ),
-    "synflow": About(
+    "synflow": ProxyInfo(
         "flow through all paths of absolute weights, without norms; its logarithm",
         "one backward of an image",
         "Tanaka et al., SynFlow, NeurIPS 2020",
         kept=2,  # in double precision
     ),
-    "jacob-cov": About(
+    "jacob-cov": ProxyInfo(
         "how unlike the Jacobians of different images are",
         "one backward",
         "Mellor et al., NAS without Training, arXiv 2006.04647v1",
         kept=-1,
     ),
-    "naswot": About(
+    "naswot": ProxyInfo(
         "how unlike the patterns of active units of different images are",
         "one forward",
         "Mellor et al., NAS without Training, ICML 2021",
     ),
-    "zen": About(
+    "zen": ProxyInfo(
         "how much the last feature maps change with the image, norms' scales put back in",
         "eight forwards",
         "Lin et al., Zen-NAS, ICCV 2021",
     ),
-    "one-epoch": About(
+    "one-epoch": ProxyInfo(
         "validation loss after the first epoch of recipe search, negated",
         "an epoch of training",
         kept=64,  # the recipe's batch
     ),
 }
-FREE = ("params", "macs")
-ZERO_COST = tuple(name for name in PROXIES if name != "one-epoch")
+COST_PROXIES = ("params", "macs")
+ZERO_COST_PROXIES = tuple(name for name in PROXIES if name != "one-epoch")
 _NO_ROOM = "memory runs out; a smaller batch takes less"
 
 
@@ -99,10 +99,10 @@ def check_proxies(names: Iterable[str]) -> None:
             raise InputError(f"no proxy is called '{name}'{hint}")
 
 
-def with_costs(names: Sequence[str]) -> tuple[str, ...]:
+def with_cost_proxies(names: Sequence[str]) -> tuple[str, ...]:
     """The proxies of some names, the zero-cost ones if there are none; params and MACs always stand before them."""
     check_proxies(names)
-    return tuple(dict.fromkeys([*FREE, *(names or ZERO_COST)]))
+    return tuple(dict.fromkeys([*COST_PROXIES, *(names or ZERO_COST_PROXIES)]))
 
 
 @dataclass
@@ -135,7 +135,7 @@ class ProxyScorer:
     input: tuple[int, int, int] | None = None
     classes: int | None = None
     threads: int = 1
-    room: int | None = None
+    memory_limit: int | None = None
     failed: dict[str, str] = field(default_factory=dict, init=False)
     seconds: dict[str, list[float]] = field(default_factory=dict, init=False)
 
@@ -182,7 +182,7 @@ class ProxyScorer:
         check_proxies(names)
         cost = Cost(expand(genotype.with_task(self.input, self.classes)))
         known = {"params": float(cost.params), "macs": float(cost.macs)}
-        if set(names) <= set(FREE):
+        if set(names) <= set(COST_PROXIES):
             return {name: known[name] for name in names}
         seed = derive_seed(self.seed, init, "proxy weights")
         with _apart(max(1, min(self.threads, cost.macs // MACS_A_THREAD))):
@@ -191,7 +191,7 @@ class ProxyScorer:
     def _score(self, name: str, cost: Cost, seed: int) -> float:
         from nas_agg.training import proxies
 
-        if self.room is not None and self._need(name, cost) > self.room:
+        if self.memory_limit is not None and self._need(name, cost) > self.memory_limit:
             return self._fail(name, _NO_ROOM)
         start = time.process_time()
         try:
@@ -200,7 +200,7 @@ class ProxyScorer:
             self.seconds.setdefault(name, []).append(time.process_time() - start)
             return score
         except Exception as error:  # whatever torch makes of a network that nobody has tried
-            return self._fail(name, _NO_ROOM if out_of_memory(error) else reason_of(error))
+            return self._fail(name, _NO_ROOM if out_of_memory(error) else describe_exception(error))
 
     def _need(self, name: str, cost: Cost) -> int:
         """Bytes that a proxy is predicted to take."""
@@ -215,7 +215,7 @@ class ProxyScorer:
         self.failed[name] = reason
         return float("nan")
 
-    def scores_or_none(self, genotype: Genotype, names: Sequence[str], init: int = 0) -> dict[str, float]:
+    def scores_or_nan(self, genotype: Genotype, names: Sequence[str], init: int = 0) -> dict[str, float]:
         """The same, where a genotype that is no network on such images has no scores."""
         try:
             return self.scores(genotype, names, init)
@@ -223,7 +223,7 @@ class ProxyScorer:
             return {name: self._fail(name, str(error)) for name in names}
 
 
-def digest(genotype: Genotype) -> str:
+def genotype_digest(genotype: Genotype) -> str:
     """What scores of a genotype are kept by: its text, and not its hash, as weights are drawn in the text's order."""
     return hashlib.blake2b(genotype.to_json().encode(), digest_size=16).hexdigest()
 

@@ -8,13 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.study.samplers.proxy_scorer import BATCH, FREE, ProxyScorer, check_proxies, digest
+from nas_agg.study.samplers.proxy_scorer import BATCH, COST_PROXIES, ProxyScorer, check_proxies, genotype_digest
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
 
 
-class Screen:
+class ProxyScreener:
     """Picks of several networks the one to train.
 
     A score depends on the genotype, the seed and the data set alone, so that a search that goes on picks as before.
@@ -35,8 +35,8 @@ class Screen:
         check_proxies([proxy])
         if candidates < 1:
             raise InputError(f"candidates: 1 or more, not {candidates}")
-        if data is None and proxy not in FREE:
-            raise InputError(f"proxy: {proxy} takes images; name a data set, or one of {', '.join(FREE)}")
+        if data is None and proxy not in COST_PROXIES:
+            raise InputError(f"proxy: {proxy} takes images; name a data set, or one of {', '.join(COST_PROXIES)}")
         self.proxy, self.candidates = proxy, candidates
         self._data, self._seed, self._batch = data, seed, batch
         self._known: dict[str, float] = {}
@@ -52,21 +52,21 @@ class Screen:
 
     def score(self, genotype: Genotype) -> float:
         """A network's score; minus infinity where it is no finite number or cannot be computed."""
-        key = digest(genotype)
+        key = genotype_digest(genotype)
         if key not in self._known:
             score = self._score(genotype)
             self._known[key] = score if math.isfinite(score) else -math.inf
         return self._known[key]
 
     def _score(self, genotype: Genotype) -> float:
-        if self.proxy in FREE:
+        if self.proxy in COST_PROXIES:
             from nas_agg.expansion.costs import cost
 
             try:
                 return float(getattr(cost(genotype), self.proxy))
             except NasAggError:
                 return math.nan
-        return self._scorer.scores_or_none(genotype, [self.proxy])[self.proxy]
+        return self._scorer.scores_or_nan(genotype, [self.proxy])[self.proxy]
 
     @cached_property
     def _scorer(self) -> ProxyScorer:

@@ -34,12 +34,12 @@ class Searcher(ABC):
         limits: The most that figures of :class:`~nas_agg.expansion.costs.Cost` may be, set likewise; 0 is no limit.
             What is above is refused; a searcher may leave it out at once.
         several: Whether the class can trade objectives off; one that cannot is refused a search of several.
-        patience: Draws of a trial that may be refused or repeats in a row before others are mixed in: points of the
+        max_rejections: Rejected draws in a row after which other draws are mixed in: points of the
             whole space and neighbours of the best networks.
     """
 
-    patience: int = 20
-    several: bool = False
+    max_rejections: int = 20
+    supports_multi_objective: bool = False
     objectives: Objectives = Objectives()
     input: tuple[int, int, int] | None = None
     classes: int | None = None
@@ -70,7 +70,7 @@ def derive_seed(seed: int, number: int, purpose: str) -> int:
     return int.from_bytes(digest[:4], "big")
 
 
-def searchers() -> Mapping[str, EntryPoint]:
+def installed_searchers() -> Mapping[str, EntryPoint]:
     """Every searcher that is installed, by name."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
@@ -81,13 +81,15 @@ def find_searcher(name: str) -> type[Searcher]:
     Raises:
         InputError: No such searcher is installed, or it cannot be loaded.
     """
-    known = searchers()
+    known = installed_searchers()
     if name not in known:
         raise InputError(f"no searcher {name!r}{did_you_mean(name, known)}; there are {', '.join(known) or 'none'}")
     try:
         found = known[name].load()
     except Exception as error:  # whatever a plug-in's module may raise
-        raise InputError(f"searcher {name!r} ({known[name].value}) cannot be loaded: {reason_of(error)}") from error
+        raise InputError(
+            f"searcher {name!r} ({known[name].value}) cannot be loaded: {describe_exception(error)}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Searcher)):
         base = f"{Searcher.__module__}.{Searcher.__qualname__}"
         raise InputError(f"searcher {name!r} ({known[name].value}) is no subclass of {base}")
@@ -100,7 +102,7 @@ def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Obj
     Raises:
         InputError: Its class cannot be called so, is not whole, or cannot trade off the objectives.
     """
-    if objectives is not None and objectives.several and not kind.several:
+    if objectives is not None and objectives.several and not kind.supports_multi_objective:
         raise InputError(f"searcher {kind.__name__}: it aims at one objective, not at {', '.join(objectives.names)}")
     try:
         made = kind(space, seed)
@@ -110,10 +112,10 @@ def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Obj
     except InputError:
         raise
     except Exception as error:  # a searcher is a plug-in
-        raise InputError(f"searcher {kind.__name__} cannot be made: {reason_of(error)}") from error
+        raise InputError(f"searcher {kind.__name__} cannot be made: {describe_exception(error)}") from error
 
 
-def reason_of(error: Exception) -> str:
+def describe_exception(error: Exception) -> str:
     """What somebody else's code raised, in one line."""
     try:
         said = next(iter(str(error).splitlines()), "")

@@ -66,7 +66,7 @@ class SurrogateCache:
     """The processes of a search. What they are follows from the trials; fits are kept only to save time."""
 
     def __init__(self, figures: FeatureExtractor):
-        self.genes, self.figures = figures.genes, figures
+        self.encoding, self.figures = figures.encoding, figures
         self._kept: dict[str, tuple[bytes, Array]] = {}
 
     def theta(
@@ -86,7 +86,7 @@ class SurrogateCache:
         given = rows[:count].tobytes() + scores[:count].tobytes()
         if self._kept.get(name, (b"",))[0] != given:
             own = [group[:count] for group in figures]
-            codes = self.genes.codes(rows[:count])
+            codes = self.encoding.bucketize(rows[:count])
             self._kept[name] = (
                 given,
                 GaussianProcess(kernel, codes, standardised(own, own), target(scores[:count])).theta,
@@ -123,7 +123,7 @@ class Surrogate:
     ):
         self._fits, self._figured = fits, figured
         self._own = fits.figures.of(trials.rows) if figured else []
-        self._kernel = SumKernel(fits.genes.tables, [group.shape[1] for group in self._own])
+        self._kernel = SumKernel(fits.encoding.distance_tables, [group.shape[1] for group in self._own])
         self._theta = fits.theta(name, self._kernel, trials, self._own, bend, scores)
         self.target = bend(scores)
         rows = np.concatenate([trials.rows, trials.failed])
@@ -136,14 +136,14 @@ class Surrogate:
 
     def _of(self, rows: Rows, target: Array) -> GaussianProcess:
         figures = standardised(self._figures(rows), self._own)
-        return GaussianProcess(self._kernel, self._fits.genes.codes(rows), figures, target, self._theta)
+        return GaussianProcess(self._kernel, self._fits.encoding.bucketize(rows), figures, target, self._theta)
 
     def _figures(self, rows: Rows) -> list[Array]:
         return self._fits.figures.of(rows) if self._figured else []
 
     def predict(self, rows: Rows, figures: Sequence[Array]) -> tuple[Array, Array]:
         """Mean and deviation of the targets of some points, whose figures may be unknown: then there are none."""
-        return self._process.predict(self._fits.genes.codes(rows), standardised(figures, self._own))
+        return self._process.predict(self._fits.encoding.bucketize(rows), standardised(figures, self._own))
 
 
 class KnownCost:

@@ -8,7 +8,7 @@ from typing import Any
 from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.common.files import canonical
 from nas_agg.language.genotype import shown
-from nas_agg.search_space.domains import domain
+from nas_agg.search_space.domains import parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.tables.results_table import Row
 
@@ -32,13 +32,13 @@ class ParameterSpace(SearchVariables):
             for key in text:
                 if not isinstance(key, str) or not key:
                     raise GenotypeError(f"{shown(key)} is no name")
-            super().__init__({key: domain(values, key) for key, values in text.items()})
+            super().__init__({key: parse_domain(values, key) for key, values in text.items()})
         except GenotypeError as error:
             raise InputError(f"space: {error}") from None
 
     def genotype(self, values: Mapping[str, Any], input: Any = None, classes: Any = None) -> Values:
         """The point itself."""
-        return self.checked(values)
+        return self.validate(values)
 
     def network(self, values: Values) -> Row:
         """What tells a point from others; it costs nothing."""

@@ -155,7 +155,7 @@ class Table(ResultsTable):
 
     def genotype(self, values: Mapping[str, Any], input: Any = None, classes: Any = None) -> Values:
         """The point itself: a table's networks are not written out."""
-        return self.checked(values)
+        return self.validate(values)
 
 
 class TabularSpace(ResultsTable, Space):

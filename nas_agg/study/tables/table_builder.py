@@ -65,7 +65,7 @@ class TableBuilder:
             NasAggError: A process died, or a file cannot be read.
         """
         end = time.monotonic() + 60 * minutes
-        check_settings(out, self.settings.of_trainings())
+        check_settings(out, self.settings.training_settings())
         networks = self._chosen(out)
         jobs = [(hash, seed) for seed in range(self.settings.seeds) for hash in networks][part[0] - 1 :: part[1]]
         known = {(line["hash"], line["seed"]) for line in lines(out, "part")}
@@ -136,7 +136,7 @@ class TableBuilder:
 
     @property
     def _data(self) -> Data:
-        return _load(tuple(self.settings.data(0).items()))
+        return _load(tuple(self.settings.data_arguments(0).items()))
 
     def _text(self, entry: Entry) -> str:
         data = self._data
@@ -191,7 +191,7 @@ def train_one(hash: str, seed: int, text: str, settings: TableSettings) -> Line:
     from nas_agg.training.loop import TrainingFailed, evaluate, train
 
     torch.set_num_threads(1)
-    data = _load(tuple(settings.data(seed).items()))
+    data = _load(tuple(settings.data_arguments(seed).items()))
     model = compile(Genotype.model_validate(json.loads(text)), seed)
     line: Line = {"hash": hash, "seed": seed, "images": len(data.validation), "test_images": len(data.test)}
     begun = time.process_time()  # of the processor: what else the machine does matters little
@@ -227,7 +227,7 @@ def time_one(hash: str, text: str, settings: TableSettings) -> Line:
     from nas_agg.training.loop import train
 
     torch.set_num_threads(1)
-    data = _load(tuple(settings.data(0).items()))
+    data = _load(tuple(settings.data_arguments(0).items()))
     model = compile(Genotype.model_validate(json.loads(text)), 0)
     result = train(model, data, _recipe(settings), seed=0, epochs=settings.epochs, until=2)
     latency = measure(model, data.input, seconds=LATENCY_SECONDS)

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import writing
-from nas_agg.study.samplers.searcher import reason_of
+from nas_agg.study.samplers.searcher import describe_exception
 from nas_agg.study.workers.process import receive, send
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class InProcessExecutor:
         except optuna.TrialPruned:
             return event("stopped")
         except Exception as error:  # the caller's own function: its failures are results
-            return event("failed", reason=_own_reason(error) or reason_of(error))
+            return event("failed", reason=_own_reason(error) or describe_exception(error))
         numbers = _numbers(value, len(self._figures))
         if isinstance(numbers, str):
             return event("failed", reason=numbers)

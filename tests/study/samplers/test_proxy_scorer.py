@@ -11,7 +11,13 @@ import nas_agg
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.samplers.proxy_scorer import PROXIES, ZERO_COST, ProxyScorer, check_proxies, with_costs
+from nas_agg.study.samplers.proxy_scorer import (
+    PROXIES,
+    ZERO_COST_PROXIES,
+    ProxyScorer,
+    check_proxies,
+    with_cost_proxies,
+)
 from nas_agg.study.samplers.searcher import derive_seed
 from nas_agg.training import proxies
 from nas_agg.training.augment import normalise
@@ -40,14 +46,14 @@ def data() -> Data:
 def test_what_is_told_is_what_there_is() -> None:
     assert list(PROXIES) == list(proxies.PROXIES)
     assert [name for name, about in PROXIES.items() if about.price == "free"] == ["params", "macs"]
-    assert all(about.paper for name, about in PROXIES.items() if name in RANDOM and name in ZERO_COST)
-    assert set(PROXIES) - set(ZERO_COST) == {"one-epoch"}
+    assert all(about.paper for name, about in PROXIES.items() if name in RANDOM and name in ZERO_COST_PROXIES)
+    assert set(PROXIES) - set(ZERO_COST_PROXIES) == {"one-epoch"}
     assert PROXIES["one-epoch"].kept == get_recipe(proxies.RECIPE).batch_size
 
 
 def test_params_and_macs_stand_before_what_is_asked_for() -> None:
-    assert with_costs(()) == ZERO_COST
-    assert with_costs(["zen", "macs", "snip", "zen"]) == ("params", "macs", "zen", "snip")
+    assert with_cost_proxies(()) == ZERO_COST_PROXIES
+    assert with_cost_proxies(["zen", "macs", "snip", "zen"]) == ("params", "macs", "zen", "snip")
     with pytest.raises(InputError, match=r"no proxy is called 'nas-wot'; did you mean 'naswot'\?"):
         check_proxies(["params", "nas-wot"])
 
@@ -122,16 +128,16 @@ def test_what_cannot_be_computed_is_no_number_and_says_why(data: Data, monkeypat
 
 
 def test_what_would_not_fit_the_memory_is_not_tried(data: Data) -> None:
-    scorer = ProxyScorer(data, room=1)
+    scorer = ProxyScorer(data, memory_limit=1)
     found = scorer.scores(SMALL, list(PROXIES))
     assert [name for name, score in found.items() if math.isfinite(score)] == ["params", "macs"]
     assert scorer.failed == dict.fromkeys(RANDOM, "memory runs out; a smaller batch takes less")
-    assert all(map(math.isfinite, ProxyScorer(data, room=10**9).scores(SMALL, RANDOM).values()))
+    assert all(map(math.isfinite, ProxyScorer(data, memory_limit=10**9).scores(SMALL, RANDOM).values()))
 
 
 def test_what_is_no_network_on_such_images(data: Data) -> None:
     scorer = ProxyScorer(data)
     with pytest.raises(InputError):
         scorer.scores(LARGE, ["params"])
-    assert all(map(math.isnan, scorer.scores_or_none(LARGE, ["params", "snip"]).values()))
+    assert all(map(math.isnan, scorer.scores_or_nan(LARGE, ["params", "snip"]).values()))
     assert list(scorer.failed) == ["params", "snip"]

@@ -14,7 +14,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.study.api import search
 from nas_agg.study.samplers import screening
 from nas_agg.study.samplers.proxy_scorer import PROXIES, ProxyScorer
-from nas_agg.study.samplers.screening import Screen
+from nas_agg.study.samplers.screening import ProxyScreener
 from nas_agg.training.data import load_data
 
 DIGITS = {"spec": "digits", "seed": 0, "image_size": None, "min_side": None}
@@ -33,31 +33,31 @@ BROKEN = network(9, 20, padding=0)  # no pixel of 8x8 is left of it
 
 @pytest.mark.parametrize("proxy", ["params", "macs", "synflow", "naswot"])
 def test_the_widest_is_picked_by_proxies_that_prefer_width(proxy: str) -> None:
-    assert Screen(proxy, 4, DIGITS, 0).best(NETWORKS) == 1
+    assert ProxyScreener(proxy, 4, DIGITS, 0).best(NETWORKS) == 1
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_scores_are_those_of_the_data_set_in_any_order(proxy: str) -> None:
-    screen = Screen(proxy, 4, DIGITS, 7)
+    screen = ProxyScreener(proxy, 4, DIGITS, 7)
     scores = [screen.score(genotype) for genotype in NETWORKS]
-    later = Screen(proxy, 4, DIGITS, 7)
+    later = ProxyScreener(proxy, 4, DIGITS, 7)
     assert [later.score(genotype) for genotype in reversed(NETWORKS)] == scores[::-1]
     assert screen.best(NETWORKS) == int(np.argmax(scores)) == later.best(NETWORKS)
     direct = ProxyScorer(load_data("digits"), 7).scores(NETWORKS[2], [proxy])[proxy]
     assert scores[2] == direct
     if proxy not in ("params", "macs"):
-        assert Screen(proxy, 4, DIGITS, 8).score(NETWORKS[2]) != scores[2]
+        assert ProxyScreener(proxy, 4, DIGITS, 8).score(NETWORKS[2]) != scores[2]
 
 
 def test_a_network_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     scored = []
 
-    def scores_or_none(self, genotype, names):
+    def scores_or_nan(self, genotype, names):
         scored.append(genotype)
         return {"snip": genotype.text()["net"][0]["out"]}
 
-    monkeypatch.setattr(ProxyScorer, "scores_or_none", scores_or_none)
-    screen = Screen("snip", 3, DIGITS, 0)
+    monkeypatch.setattr(ProxyScorer, "scores_or_nan", scores_or_nan)
+    screen = ProxyScreener("snip", 3, DIGITS, 0)
     assert screen.best(NETWORKS) == screen.best([*NETWORKS, network(4)]) == 1
     assert scored == [*NETWORKS, network(4)]
 
@@ -65,14 +65,14 @@ def test_a_network_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("score", [math.inf, -math.inf, math.nan])
 def test_what_is_no_finite_number_ranks_last(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = dict(zip(NETWORKS, [score, -5.0, score, -9.0], strict=True))
-    monkeypatch.setattr(Screen, "_score", lambda self, genotype: scores[genotype])
-    assert Screen("zen", 4, DIGITS, 0).best(NETWORKS) == 1
-    assert Screen("zen", 4, DIGITS, 0).best([NETWORKS[2], NETWORKS[0]]) == 0
+    monkeypatch.setattr(ProxyScreener, "_score", lambda self, genotype: scores[genotype])
+    assert ProxyScreener("zen", 4, DIGITS, 0).best(NETWORKS) == 1
+    assert ProxyScreener("zen", 4, DIGITS, 0).best([NETWORKS[2], NETWORKS[0]]) == 0
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
 def test_what_cannot_be_computed_ranks_last_and_of_equals_the_first_is_picked(proxy: str) -> None:
-    screen = Screen(proxy, 4, DIGITS, 0)
+    screen = ProxyScreener(proxy, 4, DIGITS, 0)
     assert screen.score(BROKEN) == -math.inf
     assert screen.best([BROKEN, NETWORKS[0], NETWORKS[0]]) == 1
     assert screen.best([BROKEN, BROKEN]) == 0
@@ -88,7 +88,7 @@ def test_memory_that_runs_out_ends_no_search(monkeypatch: pytest.MonkeyPatch) ->
             return float(graph.shapes[1][0])
 
     monkeypatch.setitem(proxies.PROXIES, "zen", Hungry())
-    assert Screen("zen", 4, DIGITS, 0).best(NETWORKS) == 3
+    assert ProxyScreener("zen", 4, DIGITS, 0).best(NETWORKS) == 3
 
 
 def test_what_is_wrong_is_one_line() -> None:
@@ -98,17 +98,17 @@ def test_what_is_wrong_is_one_line() -> None:
         (("synflow", 4, None, 0), "proxy: synflow takes images; name a data set, or one of params, macs"),
     ):
         with pytest.raises(InputError, match=line):
-            Screen(*arguments)
-    assert Screen("params", 4, None, 0).best(NETWORKS) == 1
+            ProxyScreener(*arguments)
+    assert ProxyScreener("params", 4, None, 0).best(NETWORKS) == 1
 
 
 def test_torch_waits_for_the_first_score() -> None:
     code = f"""
 import sys
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.samplers.screening import Screen
+from nas_agg.study.samplers.screening import ProxyScreener
 network = Genotype.read({NETWORKS[0].text()})
-screens = [Screen(proxy, 4, {DIGITS}, 0) for proxy in ("params", "macs", "zen")]
+screens = [ProxyScreener(proxy, 4, {DIGITS}, 0) for proxy in ("params", "macs", "zen")]
 screens[0].best([network]), screens[1].best([network])
 print("torch" in sys.modules, "sklearn" in sys.modules)
 screens[2].best([network])
@@ -121,7 +121,7 @@ print("torch" in sys.modules)
 def test_the_screen_reads_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     monkeypatch.setattr("nas_agg.training.data.load_data", lambda **said: read.append(said) or load_data(**said))
-    screen = screening.Screen("synflow", 4, DIGITS, 0)
+    screen = screening.ProxyScreener("synflow", 4, DIGITS, 0)
     assert not read
     screen.best(NETWORKS)
     assert read == [DIGITS]

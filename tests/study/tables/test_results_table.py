@@ -43,7 +43,7 @@ def test_a_table_has_open_names_results_and_figures(table):
     figures = FeatureExtractor(table)
     assert figures.cheap
     rows = np.stack(
-        [Encoding(table).row({"arch0": "1", "arch1": "2"}), Encoding(table).row({"arch0": "0", "arch1": "0"})]
+        [Encoding(table).encode({"arch0": "1", "arch1": "2"}), Encoding(table).encode({"arch0": "0", "arch1": "0"})]
     )
     np.testing.assert_allclose(np.expm1(figures.of(rows)[0]), [[40, 400], [10, 100]])
 

@@ -63,7 +63,7 @@ def test_two_workers_train_what_one_does_and_the_best_is_tested(tiny, fake, tmp_
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_worker_that_finds_nothing_while_others_train_asks_again(tiny, fake, tmp_path):
     class Insistent(Searcher):
-        patience = 10**6
+        max_rejections = 10**6
 
         def sampler(self, number):
             width = 4 if number == 0 else 5 if number < 4 else 8  # 4 and 5 are one network
