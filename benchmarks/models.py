@@ -31,7 +31,7 @@ from torchvision import models
 import nas_agg
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
-from nas_agg.graph.rematerialization import MEMORY
+from nas_agg.graph.rematerialization import MEMORY_MODES
 from nas_agg.language.genotype import Genotype
 from nas_agg.training.torch_compile import backend
 
@@ -101,7 +101,7 @@ def forms(name: str, options: argparse.Namespace, device: torch.device, training
             if training and name.startswith("densenet"):
                 network = THEIRS[name](memory_efficient=True).to(device, memory_format=layout)
                 yield Form(f"torchvision memory_efficient{said}", network, layout)
-    for memory in MEMORY if training else ("plain",):
+    for memory in MEMORY_MODES if training else ("plain",):
         for said, layout in layouts.items():
             network = ours(memory=memory).to(memory_format=layout)
             yield Form(f"{memory}{said}", network, layout, predicted(memory))
@@ -119,7 +119,7 @@ def compiled(name: str, ours: Callable, layouts: dict, device: torch.device, tra
         yield Form(f"torchvision compiled{said}", torch.compile(theirs), layout)
     yield Form(f"plain compiled{said}", torch.compile(ours().to(memory_format=layout)), layout)
     if training:
-        for memory in MEMORY[1:]:
+        for memory in MEMORY_MODES[1:]:
             network = torch.compile(ours().to(memory_format=layout), backend=backend(memory))
             yield Form(f"{memory} compiled{said}", network, layout)
 

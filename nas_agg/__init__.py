@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from nas_agg.compiler import Network
     from nas_agg.compiler.backbone import Backbone
-    from nas_agg.compiler.network import Memory
     from nas_agg.compiler.torchvision_weights import Weights
     from nas_agg.expansion.costs import Cost
+    from nas_agg.graph.rematerialization import MemoryMode
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import Space
     from nas_agg.study import SearchResult
@@ -112,7 +112,7 @@ def compile(
     weights: Weights | None = None,
     *,
     download: bool = False,
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
     passes: Iterable[str] | None = None,
     fuse: bool = False,
     features: Literal[False] = False,
@@ -126,7 +126,7 @@ def compile(
     weights: Weights | None = None,
     *,
     download: bool = False,
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
     passes: Iterable[str] | None = None,
     fuse: bool = False,
     features: Literal[True],
@@ -139,7 +139,7 @@ def compile(
     weights: Weights | None = None,
     *,
     download: bool = False,
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
     passes: Iterable[str] | None = None,
     fuse: bool = False,
     features: bool = False,

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -28,6 +28,7 @@ from nas_agg.cli.proxies import proxies
 from nas_agg.cli.worker import worker
 from nas_agg.common.console import accuracy_text, bytes_text, count_text, print_table
 from nas_agg.common.errors import InputError, NasAggError, one_line
+from nas_agg.graph.rematerialization import RequestedMemoryMode
 
 app = typer.Typer(
     help="Search spaces and search for how deep networks aggregate features.",
@@ -278,7 +279,7 @@ def train(
         seed=seed,
         out=out,
         image_size=image_size,
-        memory=memory,
+        memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,
         show=format is Format.table,
     )

@@ -127,11 +127,11 @@ def _scored(
     genotype = load(source)  # before what takes seconds
     from nas_agg.study.definition.task import cores
     from nas_agg.training.data import load_data
-    from nas_agg.training.memory import free_of_machine, room
+    from nas_agg.training.memory import free_main_memory, memory_budget
 
     data = load_data(dataset, seed)
     try:
-        free = room(free_of_machine())
+        free = memory_budget(free_main_memory())
         scorer = ProxyScorer(data, seed, batch, input=input, classes=classes, threads=cores(), memory_limit=free)
     except InputError as error:
         raise InputError(f"--{error}") from None

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from nas_agg.common.errors import InputError
-from nas_agg.compiler.network import Compiled, Memory, Network, build, compiled_forward, forward_source
+from nas_agg.compiler.network import Compiled, Network, build, compiled_forward, forward_source
 from nas_agg.compiler.torchvision_weights import Weights, load_from
 from nas_agg.expansion.expansion import expand
 from nas_agg.expansion.passes import tidy
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Act, AdaptivePool, Conv, Linear, MaxPool, Norm
+from nas_agg.graph.rematerialization import MemoryMode
 from nas_agg.language.genotype import Genotype
 
 _NODE = re.compile(r"\.(?:\d+(?=\.(?:unit|reads|shortcut)(?:\.|$))|output(?=\.|$))")
@@ -113,7 +114,7 @@ def backbone(
     weights: Weights | None = None,
     *,
     download: bool = False,
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
     passes: Iterable[str] | None = None,
 ) -> Backbone:
     """Compiles a genotype into a backbone, which starts as the whole network does.

@@ -7,11 +7,12 @@ from typing import Literal
 
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.inference_fusion import fuse as fused
-from nas_agg.compiler.network import Memory, Network, build
+from nas_agg.compiler.network import Network, build
 from nas_agg.compiler.residual_branches import branch_ends
 from nas_agg.compiler.torchvision_weights import Weights, load_from
 from nas_agg.expansion.expansion import expand
 from nas_agg.expansion.passes import tidy
+from nas_agg.graph.rematerialization import MemoryMode
 from nas_agg.language.genotype import Genotype
 
 
@@ -24,7 +25,7 @@ def compile(
     zero_branches: bool = False,
     classifier_init: Literal["he", "glorot"] = "he",
     conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
     passes: Iterable[str] | None = None,
     fuse: bool = False,
 ) -> Network:

@@ -17,9 +17,7 @@ from nas_agg.compiler.remat.executor import Lean
 from nas_agg.compiler.residual_branches import aggregation_weights
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Scale
-from nas_agg.graph.rematerialization import MEMORY
-
-Memory = Literal["plain", "lean", "leanest"]
+from nas_agg.graph.rematerialization import MEMORY_MODES, MemoryMode
 
 
 def build(
@@ -29,7 +27,7 @@ def build(
     zeros: Iterable[str] = (),
     classifier_init: Literal["he", "glorot"] = "he",
     conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
-    memory: Memory = "plain",
+    memory: MemoryMode = "plain",
 ) -> Network:
     """A graph's network with its first weights; see `Network` and `Network.start`."""
     network = Network(graph, memory)
@@ -69,10 +67,11 @@ class Network(Compiled):
         InputError: If there is no such memory.
     """
 
-    def __init__(self, graph: Graph, memory: Memory = "plain"):
+    def __init__(self, graph: Graph, memory: MemoryMode = "plain"):
         super().__init__()
-        if memory not in MEMORY:
-            raise InputError(f"no memory {memory!r}{did_you_mean(str(memory), MEMORY)}; there are {', '.join(MEMORY)}")
+        if memory not in MEMORY_MODES:
+            hint = did_you_mean(str(memory), MEMORY_MODES) or f"; choose from {', '.join(MEMORY_MODES)}"
+            raise InputError(f"unknown memory mode {memory!r}{hint}")
         for i, (op, path) in enumerate(zip(graph.ops, graph.paths, strict=True)):
             if op.stateful and graph.shared.get(i, i) == i:
                 *around, name = path.split(".")
@@ -138,7 +137,7 @@ class Network(Compiled):
             nn.init.zeros_(parameters[path] if path in parameters else parameters[f"{path}.weight"])
 
 
-def memory_of(model: nn.Module) -> str:
+def memory_of(model: nn.Module) -> MemoryMode:
     """What a model keeps for backward in training: ``plain``, unless it is a `Network` of another memory."""
     return model._memory if isinstance(model, Network) else "plain"
 

@@ -14,7 +14,7 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.connectivity import Wiring, stages
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.rematerialization import FLOAT, RematerializationPlan
+from nas_agg.graph.rematerialization import FLOAT, MemoryMode, RematerializationPlan
 from nas_agg.language.genotype import Genotype
 
 BATCH = 32  # that a batch's own bytes are shared by
@@ -96,7 +96,7 @@ class Cost:
         """The same of a network compiled with memory ``leanest``."""
         return self.kept_bytes("leanest")
 
-    def kept_bytes(self, memory: str, batch: int = BATCH) -> int:
+    def kept_bytes(self, memory: MemoryMode, batch: int = BATCH) -> int:
         """Bytes an image kept for backward in float32, the image included.
 
         Args:

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import ACTIVATIONS, Act, AvgPool, Conv, Dropout, DropPath, Gap, Norm, Primitive, Shape
 
-#: plain keeps what eager PyTorch keeps; lean keeps convolutions' outputs; leanest builds bottlenecks' 1x1 again too.
-MEMORY = ("plain", "lean", "leanest")
+#: Memory modes of training. ``plain`` keeps for backward what eager PyTorch keeps; ``lean`` keeps the outputs of
+#: convolutions; ``leanest`` recomputes the 1x1 convolutions of bottlenecks as well.
+MemoryMode = Literal["plain", "lean", "leanest"]
+MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
+
+#: The modes that a user may request; ``auto`` is the first of the others that fits the device.
+RequestedMemoryMode = Literal["auto", MemoryMode]
 
 FLOAT = 4  # bytes
 PIECE = 12  # operations that a piece has at least
@@ -87,7 +92,7 @@ class RematerializationPlan:
         whole: Concats that lie in a buffer.
     """
 
-    def __init__(self, graph: Graph, memory: str):
+    def __init__(self, graph: Graph, memory: MemoryMode):
         self.ops, self.inputs = list(graph.ops), list(graph.inputs)
         self.shapes, self.paths, self.output = list(graph.shapes), list(graph.paths), graph.output
         self._pool_first(graph.readers)

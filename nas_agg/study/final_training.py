@@ -41,9 +41,9 @@ def train_best(
     recipe = get_recipe(settings.recipe or "final")
     what = f"training the best (trial {best.number}) on train + validation"
     display.say(f"{what}: {epochs_text(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
-    if memory.line:
-        display.say(memory.line)
-    order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.memory}
+    if memory.message:
+        display.say(memory.message)
+    order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.mode}
     pool = WorkerPool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
     lost = 0
     try:

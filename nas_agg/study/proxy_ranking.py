@@ -216,10 +216,10 @@ def rank_run(
     def scorer() -> ProxyScorer:  # once it is known that there is something to score: data sets take time
         if not made:
             from nas_agg.training.data import load_data
-            from nas_agg.training.memory import free_of_machine, room
+            from nas_agg.training.memory import free_main_memory, memory_budget
 
             data = load_data(**arguments)
-            made.append(ProxyScorer(data, seed, batch, threads=cores(), memory_limit=room(free_of_machine())))
+            made.append(ProxyScorer(data, seed, batch, threads=cores(), memory_limit=memory_budget(free_main_memory())))
         return made[0]
 
     try:
@@ -265,7 +265,7 @@ def rank_table(
         InputError: There is no such space, or it has no table.
     """
     from nas_agg.training.data import load_data
-    from nas_agg.training.memory import free_of_machine, room
+    from nas_agg.training.memory import free_main_memory, memory_budget
 
     names, space = with_cost_proxies(proxies), TabularSpace(open_space(name))
     own = space.table_settings
@@ -275,7 +275,7 @@ def rank_table(
     values = {row.hash: (encoding.decode(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
     chosen = [values[hash] for hash in sorted(values)[:limit]]
     genotypes = [space.genotype(point, data.input, data.classes) for point, _ in chosen]
-    scorer = ProxyScorer(data, seed, batch, threads=cores(), memory_limit=room(free_of_machine()))
+    scorer = ProxyScorer(data, seed, batch, threads=cores(), memory_limit=memory_budget(free_main_memory()))
     scores = _scores(genotypes, names, inits, lambda: scorer, {}, report)
     return Ranking(
         run=f"the table of {space.name}",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from nas_agg.common.console import accuracy_text
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean
+from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import SUFFIXES
 from nas_agg.study.definition.settings import SEEDS, shown
@@ -18,7 +19,6 @@ from nas_agg.study.records.progress import epoch_line, epochs_text, is_tenth
 from nas_agg.study.records.provenance import origin, origin_of_run
 from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
 from nas_agg.study.scheduling.memory_plan import choice_of_one
-from nas_agg.training.memory import Asked
 
 if TYPE_CHECKING:
     import os
@@ -38,7 +38,7 @@ def train_genotype(
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
     image_size: int | None = None,
-    memory: str = "auto",
+    memory: RequestedMemoryMode = "auto",
     compile: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def train_genotype(
     from nas_agg.training.recipes import get_recipe
     from nas_agg.training.torch_compile import check_compiler
 
-    if memory not in (ways := get_args(Asked)):
+    if memory not in (ways := get_args(RequestedMemoryMode)):
         raise InputError(f"memory: {', '.join(ways)}, not {shown(memory)}{did_you_mean(str(memory), ways)}")
     if not 0 <= seed < SEEDS:
         raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {shown(seed)}")
@@ -100,9 +100,9 @@ def train_genotype(
                 length = f"{epochs_text(epochs or found.epochs, compile)}, recipe {recipe}"
                 print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
             choice = choice_of_one(folder, memory, counted, found.batch_size, str(place), data.nbytes)
-            if choice.line:
-                _say(folder, choice.line, show)
-            means = {"memory": choice.memory, "compile": compile}
+            if choice.message:
+                _say(folder, choice.message, show)
+            means = {"memory": choice.mode, "compile": compile}
             job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures, **means)
             _train(folder, job, data, show)
         metrics = folder.metrics()

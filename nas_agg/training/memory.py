@@ -1,7 +1,7 @@
-"""What a training step takes of a device's memory, what is free there, and which way of training fits.
+"""Memory of a training step: its predicted size, the free bytes of a device, and the memory mode that fits.
 
-Run as a program it prints the free bytes of the devices that it is given: asking CUDA takes some hundred megabytes of
-the device for as long as the process lives that asks.
+Run as a program, it prints the free bytes of the devices named on its command line: querying CUDA takes some hundred
+megabytes of the device for the lifetime of the querying process.
 """
 
 from __future__ import annotations
@@ -11,147 +11,153 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nas_agg.common.console import bytes_text
-from nas_agg.graph.rematerialization import FLOAT, MEMORY
+from nas_agg.graph.rematerialization import FLOAT, MEMORY_MODES, MemoryMode, RequestedMemoryMode
 
 if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost
 
-#: What may be asked for; auto is the first of the others that fits.
-Asked = Literal["auto", "plain", "lean", "leanest"]
-
-LIVE = 6  # largest live sets of the forward pass beside what is kept: gradients, workspaces, what is built again
-STEP = 128 * 2**20  # bytes that a step takes of any network: the libraries' own
-PROCESS = 512 * 2**20  # bytes of a worker before it trains: torch and its libraries, or its context on a GPU
-ROOM = 0.9  # of what is free; the rest is the machine's
+LIVE_SETS = (
+    6  # largest live sets of the forward pass beside the kept tensors: gradients, workspaces, recomputed tensors
+)
+STEP_OVERHEAD = 128 * 2**20  # bytes of a step whatever the network: those of the libraries
+PROCESS_OVERHEAD = 512 * 2**20  # bytes of a worker before it trains: torch and its libraries, or its context on a GPU
+USABLE_SHARE = 0.9  # of the free bytes; the rest is left to the machine
 
 
 class MemoryChoice(NamedTuple):
-    """A way of training.
+    """The memory mode of a training.
 
     Attributes:
-        memory: ``plain``, ``lean`` or ``leanest``.
-        line: Why it is not plain, for people; else empty.
+        mode: ``plain``, ``lean`` or ``leanest``.
+        message: The reason for a mode other than ``plain``, to be printed; else empty.
     """
 
-    memory: str
-    line: str = ""
+    mode: MemoryMode
+    message: str = ""
 
 
-def step_bytes(cost: Cost, memory: str, batch: int) -> int:
-    """Predicted bytes at the peak of a training step in float32: weights, gradients, momentum, and all of the batch.
+def step_bytes(cost: Cost, memory: MemoryMode, batch: int) -> int:
+    """Predicted peak bytes of a training step in float32: weights, gradients, momentum and all that the batch needs.
 
-    Meant to be enough: measured steps on a CPU stay below. In bfloat16 about half of it is needed.
+    An upper estimate: measured steps on a CPU stay below it. In bfloat16 about half of it is needed.
 
     Args:
         cost: The network's.
         memory: ``plain``, ``lean`` or ``leanest``.
-        batch: Images a step.
+        batch: Images per step.
     """
-    an_image = cost.kept_bytes(memory, batch) + LIVE * cost.peak_bytes_inference
-    return batch * an_image + 3 * FLOAT * cost.params + STEP
+    bytes_per_image = cost.kept_bytes(memory, batch) + LIVE_SETS * cost.peak_bytes_inference
+    return batch * bytes_per_image + 3 * FLOAT * cost.params + STEP_OVERHEAD
 
 
-def choose(cost: Cost, batch: int, room: int | None, asked: str = "auto") -> MemoryChoice:
-    """The way of training a network: the one asked for, or the first that fits into the room.
+def choose_memory_mode(
+    cost: Cost, batch: int, budget: int | None, requested: RequestedMemoryMode = "auto"
+) -> MemoryChoice:
+    """The requested memory mode, or for ``auto`` the first whose training step fits the budget.
 
     Args:
         cost: The network's.
-        batch: Images a step.
-        room: Bytes that the training may take; None where nobody can tell.
-        asked: ``auto`` or the way itself.
+        batch: Images per step.
+        budget: Bytes available to the training; None if unknown.
+        requested: ``auto`` or a mode.
     """
-    if asked != "auto" or room is None:
-        return MemoryChoice("plain" if asked == "auto" else asked)
-    for memory in MEMORY:
-        if step_bytes(cost, memory, batch) <= room:
+    if requested != "auto":
+        return MemoryChoice(requested)
+    if budget is None:
+        return MemoryChoice("plain")
+    for mode in MEMORY_MODES:
+        if step_bytes(cost, mode, batch) <= budget:
             break
-    if memory == "plain":
-        return MemoryChoice(memory)
-    needs = bytes_text(step_bytes(cost, "plain", batch))
-    line = f"memory {memory}: a plain step needs about {needs}, {bytes_text(max(room, 0))} are free"
-    least = step_bytes(cost, memory, batch)
-    return MemoryChoice(
-        memory, line if least <= room else f"{line}; this one needs {bytes_text(least)}, and may run out"
+    if mode == "plain":
+        return MemoryChoice(mode)
+    plain_needs = bytes_text(step_bytes(cost, "plain", batch))
+    message = (
+        f"using memory mode '{mode}': a step in mode 'plain' needs about {plain_needs} and "
+        f"{bytes_text(max(budget, 0))} are available"
     )
+    needs = step_bytes(cost, mode, batch)
+    if needs > budget:
+        message += f"; '{mode}' needs {bytes_text(needs)} and may run out of memory"
+    return MemoryChoice(mode, message)
 
 
-def room(free: int | None, workers: int = 0, held: int = 0) -> int | None:
-    """Bytes that one training may take.
+def memory_budget(free: int | None, workers: int = 0, dataset_bytes: int = 0) -> int | None:
+    """Bytes available to one training; None if unknown.
 
     Args:
-        free: Bytes that are free on its device.
-        workers: Processes that are yet to begin and share the device; 0: this process, which has begun.
-        held: Bytes of the data set, which each process holds: as it is, joined, and with borders.
+        free: Free bytes of its device.
+        workers: Worker processes that will share the device and have not started yet; 0 for a training in this process.
+        dataset_bytes: Bytes of the data set, of which each process holds three copies: as read, joined, and padded.
     """
     if free is None:
         return None
-    return int(ROOM * free / max(1, workers)) - (PROCESS if workers else 0) - 3 * held
+    return int(USABLE_SHARE * free / max(1, workers)) - (PROCESS_OVERHEAD if workers else 0) - 3 * dataset_bytes
 
 
 def free_bytes(device: str) -> int | None:
-    """Bytes that are free for this process on ``cpu`` or a CUDA device; None where nobody can tell."""
+    """Free bytes for this process on ``cpu`` or a CUDA device; None if unknown."""
     if device.startswith("cuda"):
         import torch
 
         return int(torch.cuda.mem_get_info(device)[0])
-    return free_of_machine()
+    return free_main_memory()
 
 
-def free_apart(devices: Sequence[str]) -> int | None:
-    """The least that is free on one of some devices of a kind, without taking any of it."""
+def free_bytes_in_subprocess(devices: Sequence[str]) -> int | None:
+    """Smallest number of free bytes among devices of one kind, measured without taking any; None if unknown."""
     if all(device == "cpu" for device in devices):
-        return free_of_machine()
+        return free_main_memory()
     command = [sys.executable, "-P", "-m", "nas_agg.training.memory", *dict.fromkeys(devices)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # it finds what this one finds
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # imports as this process does
     try:
-        told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment).stdout
-        return min(int(line) for line in told.splitlines())
+        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+        return min(int(line) for line in result.stdout.splitlines())
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
 
 
-def free_of_machine(root: Path = Path("/")) -> int | None:
-    """Bytes of main memory that this process may still take; None where the system does not say.
+def free_main_memory(root: Path = Path("/")) -> int | None:
+    """Bytes of main memory still available to this process; None if unknown.
 
-    That is what the machine has to spare, or what the limits of the process's control groups leave, if it is less.
+    These are the machine's available bytes or those below the limits of the process's control groups (cgroups), if
+    fewer.
 
     Args:
-        root: Where ``proc`` and ``sys`` lie.
+        root: The folder that contains ``proc`` and ``sys``.
     """
     try:
-        words = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
-        available = 1024 * int(words["MemAvailable"].split()[0])
+        fields = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+        available = 1024 * int(fields["MemAvailable"].split()[0])
     except (OSError, ValueError, KeyError, IndexError):
         return None
-    return max(0, min([available, *_groups(root)]))
+    return max(0, min([available, *_bytes_below_cgroup_limits(root)]))
 
 
-def _groups(root: Path) -> Iterator[int]:
-    """What each control group around the process leaves, of both versions of them."""
+def _bytes_below_cgroup_limits(root: Path) -> Iterator[int]:
+    """Remaining bytes of each control group that contains the process, for cgroups v1 and v2."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
-        _, _, rest = line.partition(":")
-        kinds, _, path = rest.partition(":")
-        if kinds and "memory" not in kinds.split(","):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
             continue
-        base = root / "sys/fs/cgroup" / ("memory" if kinds else "")
-        limit, used, cache = (
+        base = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        limit_file, usage_file, cache = (
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-            if kinds
+            if controllers
             else ("memory.max", "memory.current", "inactive_file")
         )
-        own = base / path.strip("/")  # in a container this may be the path outside of it: then the base alone is there
-        for place in {base, own, *[parent for parent in own.parents if base in parent.parents]}:
+        own = base / path.strip("/")  # in a container this may be a path outside of it: then only the base exists
+        for folder in {base, own, *[parent for parent in own.parents if base in parent.parents]}:
             try:
-                most, taken = int((place / limit).read_text()), int((place / used).read_text())
-                stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
-                yield most - taken + int(stat.get(cache, 0))  # what files may be dropped from memory is free
+                limit, usage = int((folder / limit_file).read_text()), int((folder / usage_file).read_text())
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                yield limit - usage + int(stat.get(cache, 0))  # cached files can be evicted
             except (OSError, ValueError):
                 continue  # no limit, or no such group
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.graph.rematerialization import MemoryMode
 
 #: The share of what plainly would be kept for backward that the compiler may keep (`activation_memory_budget`); with
 #: these it keeps about what lean and leanest keep in eager mode.
-BUDGETS = {"plain": 1.0, "lean": 0.5, "leanest": 0.1}
+BUDGETS: dict[MemoryMode, float] = {"plain": 1.0, "lean": 0.5, "leanest": 0.1}
 
 BACKEND = "inductor"
 
@@ -66,7 +67,7 @@ class CompiledForward:
         NasAggError: This torch cannot keep less.
     """
 
-    def __init__(self, model: nn.Module, memory: str, varied: bool):
+    def __init__(self, model: nn.Module, memory: MemoryMode, varied: bool):
         self._varied = varied
         # All or nothing: a part that could not be compiled would be run as it is, and nobody would know.
         self._run: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True, backend=backend(memory))
@@ -78,7 +79,7 @@ class CompiledForward:
         return self._run(images)
 
 
-def backend(memory: str) -> str | Callable[..., Any]:
+def backend(memory: MemoryMode) -> str | Callable[..., Any]:
     """What compiles so that training keeps as much as a memory says.
 
     For less than ``plain`` it is a function of its own: for one and the same, PyTorch would take what it compiled of an

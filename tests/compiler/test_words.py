@@ -17,7 +17,7 @@ from nas_agg.compiler.codegen import emit
 from nas_agg.compiler.inference_fusion import fuse
 from nas_agg.expansion.costs import Cost, cost
 from nas_agg.expansion.expansion import expand
-from nas_agg.graph.rematerialization import MEMORY
+from nas_agg.graph.rematerialization import MEMORY_MODES
 from nas_agg.language.genotype import Genotype
 
 STEM = {"conv": 3, "out": 8}
@@ -53,7 +53,7 @@ def assert_computes(genotype: Genotype, reference: Any, steps: int = 1) -> None:
     """
     graph = expand(genotype)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    for memory in MEMORY:
+    for memory in MEMORY_MODES:
         network = shaken(build(graph, 0, memory=memory)).double().train()  # type: ignore[arg-type]
         assert sum(p.numel() for p in network.parameters()) == Cost(graph).params
         state = {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -11,7 +11,14 @@ import torch
 
 import nas_agg
 from nas_agg.training import memory
-from nas_agg.training.memory import choose, free_apart, free_bytes, free_of_machine, room, step_bytes
+from nas_agg.training.memory import (
+    choose_memory_mode,
+    free_bytes,
+    free_bytes_in_subprocess,
+    free_main_memory,
+    memory_budget,
+    step_bytes,
+)
 
 GB = 10**9
 
@@ -25,30 +32,30 @@ def test_the_first_way_that_fits_is_taken(counted):
     needs = {name: step_bytes(counted, name, 64) for name in ("plain", "lean", "leanest")}
     assert needs["plain"] > needs["lean"] > needs["leanest"]
     for name, need in needs.items():
-        assert choose(counted, 64, need).memory == name
-    assert choose(counted, 64, needs["plain"] - 1).memory == "lean"
-    assert choose(counted, 64, needs["lean"] - 1).memory == "leanest"
+        assert choose_memory_mode(counted, 64, need).mode == name
+    assert choose_memory_mode(counted, 64, needs["plain"] - 1).mode == "lean"
+    assert choose_memory_mode(counted, 64, needs["lean"] - 1).mode == "leanest"
 
 
 def test_what_is_not_plain_is_said_and_what_does_not_fit_too(counted):
-    assert choose(counted, 64, 100 * GB).line == ""
-    lean = choose(counted, 64, step_bytes(counted, "lean", 64)).line
-    assert lean.startswith("memory lean: a plain step needs about 3.") and "run out" not in lean
-    leanest = choose(counted, 64, 10**8)
-    assert leanest.memory == "leanest" and leanest.line.endswith("and may run out")
-    assert "100.00 MB are free" in leanest.line
+    assert choose_memory_mode(counted, 64, 100 * GB).message == ""
+    lean = choose_memory_mode(counted, 64, step_bytes(counted, "lean", 64)).message
+    assert lean.startswith("using memory mode 'lean': a step in mode 'plain' needs about 3.") and "run out" not in lean
+    leanest = choose_memory_mode(counted, 64, 10**8)
+    assert leanest.mode == "leanest" and leanest.message.endswith("and may run out of memory")
+    assert "100.00 MB are available" in leanest.message
 
 
 def test_what_is_asked_for_is_taken_and_unknown_room_is_enough(counted):
-    assert choose(counted, 64, 1, "lean") == ("lean", "")
-    assert choose(counted, 64, None) == ("plain", "")
+    assert choose_memory_mode(counted, 64, 1, "lean") == ("lean", "")
+    assert choose_memory_mode(counted, 64, None) == ("plain", "")
 
 
 def test_workers_share_a_device():
-    assert room(None, 3) is None
-    assert room(10 * GB) == 9 * GB
-    assert room(10 * GB, 2) == 4_500_000_000 - memory.PROCESS
-    assert room(10 * GB, 1, held=GB) == 6 * GB - memory.PROCESS
+    assert memory_budget(None, 3) is None
+    assert memory_budget(10 * GB) == 9 * GB
+    assert memory_budget(10 * GB, 2) == 4_500_000_000 - memory.PROCESS_OVERHEAD
+    assert memory_budget(10 * GB, 1, dataset_bytes=GB) == 6 * GB - memory.PROCESS_OVERHEAD
 
 
 PEAK = """
@@ -110,28 +117,28 @@ def machine(tmp_path, groups, cgroup="0::/a/b\n", available=8_000_000):
     ],
 )
 def test_free_memory_is_the_machine_s_and_the_groups_least(tmp_path, groups, cgroup, free):
-    assert free_of_machine(machine(tmp_path, groups, cgroup)) == free
+    assert free_main_memory(machine(tmp_path, groups, cgroup)) == free
 
 
 def test_a_machine_that_does_not_say_is_unknown(tmp_path):
-    assert free_of_machine(tmp_path) is None
+    assert free_main_memory(tmp_path) is None
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 16 kB\nnonsense\n")
-    assert free_of_machine(tmp_path) is None
+    assert free_main_memory(tmp_path) is None
 
 
-@pytest.mark.skipif(free_of_machine() is None, reason="this system does not say")
+@pytest.mark.skipif(free_main_memory() is None, reason="this system does not say")
 def test_this_machine_says():
-    assert free_bytes("cpu") > 10**7 and free_apart(["cpu", "cpu"]) > 10**7
+    assert free_bytes("cpu") > 10**7 and free_bytes_in_subprocess(["cpu", "cpu"]) > 10**7
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_a_device_that_cannot_be_asked_is_unknown():
-    assert free_apart(["cuda:0"]) is None
+    assert free_bytes_in_subprocess(["cuda:0"]) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_is_asked():
-    free, total = free_apart(["cuda:0"]), torch.cuda.mem_get_info(0)[1]
+    free, total = free_bytes_in_subprocess(["cuda:0"]), torch.cuda.mem_get_info(0)[1]
     assert free is not None and 0 < free <= total
     assert 0 < free_bytes("cuda:0") <= total

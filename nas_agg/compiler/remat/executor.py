@@ -20,7 +20,7 @@ from nas_agg.compiler.remat.backward import Gradients
 from nas_agg.compiler.remat.forward import NormState, Values
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm
-from nas_agg.graph.rematerialization import Backward, Piece, RematerializationPlan
+from nas_agg.graph.rematerialization import Backward, MemoryMode, Piece, RematerializationPlan
 
 PLANS = 16  # a piece keeps: what is trained, and which norms use the batch, seldom changes
 
@@ -35,7 +35,7 @@ class Lean:
         memory: ``lean`` or ``leanest``.
     """
 
-    def __init__(self, graph: Graph, memory: str):
+    def __init__(self, graph: Graph, memory: MemoryMode):
         lowering = RematerializationPlan(graph, memory)
         self.parts = [_Part(lowering, piece) for piece in lowering.pieces]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nas_agg.common.errors import InputError, cut, did_you_mean
+from nas_agg.graph.rematerialization import RequestedMemoryMode
 
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
@@ -142,7 +143,7 @@ class Settings(BaseModel):
     timeout: Seconds | None = None
     trial_timeout: Seconds | None = None
     retries: int = Field(default=3, ge=0)
-    memory: Literal["auto", "plain", "lean", "leanest"] = "auto"
+    memory: RequestedMemoryMode = "auto"
     compile: bool = False
 
     @classmethod

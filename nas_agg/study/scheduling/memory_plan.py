@@ -7,8 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.expansion import costs
-from nas_agg.graph.rematerialization import MEMORY
-from nas_agg.training.memory import MemoryChoice, choose, free_apart, free_bytes, room
+from nas_agg.graph.rematerialization import MEMORY_MODES, MemoryMode, RequestedMemoryMode
+from nas_agg.training.memory import (
+    MemoryChoice,
+    choose_memory_mode,
+    free_bytes,
+    free_bytes_in_subprocess,
+    memory_budget,
+)
 from nas_agg.training.recipes import get_recipe
 
 if TYPE_CHECKING:
@@ -35,9 +41,9 @@ class MemoryPlan:
     workers: int
     held: int
 
-    def of_trial(self, genotype: Genotype) -> str:
-        """The memory that a trial is trained with."""
-        return self._choice(genotype, "search", self.workers).memory
+    def of_trial(self, genotype: Genotype) -> MemoryMode:
+        """The memory mode of a trial."""
+        return self._choice(genotype, "search", self.workers).mode
 
     def of_final(self, genotype: Genotype) -> MemoryChoice:
         """The memory that the final network is trained with, alone on its device."""
@@ -45,7 +51,9 @@ class MemoryPlan:
 
     def _choice(self, genotype: Genotype, recipe: str, workers: int) -> MemoryChoice:
         batch = get_recipe(self.settings.recipe or recipe).batch_size
-        return choose(costs.cost(genotype), batch, room(self.free, workers, self.held), self.settings.memory)
+        return choose_memory_mode(
+            costs.cost(genotype), batch, memory_budget(self.free, workers, self.held), self.settings.memory
+        )
 
 
 def means_of(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
@@ -57,12 +65,14 @@ def means_of(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
     free, wanted = kept.get("free"), settings.memory == "auto"
     known = isinstance(free, int) or not wanted
     if not known or kept.get("device") != task.device_name or folder.run["status"] == "failed":
-        free = free_apart(task.devices) if wanted else None
+        free = free_bytes_in_subprocess(task.devices) if wanted else None
         folder.update(memory={"device": task.device_name, "free": free})
     return MemoryPlan(settings, free if wanted else None, max(Counter(task.devices).values()), task.held)
 
 
-def choice_of_one(folder: RunFolder, asked: str, cost: Cost, batch: int, device: str, held: int) -> MemoryChoice:
+def choice_of_one(
+    folder: RunFolder, asked: RequestedMemoryMode, cost: Cost, batch: int, device: str, held: int
+) -> MemoryChoice:
     """The memory of a single training: that of the run if it goes on and nothing else is asked for.
 
     Args:
@@ -74,9 +84,9 @@ def choice_of_one(folder: RunFolder, asked: str, cost: Cost, batch: int, device:
         held: Bytes of the data set.
     """
     kept: dict[str, Any] = folder.run.get("memory", {})
-    if kept.get("asked") == asked and kept.get("chosen") in MEMORY and folder.run["status"] != "failed":
+    if kept.get("asked") == asked and kept.get("chosen") in MEMORY_MODES and folder.run["status"] != "failed":
         return MemoryChoice(kept["chosen"], str(kept.get("line") or ""))
     free = free_bytes(device) if asked == "auto" else None
-    choice = choose(cost, batch, room(free, 0, held), asked)
-    folder.update(memory={"asked": asked, "chosen": choice.memory, "line": choice.line})
+    choice = choose_memory_mode(cost, batch, memory_budget(free, 0, held), asked)
+    folder.update(memory={"asked": asked, "chosen": choice.mode, "line": choice.message})
     return choice

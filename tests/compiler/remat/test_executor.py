@@ -323,7 +323,7 @@ def test_a_single_value_a_channel_is_refused_as_by_pytorch() -> None:
 
 
 def test_an_unknown_memory_is_refused() -> None:
-    with pytest.raises(InputError, match="no memory 'leaner'; did you mean 'lean'"):
+    with pytest.raises(InputError, match="unknown memory mode 'leaner'; did you mean 'lean'"):
         nas_agg.compile("aggregation/densenet", memory="leaner")  # type: ignore[call-overload]
 
 

@@ -16,7 +16,7 @@ from nas_agg.study.api import search
 from nas_agg.study.standalone_training import train_genotype
 from nas_agg.training import loop, memory
 from nas_agg.training import torch_compile as compiling
-from nas_agg.training.memory import PROCESS, ROOM, step_bytes
+from nas_agg.training.memory import PROCESS_OVERHEAD, USABLE_SHARE, step_bytes
 
 UNIT = ["bn", "relu", {"conv": 1, "out": 32}, "bn", "relu", {"conv": 3}]
 DENSE = {
@@ -45,15 +45,15 @@ def free(monkeypatch):
     """Makes the machine have so much memory to spare."""
 
     def arrange(count):
-        monkeypatch.setattr(memory, "free_of_machine", lambda: count)
-        monkeypatch.setattr(means, "free_apart", lambda devices: count)
+        monkeypatch.setattr(memory, "free_main_memory", lambda: count)
+        monkeypatch.setattr(means, "free_bytes_in_subprocess", lambda devices: count)
 
     return arrange
 
 
 def enough(way, held=0):
     """Free bytes for a way of training the network in this process and for no more."""
-    return round((needs(DENSE, way) + 3 * held) / ROOM) + 10
+    return round((needs(DENSE, way) + 3 * held) / USABLE_SHARE) + 10
 
 
 def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
@@ -63,10 +63,10 @@ def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
     assert "memory" not in capsys.readouterr().out
     free(enough("lean", held))
     assert trained(tmp_path / "lean", show=True)["memory"] == "lean"
-    assert "memory lean: a plain step needs about" in capsys.readouterr().out
+    assert "using memory mode 'lean': a step in mode 'plain' needs about" in capsys.readouterr().out
     free(0)
     assert trained(tmp_path / "leanest", show=True)["memory"] == "leanest"
-    assert "0 B are free; this one needs" in capsys.readouterr().out
+    assert "0 B are available; 'leanest' needs" in capsys.readouterr().out
     assert read(tmp_path / "lean/run.json")["memory"]["chosen"] == "lean"
     assert trained(tmp_path / "asked", memory="lean")["memory"] == "lean"
 
@@ -121,19 +121,22 @@ def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, m
     assert result.test["memory"] == "leanest", "what was free when the search began holds"
     assert all(trial["attrs"]["nas_agg:memory"] == "leanest" for trial in kept(tmp_path / "run") if trial["values"])
     said = capsys.readouterr().out
-    assert said.count(", memory leanest, best") == 2 and "memory leanest: a plain step needs about" in said
+    assert (
+        said.count(", memory leanest, best") == 2
+        and "using memory mode 'leanest': a step in mode 'plain' needs about" in said
+    )
 
 
 def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, monkeypatch):
     genotype = nas_agg.load(DENSE)
     task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", held=1000)
-    enough_for_one = round((needs(DENSE, "plain") + PROCESS + 3000) / ROOM) + 10
+    enough_for_one = round((needs(DENSE, "plain") + PROCESS_OVERHEAD + 3000) / USABLE_SHARE) + 10
     free(enough_for_one)
     folder = engine.RunFolder(tmp_path / "run")
     folder.begin({})
     settings = engine.Settings.of(space="tiny")
     two = means.means_of(folder, settings, task)
-    assert two.of_trial(genotype) == "leanest" and two.of_final(genotype).memory == "plain"
+    assert two.of_trial(genotype) == "leanest" and two.of_final(genotype).mode == "plain"
     free(1)
     assert means.means_of(folder, settings, task) == two, "it is measured once"
     folder.update(status="failed")
