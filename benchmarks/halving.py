@@ -18,7 +18,7 @@ import optuna
 from judging import Regret, Volume, figures_of, objectives_named
 
 from nas_agg.search_space.space import open_space
-from nas_agg.study.definition.objectives import Objectives, values_of
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
@@ -53,11 +53,11 @@ def run(
             break
         spent += step
         if until == space.epochs:
-            record.complete(trial.number, values_of(objectives, figures_of(row)))
+            record.complete(trial.number, objectives.values(figures_of(row)))
             whole.append(row)
         else:
             there = {**figures_of(row), "accuracy": row.curve[until - 1]}
-            record.pause(trial.number, until, values_of(objectives, there))
+            record.pause(trial.number, until, objectives.values(there))
     return whole, len(record.trials)
 
 
@@ -77,7 +77,9 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = TabularSpace(open_space(options.space))
     objectives = objectives_named(parser, options.objectives)
-    judge, said = (Volume(space, objectives), "volume_end") if objectives.several else (Regret(), "regret_end")
+    judge, said = (
+        (Volume(space, objectives), "volume_end") if objectives.is_multi_objective else (Regret(), "regret_end")
+    )
     print("| epochs | searcher | whole trainings | halving | networks begun | better in | worse in |")
     print(f"|{'---|' * 7}")
     settings = Settings.of(
@@ -96,12 +98,12 @@ def main() -> None:
             for seed in range(options.first_seed, options.first_seed + options.seeds):
                 for place, way in enumerate((None, rungs)):
                     found, count = run(space, objectives, searcher, seed, epochs, way)
-                    nothing = 0.0 if objectives.several else space.best
+                    nothing = 0.0 if objectives.is_multi_objective else space.best
                     shares[place].append(judge.of(found, len(found), space)[said] if found else nothing)
                 begun.append(count)
             pairs = list(zip(*shares, strict=True))
             counts = [sum(half > full for full, half in pairs), sum(half < full for full, half in pairs)]
-            counts = counts if objectives.several else counts[::-1]  # less regret is better
+            counts = counts if objectives.is_multi_objective else counts[::-1]  # less regret is better
             cells = [f"{epochs:,}", searcher, *map(told, shares), f"{networks} and {statistics.mean(begun):.0f}"]
             print(f"| {' | '.join([*cells, *(f'{count} of {options.seeds}' for count in counts)])} |", flush=True)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives, values_of
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import hypervolume
 from nas_agg.study.tables.results_table import ResultsTable, Row
 
@@ -21,7 +22,7 @@ def objectives_named(parser: argparse.ArgumentParser, names: Sequence[str]) -> O
             parser.error(f"no objective {name!r}; there are accuracy (the table's value), params and macs")
     if names[0] != "accuracy":
         parser.error("the first objective is accuracy")
-    return Objectives([OBJECTIVES[name] for name in names])
+    return Objectives([METRICS[name] for name in names])
 
 
 def figures_of(row: Row) -> dict[str, float]:
@@ -55,12 +56,12 @@ class Volume:
     def __init__(self, table: ResultsTable, objectives: Objectives):
         self._objectives = objectives
         scores = self._scores(list(table.rows.values()))
-        known = np.array([one.known for one in objectives])
+        known = np.array([metric.known_a_priori for metric in objectives])
         self._reference = np.where(known, scores.min(0), np.median(scores, 0))
         self._whole = hypervolume(np.unique(scores, axis=0), self._reference)
 
     def _scores(self, rows: Sequence[Row]) -> np.ndarray:
-        return np.array([self._objectives.scores(values_of(self._objectives, figures_of(row))) for row in rows])
+        return np.array([self._objectives.scores(self._objectives.values(figures_of(row))) for row in rows])
 
     def of(self, rows: Sequence[Row], budget: int, space: Any) -> dict[str, float]:
         """Of one run."""

@@ -36,7 +36,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
-from nas_agg.study.definition.objectives import Objectives, values_of
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
@@ -128,7 +128,7 @@ def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     while isinstance(found := proposer.propose(), tuple):
         number, network = found
         row = space.row(network.genotype)
-        record.complete(number, values_of(objectives, figures_of(row)))
+        record.complete(number, objectives.values(figures_of(row)))
         yield row
 
 
@@ -155,7 +155,7 @@ def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             unknown += 1
         else:
-            study.tell(trial, values_of(objectives, figures_of(row)))
+            study.tell(trial, objectives.values(figures_of(row)))
             unknown = 0
             yield row
 
@@ -209,11 +209,11 @@ def runs(space: Searched, objectives: Objectives) -> dict[str, Callable[[int], R
     """Every searcher by name, each a function of the seed."""
     found: dict[str, Callable[[int], Run]] = {}
     for name in installed_searchers():
-        if find_searcher(name).supports_multi_objective or not objectives.several:
+        if find_searcher(name).supports_multi_objective or not objectives.is_multi_objective:
             found[name] = lambda seed, name=name: ours(space, objectives, name, seed)
     for name in PLAIN:
         found[name] = lambda seed, name=name: plain(space, objectives, name, seed)
-    if not objectives.several:
+    if not objectives.is_multi_objective:
         found["textbook evolution"] = lambda seed: textbook_evolution(space, seed)
         found["textbook local"] = lambda seed: textbook_local(space, seed)
     return found
@@ -254,7 +254,7 @@ def searched(
     if options.synthetic == (options.table is not None):
         parser.error("name a --table, or --synthetic")
     objectives = objectives_named(parser, options.objectives)
-    if options.synthetic and objectives.several:
+    if options.synthetic and objectives.is_multi_objective:
         parser.error("the objective of --synthetic is accuracy alone")
     if options.synthetic:
         return functools.cache(MadeUp), objectives
@@ -268,7 +268,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, objectives = searched(parser, options)
-    judge = Volume(space(0), objectives) if objectives.several else Regret()
+    judge = Volume(space(0), objectives) if objectives.is_multi_objective else Regret()
     names = list(runs(space(0), objectives))
     for name in options.searchers or ():
         if name not in names:

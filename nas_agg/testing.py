@@ -9,7 +9,8 @@ import numpy as np
 import optuna
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
@@ -76,15 +77,15 @@ def _check(kind: type[Searcher], space: Space | None, trials: int) -> None:
 
         space = Space(TEXT, "testing")
     for names in AIMS if kind.supports_multi_objective else AIMS[:1]:
-        _repeats_itself(kind, space, trials, Objectives([OBJECTIVES[name] for name in names]))
+        _repeats_itself(kind, space, trials, Objectives([METRICS[name] for name in names]))
     _draws_again(kind, space)
 
 
 def _repeats_itself(kind: type[Searcher], space: Space, trials: int, objectives: Objectives) -> None:
-    said = f" of {' and '.join(objectives.names)}" if objectives.several else ""
+    said = f" of {' and '.join(objectives.names)}" if objectives.is_multi_objective else ""
     whole = _run(kind, space, 0, trials, objectives)
     _expect(_run(kind, space, 0, trials, objectives) == whole, f"two searches{said} of one seed differ")
-    for killed in (trials // 3, trials - 2) if objectives.several else (0, 1, trials // 3, trials - 2):
+    for killed in (trials // 3, trials - 2) if objectives.is_multi_objective else (0, 1, trials // 3, trials - 2):
         again = _run(kind, space, 0, trials, objectives, killed)
         _expect(again == whole, f"a search{said} killed at trial {killed} goes on otherwise")
     others = [_run(kind, space, seed, 5, objectives) for seed in (1, 2, 3)]
@@ -115,16 +116,16 @@ def _score(record: StudyRecord, number: int, network: Candidate) -> None:
     known = {"accuracy": score, "macs": network.macs, "latency": network.params / 1e4 - score}
     values = [float(known[name]) for name in record.objectives.names]
     luck = np.random.default_rng(derive_seed(0, number, "luck")).random()
-    held = {"latency_ms": -0.5}  # a limit
+    held = {"latency": -0.5}  # a limit
     if luck < 0.1:
         record.fail(number, "made up")
     elif luck < 0.15:
-        record.refuse(number, "made up", {"latency_ms": 0.5})
+        record.refuse(number, "made up", {"latency": 0.5})
     elif luck < 0.3:
         record.report(number, 1, score - 0.5)
         record.prune(number, [values[0] - 0.5, *values[1:]], held)
     elif luck < 0.4:
-        record.complete(number, values, {"latency_ms": 0.5})
+        record.complete(number, values, {"latency": 0.5})
     elif luck < 0.95:
         record.complete(number, values, held)
 

@@ -42,13 +42,13 @@ class PredictorSearcher(PointSearcher):
     @cached_property
     def fits(self) -> SurrogateCache:
         """Its processes, and the figures of networks that they learn from."""
-        activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes_train"))
+        activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes"))
         return SurrogateCache(FeatureExtractor(self.space, self.input, self.classes, activations))
 
     def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Candidates, the highest expected gain first."""
         trials = self._trials(seen)
-        if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.several else STARTS):
+        if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.is_multi_objective else STARTS):
             return
         known = {row_key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
         candidates = deduplicate(self._candidates(trials, rng), known)
@@ -66,13 +66,13 @@ class PredictorSearcher(PointSearcher):
         return Trials(rows[scored], scores, rows[~scored & ~running], rows[running])
 
     def _expectation(self, trials: Trials) -> AcquisitionFunction:
-        if self.objectives.several:
+        if self.objectives.is_multi_objective:
             return ExpectedHypervolumeImprovement(self.fits, trials, self.limits, self.objectives)
         return ExpectedImprovement(self.fits, trials, self.limits)
 
     def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
         encoding = self.fits.encoding
-        if self.objectives.several:
+        if self.objectives.is_multi_objective:
             parents = rng.permutation(trials.rows[~dominated(trials.scores)])
             centres = parents[:6]
         else:

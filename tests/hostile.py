@@ -376,7 +376,7 @@ def read(text: str) -> str:
             min(
                 counted.params,
                 counted.macs,
-                counted.activation_bytes_train,
+                counted.activation_bytes,
                 counted.peak_bytes_inference,
                 counted.connections,
                 counted.gradient_path or 0,

@@ -24,7 +24,7 @@ FIGURES = {
     "params": "trainable numbers",
     "macs": "multiply-adds an image, of convolutions and linear layers",
     "flops": "2 * macs",
-    "activation_bytes_train": "bytes an image that eager PyTorch keeps for backward (float32, at batch 32)",
+    "activation_bytes": "bytes an image that eager PyTorch keeps for backward (float32, at batch 32)",
     "activation_bytes_lean": "the same, when compiled with memory lean",
     "activation_bytes_leanest": "the same, when compiled with memory leanest",
     "peak_bytes_inference": "bytes an image of the largest live set in the graph's order (float32)",
@@ -82,7 +82,7 @@ class Cost:
         return found
 
     @property
-    def activation_bytes_train(self) -> int:
+    def activation_bytes(self) -> int:
         """Bytes an image kept for backward: each tensor once, the image and batch statistics included."""
         return self.kept_bytes("plain")
 

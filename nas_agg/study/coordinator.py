@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.definition.objectives import values_of
 from nas_agg.study.definition.trial import MEASURED, TrialRecord
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.study_record import StudyRecord
@@ -210,7 +209,7 @@ class Coordinator:
     def _values(self, number: int, result: dict[str, Any]) -> tuple[float, ...]:
         trial = self.record.trials[number]
         known = {name: getattr(trial, name) for name in ("params", "macs", "activation_bytes")}
-        return values_of(self.record.objectives, {**known, **result})
+        return self.record.objectives.values({**known, **result})
 
     def _check_failures(self) -> None:
         ended = [t for t in self.record.trials if t.number >= self.forgiven and (t.counts or t.state == "failed")]

@@ -15,7 +15,7 @@ from nas_agg.common.files import canonical, write_atomic, writing
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIME_IS_UP, Clock, Coordinator
-from nas_agg.study.definition.objectives import TRAINED, objectives_of
+from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.result import SearchResult, ranked
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, open_task
@@ -190,7 +190,7 @@ class Engine:
             limits={
                 "params": self.settings.max_params or 0,
                 "macs": self.settings.max_macs or 0,
-                "activation_bytes_train": self.settings.max_activations or 0,
+                "activation_bytes": self.settings.max_activations or 0,
             },
             activations="activations" in self.objectives.names,
             input=of.get("input"),
@@ -210,7 +210,7 @@ class Engine:
         if isinstance(self.space, TabularSpace):
             return TableLookupExecutor(self.space)
         if self.evaluate is not None:
-            asked = [objective.figure for objective in self.objectives if not objective.known]
+            asked = [metric.attribute for metric in self.objectives if not metric.known_a_priori]
             return InProcessExecutor(self.evaluate, record.trial, asked)
         assert task is not None and folder is not None
         here = task.setups() if self.settings.workers != 0 else []
@@ -316,7 +316,9 @@ class Engine:
                 "epochs": self.settings.epochs,
                 "out": str(path.resolve()),
                 "memory": trial.memory,
-                "reported": "loss" if {*self.objectives.names} & {*TRAINED} == {"loss"} else "accuracy",
+                "reported": "loss"
+                if [m.name for m in self.objectives if m.depends_on_training] == ["loss"]
+                else "accuracy",
                 "latency": self._needs_latency,
                 "max_latency": self.settings.max_latency,
                 "latency_target": self.settings.latency_target,

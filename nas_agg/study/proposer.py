@@ -121,7 +121,7 @@ class Proposer:
             cost = self._cost(genotype)
             if exceeded := self._exceeded(cost):
                 return exceeded
-            activations = cost.activation_bytes_train if self._activations else None
+            activations = cost.activation_bytes if self._activations else None
             return Candidate(genotype, cost.params, cost.macs, cost.hash, activations)
         except InputError as error:
             return str(error)

@@ -11,7 +11,7 @@ import pytest
 from nas_agg import __version__
 from nas_agg.cli import main as cli
 
-FIGURES = ["params", "macs", "flops", "activation_bytes_train", "activation_bytes_lean", "activation_bytes_leanest"]
+FIGURES = ["params", "macs", "flops", "activation_bytes", "activation_bytes_lean", "activation_bytes_leanest"]
 FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
 
 

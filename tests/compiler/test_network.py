@@ -128,7 +128,7 @@ def check(graph: Graph, seed: int) -> None:
         network.eval()(images(graph, 1))
     assert counter.get_total_flops() == cost.flops == 2 * cost.macs
     output, count = kept(network.train(), images(graph, BATCH))
-    assert count / BATCH == pytest.approx(cost.activation_bytes_train, rel=0.02)
+    assert count / BATCH == pytest.approx(cost.activation_bytes, rel=0.02)
     assert output.shape == (BATCH, graph.shapes[graph.output][0]) and output.isfinite().all()
     (output * torch.randn_like(output)).sum().backward()
     for name, tensor in parameters.items():
@@ -167,7 +167,7 @@ def test_networks_of_the_papers_cost_what_is_counted(name: str) -> None:
         _, count = kept(network, images(graph, few))
     statistics = sum(2 * 4 * op.channels for op in graph.ops if op.word == "norm" and not op.groups)  # type: ignore[attr-defined]
     assert counter.get_total_flops() == few * cost.flops
-    assert count / few == pytest.approx(cost.activation_bytes_train + statistics * (1 / few - 1 / BATCH), rel=0.02)
+    assert count / few == pytest.approx(cost.activation_bytes + statistics * (1 / few - 1 / BATCH), rel=0.02)
     assert sum(tensor.numel() for tensor in network.parameters()) == cost.params
 
 

@@ -34,7 +34,7 @@ def test_a_network_by_hand() -> None:
     assert counted.flops == 2 * counted.macs
     assert counted.depth == 2
     # For backward: the image, the conv's output, relu's output, the pooled map; the statistics of a batch of 32.
-    assert counted.activation_bytes_train == 4 * (4 * 64 + 6 * 64 + 6 * 64 + 6) + 2 * 4 * 6 // 32 + 1
+    assert counted.activation_bytes == 4 * (4 * 64 + 6 * 64 + 6 * 64 + 6) + 2 * 4 * 6 // 32 + 1
     # In inference: the conv's output and the norm's, or the norm's and relu's.
     assert counted.peak_bytes_inference == 4 * 2 * 6 * 64
 
@@ -55,10 +55,10 @@ def test_what_is_kept_for_backward_by_hand() -> None:
     last = 4 * 4  # the pooled map, which the classifier keeps
     image = 4 * 4 * 64
     one = 4 * 4 * 64
-    assert costs().activation_bytes_train == last
-    assert costs(CONV | {"out": 4}).activation_bytes_train == image + last
+    assert costs().activation_bytes == last
+    assert costs(CONV | {"out": 4}).activation_bytes == image + last
     # The image needs no gradient, so nothing before the first weights is kept.
-    assert costs("relu", {"maxpool": 3, "stride": 1}, CONV | {"out": 4}).activation_bytes_train == one + last
+    assert costs("relu", {"maxpool": 3, "stride": 1}, CONV | {"out": 4}).activation_bytes == one + last
     conv = costs(CONV | {"out": 4})
     for layer, further in [
         ("relu", one), ("sigmoid", one), ("swish", one), ("leaky", one),  # output or input
@@ -68,9 +68,9 @@ def test_what_is_kept_for_backward_by_hand() -> None:
         ({"times": 2}, 0), ({"drop-path": 0.5}, 4), ("gmp", one + 8 * 4), ("channel-mean", 4 * (1 - 4)),
         ("channel-max", one + 4 * 64 + 4 * (1 - 4)),
     ]:  # fmt: skip
-        assert costs(CONV | {"out": 4}, layer).activation_bytes_train - conv.activation_bytes_train == further, layer
+        assert costs(CONV | {"out": 4}, layer).activation_bytes - conv.activation_bytes == further, layer
     # Each tensor once: relu's output serves relu and the conv behind it.
-    assert costs(CONV | {"out": 4}, "relu", CONV | {"out": 4}).activation_bytes_train == image + one + last
+    assert costs(CONV | {"out": 4}, "relu", CONV | {"out": 4}).activation_bytes == image + one + last
 
 
 def by_simulation(graph: Graph) -> int:

@@ -10,7 +10,8 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
 from nas_agg.search_space.space import Space
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, seen
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
 from nas_agg.testing import TEXT, check_searcher
@@ -78,7 +79,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
         told = 0
 
         def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
-            self.told += self.objectives.several
+            self.told += self.objectives.is_multi_objective
             rng.random(self.told)
             yield self.space.sample(rng)
 
@@ -116,7 +117,7 @@ def test_stopped_trials_of_several_objectives_count_with_what_they_had(name, spa
                 said = {"state": optuna.trial.TrialState.PRUNED, "user_attrs": {"nas_agg:values": own}}
                 said["intermediate_values"] = {1: own[0]}
             study.add_trial(optuna.trial.create_trial(params=labels, distributions=space.distributions, **said))
-        objectives = Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
+        objectives = Objectives([METRICS["accuracy"], METRICS["macs"]])
         study.sampler = make_searcher(find_searcher(name), space, 0, objectives).sampler(20)
         asked.append(study.ask(space.distributions).params)
     assert asked[0] == asked[1]
@@ -208,7 +209,7 @@ def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
     names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
     text = TEXT | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
     space = Space({**text, "let": {"this": ["relu"]}}, "wide")
-    aims = Objectives([OBJECTIVES[name] for name in ("accuracy", "loss")[:objectives]])
+    aims = Objectives([METRICS[name] for name in ("accuracy", "loss")[:objectives]])
     searcher = make_searcher(find_searcher(name), space, 0, aims)
     seen = []
     for number in range(30):

@@ -10,7 +10,8 @@ from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Encoding, deduplicate, row_key
 from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.search_space.space import Space, open_space
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import hypervolume
 from nas_agg.study.samplers import surrogate
 from nas_agg.study.samplers.features import FeatureExtractor
@@ -172,7 +173,7 @@ def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.ExpectedHyperv
     scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
     trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
     return surrogate.ExpectedHypervolumeImprovement(
-        fits, trials, {}, Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
+        fits, trials, {}, Objectives([METRICS["accuracy"], METRICS["macs"]])
     ), trials
 
 
@@ -214,7 +215,7 @@ def test_what_is_over_a_limit_is_not_proposed(names, space):
     rows = deduplicate(figures.encoding.sample(60, np.random.default_rng(0)), set())
     macs = figures.costs(rows, "macs")
     limit = int(np.median(macs))
-    aims = Objectives([OBJECTIVES[name] for name in names])
+    aims = Objectives([METRICS[name] for name in names])
     seen = [
         Observation(figures.encoding.decode(row), (float(np.log(cost)), -float(cost))[: len(names)])
         for row, cost in zip(rows, macs, strict=True)
@@ -247,7 +248,7 @@ def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
 def test_it_beats_chance_by_far_on_several_objectives(names):
     """All of them trained for; the open names make no networks."""
     space = SearchVariables({f"n{i}": Choice(tuple(range(6))) for i in range(8)})
-    aims = Objectives([OBJECTIVES[name] for name in names])
+    aims = Objectives([METRICS[name] for name in names])
 
     def scores(values: dict) -> tuple[float, ...]:
         numbers = np.array(list(values.values())) / 5
@@ -283,7 +284,7 @@ def test_figures_are_those_of_the_task(space):
     row = figures.encoding.sample(1, np.random.default_rng(0))
     cost = nas_agg.cost(space.genotype(figures.encoding.decode(row[0]), input=(3, 16, 16), classes=7))
     assert figures.costs(row, "macs")[0] == cost.macs
-    assert figures.costs(row, "activation_bytes_train")[0] == cost.activation_bytes_train
+    assert figures.costs(row, "activation_bytes")[0] == cost.activation_bytes
 
 
 def test_equal_networks_are_not_proposed_again(space, tmp_path):

@@ -28,9 +28,7 @@ def test_the_line(share: Share, start: str, end: str) -> None:
     assert share.line("L") == f"limits: {start}random networks) is within {end}"
 
 
-@pytest.mark.parametrize(
-    "limits", [{"macs": 250_000}, {"params": 20_000, "macs": 0}, {"activation_bytes_train": 40_000}]
-)
+@pytest.mark.parametrize("limits", [{"macs": 250_000}, {"params": 20_000, "macs": 0}, {"activation_bytes": 40_000}])
 def test_a_network_is_judged_as_its_cost_is(limits: dict[str, int]) -> None:
     space, rng = open_space("aggregation"), np.random.default_rng(3)
     found = set()

@@ -44,7 +44,7 @@ class SearchResult:
     @property
     def top(self) -> list[TrialRecord]:
         """The five best trials; of several objectives the Pareto front."""
-        return self.front if self.objectives.several else ranked(self.trials)[:5]
+        return self.front if self.objectives.is_multi_objective else ranked(self.trials)[:5]
 
     @property
     def front(self) -> list[TrialRecord]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.common.console import accuracy_text, print_table
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import SearchResult, front, ranked
 from nas_agg.study.definition.trial import TrialRecord
 
@@ -129,10 +130,10 @@ class ProgressReporter:
         if trial.values is None:
             return "nothing"
         pairs = zip(self._objectives, trial.values, strict=True)
-        return ", ".join(objective.shown(value) for objective, value in pairs)
+        return ", ".join(objective.format(value) for objective, value in pairs)
 
     def _best(self) -> str:
-        if self._objectives.several:
+        if self._objectives.is_multi_objective:
             count = len(front(self._trials()))
             return f"{count} in the front" if count else ""
         best = ranked(self._trials())
@@ -180,11 +181,11 @@ def _clock(seconds: float) -> str:
 def _told(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
     """What is known of a trial's network, as texts, by the names of objectives."""
     told = {}
-    for name, objective in OBJECTIVES.items():
-        found = getattr(trial, objective.figure)
+    for name, metric in METRICS.items():
+        found = getattr(trial, metric.attribute)
         # Who asks for accuracies is not told losses.
         if found is not None and (name != "loss" or name in objectives.names):
-            told[name] = objective.shown(found)
+            told[name] = metric.format(found)
     return told
 
 
@@ -196,7 +197,7 @@ def _named(name: str, text: str) -> str:
 def _row(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
     """A trial's cells by the names of their columns, which are the same for all trials of a search."""
     own = dict(zip(objectives, trial.values or (), strict=False))
-    row = {objective.name: objective.shown(value) for objective, value in own.items()}
+    row = {objective.name: objective.format(value) for objective, value in own.items()}
     row = {"trial": str(trial.number)} | row | _told(trial, objectives) | {"hash": trial.hash[:12]}
     return {"MACs" if name == "macs" else name: _bare(text, name) for name, text in row.items()}
 
@@ -211,7 +212,7 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
     out = file or sys.stdout
     rows = [_row(trial, result.objectives) for trial in result.top]
     title = "the best networks"
-    if result.objectives.several:
+    if result.objectives.is_multi_objective:
         title = f"the Pareto front: {len(rows)} network{'s' * (len(rows) != 1)} that no other is better than"
         print(title, file=out)
         title = ""

@@ -223,7 +223,7 @@ class StudyRecord:
     def report(self, number: int, step: int, value: float) -> bool:
         """Note what a trial has after a step; gives whether the pruner would stop it here."""
         self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
-        return not self.objectives.several and bool(self.trial(number).should_prune())
+        return not self.objectives.is_multi_objective and bool(self.trial(number).should_prune())
 
     def forget_reports(self, number: int) -> None:
         """Make a trial one that has not reported: it is trained again."""

@@ -73,11 +73,11 @@ class FeatureExtractor:
         """Whether a cost is one that :meth:`costs` gives."""
         if isinstance(self.space, ResultsTable):
             first = next(iter(self.space.rows.values()))
-            if name == "activation_bytes_train":
+            if name == "activation_bytes":
                 return "activation_bytes" in first.found
             return name in ("params", "macs") and bool(first.costs)
         return isinstance(self.space, Space) and (
-            name in ("params", "macs") or (self._activations and name == "activation_bytes_train")
+            name in ("params", "macs") or (self._activations and name == "activation_bytes")
         )
 
     def unknown(self, rows: Rows) -> np.ndarray:
@@ -85,7 +85,7 @@ class FeatureExtractor:
         return ~self.space.has(rows) if isinstance(self.space, ResultsTable) else np.zeros(len(rows), bool)
 
     def costs(self, rows: Rows, name: str) -> np.ndarray:
-        """``params``, ``macs`` or ``activation_bytes_train`` of some points; infinite where they make no network."""
+        """``params``, ``macs`` or ``activation_bytes`` of some points; infinite where they make no network."""
         if isinstance(self.space, ResultsTable):
             found = [self.space.rows.get(row_key(row)) for row in rows]
             return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
@@ -129,7 +129,7 @@ class FeatureExtractor:
             return _NONE
         known: dict[str, float] = {"params": cost.params, "macs": cost.macs}
         if self._activations:
-            known["activation_bytes_train"] = cost.activation_bytes_train
+            known["activation_bytes"] = cost.activation_bytes
         words = [op.word for op in cost.graph.ops]
         counts = [cost.depth, *(words.count(word) for word in _WORDS)]
         return CostFeatures(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))

@@ -60,7 +60,7 @@ class PausedTrialsSampler(BaseSampler):
     def _whole(self, study: Study) -> Study:
         if self._view is None:  # a sampler is of one trial, and draws for it from what was there when it began
             paused = any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-            seen = paused or self._objectives.several  # else Optuna knows what there is
+            seen = paused or self._objectives.is_multi_objective  # else Optuna knows what there is
             self._view = cast("Study", CompletedStudyView(study, self._objectives)) if seen else study
         return self._view
 
@@ -89,7 +89,7 @@ class CompletedStudyView:
 
     def _completed(self, trial: FrozenTrial, prospects: LearningCurveExtrapolator) -> FrozenTrial:
         paused = OWN + "rungs" in trial.user_attrs and (trial.state == TrialState.PRUNED or is_paused(trial))
-        if not paused and not (self._objectives.several and trial.state == TrialState.PRUNED):
+        if not paused and not (self._objectives.is_multi_objective and trial.state == TrialState.PRUNED):
             return trial
         trial = copy.copy(trial)
         trial.intermediate_values = {}

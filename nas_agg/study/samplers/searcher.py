@@ -102,7 +102,7 @@ def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Obj
     Raises:
         InputError: Its class cannot be called so, is not whole, or cannot trade off the objectives.
     """
-    if objectives is not None and objectives.several and not kind.supports_multi_objective:
+    if objectives is not None and objectives.is_multi_objective and not kind.supports_multi_objective:
         raise InputError(f"searcher {kind.__name__}: it aims at one objective, not at {', '.join(objectives.names)}")
     try:
         made = kind(space, seed)

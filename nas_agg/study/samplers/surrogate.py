@@ -26,7 +26,6 @@ MOST_FITTED = 400  # points; the fit takes time by the cube of them
 MOST_DISTANCES = 20_000_000  # between fitted points, over all open names
 SHORT_LIST = 40  # candidates whose figures are worked out, where that takes time
 MOST_COUNTED = 200  # where most are over a limit
-COSTS = {"params": "params", "macs": "macs", "activations": "activation_bytes_train"}  # of objectives
 QUANTILES = ndtri((np.arange(16) + 0.5) / 16)  # of a normal variable, by which a gain of volume is expected
 
 
@@ -246,7 +245,7 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
     """The expected gain of the volume that the front of several scores beats; costs count by their logarithms."""
 
     def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int], objectives: Objectives):
-        figures = [COSTS.get(objective.name, "") if objective.known else "" for objective in objectives]
+        figures = [objective.attribute if objective.known_a_priori else "" for objective in objectives]
         self._figures = [figure if fits.figures.knows(figure) else "" for figure in figures]
         super().__init__(fits, trials, limits, [figure for figure in self._figures if figure])
         self._surrogates: list[Surrogate | None] = []

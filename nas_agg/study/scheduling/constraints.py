@@ -58,7 +58,7 @@ def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
     """
     from optuna.pruners import MedianPruner, NopPruner
 
-    if objectives.several or settings.pruner not in (None, "median"):
+    if objectives.is_multi_objective or settings.pruner not in (None, "median"):
         return NopPruner()
     return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
 

@@ -14,7 +14,7 @@ from nas_agg.graph.graph import Tape
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
-from nas_agg.study.definition.objectives import OBJECTIVES
+from nas_agg.study.definition.metrics import METRICS
 
 NETWORKS = 400  # of a sample, at most
 OPERATIONS = 40_000  # and of all its networks together, a fraction of a second
@@ -137,7 +137,7 @@ def share_of(
 
 def limits_text(limits: Mapping[str, Any]) -> str:
     """Limits by the names of objectives as people read them, ``1,000,000 MACs and 2 ms``; 0 or None is no limit."""
-    return " and ".join(OBJECTIVES[name].shown(limit) for name, limit in limits.items() if limit)
+    return " and ".join(METRICS[name].format(limit) for name, limit in limits.items() if limit)
 
 
 def _fits(fits: Callable[[Genotype], tuple[bool, int]], genotype: Genotype) -> bool:

@@ -36,7 +36,7 @@ class SuccessiveHalving:
         self, first: int, reduction: int, last: int, brackets: bool = False, objectives: Objectives | None = None
     ):
         self.reduction, self.last = reduction, last
-        self._learnt = np.array([one.learnt for one in objectives or Objectives()])
+        self._learnt = np.array([metric.depends_on_training for metric in objectives or Objectives()])
         epochs = [first]
         while epochs[-1] * reduction < last:
             epochs.append(epochs[-1] * reduction)

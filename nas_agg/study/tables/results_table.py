@@ -65,7 +65,7 @@ class Row:
         return int(self.costs[-1]) if self.costs else 0
 
     @property
-    def activation_bytes_train(self) -> int:
+    def activation_bytes(self) -> int:
         """What an image leaves for the backward pass."""
         if "activation_bytes" not in self.found:
             raise InputError("activations: the table does not tell of them")
@@ -209,9 +209,9 @@ class TabularSpace(ResultsTable, Space):
             InputError: There is such an objective.
         """
         for objective in objectives:
-            if objective.known or objective.name == "accuracy":
+            if objective.known_a_priori or objective.name == "accuracy":
                 continue
-            if not all(objective.figure in row.found for row in self.rows.values()):
+            if not all(objective.attribute in row.found for row in self.rows.values()):
                 raise InputError(f"objective: the table of {self.name} does not tell of {objective.name}")
             if paused and objective.name == "loss":
                 raise InputError(f"objective: the table of {self.name} tells of no loss at rungs; leave out the pruner")

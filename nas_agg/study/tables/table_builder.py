@@ -112,7 +112,7 @@ class TableBuilder:
         found = []
         for values in points(self.space):
             counted = cost(self.space.genotype(values, data.input, data.classes))
-            bytes = counted.activation_bytes_train
+            bytes = counted.activation_bytes
             found.append(Entry(values, str(counted.hash), counted.params, counted.macs, bytes))
         return found
 

@@ -8,7 +8,8 @@ import pytest
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import cost
 from nas_agg.study.api import search
-from nas_agg.study.definition.objectives import OBJECTIVES, SCORE, VALUE, objectives_of, values_of
+from nas_agg.study.definition.metrics import METRICS, SCORE, VALUE
+from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.result import front
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.scheduling.constraints import over
@@ -25,33 +26,33 @@ def test_objectives_are_named_and_know_their_direction():
     assert found.names == ("accuracy", "macs", "latency")
     assert found.directions == ["maximize", "minimize", "minimize"]
     assert found.scores((0.9, 1000.0, 2.0)) == (0.9, -1000.0, -2.0)
-    assert values_of(found, {"accuracy": 0.5, "macs": 7, "latency_ms": 3, "loss": 1}) == (0.5, 7.0, 3.0)
+    assert found.values({"accuracy": 0.5, "macs": 7, "latency_ms": 3, "loss": 1}) == (0.5, 7.0, 3.0)
     alone = objectives_of(Settings.of(space="tiny"), evaluated=False)
-    assert (alone.names, alone.several) == (("accuracy",), False)
+    assert (alone.names, alone.is_multi_objective) == (("accuracy",), False)
     assert list(objectives_of(Settings.of(space="tiny"), evaluated=True)) == [VALUE]
     assert list(objectives_of(Settings.of(space="tiny", latency_target="5ms"), evaluated=False)) == [SCORE]
 
 
 def test_a_functions_own_objectives_say_their_direction():
     found = objectives_of(Settings.of(space="tiny", objective="error:min,speed:max,macs"), evaluated=True)
-    assert [(one.name, one.maximised, one.known) for one in found] == [
-        ("error", False, False),
-        ("speed", True, False),
-        ("macs", False, True),
+    assert [(metric.name, metric.direction, metric.known_a_priori) for metric in found] == [
+        ("error", "minimize", False),
+        ("speed", "maximize", False),
+        ("macs", "minimize", True),
     ]
 
 
 @pytest.mark.parametrize(
     ("objective", "evaluated", "said"),
     [
-        ("acuracy", False, "no 'acuracy'; did you mean 'accuracy'?"),
-        ("accuracy,accuracy", False, "accuracy comes twice"),
-        ("params,macs", False, "arithmetic knows all of them"),
+        ("acuracy", False, "unknown metric 'acuracy'; did you mean 'accuracy'?"),
+        ("accuracy,accuracy", False, "accuracy is named twice"),
+        ("params,macs", False, "none of these depends on training"),
         ("latency,macs", False, "trained for accuracy or loss"),
-        ("", False, "no ''"),
+        ("", False, "unknown metric ''"),
         ((), False, "none is named"),
         ("error:down", True, "write error:min or error:max"),
-        ("my error:min", True, "is no name"),
+        ("my error:min", True, "is not a valid name"),
     ],
 )
 def test_what_is_no_objective(objective, evaluated, said):
@@ -60,9 +61,9 @@ def test_what_is_no_objective(objective, evaluated, said):
 
 
 def test_what_several_objectives_rule_out(tiny):
-    with pytest.raises(InputError, match="no median; take halving"):
+    with pytest.raises(InputError, match="median takes a single objective; use halving"):
         objectives_of(Settings.of(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
-    with pytest.raises(InputError, match="latency_target: a score of accuracy and latency"):
+    with pytest.raises(InputError, match="latency_target: the objective is then a score of accuracy and latency"):
         objectives_of(Settings.of(space="tiny", objective="loss", latency_target="5ms"), evaluated=False)
     with pytest.raises(InputError, match="one objective, not at accuracy, macs"):
         search(tiny, accuracy, searcher="local", objective="accuracy,macs", budget=3)
@@ -129,7 +130,7 @@ def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
     from nas_agg.study.definition.objectives import Objectives
     from nas_agg.study.records.study_record import StudyRecord
 
-    objectives = Objectives((OBJECTIVES["accuracy"], OBJECTIVES["macs"]))
+    objectives = Objectives((METRICS["accuracy"], METRICS["macs"]))
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     sampler = optuna.samplers.RandomSampler(seed=0)
     for number, much in enumerate((-0.1, 0.2)):

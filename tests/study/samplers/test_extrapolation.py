@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import OWN
 from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
 from nas_agg.study.samplers.paused_trials import PausedTrialsSampler
 from nas_agg.study.samplers.point_searcher import seen
 
 NUMBERS = itertools.count()
-BOTH = Objectives([OBJECTIVES["accuracy"], OBJECTIVES["macs"]])
+BOTH = Objectives([METRICS["accuracy"], METRICS["macs"]])
 
 
 def trial(rungs, end=None, state=TrialState.RUNNING, number=0, **attrs):
@@ -104,7 +105,7 @@ def test_searchers_of_our_own_see_what_is_expected():
     ]
 
 
-@pytest.mark.parametrize("objectives", [Objectives([OBJECTIVES["accuracy"]]), BOTH])
+@pytest.mark.parametrize("objectives", [Objectives([METRICS["accuracy"]]), BOTH])
 def test_samplers_of_optuna_see_paused_trials_as_complete(objectives):
     class Spy(optuna.samplers.RandomSampler):
         def sample_relative(self, study, trial, search_space):

@@ -17,7 +17,8 @@ from optuna.storages import InMemoryStorage
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
-from nas_agg.study.definition.objectives import OBJECTIVES, Objectives
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import nondomination_ranks
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import TrialRecord
@@ -96,7 +97,7 @@ SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, 
 
 @given(SCORES, st.permutations(["accuracy", "macs"]))
 def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(scores, names):
-    rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([METRICS[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
     went = 0
     while (found := rungs.promoted(trials)) is not None:
@@ -110,7 +111,7 @@ def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(sco
 
 @pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
 def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
-    rungs = SuccessiveHalving(1, 2, 9, objectives=Objectives([OBJECTIVES[name] for name in names]))
+    rungs = SuccessiveHalving(1, 2, 9, objectives=Objectives([METRICS[name] for name in names]))
     # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
     points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
     trials = [
