@@ -23,7 +23,7 @@ from nas_agg.study.definition.settings import Settings
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
-from nas_agg.study.scheduling.constraints import rungs_of
+from nas_agg.study.scheduling.constraints import make_successive_halving
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.results_table import Row, TabularSpace
 
@@ -38,7 +38,7 @@ def run(
     )
     spent, whole = 0, []
     while True:
-        trial = rungs.promoted(record.trials) if rungs else None
+        trial = rungs.next_promotion(record.trials) if rungs else None
         if trial is not None:
             record.promote(trial.number)
         else:
@@ -47,7 +47,7 @@ def run(
                 break
             trial = record.trials[found[0]]
         row = space.row(space.values(trial.labels))
-        until = rungs.until(trial) if rungs else space.epochs
+        until = rungs.next_rung(trial) if rungs else space.epochs
         step = until - max(trial.rungs, default=0)
         if spent + step > epochs:
             break
@@ -89,7 +89,7 @@ def main() -> None:
         first_epochs=options.first_epochs,
         reduction=options.reduction,
     )
-    rungs = rungs_of(settings, objectives)
+    rungs = make_successive_halving(settings, objectives)
     for networks in options.networks:
         epochs = networks * space.epochs
         for searcher in options.searchers:

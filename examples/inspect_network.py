@@ -39,7 +39,7 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.plots import Explained, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
-from nas_agg.study.records.run_folder import METRICS, WEIGHTS, data_of, read_run
+from nas_agg.study.records.run_folder import METRICS, WEIGHTS, dataset_arguments, read_run
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
 
@@ -192,7 +192,7 @@ def data_arguments(subjects: list[Subject], options: argparse.Namespace) -> dict
     for subject in subjects:
         if subject.run is None:
             raise InputError(f"{subject.text}: not a run; name the images with --dataset")
-        found.append(data_of(read_run(subject.run), subject.run))
+        found.append(dataset_arguments(read_run(subject.run), subject.run))
         if any(found[-1].get(name) != found[0].get(name) for name in ("spec", "image_size", "min_side")):
             raise InputError(f"{subject.text}: trained on other images than {subjects[0].text}; name some by --dataset")
     return found[0]

@@ -101,7 +101,10 @@ def _run(
     proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
     while len(record.trials) < trials:
         if killed is not None and len(record.trials) >= killed:
-            record, killed = StudyRecord(optuna.pruners.NopPruner(), storage, begun=True, objectives=objectives), None
+            record, killed = (
+                StudyRecord(optuna.pruners.NopPruner(), storage, must_exist=True, objectives=objectives),
+                None,
+            )
             proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
         found = proposer.propose()
         _expect(isinstance(found, tuple), f"it finds no network for trial {len(record.trials)}: {found}")
@@ -120,7 +123,7 @@ def _score(record: StudyRecord, number: int, network: Candidate) -> None:
     if luck < 0.1:
         record.fail(number, "made up")
     elif luck < 0.15:
-        record.refuse(number, "made up", {"latency": 0.5})
+        record.mark_infeasible(number, "made up", {"latency": 0.5})
     elif luck < 0.3:
         record.report(number, 1, score - 0.5)
         record.prune(number, [values[0] - 0.5, *values[1:]], held)
@@ -137,7 +140,7 @@ def _draws_again(kind: type[Searcher], space: Space) -> None:
         draws = record.draws(searcher.sampler(record.next_number), space.distributions)
         points = [space.labels(space.values(next(draws))) for _ in range(50 if seed % 8 == 0 else 1)]
         attrs = {"hash": f"{seed}", "params": 1, "macs": 1 + seed, "seed": seed}
-        record.complete(record.begin(points[-1], space.distributions, attrs), float(seed))
+        record.complete(record.create_trial(points[-1], space.distributions, attrs), float(seed))
 
 
 def _expect(truth: bool, what: str) -> None:

@@ -54,13 +54,13 @@ def compile_(
 ) -> None:
     """Write a network as plain PyTorch code and weights, which run without nas_agg."""
     from nas_agg.study.definition.signals import Stopped, stoppable
-    from nas_agg.study.export import fix_genotype
+    from nas_agg.study.export import export_genotype
 
     def work() -> ExportedModel:
         options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force, "classes": classes}
         options["download"] = download
         images = None if input is None else shape(input)
-        return fix_genotype(genotype, out, weights=weights, seed=seed, input=images, **options)
+        return export_genotype(genotype, out, weights=weights, seed=seed, input=images, **options)
 
     try:
         with stoppable():

@@ -14,9 +14,9 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import DATA_SETS, Paper, Row
 from nas_agg.search_space.references import open_genotype
-from nas_agg.study.records.provenance import origin_of_run
-from nas_agg.study.records.run_folder import GENOTYPE, RUN, data_of, read_metrics, read_run
-from nas_agg.study.standalone_training import unfinished
+from nas_agg.study.records.provenance import describe_run
+from nas_agg.study.records.run_folder import GENOTYPE, RUN_FILE, dataset_arguments, read_metrics, read_run
+from nas_agg.study.standalone_training import finish_instructions
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> Trained:
         InputError: It is no run, not finished or damaged, or its data set is not known.
     """
     folder, _, trial = path.rpartition(":")
-    if trial.isdigit() and not Path(path).exists() and (Path(folder) / RUN).is_file():
+    if trial.isdigit() and not Path(path).exists() and (Path(folder) / RUN_FILE).is_file():
         raise InputError(f"{path}: a trial has no test error; train and test it with: nas_agg train {path}")
     run, best = read_run(path), Path(path) / "best"
     if run.get("evaluate") or not best.is_dir():
-        raise InputError(f"{path}: no final network; {unfinished(run, path)}")
+        raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
     metrics = read_metrics(best)
     if not metrics.get("epochs") or not metrics.get("recipe"):
         raise InputError(f"{best}: its metrics name no epochs and recipe: train the network again")
@@ -104,8 +104,8 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> Trained:
     input, classes = graph.shapes[0], graph.shapes[graph.output][0]
     return Trained(
         path=path,
-        title=origin_of_run(run, path)[0],
-        data=_data_set(path, data_of(run, path)["spec"], input, classes, known_as),
+        title=describe_run(run, path)[0],
+        data=_data_set(path, dataset_arguments(run, path)["spec"], input, classes, known_as),
         input=input,
         classes=classes,
         params=cost.params,

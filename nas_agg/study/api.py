@@ -13,8 +13,8 @@ from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import FREE, Settings, shown
 from nas_agg.study.definition.task import absolute
 from nas_agg.study.engine import Engine, Evaluate
-from nas_agg.study.records.run_folder import RunFolder, how_to_go_on, read_run
-from nas_agg.study.records.run_status import Interrupted, stopping
+from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
+from nas_agg.study.records.run_status import Interrupted, stop_on_signal
 from nas_agg.study.samplers.initial_points import initial_points
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.tables.bare_parameters import ParameterSpace
@@ -79,7 +79,7 @@ def search(
     if settings.get("start"):
         settings["start"] = initial_points(found, settings["start"])
         if isinstance(found, TabularSpace):
-            found.check_has(settings["start"])
+            found.check_contains(settings["start"])
     kind = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     said = {"space": name, "searcher": kind, "budget": budget, "seed": seed, **settings}
     wanted = _wanted(evaluate, said, isinstance(found, TabularSpace))
@@ -95,7 +95,7 @@ def search(
         return run.search(None, named)
     folder = RunFolder(out)
     try:
-        with stopping(folder):
+        with stop_on_signal(folder):
             return run.search(folder, named)
     finally:
         folder.close()
@@ -119,7 +119,7 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     if "study" not in run:
         raise InputError(f"{path}: the folder of a training, not of a search")
     if not run.get("named"):
-        raise InputError(f"{path}: a part of this search is a Python object; go on {how_to_go_on(run, path)}")
+        raise InputError(f"{path}: a part of this search is a Python object; go on {resume_instructions(run, path)}")
     settings = dict(run["settings"]) | changes
     return search(settings.pop("space"), out=path, show=show, **settings)
 

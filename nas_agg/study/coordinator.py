@@ -11,7 +11,7 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.trial import MEASURED, TrialRecord
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.scheduling.constraints import over
+from nas_agg.study.scheduling.constraints import constraint_violations
 from nas_agg.study.workers.pool import Evaluator, Event, Job
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Coordinator:
                     raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
                 self._start(self.job(trial, network))
                 continue
-            if self.rungs is not None and (paused := self.rungs.promoted(self.record.trials)) is not None:
+            if self.rungs is not None and (paused := self.rungs.next_promotion(self.record.trials)) is not None:
                 self._waiting.append(self.record.promote(paused.number))
                 continue
             if self._spent():
@@ -178,21 +178,21 @@ class Coordinator:
             assert event.value is not None
             worse = self.record.report(number, event.step, event.value)
             self.evaluator.answer(number, worse and event.step < self.last_epoch)
-            self.record.keep_report(number, event.step, event.value)
+            self.record.store_report(number, event.step, event.value)
             return
         if event.kind == "left" or (event.kind == "lost" and self._losses.get(number, 0) < self.settings.retries):
             self._losses[number] = self._losses.get(number, 0) + (event.kind == "lost")
             self.watcher.say(f"trial {number}: {event.reason}; trained again")
-            self.record.forget_reports(number)
+            self.record.clear_reports(number)
             self.evaluator.start(self._jobs[number])
             return
         del self._jobs[number]
         seconds = round(event.result.get("seconds", event.seconds), 3)  # a worker knows of the parts before a kill
         told = {name: event.result[name] for name in MEASURED if event.result.get(name) is not None}
-        limits = over(self.settings, told)
+        limits = constraint_violations(self.settings, told)
         if event.result.get("infeasible"):
             limits = {name: much for name, much in limits.items() if much > 0} or {"resources": 1.0}
-            trial = self.record.refuse(number, event.result["infeasible"], limits, seconds=seconds, **told)
+            trial = self.record.mark_infeasible(number, event.result["infeasible"], limits, seconds=seconds, **told)
         elif event.kind == "done" and event.result.get("paused"):
             values = self._values(number, event.result)
             trial = self.record.pause(number, event.result["paused"], values, limits, seconds=seconds, **told)

@@ -23,17 +23,17 @@ from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.progress import ProgressReporter, print_result
-from nas_agg.study.records.provenance import about_space, add_code_or_say_why_not, origin_of_run
-from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RunFolder, how_to_join, plain
-from nas_agg.study.records.run_status import failing
+from nas_agg.study.records.provenance import add_code_or_warn, describe_run, describe_space
+from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RunFolder, encodable, join_command
+from nas_agg.study.records.run_status import record_failure
 from nas_agg.study.records.storages import JOURNAL, open_storage
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.initial_points import resolve_settings
 from nas_agg.study.samplers.screening import ProxyScreener
 from nas_agg.study.samplers.searcher import Searcher, make_searcher
-from nas_agg.study.scheduling.constraints import pruner_of, rungs_of
-from nas_agg.study.scheduling.limits_share import limits_text
-from nas_agg.study.scheduling.memory_plan import MemoryPlan, means_of
+from nas_agg.study.scheduling.constraints import make_pruner, make_successive_halving
+from nas_agg.study.scheduling.limits_share import format_limits
+from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
@@ -74,7 +74,7 @@ class Engine:
         self.settings, self.evaluate, self.show = settings, evaluate, show
         self.objectives = objectives_of(settings, evaluate is not None)
         if isinstance(space, TabularSpace):
-            space.check_tells(self.objectives, settings.pruner in ("halving", "hyperband"))
+            space.check_objectives(self.objectives, settings.pruner in ("halving", "hyperband"))
         self.searcher = make_searcher(searcher, self.space, settings.seed, self.objectives)
         self.rungs: SuccessiveHalving | None = None
         self.command: Sequence[str] = WORKER
@@ -104,7 +104,7 @@ class Engine:
         images = (task.input, task.classes) if task else (None, None)
         if isinstance(self.space, Space):
             self.settings = resolve_settings(said, self.space, *images)
-        self.rungs = rungs_of(self.settings, self.objectives)
+        self.rungs = make_successive_halving(self.settings, self.objectives)
         if folder is not None and folder.new:
             if said.storage is not None:
                 open_storage(said.storage, folder.path)  # a wrong one is refused before there is a run
@@ -112,7 +112,7 @@ class Engine:
             folder.begin(
                 said.model_dump(mode="json"),
                 limits={name: getattr(self.settings, name) for name in filled},
-                study=f"{plain(folder.path.resolve().name)}-{secrets.token_hex(3)}",
+                study=f"{encodable(folder.path.resolve().name)}-{secrets.token_hex(3)}",
                 space=_digest(self.space),
                 origin={"title": self.space.name, "about": self._about},
                 evaluate=not self.trains,
@@ -120,8 +120,8 @@ class Engine:
                 **(task.as_dict() if task else {}),
             )
         if folder is not None and task is not None:
-            self.means = means_of(folder, self.settings, task)
-        with failing(folder):
+            self.means = make_memory_plan(folder, self.settings, task)
+        with record_failure(folder):
             record = self._record(folder)
             result = self._go(folder, task, record, self._proposer(record, task))
         if self.show:
@@ -130,7 +130,7 @@ class Engine:
 
     @property
     def _about(self) -> str:
-        return about_space(self.space) if isinstance(self.space, Space) else ""
+        return describe_space(self.space) if isinstance(self.space, Space) else ""
 
     def _finished(self, folder: RunFolder) -> SearchResult:
         """What a finished run found; nothing is loaded but its record."""
@@ -168,14 +168,14 @@ class Engine:
     # ---- the parts of a search
 
     def _record(self, folder: RunFolder | None) -> StudyRecord:
-        pruner = pruner_of(self.settings, self.objectives)
+        pruner = make_pruner(self.settings, self.objectives)
         if folder is None:
             return StudyRecord(pruner, objectives=self.objectives)
         url, begun = self.settings.storage, _begun(folder)
         storage = open_storage(url, folder.path, begun)
         where = url or str(folder.path / JOURNAL)
         record = StudyRecord(pruner, storage, folder.run["study"], begun, self.objectives, where)
-        if (known := folder.trials_written()) > len(record.trials):
+        if (known := folder.count_written_trials()) > len(record.trials):
             found = f"{len(record.trials)} trials, where trials.csv has {known}"
             raise InputError(f"{where}: {found}; restore it, or choose another --out")
         return record
@@ -196,7 +196,7 @@ class Engine:
             input=of.get("input"),
             classes=of.get("classes"),
             cost=getattr(self.space, "network", None),  # a table, or plain names, know more
-            memory=self.means.of_trial if self.means else None,
+            memory=self.means.for_trial if self.means else None,
             screen=self._screen(of.get("data")),
             measured=self.trains,
         )
@@ -244,7 +244,7 @@ class Engine:
             if line := self._share(folder, proposer):
                 display.say(line)
             if task is not None and folder is not None and (self.settings.storage or self.settings.workers == 0):
-                display.say(f"workers may join: {how_to_join(folder.run, folder.path)}")
+                display.say(f"workers may join: {join_command(folder.run, folder.path)}")
             coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
@@ -265,7 +265,7 @@ class Engine:
             dismiss(record, reason)
             # Of a search without any result, what the time cut off goes on when there is more of it.
             if any(trial.scores is not None or trial.rungs for trial in record.trials):
-                for trial in record.settle(reason):
+                for trial in record.close_open_trials(reason):
                     display.trial(trial)
             best = self._best(record, reason)
             if folder is not None:
@@ -273,7 +273,7 @@ class Engine:
                 if self._final(folder) is None:
                     genotype = proposer.genotype(best.labels)
                     if self.means is not None and task is not None:
-                        memory = self.means.of_final(genotype)
+                        memory = self.means.for_final_training(genotype)
                         train_best(folder, task, self.settings, best, genotype, display, self.command, memory)
                     else:
                         _write_best(folder, best, genotype)
@@ -292,7 +292,7 @@ class Engine:
         return f"{verb} {self.space.name}{on} with {self.settings.searcher}{up_to}{into}"
 
     def _limits(self, *names: str) -> str:
-        return limits_text({name: getattr(self.settings, f"max_{name}") for name in names})
+        return format_limits({name: getattr(self.settings, f"max_{name}") for name in names})
 
     def _share(self, folder: RunFolder | None, proposer: Proposer) -> str:
         """How much of the space the limits leave, as a line; kept with the run. Empty if nobody would read it."""
@@ -323,7 +323,7 @@ class Engine:
                 "max_latency": self.settings.max_latency,
                 "latency_target": self.settings.latency_target,
             }
-        order["until"] = self.rungs.until(trial) if self.rungs else None
+        order["until"] = self.rungs.next_rung(trial) if self.rungs else None
         return Job(trial.number, network.genotype, order)
 
     @property
@@ -389,7 +389,7 @@ def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Value
     metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
     write_atomic(beside / METRICS, canonical(metrics) + "\n")
     if isinstance(genotype, Genotype):
-        add_code_or_say_why_not(beside, genotype, *origin_of_run(folder.run, folder.path, best.number))
+        add_code_or_warn(beside, genotype, *describe_run(folder.run, folder.path, best.number))
     with writing(folder.best):
         os.rename(beside, folder.best)
 

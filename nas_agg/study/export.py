@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.common.errors import InputError, no_room
 from nas_agg.common.files import read
 from nas_agg.search_space.references import open_genotype
-from nas_agg.study.records.provenance import about_training, origin, origin_of_run
-from nas_agg.study.records.run_folder import GENOTYPE, METRICS, RUN, WEIGHTS, data_of, plain, read_run
-from nas_agg.study.standalone_training import unfinished
+from nas_agg.study.records.provenance import describe_run, describe_source, describe_training
+from nas_agg.study.records.run_folder import (
+    GENOTYPE,
+    METRICS,
+    RUN_FILE,
+    WEIGHTS,
+    dataset_arguments,
+    encodable,
+    read_run,
+)
+from nas_agg.study.standalone_training import finish_instructions
 
 if TYPE_CHECKING:
     import os
@@ -39,7 +47,7 @@ class ExportedModel:
     written: WrittenPackage
 
 
-def fix_genotype(
+def export_genotype(
     source: str,
     out: str | os.PathLike[str],
     *,
@@ -77,7 +85,7 @@ def fix_genotype(
     check_place(out, force)
     if onnx:
         check_onnx()
-    title, about, own = _of_run(Path(source)) if source and Path(source).is_dir() else (*origin(source), None)
+    title, about, own = _of_run(Path(source)) if source and Path(source).is_dir() else (*describe_source(source), None)
     genotype = open_genotype(source)
     if input is not None or classes is not None:
         genotype = genotype.with_task(input, classes)
@@ -87,7 +95,8 @@ def fix_genotype(
     if own is not None and weights is None:
         said = _trained(Path(source))
     else:
-        said = f"Untrained weights of seed {seed or 0}." if taken is None else f"Weights of {plain(Path(taken).name)}."
+        untrained = f"Untrained weights of seed {seed or 0}."
+        said = untrained if taken is None else f"Weights of {encodable(Path(taken).name)}."
     about = " ".join(filter(None, [about, said]))
     counted = cost(genotype)
     options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
@@ -101,19 +110,19 @@ def _of_run(path: Path) -> tuple[str, str, str | None]:
     """Title, about and weights of a run's best network."""
     best = path / "best"
     trained = (best / WEIGHTS).is_file()
-    if not (path / RUN).is_file():  # a copy of a best network, or no run at all, as is said where it is opened
+    if not (path / RUN_FILE).is_file():  # a copy of a best network, or no run at all, as is said where it is opened
         return path.resolve().name, "", str(best / WEIGHTS) if trained else None
     run = read_run(path)
     if not (best / GENOTYPE).is_file() or not (trained or run.get("evaluate")):
-        raise InputError(f"{path}: no final network; {unfinished(run, path)}")
-    title, about = origin_of_run(run, path, _metrics(path).get("trial"))
+        raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
+    title, about = describe_run(run, path, _metrics(path).get("trial"))
     return title, about, str(best / WEIGHTS) if trained else None
 
 
 def _trained(path: Path) -> str:
     """What best/metrics.json and run.json say of the training; nothing where an older or spoilt run does not."""
     try:
-        return about_training(_metrics(path), data_of(read_run(path), path)["spec"])
+        return describe_training(_metrics(path), dataset_arguments(read_run(path), path)["spec"])
     except (InputError, KeyError, TypeError, ValueError):
         return ""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.records.provenance import origin_of_run
+from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.searcher import derive_seed
 from nas_agg.study.workers.pool import Job, WorkerPool
@@ -35,12 +35,12 @@ def train_best(
     Raises:
         NasAggError: The training failed; the search may be resumed and tries again.
     """
-    from nas_agg.study.records.progress import epochs_text
+    from nas_agg.study.records.progress import training_length
     from nas_agg.training.recipes import get_recipe
 
     recipe = get_recipe(settings.recipe or "final")
     what = f"training the best (trial {best.number}) on train + validation"
-    display.say(f"{what}: {epochs_text(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
+    display.say(f"{what}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.message:
         display.say(memory.message)
     order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.mode}
@@ -71,7 +71,7 @@ def train_best(
 
 def _order(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str) -> dict[str, Any]:
     """What the worker is told."""
-    title, about = origin_of_run(folder.run, folder.path, best.number)
+    title, about = describe_run(folder.run, folder.path, best.number)
     measured: dict[str, Any] = {} if best.latency_ms is None else {"latency_ms": best.latency_ms}
     if settings.latency_target is not None:
         measured["score"] = best.value

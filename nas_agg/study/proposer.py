@@ -18,7 +18,7 @@ from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed
-from nas_agg.study.scheduling.limits_share import Share, is_within, share_of
+from nas_agg.study.scheduling.limits_share import FeasibleShare, check_limits, estimate_feasible_share
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -133,7 +133,7 @@ class Proposer:
                 return f"more than {limit:,} {name.replace('_train', '').replace('_', ' ')}"
         return ""
 
-    def share(self) -> Share | None:
+    def share(self) -> FeasibleShare | None:
         """How much of the space the limits leave that arithmetic knows; None where there are no such limits."""
         if not any(self._limits.values()) or not isinstance(self.space, Space):
             return None
@@ -141,9 +141,9 @@ class Proposer:
         def fits(genotype: Genotype) -> tuple[bool, int]:
             if self._table:
                 return not self._exceeded(self._cost(genotype)), 100
-            return is_within(genotype, self._limits)
+            return check_limits(genotype, self._limits)
 
-        return share_of(self.space, fits, self._input, self._classes)
+        return estimate_feasible_share(self.space, fits, self._input, self._classes)
 
     def propose(self, seconds: float = math.inf) -> tuple[int, Candidate] | str | None:
         """Begin the next trial.
@@ -188,12 +188,12 @@ class Proposer:
             if isinstance(network, str):
                 last = network
             else:
-                known = self.record.known(network.hash)
+                known = self.record.find_by_hash(network.hash)
                 attrs = self._attrs(network, refused - 1)
                 if known is None:
-                    return self.record.begin(labels, distributions, attrs), network
+                    return self.record.create_trial(labels, distributions, attrs), network
                 if known.told and not lost:
-                    self.record.repeat(labels, distributions, attrs, known.number)
+                    self.record.create_duplicate(labels, distributions, attrs, known.number)
                     draws, refused, checked = self._draws(), 0, False
                 busy += known.state == "running"
                 if busy >= WHILE_OTHERS_RUN:
@@ -214,7 +214,11 @@ class Proposer:
             labels = self._other_draw(asked) if in_vain >= self.searcher.max_rejections else next(draws)
             network = self.judge(labels)
             in_vain += 1
-            if not isinstance(network, str) and network.hash not in found and not self.record.known(network.hash):
+            if (
+                not isinstance(network, str)
+                and network.hash not in found
+                and not self.record.find_by_hash(network.hash)
+            ):
                 found[network.hash] = labels, network
                 screen.score(network.genotype)
                 in_vain = 0
@@ -225,14 +229,14 @@ class Proposer:
             return _EXHAUSTED if (yield from self._exhausted()) else f"{PATIENCE:,} draws held no new network"
         labels, network = list(found.values())[screen.best([one.genotype for _, one in found.values()])]
         attrs = self._attrs(network, asked + 1 - len(found))
-        return self.record.begin(labels, self.space.distributions, attrs), network
+        return self.record.create_trial(labels, self.space.distributions, attrs), network
 
     def _draws(self) -> Iterator[Labels]:
         """What is proposed for the next trial: by the user, then by the searcher."""
         from optuna.samplers import BaseSampler
 
         number = self.record.next_number
-        with self.record.searching(number):
+        with self.record.searcher_errors(number):
             sampler = self.searcher.sampler(number)
             if not isinstance(sampler, BaseSampler):
                 raise TypeError(f"its sampler() gave a {type(sampler).__name__}, not an Optuna sampler")
@@ -279,7 +283,7 @@ class Proposer:
             return False
         for labels in _all_points(dict(self.space.distributions)):
             network = self.judge(labels)
-            if not isinstance(network, str) and self.record.known(network.hash) is None:
+            if not isinstance(network, str) and self.record.find_by_hash(network.hash) is None:
                 return False
             yield
         return True

@@ -20,7 +20,7 @@ from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
-from nas_agg.study.records.run_folder import data_of, read_run
+from nas_agg.study.records.run_folder import dataset_arguments, read_run
 from nas_agg.study.records.score_cache import ScoreCache, Scores
 from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
 from nas_agg.study.tables.results_table import TabularSpace
@@ -299,7 +299,7 @@ def _arguments(run: dict[str, Any], folder: Path, dataset: str | None) -> dict[s
     """What `nas_agg.training.data.load_data` is told."""
     if dataset is None and "data" not in run:
         raise InputError(f"{folder}: its networks were not trained on a data set; name one with --dataset to score on")
-    own = data_of(run, folder) if "data" in run else {"seed": 0}
+    own = dataset_arguments(run, folder) if "data" in run else {"seed": 0}
     return own if dataset is None else {**own, "spec": absolute(dataset)}
 
 

@@ -15,10 +15,10 @@ from nas_agg.search_space.space import SUFFIXES
 from nas_agg.study.definition.settings import SEEDS, shown
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute
-from nas_agg.study.records.progress import epoch_line, epochs_text, is_tenth
-from nas_agg.study.records.provenance import origin, origin_of_run
-from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, data_of, how_to_go_on, read_run
-from nas_agg.study.scheduling.memory_plan import choice_of_one
+from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
+from nas_agg.study.records.provenance import describe_run, describe_source
+from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, dataset_arguments, read_run, resume_instructions
+from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 
 if TYPE_CHECKING:
     import os
@@ -97,9 +97,9 @@ def train_genotype(
         if folder.metrics() is None:
             if show:
                 size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
-                length = f"{epochs_text(epochs or found.epochs, compile)}, recipe {recipe}"
+                length = f"{training_length(epochs or found.epochs, compile)}, recipe {recipe}"
                 print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
-            choice = choice_of_one(folder, memory, counted, found.batch_size, str(place), data.nbytes)
+            choice = standalone_memory_choice(folder, memory, counted, found.batch_size, str(place), data.nbytes)
             if choice.message:
                 _say(folder, choice.message, show)
             means = {"memory": choice.mode, "compile": compile}
@@ -120,7 +120,7 @@ def train_genotype(
 def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) -> None:
     """Begins a run, or sees that the one that is there is the same training."""
     if folder.new:
-        title, about = origin(name)
+        title, about = describe_source(name)
         folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
     elif folder.run["settings"] != settings:
         keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
@@ -165,12 +165,12 @@ def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, 
     """What a search's worker is told of a final training; there is no trial here."""
     places = {"out": str(folder.path / "best.tmp"), "best": str(folder.best)}
     told = {name: settings[name] for name in ("seed", "recipe", "epochs")}
-    title, about = origin_of_run(folder.run, folder.path)
+    title, about = describe_run(folder.run, folder.path)
     return {**places, **told, "trial": None, "value": None, "title": title, "about": about, **more}
 
 
 def _interrupted(folder: RunFolder, status: int) -> Exception:
-    error = NasAggError(f"stopped; go on {how_to_go_on(folder.run, folder.path)}")
+    error = NasAggError(f"stopped; go on {resume_instructions(folder.run, folder.path)}")
     error.status = status
     return error
 
@@ -183,11 +183,11 @@ def _reporter(folder: RunFolder, show: bool, epochs: int) -> Any:
 
     def report(epoch: int, value: float) -> bool:
         line = epoch_line(epoch, epochs, value)
-        if is_tenth(epoch, epochs):
+        if is_logged_epoch(epoch, epochs):
             folder.log(line)
         if live:
             print(f"\r{line}", end="\n" if epoch == epochs else "", flush=True)
-        elif show and is_tenth(epoch, epochs):
+        elif show and is_logged_epoch(epoch, epochs):
             print(line, flush=True)
         return False
 
@@ -232,7 +232,9 @@ def evaluate_genotype(
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
 
-    arguments: dict[str, Any] = {"spec": dataset} if dataset is not None else data_of(read_run(source), source)
+    arguments: dict[str, Any] = (
+        {"spec": dataset} if dataset is not None else dataset_arguments(read_run(source), source)
+    )
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
@@ -247,13 +249,14 @@ def _finite(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def unfinished(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
     """What is to be done about a run without a final network, as the end of a sentence."""
     if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
     if run["status"] == "finished":
-        return f"best/{WEIGHTS} is missing; restore it, or remove {path}/best and train again {how_to_go_on(run, path)}"
-    return f"finish it {how_to_go_on(run, path)}"
+        remedy = f"restore it, or remove {path}/best and train again {resume_instructions(run, path)}"
+        return f"best/{WEIGHTS} is missing; {remedy}"
+    return f"finish it {resume_instructions(run, path)}"
 
 
 def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str, Any]:
@@ -277,8 +280,8 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     run = read_run(path)
     best = Path(path) / "best"
     if not (best / WEIGHTS).is_file():
-        raise InputError(f"{path}: no final network; {unfinished(run, path)}")
-    data = load_data(**data_of(run, path))
+        raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
+    data = load_data(**dataset_arguments(run, path))
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS)
     return _finite(evaluate(model, data.test, data, pick_device(device)))

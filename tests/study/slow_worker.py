@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nas_agg.study.scheduling.constraints import score, too_slow
+from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.process import serve
 
 
@@ -21,14 +21,14 @@ def prepare(setup):
             return {}
         width = job["genotype"]["let"]["width"] // 2
         latency = width / 2
-        if refused := too_slow(latency, job["max_latency"]):
+        if refused := latency_rejection(latency, job["max_latency"]):
             return {"infeasible": refused, "latency_ms": latency}
         with (Path(setup["data"]["notes"]) / "trained.txt").open("a") as file:
             file.write(f"{Path(job['out']).name}\n")
         accuracy = 0.5 + width / 100 + job["genotype"]["let"]["deep"] / 10
         target = job["latency_target"]
         told = {} if target is None else {"accuracy": accuracy}
-        return {"value": score(accuracy, latency, target), "seconds": 0.0, "latency_ms": latency, **told}
+        return {"value": latency_reward(accuracy, latency, target), "seconds": 0.0, "latency_ms": latency, **told}
 
     return work
 

@@ -125,7 +125,9 @@ def check(result, out: Path, storage: str | None) -> None:
     with (out / "trials.csv").open() as file:
         rows = [(int(row["number"]), row["state"], row["hash"]) for row in csv.DictReader(file)]
     assert rows == [(trial.number, trial.state, trial.hash) for trial in result.trials]
-    kept = StudyRecord(NopPruner(), open_storage(storage, out), said["study"], begun=True, objectives=result.objectives)
+    kept = StudyRecord(
+        NopPruner(), open_storage(storage, out), said["study"], must_exist=True, objectives=result.objectives
+    )
     assert [vars(trial) for trial in kept.trials] == [vars(trial) for trial in result.trials]
 
 

@@ -13,8 +13,8 @@ import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.compiler.codegen import package
 from nas_agg.study import search
-from nas_agg.study.export import fix_genotype
-from nas_agg.study.records.provenance import origin
+from nas_agg.study.export import export_genotype
+from nas_agg.study.records.provenance import describe_source
 from nas_agg.study.standalone_training import evaluate_genotype, train_genotype
 from nas_agg.training.data import load_data
 
@@ -60,7 +60,7 @@ def test_best_holds_code_that_gives_the_tested_accuracy(trained):
 
 def test_a_run_is_compiled_with_its_own_weights_and_words(trained, tmp_path):
     out, metrics = trained
-    fixed = fix_genotype(str(out), tmp_path / "model")
+    fixed = export_genotype(str(out), tmp_path / "model")
     assert fixed.weights == str(out / "best/weights.safetensors")
     assert right_of_the_test_split(tmp_path / "model", metrics) == metrics["correct"]
     for name in ("model.py", "genotype.json", "weights.safetensors"):
@@ -71,7 +71,7 @@ def test_other_weights_go_before_a_runs_own(trained, tmp_path):
     out, _ = trained
     genotype = nas_agg.load(out / "best/genotype.json")
     package.save_weights(nas_agg.compile(genotype, seed=3), tmp_path / "other.safetensors")
-    fix_genotype(str(out), tmp_path / "model", weights=str(tmp_path / "other.safetensors"))
+    export_genotype(str(out), tmp_path / "model", weights=str(tmp_path / "other.safetensors"))
     found = nas_agg.compile(genotype, weights=tmp_path / "model/weights.safetensors").state_dict()
     wanted = nas_agg.compile(genotype, seed=3).state_dict()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
@@ -82,10 +82,10 @@ def test_what_is_wrong_with_its_record_costs_words_alone(trained, tmp_path):
     out, metrics = trained
     shutil.copytree(out, tmp_path / "old")
     (tmp_path / "old/best/metrics.json").write_text("[]")
-    fix_genotype(str(tmp_path / "old"), tmp_path / "first")
+    export_genotype(str(tmp_path / "old"), tmp_path / "first")
     assert right_of_the_test_split(tmp_path / "first", metrics) == metrics["correct"]
     (tmp_path / "old/run.json").unlink()
-    fix_genotype(str(tmp_path / "old"), tmp_path / "second")
+    export_genotype(str(tmp_path / "old"), tmp_path / "second")
     assert (tmp_path / "second/model.py").read_text().startswith('"""old\n')
 
 
@@ -94,12 +94,12 @@ def test_a_run_without_a_network_is_refused(trained, tmp_path):
     shutil.copytree(out, tmp_path / "run")
     (tmp_path / "run/best/weights.safetensors").unlink()
     with pytest.raises(InputError, match=r"no final network; best/weights.safetensors is missing; restore it"):
-        fix_genotype(str(tmp_path / "run"), tmp_path / "model")
+        export_genotype(str(tmp_path / "run"), tmp_path / "model")
     shutil.rmtree(tmp_path / "run/best")
     record = json.loads((tmp_path / "run/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps({**record, "status": "stopped"}))
     with pytest.raises(InputError, match="no final network; finish it with the same nas_agg train command"):
-        fix_genotype(str(tmp_path / "run"), tmp_path / "model")
+        export_genotype(str(tmp_path / "run"), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
@@ -123,7 +123,7 @@ def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path
     number = json.loads((tmp_path / "run/best/metrics.json").read_text())["trial"]
     assert text.startswith(f'"""tiny, trial {number} of a search\n\nOf the space tiny.\n')
     assert imported(tmp_path / "run/best/model.py").build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    fixed = fix_genotype(str(tmp_path / "run"), tmp_path / "model")
+    fixed = export_genotype(str(tmp_path / "run"), tmp_path / "model")
     assert fixed.weights is None
     untrained = text.replace("Of the space tiny.", "Of the space tiny. Untrained weights of seed 0.")
     assert (tmp_path / "model/model.py").read_text() == untrained
@@ -132,10 +132,10 @@ def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path
 
 def test_where_networks_come_from(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
-    assert origin(f"{tmp_path}/run:1") == ("tiny, trial 1 of a search", "Of the space tiny.")
-    title, about = origin("densenet/121")
+    assert describe_source(f"{tmp_path}/run:1") == ("tiny, trial 1 of a search", "Of the space tiny.")
+    title, about = describe_source("densenet/121")
     assert title == "densenet/121"
     assert about.startswith("Of the space densenet-imagenet: DenseNet-BC on large images") and about.endswith(".")
-    assert origin("a name") == ("a name", "")
+    assert describe_source("a name") == ("a name", "")
     (tmp_path / "run/run.json").write_text("{")
-    assert origin(f"{tmp_path}/run:1") == (f"{tmp_path}/run:1", "")
+    assert describe_source(f"{tmp_path}/run:1") == (f"{tmp_path}/run:1", "")

@@ -10,21 +10,27 @@ import pytest
 import nas_agg
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.space import Space, open_space
-from nas_agg.study.scheduling.limits_share import NETWORKS, OPERATIONS, Share, is_within, share_of
+from nas_agg.study.scheduling.limits_share import (
+    NETWORKS,
+    OPERATIONS,
+    FeasibleShare,
+    check_limits,
+    estimate_feasible_share,
+)
 
 
 @pytest.mark.parametrize(
     ("share", "start", "end"),
     [
-        (Share(400, 36, 11, 0), "about 9 % of the space (36 of 400 ", "L; none of its 11 named points is"),
-        (Share(60, 0, 3, 1), "at most 5 % of the space (0 of 60 ", "L; 1 of its 3 named points is"),
-        (Share(400, 1, 3, 2), "about 0.2 % of the space (1 of 400 ", "L; 2 of its 3 named points are"),
-        (Share(9, 9, 3, 3), "about 100 % of the space (9 of 9 ", "L; each of its 3 named points is"),
-        (Share(10, 5, 1, 0), "about 50 % of the space (5 of 10 ", "L; its named point is not"),
-        (Share(10, 5, 0, 0), "about 50 % of the space (5 of 10 ", "L"),
+        (FeasibleShare(400, 36, 11, 0), "about 9 % of the space (36 of 400 ", "L; none of its 11 named points is"),
+        (FeasibleShare(60, 0, 3, 1), "at most 5 % of the space (0 of 60 ", "L; 1 of its 3 named points is"),
+        (FeasibleShare(400, 1, 3, 2), "about 0.2 % of the space (1 of 400 ", "L; 2 of its 3 named points are"),
+        (FeasibleShare(9, 9, 3, 3), "about 100 % of the space (9 of 9 ", "L; each of its 3 named points is"),
+        (FeasibleShare(10, 5, 1, 0), "about 50 % of the space (5 of 10 ", "L; its named point is not"),
+        (FeasibleShare(10, 5, 0, 0), "about 50 % of the space (5 of 10 ", "L"),
     ],
 )
-def test_the_line(share: Share, start: str, end: str) -> None:
+def test_the_line(share: FeasibleShare, start: str, end: str) -> None:
     assert share.line("L") == f"limits: {start}random networks) is within {end}"
 
 
@@ -34,7 +40,7 @@ def test_a_network_is_judged_as_its_cost_is(limits: dict[str, int]) -> None:
     found = set()
     for _ in range(40):
         genotype = space.genotype(space.sample(rng), (1, 8, 8), 10)
-        within, operations = is_within(genotype, limits)
+        within, operations = check_limits(genotype, limits)
         counted = cost(genotype)
         assert within == all(getattr(counted, name) <= limit for name, limit in limits.items() if limit)
         assert operations <= 2 * len(counted.graph)
@@ -44,18 +50,18 @@ def test_a_network_is_judged_as_its_cost_is(limits: dict[str, int]) -> None:
 
 def test_a_large_network_is_not_written_out() -> None:
     genotype = open_space("residual").point("preact-1001")
-    assert is_within(genotype, {"macs": 10_000_000})[1] < len(cost(genotype).graph) / 20
+    assert check_limits(genotype, {"macs": 10_000_000})[1] < len(cost(genotype).graph) / 20
 
 
 def test_the_share_is_that_of_an_even_sample(tiny: Space) -> None:
     limits = {"params": 300}
-    share = share_of(tiny, lambda genotype: is_within(genotype, limits))
+    share = estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
     assert share is not None and (share.networks, share.points) == (NETWORKS, 0)
     all_ = [tiny.genotype(dict(zip(tiny.names, row, strict=True))) for row in _rows(tiny)]
     true = sum(cost(genotype).params <= 300 for genotype in all_) / len(all_)
     assert 0.1 < true < 0.9
     assert abs(share.within / share.networks - true) < 4 * (true * (1 - true) / NETWORKS) ** 0.5
-    assert share == share_of(tiny, lambda genotype: is_within(genotype, limits))
+    assert share == estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
 
 
 def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
@@ -66,8 +72,8 @@ def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
         return True, sizes[-1]
 
     space = open_space("densenet-imagenet")
-    share = share_of(space, fits)
-    assert share == Share(11, 11, 4, 4)
+    share = estimate_feasible_share(space, fits)
+    assert share == FeasibleShare(11, 11, 4, 4)
     assert len(sizes) == 15
 
 
@@ -79,7 +85,7 @@ def test_a_search_says_it_first_and_keeps_it(tiny: Space, tmp_path, capsys) -> N
     found = nas_agg.search(tiny, score, out=tmp_path / "run", show=True, **settings)
     lines = capsys.readouterr().out.splitlines()
     kept = json.loads((tmp_path / "run" / "run.json").read_text())["share"]
-    line = Share(**kept).line("300 params")
+    line = FeasibleShare(**kept).line("300 params")
     assert lines[1] == line
     assert line in (tmp_path / "run" / "log.txt").read_text()
     silent = nas_agg.search(tiny, score, **settings)  # nobody reads it, and it draws nothing of the search's

@@ -97,7 +97,7 @@ class ProgressReporter:
         line = epoch_line(step, steps, value)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=what, completed=step, total=steps, state=line)
-        if is_tenth(step, steps):
+        if is_logged_epoch(step, steps):
             self._log(f"{what}: {line}")
             if self._show and self._live is None:
                 print(f"{what}: {line}", flush=True)
@@ -111,7 +111,7 @@ class ProgressReporter:
             return f"trial {trial.number}: equal to trial {trial.twin}, {self._value(trial)}"
         early = " when stopped" if trial.state == "pruned" else ""
         if trial.state == "paused":
-            early = f" after {count_of(max(trial.rungs), 'epoch')}"
+            early = f" after {pluralize(max(trial.rungs), 'epoch')}"
         told = _told(trial, self._objectives)
         words = [_named(name, text) for name, text in told.items() if name not in self._objectives.names]
         words.append(f"{trial.seconds or 0:.1f} s")
@@ -156,18 +156,18 @@ def epoch_line(epoch: int, epochs: int, value: float) -> str:
     return f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
 
 
-def count_of(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
     """``1 epoch``, ``2 epochs``."""
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def epochs_text(epochs: int, compiled: bool) -> str:
+def training_length(epochs: int, compiled: bool) -> str:
     """How long a training is to be."""
     before = ", compiled before the first, which may take minutes" if compiled else ""
     return f"{epochs} epoch{'s' * (epochs != 1)}{before}"
 
 
-def is_tenth(epoch: int, epochs: int) -> bool:
+def is_logged_epoch(epoch: int, epochs: int) -> bool:
     """Whether an epoch is told where there is no line that can be overwritten: about ten of a training are."""
     return epoch == epochs or epoch % max(1, epochs // 10) == 0
 

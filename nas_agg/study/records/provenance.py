@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, one_line
 from nas_agg.search_space.space import Space, open_space, spaces_in_family
-from nas_agg.study.records.run_folder import RUN, plain, read_run
+from nas_agg.study.records.run_folder import RUN_FILE, encodable, read_run
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
 
 
-def origin(source: str) -> tuple[str, str]:
+def describe_source(source: str) -> tuple[str, str]:
     """The title of a genotype, and a sentence about it.
 
     Args:
@@ -25,25 +25,25 @@ def origin(source: str) -> tuple[str, str]:
         title, about = _origin(source)
     except InputError:  # a run or a space that is spoilt, where the genotype is not
         title, about = source, ""
-    return plain(title), plain(about)
+    return encodable(title), encodable(about)
 
 
 def _origin(source: str) -> tuple[str, str]:
     path, (run, _, trial) = Path(source), source.rpartition(":")
-    if source and (path / RUN).is_file():
-        return origin_of_run(read_run(path), path)
+    if source and (path / RUN_FILE).is_file():
+        return describe_run(read_run(path), path)
     if path.is_file():
         return path.stem, ""
-    if run and (Path(run) / RUN).is_file():
-        return origin_of_run(read_run(run), run, trial)
+    if run and (Path(run) / RUN_FILE).is_file():
+        return describe_run(read_run(run), run, trial)
     name, _, point = source.rpartition("/")
     for space in [open_space(name)] if name and Path(name).is_file() else spaces_in_family(name):
         if point in space.points:
-            return f"{space.family}/{point}", about_space(space)
+            return f"{space.family}/{point}", describe_space(space)
     return source, ""
 
 
-def origin_of_run(run: Mapping[str, Any], path: str | Path, trial: int | str | None = None) -> tuple[str, str]:
+def describe_run(run: Mapping[str, Any], path: str | Path, trial: int | str | None = None) -> tuple[str, str]:
     """The same, of a run's network.
 
     Args:
@@ -56,13 +56,13 @@ def origin_of_run(run: Mapping[str, Any], path: str | Path, trial: int | str | N
     return title if trial is None else f"{title}, trial {trial} of a search", said.get("about", "")
 
 
-def about_space(space: Space) -> str:
+def describe_space(space: Space) -> str:
     """A sentence about networks of a space."""
     about = space.about if space.about.endswith(("?", "!")) else f"{space.about.rstrip('.')}."
     return f"Of the space {space.name}: {about}" if space.about else f"Of the space {space.name}."
 
 
-def about_training(metrics: Mapping[str, Any], dataset: str) -> str:
+def describe_training(metrics: Mapping[str, Any], dataset: str) -> str:
     """What someone who runs a trained network must know of its training: how images are scaled.
 
     Args:
@@ -78,7 +78,7 @@ def about_training(metrics: Mapping[str, Any], dataset: str) -> str:
     )
 
 
-def add_code_or_say_why_not(folder: Path, genotype: Genotype, title: str, about: str) -> None:
+def add_code_or_warn(folder: Path, genotype: Genotype, title: str, about: str) -> None:
     """Adds a network's code to its folder; whatever is wrong with that, what the folder holds is not lost for it."""
     from nas_agg.compiler.codegen.package import add_code
 

@@ -25,7 +25,7 @@ from nas_agg.study.definition.settings import Settings
 if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
 
-RUN = "run.json"
+RUN_FILE = "run.json"
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = (
     *("number", "state", "value", "accuracy", "loss", "latency_ms", "params", "macs", "activation_bytes", "hash"),
@@ -64,7 +64,7 @@ class RunFolder:
             self._lock.close()
             raise InputError(f"{self.path}: another search runs there; wait for it or choose another --out") from None
         try:
-            self.new = not (self.path / RUN).exists()
+            self.new = not (self.path / RUN_FILE).exists()
             if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
                 raise InputError(f"{self.path}: not empty and no run folder; choose another --out")
             self.run = {} if self.new else read_run(self.path)
@@ -79,7 +79,7 @@ class RunFolder:
         """Write what the run is before anything of it exists."""
         self.run = {
             "status": "running",
-            "command": plain(hidden(" ".join(sys.argv))),
+            "command": encodable(hidden(" ".join(sys.argv))),
             "settings": settings,
             "seed": settings.get("seed"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -92,7 +92,7 @@ class RunFolder:
     def update(self, **changes: Any) -> None:
         """Change entries of run.json."""
         self.run.update(changes)
-        write_atomic(self.path / RUN, json.dumps(self.run, indent=2) + "\n")
+        write_atomic(self.path / RUN_FILE, json.dumps(self.run, indent=2) + "\n")
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, with the time."""
@@ -111,9 +111,9 @@ class RunFolder:
             if trial.seconds is not None:
                 row["seconds"] = f"{trial.seconds:.2f}"
             writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])
-        write_atomic(self.path / "trials.csv", plain(text.getvalue()))
+        write_atomic(self.path / "trials.csv", encodable(text.getvalue()))
 
-    def trials_written(self) -> int:
+    def count_written_trials(self) -> int:
         """How many trials trials.csv tells of."""
         try:
             with (self.path / "trials.csv").open(newline="", encoding="utf-8", errors="replace") as file:
@@ -176,13 +176,13 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         InputError: There is no such run; the message names a near one.
     """
-    file = Path(path) / RUN
+    file = Path(path) / RUN_FILE
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         parent = Path(path).parent
         near = [entry.name for entry in parent.iterdir() if entry != Path(path)] if parent.is_dir() else []
-        raise InputError(f"{path}: no run folder (it has no {RUN}){did_you_mean(Path(path).name, near)}") from None
+        raise InputError(f"{path}: no run folder (it has no {RUN_FILE}){did_you_mean(Path(path).name, near)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
     run = parse(text, str(file), "json")
@@ -278,26 +278,26 @@ def _checked(model: type[BaseModel], value: Any) -> dict[str, Any]:
     return value
 
 
-def data_of(run: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
+def dataset_arguments(run: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """The data set of a run, as arguments of :func:`nas_agg.training.data.load_data`.
 
     Raises:
         InputError: Its run.json names none.
     """
     if "data" not in run:
-        raise InputError(f"{path}: {RUN} names no data set; name one, and the weights")
+        raise InputError(f"{path}: {RUN_FILE} names no data set; name one, and the weights")
     try:
         return dict(_checked(_Data, run["data"]))
     except InputError as error:
-        raise InputError(f"{Path(path) / RUN}: data.{error}") from None
+        raise InputError(f"{Path(path) / RUN_FILE}: data.{error}") from None
 
 
-def plain(text: str) -> str:
+def encodable(text: str) -> str:
     """A text that can be written as UTF-8: a name may hold bytes that are no text, and they are written out."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def how_to_go_on(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def resume_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
     """What to type to go on with an unfinished run, as the end of a sentence.
 
     Args:
@@ -311,7 +311,7 @@ def how_to_go_on(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
     return f"by calling nas_agg.search again with out={str(path)!r}"
 
 
-def how_to_join(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
+def join_command(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
     """What to type on another machine to train trials of a run.
 
     Args:

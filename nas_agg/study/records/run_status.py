@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.signals import Stopped, stoppable
-from nas_agg.study.records.run_folder import RunFolder, how_to_go_on, plain
+from nas_agg.study.records.run_folder import RunFolder, encodable, resume_instructions
 
 
 class Interrupted(NasAggError):
@@ -15,25 +15,25 @@ class Interrupted(NasAggError):
 
     def __init__(self, folder: RunFolder, status: int):
         self.status = status
-        there = f"; go on {how_to_go_on(folder.run, folder.path)}" if folder.run else " before the search began"
+        there = f"; go on {resume_instructions(folder.run, folder.path)}" if folder.run else " before the search began"
         super().__init__(f"stopped{there}")
 
 
 @contextlib.contextmanager
-def failing(folder: RunFolder | None) -> Iterator[None]:
+def record_failure(folder: RunFolder | None) -> Iterator[None]:
     """Note in the folder that a search failed, and why."""
     try:
         yield
     except NasAggError as error:
         if folder is not None:
             with contextlib.suppress(NasAggError):  # on a full disk, the first error is the one to tell
-                folder.update(status="failed", reason=plain(str(error)))
+                folder.update(status="failed", reason=encodable(str(error)))
                 folder.log(f"failed: {error}")
         raise
 
 
 @contextlib.contextmanager
-def stopping(folder: RunFolder) -> Iterator[None]:
+def stop_on_signal(folder: RunFolder) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM stop a run; since a kill is safe at any moment, stopping is no more than leaving."""
     try:
         with stoppable():

@@ -28,31 +28,31 @@ READY = 10.0  # seconds in which a proxy must answer
 BUSY = 60.0  # seconds that a process waits for others who write to an SQLite file
 
 
-def open_storage(url: str | None, folder: Path, begun: bool = False) -> BaseStorage:
+def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> BaseStorage:
     """The storage of a URL, else the journal file of a run folder.
 
     Args:
         url: Any of Optuna's, or ``grpc://HOST:PORT`` of its gRPC proxy; ``$NAME`` in it is a variable of the
             environment.
         folder: The run's.
-        begun: Whether there must be studies in it already: nothing is made then.
+        must_exist: Whether there must be studies in it already: nothing is made then.
 
     Raises:
         InputError: The URL is no storage that can be opened, or the journal cannot be read.
     """
     if url is None:
         path = folder / JOURNAL
-        with said("cannot be read", str(path), InputError):
+        with storage_errors("cannot be read", str(path), InputError):
             lock = _Lock(path)
             journal = JournalFileBackend(str(path), lock_obj=lock)
             lock.acquire()  # mends it
             lock.release()
             return JournalStorage(journal)
-    with said("cannot be opened", url, InputError), quiet():
+    with storage_errors("cannot be opened", url, InputError), silence_optuna():
         full = _full(url)
         if full.startswith(GRPC):
             return _proxy(full)
-        if begun:
+        if must_exist:
             _check_begun(full)
         # A server may have been started anew since the last call.
         more = {"connect_args": {"timeout": BUSY}} if full.startswith("sqlite") else {"pool_pre_ping": True}
@@ -149,7 +149,7 @@ def _mend(file: BufferedRandom) -> None:
 
 
 @contextlib.contextmanager
-def said(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggError) -> Iterator[None]:
+def storage_errors(what: str, name: str = "the storage", kind: type[NasAggError] = NasAggError) -> Iterator[None]:
     """Whatever a storage raises, as one line; a signal waits until it is done."""
     try:
         with shielded():
@@ -168,7 +168,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_optuna() -> Iterator[None]:
     """Without Optuna's remarks on standard error."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, TrialRecord, as_record
-from nas_agg.study.records.storages import quiet, said
+from nas_agg.study.records.storages import silence_optuna, storage_errors
 from nas_agg.study.samplers.searcher import describe_exception
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class StudyRecord:
         pruner: Decides which trials are stopped early.
         storage: Where trials are kept; ``None`` keeps them in memory only.
         name: The study's name in the storage.
-        begun: Whether the study must be there already.
+        must_exist: Whether the study must be there already.
         objectives: What the search aims at.
         where: What errors call the storage.
 
@@ -55,13 +55,13 @@ class StudyRecord:
         pruner: BasePruner,
         storage: BaseStorage | None = None,
         name: str = "search",
-        begun: bool = False,
+        must_exist: bool = False,
         objectives: Objectives | None = None,
         where: str = "the storage",
     ):
         self.searcher = "of this search"
         self.objectives = objectives or Objectives()
-        with quiet():
+        with silence_optuna():
             self.study = optuna.create_study(study_name="search", directions=self.objectives.directions, pruner=pruner)
         self.storage = storage
         self._ids: list[int] = []
@@ -69,8 +69,8 @@ class StudyRecord:
         self._by_hash: dict[str, int] = {}
         self._open: Trial | None = None
         if storage is not None:
-            self.study_id = _study_id(storage, name, begun, self.objectives, where)
-            with said("cannot be read", where, InputError):
+            self.study_id = _study_id(storage, name, must_exist, self.objectives, where)
+            with storage_errors("cannot be read", where, InputError):
                 trials = storage.get_all_trials(self.study_id)
             for trial in sorted(trials, key=lambda trial: trial.number):
                 if trial.number != len(self._records):
@@ -108,7 +108,7 @@ class StudyRecord:
         """Every trial, by number."""
         return self._records
 
-    def known(self, hash: str) -> TrialRecord | None:
+    def find_by_hash(self, hash: str) -> TrialRecord | None:
         """The trial that trained, or trains, or failed to train, the network of this hash."""
         number = self._by_hash.get(hash)
         return None if number is None else self._records[number]
@@ -117,7 +117,7 @@ class StudyRecord:
         """The Optuna trial of a number, in memory."""
         return Trial(self.study, self._id(number))
 
-    def storage_id(self, number: int) -> int:
+    def storage_trial_id(self, number: int) -> int:
         """What the storage calls the trial of a number."""
         return self._ids[number]
 
@@ -139,7 +139,7 @@ class StudyRecord:
 
         Nothing of it is kept until :meth:`begin`.
         """
-        with self.searching(self.next_number):
+        with self.searcher_errors(self.next_number):
             self.study.sampler = sampler
             if self._open is None:
                 self._open = self.study.ask()
@@ -150,7 +150,7 @@ class StudyRecord:
     ) -> Iterator[Labels]:
         study = self.study
         while True:
-            with self.searching(trial.number):
+            with self.searcher_errors(trial.number):
                 joint = sampler.infer_relative_search_space(study, trial)
                 drawn = sampler.sample_relative(study, trial, joint)
                 labels = {
@@ -163,7 +163,7 @@ class StudyRecord:
             yield labels
 
     @contextlib.contextmanager
-    def searching(self, number: int) -> Iterator[None]:
+    def searcher_errors(self, number: int) -> Iterator[None]:
         """Whatever a searcher raises, as one line."""
         try:
             yield
@@ -172,24 +172,26 @@ class StudyRecord:
                 f"searcher {self.searcher} failed at trial {number}: {describe_exception(error)}"
             ) from error
 
-    def begin(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict[str, Any]) -> int:
+    def create_trial(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict[str, Any]) -> int:
         """Create the trial that was asked for, with its values and attributes, in one step; gives its number."""
         number = self._fill(labels, distributions, attrs)
         self._save(number)
         return number
 
-    def repeat(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict, twin: int) -> int:
+    def create_duplicate(
+        self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict, duplicate_of: int
+    ) -> int:
         """Create the trial that was asked for, with the result of an equal network, in one step; gives its number."""
-        equal = self._frozen(twin)
+        equal = self._frozen(duplicate_of)
         names = (*MEASURED, "values", "rungs")
         found = {name: equal.user_attrs[OWN + name] for name in names if OWN + name in equal.user_attrs}
-        number = self._fill(labels, distributions, {**attrs, **found, "repeat_of": twin})
+        number = self._fill(labels, distributions, {**attrs, **found, "repeat_of": duplicate_of})
         for step, value in equal.intermediate_values.items():
             self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
         self._constrain(number, equal.constraints)
         complete = equal.state == TrialState.COMPLETE
         try:
-            with self.searching(number):
+            with self.searcher_errors(number):
                 self.study.tell(number, equal.values if complete else None, equal.state)
         except NasAggError:
             self._save(number)  # the searcher failed after the trial had its result
@@ -211,7 +213,7 @@ class StudyRecord:
     def _save(self, number: int) -> None:
         trial = self._frozen(number)
         if self.storage is not None:
-            with said("cannot be written"):
+            with storage_errors("cannot be written"):
                 self._ids.append(self.storage.create_new_trial(self.study_id, trial))
                 kept = self.storage.get_trial_number_from_id(self._ids[-1])
             if kept != number:
@@ -225,14 +227,14 @@ class StudyRecord:
         self.study._storage.set_trial_intermediate_value(self._id(number), step, value)
         return not self.objectives.is_multi_objective and bool(self.trial(number).should_prune())
 
-    def forget_reports(self, number: int) -> None:
+    def clear_reports(self, number: int) -> None:
         """Make a trial one that has not reported: it is trained again."""
         self._frozen(number).intermediate_values.clear()
 
-    def keep_report(self, number: int, step: int, value: float) -> None:
+    def store_report(self, number: int, step: int, value: float) -> None:
         """Write a reported score to the storage, for those who look on."""
         if self.storage is not None:
-            with said("cannot be written"):
+            with storage_errors("cannot be written"):
                 self.storage.set_trial_intermediate_value(self._ids[number], step, value)
 
     def complete(
@@ -290,7 +292,7 @@ class StudyRecord:
         for key, attr in attrs.items():
             self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
             if self.storage is not None:
-                with said("cannot be written"):
+                with storage_errors("cannot be written"):
                     self.storage.set_trial_user_attr(self._ids[number], OWN + key, attr)
         self._note(self._frozen(number))
         return self._records[number]
@@ -299,7 +301,7 @@ class StudyRecord:
         """Record that a trial failed, and why."""
         return self._tell(number, TrialState.FAIL, None, {**attrs, "reason": one_line(reason)})
 
-    def refuse(self, number: int, reason: str, over: Mapping[str, float], **attrs: Any) -> TrialRecord:
+    def mark_infeasible(self, number: int, reason: str, over: Mapping[str, float], **attrs: Any) -> TrialRecord:
         """Record that a trial's network is over a limit that arithmetic does not know; it has no result.
 
         Samplers learn of it by Optuna's constraints; a failed trial they would not see.
@@ -318,7 +320,7 @@ class StudyRecord:
         """What a trial is over, for dashboards, which show attributes; also where it is over less than at a rung."""
         return {"over": dict(over)} if over or OWN + "over" in self._frozen(number).user_attrs else {}
 
-    def settle(self, reason: str) -> list[TrialRecord]:
+    def close_open_trials(self, reason: str) -> list[TrialRecord]:
         """Record that the search has ended without the trials that are still open; gives them.
 
         Those that came to a rung have what they had there. The others are neither failures nor known networks: a later
@@ -338,13 +340,13 @@ class StudyRecord:
             self.study._storage.set_trial_user_attr(self._id(number), OWN + key, attr)
         failure = None
         try:
-            with self.searching(number):
+            with self.searcher_errors(number):
                 self.study.tell(number, values, state)
         except NasAggError as error:
             failure = error  # the searcher's; the result is in memory, and is kept first
         trial = self._frozen(number)
         if self.storage is not None:
-            with said("cannot be written"):
+            with storage_errors("cannot be written"):
                 self._keep(self.storage, self._ids[number], trial)
                 self.storage.set_trial_state_values(self._ids[number], state, trial.values)
         self._note(trial)
@@ -367,12 +369,12 @@ class StudyRecord:
                 storage.set_trial_system_attr(id, key, attr)
 
 
-def _study_id(storage: BaseStorage, name: str, begun: bool, objectives: Objectives, where: str) -> int:
-    with quiet(), said("cannot be used", where):
+def _study_id(storage: BaseStorage, name: str, must_exist: bool, objectives: Objectives, where: str) -> int:
+    with silence_optuna(), storage_errors("cannot be used", where):
         try:
             return storage.get_study_id_from_name(name)
         except KeyError:
-            if begun:
+            if must_exist:
                 raise InputError(f"{where}: the study is gone; restore it, or choose another --out") from None
             study = optuna.create_study(study_name=name, storage=storage, directions=objectives.directions)
             study.set_metric_names(list(objectives.names))

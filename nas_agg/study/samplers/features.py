@@ -74,7 +74,7 @@ class FeatureExtractor:
         if isinstance(self.space, ResultsTable):
             first = next(iter(self.space.rows.values()))
             if name == "activation_bytes":
-                return "activation_bytes" in first.found
+                return "activation_bytes" in first.extra_metrics
             return name in ("params", "macs") and bool(first.costs)
         return isinstance(self.space, Space) and (
             name in ("params", "macs") or (self._activations and name == "activation_bytes")

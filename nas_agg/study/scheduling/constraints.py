@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 #: MnasNet's (Tan et al. 2019, section 3): of two networks of one latency the better wins, and twice as fast is worth
 #: 5 % of the accuracy.
-EXPONENT = -0.07
+LATENCY_EXPONENT = -0.07
 
 
-def score(accuracy: float, latency_ms: float | None, target: float | None) -> float:
+def latency_reward(accuracy: float, latency_ms: float | None, target: float | None) -> float:
     """``accuracy * (latency / target) ** -0.07``; the accuracy itself where there is no target."""
     if target is None or latency_ms is None:
         return accuracy
-    return accuracy * (latency_ms / target) ** EXPONENT
+    return accuracy * (latency_ms / target) ** LATENCY_EXPONENT
 
 
-def too_slow(latency_ms: float | None, limit: float | None) -> str:
+def latency_rejection(latency_ms: float | None, limit: float | None) -> str:
     """Why a network of such a latency is refused; empty if it is not."""
     if not limit or latency_ms is None or latency_ms <= limit:
         return ""
     return f"latency {latency_ms:.4g} ms, more than {limit:.4g} ms"
 
 
-def over(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
+def constraint_violations(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
     """By how much a network is over each limit that a training tells of; 0 or less is within it.
 
     Args:
@@ -51,7 +51,7 @@ def over(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
     return by
 
 
-def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
+def make_pruner(settings: Settings, objectives: Objectives) -> BasePruner:
     """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished.
 
     Of several objectives there is no median; trials that pause at rungs are not stopped in between.
@@ -63,7 +63,7 @@ def pruner_of(settings: Settings, objectives: Objectives) -> BasePruner:
     return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
 
 
-def rungs_of(settings: Settings, objectives: Objectives) -> SuccessiveHalving | None:
+def make_successive_halving(settings: Settings, objectives: Objectives) -> SuccessiveHalving | None:
     """Where trainings pause, by default after a third of their epochs; None: nowhere.
 
     Raises:

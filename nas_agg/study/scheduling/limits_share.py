@@ -21,7 +21,7 @@ OPERATIONS = 40_000  # and of all its networks together, a fraction of a second
 
 
 @dataclass(frozen=True)
-class Share:
+class FeasibleShare:
     """How many of some networks are within the limits.
 
     Attributes:
@@ -82,7 +82,7 @@ class _Over(Exception):
     """A network is over a limit."""
 
 
-def is_within(genotype: Genotype, limits: Mapping[str, int]) -> tuple[bool, int]:
+def check_limits(genotype: Genotype, limits: Mapping[str, int]) -> tuple[bool, int]:
     """Whether a network is within limits on figures of its cost, of which 0 is none, and how many operations that took.
 
     Raises:
@@ -96,12 +96,12 @@ def is_within(genotype: Genotype, limits: Mapping[str, int]) -> tuple[bool, int]
     return all(getattr(cost, name) <= limit for name, limit in limits.items() if limit), tape.counted
 
 
-def share_of(
+def estimate_feasible_share(
     space: Space,
     fits: Callable[[Genotype], tuple[bool, int]],
     input: tuple[int, int, int] | None = None,
     classes: int | None = None,
-) -> Share | None:
+) -> FeasibleShare | None:
     """Count what the limits leave of a space; the search's own draws are not touched.
 
     Args:
@@ -132,10 +132,10 @@ def share_of(
     if not found:
         return None
     named = [_fits(fits, space.point(name, input, classes)) for name in space.points]
-    return Share(len(found), sum(found), len(named), sum(named))
+    return FeasibleShare(len(found), sum(found), len(named), sum(named))
 
 
-def limits_text(limits: Mapping[str, Any]) -> str:
+def format_limits(limits: Mapping[str, Any]) -> str:
     """Limits by the names of objectives as people read them, ``1,000,000 MACs and 2 ms``; 0 or None is no limit."""
     return " and ".join(METRICS[name].format(limit) for name, limit in limits.items() if limit)
 

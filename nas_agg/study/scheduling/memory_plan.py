@@ -41,11 +41,11 @@ class MemoryPlan:
     workers: int
     held: int
 
-    def of_trial(self, genotype: Genotype) -> MemoryMode:
+    def for_trial(self, genotype: Genotype) -> MemoryMode:
         """The memory mode of a trial."""
         return self._choice(genotype, "search", self.workers).mode
 
-    def of_final(self, genotype: Genotype) -> MemoryChoice:
+    def for_final_training(self, genotype: Genotype) -> MemoryChoice:
         """The memory that the final network is trained with, alone on its device."""
         return self._choice(genotype, "final", 1)
 
@@ -56,7 +56,7 @@ class MemoryPlan:
         )
 
 
-def means_of(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
+def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
     """The means of a search; what is free is measured when it begins, and kept, so that a resumed one does the same.
 
     It is measured anew on other devices, and after a failure.
@@ -70,7 +70,7 @@ def means_of(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
     return MemoryPlan(settings, free if wanted else None, max(Counter(task.devices).values()), task.held)
 
 
-def choice_of_one(
+def standalone_memory_choice(
     folder: RunFolder, asked: RequestedMemoryMode, cost: Cost, batch: int, device: str, held: int
 ) -> MemoryChoice:
     """The memory of a single training: that of the run if it goes on and nothing else is asked for.

@@ -41,7 +41,7 @@ class SuccessiveHalving:
         while epochs[-1] * reduction < last:
             epochs.append(epochs[-1] * reduction)
         self.epochs = tuple(epoch for epoch in epochs if epoch < last)
-        self._deal = _dealt(len(self.epochs), reduction) if brackets else (0,)
+        self._deal = bracket_assignment(len(self.epochs), reduction) if brackets else (0,)
 
     def of(self, number: int) -> tuple[int, ...]:
         """The rungs of a trial, in epochs."""
@@ -50,12 +50,12 @@ class SuccessiveHalving:
     def _bracket(self, number: int) -> int:
         return self._deal[number % len(self._deal)]
 
-    def until(self, trial: TrialRecord) -> int:
+    def next_rung(self, trial: TrialRecord) -> int:
         """The epoch at which a training pauses next, or ends."""
         ahead = [epoch for epoch in self.of(trial.number) if epoch > max(trial.rungs, default=0)]
         return min([*ahead, self.last])
 
-    def promoted(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
+    def next_promotion(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
         """The paused trial that is to go on, of the highest rung of a bracket that has one; None: nobody is.
 
         Those that an earlier part of the search left at a rung are over; they neither wait nor went on.
@@ -86,7 +86,7 @@ class SuccessiveHalving:
         return int(np.lexsort((nondomination_ranks(waiting), -learnt, -added))[0])
 
 
-def _dealt(rungs: int, reduction: int) -> tuple[int, ...]:
+def bracket_assignment(rungs: int, reduction: int) -> tuple[int, ...]:
     """The bracket of each trial in turn; the last bracket trains in full. Each has about the same epochs to spend."""
     counts = [-(-(rungs + 1) * reduction**left // (left + 1)) for left in range(rungs, -1, -1)]
     deal: list[int] = []

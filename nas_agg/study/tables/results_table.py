@@ -52,7 +52,7 @@ class Row:
     costs: tuple[float, ...]
     hash: str
     curve: tuple[float, ...] = ()
-    found: Mapping[str, float] = field(default_factory=dict)
+    extra_metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def params(self) -> int:
@@ -67,9 +67,9 @@ class Row:
     @property
     def activation_bytes(self) -> int:
         """What an image leaves for the backward pass."""
-        if "activation_bytes" not in self.found:
+        if "activation_bytes" not in self.extra_metrics:
             raise InputError("activations: the table does not tell of them")
-        return int(self.found["activation_bytes"])
+        return int(self.extra_metrics["activation_bytes"])
 
 
 class ResultsTable(SearchVariables):
@@ -186,7 +186,7 @@ class TabularSpace(ResultsTable, Space):
         """The row of a genotype of the space."""
         return self.row(self.values_of(genotype))
 
-    def check_has(self, start: Sequence[Values]) -> None:
+    def check_contains(self, start: Sequence[Values]) -> None:
         """Refuses points to start from that the table has no row of.
 
         Raises:
@@ -198,7 +198,7 @@ class TabularSpace(ResultsTable, Space):
             except InputError as error:
                 raise InputError(f"start: network {place}: {error}") from None
 
-    def check_tells(self, objectives: Objectives, paused: bool) -> None:
+    def check_objectives(self, objectives: Objectives, paused: bool) -> None:
         """Refuses objectives that the table has no column of.
 
         Args:
@@ -211,7 +211,7 @@ class TabularSpace(ResultsTable, Space):
         for objective in objectives:
             if objective.known_a_priori or objective.name == "accuracy":
                 continue
-            if not all(objective.attribute in row.found for row in self.rows.values()):
+            if not all(objective.attribute in row.extra_metrics for row in self.rows.values()):
                 raise InputError(f"objective: the table of {self.name} does not tell of {objective.name}")
             if paused and objective.name == "loss":
                 raise InputError(f"objective: the table of {self.name} tells of no loss at rungs; leave out the pruner")

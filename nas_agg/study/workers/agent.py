@@ -24,8 +24,8 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_agg.common.errors import NasAggError
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.definition.signals import Stopped, shielded
-from nas_agg.study.records.run_folder import RUN
-from nas_agg.study.records.storages import quiet, said
+from nas_agg.study.records.run_folder import RUN_FILE
+from nas_agg.study.records.storages import silence_optuna, storage_errors
 from nas_agg.study.workers.pool import WORKER as COMMAND
 from nas_agg.study.workers.pool import Event, Job, WorkerPool
 from nas_agg.study.workers.protocol import (
@@ -180,7 +180,7 @@ class WorkerAgent:
             raise
         except Exception as error:  # whatever the driver raises
             if time.monotonic() - self._reached > self._lease:
-                with said(f"cannot be reached for {self._lease:g} s"):
+                with storage_errors(f"cannot be reached for {self._lease:g} s"):
                     raise
             if not self._failing:
                 self._say(f"the storage cannot be reached ({type(error).__name__}); trying on")
@@ -316,7 +316,7 @@ class WorkerAgent:
 
     def _bye(self) -> None:
         self._write(None, f"{WORKER}{self.id}", {**self._about, "left": True})
-        with quiet():
+        with silence_optuna():
             try:
                 self._flush()
             except NasAggError:
@@ -331,7 +331,7 @@ def _shared(joined: StudyHandle) -> Path | None:
     """The folders of the run's trials, if they are to be had here too and can be written."""
     folder = joined.run or Path(joined.task.get("folder") or "")
     try:
-        same = json.loads((folder / RUN).read_text(encoding="utf-8"))["study"] == joined.name
+        same = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["study"] == joined.name
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return folder / "trials" if same and os.access(folder, os.W_OK) else None

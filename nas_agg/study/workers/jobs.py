@@ -19,9 +19,9 @@ from nas_agg.compiler import Network, compile
 from nas_agg.compiler.network import memory_of
 from nas_agg.compiler.weights import save_weights
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.records.provenance import about_training, add_code_or_say_why_not
+from nas_agg.study.records.provenance import add_code_or_warn, describe_training
 from nas_agg.study.records.run_folder import GENOTYPE, METRICS, WEIGHTS
-from nas_agg.study.scheduling.constraints import score, too_slow
+from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
@@ -99,14 +99,14 @@ def _train_trial(job: dict[str, Any], data: Data, report: Report, recipe: Recipe
     model = _compiled(Genotype.model_validate(job["genotype"]), job, recipe)
     latency, target = _latency(job, model, data), job.get("latency_target")
     measured: dict[str, Any] = {} if latency is None else {"latency_ms": latency}
-    if refused := too_slow(latency, job.get("max_latency")):
+    if refused := latency_rejection(latency, job.get("max_latency")):
         return {"infeasible": refused, **measured}
     reported, stop = 0, False
 
     def value(epoch: dict[str, Any]) -> float:
         if job.get("reported") == "loss":
             return epoch["validation_loss"]
-        return score(epoch["validation_accuracy"], latency, target)
+        return latency_reward(epoch["validation_accuracy"], latency, target)
 
     def catch_up(history: Sequence[dict[str, Any]]) -> bool:
         nonlocal reported, stop
@@ -190,7 +190,7 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
     save_weights(model, out / WEIGHTS)
     write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
     write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
-    add_code_or_say_why_not(out, genotype, job["title"], f"{job['about']} {about_training(metrics, data.name)}")
+    add_code_or_warn(out, genotype, job["title"], f"{job['about']} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)
     os.rename(out, best)
     return metrics

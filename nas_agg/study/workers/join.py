@@ -12,7 +12,7 @@ from typing import Any
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.records.run_folder import read_run
-from nas_agg.study.records.storages import JOURNAL, open_storage, quiet, said
+from nas_agg.study.records.storages import JOURNAL, open_storage, silence_optuna, storage_errors
 from nas_agg.study.workers.agent import IDLE, StudyHandle, WorkerAgent, WorkerStopped
 from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, versions
 
@@ -61,8 +61,8 @@ def _find(storage: str | None, study: str | None, run: str | os.PathLike[str] | 
         storage, study = known["settings"].get("storage"), known["study"]
         if storage is None and not (place / JOURNAL).exists():
             raise InputError(f"{run}: the search has not begun yet; wait for it with --wait")
-    opened = open_storage(storage, place, begun=True)
-    with said("cannot be read", kind=InputError), quiet():
+    opened = open_storage(storage, place, must_exist=True)
+    with storage_errors("cannot be read", kind=InputError), silence_optuna():
         found = opened.get_all_studies()
     every = {one.study_name: one for one in found}
     name = _chosen(study, {name: one.user_attrs for name, one in every.items()}, storage or str(run))

@@ -17,7 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.records.storages import said
+from nas_agg.study.records.storages import storage_errors
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.workers.pool import Event, Job, WorkerPool
 from nas_agg.study.workers.protocol import (
@@ -89,7 +89,7 @@ class RemoteExecutor:
     # ---- the storage
 
     def _say(self, key: str, value: Any) -> None:
-        with said("cannot be written"):
+        with storage_errors("cannot be written"):
             if self._storage.get_study_user_attrs(self._study).get(key) != value:
                 self._storage.set_study_user_attr(self._study, key, value)
 
@@ -99,11 +99,11 @@ class RemoteExecutor:
         self._say(COORDINATOR, here)
 
     def _tell(self, number: int, key: str, value: Any) -> None:
-        with said("cannot be written"):
-            self._storage.set_trial_user_attr(self._record.storage_id(number), key, value)
+        with storage_errors("cannot be written"):
+            self._storage.set_trial_user_attr(self._record.storage_trial_id(number), key, value)
 
     def _running(self) -> dict[int, FrozenTrial]:
-        with said("cannot be read"):
+        with storage_errors("cannot be read"):
             found = self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.RUNNING,))
         return {trial.number: trial for trial in found}
 
@@ -202,7 +202,7 @@ class RemoteExecutor:
             time.sleep(max(0.0, min(self._next, end) - time.monotonic()))
 
     def _look(self) -> None:
-        with said("cannot be read"):
+        with storage_errors("cannot be read"):
             attrs = self._storage.get_study_user_attrs(self._study)
         now = time.monotonic()
         for key, worker in attrs.items():
@@ -260,7 +260,7 @@ class RemoteExecutor:
 def dismiss(record: StudyRecord, reason: str) -> None:
     """Tell workers elsewhere that the search is over."""
     if record.storage is not None:
-        with said("cannot be written"):
+        with storage_errors("cannot be written"):
             attrs = record.storage.get_study_user_attrs(record.study_id)
             if TASK in attrs:
                 over = {**attrs.get(COORDINATOR, {}), "state": FINISHED, "reason": reason}

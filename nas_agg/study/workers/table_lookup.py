@@ -29,12 +29,12 @@ class TableLookupExecutor:
         until = min(job.order.get("until") or self._space.epochs, self._space.epochs)
         whole = until == self._space.epochs
         accuracy = row.value if whole else row.curve[until - 1]
-        seconds = row.found.get("seconds", 0.0) * until / self._space.epochs
+        seconds = row.extra_metrics.get("seconds", 0.0) * until / self._space.epochs
         result = {"accuracy": accuracy, "seconds": seconds}
-        if whole and "loss" in row.found:
-            result["loss"] = row.found["loss"]
-        if "latency_ms" in row.found:
-            result["latency_ms"] = row.found["latency_ms"]
+        if whole and "loss" in row.extra_metrics:
+            result["loss"] = row.extra_metrics["loss"]
+        if "latency_ms" in row.extra_metrics:
+            result["latency_ms"] = row.extra_metrics["latency_ms"]
         if not whole:
             result["paused"] = until
         self._events = [Event(job.number, "done", seconds=seconds, result=result)]

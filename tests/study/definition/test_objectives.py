@@ -12,7 +12,7 @@ from nas_agg.study.definition.metrics import METRICS, SCORE, VALUE
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.result import front
 from nas_agg.study.definition.settings import Settings
-from nas_agg.study.scheduling.constraints import over
+from nas_agg.study.scheduling.constraints import constraint_violations
 
 
 def accuracy(genotype, trial):
@@ -121,9 +121,9 @@ def test_a_single_objective_may_be_minimised(tiny):
 
 def test_limits_that_a_training_tells_of():
     settings = Settings.of(space="tiny", min_accuracy=0.9, max_loss=0.5, max_latency="2ms")
-    by = over(settings, {"accuracy": 0.85, "loss": 0.4, "latency_ms": 1.5})
+    by = constraint_violations(settings, {"accuracy": 0.85, "loss": 0.4, "latency_ms": 1.5})
     assert by == {"accuracy": pytest.approx(0.05), "loss": pytest.approx(-0.1), "latency": -0.5}
-    assert over(Settings.of(space="tiny"), {"accuracy": 0.1}) == {}
+    assert constraint_violations(Settings.of(space="tiny"), {"accuracy": 0.1}) == {}
 
 
 def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
@@ -135,7 +135,7 @@ def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
     sampler = optuna.samplers.RandomSampler(seed=0)
     for number, much in enumerate((-0.1, 0.2)):
         labels = next(record.draws(sampler, tiny.distributions))
-        record.begin(labels, tiny.distributions, {"hash": str(number), "params": 1, "macs": 5, "seed": 0})
+        record.create_trial(labels, tiny.distributions, {"hash": str(number), "params": 1, "macs": 5, "seed": 0})
         record.complete(number, (0.5 + number / 10, 5.0), {"accuracy": much})
     assert [trial.number for trial in front(record.trials)] == [0]
     assert [trial.number for trial in record.study.best_trials] == [0]

@@ -15,7 +15,7 @@ from nas_agg.study import proposer
 from nas_agg.study.api import resume, search
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task
-from nas_agg.study.scheduling.constraints import score, too_slow
+from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers import jobs as training
 from nas_agg.training.data import load_data
 from nas_agg.training.latency import Latency
@@ -46,12 +46,12 @@ def test_what_is_no_latency(text):
 
 
 def test_the_score():
-    assert score(0.9, 5.0, None) == score(0.9, None, None) == 0.9
-    assert score(0.9, 5.0, 5.0) == 0.9
-    assert score(0.9, 10.0, 5.0) == pytest.approx(0.9 * 2**-0.07)
-    assert score(0.9, 2.5, 5.0) / score(0.9, 5.0, 5.0) == pytest.approx(1.0497, abs=1e-4)
-    assert too_slow(5.0, 5.0) == too_slow(None, 5.0) == too_slow(7.0, None) == ""
-    assert too_slow(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
+    assert latency_reward(0.9, 5.0, None) == latency_reward(0.9, None, None) == 0.9
+    assert latency_reward(0.9, 5.0, 5.0) == 0.9
+    assert latency_reward(0.9, 10.0, 5.0) == pytest.approx(0.9 * 2**-0.07)
+    assert latency_reward(0.9, 2.5, 5.0) / latency_reward(0.9, 5.0, 5.0) == pytest.approx(1.0497, abs=1e-4)
+    assert latency_rejection(5.0, 5.0) == latency_rejection(None, 5.0) == latency_rejection(7.0, None) == ""
+    assert latency_rejection(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
 
 
 def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp_path, capsys):
@@ -102,14 +102,14 @@ def test_a_resumed_search_is_the_unbroken_one(tiny_file, slow, kept, tmp_path, m
 
     settings = {"searcher": "tpe", "budget": 6, "seed": 4, "max_latency": "1.5ms", "latency_target": "1ms"}
     search(tiny_file, out=tmp_path / "whole", **settings)
-    refuse = engine.StudyRecord.refuse
+    refuse = engine.StudyRecord.mark_infeasible
 
     def killed(*args, **more):
         refuse(*args, **more)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.StudyRecord, "refuse", killed)
+        patch.setattr(engine.StudyRecord, "mark_infeasible", killed)
         with pytest.raises(Killed):
             search(tiny_file, out=tmp_path / "broken", **settings)
     resume(tmp_path / "broken")
@@ -137,7 +137,7 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
     first = training.train_trial(target, data, lambda step, value: reports.append(value))
     assert [more["device"] for more in measured] == ["cpu"]
     assert json.loads((tmp_path / "trial/latency.json").read_text())["median_ms"] == 4.0
-    assert first["latency_ms"] == 4.0 and first["value"] == score(first["accuracy"], 4.0, 8.0) == reports[-1]
+    assert first["latency_ms"] == 4.0 and first["value"] == latency_reward(first["accuracy"], 4.0, 8.0) == reports[-1]
     again = training.train_trial(target, data, lambda step, value: False)
     assert len(measured) == 1 and {**again, "seconds": 0} == {**first, "seconds": 0}
     (tmp_path / "trial/latency.json").write_text("{spoilt")

@@ -135,14 +135,14 @@ def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, m
     folder = engine.RunFolder(tmp_path / "run")
     folder.begin({})
     settings = engine.Settings.of(space="tiny")
-    two = means.means_of(folder, settings, task)
-    assert two.of_trial(genotype) == "leanest" and two.of_final(genotype).mode == "plain"
+    two = means.make_memory_plan(folder, settings, task)
+    assert two.for_trial(genotype) == "leanest" and two.for_final_training(genotype).mode == "plain"
     free(1)
-    assert means.means_of(folder, settings, task) == two, "it is measured once"
+    assert means.make_memory_plan(folder, settings, task) == two, "it is measured once"
     folder.update(status="failed")
-    assert means.means_of(folder, settings, task).free == 1
-    asked = means.means_of(folder, settings.model_copy(update={"memory": "lean"}), task)
-    assert (asked.free, asked.of_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
+    assert means.make_memory_plan(folder, settings, task).free == 1
+    asked = means.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
+    assert (asked.free, asked.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
     folder.close()
 
 

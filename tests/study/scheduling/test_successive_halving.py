@@ -23,7 +23,7 @@ from nas_agg.study.definition.pareto import nondomination_ranks
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.scheduling.constraints import rungs_of
+from nas_agg.study.scheduling.constraints import make_successive_halving
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.results_table import TabularSpace
 
@@ -70,7 +70,7 @@ def test_rungs_lie_a_factor_apart_and_before_the_end():
     assert SuccessiveHalving(2, 2, 12).epochs == (2, 4, 8)
     assert SuccessiveHalving(1, 3, 2).epochs == (1,)
     rungs = SuccessiveHalving(1, 3, 12)
-    assert [rungs.until(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
+    assert [rungs.next_rung(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
         1,
         3,
         9,
@@ -81,15 +81,15 @@ def test_rungs_lie_a_factor_apart_and_before_the_end():
 def test_the_best_of_each_rung_go_on():
     rungs = SuccessiveHalving(1, 3, 9)
     first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
-    assert rungs.promoted(first[:2]) is None
-    assert rungs.promoted(first).number == 1
+    assert rungs.next_promotion(first[:2]) is None
+    assert rungs.next_promotion(first).number == 1
     gone = [first[0], trial(1, {1: (0.5,)}, "running"), first[2]]
-    assert rungs.promoted(gone) is None
+    assert rungs.next_promotion(gone) is None
     more = [*gone, *(trial(number, {1: (0.2,)}) for number in (3, 4, 5))]
-    assert rungs.promoted(more).number == 2
+    assert rungs.next_promotion(more).number == 2
     # A higher rung comes first: its networks are nearer to a result.
     high = [trial(number, {1: (0.9,), 3: (0.9 + number / 100,)}) for number in (6, 7, 8)]
-    assert rungs.promoted([*more, *high]).number == 8
+    assert rungs.next_promotion([*more, *high]).number == 8
 
 
 SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, max_size=12)
@@ -100,7 +100,7 @@ def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(sco
     rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([METRICS[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
     went = 0
-    while (found := rungs.promoted(trials)) is not None:
+    while (found := rungs.next_promotion(trials)) is not None:
         waiting = [one for one in trials if one.state == "paused"]
         order = nondomination_ranks(np.array([one.rungs[1] for one in waiting]))
         assert order[[one.number for one in waiting].index(found.number)] == 0
@@ -118,7 +118,7 @@ def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
         trial(number, {1: (accuracy, *[-cost] * (len(names) - 1))}) for number, (accuracy, cost) in enumerate(points)
     ]
     went = []
-    while (found := rungs.promoted(trials)) is not None:
+    while (found := rungs.next_promotion(trials)) is not None:
         went.append(found.number)
         trials[found.number] = trial(found.number, found.rungs, "running")
     assert went[0] == 3 and set(went[:3]) == {1, 2, 3}, "the cheap one that knows nothing is no start"
@@ -127,7 +127,7 @@ def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
 
 def test_the_first_rung_is_at_a_third_unless_said():
     def epochs(**said):
-        return rungs_of(Settings.of(space="tiny", pruner="halving", **said), Objectives()).epochs
+        return make_successive_halving(Settings.of(space="tiny", pruner="halving", **said), Objectives()).epochs
 
     assert epochs(epochs=12) == (4,)
     assert epochs(epochs=10) == (4,)
@@ -143,7 +143,7 @@ def test_brackets_take_turns_and_the_last_trains_in_full():
     counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
     assert counts[0] > counts[1] >= counts[2] > 0
     assert set(begins[:12]) == set(begins)
-    assert rungs.until(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
+    assert rungs.next_rung(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
 
 
 def test_a_search_halves(tabled):
@@ -240,14 +240,14 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
     for width in (2, 3, 4):
         labels = tabled.labels({"width": width, "kernel": 1, "end": "relu"})
         next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
-        record.begin(labels, tabled.distributions, {"hash": str(width), "params": 1, "macs": 1, "seed": 0})
+        record.create_trial(labels, tabled.distributions, {"hash": str(width), "params": 1, "macs": 1, "seed": 0})
     record.pause(0, 1, (0.5,))
     record.pause(1, 1, (0.9,), {"accuracy": 0.2})
     assert [one.state for one in record.trials] == ["paused", "paused", "running"]
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
     record.promote(0)
     assert record.trials[0].state == "running" and not record.trials[0].counts
-    cut = record.settle("the time is up")
+    cut = record.close_open_trials("the time is up")
     assert [(one.number, one.state, one.reason) for one in cut] == [(0, "pruned", ""), (2, "stopped", "the time is up")]
     assert [one.state for one in record.trials] == ["pruned", "pruned", "stopped"]
     assert [one.values for one in record.trials] == [(0.5,), (0.9,), None]
@@ -262,14 +262,16 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
         next(record.draws(optuna.samplers.RandomSampler(), tabled.distributions))
         return tabled.labels({"width": width, **names}), tabled.distributions, attrs
 
-    record.begin(*draw(2))
+    record.create_trial(*draw(2))
     record.pause(0, 1, (0.5,))
-    record.settle("the budget is spent")
-    record.repeat(*draw(3), twin=0)
+    record.close_open_trials("the budget is spent")
+    record.create_duplicate(*draw(3), duplicate_of=0)
     assert (record.trials[1].state, record.trials[1].scores) == ("repeat", (0.5,))
     waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]
-    assert SuccessiveHalving(1, 3, 9).promoted([record.trials[1], *waiting[:2]]) is None, "there are but two networks"
-    assert SuccessiveHalving(1, 3, 9).promoted([record.trials[1], *waiting]).number == 2, "it did not go on"
+    assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting[:2]]) is None, (
+        "there are but two networks"
+    )
+    assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting]).number == 2, "it did not go on"
 
 
 def test_what_cannot_halve(tabled, tiny, tmp_path):

@@ -77,7 +77,7 @@ def test_the_table_tells_what_a_training_has(done, tmp_path):
     assert row.curve == pytest.approx([sum(pair) / 2 for pair in zip(*accuracies, strict=True)], abs=1e-4)
     assert row.value == pytest.approx(row.curve[-1], abs=1e-4)
     assert (row.params, row.macs) == (448, 64 * (54 + 324) + 60)
-    assert row.found["latency_ms"] > 0 and row.found["seconds"] > 0
+    assert row.extra_metrics["latency_ms"] > 0 and row.extra_metrics["seconds"] > 0
     assert space.row({**values, "deep": 0}).hash == space.row({**values, "deep": 0, "kernel": 1}).hash
     result = search(
         Space({**TEXT, "table": table}, "small", tmp_path), searcher="random", budget=50, out=tmp_path / "run"
@@ -96,7 +96,7 @@ def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
     rows = TabularSpace(space).rows.values()
     for objective, figure in (("loss", "loss"), ("latency,loss", "latency_ms")):
         result = search(space, searcher="random", objective=objective, budget=50, out=tmp_path / objective)
-        assert result.value == min(row.found[figure] for row in rows)
+        assert result.value == min(row.extra_metrics[figure] for row in rows)
     with pytest.raises(InputError, match="tells of no loss at rungs"):
         search(space, objective="loss", pruner="halving", searcher="random", out=tmp_path / "run")
     text = gzip.decompress(content).decode().replace("latency_ms", "slowness")

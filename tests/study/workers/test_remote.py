@@ -89,7 +89,7 @@ def begun(space, storage, trials) -> StudyRecord:
     while record.next_number < trials:
         number = record.next_number
         labels = next(record.draws(RandomSampler(seed=number), space.distributions))
-        record.begin(labels, space.distributions, {"hash": str(number), "params": 1, "macs": 1, "seed": 0})
+        record.create_trial(labels, space.distributions, {"hash": str(number), "params": 1, "macs": 1, "seed": 0})
     return record
 
 
@@ -110,13 +110,13 @@ class Hand:
         self.study({BEAT + self.id: self.beats})
 
     def attrs(self, number):
-        return self.record.storage.get_trial(self.record.storage_id(number)).user_attrs
+        return self.record.storage.get_trial(self.record.storage_trial_id(number)).user_attrs
 
     def lease(self, number):
         return self.attrs(number)[LEASE]
 
     def say(self, number, key, value):
-        self.record.storage.set_trial_user_attr(self.record.storage_id(number), key, value)
+        self.record.storage.set_trial_user_attr(self.record.storage_trial_id(number), key, value)
 
     def end(self, number, attempt, kind="done", **result):
         outcome = {"kind": kind, "seconds": 1.5, "reason": "" if kind == "done" else "why", "result": result}
