@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import HERE, bases, case, read
+from corpus.hostile import bases, case, read
 
 GIB = 2**30
 END = ["gap", {"linear": "classes"}]
@@ -19,8 +19,8 @@ END = ["gap", {"linear": "classes"}]
 
 def test_1000_mutated_files() -> None:
     """In a process of its own, whose memory is that of all of them together."""
-    command = [sys.executable, str(HERE / "hostile.py"), "1", "1000"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "corpus.hostile", "1", "1000"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent)
     assert ran.returncode == 0, ran.stderr[-2000:]
     report = json.loads(ran.stdout)
     assert not report["faults"], "\n".join(report["faults"][0])

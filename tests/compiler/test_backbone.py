@@ -13,7 +13,7 @@ import networkx
 import pytest
 import torch
 import torchvision
-from genotypes import random_genotype
+from corpus.random_genotypes import random_genotype
 from torchvision.models.feature_extraction import create_feature_extractor
 
 import nas_agg

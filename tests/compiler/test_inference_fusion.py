@@ -7,9 +7,9 @@ import random
 
 import pytest
 import torch
-from formulas import graph_of
-from genotypes import random_genotype
-from points import POINT_CASES, shaken, smallest
+from corpus.formulas import graph_of
+from corpus.points import POINT_CASES, at_smallest_input, randomized
+from corpus.random_genotypes import random_genotype
 
 import nas_agg
 from nas_agg.common.errors import InputError
@@ -25,7 +25,7 @@ PREACT = ["bn", "relu", {"conv": 1, "out": 16}, "bn", "relu", {"conv": 3, "out":
 
 def assert_equal(graph: Graph, each: bool = True) -> Network:
     """Equal logits in double precision behind every further pass, or behind all of them; gives the last."""
-    network = shaken(build(graph, 0)).double().eval()
+    network = randomized(build(graph, 0)).double().eval()
     images = torch.randn(2, *graph.shapes[0], generator=torch.Generator().manual_seed(2)).double()
     with torch.no_grad():
         wanted = network(images)
@@ -37,7 +37,7 @@ def assert_equal(graph: Graph, each: bool = True) -> Network:
 
 @pytest.mark.parametrize(("space", "point"), POINT_CASES)
 def test_points(space, point):
-    assert_equal(expand(smallest(space, point)))
+    assert_equal(expand(at_smallest_input(space, point)))
 
 
 @pytest.mark.parametrize("first", range(0, 100, 25))
@@ -49,7 +49,7 @@ def test_random_genotypes(first):
 @pytest.mark.parametrize("name", FUSIONS)
 def test_each_pass_alone(name):
     graph = expand(nas_agg.load("densenet/121").with_task(input=(3, 32, 32)))
-    network = shaken(build(graph, 0)).double().eval()
+    network = randomized(build(graph, 0)).double().eval()
     images = torch.randn(2, 3, 32, 32).double()
     torch.testing.assert_close(fuse(network, graph, [name])(images), network(images), rtol=1e-10, atol=1e-10)
 
@@ -73,7 +73,7 @@ def test_a_bottleneck_in_dense_blocks_has_no_norm_left():
 
 def test_scales_below_zero_and_near_it_are_bounds_from_above():
     graph = graph_of("bn", "relu", {"conv": 1, "out": 4}, image=(6, 8, 8))
-    network = shaken(build(graph, 0)).double().eval()
+    network = randomized(build(graph, 0)).double().eval()
     for path, op in zip(graph.paths, graph.ops, strict=True):
         if op.word == "norm":
             network.get_submodule(path).weight.data.copy_(torch.tensor([-2.0, -1e-30, 0.0, 1e-30, 0.5, 3.0]))
@@ -101,7 +101,7 @@ def test_activations_are_not_written_over_what_others_read():
 
 def test_compile_fuses_weights_that_are_given(tmp_path):
     genotype = nas_agg.load("densenet/121").with_task(input=(3, 32, 32), classes=5)
-    network = shaken(nas_agg.compile(genotype, 0)).eval()
+    network = randomized(nas_agg.compile(genotype, 0)).eval()
     save_weights(network, tmp_path / "w.safetensors")
     fused = nas_agg.compile(genotype, weights=tmp_path / "w.safetensors", fuse=True)
     images = torch.randn(17, 3, 32, 32)
@@ -128,7 +128,7 @@ def test_half_precision_and_scales_of_zero():
            "bn", "relu", {"conv": 1, "out": 12}, "gap", {"linear": 4}]  # fmt: skip
     graph = expand(nas_agg.load({"input": [3, 8, 8], "classes": 4, "net": net}))
     for tiny in (0.0, 1e-6):
-        network = shaken(build(graph, 0)).eval()
+        network = randomized(build(graph, 0)).eval()
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight.data[::3] = 0.0
@@ -142,7 +142,7 @@ def test_half_precision_and_scales_of_zero():
 
 def test_a_fused_network_has_no_training_mode():
     graph = graph_of("bn", {"conv": 3, "out": 4}, image=(6, 8, 8))
-    network = shaken(build(graph, 0)).eval()
+    network = randomized(build(graph, 0)).eval()
     fused, images = fuse(network, graph), torch.randn(2, 6, 8, 8)
     first = fused(images)
     assert torch.equal(fused.train()(images), first)

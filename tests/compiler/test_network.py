@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import graph_of
-from genotypes import random_genotype
+from corpus import NETWORKS
+from corpus.formulas import graph_of
+from corpus.random_genotypes import random_genotype
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -29,7 +30,6 @@ from nas_agg.language.operators import OPERATORS
 from nas_agg.language.patterns import PATTERNS
 from nas_agg.language.resolved import TAKEN
 
-NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
 GENOTYPES = {network["name"]: network["genotype"] for network in NETWORKS}
 SMALL: dict[str, Any] = {
     "input": [3, 16, 16],

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
-from formulas import graph_of
+from corpus import NETWORKS
+from corpus.formulas import graph_of
 
 from nas_agg.compiler import build, compile
 from nas_agg.compiler.residual_branches import branch_ends
@@ -17,7 +16,6 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 
 torch.set_num_threads(1)
-NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
 GENOTYPES = {network["name"]: network["genotype"] for network in NETWORKS}
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from genotypes import nearly, other_writing, random_genotype, renamed, rewritten, shuffled
+from corpus.random_genotypes import random_genotype
+from corpus.rewrites import equivalent_genotype, equivalent_graph, near_duplicate, relabeled, with_permuted_concats
 
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.network import Network
@@ -61,7 +62,7 @@ def assert_same_function(source: Graph, target: Graph, generator: torch.Generato
 
 def reversed_concats(graph: Graph) -> Graph:
     inputs = [row[::-1] if op.word == "cat" else row for op, row in zip(graph.ops, graph.inputs, strict=True)]
-    return renamed(random.Random(0), Graph(graph.ops, inputs, graph.shapes, graph.paths, graph.output))
+    return relabeled(random.Random(0), Graph(graph.ops, inputs, graph.shapes, graph.paths, graph.output))
 
 
 CONCATS = {
@@ -92,7 +93,7 @@ def test_a_concat_in_another_order_takes_its_channels_along(behind):
 
 def test_a_state_is_carried_whole_and_reads_like_the_target():
     graph = graph_of("bn", {"gn": 4}, "scale", "in", {"dropout": 0.5}, {"conv": 1, "out": 3, "bias": True})
-    other = renamed(random.Random(1), graph)
+    other = relabeled(random.Random(1), graph)
     state = random_state(graph, torch.Generator().manual_seed(0))
     carried = carry(state, graph, other)
     assert set(carried) == set(Network(other).state_dict())
@@ -119,9 +120,9 @@ def drawn_networks(rng: random.Random, number: int):
         genotype = random_genotype(rng)
         graph = expand(Genotype.read(genotype))
         yield graph
-        yield rewritten(rng, expand(Genotype.read(other_writing(rng, genotype))))
-        yield shuffled(rng, graph)
-        yield nearly(rng, graph)
+        yield equivalent_graph(rng, expand(Genotype.read(equivalent_genotype(rng, genotype))))
+        yield with_permuted_concats(rng, graph)
+        yield near_duplicate(rng, graph)
 
 
 def test_networks_of_one_hash_compute_the_same():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from points import shaken
+from corpus.points import randomized
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +54,7 @@ def assert_computes(genotype: Genotype, reference: Any, steps: int = 1) -> None:
     graph = expand(genotype)
     images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     for memory in MEMORY_MODES:
-        network = shaken(build(graph, 0, memory=memory)).double().train()  # type: ignore[arg-type]
+        network = randomized(build(graph, 0, memory=memory)).double().train()  # type: ignore[arg-type]
         assert sum(p.numel() for p in network.parameters()) == Cost(graph).params
         state = {name: value.detach().clone() for name, value in network.state_dict().items()}
         params = {name: state[name].requires_grad_() for name, _ in network.named_parameters()}

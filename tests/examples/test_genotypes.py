@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import formula
+from corpus.formulas import formula
 from torch import nn
 from torchvision import models
 

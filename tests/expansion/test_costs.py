@@ -7,19 +7,17 @@ import random
 import subprocess
 import sys
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pytest
-from formulas import CONV, graph_of
-from genotypes import random_genotype
+from corpus import NETWORKS
+from corpus.formulas import CONV, graph_of
+from corpus.random_genotypes import random_genotype
 
 from nas_agg.expansion.costs import FIGURES, Cost, cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph
 from nas_agg.language.genotype import Genotype
-
-NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
 
 
 def costs(*net: Any, **fields: Any) -> Cost:

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from formulas import CONV, formula, graph_of
+from corpus.formulas import CONV, formula, graph_of
 
 from nas_agg.common.errors import GenotypeError
 from nas_agg.expansion.aggregates import Nodes

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from genotypes import random_genotype
-from points import POINT_CASES, shaken, smallest
+from corpus.points import POINT_CASES, at_smallest_input, randomized
+from corpus.random_genotypes import random_genotype
 
 import nas_agg
 from nas_agg.common.errors import InputError
@@ -23,7 +23,7 @@ from nas_agg.language.genotype import Genotype
 
 def assert_equal(graph: Graph, other: Graph) -> None:
     """Equal outputs, gradients and statistics in double precision, of the weights that both have."""
-    found, state = [], shaken(build(graph, 0)).state_dict()
+    found, state = [], randomized(build(graph, 0)).state_dict()
     for of in (graph, other):
         network = build(of, 0)
         network.load_state_dict({name: state[name] for name in network.state_dict()})
@@ -43,7 +43,7 @@ def assert_equal(graph: Graph, other: Graph) -> None:
 
 @pytest.mark.parametrize(("space", "point"), POINT_CASES)
 def test_each_pass_on_points(space, point):
-    genotype = smallest(space, point)
+    genotype = at_smallest_input(space, point)
     written = as_written(genotype)
     plain = tidy(written, ["dead"])  # a dropout that nobody reads draws from the same random numbers
     assert_equal(plain, tidy(written))

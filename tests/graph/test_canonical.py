@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from genotypes import nearly, other_writing, random_genotype, renamed, rewritten
+from corpus.random_genotypes import random_genotype
+from corpus.rewrites import equivalent_genotype, equivalent_graph, near_duplicate, relabeled
 
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import canonical
@@ -187,8 +188,8 @@ def test_wires_that_look_alike_from_everywhere_are_told_apart():
     rng = random.Random(0)
     one, two = canonical_hash(ring(6)), canonical_hash(ring(3, 3))
     assert one != two
-    assert {canonical_hash(rewritten(rng, ring(6))) for _ in range(20)} == {one}
-    assert {canonical_hash(rewritten(rng, ring(3, 3))) for _ in range(20)} == {two}
+    assert {canonical_hash(equivalent_graph(rng, ring(6))) for _ in range(20)} == {one}
+    assert {canonical_hash(equivalent_graph(rng, ring(3, 3))) for _ in range(20)} == {two}
 
 
 # ---------------------------------------------------------------------- the order of a concat
@@ -287,16 +288,16 @@ def test_other_writings_of_random_networks_have_their_hash():
         genotype = random_genotype(rng)
         graph = expand(Genotype.read(genotype))
         wanted = canonical_hash(graph)
-        assert canonical_hash(expand(Genotype.read(other_writing(rng, genotype)))) == wanted, genotype
-        assert canonical_hash(renamed(rng, graph)) == wanted, genotype
-        assert canonical_hash(rewritten(rng, graph)) == wanted, genotype
+        assert canonical_hash(expand(Genotype.read(equivalent_genotype(rng, genotype)))) == wanted, genotype
+        assert canonical_hash(relabeled(rng, graph)) == wanted, genotype
+        assert canonical_hash(equivalent_graph(rng, graph)) == wanted, genotype
 
 
 def test_places_pair_the_operations_of_equal_networks():
     rng = random.Random(2)
     for _ in range(100):
         graph = expand(Genotype.read(random_genotype(rng)))
-        other = rewritten(rng, graph)
+        other = equivalent_graph(rng, graph)
         paired = []
         for one in (graph, other):
             form = canonical_form(one)
@@ -309,7 +310,7 @@ def test_nearly_equal_networks_are_told_apart_by_what_they_count():
     seen = Counter()
     for _ in range(400):
         graph = expand(Genotype.read(random_genotype(rng)))
-        other = nearly(rng, graph)
+        other = near_duplicate(rng, graph)
         equal = canonical_hash(graph) == canonical_hash(other)
         assert not equal or sum(op.params for op in graph.ops) == sum(op.params for op in other.ops)
         seen[equal] += 1
@@ -326,14 +327,14 @@ def test_sums_too_long_to_take_apart_stay_as_they_are(monkeypatch):
     apart = canonical_hash(graph)
     monkeypatch.setattr(canonical, "MAX_READS", 8)
     nested = canonical_hash(graph)
-    assert nested == canonical_hash(renamed(random.Random(0), graph)) != apart
+    assert nested == canonical_hash(relabeled(random.Random(0), graph)) != apart
 
 
 def test_many_alike_branches_are_no_matter():
     branch = [{"conv": 1, "out": 4}, "bn", "relu", {"conv": 3, "out": 8}, "bn"]
     wide = {"nodes": 300, "unit": branch, "reads": {"pattern": "input"}, "output": {"pattern": "nodes"}}
     graph = graph_of(wide, wide)
-    assert canonical_hash(graph) == canonical_hash(rewritten(random.Random(0), graph))
+    assert canonical_hash(graph) == canonical_hash(equivalent_graph(random.Random(0), graph))
 
 
 def test_random_genotypes_use_the_whole_language():

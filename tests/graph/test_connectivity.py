@@ -6,7 +6,7 @@ from typing import Any
 
 import networkx
 import pytest
-from formulas import graph_of
+from corpus.formulas import graph_of
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import networkx
 import pytest
-from formulas import CONV, graph_of
-from genotypes import random_genotype
+from corpus.formulas import CONV, graph_of
+from corpus.random_genotypes import random_genotype
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,11 +7,11 @@ import json
 import pickle
 import random
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-from genotypes import random_genotype
+from corpus import NETWORKS
+from corpus.random_genotypes import random_genotype
 from pydantic import ValidationError
 
 from nas_agg.common.errors import GenotypeError
@@ -19,7 +19,6 @@ from nas_agg.common.files import parse
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import RESERVED, Genotype, check_name, shown
 
-NETWORKS = json.loads((Path(__file__).parents[1] / "networks.json").read_text(encoding="utf-8"))
 SMALL: dict[str, Any] = {"input": [3, 8, 8], "classes": 10, "net": ["gap", {"linear": "classes"}]}
 
 

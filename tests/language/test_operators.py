@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from formulas import CONV, formula, graph_of
+from corpus.formulas import CONV, formula, graph_of
 
 from nas_agg.common.errors import GenotypeError
 from nas_agg.graph.canonical import canonical_hash

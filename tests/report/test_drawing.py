@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from genotypes import random_genotype
+from corpus.random_genotypes import random_genotype
 
 import nas_agg
 from nas_agg.common.errors import GenotypeError

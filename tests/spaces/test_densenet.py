@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from readings import reading
+from corpus.variants import variant
 
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
@@ -41,7 +41,7 @@ IMAGENET = {
 PRINTED = {"40-k12": 1.0, "100-k12": 7.0, "100-k24": 27.2, "bc-100-k12": 0.8, "bc-250-k24": 15.3, "bc-190-k40": 25.6,
            "40-k12-stem24": 1.1, "100-k12-stem24": 7.2, "100-k24-stem48": 28.3}  # fmt: skip
 
-network = partial(reading, "densenet")
+network = partial(variant, "densenet")
 
 
 def by_hand(n: int, k: tuple[int, int, int], stem: int, bottleneck: bool, classes: int) -> tuple[int, int]:

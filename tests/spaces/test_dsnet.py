@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from readings import reading
+from corpus import NETWORKS
+from corpus.variants import variant
 from torch.nn import functional as F
 
 from nas_agg.compiler import compile
@@ -23,7 +22,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import open_space
 
 SPACE = open_space("dsnet")
-network = partial(reading, "dsnet")
+network = partial(variant, "dsnet")
 PLAIN = {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
 SIX = {"ratio": 1.5, "groups": 6}
 DEPTHS = {26: (2, 2, 2, 2), 38: (3, 3, 3, 3), 50: (3, 4, 6, 3), 77: (3, 4, 15, 3), 101: (3, 4, 23, 3)}
@@ -159,8 +158,7 @@ def test_dsnext_is_resnext_with_weights(name: str) -> None:
 
 
 def test_dsnet_50_and_resnet_50_are_those_written_by_hand() -> None:
-    written = json.loads((Path(__file__).parent.parent / "networks.json").read_text())
-    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in written}
+    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in NETWORKS}
     assert canonical_hash(expand(network("dsnet50"))) == hashes["DSNet-50"]
     assert canonical_hash(expand(network("ds2net50"))) == hashes["DS2Net-50"]
 
@@ -171,7 +169,7 @@ def test_dsnet_50_and_resnet_50_are_those_written_by_hand() -> None:
 )
 def test_without_its_shortcuts_it_is_the_residual_network(point: str, plain: str) -> None:
     found = network(point, **PLAIN)
-    assert canonical_hash(expand(found)) == canonical_hash(expand(reading("residual", plain, found.classes)))
+    assert canonical_hash(expand(found)) == canonical_hash(expand(variant("residual", plain, found.classes)))
 
 
 def words(graph: Graph) -> Counter[str]:

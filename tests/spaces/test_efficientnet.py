@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
-from readings import reading
+from corpus import NETWORKS
+from corpus.variants import variant
 
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
@@ -17,7 +16,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import open_space
 
 SPACE = open_space("efficientnet")
-network = partial(reading, "efficientnet")
+network = partial(variant, "efficientnet")
 STAGES = ((1,), (2, 3), (4, 5), (6, 7, 8), (9, 10, 11), (12, 13, 14, 15), (16,))
 PLACES = {b: f"stage{s}.{k}.unit" for s, blocks in enumerate(STAGES, 1) for k, b in enumerate(blocks)}
 REPLACED = {"b0-mdconv": (8, 9, 10), "b0-mdconv-stage": (9, 10, 11)}
@@ -48,8 +47,7 @@ def test_counts(point: str, params: int, gmacs: float) -> None:
 
 
 def test_two_of_them_are_those_written_by_hand() -> None:
-    written = json.loads((Path(__file__).parent.parent / "networks.json").read_text())
-    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in written}
+    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in NETWORKS}
     assert canonical_hash(expand(SPACE.point("b0"))) == hashes["EfficientNet-B0"]
     assert canonical_hash(expand(SPACE.point("b0-mdconv-stage"))) == hashes["EfficientNet-B0 with MDConv-3"]
 

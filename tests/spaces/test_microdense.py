@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from readings import reading
+from corpus.variants import variant
 from torch.nn import functional as F
 
 from nas_agg.compiler import compile
@@ -33,7 +33,7 @@ OF_C_OUT = {"u": "max(1, floor(ratio*w))"}
 EQ_10 = {"rising": "(l + 1)*in", "adaptive": "l + 1"}  # literally: c_l = (l + 1)*c_0
 
 
-network = partial(reading, "microdense")
+network = partial(variant, "microdense")
 
 
 @pytest.mark.parametrize("name", FIGURE_4)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from readings import reading
+from corpus.variants import variant
 
 import nas_agg
 from nas_agg.expansion.costs import cost
@@ -33,7 +33,7 @@ COUNTS = {
     "dpn-131": (79_254_504, 16.014),
 }
 
-network = partial(reading, "mixed")
+network = partial(variant, "mixed")
 
 
 # ---- counts

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from points import shaken
+from corpus.points import randomized
 
 import nas_agg
 from nas_agg.expansion.costs import cost
@@ -38,7 +38,7 @@ def test_counts(point: str, params: int, macs: int) -> None:
 def test_outputs_are_torchvision_s(point: str, other: Any) -> None:
     """Both register their layers in the order in which they compute."""
     torch.set_num_threads(1)
-    theirs = shaken(other(weights=None)).double().eval()
+    theirs = randomized(other(weights=None)).double().eval()
     ours = nas_agg.compile(nas_agg.load(point).with_task(input=(3, 64, 64)), seed=0).double().eval()
     values = list(theirs.state_dict().values())
     state = ours.state_dict()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from readings import reading
+from corpus.variants import variant
 from torch.nn import functional as F
 
 import nas_agg
@@ -60,7 +60,7 @@ FOR_100_CLASSES = {
 }
 
 
-network = partial(reading, "residual")
+network = partial(variant, "residual")
 
 
 def norm_params(genotype: Genotype) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from readings import reading
+from corpus.variants import variant
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -49,7 +49,7 @@ PRINTED = {
     "seqresnext-24": 26.2,
 }
 
-network = partial(reading, "seqconv")
+network = partial(variant, "seqconv")
 
 
 def test_the_points_are_the_paper_s_networks() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from readings import reading
+from corpus.variants import variant
 
 import nas_agg
 from nas_agg.expansion.costs import Cost, cost
@@ -54,7 +54,7 @@ IMAGENET = [
     ("201-k32", 64, 3, 7_239_144, 2.1527),
 ]
 
-network = partial(reading, "sparsenet")
+network = partial(variant, "sparsenet")
 
 
 def counted(point: str, classes: int | None = None, **values: Any) -> Cost:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from corpus.small_networks import dense_network
 from torch import nn
 
 import nas_agg
@@ -22,18 +23,7 @@ from nas_agg.training.recipes import Augmentation, get_recipe
 torch.set_num_threads(1)
 SEARCH = get_recipe("search")
 RUNNING = "validation_accuracy_running_statistics"
-UNIT = ["bn", "relu", {"conv": 1, "out": 16}, "bn", "relu", {"conv": 3}]
-GENOTYPE = {
-    "input": [1, 8, 8],
-    "classes": 10,
-    "net": [
-        {"conv": 3, "out": 8},
-        {"nodes": 2, "growth": 8, "reads": {"pattern": "dense", "operator": "concat"}, "unit": UNIT},
-        "gap",
-        {"dropout": 0.2},
-        {"linear": "classes"},
-    ],
-}
+GENOTYPE = dense_network(dropout=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +195,7 @@ def test_a_resumed_training_scores_as_an_unbroken_one(few, tmp_path):
 
 def test_a_compiled_training_scores_as_a_plain_one(few, monkeypatch):
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
-    plain = nas_agg.load({**GENOTYPE, "net": [part for part in GENOTYPE["net"] if part != {"dropout": 0.2}]})
+    plain = nas_agg.load(dense_network())
     results = []
     for compiled in (False, True):
         model = nas_agg.compile(plain, seed=0)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from formulas import graph_of
+from corpus.formulas import graph_of
 from torch import nn
 from torch.nn import functional
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from corpus.small_networks import dense_network
 
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
@@ -19,19 +20,8 @@ from nas_agg.training.recipes import get_recipe
 from nas_agg.training.torch_compile import CompiledForward, check_compiler
 
 torch.set_num_threads(1)
-UNIT = ["bn", "relu", {"conv": 1, "out": 16}, "bn", "relu", {"conv": 3}]
-GENOTYPE = {
-    "input": [1, 8, 8],
-    "classes": 10,
-    "net": [
-        {"conv": 3, "out": 8},
-        {"nodes": 2, "growth": 8, "reads": {"pattern": "dense", "operator": "concat"}, "unit": UNIT},
-        "gap",
-        {"dropout": 0.1},
-        {"linear": "classes"},
-    ],
-}
-PLAIN = {**GENOTYPE, "net": [part for part in GENOTYPE["net"] if part != {"dropout": 0.1}]}
+GENOTYPE = dense_network(dropout=0.1)
+PLAIN = dense_network()
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from genotypes import random_genotype
-from points import ONE_A_SPACE, POINTS, shaken, smallest
+from corpus.points import FIRST_POINTS, POINTS, at_smallest_input, randomized
+from corpus.random_genotypes import random_genotype
 
 import nas_agg
 from nas_agg.compiler import codegen as emission
@@ -42,7 +42,7 @@ def imported(text: str) -> SimpleNamespace:
 
 def assert_equal(genotype: Genotype, text: str) -> None:
     """The outputs in eval mode are equal bit for bit, outputs and gradients in training mode in float64."""
-    own = shaken(compile(genotype, seed=0))
+    own = randomized(compile(genotype, seed=0))
     other = imported(text).build()
     assert {name: value.shape for name, value in own.state_dict().items()} == {
         name: value.shape for name, value in other.state_dict().items()
@@ -78,9 +78,9 @@ def assert_equal(genotype: Genotype, text: str) -> None:
         torch.testing.assert_close(their_state[name].double(), value.double(), rtol=1e-9, atol=1e-9, msg=name)
 
 
-@pytest.mark.parametrize(("space", "point"), ONE_A_SPACE)
+@pytest.mark.parametrize(("space", "point"), FIRST_POINTS)
 def test_a_point_of_every_space(space, point):
-    genotype = smallest(space, point)
+    genotype = at_smallest_input(space, point)
     assert_equal(genotype, emit(genotype))
 
 
@@ -173,7 +173,7 @@ def test_numbers_that_floating_point_does_not_hold():
 @pytest.mark.slow
 @pytest.mark.parametrize(("space", "point"), POINTS)
 def test_every_point(space, point):
-    genotype = smallest(space, point)
+    genotype = at_smallest_input(space, point)
     assert_equal(genotype, emit(genotype))
 
 
@@ -352,7 +352,7 @@ def test_runs_as_a_script_with_weights(tmp_path):
 
 def test_weights_are_read_as_they_were_saved(tmp_path):
     genotype = nas_agg.load("residual/resnet-110").with_task(input=(3, 8, 8))
-    own = shaken(compile(genotype, seed=0))
+    own = randomized(compile(genotype, seed=0))
     save_weights(own, tmp_path / "w.safetensors")
     state = imported(emit(genotype)).build(tmp_path / "w.safetensors").state_dict()
     assert all(torch.equal(value, state[name]) for name, value in own.state_dict().items())

@@ -14,8 +14,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from genotypes import random_genotype
-from points import POINTS, one_a_family, shaken, smallest
+from corpus.points import POINTS, at_smallest_input, one_per_family, randomized
+from corpus.random_genotypes import random_genotype
 
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
@@ -66,7 +66,7 @@ def assert_same(genotype: Genotype, folder: Path) -> None:
     Logits of shaken weights are of any size, and a float's error goes with the size of what was added up. Where a deep
     network magnifies that error, so that its own logits are off by more than a tenth of this, its error says how far.
     """
-    network = shaken(nas_agg.compile(genotype, seed=0))
+    network = randomized(nas_agg.compile(genotype, seed=0))
     write_package(folder, genotype, network, onnx=True, export=True)
     assert sorted(file.name for file in folder.iterdir()) == FILES
     program = torch.export.load(folder / "model.pt2").module()
@@ -96,8 +96,8 @@ def assert_alone(folders: list[Path]) -> None:
 def test_a_point_of_every_family(tmp_path):
     """Those of up to 6 million parameters; the slow tests have every point."""
     folders = []
-    for space, point in one_a_family():
-        genotype = smallest(space, point)
+    for space, point in one_per_family():
+        genotype = at_smallest_input(space, point)
         if nas_agg.cost(genotype).params <= 6_000_000:
             folders.append(tmp_path / f"{space}-{point}")
             assert_same(genotype, folders[-1])
@@ -108,7 +108,7 @@ def test_a_point_of_every_family(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("space", "point"), POINTS)
 def test_every_point(space, point, tmp_path):
-    assert_same(smallest(space, point), tmp_path / "model")
+    assert_same(at_smallest_input(space, point), tmp_path / "model")
     assert_alone([tmp_path / "model"])
 
 

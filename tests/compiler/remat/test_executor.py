@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from formulas import graph_of
-from genotypes import random_genotype
+from corpus.formulas import graph_of
+from corpus.random_genotypes import random_genotype
 from torch import nn
 
 import nas_agg

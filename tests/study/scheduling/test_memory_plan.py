@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from corpus.small_networks import dense_network
 
 import nas_agg
 import nas_agg.study.engine as engine
@@ -18,17 +19,7 @@ from nas_agg.training import loop, memory
 from nas_agg.training import torch_compile as compiling
 from nas_agg.training.memory import PROCESS_OVERHEAD, USABLE_SHARE, step_bytes
 
-UNIT = ["bn", "relu", {"conv": 1, "out": 32}, "bn", "relu", {"conv": 3}]
-DENSE = {
-    "input": [1, 8, 8],
-    "classes": 10,
-    "net": [
-        {"conv": 3, "out": 8},
-        {"nodes": 6, "growth": 8, "reads": {"pattern": "dense", "operator": "concat"}, "unit": UNIT},
-        "gap",
-        {"linear": "classes"},
-    ],
-}
+DENSE = dense_network(nodes=6, bottleneck=32)
 
 
 def needs(genotype, way):

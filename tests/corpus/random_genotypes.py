@@ -1,4 +1,4 @@
-"""Random genotypes over the whole language, other writings of them, and networks that are nearly the same."""
+"""Random genotypes over the whole language."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 from nas_agg.common.errors import GenotypeError
 from nas_agg.expansion.expansion import expand
-from nas_agg.graph.graph import Graph
-from nas_agg.graph.primitives import ACTIVATIONS, Add
+from nas_agg.graph.primitives import ACTIVATIONS
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.patterns import PATTERNS
 
 NORMS = ("bn", "bn", "gn", "ln", "in", {"gn": 2}, {"gn": 4})
 FITS = ([{"conv": 1, "stride": "s"}], [{"avgpool": "s"}, {"conv": 1}, "bn"], [{"maxpool": "s"}, "relu", {"conv": 1}])
@@ -71,7 +69,7 @@ def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, An
         "channel-mean",
         "channel-max",
     )
-    for step in list(_aggregates(made)):
+    for step in list(aggregates_of(made)):
         for gather in [step[field] for field in ("reads", "shortcut", "output") if field in step]:
             if gather.get("weight", gather["operator"] == "weighted") is True and rng.random() < 0.5:
                 gather["start"] = rng.choice((1, 0.5, "2/k", "1/(k + 1)"))
@@ -84,6 +82,18 @@ def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, An
                 layer = {"drop-path": "0.5*l/(n + 1)"} if rng.random() < 0.3 else deepcopy(rng.choice(layers))
                 unit.insert(rng.randint(0, len(unit)), layer)
     return made
+
+
+def aggregates_of(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every aggregate in a genotype's text, inner ones first."""
+    if isinstance(value, dict):
+        for item in list(value.values()):
+            yield from aggregates_of(item)
+        if "unit" in value or "units" in value:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from aggregates_of(item)
 
 
 class _Drawn:
@@ -246,189 +256,3 @@ class _Drawn:
 
     def row(self, position: int) -> list[int]:
         return sorted(self.rng.sample(range(position), self.rng.randint(1, min(position, 3))))
-
-
-# ---------------------------------------------------------------------- other writings of a genotype
-
-
-def other_writing(rng: random.Random, genotype: dict[str, Any]) -> dict[str, Any]:
-    """The same network: patterns as edges, units in lists, steps and gathers under names."""
-    made = deepcopy(genotype)
-    let = made.setdefault("let", {})
-    for step in list(_aggregates(made)):
-        n = step.get("nodes", len(step.get("units", ())) or 1)
-        if rng.random() < 0.6:
-            _write_edges(step, n)
-        for field in ("reads", "shortcut", "output"):
-            if field in step and rng.random() < 0.3:
-                let[name := f"gather{len(let)}"] = step[field]
-                step[field] = name
-        if "unit" in step and "like" not in step and rng.random() < 0.3:
-            step["unit"] = [step["unit"]]
-        if "unit" in step and rng.random() < 0.3:
-            let[name := f"unit{len(let)}"] = step["unit"]
-            step["unit"] = name
-    return made
-
-
-def _aggregates(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        for item in list(value.values()):
-            yield from _aggregates(item)
-        if "unit" in value or "units" in value:
-            yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from _aggregates(item)
-
-
-def _write_edges(step: dict[str, Any], n: int) -> None:
-    rows = {"reads": range(1, n + (1 if "output" in step else 2)), "shortcut": range(1, n + 1), "output": (n + 1,)}
-    for field, positions in rows.items():
-        pattern = step.get(field, {}).get("pattern", "previous")
-        word, values = (pattern, {}) if isinstance(pattern, str) else (next(iter(pattern)), pattern)
-        if field not in step or word == "edges":
-            continue
-        step[field]["pattern"] = {"edges": [PATTERNS[word].sources(p, **values) for p in positions]}
-
-
-# ---------------------------------------------------------------------- other writings of a graph
-
-
-def rewritten(rng: random.Random, graph: Graph) -> Graph:
-    """The same network as another graph: operations elsewhere, sums and means reordered, sums nested or taken apart."""
-    inputs = [list(row) for row in graph.inputs]
-    ops, shapes = list(graph.ops), list(graph.shapes)
-    for i, op in enumerate(graph.ops):
-        if op.commutes:
-            rng.shuffle(inputs[i])
-        if op.word == "add" and len(inputs[i]) > 2 and rng.random() < 0.5:
-            inner = [inputs[i].pop() for _ in range(rng.randint(2, len(inputs[i]) - 1))]
-            ops.append(Add())
-            shapes.append(shapes[i])
-            inputs.append(inner)
-            inputs[i].append(len(ops) - 1)
-    for i, row in enumerate(inputs):
-        for k, source in enumerate(row):
-            if ops[i].word == "add" and ops[source].word == "add" and rng.random() < 0.3:
-                inputs[i] = [*row[:k], *row[k + 1 :], *inputs[source]]
-                break
-    return renamed(
-        rng,
-        Graph(
-            ops, [tuple(row) for row in inputs], shapes, [*graph.paths, *[""] * (len(ops) - len(graph))], graph.output
-        ),
-    )
-
-
-def renamed(rng: random.Random, graph: Graph) -> Graph:
-    """A graph with other paths, its operations in another order in which it can be computed; the dead are dropped."""
-    stack, alive = [graph.output], {0}
-    while stack:
-        i = stack.pop()
-        alive.add(i)
-        stack.extend(source for source in graph.inputs[i] if source not in alive)
-    left = {i: len(set(graph.inputs[i])) for i in alive}
-    order, ready = [], [0]
-    while ready:
-        order.append(i := ready.pop(rng.randrange(len(ready))))
-        for reader in set(graph.readers[i]) & alive:
-            left[reader] -= 1
-            if not left[reader]:
-                ready.append(reader)
-    place = {i: k for k, i in enumerate(order)}
-    named = {i: f"part{rng.randrange(3)}.op{place[i]}" for i in order}
-    first: dict[int, int] = {}  # operations with weights in common keep them
-    for i in order:
-        if i in graph.shared:
-            named[i] = named[first.setdefault(graph.shared[i], i)]
-    return Graph(
-        [graph.ops[i] for i in order],
-        [tuple(place[source] for source in graph.inputs[i]) for i in order],
-        [graph.shapes[i] for i in order],
-        [named[i] for i in order],
-        place[graph.output],
-    )
-
-
-def shuffled(rng: random.Random, graph: Graph) -> Graph:
-    """The network with its concats in other orders: the same one where nothing but weights tells the channels apart."""
-    shuffle = [op.word == "cat" and rng.random() < 0.7 for op in graph.ops]
-    inputs = [tuple(rng.sample(row, len(row))) if on else row for on, row in zip(shuffle, graph.inputs, strict=True)]
-    return renamed(rng, Graph(graph.ops, inputs, graph.shapes, graph.paths, graph.output))
-
-
-def nearly(rng: random.Random, graph: Graph) -> Graph:
-    """Almost the same network, or the same: another source, or an operation elsewhere, done twice or done once."""
-    ops, shapes, paths = list(graph.ops), list(graph.shapes), list(graph.paths)
-    inputs = [list(row) for row in graph.inputs]
-    kinds = ["reroute", "swap", "split", "merge"]
-    rng.shuffle(kinds)
-    for kind in kinds[: rng.randint(1, 2)]:
-        if kind == "reroute":
-            _reroute(rng, shapes, inputs)
-        elif kind == "swap":
-            _swap(rng, ops, shapes, inputs, paths)
-        elif kind == "split":
-            _split(rng, ops, shapes, inputs)
-            paths += [""] * (len(ops) - len(paths))
-        else:
-            _merge(rng, ops, inputs)
-    shape_of = [
-        op.shape(*[shapes[s] for s in row]) if row else shapes[i]
-        for i, (op, row) in enumerate(zip(ops, inputs, strict=True))
-    ]
-    assert shape_of == shapes
-    return renamed(rng, Graph(ops, [tuple(row) for row in inputs], shapes, paths, graph.output))
-
-
-def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
-    """One reader reads an earlier tensor of the same shape."""
-    choices = [
-        (i, k, s)
-        for i, row in enumerate(inputs)
-        for k, t in enumerate(row)
-        for s in range(min(i, t))
-        if shapes[s] == shapes[t]
-    ]
-    if choices:
-        i, k, source = rng.choice(choices)
-        inputs[i][k] = source
-
-
-def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]], paths: list[str]) -> None:
-    """Two neighbouring operations change places."""
-    pairs = [
-        (row[0], i)
-        for i, row in enumerate(inputs)
-        if len(row) == 1 and len(inputs[row[0]]) == 1 and shapes[i] == shapes[row[0]] == shapes[inputs[row[0]][0]]
-    ]
-    if pairs:
-        a, b = rng.choice(pairs)
-        ops[a], ops[b], paths[a], paths[b] = ops[b], ops[a], paths[b], paths[a]
-
-
-def _split(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:
-    """An operation that is read twice is done twice: an equal network only if it has no weights."""
-    read: dict[int, list[tuple[int, int]]] = {}
-    for i, row in enumerate(inputs):
-        for k, source in enumerate(row):
-            read.setdefault(source, []).append((i, k))
-    choices = [i for i, readers in read.items() if i and len(readers) > 1]
-    if choices:
-        i = rng.choice(choices)
-        ops.append(ops[i])
-        shapes.append(shapes[i])
-        inputs.append(list(inputs[i]))
-        reader, k = rng.choice(read[i])
-        inputs[reader][k] = len(ops) - 1
-
-
-def _merge(rng: random.Random, ops: list, inputs: list[list[int]]) -> None:
-    """Two alike operations on one tensor become one: an equal network only if they have no weights."""
-    first: dict[tuple, int] = {}
-    for i, row in enumerate(inputs):
-        same = first.setdefault((ops[i], tuple(row)), i)
-        if same != i and rng.random() < 0.7:
-            for other in inputs:
-                other[:] = [same if source == i else source for source in other]

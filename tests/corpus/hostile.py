@@ -13,177 +13,20 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from corpus import NETWORKS
+from corpus.hostile_values import EXPRESSIONS, KEYS, NUMBERS, PLAUSIBLE, VALUES, WORDS
 from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.common.files import parse
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
 
-HERE = Path(__file__).parent
 #: The place of a fault: a field of a genotype with its path, or a place in the text.
 PLACE = re.compile(r"\S.{0,400}?: |a genotype is an object", re.DOTALL)
-
-NUMBERS = [
-    0,
-    -1,
-    1,
-    2,
-    255,
-    256,
-    4096,
-    4097,
-    16_384,
-    10**6,
-    10**6 + 1,
-    10**9,
-    10**30,
-    -(10**18),
-    0.5,
-    -0.1,
-    1e300,
-    1e-300,
-    3.0,
-]
-EXPRESSIONS = [
-    "l",
-    "n",
-    "w*w*w",
-    "in/3",
-    "1/0",
-    "l - 1",
-    "2**1000",
-    "9**9**9",
-    "-in",
-    "c",
-    "h//2",
-    "floor(c/2)",
-    "gcd(g, c)",
-    "k + k",
-    "4*+",
-    "(" * 150,
-    "(" * 60 + "4" + ")" * 60,
-    "-" * 150 + "4",
-    "1" + "+1" * 99,
-    "max(1)",
-    "__import__('os')",
-    "w.real",
-    "[1]",
-    "'a'",
-    "1 if l else 2",
-    "4 if s > 1 else 1",
-    "1e400",
-    "0x10",
-    "a" * 300,
-    "ｗ",
-    "l\nn",
-    "in in",
-    "classes**20",
-    "round(in*0.3333333333333333)",
-    "1.01**(l*100)",
-]
-WORDS = [
-    "bn",
-    "relu",
-    "join",
-    "gap",
-    "dense",
-    "sum",
-    "concat",
-    "weighted",
-    "mixed",
-    "previous",
-    "input",
-    "skip",
-    "none",
-    "in",
-    "lambda",
-    "class",
-    "forward",
-    "parameters",
-    "_modules",
-    "é",
-    "名前",
-    "",
-    " ",
-    "a" * 5000,
-    "\u2028",
-    "\n",
-    "None",
-    "k",
-    "block",
-    "stage",
-    "unit",
-]
-VALUES: list[Any] = [
-    None,
-    True,
-    False,
-    [],
-    {},
-    [[]],
-    [{}],
-    {"": 1},
-    {"conv": 3},
-    {"conv": 3, "out": "w"},
-    ["bn", ["relu", ["bn"]]],
-    {"unit": ["join"]},
-    {"unit": []},
-    {"nodes": 4096, "unit": [{"nodes": 4096, "unit": ["relu"]}]},
-    {"nodes": 4096, "growth": 1, "unit": [{"conv": 1}], "reads": {"pattern": "dense"}},
-    {"like": "k"},
-    {"like": "stage"},
-    {"window": 0},
-    {"exponential": 1},
-    {"edges": [[0], [5]]},
-    {"edges": []},
-    {"mixed": 10**6},
-    [0] * 2000,
-    ["relu"] * 3000,
-    {"conv": 255, "out": 10**6, "stride": 16_384},
-    {"gap": 16_384},
-    {"pad": 10**6},
-    {"slice": 1, "from": "c - 1"},
-    {"dropout": "1/3"},
-    {"linear": 10**6},
-    {"nodes": 40, "unit": [], "reads": {"pattern": "dense", "operator": "concat"}},
-    {"unit": ["join"], "shortcut": {"raw": True, "pattern": "dense"}},
-]
-KEYS = [
-    "unit",
-    "units",
-    "nodes",
-    "growth",
-    "stride",
-    "cardinality",
-    "reads",
-    "shortcut",
-    "output",
-    "let",
-    "like",
-    "pattern",
-    "operator",
-    "match",
-    "norm",
-    "weight",
-    "raw",
-    "out",
-    "groups",
-    "bias",
-    "conv",
-    "convv",
-    "in",
-    "k",
-    "",
-    "é",
-    "version",
-    "open",
-    "edges",
-    "from",
-]
 
 
 def bases() -> list[dict[str, Any]]:
     """What is mutated: the networks of the specification, and a few that say what those do not."""
-    found = [network["genotype"] for network in json.loads((HERE / "networks.json").read_text(encoding="utf-8"))]
+    found = [network["genotype"] for network in NETWORKS]
     gather = {
         "pattern": {"edges": [[0], [0, 1]]},
         "operator": {"mixed": 2, "onto": "back"},
@@ -229,33 +72,6 @@ def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
         if isinstance(value[key], (dict, list)):
             places(value[key], found)
     return found
-
-
-PLAUSIBLE: dict[str, list[Any]] = {
-    "pattern": [
-        "previous",
-        "dense",
-        "nodes",
-        "input",
-        {"window": 2},
-        {"exponential": 2},
-        {"micro-dense": 3},
-        {"window": "l"},
-        {"edges": [[0]] * 3},
-    ],
-    "operator": ["sum", "concat", "weighted", "mean", "gated", {"mixed": 2}, {"mixed": "in//2", "onto": "back"}],
-    "match": ["skip", [{"conv": 1, "stride": "s"}], [{"avgpool": "s"}, {"pad": "w"}]],
-    "growth": [8, "8*l", "in", "max(1, floor(in/2))", "g*4"],
-    "nodes": [0, 1, 2, 7, 40, "max(1, in//4)"],
-    "stride": [1, 2, "s", "2 if l == 2 else 1"],
-    "cardinality": [1, 2, "l + 1", "gcd(4, in)"],
-    "groups": [1, 2, "c", "g", "gcd(g, c)"],
-    "conv": [1, 2, 3, 5],
-    "out": [8, "c", "2*w", "in"],
-    "raw": [True, False],
-    "weight": [True],
-    "norm": ["gn", "ln", "bn"],
-}
 
 
 def plausible(rng: random.Random, value: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Points of the spaces as tests take them: at small inputs, with weights that all count."""
+"""Points of the spaces at small inputs, and randomized weights."""
 
 from __future__ import annotations
 
@@ -11,26 +11,33 @@ from nas_agg.search_space.space import list_spaces, open_space
 
 #: Every point of every space, as (space, point), and the first of each space.
 POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
-ONE_A_SPACE = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
+FIRST_POINTS = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
 #: Cases of a test: the first point of each space, and the others where slow tests run.
-POINT_CASES = [pytest.param(*case, marks=[] if case in ONE_A_SPACE else pytest.mark.slow) for case in POINTS]
+POINT_CASES = [pytest.param(*case, marks=[] if case in FIRST_POINTS else pytest.mark.slow) for case in POINTS]
 
 
-def smallest(space: str, point: str) -> Genotype:
-    """A point on the smallest images that its space serves, at least 8x8."""
+def at_smallest_input(space: str, point: str) -> Genotype:
+    """Return a point with the smallest input that its space supports, at least 8x8."""
     opened = open_space(space)
     side = opened.min_input or 8
     return opened.point(point, input=(opened.point(point).input[0], side, side))
 
 
-def one_a_family() -> list[tuple[str, str]]:
-    """The shortest point of each family's first space."""
+def _operations(space: str, point: str) -> int:
+    return len(expand(at_smallest_input(space, point)))
+
+
+def one_per_family() -> list[tuple[str, str]]:
+    """Return the point with fewest operations of each family's first space."""
     first = {open_space(name).family: name for name in reversed(list_spaces())}
-    return [(s, min(open_space(s).points, key=lambda p: len(expand(smallest(s, p))))) for s in sorted(first.values())]
+    return [
+        (s, min(open_space(s).points, key=lambda p: len(expand(at_smallest_input(s, p)))))
+        for s in sorted(first.values())
+    ]
 
 
-def shaken(network: torch.nn.Module) -> torch.nn.Module:
-    """A network whose parameters and statistics all count."""
+def randomized(network: torch.nn.Module) -> torch.nn.Module:
+    """Perturb every parameter and running statistic of a network, so that each of them affects its output."""
     generator = torch.Generator().manual_seed(1)
     for name, value in network.state_dict().items():
         if name.endswith("running_var"):
