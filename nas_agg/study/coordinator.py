@@ -199,7 +199,7 @@ class Coordinator:
         elif event.kind == "done":
             trial = self.record.complete(number, self._values(number, event.result), limits, seconds=seconds, **told)
         elif event.kind == "stopped":
-            trial = self.record.prune(number, over=limits, seconds=seconds, **told)
+            trial = self.record.prune(number, violations=limits, seconds=seconds, **told)
         else:
             retried = self._losses.get(number, 0)
             reason = event.reason + (f", {retried} times trained again" if retried else "")

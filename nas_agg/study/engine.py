@@ -211,7 +211,7 @@ class Engine:
             return TableLookupExecutor(self.space)
         if self.evaluate is not None:
             asked = [metric.attribute for metric in self.objectives if not metric.known_a_priori]
-            return InProcessExecutor(self.evaluate, record.trial, asked)
+            return InProcessExecutor(self.evaluate, record.optuna_trial, asked)
         assert task is not None and folder is not None
         here = task.setups() if self.settings.workers != 0 else []
         pool = WorkerPool(here, folder.path / "log.txt", self.settings.trial_timeout, self.command)

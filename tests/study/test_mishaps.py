@@ -231,7 +231,7 @@ def test_a_lost_journal_is_not_begun_again(tiny, score, tmp_path, damage, status
             "" if damage == "empty" else journal.read_text().replace('"study_name":"', '"study_name":"x')
         )
     line = said(InputError, search, tiny, score, **settings)
-    assert line == f"{journal}: the study is gone; restore it, or choose another --out"
+    assert line == f"{journal}: the study is missing; restore it, or choose another --out"
     assert (path / "trials.csv").read_text() == trials
 
 
@@ -269,12 +269,12 @@ def test_a_database_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
 @pytest.mark.parametrize(
     ("url", "line"),
     [
-        ("sqlite://", "kept in memory alone; name a file: sqlite:///study.db"),
-        ("sqlite:///", "kept in memory alone; name a file: sqlite:///study.db"),
-        ("sqlite:///:memory:", "kept in memory alone; name a file: sqlite:///study.db"),
-        ("mysql+pymysql://nas:$NOBODY_SET_THIS@db/nas", "the variable NOBODY_SET_THIS is not set"),
-        ("mysql+pymysql://nas:${NOBODY_SET_THIS}@db/nas", "the variable NOBODY_SET_THIS is not set"),
-        ("./x.journal", "no URL; write one such as sqlite:///FILE, postgresql+psycopg://... or grpc://HOST:PORT"),
+        ("sqlite://", "a database in memory is lost when the process ends; name a file: sqlite:///study.db"),
+        ("sqlite:///", "a database in memory is lost when the process ends; name a file: sqlite:///study.db"),
+        ("sqlite:///:memory:", "a database in memory is lost when the process ends; name a file: sqlite:///study.db"),
+        ("mysql+pymysql://nas:$NOBODY_SET_THIS@db/nas", "the environment variable NOBODY_SET_THIS is not set"),
+        ("mysql+pymysql://nas:${NOBODY_SET_THIS}@db/nas", "the environment variable NOBODY_SET_THIS is not set"),
+        ("./x.journal", "not a URL; use for example sqlite:///FILE, postgresql+psycopg://... or grpc://HOST:PORT"),
     ],
 )
 def test_what_is_no_storage_of_a_search(tiny, score, tmp_path, url, line):

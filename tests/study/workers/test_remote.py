@@ -531,7 +531,7 @@ def test_a_storage_or_run_that_is_not_there_is_one_line(tmp_path):
     for storage, line in (
         (f"sqlite:///{tmp_path}/none.db", "none.db: no such file"),
         ("nosuch://me:secret@host/x", r"nosuch://me:\*\*\*@host/x cannot be opened"),
-        ("grpc://host", "grpc://host: write grpc://HOST:PORT"),
+        ("grpc://host", "grpc://host: use the form grpc://HOST:PORT"),
     ):
         with pytest.raises(InputError, match=line) as error:
             find(storage)
@@ -665,7 +665,7 @@ class _free_port:
 
 def test_without_grpcio_a_line_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(InputError, match=r"needs grpcio and protobuf: pip install 'nas-agg\[grpc\]'"):
+    with pytest.raises(InputError, match=r"grpcio and protobuf are not installed: pip install 'nas-agg\[grpc\]'"):
         open_storage("grpc://localhost:1", tmp_path)
 
 
