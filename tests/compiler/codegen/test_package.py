@@ -63,7 +63,7 @@ def genotype():
 def assert_same(genotype: Genotype, folder: Path) -> None:
     """Both exported files give the network's logits, to 1e-4 of the largest where that is above 1.
 
-    Logits of randomized weights are of any size, and a float's error goes with the size of what was added up. Where a deep
+    Logits of randomized weights are of any size, and rounding grows with the size of the terms. Where a deep
     network magnifies that error, so that its own logits are off by more than a tenth of this, its error says how far.
     """
     network = randomized(nas_agg.compile(genotype, seed=0))
