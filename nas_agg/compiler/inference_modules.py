@@ -42,7 +42,7 @@ class Buffer(Primitive):
         return self.channels, *inputs[0][1:]
 
     def call(self, target: str, *inputs: str) -> str:
-        return f"spellings.buffer({inputs[0]}, {self.channels})"
+        return f"kernels.buffer({inputs[0]}, {self.channels})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Store(Primitive):
     first: int
 
     def call(self, target: str, *inputs: str) -> str:
-        return f"spellings.store({inputs[0]}, {inputs[1]}, {self.first})"
+        return f"kernels.store({inputs[0]}, {inputs[1]}, {self.first})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Pointwise(Conv):
     """A 1x1 convolution in the spelling that is fast for few images."""
 
     def call(self, target: str, *inputs: str) -> str:
-        return f"spellings.pointwise({inputs[0]}, {target})"
+        return f"kernels.pointwise({inputs[0]}, {target})"
 
 
 @dataclass(frozen=True, slots=True)

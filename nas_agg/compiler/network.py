@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from nas_agg.common.errors import InputError, cut, did_you_mean
-from nas_agg.compiler.remat import batch_norm as spellings
-from nas_agg.compiler.remat.executor import Lean
+from nas_agg.compiler.remat import kernels
+from nas_agg.compiler.remat.executor import RematerializedForward
 from nas_agg.compiler.residual_branches import aggregation_weights
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Scale
@@ -91,7 +91,7 @@ class Network(Compiled):
         self._run = compiled_forward(self.source)
         self._memory = memory  # private, as a part of a network may be called `memory`
         self._aggregation_weights = aggregation_weights(graph)
-        self._lean = None if memory == "plain" else Lean(graph, memory)
+        self._lean = None if memory == "plain" else RematerializedForward(graph, memory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``(N, classes)`` of images ``(N, channels, height, width)``."""
@@ -184,6 +184,6 @@ def _attribute(path: str) -> str:
 @lru_cache(maxsize=256)
 def compiled_forward(source: str) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
     """The function of a forward's text, which is made of the graph's own words, numbers and checked names alone."""
-    scope: dict[str, Any] = {"torch": torch, "F": functional, "spellings": spellings}
+    scope: dict[str, Any] = {"torch": torch, "F": functional, "kernels": kernels}
     exec(source, scope)
     return scope["forward"]

@@ -66,9 +66,9 @@ def test_a_bottleneck_in_dense_blocks_has_no_norm_left():
     assert not [module for module in fused.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     source = fused.source
     assert "torch.cat" not in source
-    assert source.count("spellings.buffer") == 1
-    assert source.count("spellings.store") == 3
-    assert source.index("avg_pool2d") < source.rindex("spellings.pointwise")  # pooled ahead of the transition's 1x1
+    assert source.count("kernels.buffer") == 1
+    assert source.count("kernels.store") == 3
+    assert source.index("avg_pool2d") < source.rindex("kernels.pointwise")  # pooled ahead of the transition's 1x1
 
 
 def test_scales_below_zero_and_near_it_are_bounds_from_above():

@@ -1,4 +1,5 @@
-"""Training that keeps less for backward: each piece of the graph is one autograd function that rematerialises.
+"""Rematerialised training: each piece of the graph is one autograd function that recomputes what it did not keep.
 
-What is kept is decided by `nas_agg.graph.rematerialization`. Imports `graph` and below.
+`nas_agg.graph.rematerialization` plans what is kept; `executor` runs the plan, `forward` and `backward` compute values
+and gradients, `kernels` holds batch norm. Imports ``graph``, ``common`` and torch.
 """

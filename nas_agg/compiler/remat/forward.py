@@ -1,4 +1,4 @@
-"""The values of a piece's tensors: computed in forward, and in backward those that were not kept once more."""
+"""Values of a piece's tensors, computed in forward and, where they were not kept, again in backward."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nas_agg.compiler.remat import batch_norm as spellings
-from nas_agg.compiler.remat.batch_norm import aten, new_like
+from nas_agg.compiler.remat import kernels
+from nas_agg.compiler.remat.kernels import aten, new_like
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, DropPath, Norm
 from nas_agg.graph.rematerialization import Piece, RematerializationPlan
 
 
 class NormState(NamedTuple):
-    """A batch norm as it is at one step; ``batch`` if it normalises by the batch's own statistics."""
+    """State of a batch norm in one step; ``uses_batch`` if it normalises with the statistics of the batch."""
 
     params: tuple[Tensor, ...]
     mean: Tensor | None
     var: Tensor | None
     eps: float
-    batch: bool
+    uses_batch: bool
 
 
-class Vectors(NamedTuple):
-    """What a batch norm does to each channel: ``scale * x + shift``, and what that was made from."""
+class NormVectors(NamedTuple):
+    """Per-channel vectors of a batch norm, which computes ``scale * x + shift``."""
 
     mean: Tensor
     var: Tensor
@@ -52,7 +52,7 @@ def _group_norm(op: Norm, params: tuple[Tensor, ...], x: Tensor) -> Tensor:
     return torch.group_norm(x, op.groups, weight, bias)
 
 
-#: The value of an operation of its parameters and inputs, where nothing else decides it.
+#: The functions of operations that depend only on their parameters and inputs, by word.
 CALLS: dict[str, Callable[..., Tensor]] = {
     "conv": _conv,
     "linear": lambda op, params, x: functional.linear(x.flatten(1), *params)[:, :, None, None],
@@ -84,91 +84,94 @@ class Values:
         piece: The piece.
         params: The parameters of its operations.
         norms: Its batch norms.
-        plain: Whether batch norm is made of plain passes; else native kernels are used.
-        training: Whether dropout drops.
+        elementwise: Whether batch norm is computed by elementwise operations; else by native kernels.
+        training: Whether dropout is active.
 
     Attributes:
-        known: Values there are now.
-        buffers: The memory of tensors that lie side by side.
-        stats: Mean and variance of tensors over the batch.
-        extra: Dropout's masks; mean and reciprocal deviation of group norms.
+        live: The values currently in memory.
+        buffers: Shared memory of tensors that are read side by side.
+        in_buffer: Tensors that have been written into their buffer.
+        statistics: Mean and variance of tensors over the batch.
+        extra: Masks of dropout; mean and reciprocal standard deviation of group norms.
         shapes: Of every tensor.
         types: Of every tensor, under autocast.
     """
 
     def __init__(
         self,
-        lowering: RematerializationPlan,
+        remat: RematerializationPlan,
         piece: Piece,
         params: dict[int, tuple[Tensor, ...]],
         norms: dict[int, NormState],
-        plain: bool,
+        elementwise: bool,
         training: bool,
     ):
-        self.lowering, self.piece, self.params, self.norms = lowering, piece, params, norms
-        self.plain, self.training = plain, training
-        self.known: dict[int, Tensor] = {}
+        self.remat, self.piece, self.params, self.norms = remat, piece, params, norms
+        self.elementwise, self.training = elementwise, training
+        self.live: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
-        self.placed: set[int] = set()
-        self.stats: dict[int, tuple[Tensor, Tensor]] = {}
+        self.in_buffer: set[int] = set()
+        self.statistics: dict[int, tuple[Tensor, Tensor]] = {}
         self.extra: dict[int, tuple[Tensor, ...]] = {}
-        self.cached: dict[int, Vectors] = {}
+        self.cached_vectors: dict[int, NormVectors] = {}
         self.shapes: dict[int, torch.Size] = {}
-        self.types: dict[int, torch.dtype] = {}
+        self.dtypes: dict[int, torch.dtype] = {}
 
-    def all_of(self, tensors: Iterable[int]) -> list[Tensor]:
-        """Their values."""
-        return [self.known[i] for i in tensors]
+    def values_of(self, tensors: Iterable[int]) -> list[Tensor]:
+        """The values of some tensors."""
+        return [self.live[i] for i in tensors]
 
-    # ------------------------------------------------------------------ tensors side by side
+    # ------------------------------------------------------------------ buffers
 
     def slot(self, i: int, like: Tensor) -> Tensor:
-        """The memory of a tensor that lies in a buffer."""
-        place, first, end = self.piece.laid[i]
-        if place not in self.buffers:
-            self.buffers[place] = new_like(like, self.piece.widths[place])
-        return self.buffers[place][:, first:end]
+        """A tensor's slice of its buffer."""
+        buffer, first, end = self.piece.laid[i]
+        if buffer not in self.buffers:
+            self.buffers[buffer] = new_like(like, self.piece.widths[buffer])
+        return self.buffers[buffer][:, first:end]
 
     def put(self, i: int, value: Tensor) -> None:
-        """Takes a value; what shall lie in a buffer is moved there, at once or when it is read there."""
-        lies = i in self.piece.laid and self.lowering.ops[i].word != "cat"
-        self.known[i] = self.place(i, value) if lies and self.at_once(i, value) else value
+        """Store a value; a tensor of a buffer is moved there, at once or when the buffer is read."""
+        belongs_to_buffer = i in self.piece.laid and self.remat.ops[i].word != "cat"
+        self.live[i] = self.write_to_buffer(i, value) if belongs_to_buffer and self.writes_directly(i, value) else value
 
-    def at_once(self, i: int, value: Tensor) -> bool:
-        """Whether a tensor is in its buffer from the start: if it is kept there, or passes over slices are fast."""
-        if self.lowering.lasting(self.piece, self.piece.laid[i][0]):
+    def writes_directly(self, i: int, value: Tensor) -> bool:
+        """Whether a tensor is written straight to its buffer: if it is kept there, or operations on slices are fast."""
+        if self.remat.lasting(self.piece, self.piece.laid[i][0]):
             return True
-        return not (self.lowering.solid[i] or i == self.piece.entry or spellings.is_last(value))
+        return not (self.remat.solid[i] or i == self.piece.entry or kernels.is_channels_last(value))
 
-    def place(self, i: int, value: Tensor) -> Tensor:
+    def write_to_buffer(self, i: int, value: Tensor) -> Tensor:
+        """Copy a value into its buffer, unless it is there already; returns the slice."""
         slot = self.slot(i, value)
         if value.data_ptr() != slot.data_ptr():
             slot.copy_(value)
-        self.placed.add(i)
+        self.in_buffer.add(i)
         return slot
 
     def cat(self, i: int) -> Tensor:
-        parts = self.lowering.inputs[i]
+        """The output of concat i: a slice of a buffer, if its parts lie in one."""
+        parts = self.remat.inputs[i]
         if i not in self.piece.laid:
-            return torch.cat(self.all_of(parts), 1)
+            return torch.cat(self.values_of(parts), 1)
         for part in parts:
-            if part not in self.placed:
-                self.place(part, self.known[part])
-        return self.slot(i, self.known[parts[0]])
+            if part not in self.in_buffer:
+                self.write_to_buffer(part, self.live[part])
+        return self.slot(i, self.live[parts[0]])
 
     # ------------------------------------------------------------------ norms
 
-    def measure(self, i: int, value: Tensor) -> None:
-        """Takes a tensor's statistics over the batch."""
-        self.stats[i] = spellings.statistics(value)
+    def record_statistics(self, i: int, value: Tensor) -> None:
+        """Compute a tensor's statistics over the batch."""
+        self.statistics[i] = kernels.statistics(value)
 
-    def vectors(self, i: int) -> Vectors:
-        """What batch norm i does to each channel."""
-        found = self.cached.get(i)
-        if found is None:
+    def norm_vectors(self, i: int) -> NormVectors:
+        """The per-channel vectors of batch norm i."""
+        vectors = self.cached_vectors.get(i)
+        if vectors is None:
             norm = self.norms[i]
-            if norm.batch:
-                stats = [self.stats[part] for part in self.lowering.parts(self.lowering.inputs[i][0])]
+            if norm.uses_batch:
+                stats = [self.statistics[part] for part in self.remat.parts(self.remat.inputs[i][0])]
                 mean, var = stats[0] if len(stats) == 1 else map(torch.cat, zip(*stats, strict=True))
             else:
                 assert norm.mean is not None and norm.var is not None
@@ -177,23 +180,23 @@ class Values:
             weight, bias = [param.to(mean.dtype) for param in norm.params] or (None, None)
             scale = invstd if weight is None else weight * invstd
             shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
-            found = self.cached[i] = Vectors(mean, var, invstd, scale, shift)
-        return found
+            vectors = self.cached_vectors[i] = NormVectors(mean, var, invstd, scale, shift)
+        return vectors
 
-    def normed(self, i: int, parts: list[Tensor], out: Tensor | None) -> Tensor:
-        """The value of batch norm i, in memory of its own or in ``out``."""
-        vectors = self.vectors(i)
-        if self.plain:
-            return spellings.affine(parts, vectors.scale, vectors.shift, out)
+    def batch_norm(self, i: int, parts: list[Tensor], out: Tensor | None) -> Tensor:
+        """The output of batch norm i, in new memory or in ``out``."""
+        vectors = self.norm_vectors(i)
+        if self.elementwise:
+            return kernels.affine(parts, vectors.scale, vectors.shift, out)
         norm = self.norms[i]
-        return spellings.native_norm(parts, vectors.mean, vectors.var, norm.params, norm.eps)
+        return kernels.native_norm(parts, vectors.mean, vectors.var, norm.params, norm.eps)
 
-    def group_normed(self, i: int, op: Norm, x: Tensor) -> Tensor:
-        """The value of group norm i: as PyTorch says at first, then by the statistics that were kept."""
+    def group_norm(self, i: int, op: Norm, x: Tensor) -> Tensor:
+        """The output of group norm i, by PyTorch's kernel in forward and from the kept statistics in backward."""
         n, c, h, w = x.shape
         weight, bias = self.params[i] or (None, None)
         if i not in self.extra:
-            x = spellings.dense(x)
+            x = kernels.dense(x)
             y, *statistics = aten.native_group_norm(x, weight, bias, n, c, h * w, op.groups, 1e-5)
             self.extra[i] = tuple(statistics)
             return y
@@ -202,35 +205,36 @@ class Values:
         shift = -mean.repeat_interleave(c // op.groups, 1) * scale
         if weight is not None and bias is not None:
             scale, shift = scale * weight, shift * weight + bias
-        return spellings.affine([x], scale, shift)
+        return kernels.affine([x], scale, shift)
 
     # ------------------------------------------------------------------ one operation
 
     def compute(self, i: int) -> Tensor:
-        """The value of tensor i of those it reads."""
-        lowering = self.lowering
-        op: Any = lowering.ops[i]
+        """The value of tensor i from the tensors it reads."""
+        remat = self.remat
+        op: Any = remat.ops[i]
         word = op.word
         if word == "cat":
             return self.cat(i)
-        xs = self.all_of(lowering.sources[i])
-        behind = lowering.inputs[i][0]
-        if behind in lowering.fused:
-            value = self.normed(behind, xs, self.memory(i, xs[0]))
+        xs = self.values_of(remat.sources[i])
+        source = remat.inputs[i][0]
+        if source in remat.fused:
+            value = self.batch_norm(source, xs, self.output_slot(i, xs[0]))
             return value.relu_() if op.function == "relu" else value.sigmoid_()
         if word == "norm" and not op.groups:
-            return self.normed(i, xs, self.memory(i, xs[0]))
-        if word == "norm" and self.plain:
-            return self.group_normed(i, op, xs[0])
+            return self.batch_norm(i, xs, self.output_slot(i, xs[0]))
+        if word == "norm" and self.elementwise:
+            return self.group_norm(i, op, xs[0])
         if isinstance(op, Dropout):
-            return self.dropped(i, op, xs[0])
+            return self.dropout(i, op, xs[0])
         return CALLS[word](op, self.params.get(i, ()), *xs)
 
-    def memory(self, i: int, like: Tensor) -> Tensor | None:
-        return self.slot(i, like) if i in self.piece.laid and self.at_once(i, like) else None
+    def output_slot(self, i: int, like: Tensor) -> Tensor | None:
+        """The slice of a buffer that tensor i is computed into; None if it is not in one."""
+        return self.slot(i, like) if i in self.piece.laid and self.writes_directly(i, like) else None
 
-    def dropped(self, i: int, op: Any, x: Tensor) -> Tensor:
-        """Dropout, which draws its mask as PyTorch does and keeps a byte a value of it."""
+    def dropout(self, i: int, op: Any, x: Tensor) -> Tensor:
+        """Dropout with a mask drawn as PyTorch draws it; the mask is kept, one byte per value."""
         if not self.training:
             return x
         keep = 1 - op.rate

@@ -1,8 +1,8 @@
-"""How batch norm is said to PyTorch, forward and backward, over tensors that lie in one memory or in several.
+"""Batch-norm kernels, forward and backward, over one tensor or over the parts of a concat.
 
-On a CPU in single or double precision it is made of passes that PyTorch has vector code for, which its own batch norm
-mostly has not: which spelling is fast differs between NCHW and channels_last. Elsewhere the native kernels are used.
-Vectors are of shape (C,); ``row`` lays one along the channels of a map.
+On a CPU in single or double precision batch norm is composed of elementwise operations and reductions, for which
+PyTorch has vectorised code, unlike for most cases of its own batch norm; the fastest form differs between NCHW and
+channels_last. Elsewhere the native kernels are used. Vectors have shape (C,).
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from torch.nn import functional
 
 aten: Any = torch.ops.aten
 MAPS = (0, 2, 3)
-SMALL = 500_000  # numbers up to which the native backward of batch norm is no slower than passes
+SMALL = 500_000  # elements up to which the native backward of batch norm is no slower than elementwise operations
 
 
 def row(vector: Tensor) -> Tensor:
-    """A vector of channels as a map of 1x1."""
+    """A vector of channels in shape (C, 1, 1), to be broadcast over a map."""
     return vector.view(-1, 1, 1)
 
 
-def joined(parts: list[Tensor]) -> Tensor:
-    """Tensors' channels one after another."""
+def concat(parts: list[Tensor]) -> Tensor:
+    """The concat of tensors along channels."""
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def is_last(x: Tensor) -> bool:
-    """Whether a tensor's channels lie innermost."""
+def is_channels_last(x: Tensor) -> bool:
+    """Whether a tensor's memory format is channels_last."""
     return x.stride(1) == 1 and x.shape[1] > 1
 
 
 def layout(x: Tensor) -> torch.memory_format:
-    """The memory format of a tensor or of the tensor that it is a slice of."""
-    return torch.channels_last if is_last(x) else torch.contiguous_format
+    """The memory format of a tensor, or of the tensor of which it is a slice."""
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 
 def dense(x: Tensor) -> Tensor:
-    """The tensor, or a copy in one piece of memory, in its own memory format."""
+    """The tensor if it is contiguous in its own memory format, else a contiguous copy."""
     return x.contiguous(memory_format=layout(x))
 
 
@@ -50,12 +50,12 @@ def new_like(x: Tensor, channels: int) -> Tensor:
 
 
 def buffer(x: Tensor, channels: int) -> Tensor:
-    """Memory for ``channels`` channels, the first of which are those of x."""
+    """A buffer of ``channels`` channels, the first of which are those of x."""
     return store(new_like(x, channels), x, 0)
 
 
 def store(buffer: Tensor, x: Tensor, first: int) -> Tensor:
-    """The buffer, in which x now stands from channel ``first`` on."""
+    """Write x into the buffer from channel ``first`` on; returns the buffer."""
     buffer[:, first : first + x.shape[1]] = x
     return buffer
 
@@ -63,9 +63,9 @@ def store(buffer: Tensor, x: Tensor, first: int) -> Tensor:
 def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """A 1x1 convolution of stride 1.
 
-    On one thread PyTorch takes a matrix product for fewer than 16 images, where oneDNN's kernel is up to twice as fast.
+    On one thread PyTorch uses a matrix product for fewer than 16 images, where oneDNN's kernel is up to twice as fast.
     """
-    if is_traced():  # whoever looks must not see a choice by the number of images
+    if is_traced():  # a trace must not depend on the number of images
         return conv(x)
     if x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[0] < 16 and torch.backends.mkldnn.is_available():
         return torch.mkldnn_convolution(x, conv.weight, conv.bias, (0, 0), (1, 1), (1, 1), 1)
@@ -73,12 +73,12 @@ def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def is_traced() -> bool:
-    """Whether a tracer or a compiler is looking."""
+    """Whether a tracer or compiler is active."""
     return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def is_plain(x: Tensor) -> bool:
-    """Whether passes over the tensor are faster than native batch norm: on a CPU in full precision."""
+def prefers_elementwise(x: Tensor) -> bool:
+    """Whether elementwise operations are faster than native batch norm: on a CPU in full precision."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
 
 
@@ -90,19 +90,19 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     if x.numel() == x.shape[1]:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
-    if is_plain(x) and not is_last(x):
+    if prefers_elementwise(x) and not is_channels_last(x):
         mean = x.mean(MAPS)
         return mean, (x - row(mean)).square_().mean(MAPS)
     if x.device.type == "cpu":
         x = x.contiguous(memory_format=torch.channels_last)
-        x = x if is_plain(x) else x.float()
+        x = x if prefers_elementwise(x) else x.float()
     return torch.batch_norm_update_stats(x, None, None, 0.0)
 
 
 def affine(parts: list[Tensor], scale: Tensor, shift: Tensor, out: Tensor | None = None) -> Tensor:
-    """``scale * x + shift`` of the parts' concat x; vectors of its channels, of one part also ``(N, C)``."""
+    """``scale * x + shift`` of the concat x of parts; scale and shift have shape (C,), of a single part also (N, C)."""
     s, t = scale.view(*scale.shape, 1, 1), shift.view(*shift.shape, 1, 1)
-    last = is_last(parts[0])
+    last = is_channels_last(parts[0])
     if len(parts) == 1:
         if last:
             return torch.addcmul(t, parts[0], s, out=out)
@@ -121,7 +121,7 @@ def affine(parts: list[Tensor], scale: Tensor, shift: Tensor, out: Tensor | None
 
 
 def sums(g: Tensor, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """For each channel the sum of ``g``, and that of ``g * x`` with the parts' concat x."""
+    """Per-channel sums of ``g`` and of ``g * x``, where x is the concat of the parts."""
     if len(parts) == 1:
         product = g * parts[0]
     else:
@@ -134,9 +134,9 @@ def sums(g: Tensor, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def native_norm(parts: list[Tensor], mean: Tensor, var: Tensor, params: tuple[Tensor, ...], eps: float) -> Tensor:
-    """Batch norm with given statistics, by PyTorch's own kernel; ``params`` are weight and bias, or none."""
+    """Batch norm with given statistics by PyTorch's own kernel; ``params`` are weight and bias, or empty."""
     weight, bias = [param.to(mean.dtype) for param in params] or (None, None)
-    return functional.batch_norm(joined(parts), mean, var, weight, bias, False, 0.0, eps)
+    return functional.batch_norm(concat(parts), mean, var, weight, bias, False, 0.0, eps)
 
 
 def native_norm_backward(
@@ -158,7 +158,7 @@ def native_norm_backward(
 
 
 def relu_backward(g: Tensor, y: Tensor, owned: bool) -> Tensor:
-    """The gradient behind relu, given relu's output; in place if ``owned``."""
+    """The gradient of relu's input, given its output y; in place if ``owned``."""
     if owned and g.dtype == y.dtype:
         return aten.threshold_backward.grad_input(g, y, 0, grad_input=g)
     return aten.threshold_backward(g.to(y.dtype), y, 0)
