@@ -62,7 +62,7 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
         AssertionError: With what is wrong, in one line.
     """
     if not (isinstance(kind, type) and issubclass(kind, Searcher)):
-        raise AssertionError(f"{kind!r} is no subclass of nas_agg.study.samplers.searcher.Searcher")
+        raise AssertionError(f"{kind!r} is not a subclass of nas_agg.study.samplers.searcher.Searcher")
     if trials < 5:
         raise ValueError(f"trials: 5 or more, not {trials}")
     try:

@@ -1,1 +1,1 @@
-"""The searchers, one file each; installed as ``nas_agg.searchers``."""
+"""Search algorithms, one per file; installed as the package ``nas_agg.searchers``."""

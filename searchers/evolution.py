@@ -1,4 +1,4 @@
-"""Regularised evolution: mutate a good one of the young (Real et al., "Regularized Evolution", AAAI 2019)."""
+"""Regularized evolution (Real et al., AAAI 2019)."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ if TYPE_CHECKING:
 
     from nas_agg.search_space.parameters import Values
 
-POPULATION, TOURNAMENT = 20, 5
+POPULATION_SIZE, TOURNAMENT_SIZE = 20, 5
 
 
 class EvolutionSearcher(PointSearcher):
-    """The best of 5 of the latest 20 networks is mutated in one open name; the first 20 are random.
+    """Regularized (aging) evolution: mutates the winner of a tournament among the latest networks.
 
-    Old networks leave whatever they scored, so that no lucky one is copied for ever.
+    The population is the latest 20 networks, so that a network leaves it by age and not by score. A tournament draws 5
+    of them; one search variable of the best is mutated. The first 20 networks are random.
+
+    Real, Aggarwal, Huang and Le, "Regularized Evolution for Image Classifier Architecture Search", AAAI 2019,
+    algorithm 1.
     """
 
-    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
-        """Mutants of winners of tournaments."""
-        population = [other for other in seen if other.value is not None][-POPULATION:]
-        while len(population) == POPULATION:
-            chosen = rng.choice(POPULATION, TOURNAMENT, replace=False)
-            winner = max((population[place] for place in chosen), key=lambda other: other.value or 0.0)
+    def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
+        """Mutants of tournament winners."""
+        population = [other for other in observations if other.value is not None][-POPULATION_SIZE:]
+        while len(population) == POPULATION_SIZE:
+            tournament = rng.choice(POPULATION_SIZE, TOURNAMENT_SIZE, replace=False)
+            winner = max((population[place] for place in tournament), key=lambda other: other.value or 0.0)
             yield self.space.mutate(winner.values, rng)

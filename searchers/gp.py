@@ -1,4 +1,4 @@
-"""A Gaussian process over the open names: Optuna's own sampler."""
+"""Gaussian process over the search variables: Optuna's `GPSampler`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from nas_agg.study.samplers.searcher import Searcher
 
 
 class GPSearcher(Searcher):
-    """Optuna's Gaussian process with expected improvement; the first ten networks are drawn at random."""
+    """Optuna's `GPSampler`: a Gaussian process over the search variables, with expected improvement.
+
+    The acquisition function is log EI, or log EHVI for several objectives. The first ten networks are random.
+    """
 
     supports_multi_objective = True
-    max_rejections = 3  # once it is sure of its best it proposes it again and again, and takes its time for each
+    max_rejections = 3  # once certain of its optimum it repeats that proposal, and each takes long
 
     def sampler(self, number: int) -> BaseSampler:
-        """A sampler for one trial."""
+        """The sampler of one trial."""
         sampler = GPSampler(n_startup_trials=10, deterministic_objective=False, seed=self.seed_of(number))
         return PausedTrialsSampler(sampler, self.objectives)

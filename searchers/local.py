@@ -1,4 +1,4 @@
-"""Local search: from a random network to a better neighbour, until there is none; then from another one."""
+"""Local search: hill climbing with restarts (White et al., UAI 2021)."""
 
 from __future__ import annotations
 
@@ -14,36 +14,40 @@ if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
     from nas_agg.search_space.space import Space
 
-MOST = 5000  # neighbours of a centre
+MAX_NEIGHBOURS = 5000  # of an incumbent
 
 
 class LocalSearcher(PointSearcher):
-    """Neighbours differ in the value of one open name; the first that is better is the next centre.
+    """Hill climbing over neighbours, which differ in one search variable, with random restarts.
 
-    Where all neighbours were seen and none is better, a random network is. Which network is the centre follows from the
-    trials alone: it is better than the centre of its time, or no neighbour of any that was one. Of thousands of
-    neighbours a part is tried.
+    The first neighbour that is better than the incumbent becomes the next incumbent. Where none of them is better, the
+    search restarts from a random network. The incumbent follows from the trials alone: a network becomes the incumbent
+    if it is better than the one before, or not a neighbour of any earlier incumbent (a restart). Where there are
+    thousands of neighbours, a random sample of them is tried.
+
+    White, Nolen and Savani, "Exploring the Loss Landscape in Neural Architecture Search", UAI 2021.
     """
 
-    max_rejections = 200  # many neighbours may be over a limit
+    max_rejections = 200  # many neighbours may exceed a limit
 
     def __init__(self, space: Space, seed: int):
         super().__init__(space, seed)
         self.encoding = Encoding(space)
 
-    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
-        """The neighbours of the centre that were not seen, in random order."""
-        rows = self.encoding.encode_many([other.values for other in seen])
-        centres: list[int] = []
+    def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
+        """Untried neighbours of the incumbent, in random order."""
+        rows = self.encoding.encode_many([other.values for other in observations])
+        incumbents: list[int] = []
         value = 0.0
-        for place, other in enumerate(seen):
+        for place, other in enumerate(observations):
             if other.value is None:
                 continue
-            # A trial that was begun around an earlier centre is no new beginning.
-            if not centres or other.value > value or (rows[centres] != rows[place]).sum(1).min() > 1:
-                centres.append(place)
+            # A neighbour of an earlier incumbent, proposed before the latest one was known, is no restart.
+            if not incumbents or other.value > value or (rows[incumbents] != rows[place]).sum(1).min() > 1:
+                incumbents.append(place)
                 value = other.value
-        if centres:
-            around = deduplicate(self.encoding.neighbours(rows[centres[-1]], rng, MOST), {row_key(row) for row in rows})
-            for place in rng.permutation(len(around)):
-                yield self.encoding.decode(around[place])
+        if incumbents:
+            neighbours = self.encoding.neighbours(rows[incumbents[-1]], rng, MAX_NEIGHBOURS)
+            untried = deduplicate(neighbours, {row_key(row) for row in rows})
+            for place in rng.permutation(len(untried)):
+                yield self.encoding.decode(untried[place])

@@ -1,4 +1,4 @@
-"""NSGA-II: breed the networks that are unbeaten and least crowded (Deb et al., IEEE Trans. Evol. Comp. 6, 2002)."""
+"""NSGA-II, the elitist non-dominated sorting genetic algorithm (Deb et al., 2002)."""
 
 from __future__ import annotations
 
@@ -13,27 +13,32 @@ from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
 
-POPULATION = 20
-CROSSED = 0.9  # the share of children that have two parents
+POPULATION_SIZE = 20
+CROSSOVER_PROBABILITY = 0.9
 
 
 class NSGA2Searcher(PointSearcher):
-    """Children of two parents, each the better of two of the population, are mutated in one open name.
+    """NSGA-II: crossover and mutation of the non-dominated and least crowded networks.
 
-    The population are the 20 best networks of all that were seen, front by front, within a front the less crowded
-    first; so it follows from the trials alone. The first 20 networks are random.
+    The population is the 20 best of all networks so far, by non-domination rank and then by crowding distance, so that
+    it follows from the trials alone. Each parent is the better of two networks drawn from it. A child is a uniform
+    crossover of two parents with probability 0.9, else a copy of one, and is mutated in one search variable. The first
+    20 networks are random.
+
+    Deb, Pratap, Agarwal and Meyarivan, "A Fast and Elitist Multiobjective Genetic Algorithm: NSGA-II", IEEE
+    Transactions on Evolutionary Computation 6(2), 2002; here in a steady-state form, without generations.
     """
 
     supports_multi_objective = True
 
-    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
+    def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Children of the population."""
-        scored = [other for other in seen if other.scores is not None]
-        if len(scored) < POPULATION:
+        scored = [other for other in observations if other.scores is not None]
+        if len(scored) < POPULATION_SIZE:
             return
-        order = nondominated_sort(np.array([other.scores for other in scored], float))[:POPULATION]
+        order = nondominated_sort(np.array([other.scores for other in scored], float))[:POPULATION_SIZE]
         population = [scored[place].values for place in order]
         while True:
-            a, b = (population[rng.integers(POPULATION, size=2).min()] for _ in range(2))
-            child = self.space.crossover(a, b, rng) if rng.random() < CROSSED else a
+            a, b = (population[rng.integers(POPULATION_SIZE, size=2).min()] for _ in range(2))
+            child = self.space.crossover(a, b, rng) if rng.random() < CROSSOVER_PROBABILITY else a
             yield self.space.mutate(child, rng)

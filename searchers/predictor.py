@@ -1,4 +1,4 @@
-"""The searcher of first choice: it learns scores from the open names and figures of networks."""
+"""Bayesian optimization with Gaussian processes over search variables and features of networks."""
 
 from __future__ import annotations
 
@@ -10,92 +10,96 @@ import numpy as np
 
 from nas_agg.search_space.encoding import Rows, deduplicate, row_key
 from nas_agg.study.definition.pareto import dominated
-from nas_agg.study.samplers.features import FeatureExtractor
-from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
-from nas_agg.study.samplers.surrogate import (
+from nas_agg.study.samplers.acquisition import (
     AcquisitionFunction,
     ExpectedHypervolumeImprovement,
     ExpectedImprovement,
-    SurrogateCache,
-    Trials,
 )
+from nas_agg.study.samplers.features import FeatureExtractor
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
+from nas_agg.study.samplers.surrogate import EncodedTrials, SurrogateCache
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
 
-STARTS, STARTS_OF_SEVERAL = 12, 10  # random networks, for one objective and for several
-ROUNDS = 5  # of climbing
+STARTUP_TRIALS, MULTI_OBJECTIVE_STARTUP_TRIALS = 12, 10  # random networks
+MAX_CLIMBING_ROUNDS = 5
 
 
 class PredictorSearcher(PointSearcher):
-    """Gaussian processes predict scores from open names, costs and shapes; the first networks are random.
+    """Bayesian optimization of networks by their search variables, costs and shapes; the default searcher.
 
-    Targets are bent so that differences among the best count most. Candidates are neighbours and mutants of the best
-    networks and random ones; those that are expected to gain most are climbed from, neighbour by neighbour. What they
-    gain is the improvement of one score or, of several, the volume that the front of networks beats. Networks that are
-    being trained count as if they had scored what is predicted, so that workers spread out; what failed or was refused
-    counts as the worst.
+    Gaussian processes model the scores. The acquisition function is the expected improvement or, for several
+    objectives, the expected hypervolume improvement, times the probability that a candidate is within the limits.
+    Candidates are neighbours and mutants of the best networks and random points; hill climbing over neighbours improves
+    the most promising ones. Networks that are being trained enter with their predicted scores, failed and rejected ones
+    with the worst. The first 12 networks (10 for several objectives) are random.
+
+    Similar to BANANAS (White et al., "BANANAS: Bayesian Optimization with Neural Architectures for Neural Architecture
+    Search", AAAI 2021), with Gaussian processes as surrogates.
     """
 
     supports_multi_objective = True
 
     @cached_property
-    def fits(self) -> SurrogateCache:
-        """Its processes, and the figures of networks that they learn from."""
+    def cache(self) -> SurrogateCache:
+        """The hyperparameters of its surrogates, and the features of networks."""
         activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes"))
         return SurrogateCache(FeatureExtractor(self.space, self.input, self.classes, activations))
 
-    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
-        """Candidates, the highest expected gain first."""
-        trials = self._trials(seen)
-        if len(trials.rows) < (STARTS_OF_SEVERAL if self.objectives.is_multi_objective else STARTS):
+    def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
+        """Candidates in order of decreasing acquisition value."""
+        trials = self._encode(observations)
+        startup_trials = MULTI_OBJECTIVE_STARTUP_TRIALS if self.objectives.is_multi_objective else STARTUP_TRIALS
+        if len(trials.rows) < startup_trials:
             return
-        known = {row_key(row) for rows in (trials.rows, trials.failed, trials.pending) for row in rows}
+        proposed = np.concatenate([trials.rows, trials.failed, trials.pending])
+        known = {row_key(row) for row in proposed}
         candidates = deduplicate(self._candidates(trials, rng), known)
         if len(candidates):
-            tried = np.concatenate([trials.rows, trials.failed, trials.pending])
-            for row in self._climbed(candidates, self._expectation(trials.fewer()), known, rng):
-                if not self.fits.figures.is_one_of(row, tried):
-                    yield self.fits.encoding.decode(row)
+            for row in self._climb(candidates, self._acquisition_function(trials.subsample()), known, rng):
+                if not self.cache.extractor.is_duplicate(row, proposed):
+                    yield self.cache.encoding.decode(row)
 
-    def _trials(self, seen: Sequence[Observation]) -> Trials:
-        rows = self.fits.encoding.encode_many([other.values for other in seen])
-        scored = np.array([other.scores is not None for other in seen], bool)
-        running = np.array([other.running for other in seen], bool) & ~scored
-        scores = np.array([other.scores for other in seen if other.scores is not None], float)
-        return Trials(rows[scored], scores, rows[~scored & ~running], rows[running])
+    def _encode(self, observations: Sequence[Observation]) -> EncodedTrials:
+        rows = self.cache.encoding.encode_many([other.values for other in observations])
+        scored = np.array([other.scores is not None for other in observations], bool)
+        running = np.array([other.running for other in observations], bool) & ~scored
+        scores = np.array([other.scores for other in observations if other.scores is not None], float)
+        return EncodedTrials(rows[scored], scores, rows[~scored & ~running], rows[running])
 
-    def _expectation(self, trials: Trials) -> AcquisitionFunction:
+    def _acquisition_function(self, trials: EncodedTrials) -> AcquisitionFunction:
         if self.objectives.is_multi_objective:
-            return ExpectedHypervolumeImprovement(self.fits, trials, self.limits, self.objectives)
-        return ExpectedImprovement(self.fits, trials, self.limits)
+            return ExpectedHypervolumeImprovement(self.cache, trials, self.limits, self.objectives)
+        return ExpectedImprovement(self.cache, trials, self.limits)
 
-    def _candidates(self, trials: Trials, rng: np.random.Generator) -> Rows:
-        encoding = self.fits.encoding
+    def _candidates(self, trials: EncodedTrials, rng: np.random.Generator) -> Rows:
+        encoding = self.cache.encoding
         if self.objectives.is_multi_objective:
             parents = rng.permutation(trials.rows[~dominated(trials.scores)])
             centres = parents[:6]
         else:
             parents = trials.rows[np.argsort(-trials.scores[:, 0], kind="stable")[:10]]
             centres = parents[:5]
-        found = [encoding.neighbours(row, rng) for row in centres]
+        candidates = [encoding.neighbours(row, rng) for row in centres]
         for changes in (1, 2, 3):
-            found.append(encoding.mutate(parents[rng.integers(len(parents), size=400)], changes, rng))
-        return np.concatenate([*found, encoding.sample(600, rng)])
+            candidates.append(encoding.mutate(parents[rng.integers(len(parents), size=400)], changes, rng))
+        return np.concatenate([*candidates, encoding.sample(600, rng)])
 
-    def _climbed(
-        self, candidates: Rows, model: AcquisitionFunction, known: set[bytes], rng: np.random.Generator
+    def _climb(
+        self, candidates: Rows, function: AcquisitionFunction, known: set[bytes], rng: np.random.Generator
     ) -> Rows:
-        """Candidates and neighbours of the best of them, the highest gain first."""
-        gains = model.gains(candidates)
-        for _ in range(ROUNDS):
-            highest = gains.max()
-            top = candidates[np.argsort(-gains, kind="stable")[:5]]
-            more = deduplicate(np.concatenate([self.fits.encoding.neighbours(row, rng) for row in top]), known)
-            if not len(more):
+        """Candidates and the neighbours of the best of them, in order of decreasing acquisition value."""
+        values = function.evaluate(candidates)
+        for _ in range(MAX_CLIMBING_ROUNDS):
+            highest = values.max()
+            top = candidates[np.argsort(-values, kind="stable")[:5]]
+            neighbours = deduplicate(np.concatenate([self.cache.encoding.neighbours(row, rng) for row in top]), known)
+            if not len(neighbours):
                 break
-            candidates, gains = np.concatenate([candidates, more]), np.concatenate([gains, model.gains(more)])
-            if gains.max() <= highest:
+            candidates = np.concatenate([candidates, neighbours])
+            values = np.concatenate([values, function.evaluate(neighbours)])
+            if values.max() <= highest:
                 break
-        order = np.argsort(-gains, kind="stable")
-        return model.reconsidered(candidates[order[gains[order] > -np.inf]])
+        order = np.argsort(-values, kind="stable")
+        return function.rerank(candidates[order[values[order] > -np.inf]])

@@ -1,4 +1,4 @@
-"""Random search: every point drawn from the whole space. Plain, parallel, and the mark that others must beat."""
+"""Random search: the baseline."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from nas_agg.study.samplers.searcher import Searcher
 
 
 class RandomSearcher(Searcher):
-    """Each open name is drawn alone, each of its values as likely as the next."""
+    """Random search: draws every search variable independently and uniformly.
+
+    Li and Talwalkar, "Random Search and Reproducibility for Neural Architecture Search", UAI 2019.
+    """
 
     supports_multi_objective = True
-    max_rejections = 500  # random it shall stay, unless next to nothing is within the limits
+    max_rejections = 500  # stays random unless almost no network is within the limits
 
     def sampler(self, number: int) -> BaseSampler:
-        """A random sampler for one trial."""
+        """The sampler of one trial."""
         return RandomSampler(seed=self.seed_of(number))

@@ -1,4 +1,4 @@
-"""Tree-structured Parzen estimator: draws near what did well, away from what did not."""
+"""Tree-structured Parzen estimator: Optuna's `TPESampler`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from nas_agg.study.samplers.searcher import Searcher
 
 
 class TPESearcher(Searcher):
-    """Optuna's TPE over all open names at once; the first ten networks are drawn at random.
+    """Optuna's `TPESampler`: the tree-structured Parzen estimator over all search variables jointly.
 
-    A network that another worker is training counts as a bad one meanwhile, so that workers spread out.
+    Networks that are being trained count as bad ones (constant liar), so that parallel workers explore different
+    regions. The first ten networks are random.
+
+    Bergstra, Bardenet, Bengio and Kégl, "Algorithms for Hyper-Parameter Optimization", NIPS 2011.
     """
 
     supports_multi_objective = True
 
     def sampler(self, number: int) -> BaseSampler:
-        """A TPE sampler for one trial."""
+        """The sampler of one trial."""
         return PausedTrialsSampler(
             TPESampler(n_startup_trials=10, multivariate=True, constant_liar=True, seed=self.seed_of(number)),
             self.objectives,

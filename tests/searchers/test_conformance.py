@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, seen
+from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, observations
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
 from nas_agg.testing import TEXT, check_searcher
 
@@ -44,7 +44,7 @@ def test_what_the_conformance_kit_finds(space):
             super().__init__(*args)
             self.told = 0
 
-        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
+        def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             self.told += 1
             rng.random(self.told)
             yield self.space.sample(rng)
@@ -54,7 +54,7 @@ def test_what_the_conformance_kit_finds(space):
             return None
 
     for kind in ("tpe", None, int):
-        with pytest.raises(AssertionError, match="is no subclass"):
+        with pytest.raises(AssertionError, match="is not a subclass"):
             check_searcher(kind, space)
     with pytest.raises(AssertionError, match="not an Optuna sampler"):
         check_searcher(Odd, space)
@@ -78,7 +78,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
         supports_multi_objective = True
         told = 0
 
-        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
+        def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
             self.told += self.objectives.is_multi_objective
             rng.random(self.told)
             yield self.space.sample(rng)
@@ -86,8 +86,8 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
     class Trusting(PointSearcher):
         supports_multi_objective = True
 
-        def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
-            assert all(len(other.scores) == len(self.objectives) for other in seen)
+        def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
+            assert all(len(other.scores) == len(self.objectives) for other in observations)
             yield self.space.sample(rng)
 
     for kind, said in (
@@ -127,10 +127,10 @@ def test_nsga2_breeds_the_unbeaten_and_least_crowded(space):
     searcher, rng = find_searcher("nsga2")(space, 0), np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(60)]
     scores = [(float(i), float(-i)) if i < 20 else (-1.0 - i, -60.0) for i in range(60)]  # of the first none is beaten
-    seen = [Observation(point, own) for point, own in zip(points, scores, strict=True)]
-    assert list(searcher.proposals(seen[:19], rng)) == []
+    observations = [Observation(point, own) for point, own in zip(points, scores, strict=True)]
+    assert list(searcher.proposals(observations[:19], rng)) == []
     failed = [Observation(space.sample(rng), None) for _ in range(5)]
-    children = searcher.proposals([*failed, *seen], rng)
+    children = searcher.proposals([*failed, *observations], rng)
     for child in (next(children) for _ in range(100)):
         parents = [point for point in points[:20] if sum(point[name] == child[name] for name in child) >= 2]
         assert any(sum(child[name] not in (a[name], b[name]) for name in child) <= 1 for a in parents for b in parents)
@@ -187,15 +187,15 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
     for workers in (1, 4):
         found = []
         for seed in range(5):
-            seen, open_ = [], []
-            while len(seen) < 80:
-                rng = np.random.default_rng([seed, len(seen), len(open_)])
+            observations, open_ = [], []
+            while len(observations) < 80:
+                rng = np.random.default_rng([seed, len(observations), len(open_)])
                 pending = [Observation(point, None, True) for point in open_]
-                open_.append(next(searcher.proposals([*seen, *pending], rng), None) or space.sample(rng))
+                open_.append(next(searcher.proposals([*observations, *pending], rng), None) or space.sample(rng))
                 if len(open_) == workers:
                     point = open_.pop(0)
-                    seen.append(Observation(point, (-sum(abs(value - 7) for value in point.values()),)))
-            found.append(max(other.value for other in seen))
+                    observations.append(Observation(point, (-sum(abs(value - 7) for value in point.values()),)))
+            found.append(max(other.value for other in observations))
         best[workers] = np.mean(found)
     assert best[1] > -3
     assert best[4] > -4
@@ -211,13 +211,13 @@ def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
     space = Space({**text, "let": {"this": ["relu"]}}, "wide")
     aims = Objectives([METRICS[name] for name in ("accuracy", "loss")[:objectives]])
     searcher = make_searcher(find_searcher(name), space, 0, aims)
-    seen = []
+    observations = []
     for number in range(30):
         rng = np.random.default_rng(number)
-        point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
+        point = next(searcher.proposals(observations, rng), None) or space.sample(rng)
         assert space.validate(point) == point
         value = (-1.7e308, 1.0, None, 1.7e308)[number % 4] if number < 20 else float(number)
-        seen.append(Observation(point, None if value is None else (value, -value)[:objectives]))
+        observations.append(Observation(point, None if value is None else (value, -value)[:objectives]))
 
 
 def test_what_was_seen(space):
@@ -236,6 +236,6 @@ def test_what_was_seen(space):
             state=state, value=value, params=space.labels(point), distributions=space.distributions
         )
         study.add_trial(trial)
-    assert [other.value for other in seen(study, space, Objectives())] == [0.5, 0.6, None, 0.7]
-    assert [other.running for other in seen(study, space, Objectives())] == [False, False, True, False]
-    assert [other.values for other in seen(study, space, Objectives())] == points
+    assert [other.value for other in observations(study, space, Objectives())] == [0.5, 0.6, None, 0.7]
+    assert [other.running for other in observations(study, space, Objectives())] == [False, False, True, False]
+    assert [other.values for other in observations(study, space, Objectives())] == points

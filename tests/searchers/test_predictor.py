@@ -13,7 +13,7 @@ from nas_agg.search_space.space import Space, open_space
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import hypervolume
-from nas_agg.study.samplers import surrogate
+from nas_agg.study.samplers import acquisition, surrogate
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 from nas_agg.study.samplers.point_searcher import Observation
@@ -35,9 +35,9 @@ def drawn(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def test_the_gradient_of_the_loss_is_that_of_finite_differences():
-    kernel, (genes, figures) = SumKernel(TABLES, [2]), drawn(30, 0)
+    kernel, (codes, features) = SumKernel(TABLES, [2]), drawn(30, 0)
     rng = np.random.default_rng(1)
-    distances = kernel.distances(genes, figures, genes, figures)
+    distances = kernel.distances(codes, features, codes, features)
     theta, y = kernel.start + 0.2 * rng.normal(size=len(kernel.start)), rng.normal(size=30)
     _, gradient = kernel.loss(theta, distances, y)
     for i, step in enumerate(1e-5 * np.eye(len(theta))):
@@ -46,23 +46,23 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
 
 
 def test_predictions_are_those_of_the_textbook():
-    kernel, (genes, figures), (others, their_figures) = SumKernel(TABLES, [2]), drawn(20, 0), drawn(7, 1)
+    kernel, (codes, features), (others, their_features) = SumKernel(TABLES, [2]), drawn(20, 0), drawn(7, 1)
     y = np.random.default_rng(2).normal(size=20)
-    process = GaussianProcess(kernel, genes, figures, y)
-    own = sum(kernel.covariance(process.theta, kernel.distances(genes, figures, genes, figures)))
-    cross = sum(kernel.covariance(process.theta, kernel.distances(others, their_figures, genes, figures)))
+    process = GaussianProcess(kernel, codes, features, y)
+    own = sum(kernel.covariances(process.theta, kernel.distances(codes, features, codes, features)))
+    cross = sum(kernel.covariances(process.theta, kernel.distances(others, their_features, codes, features)))
     noisy = own + (np.exp(process.theta[-1]) + 1e-5) * np.eye(20)
-    mean, deviation = process.predict(others, their_figures)
+    mean, deviation = process.predict(others, their_features)
     np.testing.assert_allclose(mean, cross @ np.linalg.solve(noisy, y), rtol=1e-8)
     variance = own[0, 0] - np.einsum("ij,ji->i", cross, np.linalg.solve(noisy, cross.T))
     np.testing.assert_allclose(deviation**2, variance, rtol=1e-6)
 
 
-def test_it_learns_which_genes_and_figures_matter():
-    genes, figures = drawn(80, 0)
-    y = (genes[:, 0] == 1) + 0.5 * genes[:, 5] / 4 + 0.7 * figures[0][:, 1]
-    process = GaussianProcess(SumKernel(TABLES, [2]), genes[:60], [figures[0][:60]], (y - y.mean())[:60])
-    mean, _ = process.predict(genes[60:], [figures[0][60:]])
+def test_it_learns_which_variables_and_features_matter():
+    codes, features = drawn(80, 0)
+    y = (codes[:, 0] == 1) + 0.5 * codes[:, 5] / 4 + 0.7 * features[0][:, 1]
+    process = GaussianProcess(SumKernel(TABLES, [2]), codes[:60], [features[0][:60]], (y - y.mean())[:60])
+    mean, _ = process.predict(codes[60:], [features[0][60:]])
     assert np.corrcoef(mean, y[60:])[0, 1] > 0.95
 
 
@@ -70,26 +70,26 @@ def test_improvement_is_that_of_the_normal_distribution():
     mean, deviation = np.array([0.0, 1.0, -2.0, -7.0]), np.array([1.0, 0.5, 0.7, 1.0])
     z = (mean - 0.3) / deviation
     wanted = deviation * (z * norm.cdf(z) + norm.pdf(z))
-    found = surrogate.log_improvement(mean, deviation, 0.3)
+    found = acquisition.log_expected_improvement(mean, deviation, 0.3)
     np.testing.assert_allclose(np.exp(found[:3]), wanted[:3], rtol=1e-9)
     assert found[3] == pytest.approx(np.log(wanted[3]), abs=0.1)
-    far = surrogate.log_improvement(np.array([-50.0, -60.0]), np.ones(2), 0.0)
+    far = acquisition.log_expected_improvement(np.array([-50.0, -60.0]), np.ones(2), 0.0)
     assert np.isfinite(far).all()
     assert far[0] > far[1]
 
 
 def test_the_target_keeps_the_order_and_spreads_the_best():
     scores = np.array([0.1, 0.5, 0.9, 0.95, 0.97])
-    target = surrogate.bent(scores)
+    target = surrogate.log_gap_transform(scores)
     assert (np.diff(target) > 0).all()
     assert target.mean() == pytest.approx(0)
     assert (target[4] - target[2]) / (target[2] - target[0]) > 0.07 / 0.8
-    assert np.isfinite(surrogate.bent(np.ones(5))).all()
-    assert np.isfinite(surrogate.bent(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
-    assert np.isfinite(surrogate.bent(np.array([1.0, 1.0, 1.0, 0.0]))).all()
+    assert np.isfinite(surrogate.log_gap_transform(np.ones(5))).all()
+    assert np.isfinite(surrogate.log_gap_transform(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
+    assert np.isfinite(surrogate.log_gap_transform(np.array([1.0, 1.0, 1.0, 0.0]))).all()
 
 
-def test_genes_are_the_points_of_a_space(space):
+def test_rows_encode_the_points_of_a_space(space):
     encoding, rng = Encoding(space), np.random.default_rng(0)
     for row in encoding.sample(50, rng):
         values = encoding.decode(row)
@@ -108,12 +108,12 @@ def test_genes_are_the_points_of_a_space(space):
     assert encoding.distance_tables[count][0, 1] == 0.25
 
 
-def test_figures_are_what_networks_cost(space):
+def test_features_are_what_networks_cost(space):
     import nas_agg
 
-    figures, encoding = FeatureExtractor(space), Encoding(space)
+    extractor, encoding = FeatureExtractor(space), Encoding(space)
     rows = encoding.sample(3, np.random.default_rng(0))
-    costs, shapes = figures.of(rows)
+    costs, shapes = extractor.features(rows)
     counted = [nas_agg.cost(space.genotype(encoding.decode(row))) for row in rows]
     np.testing.assert_allclose(np.expm1(costs[:, 0]), [cost.params for cost in counted])
     np.testing.assert_allclose(np.expm1(costs[:, 1]), [cost.macs for cost in counted])
@@ -146,78 +146,83 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
     encoding = Encoding(space)
     best = {}
     for name in ("predictor", "random"):
-        searcher, seen = find_searcher(name)(space, 0), []
+        searcher, observations = find_searcher(name)(space, 0), []
         for number in range(50):
             rng = np.random.default_rng(number)
-            proposed = next(searcher.proposals(seen, rng), None) if name == "predictor" else None
+            proposed = next(searcher.proposals(observations, rng), None) if name == "predictor" else None
             point = proposed or space.sample(rng)
-            seen.append(Observation(point, (score(point),)))
-        best[name] = max(other.value for other in seen)
+            observations.append(Observation(point, (score(point),)))
+        best[name] = max(other.value for other in observations)
     assert best["predictor"] > best["random"] / 3
 
 
 def test_half_ranked_targets():
     scores = np.array([-1e6, 0.1, 0.2, 0.5, 0.6, 0.9, 1.0])
-    target = surrogate.half_ranked(scores)
+    target = surrogate.semi_rank_transform(scores)
     assert (np.diff(target) > 0).all()
     assert target.mean() == pytest.approx(0)
     assert (target[6] - target[5]) / (target[5] - target[4]) == pytest.approx(0.1 / 0.3)
-    assert np.isfinite(surrogate.half_ranked(np.ones(5))).all()
-    assert np.isfinite(surrogate.half_ranked(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
+    assert np.isfinite(surrogate.semi_rank_transform(np.ones(5))).all()
+    assert np.isfinite(surrogate.semi_rank_transform(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
 
 
-def front_gain(space: Space, pending: int = 0) -> tuple[surrogate.ExpectedHypervolumeImprovement, surrogate.Trials]:
-    fits = surrogate.SurrogateCache(FeatureExtractor(space))
-    rows = deduplicate(fits.encoding.sample(40, np.random.default_rng(0)), set())
-    macs = fits.figures.costs(rows, "macs")
+def front_gain(
+    space: Space, pending: int = 0
+) -> tuple[acquisition.ExpectedHypervolumeImprovement, surrogate.EncodedTrials]:
+    cache = surrogate.SurrogateCache(FeatureExtractor(space))
+    rows = deduplicate(cache.encoding.sample(40, np.random.default_rng(0)), set())
+    macs = cache.extractor.cost(rows, "macs")
     scores = np.stack([rows[:, 0] - 0.3 * rows[:, 1] + 0.2 * np.log(macs), -macs], 1)
-    trials = surrogate.Trials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
-    return surrogate.ExpectedHypervolumeImprovement(
-        fits, trials, {}, Objectives([METRICS["accuracy"], METRICS["macs"]])
+    trials = surrogate.EncodedTrials(rows[:20], scores[:20], rows[:0], rows[20 : 20 + pending])
+    return acquisition.ExpectedHypervolumeImprovement(
+        cache, trials, {}, Objectives([METRICS["accuracy"], METRICS["macs"]])
     ), trials
 
 
 def test_the_gain_of_a_front_is_that_of_its_volume(space):
     model, trials = front_gain(space)
-    fits, learnt = model.fits, surrogate.Surrogate(model.fits, "0", trials, trials.scores[:, 0], surrogate.half_ranked)
+    cache, learnt = (
+        model.cache,
+        surrogate.Surrogate(model.cache, "0", trials, trials.scores[:, 0], surrogate.semi_rank_transform),
+    )
     front = np.stack([learnt.target, -np.log1p(-trials.scores[:, 1])], 1)
     reference = np.array([np.quantile(front[:, 0], 0.25), front[:, 1].min() - 0.05 * np.ptp(front[:, 1])])
-    rows = fits.encoding.sample(10, np.random.default_rng(1))
-    mean, deviation = learnt.predict(rows, fits.figures.of(rows))
-    known = -np.log1p(fits.figures.costs(rows, "macs"))
+    rows = cache.encoding.sample(10, np.random.default_rng(1))
+    mean, deviation = learnt.predict(rows, cache.extractor.features(rows))
+    known = -np.log1p(cache.extractor.cost(rows, "macs"))
     for row, middle, spread, cost in zip(rows, mean, deviation, known, strict=True):
-        points = [(middle + spread * quantile, cost) for quantile in surrogate.QUANTILES]
+        points = [(middle + spread * quantile, cost) for quantile in acquisition.QUANTILES]
         gains = [hypervolume(np.array([*front, point]), reference) for point in points]
         gain = np.mean(gains) - hypervolume(front, reference)
-        assert np.exp(model.gains(row[None], dear=True)[0]) == pytest.approx(gain, rel=1e-6, abs=1e-9)
+        assert np.exp(model.evaluate(row[None], exact=True)[0]) == pytest.approx(gain, rel=1e-6, abs=1e-9)
 
 
 def test_costs_are_guessed_for_the_many_and_known_of_the_few(space):
     model, _ = front_gain(space)
-    rows = deduplicate(model.fits.encoding.sample(200, np.random.default_rng(1)), set())
-    guessed, known = model.gains(rows), model.gains(rows, dear=True)
+    rows = deduplicate(model.cache.encoding.sample(200, np.random.default_rng(1)), set())
+    guessed, known = model.evaluate(rows), model.evaluate(rows, exact=True)
     assert np.corrcoef(np.argsort(np.argsort(guessed)), np.argsort(np.argsort(known)))[0, 1] > 0.5
-    order = model.reconsidered(rows)[: surrogate.SHORT_LIST]
-    assert (np.diff(model.gains(order, dear=True)) <= 0).all()
+    order = model.rerank(rows)[: acquisition.RERANK_STEP]
+    assert (np.diff(model.evaluate(order, exact=True)) <= 0).all()
 
 
 def test_what_is_in_training_counts_for_the_front(space):
     alone, _ = front_gain(space)
     others, trials = front_gain(space, pending=6)
-    known = alone.gains(trials.pending, dear=True)
+    known = alone.evaluate(trials.pending, exact=True)
     place = int(np.argmax(known))
-    assert others.gains(trials.pending, dear=True)[place] < known[place] - 0.5
+    assert others.evaluate(trials.pending, exact=True)[place] < known[place] - 0.5
 
 
 @pytest.mark.parametrize("names", [("accuracy",), ("accuracy", "macs")])
 def test_what_is_over_a_limit_is_not_proposed(names, space):
-    figures = FeatureExtractor(space)
-    rows = deduplicate(figures.encoding.sample(60, np.random.default_rng(0)), set())
-    macs = figures.costs(rows, "macs")
+    extractor = FeatureExtractor(space)
+    rows = deduplicate(extractor.encoding.sample(60, np.random.default_rng(0)), set())
+    macs = extractor.cost(rows, "macs")
     limit = int(np.median(macs))
     aims = Objectives([METRICS[name] for name in names])
-    seen = [
-        Observation(figures.encoding.decode(row), (float(np.log(cost)), -float(cost))[: len(names)])
+    observations = [
+        Observation(extractor.encoding.decode(row), (float(np.log(cost)), -float(cost))[: len(names)])
         for row, cost in zip(rows, macs, strict=True)
         if cost <= limit
     ]
@@ -225,9 +230,9 @@ def test_what_is_over_a_limit_is_not_proposed(names, space):
     for most in (0, limit):
         searcher = make_searcher(find_searcher("predictor"), space, 0, aims)
         searcher.limits = {"macs": most, "params": 0}
-        proposals = searcher.proposals(seen, np.random.default_rng(0))
-        first = figures.encoding.encode_many([next(proposals) for _ in range(20)])
-        over.append(int((figures.costs(first, "macs") > limit).sum()))
+        proposals = searcher.proposals(observations, np.random.default_rng(0))
+        first = extractor.encoding.encode_many([next(proposals) for _ in range(20)])
+        over.append(int((extractor.cost(first, "macs") > limit).sum()))
     assert over[0] >= 10 or len(names) > 1  # of one objective the best by far are over it
     assert over[1] == 0
 
@@ -238,10 +243,10 @@ def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
     table = Table(file, ["a", "b"], "score", ["macs"])
     searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
     searcher.limits = {"macs": 12}
-    seen = [Observation({"a": str(i // 5), "b": str(i % 5)}, (float(i),)) for i in range(13)]
-    assert list(searcher.proposals(seen, np.random.default_rng(0))) == []
+    observations = [Observation({"a": str(i // 5), "b": str(i % 5)}, (float(i),)) for i in range(13)]
+    assert list(searcher.proposals(observations, np.random.default_rng(0))) == []
     searcher.limits = {"macs": 13}
-    assert list(searcher.proposals(seen, np.random.default_rng(0))) == [{"a": "2", "b": "3"}]
+    assert list(searcher.proposals(observations, np.random.default_rng(0))) == [{"a": "2", "b": "3"}]
 
 
 @pytest.mark.parametrize("names", [("accuracy", "loss"), ("accuracy", "loss", "latency")])
@@ -254,59 +259,63 @@ def test_it_beats_chance_by_far_on_several_objectives(names):
         numbers = np.array(list(values.values())) / 5
         return tuple(-float(((numbers - place) ** 2).sum()) for place in (0.2, 0.7, 0.5)[: len(names)])
 
-    searcher, seen = make_searcher(find_searcher("predictor"), space, 0, aims), []
+    searcher, observations = make_searcher(find_searcher("predictor"), space, 0, aims), []
     for number in range(40):
         rng = np.random.default_rng(number)
-        point = next(searcher.proposals(seen, rng), None) or space.sample(rng)
-        seen.append(Observation(point, scores(point)))
+        point = next(searcher.proposals(observations, rng), None) or space.sample(rng)
+        observations.append(Observation(point, scores(point)))
     drawn = [scores(space.sample(rng)) for _ in range(400)]
     reference = np.full(len(names), -2.0)
-    assert hypervolume(np.array([other.scores for other in seen]), reference) > hypervolume(np.array(drawn), reference)
+    assert hypervolume(np.array([other.scores for other in observations]), reference) > hypervolume(
+        np.array(drawn), reference
+    )
 
 
-def test_figures_of_tables_and_of_names_that_make_no_networks(tmp_path):
+def test_features_of_tables_and_of_names_that_make_no_networks(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b,score,params,macs\n" + "".join(f"{i // 3},{i % 3},{i},{10 + i},{i}\n" for i in range(9)))
     for costs, known in ((["params", "macs"], True), (None, False)):
-        figures = FeatureExtractor(Table(file, ["a", "b"], "score", costs))
-        assert figures.cheap
-        assert figures.knows("macs") is known
-        assert [group.shape for group in figures.of(np.array([[0, 1], [2, 2]]))] == ([(2, 2)] if known else [])
+        extractor = FeatureExtractor(Table(file, ["a", "b"], "score", costs))
+        assert extractor.is_cheap
+        assert extractor.has_cost("macs") is known
+        assert [group.shape for group in extractor.features(np.array([[0, 1], [2, 2]]))] == ([(2, 2)] if known else [])
         if known:
-            assert list(figures.costs(np.array([[0, 1], [2, 2]]), "macs")) == [1, 8]
-    assert FeatureExtractor(SearchVariables({"n": Choice((1, 2))})).of(np.array([[0]])) == []
+            assert list(extractor.cost(np.array([[0, 1], [2, 2]]), "macs")) == [1, 8]
+    assert FeatureExtractor(SearchVariables({"n": Choice((1, 2))})).features(np.array([[0]])) == []
 
 
-def test_figures_are_those_of_the_task(space):
+def test_features_are_those_of_the_task(space):
     import nas_agg
 
-    figures = FeatureExtractor(space, input=(3, 16, 16), classes=7, activations=True)
-    row = figures.encoding.sample(1, np.random.default_rng(0))
-    cost = nas_agg.cost(space.genotype(figures.encoding.decode(row[0]), input=(3, 16, 16), classes=7))
-    assert figures.costs(row, "macs")[0] == cost.macs
-    assert figures.costs(row, "activation_bytes")[0] == cost.activation_bytes
+    extractor = FeatureExtractor(space, input=(3, 16, 16), classes=7, activations=True)
+    row = extractor.encoding.sample(1, np.random.default_rng(0))
+    cost = nas_agg.cost(space.genotype(extractor.encoding.decode(row[0]), input=(3, 16, 16), classes=7))
+    assert extractor.cost(row, "macs")[0] == cost.macs
+    assert extractor.cost(row, "activation_bytes")[0] == cost.activation_bytes
 
 
 def test_equal_networks_are_not_proposed_again(space, tmp_path):
-    figures = FeatureExtractor(space)
+    extractor = FeatureExtractor(space)
     values = {"kind": "plain", "rate": 4, "count": 2, "how": "sum", "wires": "previous"}
-    row = figures.encoding.encode(values)
-    assert figures.is_one_of(figures.encoding.encode(values | {"how": "concat"}), row[None])  # one feature is read
+    row = extractor.encoding.encode(values)
+    assert extractor.is_duplicate(
+        extractor.encoding.encode(values | {"how": "concat"}), row[None]
+    )  # one feature is read
     for other in ({"wires": "dense"}, {"kind": "deep"}):
-        assert not figures.is_one_of(figures.encoding.encode(values | other), row[None])
+        assert not extractor.is_duplicate(extractor.encoding.encode(values | other), row[None])
     searcher, rng = find_searcher("predictor")(space, 0), np.random.default_rng(0)
-    seen = [
+    observations = [
         Observation(point, (-float(point["count"]),)) for point in (values, *(space.sample(rng) for _ in range(20)))
     ]
-    rows = figures.encoding.encode_many([other.values for other in seen])
-    proposals = searcher.proposals(seen, rng)
-    assert not any(figures.is_one_of(figures.encoding.encode(next(proposals)), rows) for _ in range(20))
+    rows = extractor.encoding.encode_many([other.values for other in observations])
+    proposals = searcher.proposals(observations, rng)
+    assert not any(extractor.is_duplicate(extractor.encoding.encode(next(proposals)), rows) for _ in range(20))
 
     file = tmp_path / "table.csv"
     file.write_text("# equal: canon\na,b,score,canon\n0,0,1,x\n0,1,2,y\n1,0,3,x\n1,1,4,z\n")
     table = FeatureExtractor(Table(file, ["a", "b"], "score"))
-    assert table.is_one_of(np.array([1, 0]), np.array([[0, 0], [0, 1]]))
-    assert not table.is_one_of(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
+    assert table.is_duplicate(np.array([1, 0]), np.array([[0, 0], [0, 1]]))
+    assert not table.is_duplicate(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
 
 
 def test_what_many_networks_are_fitted_to_changes_by_fours():
@@ -314,11 +323,11 @@ def test_what_many_networks_are_fitted_to_changes_by_fours():
     rows, scores, none = rng.integers(3, size=(430, 5)), rng.random((430, 1)), np.zeros((0, 5), np.int64)
 
     def fewer(count):
-        found = surrogate.Trials(rows[:count], scores[:count], none, none).fewer()
-        assert len(found.rows) <= surrogate.MOST_FITTED + 3
+        found = surrogate.EncodedTrials(rows[:count], scores[:count], none, none).subsample()
+        assert len(found.rows) <= surrogate.MAX_FITTED + 3
         assert found.rows[-1].tolist() == rows[count - 1].tolist(), "the latest is learnt from at once"
         assert scores[:count].max() in found.scores
-        return found.rows[: len(found.rows) - found.latest].tolist()
+        return found.rows[: len(found.rows) - found.unfitted].tolist()
 
     assert fewer(420) == fewer(421) == fewer(422) == fewer(423) != fewer(424)
     assert len(fewer(30)) == 30

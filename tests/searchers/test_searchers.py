@@ -48,7 +48,7 @@ def test_seeds_are_apart():
 
 def test_searchers_are_found_by_entry_point():
     assert {"random", "tpe"} <= set(installed_searchers())
-    with pytest.raises(InputError, match="no searcher 'tpr'; did you mean 'tpe'"):
+    with pytest.raises(InputError, match="unknown searcher 'tpr'; did you mean 'tpe'"):
         find_searcher("tpr")
 
 
@@ -59,7 +59,7 @@ def test_an_entry_point_that_is_no_searcher_is_refused(monkeypatch):
 
     entries = [EntryPoint("odd", "json:dumps", place.GROUP), EntryPoint("gone", "no_such_module:X", place.GROUP)]
     monkeypatch.setattr(place, "entry_points", lambda group: entries)
-    with pytest.raises(InputError, match="is no subclass"):
+    with pytest.raises(InputError, match="is not a subclass"):
         find_searcher("odd")
     with pytest.raises(InputError, match="cannot be loaded"):
         find_searcher("gone")

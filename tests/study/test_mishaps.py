@@ -198,7 +198,7 @@ def test_a_searcher_of_a_wrong_type_is_refused(tiny, score, searcher):
 
 def test_other_wrong_types_are_refused(tiny, score, tmp_path):
     assert said(InputError, search, tiny, score, searcher=Unmade).startswith(
-        "searcher Unmade cannot be made: TypeError"
+        "searcher Unmade cannot be created: TypeError"
     )
     assert said(InputError, search, tiny, 5) == "evaluate: a function, not 5"
     for out in (5, "", b"run", {}):

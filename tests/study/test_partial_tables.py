@@ -15,8 +15,9 @@ from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proxy_ranking import rank_table
+from nas_agg.study.samplers.acquisition import ExpectedImprovement
 from nas_agg.study.samplers.searcher import find_searcher, installed_searchers, make_searcher
-from nas_agg.study.samplers.surrogate import ExpectedImprovement, Trials
+from nas_agg.study.samplers.surrogate import EncodedTrials
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
@@ -119,11 +120,11 @@ def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path)
     rows = np.stack([np.frombuffer(key, np.int64) for key in table.rows])
     scores = np.array([[row.value] for row in table.rows.values()])
     none = rows[:0]
-    model = ExpectedImprovement(searcher.fits, Trials(rows[:14], scores[:14], none, none), {})
+    model = ExpectedImprovement(searcher.cache, EncodedTrials(rows[:14], scores[:14], none, none), {})
     every = Encoding(table).encode_many(POINTS)
-    gains = model.gains(every)
-    np.testing.assert_array_equal(np.isfinite(gains), table.has(every))
-    assert np.isfinite(gains).sum() == KNOWN
+    values = model.evaluate(every)
+    np.testing.assert_array_equal(np.isfinite(values), table.has(every))
+    assert np.isfinite(values).sum() == KNOWN
 
 
 def test_proxies_are_ranked_by_what_the_table_has_on_its_own_images(tmp_path):

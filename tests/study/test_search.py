@@ -380,7 +380,7 @@ def test_a_test_is_shown_with_its_images(tiny, score, capsys):
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        ({"searcher": "randm"}, "no searcher 'randm'; did you mean 'random'?"),
+        ({"searcher": "randm"}, "unknown searcher 'randm'; did you mean 'random'?"),
         ({"workers": 2}, "evaluate is called in this process"),
         ({"storage": "sqlite:///x.db"}, "storage: give out as well"),
         ({"budget": "ten"}, "budget: "),

@@ -1,8 +1,8 @@
-"""What networks that paused at a rung may be expected to have at the end, so that searchers compare like with like.
+"""Extrapolation of learning curves, so that searchers compare networks at equal numbers of epochs.
 
-A score after three epochs says nothing beside one after forty. So the scores of networks that wait, or were left, at a
-rung are carried to the next one by the line that fits those best that have been at both, and from there on to the end.
-The line rises by at most as much as the score: who was ahead is not expected to be further ahead later.
+Scores after few epochs cannot be compared with scores after many. The scores of a network that paused or was stopped at
+a rung are therefore extrapolated rung by rung to the end of training: from each rung to the next by a line that is
+fitted by least squares to the networks that reached both. Slopes are restricted to 0 to 1, so that leads do not grow.
 """
 
 from __future__ import annotations
@@ -24,58 +24,62 @@ if TYPE_CHECKING:
 
 Scores = tuple[float, ...]
 
-FEWEST = 3  # networks at both ends of a line; of fewer, their middle gain is taken
+MIN_FITTED = 3  # networks that reached both rungs; the median gain of fewer is added instead of a line
 
 
 class LearningCurveExtrapolator:
-    """The expected last scores of a study's trials.
+    """Predicts the final scores of a study's trials.
 
     Args:
-        trials: All of them.
-        objectives: What the search aims at.
+        trials: All trials of the study.
+        objectives: The objectives of the search.
     """
 
     def __init__(self, trials: Sequence[FrozenTrial], objectives: Objectives):
         self._objectives = objectives
-        self._reached = {trial.number: found for trial in trials if (found := self._rungs(trial))}
-        reached = self._reached.values()
-        epochs = sorted({epoch for found in reached for epoch in found})
+        self._curves = {trial.number: curve for trial in trials if (curve := self._curve(trial))}
+        curves = self._curves.values()
+        epochs = sorted({epoch for curve in curves for epoch in curve})
         self._next = dict(itertools.pairwise(epochs))
-        self._carry = {
-            epoch: _line([(found[epoch], found[after]) for found in reached if epoch in found and after in found])
+        self._steps = {
+            epoch: _fit_step([(curve[epoch], curve[after]) for curve in curves if epoch in curve and after in curve])
             for epoch, after in self._next.items()
         }
 
-    def _rungs(self, trial: FrozenTrial) -> dict[float, Scores]:
-        """The scores at each rung, and those at the end, by epoch; none if the trial has been at no rung."""
+    def _curve(self, trial: FrozenTrial) -> dict[float, Scores]:
+        """Scores by epoch at each rung and, of a complete trial, at infinity; empty if the trial reached no rung."""
         rungs = trial.user_attrs.get(OWN + "rungs", {})
-        found = {float(epoch): self._objectives.scores(values) for epoch, values in rungs.items()}
-        if found and trial.state == TrialState.COMPLETE:
-            found[math.inf] = self._objectives.scores(trial.values)
-        return found
+        curve = {float(epoch): self._objectives.scores(values) for epoch, values in rungs.items()}
+        if curve and trial.state == TrialState.COMPLETE:
+            curve[math.inf] = self._objectives.scores(trial.values)
+        return curve
 
-    def of(self, trial: FrozenTrial) -> Scores | None:
-        """A trial's scores, or those it may be expected to have at the end; None where it has none that hold."""
+    def predict(self, trial: FrozenTrial) -> Scores | None:
+        """The scores of a trial at the end of training, measured or predicted; None if it has no valid result."""
         scores = scores_of(trial, self._objectives)
-        reached = self._reached.get(trial.number)
-        if scores is None or reached is None:
+        curve = self._curves.get(trial.number)
+        if scores is None or curve is None:
             return scores
-        epoch, carried = max(reached), np.array(scores)
+        epoch, predicted = max(curve), np.array(scores)
         while epoch in self._next:
-            carried, epoch = self._carry[epoch](carried), self._next[epoch]
-        return tuple(carried.tolist())
+            predicted, epoch = self._steps[epoch](predicted), self._next[epoch]
+        return tuple(predicted.tolist())
 
 
-def _line(pairs: Sequence[tuple[Scores, Scores]]) -> Callable[[np.ndarray], np.ndarray]:
-    """From scores at one rung to those at the next, each objective by itself."""
+def _fit_step(pairs: Sequence[tuple[Scores, Scores]]) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit the function from scores at one rung to scores at the next, each objective separately.
+
+    Args:
+        pairs: The scores at both rungs of each network that reached both.
+    """
     if not pairs:
         return lambda scores: scores
     before, after = (np.array(side) for side in zip(*pairs, strict=True))
-    if len(pairs) < FEWEST:
+    if len(pairs) < MIN_FITTED:
         gain = np.median(after - before, 0)
         return lambda scores: scores + gain
     start, end = before.mean(0), after.mean(0)
-    spread = ((before - start) ** 2).sum(0)
-    rise = ((before - start) * (after - end)).sum(0) / np.where(spread > 0, spread, 1.0)
-    slope = np.where(spread > 0, np.clip(rise, 0.0, 1.0), 1.0)
+    variance = ((before - start) ** 2).sum(0)
+    slope = ((before - start) * (after - end)).sum(0) / np.where(variance > 0, variance, 1.0)
+    slope = np.where(variance > 0, np.clip(slope, 0.0, 1.0), 1.0)
     return lambda scores: end + slope * (scores - start)

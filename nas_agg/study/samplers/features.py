@@ -1,4 +1,4 @@
-"""What is known of a network before it is trained, as numbers for models of its score."""
+"""Cost and shape features of untrained networks, for models of their scores."""
 
 from __future__ import annotations
 
@@ -16,33 +16,40 @@ from nas_agg.study.tables.results_table import ResultsTable
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import SearchVariables
 
-_WORDS = ("conv", "norm", "act", "add", "cat", "mul", "maxpool", "avgpool", "slice", "scale")
+_OPERATIONS = ("conv", "norm", "act", "add", "cat", "mul", "maxpool", "avgpool", "slice", "scale")
 
 
 class CostFeatures(NamedTuple):
-    """What a network costs, and its figures."""
+    """Costs and features of one network.
 
-    known: dict[str, float]
-    costs: list[float]
-    shape: list[float]
+    Attributes:
+        costs: Costs by their names.
+        cost_features: ``log(1 + x)`` of params and MACs.
+        shape_features: ``log(1 + x)`` of the depth and of the number of operations of each kind.
+    """
+
+    costs: dict[str, float]
+    cost_features: list[float]
+    shape_features: list[float]
 
 
-_NONE = CostFeatures(
-    {}, [0.0, 0.0], [0.0] * (1 + len(_WORDS))
-)  # of what is no network: it is refused when it is proposed
+# Of points that make no valid network; they are rejected when they are proposed.
+_INVALID = CostFeatures({}, [0.0, 0.0], [0.0] * (1 + len(_OPERATIONS)))
 
 
 class FeatureExtractor:
-    """Figures of a space's networks, in groups: costs, and shapes of graphs. Each is a logarithm.
+    """Computes features of the networks of a space, in groups: costs, and shapes of their graphs.
 
     Args:
-        space: The space; or a table, which has figures of its own; or open names that make no networks: no figures.
-        input: The images' shape (channels, height, width); unsaid, the space's own.
-        classes: The number of classes; unsaid, the space's own.
-        activations: Whether the activations' bytes are worked out too.
+        space: The search space. A table of results has the costs of its columns as features; search variables that make
+            no networks have none.
+        input: Shape of the images (channels, height, width); None: the space's own.
+        classes: The number of classes; None: the space's own.
+        activations: Compute the bytes of activations as well.
 
     Attributes:
-        cheap: Whether figures take next to no time.
+        encoding: The encoding of the space.
+        is_cheap: Whether features take next to no time to compute.
     """
 
     def __init__(
@@ -53,24 +60,27 @@ class FeatureExtractor:
         activations: bool = False,
     ):
         self.space, self.encoding = space, Encoding(space)
-        self.cheap = isinstance(space, ResultsTable) or not isinstance(space, Space)
+        self.is_cheap = isinstance(space, ResultsTable) or not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
-        self._counted: dict[bytes, CostFeatures] = {}
+        self._cost_features: dict[bytes, CostFeatures] = {}
         self._hashes: dict[bytes, str] = {}
 
-    def of(self, rows: Rows) -> list[np.ndarray]:
-        """The figures of some points, ``(points, figures)`` of each group."""
+    def features(self, rows: Rows) -> list[np.ndarray]:
+        """The features of points, for each group ``(points, features)``."""
         if isinstance(self.space, ResultsTable):
             return [group for group in self.space.figures(rows) if group.shape[1]]
         if not isinstance(self.space, Space):
             return []
-        found = [self._count(row) for row in rows]
-        costs = np.array([counted.costs for counted in found], float).reshape(len(rows), len(_NONE.costs))
-        shapes = np.array([counted.shape for counted in found], float).reshape(len(rows), len(_NONE.shape))
-        return [costs, shapes]
+        networks = [self._of_row(row) for row in rows]
+        costs = np.array([network.cost_features for network in networks], float)
+        shapes = np.array([network.shape_features for network in networks], float)
+        return [
+            costs.reshape(len(rows), len(_INVALID.cost_features)),
+            shapes.reshape(len(rows), len(_INVALID.shape_features)),
+        ]
 
-    def knows(self, name: str) -> bool:
-        """Whether a cost is one that :meth:`costs` gives."""
+    def has_cost(self, name: str) -> bool:
+        """Whether `cost` gives the cost of this name."""
         if isinstance(self.space, ResultsTable):
             first = next(iter(self.space.rows.values()))
             if name == "activation_bytes":
@@ -80,56 +90,57 @@ class FeatureExtractor:
             name in ("params", "macs") or (self._activations and name == "activation_bytes")
         )
 
-    def unknown(self, rows: Rows) -> np.ndarray:
-        """Which points a table has no row of; none of a space that has no table."""
+    def cost(self, rows: Rows, name: str) -> np.ndarray:
+        """``params``, ``macs`` or ``activation_bytes`` of points; infinite where they make no valid network."""
+        if isinstance(self.space, ResultsTable):
+            networks = [self.space.rows.get(row_key(row)) for row in rows]
+            return np.array([np.inf if network is None else getattr(network, name) for network in networks], float)
+        return np.array([self._of_row(row).costs.get(name, np.inf) for row in rows], float)
+
+    def missing(self, rows: Rows) -> np.ndarray:
+        """Which points a table has no row of, ``(points,)``; none of a space without a table."""
         return ~self.space.has(rows) if isinstance(self.space, ResultsTable) else np.zeros(len(rows), bool)
 
-    def costs(self, rows: Rows, name: str) -> np.ndarray:
-        """``params``, ``macs`` or ``activation_bytes`` of some points; infinite where they make no network."""
-        if isinstance(self.space, ResultsTable):
-            found = [self.space.rows.get(row_key(row)) for row in rows]
-            return np.array([np.inf if row is None else getattr(row, name) for row in found], float)
-        return np.array([self._count(row).known.get(name, np.inf) for row in rows], float)
+    def is_duplicate(self, row: np.ndarray, others: Rows) -> bool:
+        """Whether another point makes the same network; False for points that make no valid network."""
+        similar = [other for other in others if self._has_equal_features(row, other)]
+        return bool(similar) and self._hash(row) in map(self._hash, similar)
 
-    def is_one_of(self, row: np.ndarray, others: Rows) -> bool:
-        """Whether a point makes the network that another point makes; never true of what makes none."""
-        alike = [other for other in others if self._alike(row, other)]
-        return bool(alike) and self._hash(row) in map(self._hash, alike)
-
-    def _alike(self, row: np.ndarray, other: np.ndarray) -> bool:
-        return self.cheap or self._count(row) == self._count(other)
+    def _has_equal_features(self, row: np.ndarray, other: np.ndarray) -> bool:
+        return self.is_cheap or self._of_row(row) == self._of_row(other)
 
     def _hash(self, row: np.ndarray) -> str:
-        """Equal for equal networks."""
-        name = row_key(row)
-        if name not in self._hashes:
+        """The canonical hash of a network, equal for equal networks."""
+        key = row_key(row)
+        if key not in self._hashes:
             if isinstance(self.space, ResultsTable):
-                found = self.space.rows.get(name)
-                self._hashes[name] = name.hex() if found is None else found.hash
-            elif isinstance(self.space, Space) and self._count(row) is not _NONE:
-                self._hashes[name] = self._cost(row).hash
+                network = self.space.rows.get(key)
+                self._hashes[key] = key.hex() if network is None else network.hash
+            elif isinstance(self.space, Space) and self._of_row(row) is not _INVALID:
+                self._hashes[key] = self._cost(row).hash
             else:
-                self._hashes[name] = name.hex()
-        return self._hashes[name]
+                self._hashes[key] = key.hex()
+        return self._hashes[key]
 
-    def _count(self, row: np.ndarray) -> CostFeatures:
-        if row_key(row) not in self._counted:
-            self._counted[row_key(row)] = self._counted_anew(row)
-        return self._counted[row_key(row)]
+    def _of_row(self, row: np.ndarray) -> CostFeatures:
+        key = row_key(row)
+        if key not in self._cost_features:
+            self._cost_features[key] = self._compute(row)
+        return self._cost_features[key]
 
     def _cost(self, row: np.ndarray) -> Cost:
         assert isinstance(self.space, Space)
         values = self.encoding.decode(row)
         return Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
 
-    def _counted_anew(self, row: np.ndarray) -> CostFeatures:
+    def _compute(self, row: np.ndarray) -> CostFeatures:
         try:
             cost = self._cost(row)
         except InputError:
-            return _NONE
-        known: dict[str, float] = {"params": cost.params, "macs": cost.macs}
+            return _INVALID
+        costs: dict[str, float] = {"params": cost.params, "macs": cost.macs}
         if self._activations:
-            known["activation_bytes"] = cost.activation_bytes
-        words = [op.word for op in cost.graph.ops]
-        counts = [cost.depth, *(words.count(word) for word in _WORDS)]
-        return CostFeatures(known, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))
+            costs["activation_bytes"] = cost.activation_bytes
+        operations = [op.word for op in cost.graph.ops]
+        counts = [cost.depth, *(operations.count(word) for word in _OPERATIONS)]
+        return CostFeatures(costs, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))

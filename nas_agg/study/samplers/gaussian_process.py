@@ -1,8 +1,13 @@
-"""A Gaussian process over the values of a space's open names and over figures of the networks they make.
+"""Gaussian process regression over the search variables of networks and over features of the networks.
 
-The covariance is a sum of exponentials, one of how far the open names differ, one of each group of figures:
-``K = a exp(-sum_j t_j D_j) + sum_g b_g exp(-sum_c u_c E_c) + s I``. Its numbers are the most probable ones under
-log-normal priors. Gene j of a point is the index of its value of open name j.
+The kernel is a sum of exponential kernels, one over the search variables, one per group of features::
+
+    K = a exp(-sum_j t_j D_j) + sum_g b_g exp(-sum_c u_c E_c) + s I
+
+where ``D_j`` are distances between values of search variable j, and ``E_c`` squared differences of feature c. Its
+hyperparameters maximise the posterior density under log-normal priors (Rasmussen and Williams, "Gaussian Processes for
+Machine Learning", MIT Press 2006, chapter 5). Search variables are given as codes, see
+`nas_agg.search_space.encoding.Encoding.bucketize`.
 """
 
 from __future__ import annotations
@@ -15,139 +20,165 @@ from scipy.optimize import minimize
 
 Array = np.ndarray
 
-_BOUNDS = (-9.0, 4.0)
-_NOISE = np.log(0.05)
+_BOUNDS = (-9.0, 4.0)  # of each logarithm
+_LOG_NOISE = np.log(0.05)
 _JITTER = 1e-5
-_STEPS = 40
+_MAX_ITERATIONS = 40
 
 
 class SumKernel:
-    """The covariance, for a space and some groups of figures.
+    """Sum of one exponential kernel over the search variables and one per group of features.
 
     Args:
-        tables: For each gene the distances of its values, (values, values), in 0 to 1.
-        groups: How many figures each group has.
+        distance_tables: For each search variable the distances between its codes, ``(codes, codes)``, in 0 to 1.
+        group_sizes: The number of features in each group.
+
+    Attributes:
+        terms: The slice of ``theta`` of each term of the sum. ``theta`` holds logarithms: for each term its amplitude,
+            the inverse length scale that its inputs share, and the deviation of each input from it; at the end the
+            noise.
+        prior_mean: The mean of the normal prior of ``theta``, whose variance is 1.
+        start: Where the maximisation of the posterior starts.
     """
 
-    def __init__(self, tables: Sequence[Array], groups: Sequence[int] = ()):
-        self.tables, self.groups = list(tables), list(groups)
-        genes = len(self.tables)
-        widths = [genes, *groups]
-        # ln a, then one ln l that all of a part share, then each channel's deviation from it; the noise is last.
-        self.parts: list[slice] = []
-        begin, mean = 0, list[float]()
+    def __init__(self, distance_tables: Sequence[Array], group_sizes: Sequence[int] = ()):
+        self.distance_tables, self.group_sizes = list(distance_tables), list(group_sizes)
+        widths = [len(self.distance_tables), *group_sizes]
+        self.terms: list[slice] = []
+        begin, prior_mean = 0, list[float]()
         for width in widths:
-            self.parts.append(slice(begin, begin + 2 + width))
-            mean += [0.0, np.log(2 / width) if width > 2 else np.log(0.3), *[0.0] * width]
+            self.terms.append(slice(begin, begin + 2 + width))
+            prior_mean += [0.0, np.log(2 / width) if width > 2 else np.log(0.3), *[0.0] * width]
             begin += 2 + width
-        self.mean = np.array([*mean, _NOISE])
-        self.start = np.array([*mean, _NOISE])
-        for part in self.parts:
-            self.start[part.start] = -0.3
+        self.prior_mean = np.array([*prior_mean, _LOG_NOISE])
+        self.start = self.prior_mean.copy()
+        for term in self.terms:
+            self.start[term.start] = -0.3
 
-    def distances(self, genes: Array, figures: Sequence[Array], others: Array, other_figures: Sequence[Array]) -> list:
-        """For each part the distances of its channels, ``(channels, points, others)``."""
-        found = [np.stack([table[np.ix_(genes[:, j], others[:, j])] for j, table in enumerate(self.tables)])]
-        for own, theirs in zip(figures, other_figures, strict=True):
-            found.append(np.stack([(own[:, None, c] - theirs[None, :, c]) ** 2 for c in range(own.shape[1])]))
-        return found
+    def distances(
+        self, codes: Array, features: Sequence[Array], other_codes: Array, other_features: Sequence[Array]
+    ) -> list[Array]:
+        """For each term the distances of its inputs, ``(inputs, points, others)``."""
+        tables = enumerate(self.distance_tables)
+        distances = [np.stack([table[np.ix_(codes[:, j], other_codes[:, j])] for j, table in tables])]
+        for group, other in zip(features, other_features, strict=True):
+            distances.append(np.stack([(group[:, None, c] - other[None, :, c]) ** 2 for c in range(group.shape[1])]))
+        return distances
 
-    def scales(self, theta: Array, part: slice) -> tuple[float, Array]:
-        """A part's height and the scale of each of its channels."""
-        return float(np.exp(theta[part.start])), np.exp(theta[part.start + 1] + theta[part.start + 2 : part.stop])
+    def term_parameters(self, theta: Array, term: slice) -> tuple[float, Array]:
+        """The amplitude of a term and the inverse length scale of each of its inputs."""
+        return float(np.exp(theta[term.start])), np.exp(theta[term.start + 1] + theta[term.start + 2 : term.stop])
 
-    def covariance(self, theta: Array, distances: Sequence[Array]) -> list[Array]:
-        """The covariance that each part gives."""
-        found = []
-        for part, channels in zip(self.parts, distances, strict=True):
-            height, scales = self.scales(theta, part)
-            found.append(height * np.exp(-np.tensordot(scales, channels, 1)))
-        return found
+    def covariances(self, theta: Array, distances: Sequence[Array]) -> list[Array]:
+        """The covariance matrix of each term, ``(points, others)``."""
+        covariances = []
+        for term, inputs in zip(self.terms, distances, strict=True):
+            amplitude, scales = self.term_parameters(theta, term)
+            covariances.append(amplitude * np.exp(-np.tensordot(scales, inputs, 1)))
+        return covariances
 
     def loss(self, theta: Array, distances: Sequence[Array], y: Array) -> tuple[float, Array]:
-        """Minus the log of the posterior density of the covariance's numbers, and its gradient."""
-        parts = self.covariance(theta, distances)
+        """Negative log posterior density of ``theta`` up to a constant, and its gradient.
+
+        The gradient of the marginal likelihood is equation 5.9 of Rasmussen and Williams.
+
+        Args:
+            theta: The logarithms of the hyperparameters.
+            distances: Of the observed points to one another, see `distances`.
+            y: Their targets.
+        """
+        covariances = self.covariances(theta, distances)
         noise = float(np.exp(theta[-1]))
         count = len(y)
-        total = sum(parts[1:], parts[0]) + (noise + _JITTER) * np.eye(count)
+        total = sum(covariances[1:], covariances[0]) + (noise + _JITTER) * np.eye(count)
         factor = cho_factor(total, lower=True)
         alpha = cho_solve(factor, y)
-        away = theta - self.mean
-        loss = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
+        deviation = theta - self.prior_mean
+        loss = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * deviation @ deviation
         inner = cho_solve(factor, np.eye(count)) - np.outer(alpha, alpha)  # twice the gradient by the covariance
-        gradient = away.copy()
-        for part, channels, covariance in zip(self.parts, distances, parts, strict=True):
-            weighed = 0.5 * inner * covariance
-            gradient[part.start] += weighed.sum()
-            _, scales = self.scales(theta, part)
-            each = -scales * np.tensordot(channels, weighed, 2)
-            gradient[part.start + 1] += each.sum()
-            gradient[part.start + 2 : part.stop] += each
+        gradient = deviation.copy()
+        for term, inputs, covariance in zip(self.terms, distances, covariances, strict=True):
+            weighted = 0.5 * inner * covariance
+            gradient[term.start] += weighted.sum()
+            _, scales = self.term_parameters(theta, term)
+            by_input = -scales * np.tensordot(inputs, weighted, 2)
+            gradient[term.start + 1] += by_input.sum()
+            gradient[term.start + 2 : term.stop] += by_input
         gradient[-1] += 0.5 * noise * np.trace(inner)
         return float(loss), gradient
 
 
 class GaussianProcess:
-    """A Gaussian process fitted to points.
+    """A Gaussian process conditioned on observed points.
 
     Args:
-        kernel: Its covariance.
-        genes: The points, ``(points, genes)``.
-        figures: Of each group, ``(points, figures)``, standardised.
-        y: Their targets, standardised.
-        theta: The covariance's numbers; fitted if unsaid.
+        kernel: The kernel.
+        codes: The search variables of the points, ``(points, variables)``.
+        features: The standardized features of the points, for each group ``(points, features)``.
+        y: Their standardized targets, ``(points,)``.
+        theta: The logarithms of the kernel's hyperparameters; fitted to the points if None.
     """
 
-    def __init__(self, kernel: SumKernel, genes: Array, figures: Sequence[Array], y: Array, theta: Array | None = None):
-        self.kernel, self.encoding, self.figures = kernel, genes, list(figures)
-        distances = kernel.distances(genes, self.figures, genes, self.figures)
-        self.theta = fitted(kernel, distances, y) if theta is None else theta
-        parts = kernel.covariance(self.theta, distances)
+    def __init__(
+        self, kernel: SumKernel, codes: Array, features: Sequence[Array], y: Array, theta: Array | None = None
+    ):
+        self.kernel, self.codes, self.features = kernel, codes, list(features)
+        distances = kernel.distances(codes, self.features, codes, self.features)
+        self.theta = maximize_posterior(kernel, distances, y) if theta is None else theta
+        covariances = kernel.covariances(self.theta, distances)
         noise = float(np.exp(self.theta[-1]))
-        self.factor = cho_factor(sum(parts[1:], parts[0]) + (noise + _JITTER) * np.eye(len(y)), lower=True)
+        total = sum(covariances[1:], covariances[0]) + (noise + _JITTER) * np.eye(len(y))
+        self.factor = cho_factor(total, lower=True)
         self.alpha = cho_solve(self.factor, y)
-        self._tables = self._weighed(genes)
+        self._scaled_tables = self._scale_tables(codes)
 
-    def _weighed(self, genes: Array) -> list[Array]:
-        """For each gene what each of its values is away from each point, scaled."""
-        _, scales = self.kernel.scales(self.theta, self.kernel.parts[0])
+    def _scale_tables(self, codes: Array) -> list[Array]:
+        """For each search variable the scaled distances of its codes to the points, ``(codes, points)``."""
+        _, scales = self.kernel.term_parameters(self.theta, self.kernel.terms[0])
         return [
-            scale * table[:, genes[:, j]]
-            for j, (scale, table) in enumerate(zip(scales, self.kernel.tables, strict=True))
+            scale * table[:, codes[:, j]]
+            for j, (scale, table) in enumerate(zip(scales, self.kernel.distance_tables, strict=True))
         ]
 
-    def predict(self, genes: Array, figures: Sequence[Array]) -> tuple[Array, Array]:
-        """Mean and standard deviation at points, without the noise.
+    def predict(self, codes: Array, features: Sequence[Array]) -> tuple[Array, Array]:
+        """Posterior mean and standard deviation of points, without observation noise, ``(points,)`` each.
 
         Args:
-            genes: ``(points, genes)``.
-            figures: Of each group, or of none: then the parts of the figures are as unknown as they can be.
+            codes: ``(points, variables)``.
+            features: For each group ``(points, features)``; if empty, the features are unknown, and their terms
+                contribute their prior variance and no covariance.
         """
-        heights = [self.kernel.scales(self.theta, part)[0] for part in self.kernel.parts]
-        away = np.zeros((len(genes), len(self.encoding)))
-        for j, table in enumerate(self._tables):
-            away += table[genes[:, j]]
-        covariance = heights[0] * np.exp(-away)
-        for part, own, theirs in zip(self.kernel.parts[1:], figures, self.figures, strict=False):  # all, or none
-            height, scales = self.kernel.scales(self.theta, part)
+        amplitudes = [self.kernel.term_parameters(self.theta, term)[0] for term in self.kernel.terms]
+        distance = np.zeros((len(codes), len(self.codes)))
+        for j, table in enumerate(self._scaled_tables):
+            distance += table[codes[:, j]]
+        covariance = amplitudes[0] * np.exp(-distance)
+        for term, group, observed in zip(self.kernel.terms[1:], features, self.features, strict=False):  # all, or none
+            amplitude, scales = self.kernel.term_parameters(self.theta, term)
             root = np.sqrt(scales)
-            a, b = own * root, theirs * root
-            square = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
-            covariance += height * np.exp(-np.maximum(square, 0))
+            a, b = group * root, observed * root
+            squares = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
+            covariance += amplitude * np.exp(-np.maximum(squares, 0))
         half = solve_triangular(self.factor[0], covariance.T, lower=True, check_finite=False)
-        variance = sum(heights) - (half**2).sum(0)
+        variance = sum(amplitudes) - (half**2).sum(0)
         return covariance @ self.alpha, np.sqrt(np.maximum(variance, 1e-12))
 
 
-def fitted(kernel: SumKernel, distances: Sequence[Array], y: Array) -> Array:
-    """The most probable numbers of a covariance, sought from the same start each time."""
-    found = minimize(
+def maximize_posterior(kernel: SumKernel, distances: Sequence[Array], y: Array) -> Array:
+    """The ``theta`` of highest posterior density, sought by L-BFGS-B from the kernel's start.
+
+    Args:
+        kernel: The kernel.
+        distances: Of the observed points to one another, see `SumKernel.distances`.
+        y: Their standardized targets.
+    """
+    result = minimize(
         kernel.loss,
         kernel.start,
         (distances, y),
         jac=True,
         method="L-BFGS-B",
         bounds=[_BOUNDS] * len(kernel.start),
-        options={"maxiter": _STEPS},
+        options={"maxiter": _MAX_ITERATIONS},
     )
-    return found.x
+    return result.x

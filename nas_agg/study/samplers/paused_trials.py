@@ -1,4 +1,4 @@
-"""Optuna's samplers in searches whose trials pause, or are stopped early though there are several objectives."""
+"""Presents paused trials, and pruned trials of several objectives, to Optuna samplers as completed."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ if TYPE_CHECKING:
 
 
 class PausedTrialsSampler(BaseSampler):
-    """A sampler to which trials that paused are complete, with what they may be expected to have at the end.
+    """Wraps an Optuna sampler, which sees a `CompletedStudyView` of the study.
 
-    So are trials of several objectives that were stopped, with what they had then. Optuna's own know of no such trials:
-    they fail on them, or pass them over.
+    Optuna's samplers have no notion of paused trials and ignore pruned trials of several objectives, or fail on them.
 
     Args:
-        sampler: Optuna's.
-        objectives: What the search aims at.
+        sampler: The Optuna sampler.
+        objectives: The objectives of the search.
     """
 
     def __init__(self, sampler: BaseSampler, objectives: Objectives):
@@ -36,37 +35,44 @@ class PausedTrialsSampler(BaseSampler):
         self._view: Study | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The sampler's."""
-        return self._sampler.infer_relative_search_space(self._whole(study), trial)
+        """The wrapped sampler's relative search space."""
+        return self._sampler.infer_relative_search_space(self._view_of(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The sampler's."""
-        return self._sampler.sample_relative(self._whole(study), trial, search_space)
+        """Sample by the wrapped sampler."""
+        return self._sampler.sample_relative(self._view_of(study), trial, search_space)
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """The sampler's."""
-        return self._sampler.sample_independent(self._whole(study), trial, name, distribution)
+        """Sample by the wrapped sampler."""
+        return self._sampler.sample_independent(self._view_of(study), trial, name, distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """The sampler's."""
+        """Call the wrapped sampler's hook."""
         self._sampler.before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """The sampler's."""
+        """Call the wrapped sampler's hook."""
         self._sampler.after_trial(study, trial, state, values)
 
-    def _whole(self, study: Study) -> Study:
-        if self._view is None:  # a sampler is of one trial, and draws for it from what was there when it began
+    def _view_of(self, study: Study) -> Study:
+        if self._view is None:  # a sampler serves one trial, and keeps to the trials before it
             paused = any(OWN + "rungs" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-            seen = paused or self._objectives.is_multi_objective  # else Optuna knows what there is
-            self._view = cast("Study", CompletedStudyView(study, self._objectives)) if seen else study
+            needed = paused or self._objectives.is_multi_objective  # otherwise Optuna handles all trials itself
+            self._view = cast("Study", CompletedStudyView(study, self._objectives)) if needed else study
         return self._view
 
 
 class CompletedStudyView:
-    """A study as its samplers shall see it."""
+    """A study in which paused trials are complete, with extrapolated values.
+
+    Of several objectives, pruned trials are complete as well, with their last values. The study itself is not changed.
+
+    Args:
+        study: The study.
+        objectives: The objectives of the search.
+    """
 
     def __init__(self, study: Study, objectives: Objectives):
         self._study, self._objectives = study, objectives
@@ -80,20 +86,22 @@ class CompletedStudyView:
     ) -> list[FrozenTrial]:
         if self._trials is None:
             trials = self._study.get_trials(deepcopy=False)
-            prospects = LearningCurveExtrapolator(trials, self._objectives)
-            self._trials = [self._completed(trial, prospects) for trial in trials]
+            extrapolator = LearningCurveExtrapolator(trials, self._objectives)
+            self._trials = [self._completed(trial, extrapolator) for trial in trials]
         return [trial for trial in self._trials if states is None or trial.state in states]
 
     def get_trials(self, deepcopy: bool = True, states: Sequence[TrialState] | None = None) -> list[FrozenTrial]:
+        """The trials, filtered by states."""
         return self._get_trials(deepcopy, states)
 
-    def _completed(self, trial: FrozenTrial, prospects: LearningCurveExtrapolator) -> FrozenTrial:
+    def _completed(self, trial: FrozenTrial, extrapolator: LearningCurveExtrapolator) -> FrozenTrial:
         paused = OWN + "rungs" in trial.user_attrs and (trial.state == TrialState.PRUNED or is_paused(trial))
         if not paused and not (self._objectives.is_multi_objective and trial.state == TrialState.PRUNED):
             return trial
         trial = copy.copy(trial)
         trial.intermediate_values = {}
-        scores = prospects.of(trial)  # turned once more they are values; of what is over a limit there are none
+        scores = extrapolator.predict(trial)
+        # `scores` is its own inverse: it changes the sign of minimized objectives. Trials over a limit have no scores.
         values = last_values(trial) if scores is None else self._objectives.scores(scores)
         if values:
             trial.values, trial.state = list(values), TrialState.COMPLETE

@@ -1,4 +1,4 @@
-"""Searchers that propose whole points of a space, as samplers of Optuna."""
+"""Base class of searchers that propose whole points of a space, as Optuna samplers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Observation(NamedTuple):
     """A network of an earlier trial.
 
     Attributes:
-        values: Its values of the open names.
-        scores: For each objective its value, so turned that more is better; None where it has none that holds. Of a
-            network that paused at a rung, what it may be expected to have at the end.
-        running: Whether it is being trained; with neither it failed, or is over a limit.
+        values: The values of its search variables.
+        scores: Its value for each objective, with the sign of minimized ones changed, so that all are maximized; of a
+            network that paused at a rung, an extrapolation to the end of training. None if it has no valid result.
+        running: Whether it is being trained. A network that has no scores and is not running has failed, or exceeds a
+            limit.
     """
 
     values: Values
@@ -40,45 +41,50 @@ class Observation(NamedTuple):
 
     @property
     def value(self) -> float | None:
-        """The first of its scores."""
+        """The score of the first objective."""
         return None if self.scores is None else self.scores[0]
 
 
 class PointSearcher(Searcher):
-    """A searcher that is one generator: given what was seen, it proposes points, its first choice first.
+    """A searcher that is a generator: given the observations so far, it yields points in order of preference.
 
-    What it proposes may be refused (over a limit, or in training elsewhere); then it is asked for the next. Behind its
-    last proposal come random points.
+    A proposal may be rejected, because it exceeds a limit or is being trained; then the next one is drawn. Random
+    points follow the last proposal.
     """
 
     @cached_property
-    def points(self) -> dict[tuple, Values]:
-        """The points of trials, by their labels; kept only to save time."""
+    def point_cache(self) -> dict[tuple, Values]:
+        """The points of earlier trials by their labels; only saves time."""
         return {}
 
     @abstractmethod
-    def proposals(self, seen: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
-        """Proposes points for one trial, the first choice first.
+    def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
+        """Yield points for one trial in order of preference.
 
         Args:
-            seen: The networks of the trials before, in their order, each once.
-            rng: Seeded by the search's seed and the trial's number.
+            observations: The networks of earlier trials in order, without duplicates.
+            rng: Seeded by the seed of the search and the trial's number.
         """
 
     def sampler(self, number: int) -> BaseSampler:
-        """Its proposals for one trial, as an Optuna sampler."""
+        """The proposals for one trial, as an Optuna sampler."""
         return PointSampler(self, number)
 
 
 class PointSampler(BaseSampler):
-    """The proposals of a `PointSearcher` for one trial."""
+    """Optuna sampler of the proposals of a `PointSearcher` for one trial.
+
+    Args:
+        searcher: The searcher.
+        number: The trial's number.
+    """
 
     def __init__(self, searcher: PointSearcher, number: int):
         self._searcher, self._number = searcher, number
         self._proposals: Iterator[Values] | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All open names."""
+        """All search variables."""
         return dict(self._searcher.space.distributions)
 
     def sample_relative(
@@ -88,44 +94,45 @@ class PointSampler(BaseSampler):
         space = self._searcher.space
         if self._proposals is None:
             rng = np.random.default_rng(self._searcher.seed_of(self._number))
-            trials = seen(study, space, self._searcher.objectives, self._searcher.points)
-            self._proposals = _then_any(self._searcher.proposals(trials, rng), space, rng)
+            networks = observations(study, space, self._searcher.objectives, self._searcher.point_cache)
+            self._proposals = _then_random(self._searcher.proposals(networks, rng), space, rng)
         return space.labels(next(self._proposals))
 
     def sample_independent(self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution) -> Any:
-        """Never asked: every open name is drawn with the others."""
-        raise LookupError(f"{name} is no open name of the space")
+        """Not supported: all search variables are sampled jointly."""
+        raise LookupError(f"{name} is not a search variable of the space")
 
 
-def _then_any(proposals: Iterator[Values], space: Space, rng: np.random.Generator) -> Iterator[Values]:
+def _then_random(proposals: Iterator[Values], space: Space, rng: np.random.Generator) -> Iterator[Values]:
     yield from proposals
     while True:
         yield space.sample(rng)
 
 
-def seen(
-    study: Study, space: Space, objectives: Objectives, points: dict[tuple, Values] | None = None
+def observations(
+    study: Study, space: Space, objectives: Objectives, point_cache: dict[tuple, Values] | None = None
 ) -> list[Observation]:
     """The networks of a study's trials, in their order.
 
-    A point of several trials comes once, with the scores of the first that has some.
+    Trials of equal points are one observation, with the scores of the first trial that has scores.
 
     Args:
-        study: The trials.
-        space: The space.
-        objectives: What the search aims at.
-        points: Points by their labels, as found out before; more are added.
+        study: The study.
+        space: The search space.
+        objectives: The objectives of the search.
+        point_cache: Points by their labels, which are not decoded again; new points are added.
     """
-    points = {} if points is None else points
-    found: dict[tuple, Observation] = {}
+    point_cache = {} if point_cache is None else point_cache
+    networks: dict[tuple, Observation] = {}
     trials = study.get_trials(deepcopy=False)
-    prospects = LearningCurveExtrapolator(trials, objectives)
+    extrapolator = LearningCurveExtrapolator(trials, objectives)
     for trial in trials:
         labels = trial.params
         if labels.keys() >= set(space.names):
-            name = tuple(map(labels.__getitem__, space.names))
-            if name not in points:
-                points[name] = space.values(dict(zip(space.names, name, strict=True)))
-            if name not in found or found[name].scores is None:
-                found[name] = Observation(points[name], prospects.of(trial), trial.state == TrialState.RUNNING)
-    return list(found.values())
+            key = tuple(map(labels.__getitem__, space.names))
+            if key not in point_cache:
+                point_cache[key] = space.values(dict(zip(space.names, key, strict=True)))
+            if key not in networks or networks[key].scores is None:
+                running = trial.state == TrialState.RUNNING
+                networks[key] = Observation(point_cache[key], extrapolator.predict(trial), running)
+    return list(networks.values())

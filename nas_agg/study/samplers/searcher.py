@@ -1,4 +1,4 @@
-"""What a searcher is: a small class that gives Optuna samplers, found through entry points."""
+"""Base class of searchers, which are installed through entry points."""
 
 from __future__ import annotations
 
@@ -20,22 +20,26 @@ GROUP = "nas_agg.searchers"
 
 
 class Searcher(ABC):
-    """Proposes points of a space.
+    """A search algorithm: provides an Optuna sampler for each trial.
 
-    A searcher keeps no state of its own: what it learns from is the study, so a search that was killed goes on as if
-    nothing had been.
+    A searcher has no state of its own. It learns from the study alone, so that a resumed search continues exactly as an
+    uninterrupted one. `nas_agg.testing.check_searcher` checks this.
+
+    Args:
+        space: The search space.
+        seed: The seed of the search.
 
     Attributes:
-        space: The space that is searched.
-        seed: The search's seed.
-        objectives: What the search aims at, in the order of a trial's values; set when the searcher is made.
-        input: The images' shape (channels, height, width), set when a search begins; None: the space's own.
-        classes: The number of classes, set likewise.
-        limits: The most that figures of :class:`~nas_agg.expansion.costs.Cost` may be, set likewise; 0 is no limit.
-            What is above is refused; a searcher may leave it out at once.
-        several: Whether the class can trade objectives off; one that cannot is refused a search of several.
-        max_rejections: Rejected draws in a row after which other draws are mixed in: points of the
-            whole space and neighbours of the best networks.
+        space: The search space.
+        seed: The seed of the search.
+        objectives: The objectives, in the order of a trial's values; set after construction.
+        input: Shape of the images (channels, height, width), set when a search begins; None: the space's own.
+        classes: The number of classes, set when a search begins; None: the space's own.
+        limits: Upper limits of attributes of :class:`~nas_agg.expansion.costs.Cost`, set when a search begins; 0 is no
+            limit. Networks that exceed them are rejected, so a searcher may skip them.
+        supports_multi_objective: Whether the searcher can optimize several objectives.
+        max_rejections: Rejected or duplicate draws in a row after which other draws are mixed in: random points of the
+            space, and neighbours of the best networks.
     """
 
     max_rejections: int = 20
@@ -51,9 +55,9 @@ class Searcher(ABC):
 
     @abstractmethod
     def sampler(self, number: int) -> BaseSampler:
-        """A sampler for one trial, seeded by the search's seed and the trial's number alone.
+        """The sampler of one trial.
 
-        Take the seed from :meth:`seed_of`.
+        Its randomness must depend on the seed of the search and the trial's number alone: use :meth:`seed_of`.
 
         Args:
             number: The trial's number, from 0.
@@ -65,61 +69,68 @@ class Searcher(ABC):
 
 
 def derive_seed(seed: int, number: int, purpose: str) -> int:
-    """A seed below 2**32 for one purpose of one trial: the same wherever and whenever it is asked for."""
+    """A seed below 2**32 for one purpose of one trial, as a hash of the arguments."""
     digest = hashlib.sha256(f"{seed}/{number}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
 def installed_searchers() -> Mapping[str, EntryPoint]:
-    """Every searcher that is installed, by name."""
+    """The entry points of all installed searchers, by name."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
 def find_searcher(name: str) -> type[Searcher]:
-    """The searcher of a name.
+    """The class of an installed searcher.
 
     Raises:
         InputError: No such searcher is installed, or it cannot be loaded.
     """
-    known = installed_searchers()
-    if name not in known:
-        raise InputError(f"no searcher {name!r}{did_you_mean(name, known)}; there are {', '.join(known) or 'none'}")
+    installed = installed_searchers()
+    if name not in installed:
+        names = ", ".join(installed) or "none"
+        raise InputError(f"unknown searcher {name!r}{did_you_mean(name, installed)}; installed searchers: {names}")
+    source = installed[name].value
     try:
-        found = known[name].load()
-    except Exception as error:  # whatever a plug-in's module may raise
-        raise InputError(
-            f"searcher {name!r} ({known[name].value}) cannot be loaded: {describe_exception(error)}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Searcher)):
+        kind = installed[name].load()
+    except Exception as error:  # a plug-in's module may raise anything
+        raise InputError(f"searcher {name!r} ({source}) cannot be loaded: {describe_exception(error)}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Searcher)):
         base = f"{Searcher.__module__}.{Searcher.__qualname__}"
-        raise InputError(f"searcher {name!r} ({known[name].value}) is no subclass of {base}")
-    return found
+        raise InputError(f"searcher {name!r} ({source}) is not a subclass of {base}")
+    return kind
 
 
 def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Objectives | None = None) -> Searcher:
-    """A searcher of a space.
+    """Create a searcher of a space.
+
+    Args:
+        kind: The searcher's class.
+        space: The search space.
+        seed: The seed of the search.
+        objectives: The objectives of the search; None: the searcher's default.
 
     Raises:
-        InputError: Its class cannot be called so, is not whole, or cannot trade off the objectives.
+        InputError: The class cannot be instantiated, or does not support several objectives.
     """
     if objectives is not None and objectives.is_multi_objective and not kind.supports_multi_objective:
-        raise InputError(f"searcher {kind.__name__}: it aims at one objective, not at {', '.join(objectives.names)}")
+        names = ", ".join(objectives.names)
+        raise InputError(f"searcher {kind.__name__} supports a single objective only, not {names}")
     try:
-        made = kind(space, seed)
+        searcher = kind(space, seed)
         if objectives is not None:
-            made.objectives = objectives
-        return made
+            searcher.objectives = objectives
+        return searcher
     except InputError:
         raise
-    except Exception as error:  # a searcher is a plug-in
-        raise InputError(f"searcher {kind.__name__} cannot be made: {describe_exception(error)}") from error
+    except Exception as error:  # a plug-in may raise anything
+        raise InputError(f"searcher {kind.__name__} cannot be created: {describe_exception(error)}") from error
 
 
 def describe_exception(error: Exception) -> str:
-    """What somebody else's code raised, in one line."""
+    """The type and the first line of the message of an exception, raised by code outside this package, in one line."""
     try:
-        said = next(iter(str(error).splitlines()), "")
-    except Exception:  # it cannot even be shown
-        said = ""
+        message = next(iter(str(error).splitlines()), "")
+    except Exception:  # its __str__ fails
+        message = ""
     name = type(error).__name__
-    return one_line(f"{name}: {said}" if said else name)
+    return one_line(f"{name}: {message}" if message else name)

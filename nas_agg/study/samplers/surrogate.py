@@ -1,331 +1,240 @@
-"""What Gaussian processes expect of networks that were not trained: more of one score, or more of several."""
+"""Gaussian process surrogates of scores and costs, fitted to the trials of a search."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import log_ndtr, ndtri
+from scipy.special import ndtri
 
 from nas_agg.search_space.encoding import Rows
-from nas_agg.study.definition.pareto import box_decomposition, nondominated_sort
+from nas_agg.study.definition.pareto import nondominated_sort
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 
-if TYPE_CHECKING:
-    from nas_agg.study.definition.objectives import Objectives
-
 Array = np.ndarray
+TargetTransform = Callable[[Array], Array]
 
-FEWEST = 12  # networks that are fitted to, however many open names there are
-MANY = 60  # networks from which on a process is not fitted at each ask
-MOST_FITTED = 400  # points; the fit takes time by the cube of them
-MOST_DISTANCES = 20_000_000  # between fitted points, over all open names
-SHORT_LIST = 40  # candidates whose figures are worked out, where that takes time
-MOST_COUNTED = 200  # where most are over a limit
-QUANTILES = ndtri((np.arange(16) + 0.5) / 16)  # of a normal variable, by which a gain of volume is expected
+MIN_FITTED = 12  # networks in the training set at least, however many search variables there are
+MAX_FITTED = 400  # networks in the training set; the time of a fit grows with the cube of them
+MAX_DISTANCES = 20_000_000  # between networks of the training set, over all search variables
+REFIT_EVERY_TRIAL_BELOW = 60  # networks; from there on hyperparameters are refitted at each fourth network
+REFIT_INTERVAL = 4
 
 
 @dataclass(frozen=True)
-class Trials:
-    """What was seen, as rows of genes.
+class EncodedTrials:
+    """The trials of a search as rows of an encoding.
 
     Attributes:
-        rows: Networks that have scores.
-        scores: Theirs, ``(networks, objectives)``, of each of which more is better.
-        failed: Networks that have none.
+        rows: Networks with scores.
+        scores: Their scores, ``(networks, objectives)``, all maximized.
+        failed: Networks without scores.
         pending: Networks that are being trained.
-        latest: How many of the last networks are too new to be fitted to, though they are learnt from.
+        unfitted: How many of the last rows hyperparameters are not fitted to; predictions are conditioned on them.
     """
 
     rows: Rows
     scores: Array
     failed: Rows
     pending: Rows
-    latest: int = 0
+    unfitted: int = 0
 
-    def fewer(self) -> Trials:
-        """The best and the latest of them, as many as can be fitted to in time.
+    def subsample(self) -> EncodedTrials:
+        """The best and the latest trials, as many as can be fitted in acceptable time.
 
-        Once they are many, the last one, two or three wait for a fourth before all is chosen and fitted anew.
+        From `REFIT_EVERY_TRIAL_BELOW` networks on, the choice changes at each fourth network only; networks that follow
+        are added to it as `unfitted`.
         """
-        most = min(MOST_FITTED, max(FEWEST, int((MOST_DISTANCES / self.rows.shape[1]) ** 0.5)))
-        latest = len(self.rows) % 4 if len(self.rows) >= MANY else 0
-        kept = np.arange(len(self.rows) - latest)
-        if len(kept) > most:
-            kept = np.union1d(nondominated_sort(self.scores[kept])[: most // 2], kept[-(most // 2) :])
-        kept = np.append(kept, np.arange(len(self.rows) - latest, len(self.rows)))
-        return Trials(self.rows[kept], self.scores[kept], self.failed[-most:], self.pending, latest)
+        limit = min(MAX_FITTED, max(MIN_FITTED, int((MAX_DISTANCES / self.rows.shape[1]) ** 0.5)))
+        count = len(self.rows)
+        unfitted = count % REFIT_INTERVAL if count >= REFIT_EVERY_TRIAL_BELOW else 0
+        chosen = np.arange(count - unfitted)
+        if len(chosen) > limit:
+            chosen = np.union1d(nondominated_sort(self.scores[chosen])[: limit // 2], chosen[-(limit // 2) :])
+        chosen = np.append(chosen, np.arange(count - unfitted, count))
+        return EncodedTrials(self.rows[chosen], self.scores[chosen], self.failed[-limit:], self.pending, unfitted)
 
 
 class SurrogateCache:
-    """The processes of a search. What they are follows from the trials; fits are kept only to save time."""
+    """The hyperparameters of a search's surrogates.
 
-    def __init__(self, figures: FeatureExtractor):
-        self.encoding, self.figures = figures.encoding, figures
-        self._kept: dict[str, tuple[bytes, Array]] = {}
+    They follow from the trials alone; the cache only saves time.
+
+    Args:
+        extractor: Computes the features of networks.
+    """
+
+    def __init__(self, extractor: FeatureExtractor):
+        self.encoding, self.extractor = extractor.encoding, extractor
+        self._fitted: dict[str, tuple[bytes, Array]] = {}
 
     def theta(
         self,
         name: str,
         kernel: SumKernel,
-        trials: Trials,
-        figures: Sequence[Array],
-        target: TargetTransform,
+        trials: EncodedTrials,
+        features: Sequence[Array],
+        transform: TargetTransform,
         scores: Array,
     ) -> Array:
-        """The covariance's numbers, fitted anew to each network and, once they are many, to each fourth.
+        """The hyperparameters of a surrogate, refitted if its training set has changed.
 
-        They are also where scores that are expected of paused networks have changed.
+        Args:
+            name: The surrogate's name.
+            kernel: Its kernel.
+            trials: The trials.
+            features: The features of their rows, by group.
+            transform: From scores to targets.
+            scores: The scores of their rows, ``(networks,)``; those of paused networks are extrapolations, and may
+                change from trial to trial.
         """
-        rows, count = trials.rows, len(trials.rows) - trials.latest
-        given = rows[:count].tobytes() + scores[:count].tobytes()
-        if self._kept.get(name, (b"",))[0] != given:
-            own = [group[:count] for group in figures]
-            codes = self.encoding.bucketize(rows[:count])
-            self._kept[name] = (
-                given,
-                GaussianProcess(kernel, codes, standardised(own, own), target(scores[:count])).theta,
-            )
-        return self._kept[name][1]
+        count = len(trials.rows) - trials.unfitted
+        training_set = trials.rows[:count].tobytes() + scores[:count].tobytes()
+        if self._fitted.get(name, (b"",))[0] != training_set:
+            groups = [group[:count] for group in features]
+            codes = self.encoding.bucketize(trials.rows[:count])
+            process = GaussianProcess(kernel, codes, standardize_features(groups, groups), transform(scores[:count]))
+            self._fitted[name] = training_set, process.theta
+        return self._fitted[name][1]
 
 
 class Surrogate:
-    """A process of one score, at one ask.
+    """A Gaussian process model of one score, conditioned on the trials so far.
 
-    Networks that failed count as the worst, those that are being trained as if they had what is predicted.
+    Failed networks have the worst target of all. Networks that are being trained have the mean that the surrogate
+    predicts without them as target ("kriging believer", Ginsbourger et al., "Kriging Is Well-Suited to Parallelize
+    Optimization", 2010), so that parallel workers explore different regions.
 
     Args:
-        fits: The search's.
-        name: Which of its processes this is.
-        trials: What was seen.
-        scores: The score of each network that has one.
-        bend: From scores to targets.
-        figured: Whether it learns from figures of networks too.
+        cache: The hyperparameters of the search's surrogates.
+        name: The surrogate's name in the cache.
+        trials: The trials so far.
+        scores: The score of each of their rows, ``(networks,)``.
+        transform: From scores to targets.
+        use_features: Model features of the networks besides the search variables.
 
     Attributes:
-        target: The bent score of each network that has one.
-        guess: What is predicted for each that is being trained.
+        target: The target of each row, ``(networks,)``.
+        pending_mean: The predicted target of each pending network, ``(pending,)``.
     """
 
     def __init__(
         self,
-        fits: SurrogateCache,
+        cache: SurrogateCache,
         name: str,
-        trials: Trials,
+        trials: EncodedTrials,
         scores: Array,
-        bend: TargetTransform,
-        figured: bool = True,
+        transform: TargetTransform,
+        use_features: bool = True,
     ):
-        self._fits, self._figured = fits, figured
-        self._own = fits.figures.of(trials.rows) if figured else []
-        self._kernel = SumKernel(fits.encoding.distance_tables, [group.shape[1] for group in self._own])
-        self._theta = fits.theta(name, self._kernel, trials, self._own, bend, scores)
-        self.target = bend(scores)
+        self._cache, self._use_features = cache, use_features
+        self._observed_features = self._features(trials.rows)
+        group_sizes = [group.shape[1] for group in self._observed_features]
+        self._kernel = SumKernel(cache.encoding.distance_tables, group_sizes)
+        self._theta = cache.theta(name, self._kernel, trials, self._observed_features, transform, scores)
+        self.target = transform(scores)
         rows = np.concatenate([trials.rows, trials.failed])
         target = np.concatenate([self.target, np.full(len(trials.failed), self.target.min())])
-        self._process = self._of(rows, target)
-        self.guess = np.zeros(0)
+        self._process = self._condition(rows, target)
+        self.pending_mean = np.zeros(0)
         if len(trials.pending):
-            self.guess, _ = self.predict(trials.pending, self._figures(trials.pending))
-            self._process = self._of(np.concatenate([rows, trials.pending]), np.concatenate([target, self.guess]))
+            self.pending_mean, _ = self.predict(trials.pending, self._features(trials.pending))
+            rows, target = np.concatenate([rows, trials.pending]), np.concatenate([target, self.pending_mean])
+            self._process = self._condition(rows, target)
 
-    def _of(self, rows: Rows, target: Array) -> GaussianProcess:
-        figures = standardised(self._figures(rows), self._own)
-        return GaussianProcess(self._kernel, self._fits.encoding.bucketize(rows), figures, target, self._theta)
+    def _condition(self, rows: Rows, target: Array) -> GaussianProcess:
+        features = standardize_features(self._features(rows), self._observed_features)
+        return GaussianProcess(self._kernel, self._cache.encoding.bucketize(rows), features, target, self._theta)
 
-    def _figures(self, rows: Rows) -> list[Array]:
-        return self._fits.figures.of(rows) if self._figured else []
+    def _features(self, rows: Rows) -> list[Array]:
+        return self._cache.extractor.features(rows) if self._use_features else []
 
-    def predict(self, rows: Rows, figures: Sequence[Array]) -> tuple[Array, Array]:
-        """Mean and deviation of the targets of some points, whose figures may be unknown: then there are none."""
-        return self._process.predict(self._fits.encoding.bucketize(rows), standardised(figures, self._own))
+    def predict(self, rows: Rows, features: Sequence[Array]) -> tuple[Array, Array]:
+        """Posterior mean and standard deviation of the targets of points, ``(points,)`` each.
+
+        Args:
+            rows: The points.
+            features: Their features, by group; empty where they have not been computed.
+        """
+        codes = self._cache.encoding.bucketize(rows)
+        return self._process.predict(codes, standardize_features(features, self._observed_features))
 
 
 class KnownCost:
-    """The log of a cost that arithmetic knows.
+    """The logarithm of a cost that can be computed before training.
 
-    Where counting takes time, a process of the open names alone stands for it until a candidate is among the first.
-
-    Args:
-        fits: The search's.
-        figure: The cost's name.
-        trials: What was seen.
-    """
-
-    def __init__(self, fits: SurrogateCache, figure: str, trials: Trials):
-        self._figures, self._figure = fits.figures, figure
-        self.seen = self.exactly(trials.rows)
-        if not fits.figures.cheap:
-            self._middle, self._unit = float(self.seen.mean()), float(self.seen.std() or 1.0)
-            scored = Trials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0], trials.latest)
-            self._surrogate = Surrogate(fits, figure, scored, self.seen, plain, figured=False)
-
-    def exactly(self, rows: Rows) -> Array:
-        """Of some points; infinite where they make no network."""
-        return np.log1p(self._figures.costs(rows, self._figure))
-
-    def predict(self, rows: Rows, dear: bool) -> tuple[Array, Array]:
-        """Mean and deviation, which is 0 where the cost is known."""
-        if dear or self._figures.cheap:
-            return self.exactly(rows), np.zeros(len(rows))
-        mean, deviation = self._surrogate.predict(rows, [])
-        return self._middle + self._unit * mean, self._unit * deviation
-
-
-class AcquisitionFunction(ABC):
-    """What is expected of candidates at one ask.
+    Where computing takes time, a Gaussian process over the search variables predicts the cost of candidates that are
+    not on the short list.
 
     Args:
-        fits: The search's.
-        trials: What was seen.
-        limits: The most that costs may be, by their figures' names; 0 is no limit.
-        known: Further costs that are asked for.
+        cache: The hyperparameters of the search's surrogates.
+        cost: The cost's name.
+        trials: The trials so far.
+
+    Attributes:
+        observed: The logarithm of the cost of each row of the trials, ``(networks,)``.
     """
 
-    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int], known: Collection[str] = ()):
-        self.fits = fits
-        self._limits = {figure: limit for figure, limit in limits.items() if limit and fits.figures.knows(figure)}
-        self.known = {figure: KnownCost(fits, figure, trials) for figure in {**self._limits, **dict.fromkeys(known)}}
+    def __init__(self, cache: SurrogateCache, cost: str, trials: EncodedTrials):
+        self._extractor, self._cost = cache.extractor, cost
+        self.observed = self.compute(trials.rows)
+        if not self._extractor.is_cheap:
+            self._mean, self._deviation = float(self.observed.mean()), float(self.observed.std() or 1.0)
+            scored = EncodedTrials(trials.rows, trials.scores, trials.rows[:0], trials.rows[:0], trials.unfitted)
+            self._surrogate = Surrogate(cache, cost, scored, self.observed, standardize, use_features=False)
 
-    @abstractmethod
-    def expected(self, rows: Rows, dear: bool) -> Array:
-        """The log of what each is expected to gain, whatever the limits."""
+    def compute(self, rows: Rows) -> Array:
+        """The logarithm of the cost of points, ``(points,)``; infinite where they make no valid network."""
+        return np.log1p(self._extractor.cost(rows, self._cost))
 
-    def gains(self, rows: Rows, dear: bool = False) -> Array:
-        """The log of what each is expected to gain, given how likely it is within the limits.
-
-        Minus infinity above the limits, and of what a table has no row of.
+    def predict(self, rows: Rows, exact: bool) -> tuple[Array, Array]:
+        """Mean and standard deviation of the logarithm, ``(points,)`` each; the deviation of computed costs is 0.
 
         Args:
-            rows: Candidates.
-            dear: Whether their figures are worked out where this takes time.
+            rows: The points.
+            exact: Compute the cost even where that takes time.
         """
-        found = self.expected(rows, dear)
-        for figure, limit in self._limits.items():
-            mean, deviation = self.known[figure].predict(rows, dear)
-            away = np.log1p(limit) + 1e-12 - mean
-            likely = log_ndtr(away / np.maximum(deviation, 1e-12))
-            found += np.where(deviation > 0, likely, np.where(away >= 0, 0.0, -np.inf))
-        return np.where(self.fits.figures.unknown(rows), -np.inf, found)
-
-    def reconsidered(self, rows: Rows) -> Rows:
-        """Candidates in the order of their gains, the first of them by all their figures."""
-        if self.fits.figures.cheap:
-            return rows
-        for end in range(SHORT_LIST, MOST_COUNTED + 1, SHORT_LIST):
-            gains = self.gains(rows[:end], dear=True)
-            if (gains > -np.inf).sum() >= SHORT_LIST / 2:
-                break
-        order = np.argsort(-gains, kind="stable")
-        return np.concatenate([rows[order[gains[order] > -np.inf]], rows[end:]])
-
-    def figures(self, rows: Rows, dear: bool) -> list[Array]:
-        """Figures of candidates, or none."""
-        return self.fits.figures.of(rows) if dear or self.fits.figures.cheap else []
+        if exact or self._extractor.is_cheap:
+            return self.compute(rows), np.zeros(len(rows))
+        mean, deviation = self._surrogate.predict(rows, [])
+        return self._mean + self._deviation * mean, self._deviation * deviation
 
 
-class ExpectedImprovement(AcquisitionFunction):
-    """The expected improvement of one score."""
-
-    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int]):
-        super().__init__(fits, trials, limits)
-        self._surrogate = Surrogate(fits, "score", trials, trials.scores[:, 0], bent)
-
-    def expected(self, rows: Rows, dear: bool) -> Array:
-        """The log of the expected improvement."""
-        mean, deviation = self._surrogate.predict(rows, self.figures(rows, dear))
-        return log_improvement(mean, deviation, self._surrogate.target.max())
+def standardize_features(features: Sequence[Array], reference: Sequence[Array]) -> list[Array]:
+    """Features by group, shifted and scaled to zero mean and unit variance of reference features."""
+    return [
+        (group - own.mean(0)) / np.maximum(own.std(0), 1e-9)
+        for group, own in zip(features, reference, strict=False)  # all groups, or none
+    ]
 
 
-class ExpectedHypervolumeImprovement(AcquisitionFunction):
-    """The expected gain of the volume that the front of several scores beats; costs count by their logarithms."""
-
-    def __init__(self, fits: SurrogateCache, trials: Trials, limits: Mapping[str, int], objectives: Objectives):
-        figures = [objective.attribute if objective.known_a_priori else "" for objective in objectives]
-        self._figures = [figure if fits.figures.knows(figure) else "" for figure in figures]
-        super().__init__(fits, trials, limits, [figure for figure in self._figures if figure])
-        self._surrogates: list[Surrogate | None] = []
-        front, reference = [], []
-        for place, figure in enumerate(self._figures):
-            if figure:
-                self._surrogates.append(None)
-                scores, pending = -self.known[figure].seen, -self.known[figure].exactly(trials.pending)
-                reference.append(scores.min() - 0.05 * np.ptp(scores))
-            else:
-                learnt = Surrogate(fits, f"score {place}", trials, trials.scores[:, place], half_ranked)
-                self._surrogates.append(learnt)
-                scores, pending = learnt.target, learnt.guess
-                reference.append(np.quantile(scores, 0.25))
-            front.append(np.concatenate([scores, pending]))
-        self._lows, self._highs = box_decomposition(np.stack(front, 1), np.array(reference))
-
-    def expected(self, rows: Rows, dear: bool) -> Array:
-        """The log of the expected gain of volume; what gains nothing stands behind, by its predictions."""
-        figures = self.figures(rows, dear)
-        volumes, hope = np.ones((len(rows), len(self._lows))), np.zeros(len(rows))
-        for place, surrogate in enumerate(self._surrogates):
-            if surrogate is None:
-                mean, deviation = self.known[self._figures[place]].predict(rows, dear)
-                mean = -mean
-            else:
-                mean, deviation = surrogate.predict(rows, figures)
-            volumes *= above(mean, deviation, self._lows[:, place]) - above(mean, deviation, self._highs[:, place])
-            hope += mean + deviation
-        gained = volumes.sum(1)
-        return np.where(gained > 1e-300, np.log(np.maximum(gained, 1e-300)), hope - 1e6)
-
-
-TargetTransform = Callable[[Array], Array]
-
-
-def standardised(figures: Sequence[Array], of: Sequence[Array]) -> list[Array]:
-    """Figures less the mean of others, by their deviation."""
-    return [(f - o.mean(0)) / np.maximum(o.std(0), 1e-9) for f, o in zip(figures, of, strict=False)]  # all, or none
-
-
-def plain(scores: Array) -> Array:
-    """Scores, standardised."""
+def standardize(scores: Array) -> Array:
+    """Scores, shifted and scaled to zero mean and unit variance."""
     return (scores - scores.mean()) / (scores.std() or 1.0)
 
 
-def bent(scores: Array) -> Array:
-    """Scores so bent that the gaps below the best count by their logarithm; standardised."""
-    scores = scores / (np.abs(scores).max() or 1.0)  # whatever the size of a penalty, differences are finite
+def log_gap_transform(scores: Array) -> Array:
+    """Standardized negative logarithms of the gaps to the best score, so that differences among the best count most.
+
+    ``-log((best - score) / (best - median) + 0.2)``.
+    """
+    scores = scores / (np.abs(scores).max() or 1.0)  # differences of scores of any size are finite
     best, middle = scores.max(), np.median(scores)
     gap = best - middle if best > middle else scores.std() or 1.0
-    return plain(-np.log(np.minimum((best - scores) / gap, 1e9) + 0.2))
+    return standardize(-np.log(np.minimum((best - scores) / gap, 1e9) + 0.2))
 
 
-def half_ranked(scores: Array) -> Array:
-    """Scores of the upper half as they are, in their own units; of the lower half their ranks alone; standardised."""
+def semi_rank_transform(scores: Array) -> Array:
+    """Standardized scores of which the lower half is replaced by normal quantiles of its ranks.
+
+    Scores above the median keep their distances, so that they can be compared by hypervolume; outliers below it have no
+    influence beyond their rank.
+    """
     scores = scores / (np.abs(scores).max() or 1.0)
-    away = scores - np.median(scores)
-    upper = away[away > 0]
+    centred = scores - np.median(scores)
+    upper = centred[centred > 0]
     unit = np.sqrt((upper**2).mean()) if len(upper) else 1.0
     ranks = (scores[:, None] > scores[None]).sum(1) + 0.5 * (scores[:, None] == scores[None]).sum(1)
-    return plain(np.where(away > 0, away / unit, np.minimum(ndtri(ranks / len(scores)), 0.0)))
-
-
-def log_improvement(mean: Array, deviation: Array, best: float) -> Array:
-    """The log of the expected improvement over ``best``, also where that is next to nothing."""
-    z = (mean - best) / deviation
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    whole = density + z * np.exp(log_ndtr(z))
-    far = -0.5 * z**2 - 0.5 * np.log(2 * np.pi) - 2 * np.log(np.maximum(-z, 1.0))  # phi(z) / z**2
-    return np.log(deviation) + np.where(z > -5, np.log(np.maximum(whole, 1e-300)), far)
-
-
-def above(mean: Array, deviation: Array, levels: Array) -> Array:
-    """By how much normal variables are expected to be above levels, ``(variables, levels)``; 0 above infinity.
-
-    By quantiles: what is less likely than one in thirty counts for nothing, which finds more than the whole integral.
-    """
-    each, places = np.unique(levels, return_inverse=True)
-    found = np.zeros((len(mean), len(each)))
-    for quantile in QUANTILES:
-        found += np.maximum((mean + deviation * quantile)[:, None] - each[None], 0.0)
-    return found[:, places] / len(QUANTILES)
+    return standardize(np.where(centred > 0, centred / unit, np.minimum(ndtri(ranks / len(scores)), 0.0)))

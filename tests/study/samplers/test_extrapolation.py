@@ -19,7 +19,7 @@ from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import OWN
 from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
 from nas_agg.study.samplers.paused_trials import PausedTrialsSampler
-from nas_agg.study.samplers.point_searcher import seen
+from nas_agg.study.samplers.point_searcher import observations
 
 NUMBERS = itertools.count()
 BOTH = Objectives([METRICS["accuracy"], METRICS["macs"]])
@@ -43,16 +43,16 @@ def test_scores_are_carried_along_the_line_of_those_that_went_on():
     went = [trial({4: (x, 10 * x)}, (0.5 + 0.5 * x, 10 * x)) for x in (0.2, 0.4, 0.8)]
     waits, left = trial({4: (0.6, 7.0)}), trial({4: (0.1, 3.0)}, state=TrialState.PRUNED)
     found = LearningCurveExtrapolator([*went, waits, left], BOTH)
-    assert found.of(waits) == pytest.approx((0.8, -7.0))
-    assert found.of(left) == pytest.approx((0.55, -3.0))
-    assert found.of(went[0]) == pytest.approx((0.6, -2.0)), "what is whole has what it has"
+    assert found.predict(waits) == pytest.approx((0.8, -7.0))
+    assert found.predict(left) == pytest.approx((0.55, -3.0))
+    assert found.predict(went[0]) == pytest.approx((0.6, -2.0)), "what is whole has what it has"
 
 
 def test_of_two_that_went_on_the_middle_gain_counts_and_of_none_nothing_does():
     waits = trial({4: (0.3, 7.0)})
-    assert LearningCurveExtrapolator([waits], BOTH).of(waits) == pytest.approx((0.3, -7.0))
+    assert LearningCurveExtrapolator([waits], BOTH).predict(waits) == pytest.approx((0.3, -7.0))
     went = [trial({4: (0.5, 1.0)}, (0.6, 1.0)), trial({4: (0.4, 1.0)}, (0.7, 1.0))]
-    assert LearningCurveExtrapolator([*went, waits], BOTH).of(waits) == pytest.approx((0.5, -7.0))
+    assert LearningCurveExtrapolator([*went, waits], BOTH).predict(waits) == pytest.approx((0.5, -7.0))
 
 
 def test_several_rungs_are_climbed_one_by_one():
@@ -60,8 +60,8 @@ def test_several_rungs_are_climbed_one_by_one():
     low, high = trial({1: (0.3, 1.0)}), trial({1: (0.0, 1.0), 3: (0.4, 1.0)})
     found = LearningCurveExtrapolator([*whole, low, high], BOTH)
     # The first line is steeper than 1 nowhere, but one network gained more than the others there.
-    assert found.of(high) == pytest.approx((0.6, -1.0))
-    assert 0.5 < found.of(low)[0] < 0.75
+    assert found.predict(high) == pytest.approx((0.6, -1.0))
+    assert 0.5 < found.predict(low)[0] < 0.75
 
 
 def test_what_has_no_scores_has_no_prospects():
@@ -69,7 +69,7 @@ def test_what_has_no_scores_has_no_prospects():
     over = trial({4: (0.9, 1.0)}, state=TrialState.PRUNED)
     over.set_constraint("accuracy", 0.1)
     found = LearningCurveExtrapolator([running, over], BOTH)
-    assert found.of(running) is None and found.of(over) is None
+    assert found.predict(running) is None and found.predict(over) is None
 
 
 @given(
@@ -79,7 +79,7 @@ def test_order_is_kept_leads_do_not_grow_and_known_costs_stay(went, waiting):
     whole = [trial({4: (before, 5.0)}, (after, 5.0)) for before, after in went]
     paused = [trial({4: (before, 100.0 + place)}) for place, before in enumerate(waiting)]
     found = LearningCurveExtrapolator([*whole, *paused], BOTH)
-    carried = np.array([found.of(one) for one in paused])
+    carried = np.array([found.predict(one) for one in paused])
     assert carried[:, 1] == pytest.approx([-100.0 - place for place in range(len(paused))])
     order = np.argsort(waiting, kind="stable")
     steps = np.diff(carried[order, 0])
@@ -100,7 +100,7 @@ EXPECTED = ((0.6, 2.0), (0.7, 4.0), (0.65, 9.0))
 
 def test_searchers_of_our_own_see_what_is_expected():
     space = SimpleNamespace(names=["x"], values=dict)
-    assert [one.scores for one in seen(a_study(BOTH), space, BOTH)] == [
+    assert [one.scores for one in observations(a_study(BOTH), space, BOTH)] == [
         pytest.approx(BOTH.scores(values)) for values in EXPECTED
     ]
 

@@ -40,12 +40,12 @@ def test_a_table_has_open_names_results_and_figures(table):
     assert table.row({"arch0": "0", "arch1": "1"}).hash == table.row({"arch0": "1", "arch1": "0"}).hash
     with pytest.raises(InputError, match="an unknown network: the table has no row of it"):
         table.row({"arch0": "1", "arch1": "1"})
-    figures = FeatureExtractor(table)
-    assert figures.cheap
+    extractor = FeatureExtractor(table)
+    assert extractor.is_cheap
     rows = np.stack(
         [Encoding(table).encode({"arch0": "1", "arch1": "2"}), Encoding(table).encode({"arch0": "0", "arch1": "0"})]
     )
-    np.testing.assert_allclose(np.expm1(figures.of(rows)[0]), [[40, 400], [10, 100]])
+    np.testing.assert_allclose(np.expm1(extractor.features(rows)[0]), [[40, 400], [10, 100]])
 
 
 def test_columns_are_told_by_options_too(tmp_path):
