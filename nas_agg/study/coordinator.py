@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.definition.trial import MEASURED, TrialRecord
+from nas_agg.study.definition.trial import MEASURED, RecordState, TrialRecord
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import constraint_violations
@@ -106,7 +106,7 @@ class Coordinator:
         self._jobs: dict[int, Job] = {}
         self._losses: dict[int, int] = {}
         self._drawing = False
-        self._waiting = [trial for trial in self.record.trials if trial.state == "running"]
+        self._waiting = [trial for trial in self.record.trials if trial.state == RecordState.RUNNING]
         ended, why, free = True, "", 0
         while True:
             self._check_failures()
@@ -151,7 +151,7 @@ class Coordinator:
             known = self.record.next_number
             proposed = self.proposer.propose(SLICE)
             for repeat in self.record.trials[known:]:
-                if repeat.state == "repeat":
+                if repeat.state == RecordState.DUPLICATE:
                     self.watcher.trial(repeat)
             if proposed is None:
                 self._drawing = True
@@ -168,7 +168,7 @@ class Coordinator:
 
     def _spent(self) -> bool:
         """Whether the trials that have a result and those that run are the budget."""
-        return sum(trial.counts for trial in self.record.trials) + len(self._jobs) >= self.settings.budget
+        return sum(trial.consumes_budget for trial in self.record.trials) + len(self._jobs) >= self.settings.budget
 
     # ---- listening
 
@@ -212,8 +212,12 @@ class Coordinator:
         return self.record.objectives.values({**known, **result})
 
     def _check_failures(self) -> None:
-        ended = [t for t in self.record.trials if t.number >= self.forgiven and (t.counts or t.state == "failed")]
+        ended = [
+            t
+            for t in self.record.trials
+            if t.number >= self.forgiven and (t.consumes_budget or t.state == RecordState.FAILED)
+        ]
         last = ended[-FAILURES_IN_A_ROW:]
-        if len(last) == FAILURES_IN_A_ROW and not any(trial.counts for trial in last):
+        if len(last) == FAILURES_IN_A_ROW and not any(trial.consumes_budget for trial in last):
             reasons = dict.fromkeys(trial.reason for trial in last)
             raise SearchFailed(f"{FAILURES_IN_A_ROW} trials in a row failed: {'; '.join(reasons)}")

@@ -19,7 +19,7 @@ from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.result import SearchResult, ranked
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, open_task
-from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.progress import ProgressReporter, print_result
@@ -285,7 +285,7 @@ class Engine:
         on = f" on {task.about}" if task else ""
         on = f", a table of {self.space.networks:,} networks," if isinstance(self.space, TabularSpace) else on
         into = f", into {folder.path}" if folder is not None else ""
-        done = sum(trial.counts for trial in record.trials)
+        done = sum(trial.consumes_budget for trial in record.trials)
         under = self._limits("params", "macs", "activations", "latency")
         verb = f"going on, {done} of {self.settings.budget} networks done:" if record.trials else "searching"
         up_to = f", networks of up to {under}" if under else ""
@@ -334,7 +334,7 @@ class Engine:
     def _best(self, record: StudyRecord, reason: str) -> TrialRecord:
         best = ranked(record.trials)
         if not best:
-            failed = [trial.reason for trial in record.trials if trial.state == "failed"]
+            failed = [trial.reason for trial in record.trials if trial.state == RecordState.FAILED]
             last = f"; the last failure: {failed[-1]}" if failed else ""
             raise NasAggError(f"no network has a result: {reason}{last}")
         return best[0]

@@ -15,7 +15,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.result import ranked
-from nas_agg.study.definition.trial import Labels, TrialRecord
+from nas_agg.study.definition.trial import Labels, RecordState, TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed
 from nas_agg.study.scheduling.limits_share import FeasibleShare, check_limits, estimate_feasible_share
@@ -100,7 +100,11 @@ class Proposer:
         self._input, self._classes, self._cost = input, classes, cost
         self._memory, self._screen = memory, screen
         searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
-        self._in_vain = {"repeat", "infeasible", "running"} if measured else {"repeat"}
+        self._in_vain = (
+            {RecordState.DUPLICATE, RecordState.INFEASIBLE, RecordState.RUNNING}
+            if measured
+            else {RecordState.DUPLICATE}
+        )
         self._judged: dict[tuple, Candidate | str] = {}
         self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
 
@@ -174,7 +178,7 @@ class Proposer:
         """Draw until there is an answer; pauses after each network that was worked out."""
         asked, busy, refused, checked = self._asked_in_vain(), 0, 0, False
         distributions, last = self.space.distributions, ""
-        if sum(trial.state == "infeasible" for trial in self._tail()) >= SLOW:
+        if sum(trial.state == RecordState.INFEASIBLE for trial in self._tail()) >= SLOW:
             return f"{SLOW} networks in a row were slower than the limit or did not fit the memory"
         if self._screen is not None and self.record.next_number >= len(self._start):
             return (yield from self._pick(self._screen))
@@ -192,10 +196,10 @@ class Proposer:
                 attrs = self._attrs(network, refused - 1)
                 if known is None:
                     return self.record.create_trial(labels, distributions, attrs), network
-                if known.told and not lost:
+                if known.is_final and not lost:
                     self.record.create_duplicate(labels, distributions, attrs, known.number)
                     draws, refused, checked = self._draws(), 0, False
-                busy += known.state == "running"
+                busy += known.state == RecordState.RUNNING
                 if busy >= WHILE_OTHERS_RUN:
                     return "the searcher proposes what is being trained"
                 last = f"equal to trial {known.number}, {known.state}"
@@ -251,7 +255,7 @@ class Proposer:
             "params": network.params,
             "macs": network.macs,
             "seed": seed,
-            "refused": refused,
+            "rejected_draws": refused,
             **({"memory": memory} if memory != "plain" else {}),
             **({"genotype": text} if 0 < len(text) <= LONGEST else {}),
             **({"activation_bytes": network.activation_bytes} if network.activation_bytes is not None else {}),
@@ -271,7 +275,7 @@ class Proposer:
 
     def _asked_in_vain(self) -> int:
         """Draws since the last new network, refused ones and repeats; what is being measured is no answer yet."""
-        return sum(1 + trial.refused for trial in self._tail() if trial.state != "running")
+        return sum(1 + trial.rejected_draws for trial in self._tail() if trial.state != RecordState.RUNNING)
 
     def _tail(self) -> Iterator[TrialRecord]:
         """The trials since the last network with a result, the last first."""

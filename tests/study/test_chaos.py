@@ -105,17 +105,17 @@ def check(result, out: Path, storage: str | None) -> None:
     """A budget of networks has one result each, and every record says the same."""
     states = Counter(trial.state for trial in result.trials)
     assert states["complete"] + states["pruned"] == BUDGET
-    assert states["running"] == states["stopped"] == 0
-    own = [trial for trial in result.trials if trial.state != "repeat"]
+    assert states["running"] == states["interrupted"] == 0
+    own = [trial for trial in result.trials if trial.state != "duplicate"]
     assert len({trial.hash for trial in own}) == len(own) == BUDGET + 3
-    spoilt = {trial.number: (trial.state, trial.reason.partition(",")[0]) for trial in own if not trial.counts}
+    spoilt = {trial.number: (trial.state, trial.reason.partition(",")[0]) for trial in own if not trial.consumes_budget}
     assert spoilt == {
         7: ("failed", "ValueError: it is odd"),
         13: ("infeasible", "out of memory: at batch size 96 and 48"),
         21: ("failed", "longer than 2 s"),  # and perhaps ", 2 times trained again"
     }
     for trial in own:
-        if trial.counts:
+        if trial.consumes_budget:
             read = {name: json.loads(trial.labels[name]) for name in ("deep", "kernel", "end")}
             came = 1 if trial.state == "complete" else max(trial.rungs) / 3 if trial.rungs else None
             if came is not None:
@@ -151,7 +151,7 @@ def test_workers_here_are_killed_while_trainings_pause(chaos, storage, tmp_path)
 
 def assert_halved(result):
     """One in three went on, each from where it paused; the last may still have waited for its turn."""
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert all(set(trial.rungs) == {1} for trial in counted)
     whole = [trial for trial in counted if trial.state == "complete"]
     assert BUDGET // 3 - 1 <= len(whole) <= (BUDGET + 3) // 3

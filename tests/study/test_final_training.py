@@ -18,7 +18,7 @@ from nas_agg.training.data import load_data
 def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path):
     settings = {"searcher": "random", "budget": 3, "epochs": 2, "recipe": "search", "seed": 1}
     result = search(tiny_file, out=tmp_path / "run", **settings)
-    assert [trial.state for trial in result.trials if trial.counts] == ["complete"] * 3
+    assert [trial.state for trial in result.trials if trial.consumes_budget] == ["complete"] * 3
     assert 0.1 < result.value <= 1
     best = tmp_path / "run/best"
     assert {path.name for path in best.iterdir()} == {
@@ -34,7 +34,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
     assert again["correct"] == result.test["correct"] > 36
     assert again["images"] == result.test["images"] == len(load_data("digits").test)
     assert again["accuracy"] == result.test["test_accuracy"]
-    for trial in filter(lambda trial: trial.counts, result.trials):
+    for trial in filter(lambda trial: trial.consumes_budget, result.trials):
         lines = (tmp_path / f"run/trials/{trial.number}/metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["validation_accuracy"] == trial.value
     trial = result.top[0]

@@ -61,7 +61,7 @@ def unfinished(path, **changes):
 def test_a_value_that_is_no_finite_number_is_a_failed_trial(tiny, value, reason):
     values = iter([value, 0.5])
     result = search(tiny, lambda genotype, trial: next(values), searcher="random", budget=1)
-    assert [(trial.state, trial.reason) for trial in result.trials if trial.state != "repeat"] == [
+    assert [(trial.state, trial.reason) for trial in result.trials if trial.state != "duplicate"] == [
         ("failed", reason),
         ("complete", ""),
     ]

@@ -50,7 +50,7 @@ def space_with_table(folder, known=KNOWN, **settings):
 
 
 def told(result):
-    return [(one.number, one.state, one.labels, one.values, one.refused, one.rungs) for one in result.trials]
+    return [(one.number, one.state, one.labels, one.values, one.rejected_draws, one.rungs) for one in result.trials]
 
 
 @pytest.mark.parametrize("searcher", [*installed_searchers()])
@@ -59,10 +59,10 @@ def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, sear
     budget = KNOWN if searcher != "gp" else 12  # its asks are slow
     result = search(space, searcher=searcher, budget=budget, out=tmp_path / "run")
     table = TabularSpace(space)
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert len(counted) == budget
     assert all(trial.value == table.row(space.values(trial.labels)).value for trial in result.trials)
-    assert sum(trial.refused for trial in result.trials) > 0
+    assert sum(trial.rejected_draws for trial in result.trials) > 0
     if budget == KNOWN:
         assert result.value == table.best == max(row.value for row in table.rows.values())
 

@@ -37,7 +37,7 @@ def test_killed_in_the_middle_of_writes(tiny, score, kept, searcher, tmp_path, m
     assert kept(tmp_path / "broken") == kept(tmp_path / "whole")
     states = {trial.state for trial in whole.trials}
     # The run had all of it to get right; the predictor leaves out networks equal to others.
-    assert states == {"complete", "pruned", *(["repeat"] if searcher != "predictor" else [])}
+    assert states == {"complete", "pruned", *(["duplicate"] if searcher != "predictor" else [])}
     assert broken.best == whole.best
     assert (tmp_path / "broken/trials.csv").read_text().count("\n") == len(whole.trials) + 1
 
@@ -76,7 +76,7 @@ def test_sigkill_at_ten_random_moments(tiny, score, kept, searcher, tmp_path, re
     subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
     ended = kept(out)
     assert ended == kept(tmp_path / "whole")
-    new = [trial for trial in ended if "nas_agg:repeat_of" not in trial["attrs"]]
+    new = [trial for trial in ended if "nas_agg:duplicate_of" not in trial["attrs"]]
     assert len(new) == len({trial["attrs"]["nas_agg:hash"] for trial in new}) == 50
 
 
@@ -189,7 +189,7 @@ def test_the_lock_of_a_killed_writer_holds_nobody_up(tiny, score, tmp_path):
     begun = time.monotonic()
     result = search(tiny, score, searcher="random", budget=3, out=tmp_path / "run")
     assert time.monotonic() - begun < 10
-    assert [trial.number for trial in result.trials if trial.counts][-1] >= 2
+    assert [trial.number for trial in result.trials if trial.consumes_budget][-1] >= 2
 
 
 def _killing(genotype, trial):
@@ -244,7 +244,7 @@ def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkey
 def test_a_search_of_a_table_goes_on(tmp_path):
     search("agg-bench", searcher="random", budget=5, out=tmp_path / "run")
     more = resume(tmp_path / "run", budget=8)
-    assert sum(trial.counts for trial in more.trials) == 8
+    assert sum(trial.consumes_budget for trial in more.trials) == 8
     assert (tmp_path / "run/best-of-5").is_dir()
     with pytest.raises(InputError, match="workers: agg-bench has a table of results"):
         search("agg-bench", workers=2, out=tmp_path / "other")
@@ -261,6 +261,6 @@ def test_a_search_whose_time_was_up_goes_on_with_more(tiny, score, tmp_path, mon
     again = search(tiny, slow, timeout=0.5, **settings)
     assert len(again.trials) == len(first.trials), "no more time, nothing more"
     more = search(tiny, slow, timeout=60, **settings)
-    assert sum(trial.counts for trial in more.trials) == 12 and more.reason == "the budget is spent"
+    assert sum(trial.consumes_budget for trial in more.trials) == 12 and more.reason == "the budget is spent"
     assert (tmp_path / "run/best-after-0.5s").is_dir() and (tmp_path / "run/best").is_dir()
     assert len(search(tiny, slow, timeout=90, **settings).trials) == len(more.trials)

@@ -57,7 +57,7 @@ def width_of(genotype, trial):
 def test_a_search_in_memory_finds_the_best_and_leaves_nothing(tiny, score, searcher, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = search(tiny, score, searcher=searcher, budget=30, seed=0)
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert len(counted) == len({trial.hash for trial in counted}) == 30
     assert result.value == max(trial.value for trial in counted)
     assert result.best == tiny.genotype(result.values)
@@ -78,8 +78,8 @@ def test_a_repeat_is_told_the_value_and_counts_for_nothing(tiny):
 
     points = [point(4), point(5), point(4), point(8)]  # widths 4 and 5 give one network
     result = search(tiny, count, searcher=fixed(*points), budget=2)
-    assert [trial.state for trial in result.trials] == ["complete", "repeat", "repeat", "complete"]
-    assert [trial.twin for trial in result.trials] == [None, 0, 0, None]
+    assert [trial.state for trial in result.trials] == ["complete", "duplicate", "duplicate", "complete"]
+    assert [trial.duplicate_of for trial in result.trials] == [None, 0, 0, None]
     assert [trial.value for trial in result.trials] == [2, 2, 2, 4]
     assert len(calls) == 2
 
@@ -92,7 +92,7 @@ def test_a_repeat_of_a_stopped_network_is_stopped_at_the_same_value(tiny):
     result = search(tiny, stop, searcher=fixed(point(4), point(5), point(8)), budget=2)
     assert [(trial.state, trial.value) for trial in result.trials] == [
         ("pruned", 0.25),
-        ("repeat", 0.25),
+        ("duplicate", 0.25),
         ("pruned", 0.25),
     ]
     assert result.value == 0.25
@@ -102,7 +102,7 @@ def test_what_is_over_a_limit_is_drawn_again_and_leaves_no_trial(tiny):
     small = cost(tiny.genotype(tiny.values(point(4))))
     for limit in ({"max_params": small.params}, {"max_macs": small.macs}):
         result = search(tiny, width_of, searcher=fixed(point(13), point(12), point(4)), budget=1, **limit)
-        assert [(trial.labels["width"], trial.refused) for trial in result.trials] == [(4, 2)]
+        assert [(trial.labels["width"], trial.rejected_draws) for trial in result.trials] == [(4, 2)]
         assert (result.trials[0].params, result.trials[0].macs) == (small.params, small.macs)
 
 
@@ -112,7 +112,7 @@ def test_no_network_over_a_limit_is_ever_evaluated(tiny, score, searcher):
     limit = sorted(c.macs for c in costs)[len(costs) // 2]
     result = search(tiny, score, searcher=searcher, budget=15, max_macs=limit)
     assert max(trial.macs for trial in result.trials) <= limit
-    assert sum(trial.refused for trial in result.trials) > 0
+    assert sum(trial.rejected_draws for trial in result.trials) > 0
 
 
 def test_the_first_networks_are_those_to_start_from(tiny, score, kept, tmp_path):
@@ -171,7 +171,7 @@ def test_an_exhausted_space_ends_the_search_early(tiny, score):
     result = search(tiny, score, searcher="random", budget=1000)
     everything = {cost(tiny.genotype(tiny.values(labels))).hash for labels in _all_labels(tiny)}
     assert {trial.hash for trial in result.trials} == everything
-    assert sum(trial.counts for trial in result.trials) == len(everything)
+    assert sum(trial.consumes_budget for trial in result.trials) == len(everything)
     assert result.reason == "the space holds no other network within the limits"
 
 
@@ -208,7 +208,7 @@ def test_tpe_goes_on_under_a_limit_that_few_networks_keep(wide, kept, tmp_path):
     result = search(wide, macs_of, out=tmp_path / "whole", **settings)
     assert result.reason == "the budget is spent"
     assert max(trial.macs for trial in result.trials) <= 4000
-    assert max(trial.refused for trial in result.trials) < 500
+    assert max(trial.rejected_draws for trial in result.trials) < 500
 
     calls = []
 
@@ -232,7 +232,7 @@ def test_random_search_stays_random_under_a_limit(wide):
     settings = {"budget": 8, "max_macs": 4000, "seed": 0}
     alone = type("Alone", (find_searcher("random"),), {"max_rejections": 10**6})
     results = [search(wide, macs_of, searcher=searcher, **settings) for searcher in ("random", alone)]
-    assert max(trial.refused for trial in results[0].trials) > find_searcher("tpe").max_rejections
+    assert max(trial.rejected_draws for trial in results[0].trials) > find_searcher("tpe").max_rejections
     assert [trial.labels for trial in results[0].trials] == [trial.labels for trial in results[1].trials]
 
 
@@ -265,7 +265,7 @@ def test_time_and_reports_are_looked_after_while_drawing(wide, monkeypatch):
 
 
 def test_a_users_own_attributes_are_the_users(tiny, score, kept, tmp_path):
-    own = {"seed": 5, "hash": "x", "repeat_of": 0, "params": "many", "reason": "mine", "refused": "no"}
+    own = {"seed": 5, "hash": "x", "duplicate_of": 0, "params": "many", "reason": "mine", "rejected_draws": "no"}
 
     def noting(genotype, trial):
         for key, value in own.items():
@@ -310,7 +310,7 @@ def test_a_failure_is_recorded_and_the_search_goes_on(tiny):
     assert [trial.state for trial in result.trials] == ["failed", "failed", "complete"]
     assert result.trials[0].reason == "MemoryError: too wide"
     assert result.trials[1].reason == "diverged: the value is no number"
-    assert result.trials[2].refused == 1, "the network that failed is not evaluated again"
+    assert result.trials[2].rejected_draws == 1, "the network that failed is not evaluated again"
 
 
 def test_ten_failures_in_a_row_end_it(tiny):
@@ -330,7 +330,7 @@ def test_draws_refused_while_others_run_wait(tiny):
     assert record.next_number == 1, "no trial is left of it"
     record.complete(0, 1.0)
     proposer.propose()
-    assert record.trials[1].twin == 0
+    assert record.trials[1].duplicate_of == 0
 
 
 def test_a_network_is_known_by_its_names_in_whatever_order_a_storage_keeps_them():

@@ -11,7 +11,7 @@ import numpy as np
 
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import dominated, nondomination_ranks
-from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -71,17 +71,17 @@ def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     Of one objective: by value, then fewer parameters, then number. Of several: the Pareto front, then the front of
     those that are left, and so on. Networks whose training was stopped early stand behind those trained in full.
     """
-    found = _in_order(trial for trial in trials if trial.counts and trial.scores is not None)
+    found = _in_order(trial for trial in trials if trial.consumes_budget and trial.scores is not None)
     if not found or len(found[0].scores or ()) == 1:
         return found
     fronts = nondomination_ranks(np.array([trial.scores for trial in found]))
-    order = sorted(range(len(found)), key=lambda place: (found[place].state != "complete", fronts[place]))
+    order = sorted(range(len(found)), key=lambda place: (found[place].state != RecordState.COMPLETE, fronts[place]))
     return [found[place] for place in order]
 
 
 def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The networks trained in full that no other is better than, the best in the first objective first."""
-    found = _in_order(trial for trial in trials if trial.state == "complete" and trial.scores is not None)
+    found = _in_order(trial for trial in trials if trial.state == RecordState.COMPLETE and trial.scores is not None)
     if not found:
         return []
     worse = dominated(np.array([trial.scores for trial in found]))
@@ -89,4 +89,4 @@ def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _in_order(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    return sorted(trials, key=lambda t: (t.state != "complete", -(t.scores or (0.0,))[0], t.params, t.number))
+    return sorted(trials, key=lambda t: (t.state != RecordState.COMPLETE, -(t.scores or (0.0,))[0], t.params, t.number))

@@ -1,9 +1,10 @@
-"""A trial as people read it, and how a storage says it."""
+"""A trial as callers see it, and how it is read from an Optuna trial."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
@@ -14,40 +15,56 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.objectives import Objectives
 
 Labels = dict[str, Any]
-OWN = "nas_agg:"  # before the names of this package's attributes, which lie beside those of a user's function
-REMOTE = f"{OWN}remote:"  # of what the coordinator and workers elsewhere say to each other
-MEASURED = ("accuracy", "loss", "latency_ms", "batch_size")  # what a worker may tell of a network beside its value
+OWN = "nas_agg:"  # prefix of this package's attributes, which a user's function may add its own to
+REMOTE = f"{OWN}remote:"  # prefix of the attributes that the coordinator and remote workers exchange
+MEASURED = ("accuracy", "loss", "latency_ms", "batch_size")  # attributes that training or measuring determines
+
+
+class RecordState(StrEnum):
+    """State of a trial; more are distinguished than by Optuna's ``TrialState``."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    #: Waits at a rung for promotion.
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    #: Its network equals that of an earlier trial, whose result it has.
+    DUPLICATE = "duplicate"
+    #: Its network exceeds a measured limit, or did not fit the memory.
+    INFEASIBLE = "infeasible"
+    #: Running when the search ended; nothing is known of its network.
+    INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial as people read it.
+    """One trial of a search.
 
     Attributes:
-        number: Its number in the study, from 0.
-        state: ``running``, ``paused`` (at a rung), ``complete``, ``pruned``, ``failed``, ``repeat``, ``infeasible``
-            (its network is slower than the limit, or did not fit the memory) or ``stopped`` (when the search ended; it
-            says nothing of its network).
-        values: What it has for each objective (of a pruned one, when it was stopped).
-        scores: The same, so turned that more is better; None as well where a limit does not hold.
-        labels: The values of the space's open names, as Optuna stores them.
-        params, macs, hash: What its network costs and is.
-        activation_bytes: What an image leaves for the backward pass, where the search asks for it.
-        seconds: How long it was trained.
-        seed: The seed of its training.
-        rungs: The epochs at which it paused, and its scores then.
-        reason: Why it failed or was stopped, else empty.
-        twin: The number of the trial it repeats.
-        refused: Draws refused before it was drawn.
-        memory: What it was trained with.
-        accuracy: On the validation images, where the value is another.
-        loss: Likewise.
-        latency_ms: Milliseconds of a forward pass of one image, where they were measured.
-        batch_size: Of its training, where it is not the recipe's, which did not fit the memory.
+        number: Number in the study, from 0.
+        state: Its state.
+        values: Value of each objective; of a pruned trial, when it was pruned.
+        scores: The values with their signs such that more is better; None if a limit is exceeded.
+        labels: Values of the search variables as Optuna stores them.
+        params, macs, hash: Cost and canonical hash of its network.
+        activation_bytes: Bytes per image kept for backward, if the search needs them.
+        seconds: Training time.
+        seed: Seed of its training.
+        rungs: Scores at each epoch at which it paused.
+        reason: Why it failed, was infeasible or was interrupted, else empty.
+        duplicate_of: Number of the earlier trial with the same network.
+        rejected_draws: Draws that were rejected before its own.
+        memory: Memory mode of its training.
+        accuracy: Validation accuracy (0 to 1).
+        loss: Validation loss.
+        latency_ms: Milliseconds of a forward pass of one image, if measured.
+        batch_size: Batch size of its training, if the recipe's did not fit the memory.
     """
 
     number: int
-    state: str
+    state: RecordState
     values: tuple[float, ...] | None
     scores: tuple[float, ...] | None
     labels: Labels
@@ -58,8 +75,8 @@ class TrialRecord:
     seed: int
     rungs: dict[int, tuple[float, ...]] = field(default_factory=dict)
     reason: str = ""
-    twin: int | None = None
-    refused: int = 0
+    duplicate_of: int | None = None
+    rejected_draws: int = 0
     memory: str = "plain"
     accuracy: float | None = None
     activation_bytes: int | None = None
@@ -69,68 +86,72 @@ class TrialRecord:
 
     @property
     def value(self) -> float | None:
-        """The first of its values."""
+        """Value of the first objective."""
         return self.values[0] if self.values else None
 
     @property
-    def counts(self) -> bool:
-        """Whether the trial is one of the budget: a network with a result of its own."""
-        return self.told or self.state == "paused"
+    def consumes_budget(self) -> bool:
+        """Whether it is one of the budget's networks: it has a result of its own."""
+        return self.is_final or self.state == RecordState.PAUSED
 
     @property
-    def told(self) -> bool:
-        """Whether its result is its last."""
-        return self.state in ("complete", "pruned")
+    def is_final(self) -> bool:
+        """Whether its result will not change."""
+        return self.state in (RecordState.COMPLETE, RecordState.PRUNED)
 
 
 def scores_of(trial: FrozenTrial, objectives: Objectives) -> tuple[float, ...] | None:
-    """A trial's values, each so turned that more is better; None: it has none, or a limit does not hold."""
+    """A trial's scores, of which more is better; None if it has no values or exceeds a limit."""
     values = last_values(trial)
-    known = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_paused(trial)
-    if not known or not values or violation_of(trial) > 0:
+    has_result = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or is_paused(trial)
+    if not has_result or not values or violation_of(trial) > 0:
         return None
     return objectives.scores(values)
 
 
 def last_values(trial: FrozenTrial) -> Sequence[float] | None:
-    """What a trial has for each objective: at its end, when it was stopped, or at the last rung it came to."""
+    """A trial's values of the objectives: final, when it was pruned, or at its last rung."""
     rungs = trial.user_attrs.get(OWN + "rungs", {})
     return trial.values or trial.user_attrs.get(OWN + "values") or (rungs[max(rungs, key=int)] if rungs else None)
 
 
 def is_paused(trial: FrozenTrial) -> bool:
-    """Whether a trial waits at a rung, with what it had there: it came further than it was told to go on from."""
+    """Whether a trial waits at a rung: one beyond that from which it was last promoted."""
     rungs = map(int, trial.user_attrs.get(OWN + "rungs", {}))
     return trial.state == TrialState.RUNNING and max(rungs, default=0) > trial.user_attrs.get(OWN + "promoted", 0)
 
 
 def violation_of(trial: FrozenTrial) -> float:
-    """By how much a trial is over its limits; 0: it is over none."""
-    return sum(max(0.0, over) for over in trial.constraints.values())
+    """Sum of the amounts by which a trial exceeds its limits; 0 if it exceeds none."""
+    return sum(max(0.0, excess) for excess in trial.constraints.values())
 
 
 _STATES = {
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
+    TrialState.RUNNING: RecordState.RUNNING,
+    TrialState.WAITING: RecordState.WAITING,
+    TrialState.COMPLETE: RecordState.COMPLETE,
+    TrialState.PRUNED: RecordState.PRUNED,
+    TrialState.FAIL: RecordState.FAILED,
 }
 
 
 def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
-    """What a trial of the study says."""
+    """Read a trial of a study."""
     attrs = {key.removeprefix(OWN): value for key, value in trial.user_attrs.items() if key.startswith(OWN)}
-    twin = attrs.get("repeat_of")
-    state = next((word for word in ("stopped", "infeasible") if attrs.get(word)), _STATES[trial.state])
-    scores = scores_of(trial, objectives)
+    scores, state = scores_of(trial, objectives), _STATES[trial.state]
     if is_paused(trial):
-        state = "paused"
-        if any(much > 0 for much in attrs.get("over", {}).values()):  # it is told to samplers if it goes no further
+        state = RecordState.PAUSED
+        if any(excess > 0 for excess in attrs.get("over", {}).values()):  # a constraint only once it is final
             scores = None
+    elif attrs.get("interrupted"):
+        state = RecordState.INTERRUPTED
+    elif attrs.get("infeasible"):
+        state = RecordState.INFEASIBLE
+    if attrs.get("duplicate_of") is not None:
+        state = RecordState.DUPLICATE
     return TrialRecord(
         number=trial.number,
-        state="repeat" if twin is not None else state,
+        state=state,
         values=tuple(values) if (values := last_values(trial)) else None,
         scores=scores,
         labels=trial.params,
@@ -142,8 +163,8 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
         seed=attrs.get("seed", 0),
         rungs={int(epoch): objectives.scores(values) for epoch, values in attrs.get("rungs", {}).items()},
         reason=attrs.get("reason", ""),
-        twin=twin,
-        refused=attrs.get("refused", 0),
+        duplicate_of=attrs.get("duplicate_of"),
+        rejected_draws=attrs.get("rejected_draws", 0),
         memory=attrs.get("memory", "plain"),
         **{name: attrs.get(name) for name in MEASURED},
     )

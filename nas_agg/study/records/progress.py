@@ -11,7 +11,7 @@ from nas_agg.common.console import accuracy_text, print_table
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import SearchResult, front, ranked
-from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -49,7 +49,7 @@ class ProgressReporter:
         self._objectives = objectives or Objectives()
         self._kept = self._begun = time.monotonic()
         self._spent = spent
-        self._already = sum(trial.counts for trial in trials())
+        self._already = sum(trial.consumes_budget for trial in trials())
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
@@ -89,7 +89,7 @@ class ProgressReporter:
             self._kept = now
             self._keep()
         if self._live is not None and self._task is not None:
-            done = sum(trial.counts for trial in self._trials())
+            done = sum(trial.consumes_budget for trial in self._trials())
             self._live.update(self._task, completed=done, state=self._state(done, now))
 
     def step(self, what: str, step: int, steps: int, value: float) -> None:
@@ -103,14 +103,14 @@ class ProgressReporter:
                 print(f"{what}: {line}", flush=True)
 
     def _line(self, trial: TrialRecord) -> str:
-        if trial.state in ("failed", "stopped"):
+        if trial.state in (RecordState.FAILED, RecordState.INTERRUPTED):
             return f"trial {trial.number}: {trial.state}: {trial.reason}"
-        if trial.state == "infeasible":
+        if trial.state == RecordState.INFEASIBLE:
             return f"trial {trial.number}: refused: {trial.reason} ({trial.params:,} params, {trial.macs:,} MACs)"
-        if trial.state == "repeat":
-            return f"trial {trial.number}: equal to trial {trial.twin}, {self._value(trial)}"
-        early = " when stopped" if trial.state == "pruned" else ""
-        if trial.state == "paused":
+        if trial.state == RecordState.DUPLICATE:
+            return f"trial {trial.number}: equal to trial {trial.duplicate_of}, {self._value(trial)}"
+        early = " when stopped" if trial.state == RecordState.PRUNED else ""
+        if trial.state == RecordState.PAUSED:
             early = f" after {pluralize(max(trial.rungs), 'epoch')}"
         told = _told(trial, self._objectives)
         words = [_named(name, text) for name, text in told.items() if name not in self._objectives.names]
@@ -119,7 +119,7 @@ class ProgressReporter:
             words.append(f"memory {trial.memory}")
         if trial.batch_size is not None:
             words.append(f"batch size {trial.batch_size}")
-        if trial.counts and trial.scores is None:
+        if trial.consumes_budget and trial.scores is None:
             words.append("over a limit")
         if best := self._best():
             words.append(best)
@@ -217,7 +217,7 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
         print(title, file=out)
         title = ""
     print_table(list(rows[0]), [list(row.values()) for row in rows], title, range(len(rows[0]) - 1), out)
-    counted = sum(trial.counts for trial in result.trials)
+    counted = sum(trial.consumes_budget for trial in result.trials)
     print(f"{counted} network{'s' * (counted != 1)} evaluated; {result.reason}", file=out)
     if result.test is not None:
         test = result.test

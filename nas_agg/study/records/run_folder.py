@@ -29,7 +29,7 @@ RUN_FILE = "run.json"
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = (
     *("number", "state", "value", "accuracy", "loss", "latency_ms", "params", "macs", "activation_bytes", "hash"),
-    *("seconds", "memory", "refused", "repeat_of", "reason"),
+    *("seconds", "memory", "rejected_draws", "duplicate_of", "reason"),
 )
 
 
@@ -107,7 +107,7 @@ class RunFolder:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow([*_COLUMNS, *names])
         for trial in trials:
-            row = {**vars(trial), "value": trial.value, "repeat_of": trial.twin}
+            row = {**vars(trial), "value": trial.value}
             if trial.seconds is not None:
                 row["seconds"] = f"{trial.seconds:.2f}"
             writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, TrialRecord, as_record
+from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
 from nas_agg.study.records.in_memory_study import InMemoryStudy
 from nas_agg.study.records.storages import find_or_create_study, storage_errors, store_differences
 from nas_agg.study.samplers.searcher import describe_exception
@@ -96,10 +96,10 @@ class StudyRecord:
             self._records[record.number] = record
         else:
             self._records.append(record)
-        if record.state == "stopped":
+        if record.state == RecordState.INTERRUPTED:
             if self._by_hash.get(record.hash) == record.number:
                 del self._by_hash[record.hash]
-        elif record.twin is None:
+        elif record.duplicate_of is None:
             self._by_hash[record.hash] = record.number
 
     # ---- reading
@@ -204,7 +204,7 @@ class StudyRecord:
         original = self._memory.frozen_trial(duplicate_of)
         keys = (*MEASURED, "values", "rungs")
         result = {key: original.user_attrs[OWN + key] for key in keys if OWN + key in original.user_attrs}
-        number = self._fill_next_trial(labels, distributions, {**attrs, **result, "repeat_of": duplicate_of})
+        number = self._fill_next_trial(labels, distributions, {**attrs, **result, "duplicate_of": duplicate_of})
         for step, value in original.intermediate_values.items():
             self._memory.set_report(number, step, value)
         self._set_constraints(number, original.constraints)
@@ -365,15 +365,15 @@ class StudyRecord:
         Returns:
             The trials that were running.
         """
-        open_trials = [trial for trial in self._records if trial.state in ("paused", "running")]
+        open_trials = [trial for trial in self._records if trial.state in (RecordState.PAUSED, RecordState.RUNNING)]
         for trial in open_trials:
             if trial.rungs:
                 violations = self._memory.frozen_trial(trial.number).user_attrs.get(OWN + "over", {})
                 self._set_constraints(trial.number, violations)
                 self._finish(trial.number, TrialState.PRUNED, None, {})
             else:
-                self._finish(trial.number, TrialState.FAIL, None, {"reason": reason, "stopped": True})
-        return [self._records[trial.number] for trial in open_trials if trial.state == "running"]
+                self._finish(trial.number, TrialState.FAIL, None, {"reason": reason, "interrupted": True})
+        return [self._records[trial.number] for trial in open_trials if trial.state == RecordState.RUNNING]
 
     def _finish(
         self, number: int, state: TrialState, values: list[float] | None, attrs: Mapping[str, Any]

@@ -9,15 +9,12 @@ adds most to the front of those that went on.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import Array, hypervolume_improvement, nondomination_ranks
-
-if TYPE_CHECKING:
-    from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 
 class SuccessiveHalving:
@@ -61,11 +58,15 @@ class SuccessiveHalving:
         Those that an earlier part of the search left at a rung are over; they neither wait nor went on.
         """
         for bracket in sorted(set(self._deal)):
-            own = [trial for trial in trials if trial.twin is None and self._bracket(trial.number) == bracket]
+            own = [trial for trial in trials if trial.duplicate_of is None and self._bracket(trial.number) == bracket]
             for epoch in reversed(self.epochs[bracket:]):
                 there = [trial for trial in own if epoch in trial.rungs]
-                waiting = [trial for trial in there if trial.state == "paused" and max(trial.rungs) == epoch]
-                gone = [trial for trial in there if trial.state not in ("paused", "pruned") or max(trial.rungs) > epoch]
+                waiting = [trial for trial in there if trial.state == RecordState.PAUSED and max(trial.rungs) == epoch]
+                gone = [
+                    trial
+                    for trial in there
+                    if trial.state not in (RecordState.PAUSED, RecordState.PRUNED) or max(trial.rungs) > epoch
+                ]
                 if waiting and len(gone) < len(there) // self.reduction:
                     scores = [np.array([trial.rungs[epoch] for trial in part]) for part in (waiting, gone)]
                     return waiting[self._best(scores[0], scores[1].reshape(-1, scores[0].shape[1]))]

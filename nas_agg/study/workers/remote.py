@@ -17,6 +17,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import NasAggError
+from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.storages import storage_errors
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.workers.pool import Event, Job, WorkerPool
@@ -115,14 +116,18 @@ class RemoteExecutor:
         Those who still train are given a moment to answer.
         """
         found = {}
-        open = {trial.number: trial.state for trial in self._record.trials if trial.state in ("running", "paused")}
+        open = {
+            trial.number: trial.state
+            for trial in self._record.trials
+            if trial.state in (RecordState.RUNNING, RecordState.PAUSED)
+        }
         for number, trial in self._running().items() if open else ():
             if lease := trial.user_attrs.get(LEASE):
                 self._attempts[number] = lease["attempt"]
                 outcome = trial.user_attrs.get(f"{OUTCOME}{lease['attempt']}")
                 # What paused has perhaps been told to go on; from its checkpoint that is soon done again.
                 ended = outcome is not None and outcome["kind"] in ENDS and not outcome["result"].get("paused")
-                if open.get(number) == "running" and lease["worker"] and (outcome is None or ended):
+                if open.get(number) == RecordState.RUNNING and lease["worker"] and (outcome is None or ended):
                     found[number] = (lease["worker"], ended)
         end = time.monotonic() + ADOPTION
         while time.monotonic() < end and not all(over or self._alive(worker) for worker, over in found.values()):

@@ -115,7 +115,7 @@ def test_a_function_gives_what_arithmetic_does_not_know(tiny):
 
 def test_a_single_objective_may_be_minimised(tiny):
     result = search(tiny, lambda genotype, trial: genotype.text()["let"]["width"], objective="width:min", budget=12)
-    assert result.value == min(trial.value for trial in result.trials if trial.counts)
+    assert result.value == min(trial.value for trial in result.trials if trial.consumes_budget)
     assert [trial.value for trial in result.top] == sorted(trial.value for trial in result.top)
 
 
@@ -139,6 +139,6 @@ def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
         record.complete(number, (0.5 + number / 10, 5.0), {"accuracy": much})
     assert [trial.number for trial in front(record.trials)] == [0]
     assert [trial.number for trial in record.study.best_trials] == [0]
-    assert record.trials[1].counts
+    assert record.trials[1].consumes_budget
     assert record.trials[1].scores is None
     assert record.study.trials[1].constraints == {"accuracy": 0.2}

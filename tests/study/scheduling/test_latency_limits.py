@@ -57,7 +57,7 @@ def test_the_score():
 def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp_path, capsys):
     result = search(tiny, searcher="random", budget=5, seed=1, max_latency="2ms", out=tmp_path / "run", show=True)
     refused = [trial for trial in result.trials if trial.state == "infeasible"]
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert refused and len(counted) == 5
     assert all(trial.latency_ms > 2 and trial.value is None for trial in refused)
     assert all(trial.latency_ms <= 2 for trial in counted)
@@ -76,12 +76,12 @@ def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp
 
 def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
     result = search(tiny, searcher="random", budget=25, seed=3, latency_target=2, out=tmp_path / "run", show=True)
-    for trial in (trial for trial in result.trials if trial.counts):
+    for trial in (trial for trial in result.trials if trial.consumes_budget):
         assert trial.value == pytest.approx(trial.accuracy * (trial.latency_ms / 2) ** -0.07)
     assert result.value == max(trial.value for trial in result.trials if trial.state == "complete")
-    twins = [trial for trial in result.trials if trial.state == "repeat"]
-    assert twins and all(trial.accuracy == result.trials[trial.twin].accuracy for trial in twins)
-    assert all(trial.latency_ms == result.trials[trial.twin].latency_ms for trial in twins)
+    twins = [trial for trial in result.trials if trial.state == "duplicate"]
+    assert twins and all(trial.accuracy == result.trials[trial.duplicate_of].accuracy for trial in twins)
+    assert all(trial.latency_ms == result.trials[trial.duplicate_of].latency_ms for trial in twins)
     metrics, best = read(tmp_path / "run/best/metrics.json"), result.top[0]
     assert metrics["validation_accuracy"] == best.accuracy and metrics["score"] == best.value
     said = capsys.readouterr().out

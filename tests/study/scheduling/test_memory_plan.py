@@ -107,7 +107,7 @@ def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, m
             search(tiny_file, out=tmp_path / "run", show=True, **settings)
     free(10**12)
     result = search(tiny_file, out=tmp_path / "run", show=True, **settings)
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert [trial.memory for trial in counted] == ["leanest"] * 2
     assert result.test["memory"] == "leanest", "what was free when the search began holds"
     assert all(trial["attrs"]["nas_agg:memory"] == "leanest" for trial in kept(tmp_path / "run") if trial["values"])

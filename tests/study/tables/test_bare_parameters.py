@@ -19,9 +19,9 @@ def value(values, trial):
 @pytest.mark.parametrize("searcher", ["random", "tpe", "evolution", "local", "nsga2", "predictor"])
 def test_a_function_of_values_is_searched(searcher):
     result = search(NAMES, value, searcher=searcher, budget=54)
-    assert result.value == max(trial.value for trial in result.trials if trial.counts)
+    assert result.value == max(trial.value for trial in result.trials if trial.consumes_budget)
     assert result.best == result.values
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert len({trial.hash for trial in counted}) == len(counted) == 54
     assert result.best == {"rate": 9, "how": "concat", "deep": 1}
 

@@ -82,7 +82,7 @@ def test_the_table_tells_what_a_training_has(done, tmp_path):
     result = search(
         Space({**TEXT, "table": table}, "small", tmp_path), searcher="random", budget=50, out=tmp_path / "run"
     )
-    assert len([trial for trial in result.trials if trial.counts]) == 6
+    assert len([trial for trial in result.trials if trial.consumes_budget]) == 6
     assert result.value == max(one.value for one in space.rows.values())
     assert json.loads((tmp_path / "run/best/genotype.json").read_text())["let"] == result.values
 

@@ -385,7 +385,7 @@ def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
     monkeypatch.setattr(engine, "open_task", lambda settings, space: slow)  # else it is done before another has joined
     arranged.machine()
     result = arranged.search(tiny, budget=20, epochs=2, workers=1, trial_timeout=30)
-    assert sum(trial.counts for trial in result.trials) == 20
+    assert sum(trial.consumes_budget for trial in result.trials) == 20
     assert len({pid for _, pid, _ in trained(arranged)}) == 2
     numbers = [number for number, *_ in trained(arranged)]
     assert len(numbers) == len(set(numbers))
@@ -407,7 +407,9 @@ def test_a_failure_elsewhere_is_told_as_one_here(tiny, arranged):
     arranged.ways = {"sleep": 0.0, "raises": [1], "exhausts": [2], "hangs": [3]}
     arranged.machine()
     result = arranged.search(tiny, budget=4, trial_timeout=1)
-    assert [(t.number, t.state, t.reason) for t in result.trials if not t.counts and t.state != "repeat"] == [
+    assert [
+        (t.number, t.state, t.reason) for t in result.trials if not t.consumes_budget and t.state != "duplicate"
+    ] == [
         (1, "failed", "ValueError: it is odd"),
         (2, "infeasible", "out of memory: at batch size 96 and 48"),
         (3, "failed", "longer than 1 s"),
@@ -427,7 +429,7 @@ def test_sigterm_hands_the_trial_back_at_once(tiny, arranged):
     begun = time.monotonic()
     result = arranged.search(tiny, budget=4, retries=0)
     assert time.monotonic() - begun < 45, "nobody waited for the lease to end"
-    assert sum(trial.counts for trial in result.trials) == 4
+    assert sum(trial.consumes_budget for trial in result.trials) == 4
     first.communicate(timeout=10)
     assert first.returncode != 0
     assert "was stopped; trained again" in (arranged.out / "log.txt").read_text()
@@ -453,7 +455,7 @@ def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monke
     threading.Thread(target=sleep, daemon=True).start()
     result = arranged.search(tiny, budget=8)
     assert "no word from worker" in (arranged.out / "log.txt").read_text()
-    assert sum(trial.counts for trial in result.trials) == 8
+    assert sum(trial.consumes_budget for trial in result.trials) == 8
     said, _ = first.communicate(timeout=20)
     assert "trial 1: taken back" in said.splitlines()
     assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; leaving"
@@ -644,7 +646,7 @@ def test_a_proxy_is_a_storage_like_others(tiny, arranged, tmp_path):
     try:
         arranged.machine()
         result = arranged.search(tiny, budget=3, storage=f"grpc://localhost:{port}")
-        assert sum(trial.counts for trial in result.trials) == 3
+        assert sum(trial.consumes_budget for trial in result.trials) == 3
         study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/behind.db")
         assert [trial.state.name for trial in study.trials].count("COMPLETE") >= 3
     finally:
@@ -680,7 +682,7 @@ def test_the_process_of_a_killed_machine_dies_too(tiny, arranged, monkeypatch):
         arranged.machine()
 
     threading.Thread(target=kill, daemon=True).start()
-    assert sum(trial.counts for trial in arranged.search(tiny, budget=1).trials) == 1
+    assert sum(trial.consumes_budget for trial in arranged.search(tiny, budget=1).trials) == 1
     machine.communicate()
     process = Path(f"/proc/{trained(arranged)[0][1]}/stat")
     deadline = time.monotonic() + 5

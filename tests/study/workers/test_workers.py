@@ -43,7 +43,7 @@ def trained(tmp_path) -> list[list[str]]:
 def test_two_workers_train_what_one_does_and_the_best_is_tested(tiny, fake, tmp_path):
     fake(workers=2, sleep=0.01)
     result = search(tiny, searcher="random", budget=20, seed=2, epochs=6, out=tmp_path / "run")
-    counted = [trial for trial in result.trials if trial.counts]
+    counted = [trial for trial in result.trials if trial.consumes_budget]
     assert len(counted) == len({trial.hash for trial in counted}) == 20
     assert {trial.state for trial in counted} == {"complete", "pruned"}
     assert result.reason == "the budget is spent"
@@ -73,7 +73,7 @@ def test_a_worker_that_finds_nothing_while_others_train_asks_again(tiny, fake, t
 
     fake(workers=2, sleep=0.2)
     result = search(tiny, searcher=Insistent, budget=2, epochs=1, out=tmp_path / "run")
-    assert [trial.state for trial in result.trials] == ["complete", "repeat", "repeat", "repeat", "complete"]
+    assert [trial.state for trial in result.trials] == ["complete", "duplicate", "duplicate", "duplicate", "complete"]
     assert result.reason == "the budget is spent"
 
 
@@ -83,7 +83,7 @@ def test_a_failing_network_is_recorded_and_not_tried_again(tiny, fake, tmp_path)
     failed = [trial for trial in result.trials if trial.state == "failed"]
     assert failed and {trial.reason for trial in failed} <= {"ValueError: width 2 is odd", "ValueError: width 3 is odd"}
     assert len({trial.hash for trial in failed}) == len(failed)
-    assert sum(trial.counts for trial in result.trials) == 20
+    assert sum(trial.consumes_budget for trial in result.trials) == 20
     assert "ValueError: width" in (tmp_path / "run/trials.csv").read_text()
     assert "Traceback" in (tmp_path / "run/log.txt").read_text()
 
@@ -91,7 +91,7 @@ def test_a_failing_network_is_recorded_and_not_tried_again(tiny, fake, tmp_path)
 def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tiny, fake, tmp_path):
     fake(dies=[2, 3, 4, 5, 6], times=2)
     result = search(tiny, searcher="random", budget=6, seed=0, epochs=3, out=tmp_path / "run")
-    assert [trial.state for trial in result.trials if trial.state != "repeat"].count("complete") == 6
+    assert [trial.state for trial in result.trials if trial.state != "duplicate"].count("complete") == 6
     assert all(trial.value < 0.9 for trial in result.trials)
     per_trial = [number for number, *_ in trained(tmp_path)]
     assert max(map(per_trial.count, per_trial)) == 3
@@ -123,8 +123,8 @@ def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake,
     fake(hangs=[6])
     result = search(tiny, searcher="random", timeout=3, epochs=2, out=tmp_path / "run")
     assert result.reason == "the time is up"
-    assert sum(trial.counts for trial in result.trials) == 2
-    assert (result.trials[-1].state, result.trials[-1].reason) == ("stopped", "the time is up")
+    assert sum(trial.consumes_budget for trial in result.trials) == 2
+    assert (result.trials[-1].state, result.trials[-1].reason) == ("interrupted", "the time is up")
     assert result.test is not None, "the final training comes after the time"
     assert all(trial["state"] != "RUNNING" for trial in kept(tmp_path / "run")), "the record is closed"
     assert not list((tmp_path / "run").glob("trials/*/checkpoint.pt"))
@@ -145,7 +145,7 @@ def test_trials_that_the_time_cut_off_go_on_if_there_is_more(tiny_file, fake, tm
         search(tiny_file, timeout=0.5, out=tmp_path / "run", **settings)
     fake()
     result = resume(tmp_path / "run", timeout=600)
-    assert [trial.state for trial in result.trials if trial.state != "repeat"] == ["complete"] * 3
+    assert [trial.state for trial in result.trials if trial.state != "duplicate"] == ["complete"] * 3
     whole = search(tiny_file, out=tmp_path / "whole", **settings)
     assert [vars(t) | {"seconds": 0} for t in result.trials] == [vars(t) | {"seconds": 0} for t in whole.trials]
 
@@ -266,7 +266,7 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
     fake()
     result = search(tiny, searcher="random", epochs=2, budget=12, out=tmp_path / "run")
-    assert sum(trial.counts for trial in result.trials) == 12
+    assert sum(trial.consumes_budget for trial in result.trials) == 12
 
 
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
