@@ -248,7 +248,10 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
     record.promote(0)
     assert record.trials[0].state == "running" and not record.trials[0].consumes_budget
     cut = record.close_open_trials("the time is up")
-    assert [(one.number, one.state, one.reason) for one in cut] == [(0, "pruned", ""), (2, "interrupted", "the time is up")]
+    assert [(one.number, one.state, one.reason) for one in cut] == [
+        (0, "pruned", ""),
+        (2, "interrupted", "the time is up"),
+    ]
     assert [one.state for one in record.trials] == ["pruned", "pruned", "interrupted"]
     assert [one.values for one in record.trials] == [(0.5,), (0.9,), None]
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
