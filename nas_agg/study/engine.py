@@ -32,7 +32,7 @@ from nas_agg.study.samplers.initial_points import resolve_settings
 from nas_agg.study.samplers.screening import ProxyScreener
 from nas_agg.study.samplers.searcher import Searcher, make_searcher
 from nas_agg.study.scheduling.constraints import make_pruner, make_successive_halving
-from nas_agg.study.scheduling.limits_share import format_limits
+from nas_agg.study.scheduling.feasible_share import format_limits
 from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.bare_parameters import ParameterSpace

@@ -18,7 +18,7 @@ from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, RecordState, TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed
-from nas_agg.study.scheduling.limits_share import FeasibleShare, check_limits, estimate_feasible_share
+from nas_agg.study.scheduling.feasible_share import FeasibleShare, check_limits, estimate_feasible_share
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

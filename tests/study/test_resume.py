@@ -234,7 +234,7 @@ def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkey
 
     settings = {"searcher": "random", "budget": 2, "out": tmp_path / "run"}
     with monkeypatch.context() as patch:
-        patch.setattr(record, "_study_id", breaks)
+        patch.setattr(record, "find_or_create_study", breaks)
         with pytest.raises(NasAggError, match="it is full"):
             search(tiny, score, **settings)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"

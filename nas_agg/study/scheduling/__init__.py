@@ -1,4 +1,4 @@
-"""How much of a training a trial gets: rungs of successive halving, limits and constraints, memory modes.
+"""How far each trial is trained: rungs of successive halving, pruner, limits and constraints, memory modes.
 
-Imports `study.records` and what lies below it.
+Nothing here starts a training; the coordinator and the workers ask. Imports `study.records` and the rooms below it.
 """

@@ -1,4 +1,4 @@
-"""What a trial scores when a search aims at a latency too, what it is over, when its training is not worth its end."""
+"""Reward and constraints of a trial, and the pruner or rungs that end its training early."""
 
 from __future__ import annotations
 
@@ -15,46 +15,52 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.objectives import Objectives
     from nas_agg.study.definition.settings import Settings
 
-#: MnasNet's (Tan et al. 2019, section 3): of two networks of one latency the better wins, and twice as fast is worth
-#: 5 % of the accuracy.
+#: Of MnasNet (Tan et al. 2019, section 3): halving the latency is worth 5 % of the accuracy.
 LATENCY_EXPONENT = -0.07
 
 
 def latency_reward(accuracy: float, latency_ms: float | None, target: float | None) -> float:
-    """``accuracy * (latency / target) ** -0.07``; the accuracy itself where there is no target."""
+    """MnasNet's reward (Tan et al. 2019, equation 2): ``accuracy * (latency / target) ** -0.07``.
+
+    Args:
+        accuracy: Validation accuracy.
+        latency_ms: Milliseconds of a forward pass.
+        target: The target latency in milliseconds; ``None`` makes the accuracy itself the reward.
+    """
     if target is None or latency_ms is None:
         return accuracy
     return accuracy * (latency_ms / target) ** LATENCY_EXPONENT
 
 
 def latency_rejection(latency_ms: float | None, limit: float | None) -> str:
-    """Why a network of such a latency is refused; empty if it is not."""
+    """The reason to reject a network of this latency; empty if it is within the limit."""
     if not limit or latency_ms is None or latency_ms <= limit:
         return ""
     return f"latency {latency_ms:.4g} ms, more than {limit:.4g} ms"
 
 
-def constraint_violations(settings: Settings, found: Mapping[str, Any]) -> dict[str, float]:
-    """By how much a network is over each limit that a training tells of; 0 or less is within it.
+def constraint_violations(settings: Settings, metrics: Mapping[str, Any]) -> dict[str, float]:
+    """By how much a network exceeds each limit on a measured or trained metric; 0 or less is within it.
 
     Args:
-        settings: With the limits.
-        found: What a worker told of the network.
+        settings: The limits.
+        metrics: Metrics of the network; a limit without its metric is left out.
     """
-    by: dict[str, float] = {}
-    if settings.max_latency is not None and found.get("latency_ms") is not None:
-        by["latency"] = found["latency_ms"] - settings.max_latency
-    if settings.min_accuracy is not None and found.get("accuracy") is not None:
-        by["accuracy"] = settings.min_accuracy - found["accuracy"]
-    if settings.max_loss is not None and found.get("loss") is not None:
-        by["loss"] = found["loss"] - settings.max_loss
-    return by
+    violations: dict[str, float] = {}
+    if settings.max_latency is not None and metrics.get("latency_ms") is not None:
+        violations["latency"] = metrics["latency_ms"] - settings.max_latency
+    if settings.min_accuracy is not None and metrics.get("accuracy") is not None:
+        violations["accuracy"] = settings.min_accuracy - metrics["accuracy"]
+    if settings.max_loss is not None and metrics.get("loss") is not None:
+        violations["loss"] = metrics["loss"] - settings.max_loss
+    return violations
 
 
 def make_pruner(settings: Settings, objectives: Objectives) -> BasePruner:
-    """Stops a network below the median of the finished ones: not in its first third, nor before ten are finished.
+    """Optuna's median pruner, from a third of the epochs on and once ten trials are finished.
 
-    Of several objectives there is no median; trials that pause at rungs are not stopped in between.
+    With several objectives there is no median, and trials that pause at rungs are not stopped in between: then the
+    pruner stops no trial.
     """
     from optuna.pruners import MedianPruner, NopPruner
 
@@ -64,20 +70,20 @@ def make_pruner(settings: Settings, objectives: Objectives) -> BasePruner:
 
 
 def make_successive_halving(settings: Settings, objectives: Objectives) -> SuccessiveHalving | None:
-    """Where trainings pause, by default after a third of their epochs; None: nowhere.
+    """The rungs of a search, by default from a third of the epochs on; None for any other pruner.
 
     Raises:
-        InputError: There is no rung before the last epoch, or something is said of rungs where there are none.
+        InputError: The first rung is not below the last epoch, or a setting of rungs is given for another pruner.
     """
     if settings.pruner not in ("halving", "hyperband"):
         for name in ("first_epochs", "reduction"):
             if getattr(settings, name) is not None:
-                raise InputError(f"{name}: of halving and hyperband; leave it out, or name such a pruner")
+                raise InputError(f"{name}: only for the pruners halving and hyperband; leave it out, or choose one")
         return None
     assert settings.epochs is not None
     first = settings.first_epochs or math.ceil(settings.epochs / 3)
     if first >= settings.epochs:
-        raise InputError(f"first_epochs: {first} of {settings.epochs} epochs leave nothing to save; give less")
+        raise InputError(f"first_epochs: {first} must be less than the {settings.epochs} epochs of a full training")
     return SuccessiveHalving(
         first, settings.reduction or 3, settings.epochs, settings.pruner == "hyperband", objectives
     )

@@ -1,4 +1,4 @@
-"""By what means the networks of a run are trained: what one training may take of the memory, and which way fits."""
+"""Chooses the memory mode of each training."""
 
 from __future__ import annotations
 
@@ -27,66 +27,68 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the trainings of a search are to be done; the same for equal networks, whenever it is asked.
+    """The memory modes of a search's trainings; equal networks always get the same one.
 
     Attributes:
-        settings: What was said.
-        free: Bytes that were free on a device when the search began; None if nobody can tell.
-        workers: How many share it.
-        held: Bytes of the data set.
+        settings: The settings of the search.
+        free_bytes: Free bytes of a device when the search began; None if unknown, or if no mode depends on them.
+        workers: The largest number of workers on one device.
+        dataset_bytes: Bytes of the data set.
     """
 
     settings: Settings
-    free: int | None
+    free_bytes: int | None
     workers: int
-    held: int
+    dataset_bytes: int
 
     def for_trial(self, genotype: Genotype) -> MemoryMode:
         """The memory mode of a trial."""
-        return self._choice(genotype, "search", self.workers).mode
+        return self._choose(genotype, "search", self.workers).mode
 
     def for_final_training(self, genotype: Genotype) -> MemoryChoice:
-        """The memory that the final network is trained with, alone on its device."""
-        return self._choice(genotype, "final", 1)
+        """The memory mode of the final training, which has its device to itself."""
+        return self._choose(genotype, "final", 1)
 
-    def _choice(self, genotype: Genotype, recipe: str, workers: int) -> MemoryChoice:
-        batch = get_recipe(self.settings.recipe or recipe).batch_size
-        return choose_memory_mode(
-            costs.cost(genotype), batch, memory_budget(self.free, workers, self.held), self.settings.memory
-        )
+    def _choose(self, genotype: Genotype, default_recipe: str, workers: int) -> MemoryChoice:
+        batch = get_recipe(self.settings.recipe or default_recipe).batch_size
+        budget = memory_budget(self.free_bytes, workers, self.dataset_bytes)
+        return choose_memory_mode(costs.cost(genotype), batch, budget, self.settings.memory)
 
 
 def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
-    """The means of a search; what is free is measured when it begins, and kept, so that a resumed one does the same.
+    """The memory plan of a search.
 
-    It is measured anew on other devices, and after a failure.
+    Free bytes are measured when the search begins and stored with the run, so that a resumed search chooses the same
+    modes. They are measured again on other hardware, and after a failure.
     """
-    kept = folder.run.get("memory", {})
-    free, wanted = kept.get("free"), settings.memory == "auto"
-    known = isinstance(free, int) or not wanted
-    if not known or kept.get("device") != task.device_name or folder.run["status"] == "failed":
-        free = free_bytes_in_subprocess(task.devices) if wanted else None
+    stored = folder.run.get("memory", {})
+    free, is_needed = stored.get("free"), settings.memory == "auto"
+    is_known = isinstance(free, int) or not is_needed
+    if not is_known or stored.get("device") != task.device_name or folder.run["status"] == "failed":
+        free = free_bytes_in_subprocess(task.devices) if is_needed else None
         folder.update(memory={"device": task.device_name, "free": free})
-    return MemoryPlan(settings, free if wanted else None, max(Counter(task.devices).values()), task.held)
+    workers = max(Counter(task.devices).values())
+    return MemoryPlan(settings, free if is_needed else None, workers, task.held)
 
 
 def standalone_memory_choice(
-    folder: RunFolder, asked: RequestedMemoryMode, cost: Cost, batch: int, device: str, held: int
+    folder: RunFolder, requested: RequestedMemoryMode, cost: Cost, batch: int, device: str, dataset_bytes: int
 ) -> MemoryChoice:
-    """The memory of a single training: that of the run if it goes on and nothing else is asked for.
+    """The memory mode of a standalone training; a resumed one keeps its mode unless it failed or another is requested.
 
     Args:
-        folder: Where it is kept.
-        asked: ``auto`` or a memory.
+        folder: The run folder, which stores the choice.
+        requested: ``auto`` or a mode.
         cost: The network's.
-        batch: Images a step.
-        device: Where it is done.
-        held: Bytes of the data set.
+        batch: Images per step.
+        device: The device of the training.
+        dataset_bytes: Bytes of the data set.
     """
-    kept: dict[str, Any] = folder.run.get("memory", {})
-    if kept.get("asked") == asked and kept.get("chosen") in MEMORY_MODES and folder.run["status"] != "failed":
-        return MemoryChoice(kept["chosen"], str(kept.get("line") or ""))
-    free = free_bytes(device) if asked == "auto" else None
-    choice = choose_memory_mode(cost, batch, memory_budget(free, 0, held), asked)
-    folder.update(memory={"asked": asked, "chosen": choice.mode, "line": choice.message})
+    stored: dict[str, Any] = folder.run.get("memory", {})
+    is_same = stored.get("requested") == requested and stored.get("mode") in MEMORY_MODES
+    if is_same and folder.run["status"] != "failed":
+        return MemoryChoice(stored["mode"], str(stored.get("message") or ""))
+    free = free_bytes(device) if requested == "auto" else None
+    choice = choose_memory_mode(cost, batch, memory_budget(free, 0, dataset_bytes), requested)
+    folder.update(memory={"requested": requested, "mode": choice.mode, "message": choice.message})
     return choice

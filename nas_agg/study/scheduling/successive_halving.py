@@ -1,9 +1,9 @@
-"""Successive halving and Hyperband: trainings pause at rungs, and the best of each rung go on from where they paused.
+"""Successive halving and Hyperband: trainings pause at rungs, and the best of each rung are promoted.
 
-Optuna's own pruners only ever stop a trial, once and for all, and refuse several objectives. Here one in so many of
-those that came to a rung goes on, as soon as there are as many, and nobody waits for others (after Li et al., "A System
-for Massively Parallel Hyperparameter Tuning", MLSys 2020). Of several objectives the next to go on is the network that
-adds most to the front of those that went on.
+Promotion is asynchronous: as soon as ``reduction_factor`` trials have reached a rung, one of them is promoted to the
+next, without waiting for others (Li et al., "A System for Massively Parallel Hyperparameter Tuning", MLSys 2020). With
+several objectives, the next to be promoted is the network that adds most to the Pareto front of those promoted before.
+Optuna's own pruners only stop trials for good, and do not support several objectives.
 """
 
 from __future__ import annotations
@@ -18,80 +18,103 @@ from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 
 class SuccessiveHalving:
-    """When trainings pause, and who goes on.
+    """The rungs at which trainings pause, and the order of promotions.
 
     Args:
-        first: Epochs to the first rung.
-        reduction: One in so many goes on from each rung, and trains so many times as long.
-        last: Epochs of a whole training.
-        brackets: Whether trials are dealt out to brackets that begin at later and later rungs (Hyperband, Li et al.,
-            JMLR 2018); else all begin at the first.
-        objectives: What the trials' scores are of.
+        min_epochs: Epochs of the first rung.
+        reduction_factor: Each rung has this many times the epochs of the one before; one of as many trials is promoted.
+        max_epochs: Epochs of a full training.
+        brackets: Whether trials are distributed to brackets that begin at successive rungs (Hyperband, Li et al., JMLR
+            2018); otherwise all begin at the first rung.
+        objectives: The objectives of the search.
+
+    Attributes:
+        epochs: The rungs below ``max_epochs``, in epochs.
     """
 
     def __init__(
-        self, first: int, reduction: int, last: int, brackets: bool = False, objectives: Objectives | None = None
+        self,
+        min_epochs: int,
+        reduction_factor: int,
+        max_epochs: int,
+        brackets: bool = False,
+        objectives: Objectives | None = None,
     ):
-        self.reduction, self.last = reduction, last
-        self._learnt = np.array([metric.depends_on_training for metric in objectives or Objectives()])
-        epochs = [first]
-        while epochs[-1] * reduction < last:
-            epochs.append(epochs[-1] * reduction)
-        self.epochs = tuple(epoch for epoch in epochs if epoch < last)
-        self._deal = bracket_assignment(len(self.epochs), reduction) if brackets else (0,)
+        self.reduction_factor, self.max_epochs = reduction_factor, max_epochs
+        self._depends_on_training = np.array([metric.depends_on_training for metric in objectives or Objectives()])
+        epochs = [min_epochs]
+        while epochs[-1] * reduction_factor < max_epochs:
+            epochs.append(epochs[-1] * reduction_factor)
+        self.epochs = tuple(epoch for epoch in epochs if epoch < max_epochs)
+        self._bracket_cycle = bracket_assignment(len(self.epochs), reduction_factor) if brackets else (0,)
 
-    def of(self, number: int) -> tuple[int, ...]:
-        """The rungs of a trial, in epochs."""
+    def rungs(self, number: int) -> tuple[int, ...]:
+        """The rungs of the trial of this number, in epochs."""
         return self.epochs[self._bracket(number) :]
 
     def _bracket(self, number: int) -> int:
-        return self._deal[number % len(self._deal)]
+        return self._bracket_cycle[number % len(self._bracket_cycle)]
 
     def next_rung(self, trial: TrialRecord) -> int:
         """The epoch at which a training pauses next, or ends."""
-        ahead = [epoch for epoch in self.of(trial.number) if epoch > max(trial.rungs, default=0)]
-        return min([*ahead, self.last])
+        last = max(trial.rungs, default=0)
+        return min([*(epoch for epoch in self.rungs(trial.number) if epoch > last), self.max_epochs])
 
     def next_promotion(self, trials: Sequence[TrialRecord]) -> TrialRecord | None:
-        """The paused trial that is to go on, of the highest rung of a bracket that has one; None: nobody is.
+        """The paused trial to promote next, from the highest rung of a bracket that has one; None if there is none.
 
-        Those that an earlier part of the search left at a rung are over; they neither wait nor went on.
+        Trials that an earlier part of the search closed at a rung count as neither waiting nor promoted.
         """
-        for bracket in sorted(set(self._deal)):
-            own = [trial for trial in trials if trial.duplicate_of is None and self._bracket(trial.number) == bracket]
+        for bracket in sorted(set(self._bracket_cycle)):
+            members = [
+                trial for trial in trials if trial.duplicate_of is None and self._bracket(trial.number) == bracket
+            ]
             for epoch in reversed(self.epochs[bracket:]):
-                there = [trial for trial in own if epoch in trial.rungs]
-                waiting = [trial for trial in there if trial.state == RecordState.PAUSED and max(trial.rungs) == epoch]
-                gone = [
+                reached = [trial for trial in members if epoch in trial.rungs]
+                waiting = [
+                    trial for trial in reached if trial.state == RecordState.PAUSED and max(trial.rungs) == epoch
+                ]
+                promoted = [
                     trial
-                    for trial in there
+                    for trial in reached
                     if trial.state not in (RecordState.PAUSED, RecordState.PRUNED) or max(trial.rungs) > epoch
                 ]
-                if waiting and len(gone) < len(there) // self.reduction:
-                    scores = [np.array([trial.rungs[epoch] for trial in part]) for part in (waiting, gone)]
+                if waiting and len(promoted) < len(reached) // self.reduction_factor:
+                    scores = [np.array([trial.rungs[epoch] for trial in group]) for group in (waiting, promoted)]
                     return waiting[self._best(scores[0], scores[1].reshape(-1, scores[0].shape[1]))]
         return None
 
-    def _best(self, waiting: Array, gone: Array) -> int:
-        """The place of the best of those that wait: by the volume it adds to what went on, else by what it learnt.
+    def _best(self, waiting: Array, promoted: Array) -> int:
+        """The index of the best waiting trial.
 
-        Volume counts above the median of what training tells, and above the least of what it does not change: at a
-        rung, a network that is cheap and knows next to nothing is the end of a front, but not worth its epochs.
+        Trials are ordered by the hypervolume that each adds to the promoted ones, then by the first objective that
+        depends on training, then by nondomination rank. The reference point is the median of objectives that depend on
+        training, and lies below the minimum of the others: at a rung, a cheap network that has hardly learned anything
+        is an end of the front, but not worth its epochs.
+
+        Args:
+            waiting: Scores of the waiting trials, of shape (trials, objectives).
+            promoted: Scores of the promoted trials, likewise.
         """
-        scores = np.concatenate([waiting, gone])
-        reach = np.ptp(scores, axis=0)
-        scores = (scores - scores.min(0)) / np.where(reach > 0, reach, 1.0)  # of any size, volumes are finite
-        reference = np.where(self._learnt, np.median(scores, 0), -0.05)
-        added = hypervolume_improvement(scores[: len(waiting)], scores[len(waiting) :], reference)
-        learnt = scores[: len(waiting), self._learnt.argmax()]
-        return int(np.lexsort((nondomination_ranks(waiting), -learnt, -added))[0])
+        scores = np.concatenate([waiting, promoted])
+        extent = np.ptp(scores, axis=0)
+        scores = (scores - scores.min(0)) / np.where(extent > 0, extent, 1.0)  # large scores could overflow
+        reference = np.where(self._depends_on_training, np.median(scores, 0), -0.05)
+        improvement = hypervolume_improvement(scores[: len(waiting)], scores[len(waiting) :], reference)
+        trained_score = scores[: len(waiting), self._depends_on_training.argmax()]
+        return int(np.lexsort((nondomination_ranks(waiting), -trained_score, -improvement))[0])
 
 
-def bracket_assignment(rungs: int, reduction: int) -> tuple[int, ...]:
-    """The bracket of each trial in turn; the last bracket trains in full. Each has about the same epochs to spend."""
-    counts = [-(-(rungs + 1) * reduction**left // (left + 1)) for left in range(rungs, -1, -1)]
-    deal: list[int] = []
-    for place in range(sum(counts)):  # evenly mixed: whoever is furthest behind its share is next
-        shares = [deal.count(bracket) - (place + 1) * count / sum(counts) for bracket, count in enumerate(counts)]
-        deal.append(int(np.argmin(shares)))
-    return tuple(deal)
+def bracket_assignment(rungs: int, reduction_factor: int) -> tuple[int, ...]:
+    """The bracket of each trial in turn, as a cycle that repeats; all brackets spend about the same number of epochs.
+
+    Args:
+        rungs: Number of rungs below the full training. Bracket b begins at rung b; the last one has no rungs.
+        reduction_factor: See :class:`SuccessiveHalving`.
+    """
+    counts = [-(-(rungs + 1) * reduction_factor**above // (above + 1)) for above in range(rungs, -1, -1)]
+    assignment: list[int] = []
+    for position in range(sum(counts)):  # evenly mixed: the bracket furthest below its share is next
+        excess = [assignment.count(b) - (position + 1) * count / sum(counts) for b, count in enumerate(counts)]
+        assignment.append(int(np.argmin(excess)))
+    return tuple(assignment)

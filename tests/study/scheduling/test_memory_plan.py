@@ -58,7 +58,7 @@ def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
     free(0)
     assert trained(tmp_path / "leanest", show=True)["memory"] == "leanest"
     assert "0 B are available; 'leanest' needs" in capsys.readouterr().out
-    assert read(tmp_path / "lean/run.json")["memory"]["chosen"] == "lean"
+    assert read(tmp_path / "lean/run.json")["memory"]["mode"] == "lean"
     assert trained(tmp_path / "asked", memory="lean")["memory"] == "lean"
 
 
@@ -79,7 +79,7 @@ def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
             trained(tmp_path / path, memory=asked)
         free(10**12)
     assert ways == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
-    run_json = read(tmp_path / "a/run.json") | {"status": "failed", "memory": {"asked": "auto", "chosen": "lean"}}
+    run_json = read(tmp_path / "a/run.json") | {"status": "failed", "memory": {"requested": "auto", "mode": "lean"}}
     (tmp_path / "a/run.json").write_text(json.dumps(run_json))
     monkeypatch.setattr(loop, "train", train)
     assert trained(tmp_path / "a")["memory"] == "plain", "a training that failed looks again"
@@ -131,9 +131,9 @@ def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, m
     free(1)
     assert means.make_memory_plan(folder, settings, task) == two, "it is measured once"
     folder.update(status="failed")
-    assert means.make_memory_plan(folder, settings, task).free == 1
+    assert means.make_memory_plan(folder, settings, task).free_bytes == 1
     asked = means.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
-    assert (asked.free, asked.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
+    assert (asked.free_bytes, asked.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
     folder.close()
 
 

@@ -138,7 +138,7 @@ def test_the_first_rung_is_at_a_third_unless_said():
 
 def test_brackets_take_turns_and_the_last_trains_in_full():
     rungs = SuccessiveHalving(1, 3, 9, brackets=True)
-    begins = [rungs.of(number) for number in range(200)]
+    begins = [rungs.rungs(number) for number in range(200)]
     assert set(begins) == {(1, 3), (3,), ()}
     counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
     assert counts[0] > counts[1] >= counts[2] > 0
@@ -279,9 +279,9 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
 
 def test_what_cannot_halve(tabled, tiny, tmp_path):
     for said in ({"first_epochs": 2}, {"reduction": 3, "pruner": "median"}):
-        with pytest.raises(InputError, match="of halving and hyperband; leave it out, or name such a pruner"):
+        with pytest.raises(InputError, match="only for the pruners halving and hyperband; leave it out, or choose one"):
             search(tabled, out=tmp_path / "run", **said)
-    with pytest.raises(InputError, match="first_epochs: 9 of 9 epochs leave nothing to save"):
+    with pytest.raises(InputError, match="first_epochs: 9 must be less than the 9 epochs of a full training"):
         search(tabled, pruner="halving", first_epochs=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="pruner: for networks that are trained here"):
         search(tiny, lambda genotype, trial: 1.0, pruner="halving")

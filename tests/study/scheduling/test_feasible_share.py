@@ -10,9 +10,9 @@ import pytest
 import nas_agg
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.space import Space, open_space
-from nas_agg.study.scheduling.limits_share import (
-    NETWORKS,
-    OPERATIONS,
+from nas_agg.study.scheduling.feasible_share import (
+    MAX_NETWORKS,
+    MAX_OPERATIONS,
     FeasibleShare,
     check_limits,
     estimate_feasible_share,
@@ -56,11 +56,11 @@ def test_a_large_network_is_not_written_out() -> None:
 def test_the_share_is_that_of_an_even_sample(tiny: Space) -> None:
     limits = {"params": 300}
     share = estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
-    assert share is not None and (share.networks, share.points) == (NETWORKS, 0)
+    assert share is not None and (share.networks, share.points) == (MAX_NETWORKS, 0)
     all_ = [tiny.genotype(dict(zip(tiny.names, row, strict=True))) for row in _rows(tiny)]
     true = sum(cost(genotype).params <= 300 for genotype in all_) / len(all_)
     assert 0.1 < true < 0.9
-    assert abs(share.within / share.networks - true) < 4 * (true * (1 - true) / NETWORKS) ** 0.5
+    assert abs(share.feasible / share.networks - true) < 4 * (true * (1 - true) / MAX_NETWORKS) ** 0.5
     assert share == estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
 
 
@@ -68,7 +68,7 @@ def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
     sizes = []
 
     def fits(genotype: object) -> tuple[bool, int]:
-        sizes.append(OPERATIONS // 10)
+        sizes.append(MAX_OPERATIONS // 10)
         return True, sizes[-1]
 
     space = open_space("densenet-imagenet")
