@@ -101,10 +101,10 @@ def _stopping(line: str) -> Iterator[None]:
 
 def _print_proxies(names: tuple[str, ...], format: Format) -> None:
     if format is Format.json:
-        keys = ("measures", "price", "paper")
+        keys = ("measures", "cost", "paper")
         print_json([{"name": name} | {key: getattr(PROXIES[name], key) for key in keys} for name in names])
         return
-    rows = [[name, PROXIES[name].price, PROXIES[name].paper or "-", PROXIES[name].measures] for name in names]
+    rows = [[name, PROXIES[name].cost, PROXIES[name].paper or "-", PROXIES[name].measures] for name in names]
     print_table(["proxy", "takes", "paper", "measures"], rows)
 
 

@@ -58,7 +58,7 @@ def test_lists_the_proxies(run):
     assert "SynFlow, NeurIPS 2020" in out and "free" in out
     listed = json.loads(run("proxies", "--format", "json", "--proxy", "snip")[1])
     assert [proxy["name"] for proxy in listed] == ["params", "macs", "snip"]
-    assert listed[2]["price"] == "one backward" and "SNIP" in listed[2]["paper"]
+    assert listed[2]["cost"] == "one backward pass" and "SNIP" in listed[2]["paper"]
 
 
 def test_the_list_and_a_second_ranking_need_no_torch(run, small, made):
@@ -122,7 +122,7 @@ def test_scores_that_are_no_numbers_are_said_to_be_so(run, small, monkeypatch):
     monkeypatch.setitem(proxies.PROXIES, "zen", Broken())
     out = run("proxies", small, "--proxy", "snip", "--proxy", "zen")[1].splitlines()
     assert [line.split()[1] for line in out[3:5]] == ["-inf", "nan"]
-    assert out[-1] == "Note: zen could not be computed: memory runs out; a smaller batch takes less"
+    assert out[-1] == "Note: zen could not be computed: out of memory; a smaller batch needs less"
     told = json.loads(run("proxies", small, "--proxy", "snip", "--format", "json")[1])
     assert told["proxies"][2] == {"proxy": "snip", "mean": None, "std": None, "scores": [None] * 3}
 
@@ -161,17 +161,17 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--proxy", "sinflow"), "no proxy is called 'sinflow'; did you mean 'synflow'?"),
-        (("small.json", "--proxy", "x"), "no proxy is called 'x'; there are params, macs, grad-norm"),
+        (("--proxy", "sinflow"), "unknown proxy 'sinflow'; did you mean 'synflow'?"),
+        (("small.json", "--proxy", "x"), "unknown proxy 'x'; available: params, macs, grad-norm"),
         (("--batch", "8"), "--batch: only with a genotype or --rank RUN"),
         (("--limit", "8"), "--limit: only with a genotype or --rank RUN"),
         (("small.json", "--limit", "8"), "--limit: only with --rank"),
         (("small.json", "--batch", "1"), "invalid value for '--batch'"),
         (("small.json", "--inits", "0"), "invalid value for '--inits'"),
         (("small.json", "--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
-        (("small.json", "--input", "3x8x8"), "--input: 3 channels, and digits has 1"),
+        (("small.json", "--input", "3x8x8"), "--input: 3 channels, but digits has 1"),
         (("small.json", "--input", "8x8"), "--input: '8x8' is not channels x height x width"),
-        (("small.json", "--classes", "9"), "--classes: 9, and digits has 10"),
+        (("small.json", "--classes", "9"), "--classes: 9, but digits has 10"),
         (("smal.json",), "smal.json: no such file; did you mean 'small.json'?"),
         (("--rank", "runs"), "runs: no run folder"),
         (("small.json", "--rank", "runs"), "--rank: ranks a run's networks; leave out the genotype, or --rank"),

@@ -1,4 +1,4 @@
-"""The networks that a search starts from."""
+"""Initial points: the networks that a search evaluates before the searcher's proposals."""
 
 from __future__ import annotations
 
@@ -17,39 +17,40 @@ from nas_agg.study.tables.bare_parameters import ParameterSpace
 
 
 def initial_points(space: Space | ParameterSpace, sources: Any) -> list[Values]:
-    """The values of points of a space, each once.
+    """The values of initial points, without duplicates.
 
     Args:
-        space: The space.
-        sources: One or several of: values, a point's name, any other genotype of the space as `nas_agg.load` takes it.
+        space: The search space.
+        sources: One or several of: values of the search variables, a point's name, any other genotype of the space as
+            `nas_agg.load` takes it.
 
     Raises:
-        InputError: One of them is none of the space.
+        InputError: One of them is not a point of the space.
     """
     if isinstance(sources, str | os.PathLike | Mapping):
         sources = [sources]
     if not isinstance(sources, Iterable):
-        raise InputError(f"start: points, genotypes or values, not {shown(sources)}")
-    found: list[Values] = []
+        raise InputError(f"start: expected points, genotypes or values, not {shown(sources)}")
+    points: list[Values] = []
     for source in sources:
         if not isinstance(source, str | os.PathLike | Mapping):
-            raise InputError(f"start: a point's name, a genotype or values, not {shown(source)}")
+            raise InputError(f"start: expected a point's name, a genotype or values, not {shown(source)}")
         try:
             values = _values(space, source if isinstance(source, Mapping) else os.fspath(source))
         except InputError as error:
             raise InputError(f"start: {error}{'' if isinstance(source, Mapping) else _hint(space, source)}") from None
-        if values not in found:
-            found.append(values)
-    return found
+        if values not in points:
+            points.append(values)
+    return points
 
 
 def _values(space: Space | ParameterSpace, source: str | Mapping[str, Any]) -> Values:
     if isinstance(source, Mapping):
         return space.validate(source)
     if isinstance(space, ParameterSpace):
-        raise InputError(f"{shown(source)} is no point: give values of the names")
-    elsewhere = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
-    return space.values_of(open_genotype(source) if elsewhere else space.point(source))
+        raise InputError(f"{shown(source)} is not a point: specify values of the search variables")
+    is_reference = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
+    return space.values_of(open_genotype(source) if is_reference else space.point(source))
 
 
 def _exists(source: str) -> bool:
@@ -60,7 +61,7 @@ def _exists(source: str) -> bool:
 
 
 def _hint(space: Space | ParameterSpace, source: str | os.PathLike[str]) -> str:
-    """Where the point is that was meant: the spaces of a family have points of their own."""
+    """A hint at the space of the same family that has a point of this name."""
     if isinstance(space, ParameterSpace):
         return ""
     name = os.fspath(source).rpartition("/")[2]
@@ -70,25 +71,33 @@ def _hint(space: Space | ParameterSpace, source: str | os.PathLike[str]) -> str:
     return f"; '{name}' is a point of the space {others[0]}" if others else ""
 
 
-def resolve_settings(said: Settings, space: Space, input: tuple[int, int, int] | None, classes: int | None) -> Settings:
-    """The settings of a search on some images, what is unsaid filled in.
+def resolve_settings(
+    settings: Settings, space: Space, input: tuple[int, int, int] | None, classes: int | None
+) -> Settings:
+    """Fill in the settings that were left unspecified, by the space's defaults.
 
-    The space's own limits rise to what the search starts from; a limit that was said stays.
+    The space's own limits are raised to what the initial points need; limits that the user specified are not.
+
+    Args:
+        settings: The settings that the user specified, with the initial points.
+        space: The search space.
+        input: Shape of the images (channels, height, width); None: the space's own.
+        classes: The number of classes; None: the space's own.
 
     Raises:
-        InputError: A network to start from is no network on these images, or over a limit that was said.
+        InputError: An initial point makes no valid network on these images, or exceeds a limit of the user.
     """
-    filled = said.of_space(space, input or space.template.input)
-    for place, values in enumerate(said.start or (), start=1):
+    resolved = settings.of_space(space, input or space.template.input)
+    for place, values in enumerate(settings.start or (), start=1):
         try:
             cost = costs.cost(space.genotype(values, input, classes))
             needs = {"max_params": cost.params, "max_macs": cost.macs}
         except GenotypeError as error:
             raise InputError(f"start: network {place}: {error}") from None
         for name, need in needs.items():
-            limit = getattr(filled, name)
+            limit = getattr(resolved, name)
             if limit and need > limit:
-                if getattr(said, name) is not None:
+                if getattr(settings, name) is not None:
                     raise InputError(f"start: network {place} has {need:,} {name[4:]}, over {name} {limit:,}")
-                filled = filled.model_copy(update={name: need})
-    return filled
+                resolved = resolved.model_copy(update={name: need})
+    return resolved

@@ -1,6 +1,6 @@
-"""Proxies by name, and networks scored by them on images of a data set; torch only once something is scored.
+"""Scores networks by zero-cost and other proxies on images of a data set; imports torch only to score.
 
-How each is computed stands in `nas_agg.training.proxies`.
+`nas_agg.training.proxies` computes the proxies.
 """
 
 from __future__ import annotations
@@ -27,103 +27,107 @@ BATCH = 64
 
 
 class ProxyInfo(NamedTuple):
-    """What a proxy is, in a few words.
+    """Description of a proxy.
 
     Attributes:
-        measures: What it measures; of each proxy more is better.
-        price: What it takes to compute.
-        paper: Where it comes from.
-        kept: Images of a batch of which backward keeps something; 0: none, -1: all.
+        measures: The quantity; a larger score is better.
+        cost: The computation that it takes.
+        paper: Its reference.
+        backward_images: The number of images per batch that a backward pass needs activations of, for the memory
+            estimate; 0: no backward pass, -1: all images.
     """
 
     measures: str
-    price: str
+    cost: str
     paper: str = ""
-    kept: int = 0
+    backward_images: int = 0
 
 
 PROXIES = {
     "params": ProxyInfo("trainable parameters", "free"),
-    "macs": ProxyInfo("multiply-adds an image", "free"),
+    "macs": ProxyInfo("multiply-adds per image", "free"),
     "grad-norm": ProxyInfo(
-        "length of the loss's gradient, added up over layers",
-        "one backward",
+        "norm of the loss gradient, summed over layers",
+        "one backward pass",
         "Abdelfattah et al., Zero-Cost Proxies, ICLR 2021",
-        kept=-1,
+        backward_images=-1,
     ),
     "snip": ProxyInfo(
-        "weight times gradient of the loss, absolute, added up", "one backward", "Lee et al., SNIP, ICLR 2019", kept=-1
+        "absolute product of weight and loss gradient, summed",
+        "one backward pass",
+        "Lee et al., SNIP, ICLR 2019",
+        backward_images=-1,
     ),
     "synflow": ProxyInfo(
-        "flow through all paths of absolute weights, without norms; its logarithm",
-        "one backward of an image",
+        "logarithm of the synaptic flow through absolute weights, without norms",
+        "one backward pass of one image",
         "Tanaka et al., SynFlow, NeurIPS 2020",
-        kept=2,  # in double precision
+        backward_images=2,  # of single precision; it takes one in double precision
     ),
     "jacob-cov": ProxyInfo(
-        "how unlike the Jacobians of different images are",
-        "one backward",
+        "decorrelation of the Jacobians of different images",
+        "one backward pass",
         "Mellor et al., NAS without Training, arXiv 2006.04647v1",
-        kept=-1,
+        backward_images=-1,
     ),
     "naswot": ProxyInfo(
-        "how unlike the patterns of active units of different images are",
-        "one forward",
+        "dissimilarity of the activation patterns of different images",
+        "one forward pass",
         "Mellor et al., NAS without Training, ICML 2021",
     ),
     "zen": ProxyInfo(
-        "how much the last feature maps change with the image, norms' scales put back in",
-        "eight forwards",
+        "expected sensitivity of the last feature maps to the image, corrected for batch norm",
+        "eight forward passes",
         "Lin et al., Zen-NAS, ICCV 2021",
     ),
     "one-epoch": ProxyInfo(
-        "validation loss after the first epoch of recipe search, negated",
-        "an epoch of training",
-        kept=64,  # the recipe's batch
+        "negative validation loss after the first epoch of recipe search",
+        "one epoch of training",
+        backward_images=64,  # the batch size of the recipe
     ),
 }
 COST_PROXIES = ("params", "macs")
 ZERO_COST_PROXIES = tuple(name for name in PROXIES if name != "one-epoch")
-_NO_ROOM = "memory runs out; a smaller batch takes less"
+_OUT_OF_MEMORY = "out of memory; a smaller batch needs less"
 
 
 def check_proxies(names: Iterable[str]) -> None:
-    """Refuses what is no proxy.
+    """Check that proxies exist.
 
     Raises:
-        InputError: With one line, of the first that is unknown.
+        InputError: A name is unknown.
     """
     for name in names:
         if name not in PROXIES:
-            hint = did_you_mean(str(name), PROXIES) or f"; there are {', '.join(PROXIES)}"
-            raise InputError(f"no proxy is called '{name}'{hint}")
+            hint = did_you_mean(str(name), PROXIES) or f"; available: {', '.join(PROXIES)}"
+            raise InputError(f"unknown proxy '{name}'{hint}")
 
 
 def with_cost_proxies(names: Sequence[str]) -> tuple[str, ...]:
-    """The proxies of some names, the zero-cost ones if there are none; params and MACs always stand before them."""
+    """Params and MACs, as baselines, and the proxies of these names; all zero-cost proxies if there are no names."""
     check_proxies(names)
     return tuple(dict.fromkeys([*COST_PROXIES, *(names or ZERO_COST_PROXIES)]))
 
 
 @dataclass
 class ProxyScorer:
-    """Scores networks on a data set: on one batch of its training images, or after an epoch on all of them.
+    """Scores networks by proxies, on one batch of training images of a data set or after one epoch on all of them.
 
-    A score depends on these fields and on the genotype alone; torch's global random state stays as it is.
+    A score depends on these arguments and the genotype alone; torch's global random state is not changed.
 
     Args:
-        data: The data set; its images are normalised, and not varied.
-        seed: Draws the images, and the networks' weights.
-        batch: Images, from 2 on; all training images where they are fewer.
-        input: What the images are scaled to (channels, height, width), and the networks made for; the data set's own
-            if unsaid.
-        classes: Of the networks, not fewer than the data set's; as many if unsaid.
-        threads: Most threads a network may take; small ones take one.
-        room: Bytes that may be taken; a network of which a proxy is predicted to take more is not scored by it.
+        data: The data set. Images are normalized, and not augmented.
+        seed: The seed of the choice of images and of the weights.
+        batch: Images per batch, 2 or more; all training images if there are fewer.
+        input: Shape that images are scaled to and networks are built for (channels, height, width); None: the data
+            set's own.
+        classes: The number of classes of the networks, not fewer than the data set's; None: as many.
+        threads: The maximum number of threads per network; small ones take one.
+        memory_limit: Bytes; a proxy that is predicted to need more for a network is not computed. None: no limit.
 
     Attributes:
-        failed: The last reason why a proxy could not be computed, by its name.
-        seconds: Processor time that each score took, by the proxy's name.
+        failed: The latest reason why a proxy could not be computed, by its name.
+        seconds: Processor time of each score, by the proxy's name.
 
     Raises:
         InputError: The batch, the input or the classes do not fit the data set.
@@ -143,14 +147,14 @@ class ProxyScorer:
         data = self.data
         self.input, self.classes = self.input or data.input, self.classes or data.classes
         if self.input[0] != data.input[0]:
-            raise InputError(f"input: {self.input[0]} channels, and {data.name} has {data.input[0]}")
+            raise InputError(f"input: {self.input[0]} channels, but {data.name} has {data.input[0]}")
         if self.classes < data.classes:
-            raise InputError(f"classes: {self.classes}, and {data.name} has {data.classes}")
+            raise InputError(f"classes: {self.classes}, but {data.name} has {data.classes}")
         if min(self.batch, len(data.train)) < 2:
-            raise InputError(f"batch {self.batch} of {len(data.train)} training images: at least 2 are needed")
-        self.images, self.labels = self._draw()
+            raise InputError(f"batch: {self.batch} of {len(data.train)} training images; at least 2 are needed")
+        self.images, self.labels = self._draw_batch()
 
-    def _draw(self) -> tuple[Tensor, Tensor]:
+    def _draw_batch(self) -> tuple[Tensor, Tensor]:
         import torch
         from torch.nn import functional
 
@@ -166,15 +170,15 @@ class ProxyScorer:
         return images, train.labels[chosen]
 
     def scores(self, genotype: Genotype, names: Sequence[str], init: int = 0) -> dict[str, float]:
-        """A network's scores; not a number where one cannot be computed, and why is in `failed`.
+        """The scores of a network by the proxies' names; NaN where one cannot be computed (`failed` has the reason).
 
         Args:
-            genotype: Made for the batch's images and classes first.
-            names: Of proxies.
-            init: The number of the weights' initialisation, from 0.
+            genotype: The network; its input and classes are replaced by the scorer's.
+            names: The proxies.
+            init: The number of the weight initialisation, from 0.
 
         Raises:
-            InputError: It is no network on such images.
+            InputError: The genotype makes no valid network on these images.
         """
         from nas_agg.expansion.costs import Cost
         from nas_agg.expansion.expansion import expand
@@ -185,30 +189,30 @@ class ProxyScorer:
         if set(names) <= set(COST_PROXIES):
             return {name: known[name] for name in names}
         seed = derive_seed(self.seed, init, "proxy weights")
-        with _apart(max(1, min(self.threads, cost.macs // MACS_A_THREAD))):
+        with _isolated_torch_state(max(1, min(self.threads, cost.macs // MACS_A_THREAD))):
             return {name: known[name] if name in known else self._score(name, cost, seed) for name in names}
 
     def _score(self, name: str, cost: Cost, seed: int) -> float:
         from nas_agg.training import proxies
 
-        if self.memory_limit is not None and self._need(name, cost) > self.memory_limit:
-            return self._fail(name, _NO_ROOM)
+        if self.memory_limit is not None and self._predicted_bytes(name, cost) > self.memory_limit:
+            return self._fail(name, _OUT_OF_MEMORY)
         start = time.process_time()
         try:
             sample = proxies.Sample(self.images, self.labels, self.data)
             score = proxies.PROXIES[name].score(cost.graph, sample, seed)
             self.seconds.setdefault(name, []).append(time.process_time() - start)
             return score
-        except Exception as error:  # whatever torch makes of a network that nobody has tried
-            return self._fail(name, _NO_ROOM if out_of_memory(error) else describe_exception(error))
+        except Exception as error:  # torch may raise anything for an untested network
+            return self._fail(name, _OUT_OF_MEMORY if out_of_memory(error) else describe_exception(error))
 
-    def _need(self, name: str, cost: Cost) -> int:
-        """Bytes that a proxy is predicted to take."""
+    def _predicted_bytes(self, name: str, cost: Cost) -> int:
+        """The memory that a proxy is predicted to need, in bytes."""
         from nas_agg.training.memory import step_bytes
 
-        batch, kept = len(self.labels), PROXIES[name].kept
-        if kept:
-            return step_bytes(cost, "plain", batch if kept < 0 else kept)
+        batch, backward_images = len(self.labels), PROXIES[name].backward_images
+        if backward_images:
+            return step_bytes(cost, "plain", batch if backward_images < 0 else backward_images)
         return 2 * batch * cost.peak_bytes_inference
 
     def _fail(self, name: str, reason: str) -> float:
@@ -216,7 +220,7 @@ class ProxyScorer:
         return float("nan")
 
     def scores_or_nan(self, genotype: Genotype, names: Sequence[str], init: int = 0) -> dict[str, float]:
-        """The same, where a genotype that is no network on such images has no scores."""
+        """The scores as by `scores`; all NaN where the genotype makes no valid network on these images."""
         try:
             return self.scores(genotype, names, init)
         except InputError as error:
@@ -224,13 +228,16 @@ class ProxyScorer:
 
 
 def genotype_digest(genotype: Genotype) -> str:
-    """What scores of a genotype are kept by: its text, and not its hash, as weights are drawn in the text's order."""
+    """A key of a genotype's scores: a digest of its text, since weights are drawn in the order of the text.
+
+    Genotypes of equal canonical hash may have different weights, and therefore different scores.
+    """
     return hashlib.blake2b(genotype.to_json().encode(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
-def _apart(threads: int) -> Iterator[None]:
-    """Within, torch has so many threads and a random state of its own, and keeps gradients."""
+def _isolated_torch_state(threads: int) -> Iterator[None]:
+    """Context in which torch uses a number of threads and a copy of its random state, and computes gradients."""
     import torch
 
     before = torch.get_num_threads()

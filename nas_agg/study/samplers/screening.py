@@ -1,4 +1,4 @@
-"""Candidates of a search screened by a proxy before one of them is trained."""
+"""Screens candidate networks by a proxy, so that a search trains the best of them."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ if TYPE_CHECKING:
 
 
 class ProxyScreener:
-    """Picks of several networks the one to train.
+    """Selects the network to train among candidates.
 
-    A score depends on the genotype, the seed and the data set alone, so that a search that goes on picks as before.
-    The data set is read, and torch imported, when a network is first scored; the costs need neither.
+    A score depends on the genotype, the seed and the data set alone, so a resumed search selects as before. The data
+    set is read, and torch imported, when a network is first scored; params and MACs need neither.
 
     Args:
         proxy: A name of `nas_agg.study.samplers.proxy_scorer.PROXIES`.
-        candidates: Networks that one is picked from, for whoever draws them.
-        data: The arguments of `nas_agg.training.data.load_data`; ``None`` where there is no data set.
-        seed: The search's.
-        batch: Images that networks are scored on.
+        candidates: The number of candidates that the proposer draws.
+        data: The arguments of `nas_agg.training.data.load_data`; None if there is no data set.
+        seed: The seed of the search.
+        batch: The number of images that networks are scored on.
 
     Raises:
-        InputError: There is no such proxy, it cannot be computed without a data set, or nothing is picked from.
+        InputError: The proxy is unknown or needs a data set, or there are no candidates.
     """
 
     def __init__(self, proxy: str, candidates: int, data: Mapping[str, Any] | None, seed: int, batch: int = BATCH):
         check_proxies([proxy])
         if candidates < 1:
-            raise InputError(f"candidates: 1 or more, not {candidates}")
+            raise InputError(f"candidates: {candidates} is not 1 or more")
         if data is None and proxy not in COST_PROXIES:
-            raise InputError(f"proxy: {proxy} takes images; name a data set, or one of {', '.join(COST_PROXIES)}")
+            raise InputError(f"proxy: {proxy} needs images; specify a data set, or use {' or '.join(COST_PROXIES)}")
         self.proxy, self.candidates = proxy, candidates
         self._data, self._seed, self._batch = data, seed, batch
-        self._known: dict[str, float] = {}
+        self._scores: dict[str, float] = {}
 
     def best(self, candidates: Sequence[Genotype]) -> int:
-        """The place of the network with the highest score, of equal ones the first.
+        """The index of the candidate with the highest score; of equal ones, the first.
 
         Args:
             candidates: One or more.
         """
         scores = [self.score(genotype) for genotype in candidates]
-        return max(range(len(scores)), key=lambda place: (scores[place], -place))
+        return max(range(len(scores)), key=lambda index: (scores[index], -index))
 
     def score(self, genotype: Genotype) -> float:
-        """A network's score; minus infinity where it is no finite number or cannot be computed."""
+        """The score of a network; minus infinity if it is not finite or cannot be computed."""
         key = genotype_digest(genotype)
-        if key not in self._known:
+        if key not in self._scores:
             score = self._score(genotype)
-            self._known[key] = score if math.isfinite(score) else -math.inf
-        return self._known[key]
+            self._scores[key] = score if math.isfinite(score) else -math.inf
+        return self._scores[key]
 
     def _score(self, genotype: Genotype) -> float:
         if self.proxy in COST_PROXIES:

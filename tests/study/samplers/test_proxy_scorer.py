@@ -45,16 +45,16 @@ def data() -> Data:
 
 def test_what_is_told_is_what_there_is() -> None:
     assert list(PROXIES) == list(proxies.PROXIES)
-    assert [name for name, about in PROXIES.items() if about.price == "free"] == ["params", "macs"]
+    assert [name for name, about in PROXIES.items() if about.cost == "free"] == ["params", "macs"]
     assert all(about.paper for name, about in PROXIES.items() if name in RANDOM and name in ZERO_COST_PROXIES)
     assert set(PROXIES) - set(ZERO_COST_PROXIES) == {"one-epoch"}
-    assert PROXIES["one-epoch"].kept == get_recipe(proxies.RECIPE).batch_size
+    assert PROXIES["one-epoch"].backward_images == get_recipe(proxies.RECIPE).batch_size
 
 
 def test_params_and_macs_stand_before_what_is_asked_for() -> None:
     assert with_cost_proxies(()) == ZERO_COST_PROXIES
     assert with_cost_proxies(["zen", "macs", "snip", "zen"]) == ("params", "macs", "zen", "snip")
-    with pytest.raises(InputError, match=r"no proxy is called 'nas-wot'; did you mean 'naswot'\?"):
+    with pytest.raises(InputError, match=r"unknown proxy 'nas-wot'; did you mean 'naswot'\?"):
         check_proxies(["params", "nas-wot"])
 
 
@@ -107,9 +107,9 @@ def test_images_are_scaled_to_what_is_asked_for(data: Data) -> None:
 
 def test_what_does_not_fit_is_refused(data: Data) -> None:
     for wrong, line in (
-        ({"batch": 1}, "batch 1 of 1151 training images: at least 2 are needed"),
-        ({"input": (3, 8, 8)}, "input: 3 channels, and digits has 1"),
-        ({"classes": 9}, "classes: 9, and digits has 10"),
+        ({"batch": 1}, "batch: 1 of 1151 training images; at least 2 are needed"),
+        ({"input": (3, 8, 8)}, "input: 3 channels, but digits has 1"),
+        ({"classes": 9}, "classes: 9, but digits has 10"),
     ):
         with pytest.raises(InputError, match=line):
             ProxyScorer(data, **wrong)  # type: ignore[arg-type]
@@ -131,7 +131,7 @@ def test_what_would_not_fit_the_memory_is_not_tried(data: Data) -> None:
     scorer = ProxyScorer(data, memory_limit=1)
     found = scorer.scores(SMALL, list(PROXIES))
     assert [name for name, score in found.items() if math.isfinite(score)] == ["params", "macs"]
-    assert scorer.failed == dict.fromkeys(RANDOM, "memory runs out; a smaller batch takes less")
+    assert scorer.failed == dict.fromkeys(RANDOM, "out of memory; a smaller batch needs less")
     assert all(map(math.isfinite, ProxyScorer(data, memory_limit=10**9).scores(SMALL, RANDOM).values()))
 
 

@@ -93,9 +93,9 @@ def test_memory_that_runs_out_ends_no_search(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_wrong_is_one_line() -> None:
     for arguments, line in (
-        (("synflo", 4, DIGITS, 0), "no proxy is called 'synflo'; did you mean 'synflow'\\?"),
-        (("synflow", 0, DIGITS, 0), "candidates: 1 or more, not 0"),
-        (("synflow", 4, None, 0), "proxy: synflow takes images; name a data set, or one of params, macs"),
+        (("synflo", 4, DIGITS, 0), "unknown proxy 'synflo'; did you mean 'synflow'\\?"),
+        (("synflow", 0, DIGITS, 0), "candidates: 0 is not 1 or more"),
+        (("synflow", 4, None, 0), "proxy: synflow needs images; specify a data set, or use params or macs"),
     ):
         with pytest.raises(InputError, match=line):
             ProxyScreener(*arguments)
@@ -152,6 +152,6 @@ def test_a_screened_search_ends_with_its_space(tiny, score):
 
 
 def test_what_needs_images_is_refused_without(tiny, score, tmp_path):
-    with pytest.raises(InputError, match="proxy: naswot takes images; name a data set"):
+    with pytest.raises(InputError, match="proxy: naswot needs images; specify a data set"):
         search(tiny, score, proxy="naswot", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
