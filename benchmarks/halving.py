@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--networks", type=lambda text: [int(word) for word in text.split(",")], default=[25, 50])
-    parser.add_argument("--first-epochs", type=int)
-    parser.add_argument("--reduction", type=int)
+    parser.add_argument("--min-epochs", type=int)
+    parser.add_argument("--reduction-factor", type=int)
     parser.add_argument("--pruner", choices=["halving", "hyperband"], default="halving")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -82,12 +82,12 @@ def main() -> None:
     )
     print("| epochs | searcher | whole trainings | halving | networks begun | better in | worse in |")
     print(f"|{'---|' * 7}")
-    settings = Settings.of(
+    settings = Settings.parse(
         space=options.space,
         pruner=options.pruner,
         epochs=space.epochs,
-        first_epochs=options.first_epochs,
-        reduction=options.reduction,
+        min_epochs=options.min_epochs,
+        reduction_factor=options.reduction_factor,
     )
     rungs = make_successive_halving(settings, objectives)
     for networks in options.networks:

@@ -1,29 +1,30 @@
-"""The command that leaves a network as a folder which runs without nas_agg."""
+"""The command that writes a network as a folder that runs without nas_agg."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_agg.cli.options import (
     ClassesOption,
+    DownloadOption,
     Format,
     FormatOption,
     GenotypeArgument,
     InputOption,
-    of,
+    exit_on_signal,
+    parse_shape,
+    prefix_errors,
     print_json,
-    shape,
 )
 from nas_agg.common.console import bytes_text, count_text, print_table
-from nas_agg.common.errors import NasAggError
 
 if TYPE_CHECKING:
     from nas_agg.expansion.passes import Count
     from nas_agg.study.export import ExportedModel
 
-_WHAT = {
+_FILES = {
     "model.py": "the network in plain PyTorch",
     "weights.safetensors": "its weights",
     "genotype.json": "the genotype, for nas_agg",
@@ -34,102 +35,104 @@ _WHAT = {
 
 def compile_(
     genotype: GenotypeArgument,
-    out: Annotated[str, typer.Option(metavar="DIR", help="The folder that is made.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to create.")],
     weights: Annotated[
-        str | None, typer.Option(help="A file of weights, or a name such as resnet50; a run's own if unsaid.")
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS", help="A file of weights, or a torchvision name such as resnet50 (default: the run's)."
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=2**63 - 1, help="Of untrained weights, where there are no others.")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Seed of untrained weights, if there are no others.")
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch weights that are named and not here.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too.")] = False,
-    export: Annotated[bool, typer.Option("--export", help="Write model.pt2 too, of torch.export.")] = False,
+    download: DownloadOption = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
+    export: Annotated[bool, typer.Option("--export", help="Also write model.pt2 (torch.export).")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of a compiled network.")] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say how many operations each pass of the compiler leaves.")
+        bool, typer.Option("--verbose", "-v", help="Show the number of operations before and after each compiler pass.")
     ] = False,
     classes: ClassesOption = None,
     input: InputOption = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Write a network as plain PyTorch code and weights, which run without nas_agg."""
-    from nas_agg.study.definition.signals import Stopped, stoppable
+    """Write a network as plain PyTorch code and weights. The folder runs without nas_agg."""
     from nas_agg.study.export import export_genotype
 
-    def work() -> ExportedModel:
-        options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force, "classes": classes}
-        options["download"] = download
-        images = None if input is None else shape(input)
-        return export_genotype(genotype, out, weights=weights, seed=seed, input=images, **options)
-
-    try:
-        with stoppable():
-            fixed = of(genotype, work)
-    except Stopped as stopped:
-        error = NasAggError("stopped; nothing is written")
-        error.status = stopped.status
-        raise error from None
+    with exit_on_signal("stopped; nothing was written"), prefix_errors(genotype):
+        exported = export_genotype(
+            genotype,
+            out,
+            weights=weights,
+            seed=seed,
+            download=download,
+            input=None if input is None else parse_shape(input),
+            classes=classes,
+            onnx=onnx,
+            export=export,
+            force=force,
+        )
     if format is Format.json:
-        counts = {"passes": [step._asdict() for step in _passed(fixed)]} if verbose else {}
-        print_json(_as_dict(fixed, seed) | counts)
+        counts = {"passes": [step._asdict() for step in _pass_counts(exported)]} if verbose else {}
+        print_json(_as_dict(exported, seed) | counts)
     else:
         if verbose:
-            _print_passes(fixed)
-        _print(fixed, seed)
+            _print_passes(exported)
+        _print(exported, seed)
 
 
-def _passed(fixed: ExportedModel) -> list[Count]:
-    """What each pass leaves, for inference too."""
+def _pass_counts(exported: ExportedModel) -> list[Count]:
+    """Operations before and after each pass, those for inference included."""
     from nas_agg.compiler.inference_fusion import counts as fused
     from nas_agg.compiler.network import build
     from nas_agg.expansion.passes import as_written, passed
 
-    steps = passed(as_written(fixed.genotype))
+    steps = passed(as_written(exported.genotype))
     graph = steps[-1].graph
     return [*[step.counted for step in steps], *fused(build(graph, 0), graph)]
 
 
-def _print_passes(fixed: ExportedModel) -> None:
+def _print_passes(exported: ExportedModel) -> None:
     from nas_agg.expansion.passes import PASSES
 
-    steps = _passed(fixed)
+    steps = _pass_counts(exported)
     own = len(PASSES)
-    for title, part in (("as it is compiled", steps[:own]), ("for inference alone, by fuse=True", steps[own:])):
+    for title, part in (("training and inference", steps[:own]), ("inference only, fuse=True", steps[own:])):
         rows = [[step.name, str(step.before), str(step.after)] for step in part]
         print_table([f"pass ({title})", "operations before", "after"], rows, right=(1, 2))
         print()
 
 
-def _as_dict(fixed: ExportedModel, seed: int | None) -> dict:
-    """What was written, for machines."""
+def _as_dict(exported: ExportedModel, seed: int | None) -> dict:
+    """The written folder as JSON values."""
     return {
-        "out": str(fixed.written.path),
-        "files": fixed.written.files,
-        "params": fixed.params,
-        "macs": fixed.macs,
-        "weights": fixed.weights,
-        "seed": (seed or 0) if fixed.weights is None else None,
-        "notes": list(fixed.written.notes),
+        "out": str(exported.written.path),
+        "files": exported.written.files,
+        "params": exported.params,
+        "macs": exported.macs,
+        "weights": exported.weights,
+        "seed": (seed or 0) if exported.weights is None else None,
+        "notes": list(exported.written.notes),
     }
 
 
-def _print(fixed: ExportedModel, seed: int | None) -> None:
-    """What was written, for people."""
-    written = fixed.written
-    rows = [[name, bytes_text(size), _WHAT[name]] for name, size in sorted(written.files.items(), key=_order)]
-    print_table([str(written.path), "size", "what it is"], rows, right=(1,))
-    print(f"{count_text(fixed.params)} params, {count_text(fixed.macs)} MACs an image")
-    if fixed.weights is None:
-        print(f"The weights are UNTRAINED (seed {seed or 0}); others: --weights, or a run whose network is trained.")
+def _print(exported: ExportedModel, seed: int | None) -> None:
+    """Print the written folder and how to load it."""
+    written = exported.written
+    rows = [[name, bytes_text(size), _FILES[name]] for name, size in sorted(written.files.items(), key=_file_order)]
+    print_table([str(written.path), "size", "contents"], rows, right=(1,))
+    print(f"{count_text(exported.params)} params, {count_text(exported.macs)} MACs per image")
+    if exported.weights is None:
+        print(f"The weights are UNTRAINED (seed {seed or 0}); use --weights or a run whose network is trained.")
     else:
-        print(f"The weights are those of {fixed.weights}.")
+        print(f"Weights: {exported.weights}.")
     for note in written.notes:
         print(f"Note: {note}.")
-    print(f"In {written.path}:")
+    print(f"Usage in {written.path}:")
     print("    from model import build")
-    channels, height, width = fixed.genotype.input
+    channels, height, width = exported.genotype.input
     print(f'    logits = build("weights.safetensors").eval()(images)  # of shape (N, {channels}, {height}, {width})')
 
 
-def _order(file: tuple[str, int]) -> int:
-    return list(_WHAT).index(file[0])
+def _file_order(file: tuple[str, int]) -> int:
+    return list(_FILES).index(file[0])

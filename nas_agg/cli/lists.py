@@ -1,4 +1,4 @@
-"""Commands that list what there is: spaces, points, the papers' tables, searchers, data sets, recipes."""
+"""Commands that list spaces, points, the papers' tables, searchers, data sets and recipes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TableFormat(StrEnum):
-    """How the papers' tables are printed."""
+    """Output formats of the papers' tables."""
 
     table = "table"
     json = "json"
@@ -27,7 +27,7 @@ class TableFormat(StrEnum):
 
 
 class DataSetName(StrEnum):
-    """The data sets that the papers print results on and that networks can be trained on."""
+    """Data sets on which the papers report results and networks can be trained."""
 
     cifar10 = "cifar10"
     cifar100 = "cifar100"
@@ -35,38 +35,40 @@ class DataSetName(StrEnum):
 
 
 def spaces(format: FormatOption = Format.table) -> None:
-    """List the search spaces, and how many networks the tables of some have."""
+    """List the search spaces, with the size of their tables of results."""
     from nas_agg.search_space.space import list_spaces, open_space
     from nas_agg.study.tables.results_table import TabularSpace
 
-    found = [open_space(name) for name in list_spaces()]
-    tables = [TabularSpace(space).networks if space.table else None for space in found]
+    opened = [open_space(name) for name in list_spaces()]
+    tables = [TabularSpace(space).networks if space.table else None for space in opened]
     if format is Format.json:
         print_json(
             [
                 {"name": s.name, "about": s.about, "size": s.size(), "open": list(s.names), "points": list(s.points)}
                 | {"table": networks}
-                for s, networks in zip(found, tables, strict=True)
+                for s, networks in zip(opened, tables, strict=True)
             ]
         )
         return
     rows = [
         [s.name, f"{s.size():.2g}", str(len(s.names)), str(len(s.points)), f"{n:,}" if n else "", s.about]
-        for s, n in zip(found, tables, strict=True)
+        for s, n in zip(opened, tables, strict=True)
     ]
-    print_table(["space", "size", "open names", "points", "table", "about"], rows, right=(1, 2, 3, 4))
+    print_table(["space", "size", "variables", "points", "table", "description"], rows, right=(1, 2, 3, 4))
 
 
 def points(
-    space: Annotated[str | None, typer.Argument(help="A space's or family's name, or a file; all if unsaid.")] = None,
+    space: Annotated[
+        str | None, typer.Argument(metavar="SPACE", help="Name of a space or family, or a space file (default: all).")
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """List the named points of spaces, with what they cost."""
+    """List the named points of spaces with their costs."""
     from nas_agg.expansion.costs import Cost
     from nas_agg.expansion.expansion import expand
     from nas_agg.search_space.space import list_spaces, open_space, spaces_in_family
 
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     family = list(spaces_in_family(space)) if space else [open_space(name) for name in list_spaces()]
     for opened in family or [open_space(space or "")]:
         for point in opened.points:
@@ -74,31 +76,32 @@ def points(
             address = f"{opened.family if family else space}/{point}"
             shape, classes = counted.graph.shapes[0], counted.graph.shapes[counted.graph.output][0]
             task = {"input": list(shape), "classes": classes}
-            figures = {"params": counted.params, "macs": counted.macs, "depth": counted.depth}
-            found.append({"point": address} | task | figures)
+            costs = {"params": counted.params, "macs": counted.macs, "depth": counted.depth}
+            rows.append({"point": address} | task | costs)
     if format is Format.json:
-        print_json(found)
+        print_json(rows)
         return
-    if not found:
-        print(f"{space} has no points")
+    if not rows:
+        print(f"{space} has no named points")
         return
-    rows = [
-        [f["point"], "x".join(map(str, f["input"])), str(f["classes"]), count_text(f["params"]), count_text(f["macs"])]
-        for f in found
+    texts = [
+        [r["point"], "x".join(map(str, r["input"])), str(r["classes"]), count_text(r["params"]), count_text(r["macs"])]
+        for r in rows
     ]
-    print_table(["point", "input", "classes", "params", "MACs"], rows, right=(2, 3, 4))
+    print_table(["point", "input", "classes", "params", "MACs"], texts, right=(2, 3, 4))
 
 
 def table(
     paper: Annotated[
-        str | None, typer.Argument(help="dsnet, microdense, seqconv, sparsenet or baselines; all if not named.")
+        str | None,
+        typer.Argument(metavar="PAPER", help="dsnet, microdense, seqconv, sparsenet or baselines (default: all)."),
     ] = None,
     run: Annotated[
         list[str] | None,
         typer.Option(
             metavar="RUN",
-            help="Show the test error of this run's final network beside what is printed of it, or in all of PAPER; "
-            "repeatable.",
+            help="Compare the test error of this run's final network with the printed errors of the same network, or "
+            "with all results of PAPER; repeatable.",
         ),
     ] = None,
     known_as: Annotated[
@@ -106,60 +109,58 @@ def table(
         typer.Option(
             "--as",
             metavar="cifar10|cifar100|imagenet",
-            help="The data set that npz:PATH or folder:PATH of a run is; repeatable.",
+            help="The data set behind a run's npz:PATH or folder:PATH; repeatable.",
         ),
     ] = None,
-    format: Annotated[
-        TableFormat, typer.Option("--format", help="A table for people, JSON for machines, Markdown for texts.")
-    ] = TableFormat.table,
+    format: Annotated[TableFormat, typer.Option("--format", help="Output format.")] = TableFormat.table,
 ) -> None:
-    """The papers' tables, row by row: sizes beside what the points count, results beside those of your runs."""
+    """Show the papers' tables beside our counts. With runs, their results are shown beside the printed ones."""
     from nas_agg.report import papers, tables
 
     if known_as and not run:
-        raise InputError("--as: only with --run; name a run, or leave this out")
-    found = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
-    matches = _matches(run or [], [name.value for name in known_as or []], found)
+        raise InputError("--as: requires --run")
+    selected = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
+    matches = _matches(run or [], [name.value for name in known_as or []], selected)
     if run and not paper:
-        found = {name: tables.rows_of(of, name, matches) for name, of in found.items()}
-        found = {name: of for name, of in found.items() if of.rows}
+        selected = {name: tables.rows_of(p, name, matches) for name, p in selected.items()}
+        selected = {name: p for name, p in selected.items() if p.rows}
     if format is TableFormat.json:
-        print_json([tables.row_dict(name, of, row, matches) for name, of in found.items() for row in of.rows])
+        print_json([tables.row_dict(name, p, row, matches) for name, p in selected.items() for row in p.rows])
     elif format is TableFormat.markdown:
-        print("\n".join(tables.markdown(of, matches if run else None) for of in found.values()), end="")
+        print("\n".join(tables.markdown(p, matches if run else None) for p in selected.values()), end="")
     else:
-        for number, (name, of) in enumerate(found.items()):
-            print("\n" * (number > 0) + f"{name}: {of.about}")
-            _print_paper(of, matches if run else None)
+        for number, (name, selected_paper) in enumerate(selected.items()):
+            print("\n" * (number > 0) + f"{name}: {selected_paper.about}")
+            _print_paper(selected_paper, matches if run else None)
 
 
-def _matches(runs: list[str], known_as: list[str], found: dict[str, Paper]) -> list[Match]:
-    """The rows that runs have trained the networks of; of a run without one a line says why."""
+def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -> list[Match]:
+    """The rows of papers that runs reproduce; a run without one gets a line on stderr with the reason."""
     from nas_agg.report.runs import match, read_trained
 
     matches: list[Match] = []
     for trained in [read_trained(path, known_as) for path in runs]:
-        same, why = match(trained, found)
-        matches += same
-        if why:
-            print(f"note: {why}", file=sys.stderr)
+        rows, reason = match(trained, selected)
+        matches += rows
+        if reason:
+            print(f"note: {reason}", file=sys.stderr)
     return matches
 
 
-def _print_paper(of: Paper, matches: list[Match] | None) -> None:
-    """Prints the sizes, other readings and results of a paper; with runs the results alone."""
+def _print_paper(paper: Paper, matches: list[Match] | None) -> None:
+    """Print the sizes, alternative readings and results of a paper; with runs only the results."""
     from nas_agg.report import counts, tables
 
     if matches is None:
-        counted = [counts.count(row, of) for row in of.rows]
-        print(f"\nsizes (FLOPs: {counts.FLOPS[of.flops]})")
+        counted = [counts.count(row, paper) for row in paper.rows]
+        print(f"\nsizes (FLOPs: {counts.FLOPS[paper.flops]})")
         _print_grid(tables.counts_grid(counted))
         print(counts.summary(counted))
-        readings = tables.readings_grid(of)
+        readings = tables.readings_grid(paper)
         if readings.rows:
-            print("\nother readings of the paper")
+            print("\nalternative readings of the paper")
             _print_grid(readings)
-    results = tables.results_grid(of, matches)
+    results = tables.results_grid(paper, matches)
     if results.rows:
         print("\nresults (errors in percent)")
         _print_grid(results)
@@ -173,15 +174,15 @@ def searchers(format: FormatOption = Format.table) -> None:
     """List the searchers."""
     from nas_agg.study.samplers.searcher import find_searcher, installed_searchers
 
-    found = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in installed_searchers()}
-    _named(found, "searcher", format)
+    summaries = {name: (find_searcher(name).__doc__ or "").strip().partition("\n")[0] for name in installed_searchers()}
+    _print_named(summaries, "searcher", format)
 
 
 def datasets(format: FormatOption = Format.table) -> None:
     """List the data sets."""
     from nas_agg.training.datasets import DATASETS
 
-    _named(dict(DATASETS), "dataset", format)
+    _print_named(dict(DATASETS), "data set", format)
 
 
 def recipes(format: FormatOption = Format.table) -> None:
@@ -192,17 +193,14 @@ def recipes(format: FormatOption = Format.table) -> None:
         print_json([recipe.model_dump(mode="json") for recipe in RECIPES.values()])
         return
     rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in RECIPES.values()]
-    print_table(["recipe", "epochs", "batch", "lr", "about"], rows, right=(1, 2, 3))
-    print("\nWhat their sources leave unsaid:")
+    print_table(["recipe", "epochs", "batch", "lr", "description"], rows, right=(1, 2, 3))
+    print("\nChosen where the source does not specify:")
     for recipe in [recipe for recipe in RECIPES.values() if recipe.choices]:
         print(f"  {recipe.name}: {recipe.choices}")
 
 
-def _named(found: dict[str, str], kind: str, format: Format) -> None:
+def _print_named(descriptions: dict[str, str], kind: str, format: Format) -> None:
     if format is Format.json:
-        print_json([{"name": name, "about": about} for name, about in found.items()])
+        print_json([{"name": name, "about": about} for name, about in descriptions.items()])
     else:
-        print_table([kind, "about"], [[name, about] for name, about in found.items()])
-
-
-COMMANDS = (spaces, points, table, searchers, datasets, recipes)
+        print_table([kind, "description"], [[name, about] for name, about in descriptions.items()])

@@ -1,61 +1,90 @@
-"""What several commands share: arguments, options, and how things are printed."""
+"""Arguments, options and output shared by several commands."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from nas_agg.common.errors import GenotypeError, InputError
+from nas_agg.common.errors import GenotypeError, InputError, NasAggError
+from nas_agg.graph.rematerialization import RequestedMemoryMode
+from nas_agg.study.definition.settings import DATA_SETS, Settings
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
 
 
 class Format(StrEnum):
-    """How a table is printed."""
+    """Output formats."""
 
     table = "table"
     json = "json"
 
 
-GENOTYPE_HELP = "A JSON or YAML file, space/point, a run folder (its best network) or RUN:TRIAL."
+GENOTYPE_HELP = "JSON or YAML file, space/point, run folder (its best network) or RUN:TRIAL."
 GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
-FormatOption = Annotated[Format, typer.Option("--format", help="A table for people, or JSON for machines.")]
-InputOption = Annotated[str | None, typer.Option("--input", help="Channels x height x width, such as 3x32x32.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
+InputOption = Annotated[
+    str | None, typer.Option("--input", metavar="SHAPE", help="Channels x height x width, for example 3x32x32.")
+]
 ClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of classes.")]
+DatasetOption = Annotated[str, typer.Option(metavar="DATASET", help=f"Data set: {DATA_SETS}.")]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help=Settings.model_fields["device"].description)]
+MemoryOption = Annotated[
+    str, typer.Option(metavar="|".join(get_args(RequestedMemoryMode)), help=Settings.model_fields["memory"].description)
+]
+SizeOption = Annotated[int | None, typer.Option(min=1, help=Settings.model_fields["image_size"].description)]
+DownloadOption = Annotated[
+    bool, typer.Option("--download", help="Download torchvision weights that are not in the local cache.")
+]
 
 
-def of(source: str, work: Callable[[], Any]) -> Any:
-    """Does some work on a genotype, whose faults are named after where it came from."""
+@contextmanager
+def prefix_errors(source: str) -> Iterator[None]:
+    """Put the source of a genotype in front of its errors."""
     try:
-        return work()
+        yield
     except GenotypeError as error:
         raise InputError(f"{source}: {error}") from None
 
 
-def for_task(source: str, classes: int | None, input: str | None) -> Genotype:
-    """The genotype that a text names, for other images or classes where these are said."""
+@contextmanager
+def exit_on_signal(message: str) -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into an error of one line with the signal's exit status."""
+    from nas_agg.study.definition.signals import Stopped, stoppable
+
+    try:
+        with stoppable():
+            yield
+    except Stopped as stopped:
+        error = NasAggError(message)
+        error.status = stopped.status
+        raise error from None
+
+
+def load_for_task(source: str, classes: int | None, input: str | None) -> Genotype:
+    """Load a genotype, adapted to other images or classes where these are specified."""
     from nas_agg import load
 
     genotype = load(source)
     if classes is None and input is None:
         return genotype
-    return genotype.with_task(None if input is None else shape(input), classes)
+    return genotype.with_task(None if input is None else parse_shape(input), classes)
 
 
-def shape(text: str) -> tuple[int, int, int]:
-    """What --input says."""
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Parse ``--input``."""
     try:
         channels, height, width = (int(side) for side in text.lower().split("x"))
     except ValueError:
-        raise InputError(f"--input: '{text}' is not channels x height x width, such as 3x32x32") from None
+        raise InputError(f"--input: '{text}' is not channels x height x width, for example 3x32x32") from None
     return channels, height, width
 
 
 def print_json(value: Any) -> None:
-    """Prints a value for machines."""
+    """Print a value as indented JSON."""
     print(json.dumps(value, indent=2))

@@ -1,4 +1,4 @@
-"""`nas_agg worker`: a machine joins a search."""
+"""The command by which a machine joins a running search."""
 
 from __future__ import annotations
 
@@ -8,38 +8,48 @@ from typing import Annotated
 
 import typer
 
+from nas_agg.cli.options import DeviceOption
 from nas_agg.common.errors import InputError
 
 
 def worker(
     storage: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="The search's Optuna storage, or grpc://HOST:PORT of Optuna's gRPC proxy."),
+        typer.Option(metavar="URL", help="Optuna storage of the search, or grpc://HOST:PORT of Optuna's gRPC proxy."),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The study in it (default: the only one that is not finished).")
+        str | None, typer.Option(metavar="NAME", help="Name of the study in it (default: the only unfinished one).")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The run's folder, if it is on a disk that both share.")
+        Path | None, typer.Option(metavar="RUN", help="Run folder of the search, if it is on a shared disk.")
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="The search's data set, where its files lie elsewhere here: folder:PATH.")
+        str | None,
+        typer.Option(
+            metavar="DATASET", help="Data set of the search, if its path differs on this machine: folder:PATH."
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto (CUDA if there is one), cpu, cuda or cuda:N.")] = "auto",
+    device: DeviceOption = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Trials at once (default: one a GPU, else 2 or the cores).")
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Concurrent trials (default: one per GPU, else two or the number of cores)."
+        ),
     ] = None,
-    wait: Annotated[str, typer.Option(help="Time to wait for a study that is not there yet, such as 5m.")] = "0",
-    idle: Annotated[str, typer.Option(help="Time without a coordinator after which it leaves.")] = "10m",
+    wait: Annotated[
+        str,
+        typer.Option(metavar="DURATION", help="How long to wait for a study that does not exist yet, for example 5m."),
+    ] = "0",
+    idle: Annotated[str, typer.Option(metavar="DURATION", help="Exit after this long without a coordinator.")] = "10m",
 ) -> None:
-    """Train trials of a search that runs elsewhere, until it is over."""
+    """Run trials of a search started on another machine. Exits when the search finishes."""
     from nas_agg.study.workers.join import join
 
-    times = {"wait": _seconds("wait", wait), "idle": _seconds("idle", idle)}
-    join(storage, study, run, dataset=dataset, device=device, workers=workers, say=_say, **times)
+    times = {"wait": _parse_seconds("wait", wait), "idle": _parse_seconds("idle", idle)}
+    join(storage, study, run, dataset=dataset, device=device, workers=workers, say=_print, **times)
 
 
-def _seconds(name: str, text: str) -> float:
+def _parse_seconds(name: str, text: str) -> float:
     from nas_agg.study.definition.settings import parse_duration
 
     try:
@@ -48,6 +58,6 @@ def _seconds(name: str, text: str) -> float:
         raise InputError(f"--{name}: {error}") from None
 
 
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more: no reason to stop working
+def _print(line: str) -> None:
+    with contextlib.suppress(OSError):  # a closed output is no reason to stop working
         print(line, flush=True)

@@ -10,7 +10,7 @@ from typing import Any
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.result import SearchResult
-from nas_agg.study.definition.settings import FREE, Settings, shown
+from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
 from nas_agg.study.definition.task import absolute
 from nas_agg.study.engine import Engine, Evaluate
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
@@ -67,9 +67,9 @@ def search(
         Interrupted: SIGINT or SIGTERM came and the run was kept.
     """
     if not isinstance(searcher, str) and not (isinstance(searcher, type) and issubclass(searcher, Searcher)):
-        raise InputError(f"searcher: a name or a subclass of Searcher, not {shown(searcher)}")
+        raise InputError(f"searcher: a name or a subclass of Searcher, not {short_repr(searcher)}")
     if evaluate is not None and not callable(evaluate):
-        raise InputError(f"evaluate: a function, not {shown(evaluate)}")
+        raise InputError(f"evaluate: a function, not {short_repr(evaluate)}")
     found, name = _opened(space)
     if evaluate is None and isinstance(found, ParameterSpace):
         raise InputError("space: names alone make no network that could be trained; give an evaluate function")
@@ -114,8 +114,8 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
         InputError: There is no such run, a setting cannot change, or a part of the search is a Python object.
     """
     run = read_run(path)
-    for name in changes.keys() - FREE:
-        raise InputError(f"{name}: cannot change when a search goes on; {', '.join(sorted(FREE))} can")
+    for name in changes.keys() - RESUMABLE_SETTINGS:
+        raise InputError(f"{name}: cannot change when a search goes on; {', '.join(sorted(RESUMABLE_SETTINGS))} can")
     if "study" not in run:
         raise InputError(f"{path}: the folder of a training, not of a search")
     if not run.get("named"):
@@ -150,7 +150,7 @@ def _wanted(evaluate: Evaluate | None, settings: dict[str, Any], table: bool = F
             raise InputError("evaluate is called in this process: give it no dataset and no workers")
         for key in _OF_TRAINING & settings.keys():
             raise InputError(f"{key}: for networks that are trained here, not scored by evaluate; leave it out")
-    wanted = Settings.of(**settings)
+    wanted = Settings.parse(**settings)
     if evaluate is None and wanted.dataset is None and not table:
         raise InputError("dataset: name one, or give an evaluate function")
     return wanted.model_copy(update={"dataset": wanted.dataset and absolute(wanted.dataset)})
@@ -164,6 +164,6 @@ def _opened(space: str | os.PathLike[str] | Space | Mapping[str, Any]) -> tuple[
         found = Space(space, "space") if "net" in space else ParameterSpace(space)
         return found, found.name
     if not isinstance(space, str | os.PathLike):
-        raise InputError(f"space: a name, a file, a Space or open names, not {shown(space)}")
+        raise InputError(f"space: a name, a file, a Space or open names, not {short_repr(space)}")
     name = os.fspath(space)
     return open_space(name), name if name in list_spaces() else str(Path(name).resolve())

@@ -204,7 +204,7 @@ class Engine:
     def _screen(self, data: dict[str, Any] | None) -> ProxyScreener | None:
         if self.settings.proxy is None:
             return None
-        return ProxyScreener(self.settings.proxy, self.settings.candidates, data, self.settings.seed)
+        return ProxyScreener(self.settings.proxy, self.settings.proxy_candidates, data, self.settings.seed)
 
     def _evaluator(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> Evaluator:
         if isinstance(self.space, TabularSpace):

@@ -305,7 +305,7 @@ def _arguments(run: dict[str, Any], folder: Path, dataset: str | None) -> dict[s
 
 def _trained(folder: Path, run: Mapping[str, Any], limit: int | None) -> tuple[list[int], list[float], str]:
     """The trials that were trained in full: their numbers, their results so turned that more is better, their name."""
-    path, first = folder / "trials.csv", objectives_of(Settings.of(**run["settings"]), run.get("evaluate", False))[0]
+    path, first = folder / "trials.csv", objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))[0]
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
         number, state, value, accuracy = map(lines[0].index, ("number", "state", "value", "accuracy"))

@@ -12,7 +12,7 @@ from nas_agg.common.errors import InputError, NasAggError, did_you_mean
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import SUFFIXES
-from nas_agg.study.definition.settings import SEEDS, shown
+from nas_agg.study.definition.settings import SEED_LIMIT, short_repr
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
@@ -72,9 +72,9 @@ def train_genotype(
     from nas_agg.training.torch_compile import check_compiler
 
     if memory not in (ways := get_args(RequestedMemoryMode)):
-        raise InputError(f"memory: {', '.join(ways)}, not {shown(memory)}{did_you_mean(str(memory), ways)}")
-    if not 0 <= seed < SEEDS:
-        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {shown(seed)}")
+        raise InputError(f"memory: {', '.join(ways)}, not {short_repr(memory)}{did_you_mean(str(memory), ways)}")
+    if not 0 <= seed < SEED_LIMIT:
+        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
     found, place = get_recipe(recipe), pick_device(device)
     if compile:
         check_compiler(str(place))

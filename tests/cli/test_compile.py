@@ -33,8 +33,8 @@ def test_leaves_a_folder_and_says_how_to_use_it(run, folder):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["new/model", "model.py", "weights.safetensors", "genotype.json"]
-    assert lines[4] == "268 params, 13,856 MACs an image"
-    assert lines[5] == "The weights are those of small.safetensors."
+    assert lines[4] == "268 params, 13,856 MACs per image"
+    assert lines[5] == "Weights: small.safetensors."
     use = "\n".join(line.strip() for line in lines if line.startswith("    "))
     use = f"import torch\nimages = torch.ones(2, 3, 8, 8)\n{use}\nprint(logits.sum().item())"
     used = subprocess.run([sys.executable, "-c", use], cwd=folder / "new/model", capture_output=True, text=True)
@@ -146,5 +146,5 @@ def test_a_signal_leaves_nothing(folder, number):
         time.sleep(0.02)
     process.send_signal(number)
     err = process.communicate()[1]
-    assert (process.returncode, err) == (128 + number, "nas_agg: stopped; nothing is written\n")
+    assert (process.returncode, err) == (128 + number, "nas_agg: stopped; nothing was written\n")
     assert sorted(path.name for path in folder.iterdir()) == ["small.json", "small.safetensors"]

@@ -10,6 +10,8 @@ import pytest
 
 from nas_agg import __version__
 from nas_agg.cli import main as cli
+from nas_agg.common.errors import InputError
+from nas_agg.study.definition.settings import Settings
 
 FIGURES = ["params", "macs", "flops", "activation_bytes", "activation_bytes_lean", "activation_bytes_leanest"]
 FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
@@ -85,6 +87,22 @@ def test_show_is_a_tree_of_shapes_and_costs(run):
     assert tree["params"] == sum(part["params"] for part in tree["parts"]) == 724_727
 
 
+def test_every_setting_is_an_option_with_a_description(run):
+    words = run("search", "--help")[1]
+    assert all(f"--{name.replace('_', '-')}" in words for name in Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_options_not_given_are_the_defaults_of_the_settings(run, monkeypatch):
+    from nas_agg import study
+
+    calls = []
+    monkeypatch.setitem(study.__dict__, "search", lambda **values: calls.append(values) or sys.exit(0))
+    run("search", "--space", "microdense", "--proxy-candidates", "5", "--start", "30a64", "--no-compile")
+    given = {"space": "microdense", "proxy_candidates": 5, "start": ["30a64"], "compile": False}
+    assert calls == [given | {"out": None, "show": True}]
+
+
 def test_version_and_help(run):
     assert run("--version")[1] == f"nas_agg {__version__}\n"
     assert "search" in run()[1]
@@ -114,7 +132,8 @@ def test_version_and_help(run):
         (["search", "--space", "microdense", "--device", "tpu"], "tpu"),
         (["search", "--resume", "runs/none"], "runs/none"),
         (["search", "--space", "microdense", "--resume", "runs/none"], "--space"),
-        (["search", "--resume", "runs/none", "--seed", "7"], "--seed"),
+        (["search", "--resume", "runs/none", "--seed", "7"], "--seed: cannot change when a run is resumed"),
+        (["search", "--resume", "runs/none", "--out", "x"], "--out: cannot change when a run is resumed"),
         (["train", "microdense/30a64", "--dataset", "folder:"], "folder:PATH"),
         (["evaluate", "microdense/30a64"], "--weights"),
         (["evaluate", "."], "no run folder"),
@@ -137,7 +156,7 @@ def test_a_billion_channels_are_refused_at_once(refused, tmp_path):
 
 def test_debug_shows_the_traceback(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["nas_agg", "cost", "none.json", "--debug"])
-    with pytest.raises(cli.InputError):
+    with pytest.raises(InputError):
         cli.main()
 
 
@@ -166,7 +185,7 @@ def test_output_that_is_closed_or_full_ends_quietly(tmp_path):
 
 def test_show_draws_into_a_file(run, refused, tmp_path):
     status, out, _ = run("show", "microdense/30a64", "--svg", "net.svg")
-    assert (status, out) == (0, "drawn into net.svg\n")
+    assert (status, out) == (0, "wrote net.svg\n")
     assert (tmp_path / "net.svg").read_text().startswith("<svg")
     status, out, err = run("show", "microdense/30a64", "--svg", "nowhere/net.svg")
     assert (status, out) == (1, "") and "nowhere/net.svg: cannot be written" in err

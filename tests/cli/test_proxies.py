@@ -77,7 +77,7 @@ def test_scores_a_network(run, small):
     status, out, err = run("proxies", small)
     assert (status, err) == (0, "")
     assert heads(out) == list(ZERO_COST_PROXIES)
-    assert out.splitlines()[-1] == "64 training images of digits, 3 initialisations, seed 0"
+    assert out.splitlines()[-1] == "64 training images of digits, 3 initializations, seed 0"
     told = json.loads(run("proxies", small, "--format", "json", "--seed", "4", "--batch", "16", "--inits", "4")[1])
     scorer = ProxyScorer(load_data("digits", 4), 4, 16)
     direct = [scorer.scores(nas_agg.load(SMALL), ZERO_COST_PROXIES, init) for init in range(4)]
@@ -97,7 +97,7 @@ def test_for_another_task(run, small):
     cost = nas_agg.cost(nas_agg.load(SMALL).with_task((1, 12, 10), 11))
     assert [proxy["mean"] for proxy in told["proxies"][:2]] == [cost.params, cost.macs]
     assert told["proxies"][2]["std"] is None
-    assert "one initialisation" in run(*words)[1]
+    assert "one initialization" in run(*words)[1]
 
 
 def test_one_epoch_is_scored_where_it_is_asked_for(run, small, made):
@@ -135,8 +135,8 @@ def test_ranks_a_run(run, small, made):
     assert heads(out) == ["params", "macs", "naswot", "grad-norm"]
     assert lines[1].split() == ["params", "6", "1.00", "1.00", "to", "1.00", "1.00", "1.00", "to", "1.00", "-"]
     assert float(lines[3].split()[-1]) > 0
-    assert lines[5].startswith("6 networks trained in full, by value; scores on 64 training images of digits, one init")
-    assert lines[6].startswith("Note: not told apart from params") and "macs" in lines[6]
+    assert lines[5].startswith("6 fully trained networks by value; scores on 64 training images of digits, one init")
+    assert lines[6].startswith("Note: not distinguishable from params") and "macs" in lines[6]
     told = json.loads(run(*words, "--format", "json", "--inits", "2", "--limit", "4")[1])
     assert (told["networks"], told["inits"], told["figure"], told["dataset"]) == (4, 2, "value", "digits")
     assert [c["proxy"] for c in told["correlations"]] == ["params", "macs", "naswot", "grad-norm"]
@@ -154,8 +154,8 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
     monkeypatch.setitem(proxies.PROXIES, "snip", Odd())
     out = run("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "snip", "--seed", "9")[1].splitlines()
     assert out[3].split()[:3] == ["snip", "5", "-1.00"]
-    assert out[5] == "Note: not told apart from params, as intervals of Kendall's tau overlap: macs"
-    assert out[6] == "Note: snip: 1 network left out: the score is no finite number"
+    assert out[5] == "Note: not distinguishable from params (intervals of Kendall's tau overlap): macs"
+    assert out[6] == "Note: snip: 1 network left out: the score is not finite"
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
     [
         (("--proxy", "sinflow"), "unknown proxy 'sinflow'; did you mean 'synflow'?"),
         (("small.json", "--proxy", "x"), "unknown proxy 'x'; available: params, macs, grad-norm"),
-        (("--batch", "8"), "--batch: only with a genotype or --rank RUN"),
-        (("--limit", "8"), "--limit: only with a genotype or --rank RUN"),
-        (("small.json", "--limit", "8"), "--limit: only with --rank"),
+        (("--batch", "8"), "--batch: requires a genotype or --rank RUN"),
+        (("--limit", "8"), "--limit: requires a genotype or --rank RUN"),
+        (("small.json", "--limit", "8"), "--limit: requires --rank"),
         (("small.json", "--batch", "1"), "invalid value for '--batch'"),
         (("small.json", "--inits", "0"), "invalid value for '--inits'"),
         (("small.json", "--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
@@ -174,8 +174,8 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
         (("small.json", "--classes", "9"), "--classes: 9, but digits has 10"),
         (("smal.json",), "smal.json: no such file; did you mean 'small.json'?"),
         (("--rank", "runs"), "runs: no run folder"),
-        (("small.json", "--rank", "runs"), "--rank: ranks a run's networks; leave out the genotype, or --rank"),
-        (("--rank", "MADE", "--classes", "9"), "--classes: only with a genotype"),
+        (("small.json", "--rank", "runs"), "--rank: cannot be combined with a genotype; leave out one of them"),
+        (("--rank", "MADE", "--classes", "9"), "--classes: requires a genotype"),
         (("--rank", "MADE"), "its networks were not trained on a data set; name one with --dataset"),
         (("--rank", "MADE", "--dataset", "digit"), "no data set is called 'digit'"),
     ],
@@ -193,7 +193,7 @@ def test_a_signal_stops_it_and_it_goes_on(small, made, tmp_path):
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGTERM)
     assert process.communicate(timeout=30)[1] == (
-        "nas_agg: stopped; the scores so far are kept with the run, and the same command goes on\n"
+        "nas_agg: stopped; the scores so far are saved with the run, rerun the command to resume\n"
     )
     assert process.returncode == 143
     (of,) = [networks for key, networks in json.loads(kept.read_text()).items() if '"seed":77' in key]

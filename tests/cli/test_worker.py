@@ -22,8 +22,11 @@ def nas_agg(*words, **more):
         ((), "name a storage (--storage URL --study NAME) or a run folder (--run RUN), one of them"),
         (("--storage", "sqlite:///none.db"), "sqlite:///none.db: no such file"),
         (("--run", "."), ".: no run folder (it has no run.json)"),
-        (("--storage", "sqlite:///none.db", "--wait", "soon"), "--wait: 'soon' is no duration: write 90s, 30m, 2h or"),
-        (("--storage", "sqlite:///none.db", "--idle", "x"), "--idle: 'x' is no duration"),
+        (
+            ("--storage", "sqlite:///none.db", "--wait", "soon"),
+            "--wait: invalid duration 'soon'; use for example 90s, 30m,",
+        ),
+        (("--storage", "sqlite:///none.db", "--idle", "x"), "--idle: invalid duration 'x'"),
     ],
 )
 def test_a_wrong_call_is_one_line(words, line, tmp_path):

@@ -316,7 +316,7 @@ def test_a_tested_network_needs_its_figures(tmp_path):
         ({"settings": {}}, "space: "),
         ({"settings": {"space": 5}}, "space: "),
         ({"settings": {"space": "a", "searcher": 5}}, "searcher: "),
-        ({"settings": {"space": "a", "out": "b"}}, "out: no such setting"),
+        ({"settings": {"space": "a", "out": "b"}}, "out: unknown setting"),
         ({"settings": 5}, "settings: "),
         ({"seconds": "x"}, "seconds: "),
         ({"seconds": None}, "seconds: "),

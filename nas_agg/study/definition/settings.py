@@ -1,4 +1,7 @@
-"""What a search is told: one set of settings for the command line and for Python."""
+"""Settings of a search: one declaration each, for Python and for the command line.
+
+The options of ``nas_agg search`` are generated from the fields of `Settings`: names, types, defaults, descriptions.
+"""
 
 from __future__ import annotations
 
@@ -16,181 +19,302 @@ if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
 
 DEFAULT_EPOCHS = 10
+DATA_SETS = "digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder per class) or npz:PATH"
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-SEEDS = 2**63  # as many as PyTorch and Optuna's storages take
-MOST = 10**18  # of what is counted
-LONGEST = 100  # characters of a number or a duration
+SEED_LIMIT = 2**63  # of PyTorch and of Optuna's storages
+MAX_COUNT = 10**18
+MAX_TEXT = 100  # characters of a count, a duration or a latency
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)")
 _LATENCY = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s)")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 
 
 def parse_count(text: str | int) -> int:
-    """A whole number as people write it: ``1000``, ``200k``, ``1.5M``, ``2G`` (thousands, millions, 10**9).
+    """Parse a whole number: ``1000``, ``200k``, ``1.5M``, ``2G`` (powers of 1000).
 
     Raises:
-        ValueError: The text is no such number, or not a whole one.
+        ValueError: The text is not a whole number in this notation.
     """
     if isinstance(text, int) and not isinstance(text, bool):
         return text
-    said = str(text)
-    match = _COUNT.fullmatch(said.strip().replace("_", "")) if len(said) <= LONGEST else None
+    characters = str(text)
+    match = _COUNT.fullmatch(characters.strip().replace("_", "")) if len(characters) <= MAX_TEXT else None
     if match is None:
-        raise ValueError(f"{shown(text)} is no count: write 200000, 200k, 1.5M or 2G")
+        raise ValueError(f"invalid count {short_repr(text)}; use for example 200000, 200k, 1.5M or 2G")
     unit = match[2].lower()
     count = Decimal(match[1]) * _UNITS["k" if unit == "k" else unit.upper()]
     if count != int(count):
-        raise ValueError(f"{text!r} is no whole number: write 200000, 200k, 1.5M or 2G")
+        raise ValueError(f"invalid count {text!r}: not a whole number; use for example 200000, 200k, 1.5M or 2G")
     return int(count)
 
 
 def parse_duration(text: str | float) -> float:
-    """Seconds in a duration as people write it: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``.
+    """Parse a duration into seconds: ``90``, ``90s``, ``30m``, ``2h``, ``1h30m``.
 
     Raises:
-        ValueError: The text is no duration.
+        ValueError: The text is not a duration.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
         try:
             return float(text)
         except OverflowError:
             return math.inf
-    said = str(text)
-    match = _DURATION.fullmatch(said.strip().lower()) if len(said) <= LONGEST else None
+    characters = str(text)
+    match = _DURATION.fullmatch(characters.strip().lower()) if len(characters) <= MAX_TEXT else None
     if match is None or not any(match.groups()):
-        raise ValueError(f"{shown(text)} is no duration: write 90s, 30m, 2h or 1h30m")
+        raise ValueError(f"invalid duration {short_repr(text)}; use for example 90s, 30m, 2h or 1h30m")
     hours, minutes, seconds = (float(group or 0) for group in match.groups())
     return 3600 * hours + 60 * minutes + seconds
 
 
 def parse_latency(text: str | float) -> float:
-    """Milliseconds in a latency as people write it: ``5ms``, ``800us``, ``0.2s``; a number is milliseconds.
+    """Parse a latency into milliseconds: ``5ms``, ``800us``, ``0.2s``; a number is milliseconds.
 
     Raises:
-        ValueError: The text is no latency.
+        ValueError: The text is not a latency.
     """
     if isinstance(text, int | float) and not isinstance(text, bool):
-        return min(float(text), math.inf) if abs(text) < MOST else math.inf
-    said = str(text)
-    match = _LATENCY.fullmatch(said.strip().lower()) if len(said) <= LONGEST else None
+        return min(float(text), math.inf) if abs(text) < MAX_COUNT else math.inf
+    characters = str(text)
+    match = _LATENCY.fullmatch(characters.strip().lower()) if len(characters) <= MAX_TEXT else None
     if match is None:
-        raise ValueError(f"{shown(text)} is no latency: write 5ms, 800us or 0.2s")
+        raise ValueError(f"invalid latency {short_repr(text)}; use for example 5ms, 800us or 0.2s")
     return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
 
 
-def shown(value: object) -> str:
-    """A wrong value as an error shows it, cut where it is long."""
-    try:
-        return cut(repr(value))
-    except Exception:  # a whole number of thousands of digits, or somebody's own class
-        return f"a {type(value).__name__}"
-
-
-def _positive(seconds: float) -> float:
-    if not math.isfinite(seconds) or seconds <= 0:
-        raise ValueError("it must be more than nothing")
-    return seconds
-
-
 def parse_names(names: object) -> object:
-    """Names in a text such as ``accuracy,macs``."""
+    """Split a text such as ``accuracy,macs``; other values are returned unchanged."""
     return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
 
 
-Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MOST)]
+def short_repr(value: object) -> str:
+    """An invalid value as an error message shows it, abbreviated."""
+    try:
+        return cut(repr(value))
+    except Exception:  # an integer of thousands of digits, or a user's own class
+        return f"a {type(value).__name__}"
+
+
+def _positive(value: float) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise ValueError("must be positive")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MAX_COUNT)]
 Milliseconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_latency(text)))]
 Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
 
 
-class Settings(BaseModel):
-    """The settings of a search; make one with :meth:`of`, which says what is wrong in one line.
+def _setting(default: Any, description: str, *, notation: str = "", resumable: bool = False, **limits: Any) -> Any:
+    """A field of `Settings`.
 
-    ``start`` are the values of the first trials. ``max_params`` and ``max_macs`` of 0 are no limit; unsaid, they and
-    ``epochs`` are the space's own. Counts, durations and latencies may be texts such as ``"1.5M"``, ``"2h"`` and
-    ``"5ms"``; as numbers, latencies are milliseconds. ``max_activations`` is of bytes an image, ``min_accuracy`` of 0
-    to 1. ``compile`` is of the final training alone: a trial is shorter
-    than its compilation.
+    Args:
+        default: The value where none is specified; ``...`` if required, None where it depends on the space, the
+            machine or other settings.
+        description: One or two sentences, the help text of its option.
+        notation: The kind of text that the option takes, where its type does not say so: ``COUNT``, ``DURATION``.
+        resumable: Whether a resumed run may change it.
+        **limits: As for `pydantic.Field`.
+    """
+    extra: dict[str, Any] = {"notation": notation, "resumable": resumable}
+    return Field(default, description=description, json_schema_extra=extra, validate_default=True, **limits)
+
+
+class Settings(BaseModel):
+    """The settings of a search; `parse` creates them with errors of one line.
+
+    Counts, durations and latencies may be texts such as ``"1.5M"``, ``"2h"`` and ``"5ms"``; as numbers, durations are
+    seconds and latencies milliseconds. ``start`` holds the values of the first trials.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    space: str
-    dataset: str | None = "digits"
-    searcher: str = "predictor"
-    start: tuple[dict[str, Any], ...] | None = None
-    budget: int = Field(default=50, ge=1, le=10**6)
-    seed: int = Field(default=0, ge=0, lt=SEEDS)
-    epochs: int | None = Field(default=None, ge=1, le=10**6)
-    recipe: str | None = None
-    objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = None
-    max_params: Count | None = None
-    max_macs: Count | None = None
-    max_activations: Count | None = None
-    max_latency: Milliseconds | None = None
-    min_accuracy: float | None = Field(default=None, ge=0, le=1)
-    max_loss: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    latency_target: Milliseconds | None = None
-    proxy: str | None = None
-    candidates: int = Field(default=20, ge=1, le=10_000)
-    pruner: Literal["median", "halving", "hyperband", "none"] | None = None
-    reduction: int | None = Field(default=None, ge=2, le=100)
-    first_epochs: int | None = Field(default=None, ge=1)
-    image_size: int | None = Field(default=None, ge=1)
-    device: str = "auto"
-    storage: str | None = Field(default=None, min_length=1)
-    workers: int | None = Field(default=None, ge=0, le=1024)
-    timeout: Seconds | None = None
-    trial_timeout: Seconds | None = None
-    retries: int = Field(default=3, ge=0)
-    memory: RequestedMemoryMode = "auto"
-    compile: bool = False
+    space: str = _setting(
+        ..., "Search space: a name (see 'nas_agg spaces') or a file such as ./mine.yaml.", notation="SPACE"
+    )
+    dataset: str | None = _setting(
+        "digits",
+        f"Data set: {DATA_SETS}. A space with a table of results is searched without one: results are looked up unless "
+        "a data set is specified.",
+        notation="DATASET",
+    )
+    searcher: str = _setting("predictor", "Search algorithm (see 'nas_agg searchers').", notation="NAME")
+    start: tuple[dict[str, Any], ...] | None = _setting(
+        None, "Network to evaluate first: a named point or any GENOTYPE of the space; repeatable.", notation="POINT"
+    )
+    budget: int = _setting(50, "Number of distinct networks to evaluate.", resumable=True, ge=1, le=10**6)
+    seed: int = _setting(
+        0, "Random seed of the validation split, sampling, weights and augmentation.", ge=0, lt=SEED_LIMIT
+    )
+    epochs: int | None = _setting(
+        None,
+        f"Epochs per trial (default: the space's own, else {DEFAULT_EPOCHS}); the final training uses its recipe's.",
+        ge=1,
+        le=10**6,
+    )
+    recipe: str | None = _setting(
+        None,
+        "Training recipe of the trials and of the final training (default: 'search' and 'final'; see 'nas_agg "
+        "recipes').",
+        notation="NAME",
+    )
+    objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = _setting(
+        None,
+        "One or more of accuracy, loss, params, macs, activations, latency; several are optimized for their Pareto "
+        "front (default: accuracy).",
+        notation="NAME,...",
+    )
+    max_params: Count | None = _setting(
+        None,
+        "Reject networks with more parameters before training, for example 1M; 0: no limit (default: the space's own).",
+        notation="COUNT",
+    )
+    max_macs: Count | None = _setting(
+        None,
+        "Reject networks with more multiply-accumulates per image before training, for example 50M; 0: no limit "
+        "(default: the space's own).",
+        notation="COUNT",
+    )
+    max_activations: Count | None = _setting(
+        None, "Reject networks that keep more bytes per image for the backward pass, for example 2M.", notation="BYTES"
+    )
+    max_latency: Milliseconds | None = _setting(
+        None,
+        "Reject networks whose forward pass on one image takes longer on the worker, for example 5ms.",
+        notation="LATENCY",
+    )
+    min_accuracy: float | None = _setting(
+        None,
+        "Exclude networks of lower validation accuracy (0 to 1) from the best result and the Pareto front.",
+        ge=0,
+        le=1,
+    )
+    max_loss: float | None = _setting(
+        None,
+        "Exclude networks of higher validation loss from the best result and the Pareto front.",
+        gt=0,
+        allow_inf_nan=False,
+    )
+    latency_target: Milliseconds | None = _setting(
+        None,
+        "Maximize accuracy * (latency / target) ** -0.07 in place of accuracy, for example 5ms.",
+        notation="LATENCY",
+    )
+    proxy: str | None = _setting(
+        None,
+        "Zero-cost proxy: train only the best-scored of several candidates (see 'nas_agg proxies').",
+        notation="NAME",
+    )
+    proxy_candidates: int = _setting(20, "Candidates that --proxy scores per trained network.", ge=1, le=10_000)
+    pruner: Literal["median", "halving", "hyperband", "none"] | None = _setting(
+        None,
+        "median: stop trials below the median of their epoch; halving, hyperband: pause trials at rungs and promote "
+        "the best (default: median for one objective, none for several).",
+    )
+    reduction_factor: int | None = _setting(
+        None,
+        "With halving or hyperband: one in this many trials is promoted from each rung (default: 3).",
+        ge=2,
+        le=100,
+    )
+    min_epochs: int | None = _setting(
+        None, "With halving or hyperband: epochs up to the first rung (default: a third of --epochs).", ge=1
+    )
+    image_size: int | None = _setting(None, "Scale images to this height and width.", ge=1)
+    device: str = _setting("auto", "Device: auto (CUDA if available), cpu, cuda or cuda:N.", notation="DEVICE")
+    storage: str | None = _setting(
+        None, "Optuna storage URL (default: a journal file in the run folder).", notation="URL", min_length=1
+    )
+    workers: int | None = _setting(
+        None,
+        "Local worker processes (default: one per GPU, else two or the number of cores); 0: only workers that join by "
+        "'nas_agg worker'.",
+        resumable=True,
+        ge=0,
+        le=1024,
+    )
+    timeout: Seconds | None = _setting(
+        None,
+        "Wall time of the search in total, for example 2h or 90s; the final training follows it.",
+        notation="DURATION",
+        resumable=True,
+    )
+    trial_timeout: Seconds | None = _setting(
+        None, "Time after which a trial is recorded as failed.", notation="DURATION", resumable=True
+    )
+    retries: int = _setting(3, "Retries of a trial whose worker process died.", resumable=True, ge=0)
+    memory: RequestedMemoryMode = _setting(
+        "auto",
+        "Activations kept for the backward pass: plain: as eager PyTorch; lean: outputs of convolutions only; leanest: "
+        "fewer still; auto: the first of these that fits the device.",
+        resumable=True,
+    )
+    compile: bool = _setting(
+        False,
+        "Run the final training under torch.compile, which takes minutes to start; trials never use it.",
+        resumable=True,
+    )
 
     @classmethod
-    def of(cls, **values: Any) -> Settings:
-        """Settings from keyword arguments.
+    def parse(cls, **values: Any) -> Settings:
+        """Create settings from keyword arguments.
 
         Raises:
             InputError: A setting is unknown or out of its range.
         """
         for name in values.keys() - cls.model_fields.keys():
-            raise InputError(f"{name}: no such setting of a search{did_you_mean(name, cls.model_fields)}")
+            raise InputError(f"{name}: unknown setting{did_you_mean(name, cls.model_fields)}")
         try:
             return cls(**values)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
-            said = first["msg"].removeprefix("Value error, ")
-            wrong = shown(values.get(name))
-            end = "" if said.startswith(wrong) else f", not {wrong}"
-            raise InputError(f"{name}: {said[0].lower()}{said[1:]}{end}") from None
+            message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            value = "" if message.startswith("invalid ") else f", not {short_repr(values.get(name))}"
+            raise InputError(f"{name}: {message[0].lower()}{message[1:]}{value}") from None
 
-    def of_space(self, space: Space, input: tuple[int, int, int]) -> Settings:
-        """These settings, what is unsaid filled in from the space's own for such images."""
+    def with_space_defaults(self, space: Space, input: tuple[int, int, int]) -> Settings:
+        """These settings, completed by the space's own defaults for images of a shape.
+
+        Args:
+            space: The space that is searched.
+            input: Channels, height and width of the images.
+        """
         search = space.search_defaults(input)
         return self.model_copy(
             update={
                 "epochs": self.epochs or search.epochs or DEFAULT_EPOCHS,
-                "max_params": _first(self.max_params, search.max_params),
-                "max_macs": _first(self.max_macs, search.max_macs),
+                "max_params": _limit(self.max_params, search.max_params),
+                "max_macs": _limit(self.max_macs, search.max_macs),
             }
         )
 
     def difference(self, other: dict[str, Any]) -> str:
-        """The first setting that would make another search of it, as a text; empty if there is none.
+        """Describe the first setting that makes another search a different one; empty if there is none.
 
-        By what means, how fast and how patiently a search runs is nobody's business but its own: the settings in
-        ``FREE`` may change between one part of a run and the next.
+        `RESUMABLE_SETTINGS` are ignored: they change how fast and how long a search runs, not its trials.
+
+        Args:
+            other: The settings of a run folder.
         """
-        for name, mine in self.model_dump(mode="json", exclude=FREE).items():
+        for name, mine in self.model_dump(mode="json", exclude=RESUMABLE_SETTINGS).items():
             if mine != other.get(name):
-                return f"{name} is {shown(other.get(name))} there and {shown(mine)} here"
+                return f"{name} is {short_repr(other.get(name))} there and {short_repr(mine)} here"
         return ""
 
 
-FREE = {"budget", "workers", "timeout", "trial_timeout", "retries", "memory", "compile"}
+def extra_of(name: str) -> dict[str, Any]:
+    """The notation of a setting, and whether it is resumable."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return dict(extra) if isinstance(extra, dict) else {}
 
 
-def _first(said: int | None, default: int | None) -> int | None:
-    """The limit to keep: what was said, else the default; 0 is no limit."""
-    return (default if said is None else said) or 0
+#: Settings that may change when a run is resumed.
+RESUMABLE_SETTINGS = {name for name in Settings.model_fields if extra_of(name).get("resumable")}
+
+
+def _limit(limit: int | None, default: int | None) -> int | None:
+    """The limit that holds: the specified one, else the default; 0 is no limit."""
+    return (default if limit is None else limit) or 0

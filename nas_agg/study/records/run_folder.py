@@ -189,7 +189,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         _checked(_Record, run)
         if "study" in run:
-            Settings.of(**run["settings"])
+            Settings.parse(**run["settings"])
     except InputError as error:
         raise InputError(f"{file}: {error}: no record of a search") from None
     return run

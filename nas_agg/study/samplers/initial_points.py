@@ -12,7 +12,7 @@ from nas_agg.expansion import costs
 from nas_agg.search_space.parameters import Values
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import Space, spaces_in_family
-from nas_agg.study.definition.settings import Settings, shown
+from nas_agg.study.definition.settings import Settings, short_repr
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 
 
@@ -30,11 +30,11 @@ def initial_points(space: Space | ParameterSpace, sources: Any) -> list[Values]:
     if isinstance(sources, str | os.PathLike | Mapping):
         sources = [sources]
     if not isinstance(sources, Iterable):
-        raise InputError(f"start: expected points, genotypes or values, not {shown(sources)}")
+        raise InputError(f"start: expected points, genotypes or values, not {short_repr(sources)}")
     points: list[Values] = []
     for source in sources:
         if not isinstance(source, str | os.PathLike | Mapping):
-            raise InputError(f"start: expected a point's name, a genotype or values, not {shown(source)}")
+            raise InputError(f"start: expected a point's name, a genotype or values, not {short_repr(source)}")
         try:
             values = _values(space, source if isinstance(source, Mapping) else os.fspath(source))
         except InputError as error:
@@ -48,7 +48,7 @@ def _values(space: Space | ParameterSpace, source: str | Mapping[str, Any]) -> V
     if isinstance(source, Mapping):
         return space.validate(source)
     if isinstance(space, ParameterSpace):
-        raise InputError(f"{shown(source)} is not a point: specify values of the search variables")
+        raise InputError(f"{short_repr(source)} is not a point: specify values of the search variables")
     is_reference = source not in space.points and ({*source} & {"/", ":", "."} or _exists(source))
     return space.values_of(open_genotype(source) if is_reference else space.point(source))
 
@@ -87,7 +87,7 @@ def resolve_settings(
     Raises:
         InputError: An initial point makes no valid network on these images, or exceeds a limit of the user.
     """
-    resolved = settings.of_space(space, input or space.template.input)
+    resolved = settings.with_space_defaults(space, input or space.template.input)
     for place, values in enumerate(settings.start or (), start=1):
         try:
             cost = costs.cost(space.genotype(values, input, classes))

@@ -76,14 +76,14 @@ def make_successive_halving(settings: Settings, objectives: Objectives) -> Succe
         InputError: The first rung is not below the last epoch, or a setting of rungs is given for another pruner.
     """
     if settings.pruner not in ("halving", "hyperband"):
-        for name in ("first_epochs", "reduction"):
+        for name in ("min_epochs", "reduction_factor"):
             if getattr(settings, name) is not None:
                 raise InputError(f"{name}: only for the pruners halving and hyperband; leave it out, or choose one")
         return None
     assert settings.epochs is not None
-    first = settings.first_epochs or math.ceil(settings.epochs / 3)
+    first = settings.min_epochs or math.ceil(settings.epochs / 3)
     if first >= settings.epochs:
-        raise InputError(f"first_epochs: {first} must be less than the {settings.epochs} epochs of a full training")
+        raise InputError(f"min_epochs: {first} must be less than the {settings.epochs} epochs of a full training")
     return SuccessiveHalving(
-        first, settings.reduction or 3, settings.epochs, settings.pruner == "hyperband", objectives
+        first, settings.reduction_factor or 3, settings.epochs, settings.pruner == "hyperband", objectives
     )

@@ -22,19 +22,19 @@ def accuracy(genotype, trial):
 
 
 def test_objectives_are_named_and_know_their_direction():
-    found = objectives_of(Settings.of(space="tiny", objective="accuracy, macs,latency"), evaluated=False)
+    found = objectives_of(Settings.parse(space="tiny", objective="accuracy, macs,latency"), evaluated=False)
     assert found.names == ("accuracy", "macs", "latency")
     assert found.directions == ["maximize", "minimize", "minimize"]
     assert found.scores((0.9, 1000.0, 2.0)) == (0.9, -1000.0, -2.0)
     assert found.values({"accuracy": 0.5, "macs": 7, "latency_ms": 3, "loss": 1}) == (0.5, 7.0, 3.0)
-    alone = objectives_of(Settings.of(space="tiny"), evaluated=False)
+    alone = objectives_of(Settings.parse(space="tiny"), evaluated=False)
     assert (alone.names, alone.is_multi_objective) == (("accuracy",), False)
-    assert list(objectives_of(Settings.of(space="tiny"), evaluated=True)) == [VALUE]
-    assert list(objectives_of(Settings.of(space="tiny", latency_target="5ms"), evaluated=False)) == [SCORE]
+    assert list(objectives_of(Settings.parse(space="tiny"), evaluated=True)) == [VALUE]
+    assert list(objectives_of(Settings.parse(space="tiny", latency_target="5ms"), evaluated=False)) == [SCORE]
 
 
 def test_a_functions_own_objectives_say_their_direction():
-    found = objectives_of(Settings.of(space="tiny", objective="error:min,speed:max,macs"), evaluated=True)
+    found = objectives_of(Settings.parse(space="tiny", objective="error:min,speed:max,macs"), evaluated=True)
     assert [(metric.name, metric.direction, metric.known_a_priori) for metric in found] == [
         ("error", "minimize", False),
         ("speed", "maximize", False),
@@ -57,14 +57,14 @@ def test_a_functions_own_objectives_say_their_direction():
 )
 def test_what_is_no_objective(objective, evaluated, said):
     with pytest.raises(InputError, match=f"^objective: .*{said.replace('?', '[?]')}"):
-        objectives_of(Settings.of(space="tiny", objective=objective), evaluated)
+        objectives_of(Settings.parse(space="tiny", objective=objective), evaluated)
 
 
 def test_what_several_objectives_rule_out(tiny):
     with pytest.raises(InputError, match="median takes a single objective; use halving"):
-        objectives_of(Settings.of(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
+        objectives_of(Settings.parse(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
     with pytest.raises(InputError, match="latency_target: the objective is then a score of accuracy and latency"):
-        objectives_of(Settings.of(space="tiny", objective="loss", latency_target="5ms"), evaluated=False)
+        objectives_of(Settings.parse(space="tiny", objective="loss", latency_target="5ms"), evaluated=False)
     with pytest.raises(InputError, match="one objective, not at accuracy, macs"):
         search(tiny, accuracy, searcher="local", objective="accuracy,macs", budget=3)
 
@@ -120,10 +120,10 @@ def test_a_single_objective_may_be_minimised(tiny):
 
 
 def test_limits_that_a_training_tells_of():
-    settings = Settings.of(space="tiny", min_accuracy=0.9, max_loss=0.5, max_latency="2ms")
+    settings = Settings.parse(space="tiny", min_accuracy=0.9, max_loss=0.5, max_latency="2ms")
     by = constraint_violations(settings, {"accuracy": 0.85, "loss": 0.4, "latency_ms": 1.5})
     assert by == {"accuracy": pytest.approx(0.05), "loss": pytest.approx(-0.1), "latency": -0.5}
-    assert constraint_violations(Settings.of(space="tiny"), {"accuracy": 0.1}) == {}
+    assert constraint_violations(Settings.parse(space="tiny"), {"accuracy": 0.1}) == {}
 
 
 def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):

@@ -24,22 +24,22 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ({"budget": 0}, "budget: input should be greater than or equal to 1, not 0"),
+        ({"budget": 0}, "budget: should be greater than or equal to 1, not 0"),
         ({"workers": -1}, "workers: "),
         ({"seed": -1}, "seed: "),
-        ({"timeout": "soon"}, "timeout: 'soon' is no duration: write 90s, 30m, 2h or 1h30m"),
-        ({"timeout": 0}, "timeout: it must be more than nothing, not 0"),
-        ({"max_params": "many"}, "max_params: 'many' is no count"),
-        ({"max_params": "0.4"}, "max_params: '0.4' is no whole number"),
-        ({"max_params": "0.0004k"}, "max_params: '0.0004k' is no whole number"),
-        ({"max_macs": 1.5}, "max_macs: 1.5 is no whole number"),
+        ({"timeout": "soon"}, "timeout: invalid duration 'soon'; use for example 90s, 30m, 2h or 1h30m"),
+        ({"timeout": 0}, "timeout: must be positive, not 0"),
+        ({"max_params": "many"}, "max_params: invalid count 'many'; use for example 200000, 200k, 1.5M or 2G"),
+        ({"max_params": "0.4"}, "max_params: invalid count '0.4': not a whole number"),
+        ({"max_params": "0.0004k"}, "max_params: invalid count '0.0004k': not a whole number"),
+        ({"max_macs": 1.5}, "max_macs: invalid count 1.5: not a whole number"),
         ({"max_macs": -5}, "max_macs: "),
-        ({"buget": 5}, "buget: no such setting of a search; did you mean 'budget'?"),
+        ({"buget": 5}, "buget: unknown setting; did you mean 'budget'?"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
     with pytest.raises(InputError) as error:
-        Settings.of(space="tiny", **setting)
+        Settings.parse(space="tiny", **setting)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
@@ -49,17 +49,17 @@ IMAGES = (1, 8, 8)
 
 def test_a_default_may_go_by_the_images(tiny):
     by_size = type(tiny)({**_text(tiny), "search": {"max_macs": "100*in*h**2"}}, "tiny")
-    assert Settings.of(space="tiny").of_space(by_size, (1, 8, 8)).max_macs == 6400
-    assert Settings.of(space="tiny").of_space(by_size, (3, 32, 32)).max_macs == 307_200
+    assert Settings.parse(space="tiny").with_space_defaults(by_size, (1, 8, 8)).max_macs == 6400
+    assert Settings.parse(space="tiny").with_space_defaults(by_size, (3, 32, 32)).max_macs == 307_200
 
 
-def test_what_is_unsaid_is_the_spaces_own(tiny):
-    assert Settings.of(space="tiny").of_space(tiny, IMAGES).epochs == 10
+def test_unspecified_settings_are_the_spaces_own(tiny):
+    assert Settings.parse(space="tiny").with_space_defaults(tiny, IMAGES).epochs == 10
     with_own = type(tiny)({**_text(tiny), "search": {"max_macs": 1000, "epochs": 3}}, "tiny")
-    assert Settings.of(space="tiny").of_space(with_own, IMAGES).max_macs == 1000
-    assert Settings.of(space="tiny").of_space(with_own, IMAGES).epochs == 3
-    assert Settings.of(space="tiny", max_macs="2k", epochs=4).of_space(with_own, IMAGES).max_macs == 2000
-    assert Settings.of(space="tiny", max_macs=0).of_space(with_own, IMAGES).max_macs == 0
+    assert Settings.parse(space="tiny").with_space_defaults(with_own, IMAGES).max_macs == 1000
+    assert Settings.parse(space="tiny").with_space_defaults(with_own, IMAGES).epochs == 3
+    assert Settings.parse(space="tiny", max_macs="2k", epochs=4).with_space_defaults(with_own, IMAGES).max_macs == 2000
+    assert Settings.parse(space="tiny", max_macs=0).with_space_defaults(with_own, IMAGES).max_macs == 0
 
 
 def _text(space):
@@ -70,9 +70,9 @@ _lists = {"deep": [0, 1], "kernel": [1, 3], "end": ["relu", ["bn", "relu"]]}
 
 
 def test_only_how_a_search_runs_may_differ():
-    there = Settings.of(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
-    assert Settings.of(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
-    assert Settings.of(space="tiny", seed=6).difference(there) == "seed is 0 there and 6 here"
+    there = Settings.parse(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
+    assert Settings.parse(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
+    assert Settings.parse(space="tiny", seed=6).difference(there) == "seed is 0 there and 6 here"
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,6 @@ def test_only_how_a_search_runs_may_differ():
 )
 def test_what_is_out_of_bounds_is_refused_in_a_short_line(setting):
     with pytest.raises(InputError) as error:
-        Settings.of(space="tiny", **setting)
+        Settings.parse(space="tiny", **setting)
     assert str(error.value).startswith(f"{next(iter(setting))}: ")
     assert len(str(error.value)) < 250

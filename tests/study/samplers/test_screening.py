@@ -130,23 +130,23 @@ def test_the_screen_reads_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_search_trains_the_best_of_its_candidates(wide, score):
     settings = {"searcher": "random", "seed": 2}
     plain = search(wide, score, budget=8, **settings)
-    screened = search(wide, score, budget=8, proxy="params", candidates=6, **settings)
+    screened = search(wide, score, budget=8, proxy="params", proxy_candidates=6, **settings)
     params = [sorted(trial.params for trial in result.trials) for result in (plain, screened)]
     assert params[1][0] > params[0][0]
     assert params[1][3] > 1.5 * params[0][3]
     assert len({trial.hash for trial in screened.trials}) == 8
-    again = search(wide, score, budget=8, proxy="params", candidates=6, **settings)
+    again = search(wide, score, budget=8, proxy="params", proxy_candidates=6, **settings)
     assert [trial.labels for trial in again.trials] == [trial.labels for trial in screened.trials]
 
 
 def test_what_the_user_starts_from_is_not_screened(wide, score):
     start = [{"width": 3, "deep": 0, "kernel": 1, "end": "relu"}]
-    result = search(wide, score, budget=2, proxy="params", candidates=10, start=start, searcher="random")
+    result = search(wide, score, budget=2, proxy="params", proxy_candidates=10, start=start, searcher="random")
     assert wide.values(result.trials[0].labels) == start[0]
 
 
 def test_a_screened_search_ends_with_its_space(tiny, score):
-    result = search(tiny, score, budget=1000, proxy="macs", candidates=4, searcher="random")
+    result = search(tiny, score, budget=1000, proxy="macs", proxy_candidates=4, searcher="random")
     assert len({trial.hash for trial in result.trials}) == len(result.trials) > 40
     assert "no other network" in result.reason
 

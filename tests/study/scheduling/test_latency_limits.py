@@ -35,13 +35,13 @@ def slow(monkeypatch, tmp_path):
     ("text", "milliseconds"), [("5ms", 5), ("800us", 0.8), ("0.2s", 200), ("1.5 ms", 1.5), (3, 3), (2.5, 2.5)]
 )
 def test_latencies(text, milliseconds):
-    assert Settings.of(space="tiny", max_latency=text).max_latency == pytest.approx(milliseconds)
+    assert Settings.parse(space="tiny", max_latency=text).max_latency == pytest.approx(milliseconds)
 
 
 @pytest.mark.parametrize("text", ["5", "fast", "5m", 0, -1, "0ms", float("nan"), 10**400, True, "9" * 1000])
 def test_what_is_no_latency(text):
     with pytest.raises(InputError) as error:
-        Settings.of(space="tiny", latency_target=text)
+        Settings.parse(space="tiny", latency_target=text)
     assert str(error.value).startswith("latency_target: ") and len(str(error.value)) < 250
 
 

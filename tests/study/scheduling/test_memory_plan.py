@@ -125,7 +125,7 @@ def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, m
     free(enough_for_one)
     folder = engine.RunFolder(tmp_path / "run")
     folder.begin({})
-    settings = engine.Settings.of(space="tiny")
+    settings = engine.Settings.parse(space="tiny")
     two = means.make_memory_plan(folder, settings, task)
     assert two.for_trial(genotype) == "leanest" and two.for_final_training(genotype).mode == "plain"
     free(1)

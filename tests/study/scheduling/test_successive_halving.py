@@ -127,13 +127,13 @@ def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
 
 def test_the_first_rung_is_at_a_third_unless_said():
     def epochs(**said):
-        return make_successive_halving(Settings.of(space="tiny", pruner="halving", **said), Objectives()).epochs
+        return make_successive_halving(Settings.parse(space="tiny", pruner="halving", **said), Objectives()).epochs
 
     assert epochs(epochs=12) == (4,)
     assert epochs(epochs=10) == (4,)
     assert epochs(epochs=2) == (1,)
-    assert epochs(epochs=40, reduction=2) == (14, 28)
-    assert epochs(epochs=40, first_epochs=1) == (1, 3, 9, 27)
+    assert epochs(epochs=40, reduction_factor=2) == (14, 28)
+    assert epochs(epochs=40, min_epochs=1) == (1, 3, 9, 27)
 
 
 def test_brackets_take_turns_and_the_last_trains_in_full():
@@ -147,9 +147,8 @@ def test_brackets_take_turns_and_the_last_trains_in_full():
 
 
 def test_a_search_halves(tabled):
-    result = search(
-        tabled, searcher="random", pruner="halving", budget=27, first_epochs=1, reduction=3, out=tabled._folder / "run"
-    )
+    rungs = {"pruner": "halving", "min_epochs": 1, "reduction_factor": 3}
+    result = search(tabled, searcher="random", budget=27, **rungs, out=tabled._folder / "run")
     whole = [trial for trial in result.trials if trial.state == "complete"]
     stopped = [trial for trial in result.trials if trial.state == "pruned"]
     assert len(whole) + len(stopped) == 27
@@ -190,7 +189,7 @@ def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeyp
 
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
 def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, monkeypatch, objective):
-    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 3, "reduction": 2, "budget": 8}
+    settings = {"searcher": "random", "pruner": "halving", "min_epochs": 3, "reduction_factor": 2, "budget": 8}
     settings |= {"objective": objective}
 
     def told(result):
@@ -211,7 +210,7 @@ def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, t
 
 
 def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp_path):
-    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "out": tmp_path / "run"}
+    settings = {"searcher": "random", "pruner": "halving", "min_epochs": 1, "out": tmp_path / "run"}
     before = search(tabled, budget=20, **settings)
     after = search(tabled, budget=40, **settings)
     kept = [(one.number, one.state, one.values) for one in before.trials]
@@ -222,7 +221,7 @@ def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp
 
 
 def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
-    settings = {"searcher": "random", "pruner": "halving", "first_epochs": 1, "min_accuracy": 0.97, "budget": 27}
+    settings = {"searcher": "random", "pruner": "halving", "min_epochs": 1, "min_accuracy": 0.97, "budget": 27}
     with pytest.raises(NasAggError, match="no network has a result"):
         search(tabled, out=tmp_path / "run", **settings)
     assert not (tmp_path / "run/best").exists()
@@ -230,7 +229,7 @@ def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
 
 @pytest.mark.parametrize("searcher", ["random", "local"])
 def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
-    result = search(tabled, searcher=searcher, pruner="halving", first_epochs=1, budget=60, out=tmp_path / "run")
+    result = search(tabled, searcher=searcher, pruner="halving", min_epochs=1, budget=60, out=tmp_path / "run")
     assert sum(one.consumes_budget for one in result.trials) == 48
     assert result.reason == "the space holds no other network within the limits"
 
@@ -278,11 +277,11 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
 
 
 def test_what_cannot_halve(tabled, tiny, tmp_path):
-    for said in ({"first_epochs": 2}, {"reduction": 3, "pruner": "median"}):
+    for said in ({"min_epochs": 2}, {"reduction_factor": 3, "pruner": "median"}):
         with pytest.raises(InputError, match="only for the pruners halving and hyperband; leave it out, or choose one"):
             search(tabled, out=tmp_path / "run", **said)
-    with pytest.raises(InputError, match="first_epochs: 9 must be less than the 9 epochs of a full training"):
-        search(tabled, pruner="halving", first_epochs=9, out=tmp_path / "run")
+    with pytest.raises(InputError, match="min_epochs: 9 must be less than the 9 epochs of a full training"):
+        search(tabled, pruner="halving", min_epochs=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="pruner: for networks that are trained here"):
         search(tiny, lambda genotype, trial: 1.0, pruner="halving")
 
@@ -311,7 +310,7 @@ def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
 
 
 def test_what_paused_over_a_limit_is_over_it_in_the_end(tabled):
-    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27, "first_epochs": 1}
+    settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27, "min_epochs": 1}
     result = search(tabled, out=tabled._folder / "run", **settings)
     stopped = [one for one in result.trials if one.state == "pruned"]
     assert {one.scores is None for one in stopped} == {True, False}

@@ -1,0 +1,92 @@
+"""The commands that count and show one network, without training it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from nas_agg.cli.options import (
+    ClassesOption,
+    Format,
+    FormatOption,
+    GenotypeArgument,
+    InputOption,
+    load_for_task,
+    prefix_errors,
+    print_json,
+)
+from nas_agg.common.console import bytes_text, count_text, print_table
+from nas_agg.common.errors import InputError
+
+
+def cost(
+    genotype: GenotypeArgument,
+    classes: ClassesOption = None,
+    input: InputOption = None,
+    latency: Annotated[bool, typer.Option("--latency", help="Also measure the latency of a forward pass.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="With --latency: auto, cpu, cuda or cuda:N.")
+    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="With --latency: images per pass (default: 1).")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="With --latency: CPU threads (default: PyTorch's own number).")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Count a network's parameters, MACs, memory and depth. The latency is measured on request."""
+    from nas_agg.expansion.costs import FIGURES, cost
+
+    for name, value in {"device": device, "batch": batch, "threads": threads}.items():
+        if value is not None and not latency:
+            raise InputError(f"--{name}: requires --latency")
+    with prefix_errors(genotype):
+        network = load_for_task(genotype, classes, input)
+        metrics = cost(network).as_dict()
+    measured = None
+    if latency:
+        from nas_agg.training.latency import latency as measure
+
+        measured = measure(network, device=device or "auto", batch=batch or 1, threads=threads)
+    if format is Format.json:
+        print_json(metrics | ({"latency": measured.as_dict()} if measured else {}))
+        return
+    rows = [[name, _metric_text(name, value), FIGURES[name]] for name, value in metrics.items()]
+    rows += [list(row) for row in measured.rows()] if measured else []
+    print_table(["metric", "value", "meaning"], rows, title=genotype, right=(1,))
+
+
+def _metric_text(name: str, value: Any) -> str:
+    if name == "hash" or value is None:
+        return str(value or "-")
+    return bytes_text(value) if "bytes" in name else count_text(value)
+
+
+def show(
+    genotype: GenotypeArgument,
+    classes: ClassesOption = None,
+    input: InputOption = None,
+    depth: Annotated[int, typer.Option(min=1, max=48, help="Levels of the tree.")] = 2,
+    svg: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the network into this SVG file instead.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """Show or draw a network. The tree has each part's output shape, parameters and MACs."""
+    from nas_agg.report.tree import network_tree, tree_lines
+
+    with prefix_errors(genotype):
+        network = load_for_task(genotype, classes, input)
+        if svg is not None:
+            from nas_agg.common.files import write_atomic
+            from nas_agg.report.drawing import draw
+
+            write_atomic(svg, draw(network, genotype))
+            print(f"wrote {svg}")
+            return
+        tree = network_tree(network)
+    if format is Format.json:
+        print_json(tree.as_dict())
+    else:
+        print("\n".join(tree_lines(tree, depth)))

@@ -1,0 +1,86 @@
+"""The command that searches a space; its options are generated from the settings of a search."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from nas_agg.cli.options import Format, FormatOption, print_json
+from nas_agg.common.errors import InputError
+from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, extra_of
+
+
+def search(
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder (default: runs/SPACE-DATASET-SEED).")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Resume this run with its original settings.")
+    ] = None,
+    format: FormatOption = Format.table,
+    **settings: Any,
+) -> None:
+    """Search a space. The best network is then trained in full and tested once."""
+    from nas_agg.study import resume as resume_search
+    from nas_agg.study import search as search_space
+
+    show = format is Format.table
+    given = {name: value for name, value in settings.items() if value is not None and value != []}
+    if resume is not None:
+        fixed = [name for name in given if name not in RESUMABLE_SETTINGS] + ["out"] * (out is not None)
+        if fixed:
+            raise InputError(f"--{fixed[0].replace('_', '-')}: cannot change when a run is resumed; leave it out")
+        result = resume_search(resume, show=show, **given)
+    elif "space" not in given:
+        raise InputError("--space: name a space (see 'nas_agg spaces') or a space file, or --resume RUN")
+    else:
+        result = search_space(**given, out=out, show=show)
+    if not show:
+        print_json(result.as_dict())
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    """The parameters of `search` as the command line sees them: one option per setting, then its own."""
+    for name, field in Settings.model_fields.items():
+        annotation = Annotated[_option_type(field) | None, _option(name, field)]  # type: ignore[valid-type]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    for parameter in inspect.signature(search, eval_str=True).parameters.values():
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def _value_type(field: FieldInfo) -> Any:
+    """The type of a setting without None."""
+    annotation = field.annotation
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (member for member in get_args(annotation) if member is not type(None))
+    return annotation
+
+
+def _option_type(field: FieldInfo) -> Any:
+    """The type of a setting's option: text wherever `Settings` parses it, such as ``1.5M`` or ``2h``."""
+    kind = _value_type(field)
+    if get_origin(kind) is tuple and get_args(kind)[0] is not str:
+        return list[str]
+    return kind if kind in (bool, int, float) else str
+
+
+def _option(name: str, field: FieldInfo) -> Any:
+    """The option of a setting: None unless given, so that `Settings` alone decides on defaults and ranges."""
+    kind, words, default = _value_type(field), name.replace("_", "-"), field.get_default()
+    choices = "|".join(get_args(kind)) if get_origin(kind) is Literal else None
+    suffix = "" if field.is_required() or default is None or kind is bool else f" (default: {default})."
+    return typer.Option(
+        f"--{words}/--no-{words}" if kind is bool else f"--{words}",
+        metavar=extra_of(name).get("notation") or choices,
+        help=(field.description or "").removesuffix("." if suffix else "") + suffix,
+    )
+
+
+search.__signature__ = inspect.Signature(list(_parameters()))  # type: ignore[attr-defined]

@@ -1,0 +1,91 @@
+"""The commands that train and evaluate one network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from nas_agg.cli.options import (
+    DatasetOption,
+    DeviceOption,
+    DownloadOption,
+    Format,
+    FormatOption,
+    GenotypeArgument,
+    MemoryOption,
+    SizeOption,
+    print_json,
+)
+from nas_agg.common.console import accuracy_text
+from nas_agg.graph.rematerialization import RequestedMemoryMode
+
+
+def train(
+    genotype: GenotypeArgument,
+    dataset: DatasetOption = "digits",
+    recipe: Annotated[str, typer.Option(metavar="NAME", help="Training recipe (see 'nas_agg recipes').")] = "final",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the recipe's).")] = None,
+    device: DeviceOption = "auto",
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder; an unfinished training in it is resumed.")
+    ] = None,
+    image_size: SizeOption = None,
+    memory: MemoryOption = "auto",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to start.")
+    ] = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Train one network. It learns from the training and validation images and is tested once."""
+    from nas_agg import load
+    from nas_agg.study.standalone_training import train_genotype
+
+    metrics = train_genotype(
+        load(genotype),
+        name=genotype,
+        dataset=dataset,
+        recipe=recipe,
+        epochs=epochs,
+        device=device,
+        seed=seed,
+        out=out,
+        image_size=image_size,
+        memory=cast(RequestedMemoryMode, memory),  # checked there
+        compile=compile,
+        show=format is Format.table,
+    )
+    if format is Format.json:
+        print_json(metrics)
+
+
+def evaluate(
+    genotype: GenotypeArgument,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="WEIGHTS", help="A file of weights, or a torchvision name such as resnet50 (default: the run's)."
+        ),
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Data set, as for train (default: the run's).")
+    ] = None,
+    device: DeviceOption = "auto",
+    image_size: SizeOption = None,
+    download: DownloadOption = False,
+    format: FormatOption = Format.table,
+) -> None:
+    """Test a trained network. Prints accuracy, loss and, for more than 5 classes, top-5 accuracy."""
+    from nas_agg.study.standalone_training import evaluate_genotype
+
+    data = {"dataset": dataset, "image_size": image_size}
+    metrics = evaluate_genotype(genotype, weights=weights, device=device, download=download, **data)  # type: ignore[arg-type]
+    if format is Format.json:
+        print_json({k if k in ("correct", "images") else f"test_{k}": v for k, v in metrics.items()})
+    else:
+        accuracy = accuracy_text(
+            metrics["accuracy"], metrics["correct"], metrics["images"], metrics.get("top5_accuracy")
+        )
+        print(f"test accuracy {accuracy}, loss {metrics['loss']:.4f}")
