@@ -20,10 +20,42 @@ from nas_agg.language.resolved import SOURCES, Aggregate, Gather, Sequence
 Scope = Mapping[str, Any]
 
 
+class Observer(Protocol):
+    """Receives the events of an expansion in their order: what begins and ends, nested, and what is gathered."""
+
+    def begin_unit(self, unit: Sequence, x: int, scope: Scope, path: str, split: bool) -> None:
+        """A unit begins behind tensor ``x``; ``split``: with a shortcut that was split among inner nodes."""
+
+    def end_unit(self, output: int) -> None:
+        """The innermost unit ends."""
+
+    def begin_step(self, label: str, step: Any, x: int, scope: Scope, path: str) -> None:
+        """A step of the innermost unit begins behind tensor ``x``."""
+
+    def end_step(self, output: int) -> None:
+        """That step ends."""
+
+    def begin_aggregate(self, nodes: Nodes) -> None:
+        """The step that has begun is an aggregate."""
+
+    def end_aggregate(self, nodes: Nodes, output: int) -> None:
+        """It ends."""
+
+    def end_node(self, nodes: Nodes) -> None:
+        """A node ends: the last unit was its own."""
+
+    def end_source(self, nodes: Nodes, role: str, source: int) -> None:
+        """The last unit made a source pass through ``each`` or ``match``, the role."""
+
+    def gathered(self, nodes: Nodes, gathered: Gathered) -> None:
+        """A position of an aggregate has gathered; an inner aggregate may have begun, which splits a shortcut."""
+
+
 class UnitExpander(Protocol):
     """Writes units on a tape: the expansion around an aggregate."""
 
     tape: Tape
+    observer: Observer | None
 
     def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         """Write a unit behind tensor ``x`` and give its output."""
@@ -103,6 +135,7 @@ class Nodes:
 
     def __init__(self, run: UnitExpander, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
         self.run_, self.tape, self.aggregate, self.path = run, run.tape, aggregate, path
+        self.observer = run.observer
         channels, height, _ = self.tape.shapes[x]
         self.outer = {**scope, "in": channels, "h": height}
         self.let = dict(aggregate.let)
@@ -143,6 +176,8 @@ class Nodes:
                 features.append(
                     self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt))
                 )
+                if self.observer:
+                    self.observer.end_node(self)
             except GenotypeError as error:
                 raise error.within(f"node {l}") from None
         if dealt and isinstance(self.shortcut, PendingShortcut):
@@ -260,7 +295,9 @@ class Nodes:
         tensors = [(i, features[i]) for i in sources]
         tensors = self.fitted(gather, role, tensors, main, values, path) if sources else []
         found = self.joined(gather, tensors, main, values, scope, path) if tensors else main
-        self.gathered(Gathered(gather, position, join, scope, path, asked, main, tensors, values, found))
+        if self.observer:
+            record = Gathered(gather, position, join, scope, path, asked, main, tensors, values, found)
+            self.observer.gathered(self, record)
         return found
 
     def passed(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
@@ -269,7 +306,9 @@ class Nodes:
         weights: dict[str, Primitive] = {}
         for source in sources:
             begin = len(tape.ops)
-            found[source] = self.each(gather, source, scope, path)
+            found[source] = self.run_.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
+            if self.observer:
+                self.observer.end_source(self, "each", source)
             for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
                 if op.stateful and weights.setdefault(place, op) != op:
                     shapes = [text(tape.shapes[self.features[i]]) for i in (sources[0], source)]
@@ -279,13 +318,6 @@ class Nodes:
                         f"{gather.where}.each",
                     )
         return found
-
-    def each(self, gather: Gather, source: int, scope: Scope, path: str) -> int:
-        """One feature behind `each`."""
-        return self.run_.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
-
-    def gathered(self, found: Gathered) -> None:
-        """Is told what each position gathered; for those who look on."""
 
     def joined(
         self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, scope: Scope, path: str
@@ -364,6 +396,8 @@ class Nodes:
                         scope.pop(name, None)
             scope.update(w=width, s=ratio)
             self.matched[key] = self.run_.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
+            if self.observer:
+                self.observer.end_source(self, "match", source)
         return self.matched[key]
 
 

@@ -1,6 +1,6 @@
 """Genotype -> graph: units and aggregates are written out, node by node.
 
-Aggregates are in `nodes.py`. A unit without a join depends only on the shape
+Aggregates are in `aggregates.py`. A unit without a join depends only on the shape
 that enters it and on the names it uses, so it is expanded once for all places where these are equal.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_agg.common.errors import GenotypeError, placed
-from nas_agg.expansion.aggregates import Nodes, Scope, Shortcut
+from nas_agg.expansion.aggregates import Nodes, Observer, Scope, Shortcut, SplitShortcut
 from nas_agg.graph.graph import MAX_STEPS, Graph, Tape
 from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, text
 from nas_agg.language.genotype import Genotype
@@ -19,12 +19,13 @@ from nas_agg.language.resolver import Resolver
 from nas_agg.language.resolver import forget as forget_names
 
 
-def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape) -> Graph:
+def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape, observer: Observer | None = None) -> Graph:
     """The graph of a genotype.
 
     Args:
         genotype: A genotype without open names.
         tape: What it is written on, made for the image.
+        observer: Receives the events of the expansion; units are then expanded anew at each place.
 
     Returns:
         The live graph of shaped primitives.
@@ -32,7 +33,7 @@ def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape) -> Graph:
     Raises:
         GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
     """
-    run = Expansion(tape(genotype.input))
+    run = Expansion(tape(genotype.input), observer)
     try:
         output = run.network(Resolver(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
     except RecursionError:
@@ -73,19 +74,20 @@ def forget() -> None:
 
 
 class Expansion:
-    """The expansion of a network; what draws or writes networks looks on by a kind of `Nodes` of its own.
+    """The expansion of a network.
 
     Args:
         tape: What is written on.
+        observer: Receives the events.
     """
 
-    nodes: type[Nodes] = Nodes
-
-    def __init__(self, tape: Tape):
-        self.tape = tape
+    def __init__(self, tape: Tape, observer: Observer | None = None):
+        self.tape, self.observer = tape, observer
 
     def network(self, net: Sequence, scope: dict[str, Any]) -> int:
         x, entering = 0, self.tape.shapes[0][0]
+        if self.observer:
+            self.observer.begin_unit(net, x, scope, "", False)
         for i, (label, step) in enumerate(net.steps):
             where = f"net[{i}]"
             try:
@@ -94,6 +96,8 @@ class Expansion:
                 if error.where.startswith(where):
                     raise
                 raise (error.within(where) if error.where else GenotypeError(error.what, where, error.used)) from None
+        if self.observer:
+            self.observer.end_unit(x)
         return x
 
     # ------------------------------------------------------------------ units
@@ -101,6 +105,12 @@ class Expansion:
     def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         """Runs a unit behind tensor x; `in` begins anew."""
         entering = self.tape.shapes[x][0]
+        if self.observer:
+            self.observer.begin_unit(unit, x, scope, path, isinstance(shortcut, SplitShortcut))
+            for label, step in unit.steps:
+                x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)
+            self.observer.end_unit(x)
+            return x
         for part in unit.parts or (unit,):
             if part.joins:
                 for label, step in part.steps:
@@ -167,6 +177,14 @@ class Expansion:
         return x if known.output < 0 else known.output + start
 
     def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
+        if not self.observer:
+            return self.written(step, x, scope, path, entering, shortcut)
+        self.observer.begin_step(label, step, x, scope, path)
+        output = self.written(step, x, scope, path, entering, shortcut)
+        self.observer.end_step(output)
+        return output
+
+    def written(self, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
         tape = self.tape
         tape.path = path
         if isinstance(step, WordUse):
@@ -178,14 +196,16 @@ class Expansion:
             except GenotypeError as error:
                 raise placed(error, step.where) from None
         if isinstance(step, Aggregate):
-            return self.aggregate(label, self.nodes(self, step, x, scope, path, shortcut))
+            nodes = Nodes(self, step, x, scope, path, shortcut)
+            if not self.observer:
+                return nodes.run()
+            self.observer.begin_aggregate(nodes)
+            output = nodes.run()
+            self.observer.end_aggregate(nodes, output)
+            return output
         if isinstance(step, Join):
             try:
                 return shortcut.join(x) if shortcut else x
             except GenotypeError as error:
                 raise placed(error, step.where) from None
         return self.unit(step, x, scope, path, shortcut)
-
-    def aggregate(self, label: str, nodes: Nodes) -> int:
-        """Runs an aggregate's nodes."""
-        return nodes.run()

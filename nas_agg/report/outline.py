@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
-from nas_agg.expansion.aggregates import Gathered as Position
-from nas_agg.expansion.aggregates import Nodes, Scope, Shortcut
-from nas_agg.expansion.expansion import Expansion, expand
-from nas_agg.graph.graph import Graph, Tape
+from nas_agg.expansion.trace import AggregateRun, GatherRun, Trace, UnitRun, trace
+from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import (
     ACTIVATIONS,
     AdaptivePool,
@@ -24,8 +21,7 @@ from nas_agg.graph.primitives import (
     Times,
 )
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import Aggregate, Gather, Join, Sequence, WordUse
-from nas_agg.language.resolver import Resolver
+from nas_agg.language.resolved import Gather, WordUse
 
 
 @dataclass
@@ -147,103 +143,59 @@ def outline(genotype: Genotype) -> tuple[Graph, list[Step]]:
     Raises:
         GenotypeError: If the genotype is not a network.
     """
-    graph = expand(genotype)
-    run = _Recorder(_Tape(genotype.input))
-    run.network(Resolver(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
-    return graph, run.steps
+    traced = trace(genotype)
+    return traced.graph, _Outline(traced).steps(traced.root, "sum")
 
 
-class _Tape(Tape):
-    def spend(self, work: int) -> None:
-        super().spend(-(-work // 10))  # here no unit is written from memory
+class _Outline:
+    """The steps of a trace; units in units are written flat."""
 
+    def __init__(self, traced: Trace):
+        self.tape, self.shapes = traced.tape, traced.tape.shapes
 
-class _Recorded(Nodes):
-    """The expansion of an aggregate that keeps who reads whom."""
+    def steps(self, run: UnitRun, operator: str) -> list[Step]:
+        """The steps of a unit; ``operator``: of the shortcut around it."""
+        steps: list[Step] = []
+        for step in run.steps:
+            if isinstance(step.run, UnitRun):
+                steps += self.steps(step.run, operator)
+            elif isinstance(step.run, AggregateRun):
+                steps += _without_frame(self.aggregate(step.label, step.run, operator))
+            elif step.out != step.x and isinstance(step.step, WordUse):
+                ops = self.tape.ops[step.ops.start : step.ops.stop]
+                steps.append(_layer(step.step.word, ops, self.shapes[step.x], self.shapes[step.out]))
+            elif step.out != step.x:
+                steps.append(JoinStep(operator))
+        return steps
 
-    run_: _Recorder
-
-    def __init__(self, run: _Recorder, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
-        super().__init__(run, aggregate, x, scope, path, shortcut)
+    def aggregate(self, label: str, run: AggregateRun, operator: str) -> Opened:
+        aggregate = run.aggregate
+        operator = aggregate.shortcut.operator.word if aggregate.shortcut else operator
         roles = (("reads", aggregate.reads), ("shortcut", aggregate.shortcut), ("output", aggregate.output))
-        self.found = Opened("", path, {role: said(gather) for role, gather in roles if gather})
-        self.ways: dict[int, list[Step]] = {}  # by the tensor that came of it
+        opened = Opened(label, run.path, {role: said(gather) for role, gather in roles if gather})
+        opened.features = [self.shapes[tensor] for tensor in run.features]
+        opened.leaving = self.shapes[run.out]
+        matches: dict[int, list[Step]] = {}  # by the tensor that came of it
+        for node, shape in zip(run.nodes, opened.features[1:], strict=True):
+            found = Node(node.l, self.gathered(node.reads, matches, operator), shape=shape)
+            found.entering = self.shapes[node.unit.x]
+            if node.shortcut:
+                shortcut = self.gathered(node.shortcut, matches, operator)
+                found.shortcut = shortcut if shortcut.sources else None
+            found.steps = self.steps(node.unit, operator)
+            opened.nodes.append(found)
+        assert run.output is not None
+        opened.output = self.gathered(run.output, matches, operator)
+        return opened
 
-    def scope(self, l: int) -> dict[str, Any]:
-        if l:  # a node begins
-            self.found.nodes.append(node := Node(l))
-            self.run_.steps = node.steps
-        return super().scope(l)
-
-    def gathered(self, found: Position) -> None:
-        newest = [found.position - 1] if not found.join and found.position - 1 in found.asked else []
-        matches = {source: self.ways[made] for source, made in found.sources if made in self.ways}
-        numbers = [source for source, _ in found.sources] + newest
-        gathered = Gathered(numbers, found.gather.operator.word, matches)
-        if found.position > self.n:
-            self.found.output = gathered
-        elif found.join:
-            self.found.nodes[-1].shortcut = gathered if numbers else None
-        else:
-            self.found.nodes[-1].reads = gathered
-            if found.tensor is not None:
-                self.found.nodes[-1].entering = self.tape.shapes[found.tensor]
-
-    def each(self, *arguments: Any) -> int:
-        around, self.run_.steps = self.run_.steps, []
-        tensor = super().each(*arguments)
-        self.run_.steps = around
-        return tensor
-
-    def match(self, *arguments: Any) -> int:
-        around, self.run_.steps = self.run_.steps, []
-        tensor = super().match(*arguments)
-        if self.run_.steps or tensor not in self.ways:
-            self.ways[tensor] = self.run_.steps
-        self.run_.steps = around
-        return tensor
-
-
-class _Recorder(Expansion):
-    """An expansion that keeps the steps it goes through; units in units are written flat."""
-
-    nodes = _Recorded
-
-    def __init__(self, tape: Tape):
-        super().__init__(tape)
-        self.steps: list[Step] = []
-        self.operators = ["sum"]  # of the shortcuts around
-
-    def closed(self, part: Sequence, x: int, scope: Scope, path: str, entering: int) -> int:
-        for label, step in part.steps:
-            x = self.step(label, step, x, scope, f"{path}.{label}", entering, None)
-        return x
-
-    def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
-        tape, start = self.tape, len(self.tape.ops)
-        output = super().step(label, step, x, scope, path, entering, shortcut)
-        if output != x and isinstance(step, WordUse):
-            self.steps.append(_layer(step.word, tape.ops[start:], tape.shapes[x], tape.shapes[output]))
-        elif output != x and isinstance(step, Join):
-            self.steps.append(JoinStep(self.operators[-1]))
-        return output
-
-    def aggregate(self, label: str, nodes: Nodes) -> int:
-        assert isinstance(nodes, _Recorded)
-        around, self.steps = self.steps, []
-        shortcut = nodes.aggregate.shortcut
-        self.operators.append(shortcut.operator.word if shortcut else self.operators[-1])
-        output = nodes.run()
-        self.operators.pop()
-        self.steps = around
-        found = nodes.found
-        for node, tensor in zip(found.nodes, nodes.features[1:], strict=True):
-            node.shape = self.tape.shapes[tensor]
-        found.label = label
-        found.features = [self.tape.shapes[tensor] for tensor in nodes.features]
-        found.leaving = self.tape.shapes[output]
-        self.steps.extend(_without_frame(found))
-        return output
+    def gathered(self, run: GatherRun, matches: dict[int, list[Step]], operator: str) -> Gathered:
+        for match in run.matches.values():
+            if (steps := self.steps(match, operator)) or match.out not in matches:
+                matches[match.out] = steps
+        newest = [run.position - 1] if not run.join and run.position - 1 in run.asked else []
+        numbers = [source for source, _ in run.sources] + newest
+        fits = {source: matches[tensor] for source, tensor in run.sources if tensor in matches}
+        return Gathered(numbers, run.gather.operator.word, fits)
 
 
 def _without_frame(found: Opened) -> list[Step]:

@@ -9,11 +9,9 @@ import pytest
 from corpus.formulas import CONV, formula, graph_of
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.expansion.aggregates import Nodes
-from nas_agg.expansion.expansion import Expansion, expand
-from nas_agg.graph.graph import Tape
+from nas_agg.expansion.expansion import expand
+from nas_agg.expansion.trace import AggregateRun, trace
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolver import Resolver
 
 STRIDED = {"conv": 3, "stride": "s"}
 LEAVES = {"pattern": "nodes", "operator": "concat"}
@@ -416,18 +414,7 @@ def test_a_network_within_the_limits_is_expanded() -> None:
     assert len(graph) == 4 * 4096 + 3
 
 
-def test_what_positions_gather_can_be_looked_on():
-    found = []
-
-    class Looking(Nodes):
-        def gathered(self, gathered):
-            shape = gathered.tensor if gathered.tensor is None else self.tape.shapes[gathered.tensor]
-            sources = [source for source, _ in gathered.sources]
-            found.append((gathered.position, gathered.join, gathered.asked, sources, shape))
-
-    class Run(Expansion):
-        nodes = Looking
-
+def test_a_trace_has_what_positions_gather():
     genotype = Genotype.read(
         {
             "input": [3, 8, 8],
@@ -439,8 +426,16 @@ def test_what_positions_gather_can_be_looked_on():
             ],
         }
     )  # fmt: skip
-    run = Run(Tape(genotype.input))
-    run.network(Resolver(genotype).network(), {"classes": 4, "g": 1, "s": 1})
+    traced = trace(genotype)
+    run = traced.root.steps[0].run
+    assert isinstance(run, AggregateRun)
+    assert run.output
+    gathers = [gather for node in run.nodes for gather in (node.reads, node.shortcut) if gather] + [run.output]
+    found = [
+        (gather.position, gather.join, gather.asked, [source for source, _ in gather.sources],
+         None if gather.result is None else traced.shape(gather.result))
+        for gather in gathers
+    ]  # fmt: skip
     assert found == [
         (1, False, [0], [], (3, 8, 8)),
         (1, True, [0], [0], (3, 8, 8)),

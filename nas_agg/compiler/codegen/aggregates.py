@@ -9,9 +9,9 @@ from nas_agg.compiler.codegen.classes import Class, Classes, expression
 from nas_agg.compiler.codegen.fitted import FittedText
 from nas_agg.compiler.codegen.gathers import GatherText
 from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
-from nas_agg.compiler.codegen.trace import AggregateRun, NodeRun
 from nas_agg.compiler.codegen.unrolled import Listing
 from nas_agg.expansion.scope import NodeScope, ScheduleScope
+from nas_agg.expansion.trace import AggregateRun, NodeRun
 from nas_agg.language.expressions import Expression
 from nas_agg.language.resolved import Aggregate, Number
 

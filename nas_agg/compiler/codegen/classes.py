@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nas_agg.compiler.codegen.numbers import Unsaid
-from nas_agg.compiler.codegen.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
+from nas_agg.expansion.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
 from nas_agg.graph.primitives import Cat, Slice
 from nas_agg.language.layers import SliceLayer
 from nas_agg.language.operators import Sum

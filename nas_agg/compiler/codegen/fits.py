@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.numbers import Unsaid, same
-from nas_agg.compiler.codegen.trace import AggregateRun, UnitRun
+from nas_agg.expansion.trace import AggregateRun, UnitRun
 
 if TYPE_CHECKING:
     from nas_agg.compiler.codegen.aggregates import AggregateText

@@ -10,7 +10,7 @@ from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.selections import Selections, listed
-from nas_agg.compiler.codegen.trace import UnitRun
+from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
 
 if TYPE_CHECKING:

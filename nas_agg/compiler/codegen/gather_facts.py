@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from nas_agg.compiler.codegen.numbers import Unsaid
-from nas_agg.compiler.codegen.trace import AggregateRun, GatherRun
+from nas_agg.expansion.trace import AggregateRun, GatherRun
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES, Gather
 

@@ -12,8 +12,8 @@ from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.owned import Owned
 from nas_agg.compiler.codegen.text import WIDTH
-from nas_agg.compiler.codegen.trace import NodeRun, UnitRun
 from nas_agg.compiler.codegen.unrolled import taken
+from nas_agg.expansion.trace import NodeRun, UnitRun
 
 if TYPE_CHECKING:
     from nas_agg.compiler.codegen.aggregates import AggregateText

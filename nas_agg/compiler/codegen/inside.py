@@ -12,7 +12,7 @@ from nas_agg.compiler.codegen.joins import Joins, env
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import Unsaid
 from nas_agg.compiler.codegen.text import WIDTH
-from nas_agg.compiler.codegen.trace import AggregateRun, StepRun, UnitRun
+from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import Unsaid, same
-from nas_agg.compiler.codegen.trace import StepRun, UnitRun
+from nas_agg.expansion.trace import StepRun, UnitRun
 
 
 def env(values: Mapping[str, Any]) -> dict[str, Any]:

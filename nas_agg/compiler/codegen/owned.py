@@ -8,7 +8,7 @@ from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.selections import Selections
-from nas_agg.compiler.codegen.trace import NodeRun, UnitRun
+from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.numbers import Unsaid
-from nas_agg.compiler.codegen.trace import AggregateRun
+from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language import layers
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
 

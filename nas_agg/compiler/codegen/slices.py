@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.numbers import Said
-from nas_agg.compiler.codegen.trace import StepRun, UnitRun
+from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.layers import SliceLayer
 from nas_agg.language.resolved import Aggregate, Sequence
 

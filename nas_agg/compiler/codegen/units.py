@@ -13,7 +13,7 @@ from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.layers import Item, layer
 from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
 from nas_agg.compiler.codegen.text import WIDTH
-from nas_agg.compiler.codegen.trace import StepRun, UnitRun
+from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.selections import listed
 from nas_agg.compiler.codegen.slices import sliced
 from nas_agg.compiler.codegen.text import WIDTH
-from nas_agg.compiler.codegen.trace import AggregateRun, GatherRun, NodeRun, UnitRun
+from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, UnitRun
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import Join

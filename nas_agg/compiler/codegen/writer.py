@@ -15,8 +15,8 @@ from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.pre_activation import Raws
 from nas_agg.compiler.codegen.slices import slicing
 from nas_agg.compiler.codegen.text import fitted
-from nas_agg.compiler.codegen.trace import AggregateRun, StepRun, Trace
 from nas_agg.compiler.codegen.units import UnitText
+from nas_agg.expansion.trace import AggregateRun, StepRun, Trace
 from nas_agg.language.resolved import Sequence
 
 _SIMPLE = re.compile(r"(\d+ \* )?[\w.]+(\[-?\d+\][\w.]*)?")
