@@ -306,7 +306,7 @@ class Engine:
     def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Candidate) -> Job:
         order: dict[str, Any] = {}
         if folder is not None:
-            path = folder.trial(trial.number)
+            path = folder.trial_folder(trial.number)
             _write(path, network.genotype)
             order = {
                 "final": False,

@@ -136,7 +136,7 @@ def test_version_and_help(run):
         (["search", "--resume", "runs/none", "--out", "x"], "--out: cannot change when a run is resumed"),
         (["train", "microdense/30a64", "--dataset", "folder:"], "folder:PATH"),
         (["evaluate", "microdense/30a64"], "--weights"),
-        (["evaluate", "."], "no run folder"),
+        (["evaluate", "."], "not a run folder"),
         (["points", "microdens"], "did you mean 'microdense'?"),
     ],
 )

@@ -173,7 +173,7 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
         (("small.json", "--input", "8x8"), "--input: '8x8' is not channels x height x width"),
         (("small.json", "--classes", "9"), "--classes: 9, but digits has 10"),
         (("smal.json",), "smal.json: no such file; did you mean 'small.json'?"),
-        (("--rank", "runs"), "runs: no run folder"),
+        (("--rank", "runs"), "runs: not a run folder"),
         (("small.json", "--rank", "runs"), "--rank: cannot be combined with a genotype; leave out one of them"),
         (("--rank", "MADE", "--classes", "9"), "--classes: requires a genotype"),
         (("--rank", "MADE"), "its networks were not trained on a data set; name one with --dataset"),

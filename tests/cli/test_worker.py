@@ -21,7 +21,7 @@ def nas_agg(*words, **more):
     [
         ((), "name a storage (--storage URL --study NAME) or a run folder (--run RUN), one of them"),
         (("--storage", "sqlite:///none.db"), "sqlite:///none.db: no such file"),
-        (("--run", "."), ".: no run folder (it has no run.json)"),
+        (("--run", "."), ".: not a run folder (it has no run.json)"),
         (
             ("--storage", "sqlite:///none.db", "--wait", "soon"),
             "--wait: invalid duration 'soon'; use for example 90s, 30m,",

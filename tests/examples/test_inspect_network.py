@@ -113,7 +113,7 @@ def test_grad_cam_is_the_gradients_mean_times_the_map(example: Any) -> None:
     ("words", "said"),
     [
         (("nowhere",), "no genotype 'nowhere': no such file, run or space/point"),
-        ((".",), "no run folder (it has no run.json)"),
+        ((".",), "not a run folder (it has no run.json)"),
         (("dense:7",), "no trial '7'"),
         (("aggregation/densenet", "--plot", "weights"), "no trained weights; name a finished run, or give --weights"),
         (("aggregation/densenet", "--plot", "curves"), "not a run, so it has no learning curve"),

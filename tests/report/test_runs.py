@@ -108,10 +108,10 @@ def test_files_are_known_as_what_the_user_says_and_no_guess(copy):
      "no final network; finish it with the same nas_agg train command"),
     (lambda run: change(run / "run.json", evaluate=True), "its networks were evaluated by a function, not trained"),
     (lambda run: (run / "run.json").write_text("{"), "run.json: line 1, column 2: not JSON"),
-    (lambda run: (run / "run.json").write_text("{}"), "run.json: status: field required"),
-    (lambda run: (run / "run.json").unlink(), "no run folder (it has no run.json)"),
+    (lambda run: (run / "run.json").write_text('{"format": 1}'), "run.json: status: field required"),
+    (lambda run: (run / "run.json").unlink(), "not a run folder (it has no run.json)"),
     (lambda run: change(run / "run.json", data=None), "run.json names no data set"),
-    (lambda run: (run / "best/metrics.json").unlink(), "best: not whole, it has no metrics.json"),
+    (lambda run: (run / "best/metrics.json").unlink(), "best: incomplete, it has no metrics.json"),
     (lambda run: (run / "best/metrics.json").write_text('{"a": 1,'), "best/metrics.json: line 1, column 9: not JSON"),
     (lambda run: change(run / "best/metrics.json", test_accuracy=None), "metrics.json: test_accuracy: field required"),
     (lambda run: change(run / "best/metrics.json", test_accuracy=1.5), "metrics.json: test_accuracy: input should be"),
@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_finished_run_is_one_line(copy, refused, damage, why
 def test_trials_and_options_that_say_nothing_are_refused(refused, copy):
     assert "a trial has no test error" in refused("table", "--run", f"{copy}:3")
     assert "nas_agg train" in refused("table", "--run", f"{copy}:3")
-    assert "nothing: no run folder" in refused("table", "--run", "nothing")
+    assert "nothing: not a run folder" in refused("table", "--run", "nothing")
     assert "--as: only with --run" in refused("table", "--as", "cifar10")
     assert "'cifar11' is not one of 'cifar10', 'cifar100', 'imagenet'" in refused(
         "table", "--run", str(copy), "--as", "cifar11"

@@ -49,7 +49,7 @@ def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=1, out=tmp_path / "run")
     with pytest.raises(InputError, match="no final network; its networks were evaluated by a function"):
         evaluate_run(tmp_path / "run")
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="not a run folder"):
         evaluate_run(tmp_path / "none")
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from nas_agg.common.errors import InputError, NasAggError, hidden
 from nas_agg.study.api import resume, search
-from nas_agg.study.records.run_folder import RunFolder, read_run
+from nas_agg.study.records.run_folder import RUN_FORMAT, RunFolder, read_run
 from nas_agg.study.records.storages import JOURNAL
 from nas_agg.study.samplers.searcher import Searcher
 from nas_agg.study.standalone_training import evaluate_run
@@ -290,7 +290,7 @@ def test_a_best_that_is_not_whole_says_what_to_do(tiny, score, tmp_path):
         (best / "metrics.json").write_text(text)
         assert f"remove {best} to have it written again" in said(InputError, search, tiny, score, **settings)
     (best / "metrics.json").unlink()
-    assert said(InputError, search, tiny, score, **settings).startswith(f"{best}: not whole, it has no metrics.json")
+    assert said(InputError, search, tiny, score, **settings).startswith(f"{best}: incomplete, it has no metrics.json")
     shutil.rmtree(best)
     best.write_text("")
     said(InputError, search, tiny, score, **settings)
@@ -328,18 +328,40 @@ def test_a_tested_network_needs_its_figures(tmp_path):
     ],
 )
 def test_a_record_of_wrong_types_is_refused_by_the_field(tmp_path, change, field):
-    run = {"status": "running", "settings": {"space": "microdense"}, "study": "a", "named": True}
+    run = {"format": 1, "status": "running", "settings": {"space": "microdense"}, "study": "a", "named": True}
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert read_run(tmp_path) == run
     (tmp_path / "run.json").write_text(json.dumps({**run, **change}))
     line = said(InputError, resume, tmp_path)
-    assert line.startswith(f"{tmp_path / 'run.json'}: {field}") and line.endswith(": no record of a search")
+    assert line.startswith(f"{tmp_path / 'run.json'}: {field}")
 
 
-@pytest.mark.parametrize("run", ["[]", "5", "null", "{}"])
+@pytest.mark.parametrize("run", ["[]", "5", "null"])
 def test_a_record_that_is_none_is_refused(tmp_path, run):
     (tmp_path / "run.json").write_text(run)
-    assert said(InputError, read_run, tmp_path).endswith(": no record of a search")
+    assert said(InputError, read_run, tmp_path) == f"{tmp_path / 'run.json'}: not an object"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2, "versions": {"nas-agg": "7.1"}}, "format 2, not 1; open this run with nas_agg 7.1,"),
+        ({"format": "x" * 99, "versions": {}}, "..., not 1; open this run with the version of nas_agg that wrote it,"),
+        ({"format": None, "versions": {"nas-agg": "0.0"}}, "format None, not 1; open this run with nas_agg 0.0,"),
+        ({"versions": 5}, "no format number, not 1; open this run with the version of nas_agg that wrote it,"),
+    ],
+)
+def test_a_run_of_another_format_is_refused_with_the_version_that_reads_it(tiny, score, tmp_path, change, message):
+    path, settings = kept_run(tiny, score, tmp_path / "run")
+    run = json.loads((path / "run.json").read_text())
+    assert run.pop("format") == RUN_FORMAT == 1
+    (path / "run.json").write_text(json.dumps(run | change))
+    before = (path / JOURNAL).read_bytes()
+    for call, arguments in ((read_run, {"path": path}), (RunFolder, {"path": path}), (resume, {"path": path})):
+        line = said(InputError, call, **arguments)
+        assert line.startswith(f"{path / 'run.json'}: ") and message in line and line.endswith("or start a new one")
+    assert said(InputError, search, tiny, score, **settings) == line
+    assert (path / JOURNAL).read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["log.txt", "trials", "trials.csv", JOURNAL])

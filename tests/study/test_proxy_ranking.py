@@ -318,7 +318,7 @@ def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="not a run folder"):
         rank_run(tmp_path / "ruin")
     with pytest.raises(InputError, match="unknown proxy 'zem'; did you mean 'zen'"):
         rank_run(folder, ["zem"])

@@ -106,7 +106,7 @@ def test_ctrl_c_and_sigterm_stop_and_say_how_to_go_on(kept, tmp_path, request):
 
 def test_another_process_is_refused_while_one_searches(tiny, score, tmp_path):
     def ask_again(genotype, trial):
-        with pytest.raises(InputError, match="another search runs there"):
+        with pytest.raises(InputError, match="another process is using this run folder"):
             search(tiny, score, budget=1, out=tmp_path / "run")
         return score(genotype, trial)
 
@@ -199,7 +199,7 @@ def _killing(genotype, trial):
 def test_a_folder_of_something_else_is_refused(tiny, score, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    with pytest.raises(InputError, match="not empty and no run folder"):
+    with pytest.raises(InputError, match="neither empty nor a run folder"):
         search(tiny, score, budget=1, out=tmp_path / "mine")
 
 

@@ -1,4 +1,4 @@
-"""What a search leaves on the disk, and who may write there."""
+"""The run folder: what a search or a training leaves on the disk, and the lock of its only writer."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
 
 RUN_FILE = "run.json"
+RUN_FORMAT = 1  # of run.json and of all that a run stores; increase it when an older run can no longer be read
 GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = (
     *("number", "state", "value", "accuracy", "loss", "latency_ms", "params", "macs", "activation_bytes", "hash"),
@@ -34,13 +35,18 @@ _COLUMNS = (
 
 
 class RunFolder:
-    """A run's folder, locked for one process: the kernel frees the lock when that process ends, however it ends.
+    """A run folder, locked for this process; the kernel releases the lock when the process ends, however it ends.
 
     Args:
-        path: The folder; it is made if it is not there.
+        path: The folder; it is created if it does not exist.
+
+    Attributes:
+        path: The folder.
+        run: The contents of run.json; empty until the run begins.
+        new: Whether the folder holds no run yet.
 
     Raises:
-        InputError: It is something else's folder, or another process searches in it.
+        InputError: The folder is not a run folder, or another process has locked it.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -49,24 +55,26 @@ class RunFolder:
         self.path = Path(path)
         self.run: dict[str, Any] = {}
         try:
-            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+            self._created = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self.path / ".lock"
-            self._made = [] if lock.exists() else [lock, *self._made]
+            self._created = [] if lock.exists() else [lock, *self._created]
             self._lock = lock.open("a")
-        except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
-            why = getattr(error, "strerror", None) or error
-            raise InputError(f"{cut(str(self.path))}: cannot be used as a run folder: {why}") from None
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{cut(str(self.path))}: cannot be used as a run folder: {reason}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(self.path / ".lock")  # else who made the folder has just removed it
+            os.stat(self.path / ".lock")  # the process that created the folder may just have removed it
         except OSError:
             self._lock.close()
-            raise InputError(f"{self.path}: another search runs there; wait for it or choose another --out") from None
+            raise InputError(
+                f"{self.path}: another process is using this run folder; wait for it, or choose another --out"
+            ) from None
         try:
             self.new = not (self.path / RUN_FILE).exists()
             if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
-                raise InputError(f"{self.path}: not empty and no run folder; choose another --out")
+                raise InputError(f"{self.path}: neither empty nor a run folder; choose another --out")
             self.run = {} if self.new else read_run(self.path)
         except OSError as error:
             self.close()
@@ -76,8 +84,14 @@ class RunFolder:
             raise
 
     def begin(self, settings: dict[str, Any], **more: Any) -> None:
-        """Write what the run is before anything of it exists."""
+        """Write run.json, before anything else of the run exists.
+
+        Args:
+            settings: The settings of the run.
+            **more: Further entries.
+        """
         self.run = {
+            "format": RUN_FORMAT,
             "status": "running",
             "command": encodable(hidden(" ".join(sys.argv))),
             "settings": settings,
@@ -90,18 +104,18 @@ class RunFolder:
         self.update()
 
     def update(self, **changes: Any) -> None:
-        """Change entries of run.json."""
+        """Change or add entries of run.json."""
         self.run.update(changes)
         write_atomic(self.path / RUN_FILE, json.dumps(self.run, indent=2) + "\n")
 
     def log(self, line: str) -> None:
-        """Append a line to log.txt, with the time."""
+        """Append a line to log.txt, after the time."""
         path = self.path / "log.txt"
         with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def write_trials(self, trials: list[TrialRecord]) -> None:
-        """Rewrite trials.csv: a row a trial, its values in columns of their own."""
+        """Rewrite trials.csv: one row per trial, with one column per search variable."""
         names = list(trials[0].labels) if trials else []
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -114,29 +128,34 @@ class RunFolder:
         write_atomic(self.path / "trials.csv", encodable(text.getvalue()))
 
     def count_written_trials(self) -> int:
-        """How many trials trials.csv tells of."""
+        """The number of trials in trials.csv."""
         try:
             with (self.path / "trials.csv").open(newline="", encoding="utf-8", errors="replace") as file:
                 return max(0, sum(1 for _ in csv.reader(file)) - 1)
-        except (OSError, csv.Error):  # it is made anew
+        except (OSError, csv.Error):  # it will be rewritten
             return 0
 
-    def trial(self, number: int) -> Path:
-        """The folder of a trial, made if it is not there."""
+    def trial_folder(self, number: int) -> Path:
+        """The folder of a trial; it is created if it does not exist."""
         path = self.path / "trials" / str(number)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def extend(self, aside: str, **settings: Any) -> None:
-        """Let a run go on by other settings; its final network, if there is one, is kept aside under that name."""
+    def extend(self, former_best: str, **settings: Any) -> None:
+        """Reopen a finished run with other settings.
+
+        Args:
+            former_best: New name of the folder of the final network, if there is one.
+            **settings: The settings to change.
+        """
         if os.path.lexists(self.best):
-            with writing(self.path / aside):
-                os.rename(self.best, self.path / aside)
+            with writing(self.path / former_best):
+                os.rename(self.best, self.path / former_best)
         self.update(status="stopped", settings=self.run["settings"] | settings)
 
     def finish(self) -> None:
-        """Remove what only an unfinished run needs: checkpoints of trials that failed or were stopped."""
+        """Mark the run as finished, and remove the checkpoints of trials that failed or were stopped."""
         for path in self.path.glob("trials/*/checkpoint.pt"):
             with writing(path):
                 path.unlink()
@@ -144,82 +163,100 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """Where the final network lies once it is trained and tested."""
+        """The folder of the final network; it exists once the network is trained and tested."""
         return self.path / "best"
 
     def metrics(self, tested: bool = True) -> dict[str, Any] | None:
-        """What best/metrics.json says; ``None`` if there is no final network yet.
+        """The contents of best/metrics.json; ``None`` if there is no final network yet.
 
         Args:
-            tested: Whether the final network is one that was trained and tested.
+            tested: Whether networks of this run are trained and tested, not scored by a function.
 
         Raises:
-            InputError: best/ is there, but not whole.
+            InputError: best/ is incomplete or damaged.
         """
         if not os.path.lexists(self.best):
             return None
         return read_metrics(self.best, tested)
 
     def close(self) -> None:
-        """Let another process write here; what was made for a run that did not begin is removed."""
-        if self._made and not self.run:
-            with contextlib.suppress(OSError):  # not empty: somebody put something there
-                self._made[0].unlink()
-                for folder in self._made[1:]:
+        """Release the lock; the folders created for a run that did not begin are removed."""
+        if self._created and not self.run:
+            with contextlib.suppress(OSError):  # not empty: another process has written to it
+                self._created[0].unlink()
+                for folder in self._created[1:]:
                     folder.rmdir()
         self._lock.close()
 
 
 def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What run.json of a folder says.
+    """Read run.json of a folder.
 
     Raises:
-        InputError: There is no such run; the message names a near one.
+        InputError: There is no such run (the message suggests a similar name), its format is another, or run.json is
+            damaged.
     """
     file = Path(path) / RUN_FILE
     try:
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         parent = Path(path).parent
-        near = [entry.name for entry in parent.iterdir() if entry != Path(path)] if parent.is_dir() else []
-        raise InputError(f"{path}: no run folder (it has no {RUN_FILE}){did_you_mean(Path(path).name, near)}") from None
+        siblings = [entry.name for entry in parent.iterdir() if entry != Path(path)] if parent.is_dir() else []
+        hint = did_you_mean(Path(path).name, siblings)
+        raise InputError(f"{path}: not a run folder (it has no {RUN_FILE}){hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
     run = parse(text, str(file), "json")
     try:
-        _checked(_Record, run)
+        _check_format(run)
+        _validated(_RunRecord, run)
         if "study" in run:
             Settings.parse(**run["settings"])
     except InputError as error:
-        raise InputError(f"{file}: {error}: no record of a search") from None
+        raise InputError(f"{file}: {error}") from None
     return run
 
 
-def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
-    """The metrics of a final network.
-
-    Args:
-        best: The folder that holds it.
-        tested: Whether it is one that was trained and tested.
+def _check_format(run: Any) -> None:
+    """Refuse a run that another version of nas_agg wrote in another format.
 
     Raises:
-        InputError: The folder is not whole, or its metrics are damaged.
+        InputError: The message names the version that reads the run.
     """
-    remedy = f"remove {best} to {'train it again' if tested else 'have it written again'}"
+    if not isinstance(run, dict) or run.get("format") == RUN_FORMAT:
+        return
+    found = f"format {cut(str(run['format']))}" if "format" in run else "no format number"
+    versions = run.get("versions")
+    writer = versions.get("nas-agg") if isinstance(versions, dict) else None
+    reader = f"nas_agg {cut(str(writer))}" if writer else "the version of nas_agg that wrote it"
+    raise InputError(f"{found}, not {RUN_FORMAT}; open this run with {reader}, or start a new one")
+
+
+def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
+    """Read the metrics of a final network.
+
+    Args:
+        best: The folder of the network.
+        tested: Whether it was trained and tested, not scored by a function.
+
+    Raises:
+        InputError: The folder is incomplete, or its metrics are damaged.
+    """
+    remedy = f"remove {best} to {'train the network again' if tested else 'have it written again'}"
     if not (best / METRICS).is_file():
-        raise InputError(f"{best}: not whole, it has no {METRICS}; {remedy}")
+        raise InputError(f"{best}: incomplete, it has no {METRICS}; {remedy}")
     try:
-        return _checked(_Tested if tested else _Scored, read(best / METRICS))
+        return _validated(_TestedMetrics if tested else _ScoredMetrics, read(best / METRICS))
     except InputError as error:
-        why = str(error).removeprefix(f"{best / METRICS}: ")
-        raise InputError(f"{best / METRICS}: {why}; {remedy}") from None
+        reason = str(error).removeprefix(f"{best / METRICS}: ")
+        raise InputError(f"{best / METRICS}: {reason}; {remedy}") from None
 
 
-class _Part(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class _Data(_Part):
+class _DatasetArguments(_StrictModel):
     """The arguments of :func:`nas_agg.training.data.load_data`, and no others."""
 
     model_config = ConfigDict(extra="forbid")
@@ -230,9 +267,10 @@ class _Data(_Part):
     min_side: int | None = None
 
 
-class _Record(_Part):
-    """What run.json must be for a run to go on from it; what is left out may be missing there."""
+class _RunRecord(_StrictModel):
+    """The entries of run.json that are read again; those with a default may be missing."""
 
+    format: int
     status: str
     settings: dict[str, Any]
     seconds: float = Field(default=0, ge=0)
@@ -249,12 +287,12 @@ class _Record(_Part):
     classes: int = Field(default=1, ge=1)
 
 
-class _Scored(_Part):
+class _ScoredMetrics(_StrictModel):
     """best/metrics.json of a network that a function scored."""
 
 
-class _Tested(_Part):
-    """best/metrics.json of a network that was tested, as far as it is read again."""
+class _TestedMetrics(_StrictModel):
+    """The entries of best/metrics.json of a tested network that are read again."""
 
     test_accuracy: float = Field(ge=0, le=1)
     correct: int
@@ -265,43 +303,47 @@ class _Tested(_Part):
     hash: str = ""
 
 
-def _checked(model: type[BaseModel], value: Any) -> dict[str, Any]:
-    """A value of JSON that is as a model says."""
+def _validated(model: type[BaseModel], value: Any) -> dict[str, Any]:
+    """A value of JSON that conforms to a model."""
     if not isinstance(value, dict):
         raise InputError("not an object")
     try:
         model.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        said = first["msg"]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {said[0].lower()}{said[1:]}") from None
+        message = first["msg"]
+        raise InputError(f"{'.'.join(map(str, first['loc']))}: {message[0].lower()}{message[1:]}") from None
     return value
 
 
 def dataset_arguments(run: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
     """The data set of a run, as arguments of :func:`nas_agg.training.data.load_data`.
 
+    Args:
+        run: The contents of its run.json.
+        path: Its folder.
+
     Raises:
-        InputError: Its run.json names none.
+        InputError: The run has no data set.
     """
     if "data" not in run:
-        raise InputError(f"{path}: {RUN_FILE} names no data set; name one, and the weights")
+        raise InputError(f"{path}: {RUN_FILE} names no data set; specify one, and the weights")
     try:
-        return dict(_checked(_Data, run["data"]))
+        return dict(_validated(_DatasetArguments, run["data"]))
     except InputError as error:
         raise InputError(f"{Path(path) / RUN_FILE}: data.{error}") from None
 
 
 def encodable(text: str) -> str:
-    """A text that can be written as UTF-8: a name may hold bytes that are no text, and they are written out."""
+    """A text that can be written as UTF-8: undecodable bytes, as in file names, are replaced by their codes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def resume_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    """What to type to go on with an unfinished run, as the end of a sentence.
+    """How to resume an unfinished run, as the end of a sentence.
 
     Args:
-        run: What its run.json says.
+        run: The contents of its run.json.
         path: Its folder.
     """
     if "study" not in run:
@@ -312,10 +354,10 @@ def resume_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
 
 
 def join_command(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    """What to type on another machine to train trials of a run.
+    """The command that runs trials of a search on another machine.
 
     Args:
-        run: What its run.json says.
+        run: The contents of its run.json.
         path: Its folder.
     """
     storage = run["settings"].get("storage")
@@ -324,10 +366,10 @@ def join_command(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
     for name in ("nas-agg", "numpy", "optuna", "torch"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

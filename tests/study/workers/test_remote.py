@@ -539,7 +539,7 @@ def test_a_storage_or_run_that_is_not_there_is_one_line(tmp_path):
             find(storage)
         assert "secret" not in str(error.value)
     assert not list(tmp_path.iterdir()), "a worker makes no database"
-    with pytest.raises(InputError, match="no run folder"):
+    with pytest.raises(InputError, match="not a run folder"):
         find(run=tmp_path)
     for both in ({}, {"storage": "sqlite://", "run": tmp_path}):
         with pytest.raises(InputError, match="one of them"):

@@ -319,7 +319,7 @@ def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeyp
     result = resume(tmp_path / "run", workers=1)
     assert result.test["test_accuracy"] == 0.5
     assert len(trained(tmp_path)) == 3, "nothing is trained twice"
-    with pytest.raises(InputError, match=r"no run folder .* did you mean 'run'"):
+    with pytest.raises(InputError, match=r"not a run folder .* did you mean 'run'"):
         resume(tmp_path / "rnu")
 
 
