@@ -83,7 +83,7 @@ def compile_(
 
 def _pass_counts(exported: ExportedModel) -> list[Count]:
     """Operations before and after each pass, those for inference included."""
-    from nas_agg.compiler.inference_fusion import counts as fused
+    from nas_agg.compiler.inference_fusion import pass_counts as fused
     from nas_agg.compiler.network import build
     from nas_agg.expansion.passes import as_written, passed
 

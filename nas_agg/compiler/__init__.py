@@ -1,8 +1,12 @@
-"""Genotype -> torch.nn.Module; weights to and from files, from torchvision, and between writings of a network."""
+"""Compiles genotypes into torch modules; saves, loads and transfers weights; fuses networks for inference.
+
+The lowest room that imports torch. ``remat`` is training with less memory, ``codegen`` writes readable Python. Imports
+``common``, ``graph``, ``language``, ``expansion`` and ``search_space``.
+"""
 
 from nas_agg.compiler.compilation import compile
 from nas_agg.compiler.network import Network, build, forward_source
-from nas_agg.compiler.weight_permutation import carry
+from nas_agg.compiler.weight_permutation import transfer_weights
 from nas_agg.compiler.weights import load_weights, save_weights
 
-__all__ = ["Network", "build", "carry", "compile", "forward_source", "load_weights", "save_weights"]
+__all__ = ["Network", "build", "compile", "forward_source", "load_weights", "save_weights", "transfer_weights"]

@@ -1,4 +1,4 @@
-"""Operations that only networks for inference have: nothing goes back through them."""
+"""Operations of inference-only networks; they have no backward pass."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import ClassVar
 
 from nas_agg.graph.primitives import Act, Conv, Primitive, Scale, Shape
 
-#: Activations that can be written over what they read.
+#: Activations that can be computed in place.
 IN_PLACE = ("relu", "relu6", "leaky", "elu", "swish", "hardswish", "hardsigmoid")
 
 
 @dataclass(frozen=True, slots=True)
 class Floor(Scale):
-    """No value of a channel below a number."""
+    """A lower bound for each channel."""
 
     word: ClassVar[str] = "floor"
 
@@ -23,7 +23,7 @@ class Floor(Scale):
 
 @dataclass(frozen=True, slots=True)
 class Ceiling(Scale):
-    """No value of a channel above a number."""
+    """An upper bound for each channel."""
 
     word: ClassVar[str] = "ceiling"
 
@@ -33,7 +33,7 @@ class Ceiling(Scale):
 
 @dataclass(frozen=True, slots=True)
 class Buffer(Primitive):
-    """Room for features side by side, the first of which is there."""
+    """A buffer for a concat, into which its first part, the input, is written."""
 
     word: ClassVar[str] = "buffer"
     channels: int
@@ -47,7 +47,7 @@ class Buffer(Primitive):
 
 @dataclass(frozen=True, slots=True)
 class Store(Primitive):
-    """A buffer in which a further feature, the second input, now stands from channel ``first`` on."""
+    """A buffer, the first input, into which the second input is written from channel ``first`` on."""
 
     word: ClassVar[str] = "store"
     first: int
@@ -58,15 +58,15 @@ class Store(Primitive):
 
 @dataclass(frozen=True, slots=True)
 class Pointwise(Conv):
-    """A 1x1 convolution in the spelling that is fast for few images."""
+    """A 1x1 convolution by the kernel that is fast for few images."""
 
     def call(self, target: str, *inputs: str) -> str:
         return f"kernels.pointwise({inputs[0]}, {target})"
 
 
 @dataclass(frozen=True, slots=True)
-class ActHere(Act):
-    """An activation that is written over what it reads."""
+class InPlaceAct(Act):
+    """An activation that is computed in place."""
 
     def call(self, target: str, *inputs: str) -> str:
-        return f"{super(ActHere, self).call(target, *inputs)[:-1]}, inplace=True)"
+        return f"{super(InPlaceAct, self).call(target, *inputs)[:-1]}, inplace=True)"

@@ -1,4 +1,4 @@
-"""The last feature map of a network as the output of a module, for what looks at it through hooks, as Grad-CAM does."""
+"""The last feature map of a network as the output of a module, for methods that hook modules, such as Grad-CAM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from nas_agg.common.errors import InputError
-from nas_agg.compiler.backbone import passed_by_all
+from nas_agg.compiler.backbone import tensors_on_every_path
 from nas_agg.expansion.passes import Copy
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Gap, Linear, Primitive
 
-#: The module's name, which no layer of a genotype can have, as theirs begin with a letter.
+#: Name of the module; no layer of a genotype can have it, as their names begin with a letter.
 LAST_MAP = "0"
 
 
 @dataclass(frozen=True, slots=True)
 class Identity(Primitive):
-    """Its input, as a module."""
+    """The identity, as a module."""
 
     word: ClassVar[str] = "identity"
     stateful: ClassVar[bool] = True
@@ -28,26 +28,26 @@ class Identity(Primitive):
 
 
 def last_map(graph: Graph) -> int:
-    """The tensor that a network's head pools or flattens: the last map of more than one pixel ahead of it.
+    """The input of a network's head: the last map of more than one pixel ahead of pooling or flattening.
 
-    Every way from image to logits goes through it.
+    Every path from image to logits passes through it.
 
     Raises:
-        InputError: If the maps that all ways go through have one pixel each.
+        InputError: The maps on every path have one pixel each.
     """
-    found = None
-    for i in passed_by_all(graph):
+    last = None
+    for i in tensors_on_every_path(graph):
         if isinstance(graph.ops[i], Gap | Linear):
             break
         if graph.shapes[i][1:] != (1, 1):
-            found = i
-    if found is None:
+            last = i
+    if last is None:
         raise InputError("the network has no feature map of more than one pixel ahead of its head")
-    return found
+    return last
 
 
 def with_last_map(graph: Graph) -> Graph:
-    """The graph with its last map put out by a module `LAST_MAP`; the function and the weights' names are the same.
+    """The graph with a module `LAST_MAP` whose output is the last map; the function and parameter names are unchanged.
 
     Raises:
         InputError: See `last_map`.

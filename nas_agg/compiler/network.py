@@ -1,4 +1,4 @@
-"""Graph -> torch.nn.Module: modules at the graph's paths, and a forward of one plain line an operation."""
+"""Compiles a graph into a torch.nn.Module: modules at the graph's paths, and a forward of one line per operation."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ def build(
     conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
     memory: MemoryMode = "plain",
 ) -> Network:
-    """A graph's network with its first weights; see `Network` and `Network.start`."""
+    """Build a graph's network with initial weights; see `Network` and `init_weights`."""
     network = Network(graph, memory)
-    network.start(seed, zeros, classifier_init, conv_init)
+    init_weights(network, seed, zeros, classifier_init, conv_init)
     return network
 
 
-class Compiled(nn.Module):
-    """A module whose forward is ``source``, a text."""
+class CompiledModule(nn.Module):
+    """A module whose forward is compiled from its ``source``."""
 
     source: str
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        del state["_run"]  # a function made from text: made again
+        del state["_run"]  # a function that __setstate__ compiles again
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -50,21 +50,23 @@ class Compiled(nn.Module):
         self._run = compiled_forward(self.source)
 
 
-class Network(Compiled):
+class Network(CompiledModule):
     """A compiled network.
 
-    Its parameters bear the paths of the graph (``stage2.3.unit.conv1.weight``); ``source`` is the text of its forward.
+    Its parameters are named by the paths of the graph (``stage2.3.unit.conv1.weight``); ``source`` is the text of its
+    forward.
 
-    In training ``plain`` keeps for backward what eager PyTorch keeps. ``lean`` keeps what convolutions put out, and
-    builds concats, norms and activations again; ``leanest`` builds bottlenecks' 1x1 convolutions again too. All compute
-    the same function; these two have no hooks inside, and a network whose modules have some is run plainly.
+    In training, mode ``plain`` keeps for backward what eager PyTorch keeps. ``lean`` keeps the outputs of convolutions
+    and recomputes concats, norms and activations; ``leanest`` recomputes the 1x1 convolutions of bottlenecks as well.
+    All modes compute the same function. The last two do not run hooks of modules; where modules have hooks, the
+    network runs as in ``plain``.
 
     Args:
-        graph: What it computes.
-        memory: What it keeps for backward.
+        graph: The graph.
+        memory: The memory mode.
 
     Raises:
-        InputError: If there is no such memory.
+        InputError: There is no such memory mode.
     """
 
     def __init__(self, graph: Graph, memory: MemoryMode = "plain"):
@@ -75,84 +77,86 @@ class Network(Compiled):
         for i, (op, path) in enumerate(zip(graph.ops, graph.paths, strict=True)):
             if op.stateful and graph.shared.get(i, i) == i:
                 *around, name = path.split(".")
-                place: nn.Module = self
+                parent: nn.Module = self
                 for part in around:
-                    if part not in place._modules:
-                        place.add_module(part, nn.Module())
-                    place = place._modules[part]  # type: ignore[assignment]
-                made = op.module()
-                if made is None:
+                    if part not in parent._modules:
+                        parent.add_module(part, nn.Module())
+                    parent = parent._modules[part]  # type: ignore[assignment]
+                module = op.module()
+                if module is None:
                     assert isinstance(op, Scale)
-                    place.register_parameter(name, nn.Parameter(torch.full((op.channels, 1, 1), op.start)))
+                    parent.register_parameter(name, nn.Parameter(torch.full((op.channels, 1, 1), op.start)))
                 else:
-                    kind, arguments, options = made
-                    place.add_module(name, getattr(nn, kind)(*arguments, **options))
+                    kind, arguments, options = module
+                    parent.add_module(name, getattr(nn, kind)(*arguments, **options))
         self.source = forward_source(graph)
         self._run = compiled_forward(self.source)
         self._memory = memory  # private, as a part of a network may be called `memory`
         self._aggregation_weights = aggregation_weights(graph)
-        self._lean = None if memory == "plain" else RematerializedForward(graph, memory)
+        self._rematerialized = None if memory == "plain" else RematerializedForward(graph, memory)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits ``(N, classes)`` of images ``(N, channels, height, width)``."""
-        if self._lean is not None and torch.is_grad_enabled():
-            logits = self._lean(self, x)
+        if self._rematerialized is not None and torch.is_grad_enabled():
+            logits = self._rematerialized(self, x)
             if logits is not None:
                 return logits
         return self._run(self, x)
 
-    def start(
-        self,
-        seed: int | None = None,
-        zeros: Iterable[str] = (),
-        classifier_init: Literal["he", "glorot"] = "he",
-        conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
-    ) -> None:
-        """Gives the weights their first values: He's of convolutions and linear layers; scales keep theirs.
 
-        Args:
-            seed: Of the values; None takes torch's global random state.
-            zeros: Paths of layers that start at zero.
-            classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
-            conv_init: How convolutions start: He's distribution of variance 2 / fan_in or 2 / fan_out, the latter also
-                uniform. fan_out is the output channels times the kernel's area, whatever the groups.
-        """
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-            raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {cut(repr(seed))}")
-        generator = None if seed is None else torch.Generator().manual_seed(seed)
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
-                if isinstance(module, nn.Conv2d):
-                    he = nn.init.kaiming_uniform_ if conv_init == "fan_out_uniform" else nn.init.kaiming_normal_
-                    mode: Any = conv_init.removesuffix("_uniform")
-                    he(module.weight, mode=mode, nonlinearity="relu", generator=generator)
-                elif classifier_init == "glorot":
-                    nn.init.xavier_uniform_(module.weight, generator=generator)
-                else:
-                    nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        parameters = dict(self.named_parameters())
-        for path in zeros:
-            nn.init.zeros_(parameters[path] if path in parameters else parameters[f"{path}.weight"])
+def init_weights(
+    network: Network,
+    seed: int | None = None,
+    zeros: Iterable[str] = (),
+    classifier_init: Literal["he", "glorot"] = "he",
+    conv_init: Literal["fan_in", "fan_out", "fan_out_uniform"] = "fan_in",
+) -> None:
+    """Initialise a network's weights; ``scale`` layers and gather weights keep the values of the genotype.
+
+    Args:
+        network: The network.
+        seed: Seed of the values; None uses torch's global random state.
+        zeros: Paths of layers that are initialised at zero.
+        classifier_init: Linear layers: He's normal or Glorot's uniform distribution.
+        conv_init: Convolutions: He's normal distribution of variance 2 / fan_in or 2 / fan_out, or the uniform
+            distribution of the latter variance. fan_out is output channels times kernel area, whatever the groups.
+    """
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
+        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {cut(repr(seed))}")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
+            if isinstance(module, nn.Conv2d):
+                he = nn.init.kaiming_uniform_ if conv_init == "fan_out_uniform" else nn.init.kaiming_normal_
+                mode: Any = conv_init.removesuffix("_uniform")
+                he(module.weight, mode=mode, nonlinearity="relu", generator=generator)
+            elif classifier_init == "glorot":
+                nn.init.xavier_uniform_(module.weight, generator=generator)
+            else:
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    parameters = dict(network.named_parameters())
+    for path in zeros:
+        nn.init.zeros_(parameters[path] if path in parameters else parameters[f"{path}.weight"])
 
 
 def memory_of(model: nn.Module) -> MemoryMode:
-    """What a model keeps for backward in training: ``plain``, unless it is a `Network` of another memory."""
+    """A model's memory mode: that of a `Network`, ``plain`` of any other module."""
     return model._memory if isinstance(model, Network) else "plain"
 
 
 def aggregation_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters by which a `Network`'s gathers multiply their sources; none of another model."""
+    """The parameters by which a `Network`'s gathers multiply their sources; empty for any other module."""
     return [model.get_parameter(name) for name in model._aggregation_weights] if isinstance(model, Network) else []
 
 
 def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> str:
-    """The text of a network's forward: one line an operation, each tensor dropped after its last reader.
+    """The text of a network's forward: one line per operation, each tensor deleted after its last reader.
 
     Args:
-        graph: What is computed.
-        outputs: Tensors that are given by name, in the place of logits.
+        graph: The graph.
+        outputs: Tensors to return by name, instead of logits.
     """
     last = list(range(len(graph)))
     for i, inputs in enumerate(graph.inputs):
@@ -174,16 +178,16 @@ def forward_source(graph: Graph, outputs: Mapping[str, int] | None = None) -> st
 
 
 def _attribute(path: str) -> str:
-    """A path as Python says it."""
-    found = "self"
+    """A path as a Python expression."""
+    text = "self"
     for part in path.split("."):
-        found = f"getattr({found}, {part!r})" if re.match(r"\d", part) else f"{found}.{part}"
-    return found
+        text = f"getattr({text}, {part!r})" if re.match(r"\d", part) else f"{text}.{part}"
+    return text
 
 
 @lru_cache(maxsize=256)
 def compiled_forward(source: str) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
-    """The function of a forward's text, which is made of the graph's own words, numbers and checked names alone."""
+    """The function of a forward's text, which contains only the graph's own words, numbers and validated names."""
     scope: dict[str, Any] = {"torch": torch, "F": functional, "kernels": kernels}
     exec(source, scope)
     return scope["forward"]

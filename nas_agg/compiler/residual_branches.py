@@ -1,4 +1,4 @@
-"""Parts of a network that recipes treat apart: the ends of branches, and the weights of gathers."""
+"""Layers that recipes treat separately: the ends of residual branches, and the weights of gathers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,31 @@ from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Act, Conv, Dropout, Linear, MaxPool, Norm, Pad, Scale, Shuffle
 
 _NODE = re.compile(r".*\.\d+\.unit\.")  # up to the innermost node's unit
-_KEEPS_ZERO = ("add", "mean", "cat", "gap", "gmp", "times")  # and those of the classes below: zeros in, zeros out
+_KEEPS_ZERO = (
+    "add",
+    "mean",
+    "cat",
+    "gap",
+    "gmp",
+    "times",
+)  # operations, beside the classes in `_ends`, whose output is zero if their input is
 
 
 def branch_ends(graph: Graph) -> list[str]:
-    """The last layers with weights of the branches that shortcuts join by a sum: with these at zero a branch is zero.
+    """The last weighted layers of residual branches: initialising them at zero makes a branch zero.
 
-    A branch is what a node computes before its `join`; of parallel parts each has an end. Where a shortcut is dealt out
-    to the nodes of an inner aggregate, each of these has a branch. A branch's end may be a convolution, a norm with a
-    scale or a `scale`; where a sigmoid or a slice comes after it, or there is none, nothing is found.
+    A branch is what a node computes before its `join`, where a shortcut is added; each of several parallel parts has an
+    end. Where a shortcut is split among the nodes of an inner aggregate, each of these nodes has a branch. The end of a
+    branch is a convolution, a linear layer, an affine norm or a `scale`; a branch without one, or in which a sigmoid or
+    a slice follows it, is left out.
 
     Args:
-        graph: Of the network.
+        graph: The network's.
 
     Returns:
-        Paths of the layers.
+        The paths of these layers.
     """
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     for i, op in enumerate(graph.ops):
         if op.word != "add":
             continue
@@ -36,14 +44,14 @@ def branch_ends(graph: Graph) -> list[str]:
         elif last == "join" and (node := _NODE.match(path)):
             within = node.group()
         else:
-            continue  # a sum that is read or put out
+            continue  # the sum of a node's inputs or of an aggregate's output
         for end in _ends(graph, graph.inputs[i][-1], within):
-            found[graph.paths[end]] = None
-    return list(found)
+            paths[graph.paths[end]] = None
+    return list(paths)
 
 
 def _ends(graph: Graph, tensor: int, within: str) -> Iterator[int]:
-    """The last layers with weights ahead of a tensor that lie within a unit."""
+    """The last weighted layers ahead of a tensor within a unit."""
     todo = [tensor]
     while todo:
         at = todo.pop()
@@ -55,22 +63,22 @@ def _ends(graph: Graph, tensor: int, within: str) -> Iterator[int]:
         elif isinstance(op, (Norm, MaxPool, Dropout, Pad, Shuffle)) or op.word in _KEEPS_ZERO:
             todo.extend(graph.inputs[at])
         elif (isinstance(op, Act) and "sigmoid" not in op.function) or op.word == "mul":
-            todo.append(graph.inputs[at][0])  # of a gated tensor, not of the gate
-        elif op.word == "product":  # of a tensor with a gate that is smaller
+            todo.append(graph.inputs[at][0])  # the gated tensor, not the gate
+        elif op.word == "product":  # a tensor times a smaller gate
             whole = [source for source in graph.inputs[at] if graph.shapes[source] == graph.shapes[at]]
             todo.extend(whole if len(whole) == 1 else ())
 
 
 def aggregation_weights(graph: Graph) -> list[str]:
-    """The numbers by which gathers multiply their sources (``weight: true``), not those of `scale` layers.
+    """The weights by which gathers multiply their sources (``weight: true``), without those of `scale` layers.
 
-    A gather's weight is named by the number of its source, a layer by its word.
+    The last part of a gather weight's path is the number of its source; that of a layer is a word.
 
     Args:
-        graph: Of the network.
+        graph: The network's.
 
     Returns:
-        Paths, each the name of a parameter.
+        Names of parameters.
     """
     scales = [path for op, path in zip(graph.ops, graph.paths, strict=True) if isinstance(op, Scale)]
     return [path for path in dict.fromkeys(scales) if path.rpartition(".")[2].isdigit()]

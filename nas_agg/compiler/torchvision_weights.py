@@ -1,10 +1,10 @@
-"""Weights of torchvision's models in networks written here, besides those a network saved itself.
+"""Loads weights: state dicts of a network itself or of torchvision's models.
 
-torchvision registers a model's layers in the order in which they are computed, and a graph has that order too: the n-th
-layer with weights there is the n-th here, whatever its name. Checked are all names there, against torchvision's own
-model, and for each pair the kind of layer, its strides, groups and padding, the names and shapes of its tensors, and
-that a `downsample` there is a `match` here (the one place where two layers of the same shape could change places).
-Activations and pools have no weights and are not compared.
+torchvision registers a model's layers in the order in which they are computed, which is the graph's order too: the n-th
+weighted layer of torchvision's model corresponds to the n-th of the graph, whatever its name. All of torchvision's
+names are checked, and for each pair of layers the type, stride, groups and padding, the names and shapes of tensors,
+and that a `downsample` corresponds to a `match` (the only case in which two layers of the same shape could be
+swapped). Activations and pools have no weights and are not compared.
 """
 
 from __future__ import annotations
@@ -41,77 +41,83 @@ MODELS = (
     "efficientnet_b0",
 )
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-_COUNTER = "num_batches_tracked"  # is not in older files, and nothing is computed from it
-_OLD = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # norm.1 for norm1, in older files
+_COUNTER = "num_batches_tracked"  # missing in older files, and not used for inference
+_OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # norm.1 instead of norm1, in older files
 
 State = dict[str, Tensor]
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 
 
-def load_from(network: Network, graph: Graph, weights: Weights, download: bool = False) -> None:
-    """Loads weights from a file or by name.
+def load_weights_from(network: Network, graph: Graph, weights: Weights, download: bool = False) -> None:
+    """Load weights from a state dict, from a file or by name.
 
     Args:
-        network: Compiled from the graph.
-        graph: Of the network.
-        weights: The state of this network or of one of torchvision's `MODELS`: a state dict; a file of one, ``.pt`` or
-            ``.pth`` as `torch.save` writes it, else safetensors; or a model's name, which stands for torchvision's
-            default weights, others behind a dot (``resnet50.IMAGENET1K_V1``).
-        download: Whether named weights that are not in torch.hub's folder are fetched.
+        network: A network compiled from the graph.
+        graph: The network's graph.
+        weights: The state of this network or of one of torchvision's `MODELS`: a state dict; its file, ``.pt`` or
+            ``.pth`` as `torch.save` writes it, else safetensors; or the name of a model for torchvision's default
+            weights, with a version for others (``resnet50.IMAGENET1K_V1``).
+        download: Whether named weights that are not in torch.hub's folder are downloaded.
 
     Raises:
-        InputError: If there are none, or they are another network's: the first name that is missing, too many or of
-            another shape.
-        NasAggError: If they cannot be fetched.
+        InputError: There are no such weights, or they belong to another network: the first name that is missing,
+            unexpected or of another shape.
+        NasAggError: The download failed.
     """
     if not isinstance(weights, Mapping | str | os.PathLike):
-        raise InputError(f"weights: a state dict, a file or a name, not {cut(repr(weights))}")
-    text = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
-    model, dot, version = text.partition(".")
-    named = model in MODELS and (not dot or version.isupper())
+        raise InputError(f"weights: expected a state dict, a file or a name, not {cut(repr(weights))}")
+    source = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
+    name, dot, version = source.partition(".")
+    model = name if name in MODELS and (not dot or version.isupper()) else None
     if isinstance(weights, Mapping):
-        state = _checked(weights, text)
+        state = _check_state(weights, source)
     else:
-        state = _read(_place(model, version, download) if named else Path(text))
+        state = _read_state(_cached_file(model, version, download) if model else Path(source))
     own = network.state_dict()
-    if named or state.keys() != own.keys():
-        today = {_OLD.sub(r"\1", name): tensor for name, tensor in state.items()}
-    if not named:
-        if state.keys() == own.keys() or (near := _nearest(today)) is None:
-            check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, text)
-            network.load_state_dict(state)
-            return
-        model = near
-    network.load_state_dict(_translated(network, graph, today, model, text))
+    if model is None and state.keys() != own.keys():
+        model = _closest_model(_current_names(state))
+    if model is not None:
+        state = _translate(network, graph, _current_names(state), model, source)
+    else:
+        check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
+    network.load_state_dict(state)
 
 
-def _place(model: str, version: str, download: bool) -> Path:
-    """The file of a model's weights in torch.hub's folder."""
+def _current_names(state: State) -> State:
+    """A state dict of torchvision with the names of current versions."""
+    return {_OLD_NAME.sub(r"\1", name): tensor for name, tensor in state.items()}
+
+
+def _cached_file(model: str, version: str, download: bool) -> Path:
+    """The file of a model's weights in torch.hub's folder; it is downloaded if required."""
     from torchvision.models import get_model_weights
 
-    known = get_model_weights(model)
-    if version and version not in known.__members__:
-        raise InputError(f"torchvision's {model} has no weights {version}; there are {', '.join(known.__members__)}")
-    url = known[version or "DEFAULT"].url
+    versions = get_model_weights(model)
+    if version and version not in versions.__members__:
+        available = ", ".join(versions.__members__)
+        raise InputError(f"torchvision's {model} has no weights '{version}'; choose from {available}")
+    url = versions[version or "DEFAULT"].url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.exists():
         if not download:
-            raise InputError(f"{path}: no such file; --download (in Python download=True) fetches it from {url}")
+            raise InputError(
+                f"{path}: no such file; use --download (in Python download=True) to download it from {url}"
+            )
         try:
             torch.hub.load_state_dict_from_url(url, progress=False, check_hash=True, weights_only=True)
         except (OSError, RuntimeError) as error:
-            raise NasAggError(one_line(f"{url}: cannot be fetched ({' '.join(str(error).split())})")) from None
+            raise NasAggError(one_line(f"{url}: download failed ({' '.join(str(error).split())})")) from None
     return path
 
 
-def _read(path: Path) -> State:
-    """The tensors in a file, by their names."""
+def _read_state(path: Path) -> State:
+    """Read a state dict from a file."""
     check_regular(path)
     if path.is_dir():
-        raise InputError(f"{path}: a folder, not a file of weights")
-    torch_s = path.suffix.lower() in (".pt", ".pth")
+        raise InputError(f"{path}: a folder, not a weights file")
+    is_torch_file = path.suffix.lower() in (".pt", ".pth")
     try:
-        if torch_s:
+        if is_torch_file:
             check_stored(path)
             with warnings.catch_warnings(action="ignore"):
                 state = torch.load(path, map_location="cpu", weights_only=True)
@@ -120,24 +126,26 @@ def _read(path: Path) -> State:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{did_you_mean(path.name, MODELS)}") from None
     except (OSError, SafetensorError) as error:
-        kind = "file of torch.save" if torch_s else "safetensors file"
-        raise InputError(one_line(f"{path}: not a {kind} that can be read ({' '.join(str(error).split())})")) from None
+        kind = "torch.save" if is_torch_file else "safetensors"
+        raise InputError(one_line(f"{path}: not a readable {kind} file ({' '.join(str(error).split())})")) from None
     except Exception:  # a damaged file can make torch.load raise almost anything
-        raise InputError(f"{path}: not a state dict that can be read without executing what is in it") from None
-    return _checked(state, str(path))
+        raise InputError(f"{path}: not a state dict that can be read without executing code") from None
+    return _check_state(state, str(path))
 
 
-def _checked(state: object, source: str) -> State:
-    """A state dict, if it is one.
+def _check_state(state: object, source: str) -> State:
+    """Return a state dict after checking that it is one.
 
     Raises:
-        InputError: It is not.
+        InputError: It is not a state dict of dense tensors.
     """
     if not isinstance(state, Mapping) or not all(map(_is_entry, state, state.values())):
         raise InputError(f"{source}: not a state dict of dense tensors; save model.state_dict()")
     for name, tensor in state.items():
         if not tensor.is_floating_point() and not name.endswith(_COUNTER):
-            raise InputError(f"{source}: '{name}' holds {str(tensor.dtype).removeprefix('torch.')}, not floating point")
+            raise InputError(
+                f"{source}: '{name}' has type {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+            )
     return dict(state)
 
 
@@ -147,57 +155,70 @@ def _is_entry(name: object, tensor: object) -> bool:
     )
 
 
-def _model(name: str) -> nn.Module:
-    """torchvision's model without the memory and the time for its weights."""
+def _meta_model(name: str) -> nn.Module:
+    """torchvision's model on the meta device, without weights."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
         return get_model(name, weights=None)
 
 
-def _nearest(state: State) -> str | None:
-    """The model that shares most names with a state, and of those most shapes; None if none shares most names."""
+def _closest_model(state: State) -> str | None:
+    """The model with most names, then most shapes in common with a state dict; None if most names differ."""
     given = {name for name in state if not name.endswith(_COUNTER)}
     if not any(name.startswith(("layer1.", "features.")) for name in given):
         return None
 
-    def others(name: str) -> tuple[int, int]:
-        known = {key: tensor.shape for key, tensor in _model(name).state_dict().items() if not key.endswith(_COUNTER)}
-        return len(given ^ known.keys()), sum(state[key].shape != known[key] for key in given & known.keys())
+    def differences(model: str) -> tuple[int, int]:
+        own = _meta_model(model).state_dict()
+        shapes = {name: tensor.shape for name, tensor in own.items() if not name.endswith(_COUNTER)}
+        return len(given ^ shapes.keys()), sum(state[name].shape != shapes[name] for name in given & shapes.keys())
 
-    near = min(MODELS, key=others)
-    return near if others(near)[0] < len(given) else None
+    closest = min(MODELS, key=differences)
+    return closest if differences(closest)[0] < len(given) else None
 
 
-def _translated(network: nn.Module, graph: Graph, state: State, model: str, source: str) -> State:
-    """A state of torchvision's model under the names of the network."""
-    known, own, modules = _model(model), network.state_dict(), dict(network.named_modules())
-    names = set(known.state_dict())
+def _translate(network: nn.Module, graph: Graph, state: State, model: str, source: str) -> State:
+    """Rename the state dict of a torchvision model for the network.
+
+    Raises:
+        InputError: The network is not that model, or the state dict is not that of the model.
+    """
+    theirs, own, modules = _meta_model(model), network.state_dict(), dict(network.named_modules())
+    names = set(theirs.state_dict())
     if extra := [name for name in state if name not in names]:
         raise InputError(f"{source}: '{extra[0]}' is not in torchvision's {model}")
-    layers = [(name, module) for name, module in known.named_modules() if isinstance(module, _LAYERS)]
-    places = [(path, op.module()) for op, path in zip(graph.ops, graph.paths, strict=True) if op.stateful]
-    end = f"the network is not torchvision's {model}"
-    found: State = {}
-    for (name, module), (path, made) in zip(layers, places, strict=False):
-        if made is None or made[0] != type(module).__name__ or ("downsample" in name) != (".match." in path):
-            raise InputError(f"{source}: '{path}' stands where '{name}' should; {end}")
+    layers = [(name, module) for name, module in theirs.named_modules() if isinstance(module, _LAYERS)]
+    paths = [path for op, path in zip(graph.ops, graph.paths, strict=True) if op.stateful]
+    translated: State = {}
+    for (name, module), path in zip(layers, paths, strict=False):
+        if type(modules.get(path)) is not type(module) or ("downsample" in name) != (".match." in path):
+            raise _other_network(source, f"the network has '{path}' in place of '{name}'", model)
         for key in module.state_dict():
-            given, wanted = state.get(f"{name}.{key}"), own.get(f"{path}.{key}")
-            if given is None and key == _COUNTER:
-                given = torch.zeros((), dtype=torch.int64)
-            if given is None:
-                raise InputError(f"{source}: no weights named '{name}.{key}', as torchvision's {model} has")
-            if wanted is None or given.shape != wanted.shape:
-                shape = "nothing" if wanted is None else tuple(wanted.shape)
-                raise InputError(f"{source}: '{name}.{key}' has shape {tuple(given.shape)}, '{path}' {shape}; {end}")
-            found[f"{path}.{key}"] = given
-        for field in ("stride", "padding", "groups") if isinstance(module, nn.Conv2d) else ():
-            theirs, mine = getattr(module, field), getattr(modules[path], field)
-            if theirs != mine:
-                raise InputError(f"{source}: '{name}' has {field} {theirs}, '{path}' {mine}; {end}")
-    if len(layers) > len(places):
-        raise InputError(f"{source}: '{layers[len(places)][0]}' has no place in the network; {end}")
-    if left := [name for name in own if name not in found]:
-        raise InputError(f"{source}: no weights for '{left[0]}'; {end}")
-    return found
+            tensor = state.get(f"{name}.{key}")
+            if tensor is None and key != _COUNTER:
+                raise InputError(f"{source}: '{name}.{key}' of torchvision's {model} is missing")
+            tensor = torch.zeros((), dtype=torch.int64) if tensor is None else tensor
+            expected = own.get(f"{path}.{key}")
+            if expected is None or tensor.shape != expected.shape:
+                shape = "nothing" if expected is None else tuple(expected.shape)
+                problem = f"'{name}.{key}' has shape {tuple(tensor.shape)}, '{path}' {shape}"
+                raise _other_network(source, problem, model)
+            translated[f"{path}.{key}"] = tensor
+        if isinstance(module, nn.Conv2d) and (field := _differing_field(module, modules[path])):
+            problem = f"'{name}' has {field} {getattr(module, field)}, '{path}' {getattr(modules[path], field)}"
+            raise _other_network(source, problem, model)
+    if len(layers) > len(paths):
+        raise _other_network(source, f"'{layers[len(paths)][0]}' has no counterpart", model)
+    if missing := [name for name in own if name not in translated]:
+        raise _other_network(source, f"no weights for '{missing[0]}'", model)
+    return translated
+
+
+def _differing_field(theirs: nn.Conv2d, own: nn.Module) -> str | None:
+    fields = ("stride", "padding", "groups")
+    return next((field for field in fields if getattr(theirs, field) != getattr(own, field)), None)
+
+
+def _other_network(source: str, problem: str, model: str) -> InputError:
+    return InputError(f"{source}: {problem}; the network is not torchvision's {model}")

@@ -1,4 +1,4 @@
-"""Weights of one network in another that is equal but written differently."""
+"""Transfers weights between equal networks that are written differently."""
 
 from __future__ import annotations
 
@@ -15,83 +15,87 @@ from nas_agg.graph.primitives import Primitive, Scale
 _NAMES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-def carry(state: Mapping[str, Tensor], source: Graph, target: Graph) -> dict[str, Tensor]:
-    """The weights of one network as another of the same canonical hash names and orders them.
+def transfer_weights(state: Mapping[str, Tensor], source: Graph, target: Graph) -> dict[str, Tensor]:
+    """Rename and permute the weights of one network for another of the same canonical hash.
 
     Args:
-        state: The state of `source`: each tensor under its operation's path.
-        source: The graph that the weights are of.
-        target: The graph that wants them.
+        state: The state dict of `source`: each tensor under its operation's path.
+        source: The graph that the weights belong to.
+        target: The graph that receives them.
 
     Returns:
-        The state of `target`: with it, it computes what `source` does with `state`. Tensors that nothing reorders are
-        those of `state`, not copies.
+        The state dict of `target`, with which it computes what `source` computes with `state`. Tensors that need no
+        permutation are those of `state`, not copies.
 
     Raises:
-        InputError: If the networks are not equal, or the state is not that of `source`.
+        InputError: The networks are not equal, or the state dict is not that of `source`.
     """
     old, new = canonical_form(source), canonical_form(target)
     if old.hash != new.hash:
-        raise InputError(f"weights go only into an equal network, and the hashes are {old.hash} and {new.hash}")
-    held = {old.places[i]: i for i, op in enumerate(source.ops) if op.stateful}
-    old_channels, new_channels = _channels(source, old), _channels(target, new)
-    carried: dict[str, Tensor] = {}
-    left = set(state)
+        raise InputError(
+            f"weights can be transferred between equal networks only; the hashes are {old.hash} and {new.hash}"
+        )
+    source_ops = {old.places[i]: i for i, op in enumerate(source.ops) if op.stateful}
+    old_orders, new_orders = _channel_orders(source, old), _channel_orders(target, new)
+    transferred: dict[str, Tensor] = {}
+    unused = set(state)
     for i, op in enumerate(target.ops):
         if not op.stateful:
             continue
-        j = held[new.places[i]]
-        entering = _order(old_channels[source.inputs[j][0]], new_channels[target.inputs[i][0]])
-        leaving = _order(old_channels[j], new_channels[i])
-        names = _keys(op, source.paths[j], state)
+        j = source_ops[new.places[i]]
+        entering = _permutation(old_orders[source.inputs[j][0]], new_orders[target.inputs[i][0]])
+        leaving = _permutation(old_orders[j], new_orders[i])
+        names = _suffixes(op, source.paths[j], state)
         if not names and op.params:
-            raise InputError(f"the weights lack {source.paths[j]}, a {op.word} of the network")
+            raise InputError(f"the weights lack those of '{source.paths[j]}', a {op.word} of the network")
         for name in names:
             key = source.paths[j] + name
-            left.discard(key)
-            carried[target.paths[i] + name] = _reordered(op, name, state[key], entering, leaving)
-    if left:
-        raise InputError(f"the weights hold {min(left)}, which the network has not")
-    return carried
+            unused.discard(key)
+            transferred[target.paths[i] + name] = _permute(op, name, state[key], entering, leaving)
+    if unused:
+        raise InputError(f"the weights contain '{min(unused)}', which is not in the network")
+    return transferred
 
 
-def _keys(op: Primitive, path: str, state: Mapping[str, Tensor]) -> list[str]:
-    """What follows an operation's path in the names of its tensors."""
+def _suffixes(op: Primitive, path: str, state: Mapping[str, Tensor]) -> list[str]:
+    """The suffixes of an operation's path in the names of its tensors."""
     return [
         name for name in ([""] if isinstance(op, Scale) else [f".{name}" for name in _NAMES]) if path + name in state
     ]
 
 
-def _reordered(op: Primitive, name: str, value: Tensor, entering: Tensor | None, leaving: Tensor | None) -> Tensor:
+def _permute(op: Primitive, name: str, value: Tensor, entering: Tensor | None, leaving: Tensor | None) -> Tensor:
     if leaving is not None and value.ndim:
         value = value[leaving]
     if entering is not None and op.mixing and name == ".weight":
-        value = value.unflatten(1, (len(entering), -1))[:, entering].flatten(1, 2)  # a linear has a block per channel
+        value = value.unflatten(1, (len(entering), -1))[:, entering].flatten(
+            1, 2
+        )  # a linear layer has a block of columns per channel
     return value
 
 
 # ---------------------------------------------------------------------- channels
 
 
-def _channels(graph: Graph, form: Canonical) -> list[Tensor | None]:
-    """For each tensor the canonical number of each channel, or None where they have not moved.
+def _channel_orders(graph: Graph, form: Canonical) -> list[Tensor | None]:
+    """For each tensor the canonical position of each channel, or None where the order is canonical.
 
-    The parts of a concat are numbered in their canonical order, so that equal networks number alike.
+    The parts of a concat are numbered in their canonical order, so that equal networks are numbered alike.
     """
-    found: list[Tensor | None] = []
+    order: list[Tensor | None] = []
     for i, (op, inputs) in enumerate(zip(graph.ops, graph.inputs, strict=True)):
         if op.word == "cat":
-            found.append(_joined(graph, form, i, found))
+            order.append(_concat_order(graph, form, i, order))
         else:
-            found.append(found[inputs[0]] if inputs and op.channelwise else None)
+            order.append(order[inputs[0]] if inputs and op.channelwise else None)
     for i, op in enumerate(graph.ops):
         if op.word == "mul":
-            for tensor in gate_chain(graph, i):  # a gate's channels move with what it multiplies
-                found[tensor] = found[graph.inputs[i][0]]
-    return found
+            for tensor in gate_chain(graph, i):  # a gate's channels follow those of the gated tensor
+                order[tensor] = order[graph.inputs[i][0]]
+    return order
 
 
-def _joined(graph: Graph, form: Canonical, cat: int, found: list[Tensor | None]) -> Tensor | None:
+def _concat_order(graph: Graph, form: Canonical, cat: int, order: list[Tensor | None]) -> Tensor | None:
     parts = graph.inputs[cat]
     widths = [graph.shapes[part][0] for part in parts]
     starts, start = [0] * len(parts), 0
@@ -100,16 +104,16 @@ def _joined(graph: Graph, form: Canonical, cat: int, found: list[Tensor | None])
         start += widths[k]
     pieces = []
     for part, width, begin in zip(parts, widths, starts, strict=True):
-        inner = found[part]
+        inner = order[part]
         pieces.append(begin + (torch.arange(width) if inner is None else inner))
     joined = torch.cat(pieces)
     return None if torch.equal(joined, torch.arange(start)) else joined
 
 
-def _order(old: Tensor | None, new: Tensor | None) -> Tensor | None:
-    """Which of the old channels each of the new ones is, or None if each is its own."""
+def _permutation(old: Tensor | None, new: Tensor | None) -> Tensor | None:
+    """For each new channel the index of the old one, or None for the identity."""
     if old is None:
         return new
-    back = torch.argsort(old)
-    found = back if new is None else back[new]
-    return None if torch.equal(found, torch.arange(len(found))) else found
+    inverse = torch.argsort(old)
+    permutation = inverse if new is None else inverse[new]
+    return None if torch.equal(permutation, torch.arange(len(permutation))) else permutation

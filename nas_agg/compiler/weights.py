@@ -1,4 +1,4 @@
-"""Weights to and from files: safetensors, under the names of a network's parameters."""
+"""Saving and loading weights as safetensors, under the names of a network's parameters."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Read what :func:`save_weights` wrote into a model of the same network, on the device it is on.
+    """Load a file of :func:`save_weights` into a model of the same network, on the model's device.
 
     Raises:
-        InputError: The file cannot be read, or it is another network's: the first name that is missing, too many or
-            of another shape.
+        InputError: The file cannot be read, or belongs to another network: the first name that is missing,
+            unexpected or of another shape.
     """
     check_regular(path)
     state = model.state_dict()
@@ -37,22 +37,22 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
             for name, tensor in state.items():
                 kind = file.get_slice(name).get_dtype()
                 if tensor.is_floating_point() and kind not in _FLOATS:
-                    raise InputError(f"{path}: '{name}' holds {kind}, not floating point")
+                    raise InputError(f"{path}: '{name}' has type {kind}, not floating point")
             loaded = {name: file.get_tensor(name) for name in state}
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: not a safetensors file that can be read ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
     model.load_state_dict(loaded)
 
 
 def check_shapes(
     state: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]], path: str | os.PathLike[str]
 ) -> None:
-    """Compares the names and shapes in a file with those of a state.
+    """Compare the names and shapes in a file with those of a state dict.
 
     Raises:
-        InputError: The first name that is missing, too many or of another shape.
+        InputError: A name is missing, unexpected or of another shape.
     """
     end = "these are the weights of another network"
     for name, tensor in state.items():

@@ -62,7 +62,7 @@ def test_verbose_says_what_each_pass_leaves(run, folder):
     assert before > after
     assert all(one[1] == other[0] for one, other in itertools.pairwise(counts.values()))
     said = json.loads(run("compile", "small.json", "--out", "other", "-v", "--format", "json")[1])["passes"]
-    assert {step["name"]: step["before"] - step["after"] for step in said}["norms_back"] == 1
+    assert {step["name"]: step["before"] - step["after"] for step in said}["fold_norms_into_preceding"] == 1
 
 
 def test_for_another_task(run, folder):
@@ -102,9 +102,12 @@ def test_exports_make_no_noise(folder):
         (["microdens/30a64", "--out", "x"], "did you mean 'microdense/30a64'?"),
         ([".", "--out", "x"], "not the folder of a run"),
         (["small.json", "--out", "x", "--weights", "none"], "none: no such file"),
-        (["small.json", "--out", "x", "--weights", "text"], "text: not a safetensors file"),
+        (["small.json", "--out", "x", "--weights", "text"], "text: not a readable safetensors file"),
         (["small.json", "--out", "x", "--weights", "text.pt"], "text.pt: not a state dict"),
-        (["small.json", "--out", "x", "--weights", "cut.safetensors"], "cut.safetensors: not a safetensors file"),
+        (
+            ["small.json", "--out", "x", "--weights", "cut.safetensors"],
+            "cut.safetensors: not a readable safetensors file",
+        ),
         (["aggregation/resnet", "--out", "x", "--weights", "small.safetensors"], "the weights of another network"),
         (["small.json", "--out", "x", "--weights", "small.safetensors", "--classes", "7"], "not (7, 8); these are the"),
         (["small.json", "--out", "x", "--weights", "small.safetensors", "--seed", "1"], "seed: it is of untrained"),

@@ -237,5 +237,5 @@ def test_a_network_without_maps() -> None:
 
 
 def test_a_backbone_is_plain() -> None:
-    with pytest.raises(InputError, match="memory 'plain', not 'lean'"):
+    with pytest.raises(InputError, match="memory mode 'plain' only, not 'lean'"):
         nas_agg.compile("aggregation/densenet", features=True, memory="lean")

@@ -166,9 +166,9 @@ def test_what_does_not_fit_together_is_refused():
     with pytest.raises(InputError, match="a backbone is not fused"):
         nas_agg.compile("residual/resnet50", fuse=True, features=True)
     graph = graph_of("relu")
-    with pytest.raises(InputError, match="no pass 'nope'"):
+    with pytest.raises(InputError, match="unknown pass 'nope'"):
         nas_agg.compile("residual/resnet50", features=True, passes=["nope"])
     with pytest.raises(InputError, match="passes: names of passes, not 3"):
         nas_agg.compile("residual/resnet50", passes=3)
-    with pytest.raises(InputError, match="no pass 'norm'"):
+    with pytest.raises(InputError, match="unknown pass 'norm'"):
         fuse(build(graph, 0), graph, ["norm"])

@@ -331,11 +331,11 @@ def test_seeds_are_whole_numbers(seed):
 
 
 def test_weights_are_no_folder(tmp_path):
-    with pytest.raises(InputError, match="a folder, not a file of weights"):
+    with pytest.raises(InputError, match="a folder, not a weights file"):
         nas_agg.compile("residual/resnet-110", weights=tmp_path)
 
 
 @pytest.mark.parametrize("weights", [5, 1.5, [], True])
 def test_weights_are_a_state_a_file_or_a_name(weights):
-    with pytest.raises(InputError, match="weights: a state dict, a file or a name"):
+    with pytest.raises(InputError, match="weights: expected a state dict, a file or a name"):
         nas_agg.compile("residual/resnet-110", weights=weights)

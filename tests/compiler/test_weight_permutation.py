@@ -12,7 +12,7 @@ from corpus.rewrites import equivalent_genotype, equivalent_graph, near_duplicat
 
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.network import Network
-from nas_agg.compiler.weight_permutation import carry
+from nas_agg.compiler.weight_permutation import transfer_weights
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.canonical import canonical_hash
@@ -57,7 +57,7 @@ def assert_same_function(source: Graph, target: Graph, generator: torch.Generato
     images = torch.randn(2, *source.shapes[0], generator=generator, dtype=torch.float64)
     wanted = outputs(source, state, images)
     assert torch.isfinite(wanted).all()
-    assert difference(wanted, outputs(target, carry(state, source, target), images)) < 1e-9
+    assert difference(wanted, outputs(target, transfer_weights(state, source, target), images)) < 1e-9
 
 
 def reversed_concats(graph: Graph) -> Graph:
@@ -95,9 +95,9 @@ def test_a_state_is_carried_whole_and_reads_like_the_target():
     graph = graph_of("bn", {"gn": 4}, "scale", "in", {"dropout": 0.5}, {"conv": 1, "out": 3, "bias": True})
     other = relabeled(random.Random(1), graph)
     state = random_state(graph, torch.Generator().manual_seed(0))
-    carried = carry(state, graph, other)
+    carried = transfer_weights(state, graph, other)
     assert set(carried) == set(Network(other).state_dict())
-    back = carry(carried, other, graph)
+    back = transfer_weights(carried, other, graph)
     assert set(back) == set(state) and all(torch.equal(back[name], state[name]) for name in state)
 
 
@@ -105,13 +105,13 @@ def test_what_does_not_fit_is_refused_in_one_line():
     graph, other = graph_of({"conv": 3, "out": 4}), graph_of({"conv": 1, "out": 4})
     state = random_state(graph, torch.Generator().manual_seed(0))
     with pytest.raises(
-        InputError, match=r"^weights go only into an equal network, and the hashes are \w{32} and \w{32}$"
+        InputError, match=r"^weights can be transferred between equal networks only; the hashes are \w{32} and \w{32}$"
     ):
-        carry(state, graph, other)
-    with pytest.raises(InputError, match=r"^the weights hold extra\.weight, which the network has not$"):
-        carry({**state, "extra.weight": torch.zeros(1)}, graph, graph)
-    with pytest.raises(InputError, match=r"^the weights lack linear, a linear of the network$"):
-        carry({name: value for name, value in state.items() if "linear" not in name}, graph, graph)
+        transfer_weights(state, graph, other)
+    with pytest.raises(InputError, match=r"^the weights contain 'extra\.weight', which is not in the network$"):
+        transfer_weights({**state, "extra.weight": torch.zeros(1)}, graph, graph)
+    with pytest.raises(InputError, match=r"^the weights lack those of 'linear', a linear of the network$"):
+        transfer_weights({name: value for name, value in state.items() if "linear" not in name}, graph, graph)
 
 
 def drawn_networks(rng: random.Random, number: int):

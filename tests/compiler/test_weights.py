@@ -46,8 +46,8 @@ def test_files_that_hold_no_weights(tmp_path):
     assert "no such file" in refusal(load_weights, network(), tmp_path / "none")
     for text in (b"", b"garbage" * 100, b"\xff" * 64):
         (tmp_path / "bad").write_bytes(text)
-        assert "bad: not a safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
+        assert "bad: not a readable safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
     save_weights(network(), tmp_path / "w")
     (tmp_path / "bad").write_bytes((tmp_path / "w").read_bytes()[:-5])
-    assert "not a safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
-    assert "not a safetensors file" in refusal(load_weights, network(), tmp_path)
+    assert "not a readable safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
+    assert "not a readable safetensors file" in refusal(load_weights, network(), tmp_path)
