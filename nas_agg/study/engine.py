@@ -232,7 +232,7 @@ class Engine:
             show=self.show,
             objectives=self.objectives,
             timeout=self.settings.timeout,
-            spent=clock.seconds,
+            seconds_before=clock.seconds,
         )
 
     def _go(self, folder: RunFolder | None, task: Task | None, record: StudyRecord, proposer: Proposer) -> SearchResult:

@@ -223,7 +223,7 @@ def rank_run(
         return made[0]
 
     try:
-        scores = _scores(genotypes, names, inits, scorer, kept.scores, report, kept.write_now_and_then)
+        scores = _scores(genotypes, names, inits, scorer, kept.scores, report, kept.write_if_due)
     finally:
         kept.write()
     return Ranking(
@@ -237,7 +237,7 @@ def rank_run(
         correlations=correlations(scores, results, seed),
         failed=made[0].failed if made else {},
         seconds=_means(made[0].seconds) if made else {},
-        unkept=kept.unkept,
+        unkept=kept.write_error,
     )
 
 

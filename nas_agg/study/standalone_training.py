@@ -170,7 +170,7 @@ def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, 
 
 
 def _interrupted(folder: RunFolder, status: int) -> Exception:
-    error = NasAggError(f"stopped; go on {resume_instructions(folder.run, folder.path)}")
+    error = NasAggError(f"stopped; resume {resume_instructions(folder.run, folder.path)}")
     error.status = status
     return error
 

@@ -75,7 +75,7 @@ def test_the_code_says_what_it_is_and_where_it_comes_from(run, folder):
     run("compile", "aggregation/resnet", "--input", "3x8x8", "--out", "model")
     lines = (folder / "model/model.py").read_text().splitlines()
     assert lines[0] == '"""aggregation/resnet'
-    assert lines[2].startswith("Of the space aggregation: which aggregation is best")
+    assert lines[2].startswith("From the search space aggregation: which aggregation is best")
     run("compile", "small.json", "--out", "other")
     assert (folder / "other/model.py").read_text().startswith('"""small\n')
 

@@ -111,7 +111,7 @@ def test_a_fault_of_the_code_loses_no_training(tmp_path, monkeypatch, capsys, fa
     monkeypatch.setattr(package, "emit", fails)
     metrics = train_genotype(nas_agg.load(SMALL), out=tmp_path / "run", **SETTINGS)
     said = str(fault) or "MemoryError"
-    assert capsys.readouterr().err == f"note: no model.py: {said}\n"
+    assert capsys.readouterr().err == f"note: model.py was not written: {said}\n"
     assert not (tmp_path / "run/best/model.py").exists()
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
     assert evaluate_genotype(str(tmp_path / "run"), device="cpu")["correct"] == metrics["correct"]
@@ -121,21 +121,23 @@ def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path
     result = search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
     text = (tmp_path / "run/best/model.py").read_text()
     number = json.loads((tmp_path / "run/best/metrics.json").read_text())["trial"]
-    assert text.startswith(f'"""tiny, trial {number} of a search\n\nOf the space tiny.\n')
+    assert text.startswith(f'"""tiny, trial {number} of a search\n\nFrom the search space tiny.\n')
     assert imported(tmp_path / "run/best/model.py").build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     fixed = export_genotype(str(tmp_path / "run"), tmp_path / "model")
     assert fixed.weights is None
-    untrained = text.replace("Of the space tiny.", "Of the space tiny. Untrained weights of seed 0.")
+    untrained = text.replace("From the search space tiny.", "From the search space tiny. Untrained weights of seed 0.")
     assert (tmp_path / "model/model.py").read_text() == untrained
     assert nas_agg.load(tmp_path / "model/genotype.json") == result.best
 
 
 def test_where_networks_come_from(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
-    assert describe_source(f"{tmp_path}/run:1") == ("tiny, trial 1 of a search", "Of the space tiny.")
+    assert describe_source(f"{tmp_path}/run:1") == ("tiny, trial 1 of a search", "From the search space tiny.")
     title, about = describe_source("densenet/121")
     assert title == "densenet/121"
-    assert about.startswith("Of the space densenet-imagenet: DenseNet-BC on large images") and about.endswith(".")
+    assert about.startswith("From the search space densenet-imagenet: DenseNet-BC on large images") and about.endswith(
+        "."
+    )
     assert describe_source("a name") == ("a name", "")
     (tmp_path / "run/run.json").write_text("{")
     assert describe_source(f"{tmp_path}/run:1") == (f"{tmp_path}/run:1", "")

@@ -100,7 +100,7 @@ def test_ctrl_c_and_sigterm_stop_and_say_how_to_go_on(kept, tmp_path, request):
         process.send_signal(number)
         said = process.communicate(timeout=20)[0]
         assert process.returncode == status, said
-        assert said.splitlines()[-1] == f"stopped; go on by calling nas_agg.search again with out={str(out)!r}"
+        assert said.splitlines()[-1] == f"stopped; resume by calling nas_agg.search again with out={str(out)!r}"
         assert json.loads((out / "run.json").read_text())["status"] == "stopped"
 
 

@@ -296,7 +296,7 @@ def test_the_final_training_tells_of_each_tenth_without_a_terminal(capsys):
     for epoch in range(1, 31):
         display.step("training the best", epoch, 30, 0.5)
     assert len(logged) == 10
-    assert logged[-1] == "training the best: epoch 30 of 30: 50.00 % of the training images right"
+    assert logged[-1] == "training the best: epoch 30 of 30: train acc 50.00 %"
     assert capsys.readouterr().out.splitlines() == logged
 
 

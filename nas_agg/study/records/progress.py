@@ -1,4 +1,4 @@
-"""How a search shows itself: a live line on a terminal, plain lines elsewhere; the log gets every line."""
+"""Progress of a search: a live line on a terminal, plain lines elsewhere, and every line in the log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from nas_agg.study.definition.trial import RecordState, TrialRecord
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-KEEP_EVERY = 1.0  # seconds between two writings of the tables when trials end
-KEEP_ANYWAY = 10.0  # and when none does
+WRITE_INTERVAL = 1.0  # seconds at least between two writes of the run's files when trials end
+IDLE_WRITE_INTERVAL = 10.0  # and when none ends
 
 
 class ProgressReporter:
-    """Prints the progress of a search and keeps its run folder up to date, as a search callback.
+    """A search callback that prints progress and keeps the files of the run up to date.
 
     Args:
-        budget: Networks the search is to evaluate.
-        trials: Gives every trial.
-        log: Takes each line.
-        keep: Called with the time now and then, and at the end, to write what is kept of the trials.
+        budget: The number of networks to evaluate.
+        trials: Returns all trials.
+        log: Receives each line.
+        write_files: Called at intervals, and at the end, to write the files of the run.
         show: Whether to print.
-        objectives: What values are of.
-        timeout: Seconds the search may take, and ``spent``: those already gone.
+        objectives: The objectives of the search.
+        timeout: Seconds that the search may take.
+        seconds_before: Seconds that earlier parts of the search took.
     """
 
     def __init__(
@@ -38,18 +39,18 @@ class ProgressReporter:
         budget: int,
         trials: Callable[[], list[TrialRecord]],
         log: Callable[[str], None],
-        keep: Callable[[], None],
+        write_files: Callable[[], None],
         show: bool = False,
         objectives: Objectives | None = None,
         timeout: float | None = None,
-        spent: float = 0.0,
+        seconds_before: float = 0.0,
     ):
-        self._budget, self._trials, self._log, self._keep = budget, trials, log, keep
+        self._budget, self._trials, self._log, self._write_files = budget, trials, log, write_files
         self._show, self._timeout = show, timeout
         self._objectives = objectives or Objectives()
-        self._kept = self._begun = time.monotonic()
-        self._spent = spent
-        self._already = sum(trial.consumes_budget for trial in trials())
+        self._last_write = self._started = time.monotonic()
+        self._seconds_before = seconds_before
+        self._evaluated_before = self._evaluated()
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
@@ -59,7 +60,8 @@ class ProgressReporter:
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
             self._live = Progress(*columns, transient=True)
-            self._task = self._live.add_task("searching", total=self._budget, completed=self._already, state="")
+            completed = self._evaluated_before
+            self._task = self._live.add_task("searching", total=self._budget, completed=completed, state="")
             self._live.start()
         return self
 
@@ -67,7 +69,10 @@ class ProgressReporter:
         if self._live is not None:
             self._live.stop()
         self._live = None
-        self._keep()
+        self._write_files()
+
+    def _evaluated(self) -> int:
+        return sum(trial.consumes_budget for trial in self._trials())
 
     def say(self, line: str) -> None:
         """Log and print a line."""
@@ -78,57 +83,61 @@ class ProgressReporter:
             print(line, flush=True)
 
     def trial(self, trial: TrialRecord) -> None:
-        """Tell of a trial that ended."""
+        """Report a trial that ended."""
         self.say(self._line(trial))
         self.tick(trial)
 
     def tick(self, trial: TrialRecord | None = None) -> None:
-        """Bring the live line and, now and then, the files up to date."""
-        now = time.monotonic()
-        if now - self._kept >= (KEEP_ANYWAY if trial is None else KEEP_EVERY):
-            self._kept = now
-            self._keep()
-        if self._live is not None and self._task is not None:
-            done = sum(trial.consumes_budget for trial in self._trials())
-            self._live.update(self._task, completed=done, state=self._state(done, now))
+        """Update the live line and, at intervals, the files.
 
-    def step(self, what: str, step: int, steps: int, value: float) -> None:
-        """Tell how far the final training is."""
-        line = epoch_line(step, steps, value)
+        Args:
+            trial: The trial that ended, if one did.
+        """
+        now = time.monotonic()
+        if now - self._last_write >= (IDLE_WRITE_INTERVAL if trial is None else WRITE_INTERVAL):
+            self._last_write = now
+            self._write_files()
         if self._live is not None and self._task is not None:
-            self._live.update(self._task, description=what, completed=step, total=steps, state=line)
-        if is_logged_epoch(step, steps):
-            self._log(f"{what}: {line}")
+            evaluated = self._evaluated()
+            self._live.update(self._task, completed=evaluated, state=self._state(evaluated, now))
+
+    def step(self, description: str, epoch: int, epochs: int, accuracy: float) -> None:
+        """Report an epoch of the final training."""
+        line = epoch_line(epoch, epochs, accuracy)
+        if self._live is not None and self._task is not None:
+            self._live.update(self._task, description=description, completed=epoch, total=epochs, state=line)
+        if is_logged_epoch(epoch, epochs):
+            self._log(f"{description}: {line}")
             if self._show and self._live is None:
-                print(f"{what}: {line}", flush=True)
+                print(f"{description}: {line}", flush=True)
 
     def _line(self, trial: TrialRecord) -> str:
         if trial.state in (RecordState.FAILED, RecordState.INTERRUPTED):
             return f"trial {trial.number}: {trial.state}: {trial.reason}"
         if trial.state == RecordState.INFEASIBLE:
-            return f"trial {trial.number}: refused: {trial.reason} ({trial.params:,} params, {trial.macs:,} MACs)"
+            return f"trial {trial.number}: infeasible: {trial.reason} ({trial.params:,} params, {trial.macs:,} MACs)"
         if trial.state == RecordState.DUPLICATE:
             return f"trial {trial.number}: equal to trial {trial.duplicate_of}, {self._value(trial)}"
         early = " when stopped" if trial.state == RecordState.PRUNED else ""
         if trial.state == RecordState.PAUSED:
             early = f" after {pluralize(max(trial.rungs), 'epoch')}"
-        told = _told(trial, self._objectives)
-        words = [_named(name, text) for name, text in told.items() if name not in self._objectives.names]
-        words.append(f"{trial.seconds or 0:.1f} s")
+        metrics = _metric_texts(trial, self._objectives)
+        details = [_labelled(name, text) for name, text in metrics.items() if name not in self._objectives.names]
+        details.append(f"{trial.seconds or 0:.1f} s")
         if trial.memory != "plain":
-            words.append(f"memory {trial.memory}")
+            details.append(f"memory {trial.memory}")
         if trial.batch_size is not None:
-            words.append(f"batch size {trial.batch_size}")
+            details.append(f"batch size {trial.batch_size}")
         if trial.consumes_budget and trial.scores is None:
-            words.append("over a limit")
+            details.append("exceeds a limit")
         if best := self._best():
-            words.append(best)
-        return f"trial {trial.number}: {self._value(trial)}{early} ({', '.join(words)})"
+            details.append(best)
+        return f"trial {trial.number}: {self._value(trial)}{early} ({', '.join(details)})"
 
     def _value(self, trial: TrialRecord) -> str:
-        """What a trial has for the objectives."""
+        """A trial's values for the objectives."""
         if trial.values is None:
-            return "nothing"
+            return "no value"
         pairs = zip(self._objectives, trial.values, strict=True)
         return ", ".join(objective.format(value) for objective, value in pairs)
 
@@ -139,36 +148,42 @@ class ProgressReporter:
         best = ranked(self._trials())
         return f"best {self._value(best[0])}" if best else ""
 
-    def _state(self, done: int, now: float) -> str:
-        words = [f"{done} of {self._budget}", self._best() or "best none yet"]
-        passed, fresh = now - self._begun, done - self._already
-        if fresh:
-            words.append(f"{60 * fresh / passed:.1f} a minute")
-            left = passed / fresh * (self._budget - done)
+    def _state(self, evaluated: int, now: float) -> str:
+        """The text of the live line."""
+        parts = [f"{evaluated} of {self._budget}", self._best() or "no result yet"]
+        elapsed, evaluated_now = now - self._started, evaluated - self._evaluated_before
+        if evaluated_now:
+            parts.append(f"{60 * evaluated_now / elapsed:.1f} per minute")
+            remaining = elapsed / evaluated_now * (self._budget - evaluated)
             if self._timeout is not None:
-                left = min(left, max(0.0, self._timeout - self._spent - passed))
-            words.append(f"{_clock(left)} left")
-        return ", ".join(words)
+                remaining = min(remaining, max(0.0, self._timeout - self._seconds_before - elapsed))
+            parts.append(f"{_clock(remaining)} left")
+        return ", ".join(parts)
 
 
-def epoch_line(epoch: int, epochs: int, value: float) -> str:
-    """How far a training is that is not validated."""
-    return f"epoch {epoch} of {epochs}: {100 * value:.2f} % of the training images right"
+def epoch_line(epoch: int, epochs: int, accuracy: float) -> str:
+    """The progress of a training without validation.
+
+    Args:
+        epoch: The epoch that ended.
+        epochs: Epochs of the training.
+        accuracy: Accuracy on the training images, 0 to 1.
+    """
+    return f"epoch {epoch} of {epochs}: train acc {100 * accuracy:.2f} %"
 
 
-def pluralize(count: int, what: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """``1 epoch``, ``2 epochs``."""
-    return f"{count} {what}{'s' * (count != 1)}"
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def training_length(epochs: int, compiled: bool) -> str:
-    """How long a training is to be."""
-    before = ", compiled before the first, which may take minutes" if compiled else ""
-    return f"{epochs} epoch{'s' * (epochs != 1)}{before}"
+    """The number of epochs and, if the network is compiled first, a warning that it takes long."""
+    return pluralize(epochs, "epoch") + (", compiled before the first, which may take minutes" if compiled else "")
 
 
 def is_logged_epoch(epoch: int, epochs: int) -> bool:
-    """Whether an epoch is told where there is no line that can be overwritten: about ten of a training are."""
+    """Whether an epoch gets a line of its own where no live line is possible: about ten of a training do."""
     return epoch == epochs or epoch % max(1, epochs // 10) == 0
 
 
@@ -178,47 +193,44 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _told(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
-    """What is known of a trial's network, as texts, by the names of objectives."""
-    told = {}
+def _metric_texts(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
+    """The known metrics of a trial's network as texts, by name; the loss only where it is an objective."""
+    texts = {}
     for name, metric in METRICS.items():
-        found = getattr(trial, metric.attribute)
-        # Who asks for accuracies is not told losses.
-        if found is not None and (name != "loss" or name in objectives.names):
-            told[name] = metric.format(found)
-    return told
+        value = getattr(trial, metric.attribute)
+        if value is not None and (name != "loss" or name in objectives.names):
+            texts[name] = metric.format(value)
+    return texts
 
 
-def _named(name: str, text: str) -> str:
-    """A figure with its name, where its unit does not say it."""
+def _labelled(name: str, text: str) -> str:
+    """A metric with its name, unless its unit says it already."""
     return text if name in ("params", "macs", "loss") else f"{name} {text}"
 
 
 def _row(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
-    """A trial's cells by the names of their columns, which are the same for all trials of a search."""
-    own = dict(zip(objectives, trial.values or (), strict=False))
-    row = {objective.name: objective.format(value) for objective, value in own.items()}
-    row = {"trial": str(trial.number)} | row | _told(trial, objectives) | {"hash": trial.hash[:12]}
-    return {"MACs" if name == "macs" else name: _bare(text, name) for name, text in row.items()}
+    """A trial's cells by column, with equal columns for all trials of a search."""
+    values = dict(zip(objectives, trial.values or (), strict=False))
+    row = {objective.name: objective.format(value) for objective, value in values.items()}
+    row = {"trial": str(trial.number)} | row | _metric_texts(trial, objectives) | {"hash": trial.hash[:12]}
+    return {"MACs" if name == "macs" else name: _without_column_name(text, name) for name, text in row.items()}
 
 
-def _bare(text: str, name: str) -> str:
-    """A cell without what its column is called."""
+def _without_column_name(text: str, name: str) -> str:
     return text.removeprefix(f"{name} ").removesuffix(f" {name}").removesuffix(" MACs" if name == "macs" else "")
 
 
 def print_result(result: SearchResult, file: TextIO | None = None) -> None:
-    """Print the best networks, the final one's test, and what to type next."""
+    """Print the best networks, the test of the final one, and the next commands."""
     out = file or sys.stdout
     rows = [_row(trial, result.objectives) for trial in result.top]
     title = "the best networks"
     if result.objectives.is_multi_objective:
-        title = f"the Pareto front: {len(rows)} network{'s' * (len(rows) != 1)} that no other is better than"
-        print(title, file=out)
+        print(f"the Pareto front: {pluralize(len(rows), 'network')}", file=out)
         title = ""
     print_table(list(rows[0]), [list(row.values()) for row in rows], title, range(len(rows[0]) - 1), out)
-    counted = sum(trial.consumes_budget for trial in result.trials)
-    print(f"{counted} network{'s' * (counted != 1)} evaluated; {result.reason}", file=out)
+    evaluated = sum(trial.consumes_budget for trial in result.trials)
+    print(f"{pluralize(evaluated, 'network')} evaluated; {result.reason}", file=out)
     if result.test is not None:
         test = result.test
         top5 = test.get("test_top5_accuracy")

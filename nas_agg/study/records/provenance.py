@@ -1,4 +1,4 @@
-"""What a network is called and where it comes from, in a line or two at the head of its code."""
+"""Provenance of a network: its title and where it comes from, for headers of emitted code."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def describe_source(source: str) -> tuple[str, str]:
     """The title of a genotype, and a sentence about it.
 
     Args:
-        source: What `nas_agg.load` takes, or any other name, which then is the title.
+        source: A source that `nas_agg.load` takes; any other name is the title itself.
     """
     try:
-        title, about = _origin(source)
-    except InputError:  # a run or a space that is spoilt, where the genotype is not
+        title, about = _describe(source)
+    except InputError:  # a damaged run or space; the genotype may be intact
         title, about = source, ""
     return encodable(title), encodable(about)
 
 
-def _origin(source: str) -> tuple[str, str]:
+def _describe(source: str) -> tuple[str, str]:
     path, (run, _, trial) = Path(source), source.rpartition(":")
     if source and (path / RUN_FILE).is_file():
         return describe_run(read_run(path), path)
@@ -44,45 +44,48 @@ def _origin(source: str) -> tuple[str, str]:
 
 
 def describe_run(run: Mapping[str, Any], path: str | Path, trial: int | str | None = None) -> tuple[str, str]:
-    """The same, of a run's network.
+    """The title of a run's network, and a sentence about it.
 
     Args:
-        run: What its run.json says.
+        run: The contents of its run.json.
         path: Its folder.
-        trial: The number of a trial, if it is one of a search.
+        trial: The number of the network's trial, if the run is a search.
     """
-    said = run.get("origin", {})
-    title = said.get("title") or Path(path).resolve().name
-    return title if trial is None else f"{title}, trial {trial} of a search", said.get("about", "")
+    origin = run.get("origin", {})
+    title = origin.get("title") or Path(path).resolve().name
+    return title if trial is None else f"{title}, trial {trial} of a search", origin.get("about", "")
 
 
 def describe_space(space: Space) -> str:
-    """A sentence about networks of a space."""
+    """A sentence about the networks of a space."""
+    if not space.about:
+        return f"From the search space {space.name}."
     about = space.about if space.about.endswith(("?", "!")) else f"{space.about.rstrip('.')}."
-    return f"Of the space {space.name}: {about}" if space.about else f"Of the space {space.name}."
+    return f"From the search space {space.name}: {about}"
 
 
 def describe_training(metrics: Mapping[str, Any], dataset: str) -> str:
-    """What someone who runs a trained network must know of its training: how images are scaled.
+    """The training of a network, as far as its users must know it: data set, test accuracy, scaling of images.
 
     Args:
-        metrics: What best/metrics.json says.
-        dataset: As it was asked for; of a path the last part is said.
+        metrics: The contents of best/metrics.json.
+        dataset: The data set as it was specified; of a path only the last part is shown.
     """
     kind, _, path = dataset.partition(":")
     mean, std = (", ".join(f"{value:.6g}" for value in metrics[name]) for name in ("mean", "std"))
     return (
         f"Trained on {f'{kind}:{Path(path).name}' if path else kind}, "
         f"test accuracy {100 * metrics['test_accuracy']:.2f} %. "
-        f"It takes (x - mean) / std of images x with values from 0 to 1; mean ({mean}), std ({std})."
+        f"Input: (x - mean) / std of images x with values from 0 to 1; mean ({mean}), std ({std})."
     )
 
 
 def add_code_or_warn(folder: Path, genotype: Genotype, title: str, about: str) -> None:
-    """Adds a network's code to its folder; whatever is wrong with that, what the folder holds is not lost for it."""
+    """Add a network's model.py to its folder; on any failure, print a warning, as the folder is complete without."""
     from nas_agg.compiler.codegen.package import add_code
 
     try:
         add_code(folder, genotype, title, about)
     except Exception as error:
-        print(f"note: no model.py: {one_line(str(error) or type(error).__name__)}", file=sys.stderr, flush=True)
+        reason = one_line(str(error) or type(error).__name__)
+        print(f"note: model.py was not written: {reason}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""How a run's folder learns that its search failed or was stopped."""
+"""Records failure or interruption in the run folder."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from nas_agg.study.records.run_folder import RunFolder, encodable, resume_instru
 
 
 class Interrupted(NasAggError):
-    """A search was told to stop; what it has is kept."""
+    """A search was stopped by a signal; all it has found so far is stored.
+
+    Attributes:
+        status: The exit status: 128 and the signal's number.
+    """
 
     def __init__(self, folder: RunFolder, status: int):
         self.status = status
-        there = f"; go on {resume_instructions(folder.run, folder.path)}" if folder.run else " before the search began"
-        super().__init__(f"stopped{there}")
+        if folder.run:
+            super().__init__(f"stopped; resume {resume_instructions(folder.run, folder.path)}")
+        else:
+            super().__init__("stopped before the search began")
 
 
 @contextlib.contextmanager
 def record_failure(folder: RunFolder | None) -> Iterator[None]:
-    """Note in the folder that a search failed, and why."""
+    """Record an error in the run folder, and raise it again."""
     try:
         yield
     except NasAggError as error:
         if folder is not None:
-            with contextlib.suppress(NasAggError):  # on a full disk, the first error is the one to tell
+            with contextlib.suppress(NasAggError):  # on a full disk, report the first error
                 folder.update(status="failed", reason=encodable(str(error)))
                 folder.log(f"failed: {error}")
         raise
@@ -34,17 +40,23 @@ def record_failure(folder: RunFolder | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_on_signal(folder: RunFolder) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM stop a run; since a kill is safe at any moment, stopping is no more than leaving."""
+    """Let Ctrl-C and SIGTERM stop a run and record that they did.
+
+    Nothing else is needed, since a run can be resumed after a kill at any time.
+
+    Raises:
+        Interrupted: A signal arrived.
+    """
     try:
         with stoppable():
             yield
-    except (KeyboardInterrupt, SystemExit) as stopped:
+    except (KeyboardInterrupt, SystemExit) as error:
         if folder.run:
             with contextlib.suppress(NasAggError):
                 folder.update(status="stopped")
                 folder.log(
-                    "stopped by a signal" if isinstance(stopped, Stopped) else f"stopped by {type(stopped).__name__}"
+                    "stopped by a signal" if isinstance(error, Stopped) else f"stopped by {type(error).__name__}"
                 )
-        if isinstance(stopped, Stopped):
-            raise Interrupted(folder, stopped.status) from None
+        if isinstance(error, Stopped):
+            raise Interrupted(folder, error.status) from None
         raise

@@ -1,4 +1,4 @@
-"""Scores of networks kept in a file, so that they are computed once."""
+"""A file of proxy scores, so that each is computed once."""
 
 from __future__ import annotations
 
@@ -12,72 +12,75 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import check_regular, write_atomic
 from nas_agg.study.samplers.proxy_scorer import PROXIES
 
-WRITE_EVERY = 5.0  # seconds
+WRITE_INTERVAL = 5.0  # seconds
 
-#: By the digest of a genotype and the name of a proxy: a score for each initialisation.
+#: By the digest of a genotype and the name of a proxy: one score for each initialisation.
 Scores = dict[str, dict[str, list[float]]]
 
 
 class ScoreCache:
-    """Scores in a file; a file that is not of its form is as if it were not there.
+    """Proxy scores in a file; a damaged file counts as missing.
 
     Args:
         path: The file.
-        of: What else the scores depend on, as a text.
+        key: All that the scores depend on besides the genotype, as a text.
 
     Attributes:
-        scores: Those that are known, to be added to. What could not be computed is not a number, and is not kept.
-        unkept: Why they could not be written, else empty.
+        scores: The known scores, to be added to. NaN stands for a score that could not be computed; it is not written.
+        write_error: Why the scores could not be written, else empty.
     """
 
-    def __init__(self, path: Path, of: str):
-        self.unkept = ""
-        self._path, self._written = path, -math.inf
-        self._all = _read(path)
-        self.scores: Scores = self._all.setdefault(of, {})
-        self._count = self._counted()
+    def __init__(self, path: Path, key: str):
+        self.write_error = ""
+        self._path, self._last_write = path, -math.inf
+        self._scores_by_key = _read(path)
+        self.scores: Scores = self._scores_by_key.setdefault(key, {})
+        self._written_count = self._count()
 
-    def _counted(self) -> int:
-        return sum(len(of) for mine in self.scores.values() for of in mine.values())
+    def _count(self) -> int:
+        return sum(len(scores) for by_proxy in self.scores.values() for scores in by_proxy.values())
 
-    def write_now_and_then(self) -> None:
-        """Write what is known if the last writing is a while ago."""
-        if time.monotonic() - self._written >= WRITE_EVERY:
+    def write_if_due(self) -> None:
+        """Write the scores unless they were written within the last ``WRITE_INTERVAL`` seconds."""
+        if time.monotonic() - self._last_write >= WRITE_INTERVAL:
             self.write()
 
     def write(self) -> None:
-        """Write what is known, if it is more than was."""
-        self._written = time.monotonic()
-        if (count := self._counted()) == self._count:
+        """Write the scores, if there are new ones."""
+        self._last_write = time.monotonic()
+        if (count := self._count()) == self._written_count:
             return
-        known = {
-            key: {network: {name: _texts(of) for name, of in mine.items()} for network, mine in networks.items()}
-            for key, networks in self._all.items()
+        content = {
+            key: {
+                network: {proxy: _writable(scores) for proxy, scores in by_proxy.items()}
+                for network, by_proxy in networks.items()
+            }
+            for key, networks in self._scores_by_key.items()
         }
         try:
-            write_atomic(self._path, json.dumps(known, allow_nan=False, separators=(",", ":")) + "\n")
-            self._count = count
-        except NasAggError as error:  # somebody else's run: its scores are computed each time
-            self.unkept = str(error)
+            write_atomic(self._path, json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
+            self._written_count = count
+        except NasAggError as error:  # the run belongs to another user: its scores are computed each time
+            self.write_error = str(error)
 
 
-def _texts(scores: list[float]) -> list[float | str]:
-    """Scores as JSON can say them, up to the first that could not be computed."""
+def _writable(scores: list[float]) -> list[float | str]:
+    """Scores up to the first that could not be computed; JSON has no infinity, which becomes a string."""
     computed = itertools.takewhile(lambda score: not math.isnan(score), scores)
     return [score if math.isfinite(score) else str(score) for score in computed]
 
 
 def _read(path: Path) -> dict[str, Scores]:
-    """What a file holds; nothing if there is none, or if it is spoilt."""
+    """The contents of a file; nothing if it is missing or damaged."""
     try:
         check_regular(path)
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return {
             key: {
-                network: {name: [float(x) for x in mine[name]] for name in mine if name in PROXIES}
-                for network, mine in networks.items()
+                network: {proxy: [float(score) for score in by_proxy[proxy]] for proxy in by_proxy if proxy in PROXIES}
+                for network, by_proxy in networks.items()
             }
-            for key, networks in value.items()
+            for key, networks in content.items()
         }
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, InputError):
         return {}

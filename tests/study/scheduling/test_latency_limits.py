@@ -66,7 +66,8 @@ def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp
     said = capsys.readouterr().out
     one = refused[0]
     assert (
-        f"trial {one.number}: refused: latency {one.latency_ms:.4g} ms, more than 2 ms ({one.params:,} params" in said
+        f"trial {one.number}: infeasible: latency {one.latency_ms:.4g} ms, more than 2 ms ({one.params:,} params"
+        in said
     )
     assert "networks of up to 2 ms" in said and "  latency  " in said
     rows = (tmp_path / "run/trials.csv").read_text().splitlines()
