@@ -28,7 +28,7 @@ import torch
 from claims_report import Family, markdown
 
 import nas_agg
-from nas_agg.common.files import parse
+from nas_agg.common.files import parse_document
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.references import open_genotype
 from nas_agg.training.data import Data, Split, load_data
@@ -67,7 +67,7 @@ class Run(NamedTuple):
 @lru_cache(maxsize=1)
 def plan() -> dict[str, Any]:
     """The content of claims.yaml."""
-    return parse((HERE / "claims.yaml").read_text(), "claims.yaml")
+    return parse_document((HERE / "claims.yaml").read_text(), "claims.yaml")
 
 
 def arms(family: str) -> list[Arm]:

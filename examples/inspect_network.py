@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import parse, read
+from nas_agg.common.files import parse_document, read_document
 from nas_agg.compiler.last_map import LAST_MAP, with_last_map
 from nas_agg.compiler.network import Network
 from nas_agg.expansion.expansion import expand
@@ -97,7 +97,7 @@ class Subject:
         for place in places:
             path = self.run / place / f"{METRICS}l"
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            history = [parse(line, str(path), "json") for line in lines]
+            history = [parse_document(line, str(path), "json") for line in lines]
             if not all(isinstance(metrics, dict) and "epoch" in metrics for metrics in history):
                 raise InputError(f"{path}: not the metrics of a training's epochs")
             if history:
@@ -107,7 +107,7 @@ class Subject:
     def test(self) -> dict[str, Any]:
         """The test metrics of a finished run; nothing of a trial, which is not tested."""
         path = Path(self.text) / "best" / METRICS
-        return dict(read(path)) if path.is_file() else {}
+        return dict(read_document(path)) if path.is_file() else {}
 
 
 # ---------------------------------------------------------------------- weights by source

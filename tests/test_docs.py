@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.common.files import MAX_CHARACTERS, parse
+from nas_agg.common.files import MAX_CHARACTERS, parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import primitives
@@ -28,7 +28,7 @@ from nas_agg.search_space.space import Space
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "language.md").read_text(encoding="utf-8")
 BLOCKS = list(re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S))
-WRITTEN = {match[2]: parse(match[2], "language.md") for match in BLOCKS if match[1] in ("yaml", "json")}
+WRITTEN = {match[2]: parse_document(match[2], "language.md") for match in BLOCKS if match[1] in ("yaml", "json")}
 GENOTYPES = {text: value for text, value in WRITTEN.items() if "net" in value and "open" not in value}
 SPACES = {text: value for text, value in WRITTEN.items() if "open" in value}
 
@@ -137,7 +137,7 @@ def test_table_of_patterns() -> None:
     assert len(table) == len(PATTERNS) - 1  # all but edges
     for line in table:
         word, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        pattern = typed(TYPES["pattern"], parse(word.strip("`"), "table", "yaml"))
+        pattern = typed(TYPES["pattern"], parse_document(word.strip("`"), "table", "yaml"))
         kind = PATTERNS[pattern] if isinstance(pattern, str) else type(pattern)
         values = {} if isinstance(pattern, str) else pattern.model_dump(by_alias=True)
         for position, cell in enumerate(cells, 1):

@@ -77,7 +77,10 @@ BY_HAND: dict[str, tuple[Any, str]] = {
     ),
     "4,096 nodes of nothing": (net(*within(6, [], nodes=4096)), ""),
     "lists in lists": (net(json.loads("[" * 44 + "]" * 44)), ""),
-    "too many lists in lists": (net(json.loads("[" * 47 + "]" * 47)), "net.json: line 1: nested deeper than 48"),
+    "too many lists in lists": (
+        net(json.loads("[" * 47 + "]" * 47)),
+        "net.json: line 1: nested more than 48 levels deep",
+    ),
     "joins in joins": (net({"unit": within(20, ["join"]), "shortcut": {}}), ""),
     "deep brackets": (net({"conv": 3, "out": "(" * 99 + "4" + ")" * 99}), ""),
     "deeper brackets": (net({"conv": 3, "out": "(" * 101 + "4"}), "net[0].out: '(((((((((("),
@@ -160,7 +163,7 @@ def test_texts_that_are_no_genotype(text: str) -> None:
             '{"input": [3, 8, 8], "classes": 3, "net": [{"conv": 3, "ot": 3}]}',
             "net[0].ot: no such field here; did you mean 'out'?",
         ),
-        ('{"input": [3, 8, 8], "classes": 3, "net": [NaN]}', "NaN is no number here"),
+        ('{"input": [3, 8, 8], "classes": 3, "net": [NaN]}', "NaN is not allowed"),
         ('{"input": [3, 8, 8], "classes": 3, "net": [', "not JSON"),
     ],
 )

@@ -18,7 +18,7 @@ from nas_agg.cli.options import (
     prefix_errors,
     print_json,
 )
-from nas_agg.common.console import bytes_text, count_text, print_table
+from nas_agg.common.console import format_bytes, format_count, print_table
 
 if TYPE_CHECKING:
     from nas_agg.expansion.passes import Count
@@ -119,9 +119,9 @@ def _as_dict(exported: ExportedModel, seed: int | None) -> dict:
 def _print(exported: ExportedModel, seed: int | None) -> None:
     """Print the written folder and how to load it."""
     written = exported.written
-    rows = [[name, bytes_text(size), _FILES[name]] for name, size in sorted(written.files.items(), key=_file_order)]
+    rows = [[name, format_bytes(size), _FILES[name]] for name, size in sorted(written.files.items(), key=_file_order)]
     print_table([str(written.path), "size", "contents"], rows, right=(1,))
-    print(f"{count_text(exported.params)} params, {count_text(exported.macs)} MACs per image")
+    print(f"{format_count(exported.params)} params, {format_count(exported.macs)} MACs per image")
     if exported.weights is None:
         print(f"The weights are UNTRAINED (seed {seed or 0}); use --weights or a run whose network is trained.")
     else:

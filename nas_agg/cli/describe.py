@@ -17,7 +17,7 @@ from nas_agg.cli.options import (
     prefix_errors,
     print_json,
 )
-from nas_agg.common.console import bytes_text, count_text, print_table
+from nas_agg.common.console import format_bytes, format_count, print_table
 from nas_agg.common.errors import InputError
 
 
@@ -60,7 +60,7 @@ def cost(
 def _metric_text(name: str, value: Any) -> str:
     if name == "hash" or value is None:
         return str(value or "-")
-    return bytes_text(value) if "bytes" in name else count_text(value)
+    return format_bytes(value) if "bytes" in name else format_count(value)
 
 
 def show(

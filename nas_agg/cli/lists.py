@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_agg.cli.options import Format, FormatOption, print_json
-from nas_agg.common.console import count_text, print_table
+from nas_agg.common.console import format_count, print_table
 from nas_agg.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +85,13 @@ def points(
         print(f"{space} has no named points")
         return
     texts = [
-        [r["point"], "x".join(map(str, r["input"])), str(r["classes"]), count_text(r["params"]), count_text(r["macs"])]
+        [
+            r["point"],
+            "x".join(map(str, r["input"])),
+            str(r["classes"]),
+            format_count(r["params"]),
+            format_count(r["macs"]),
+        ]
         for r in rows
     ]
     print_table(["point", "input", "classes", "params", "MACs"], texts, right=(2, 3, 4))

@@ -21,7 +21,7 @@ from nas_agg.cli.options import (
     prefix_errors,
     print_json,
 )
-from nas_agg.common.console import count_text, print_table
+from nas_agg.common.console import format_count, print_table
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.space import SUFFIXES, list_spaces
 from nas_agg.study.samplers.proxy_scorer import BATCH, COST_PROXIES, PROXIES, ProxyScorer, with_cost_proxies
@@ -156,7 +156,7 @@ def _print_scores(source: str, scored: dict[str, Any], format: Format) -> None:
         values = [score if math.isfinite(score) else None for score in each]
         records.append({"proxy": name, "mean": mean, "std": spread, "scores": values})
         if name in COST_PROXIES:
-            rows.append([name, count_text(int(each[0])), "", PROXIES[name].measures])
+            rows.append([name, format_count(int(each[0])), "", PROXIES[name].measures])
         else:
             text = _number_text(mean) if mean is not None else str(sum(each))
             rows.append([name, text, "" if spread is None else f"{float(f'{spread:.2g}'):,g}", PROXIES[name].measures])

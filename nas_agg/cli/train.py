@@ -18,7 +18,7 @@ from nas_agg.cli.options import (
     SizeOption,
     print_json,
 )
-from nas_agg.common.console import accuracy_text
+from nas_agg.common.console import format_accuracy
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 
 
@@ -85,7 +85,7 @@ def evaluate(
     if format is Format.json:
         print_json({k if k in ("correct", "images") else f"test_{k}": v for k, v in metrics.items()})
     else:
-        accuracy = accuracy_text(
+        accuracy = format_accuracy(
             metrics["accuracy"], metrics["correct"], metrics["images"], metrics.get("top5_accuracy")
         )
         print(f"test accuracy {accuracy}, loss {metrics['loss']:.4f}")

@@ -1,4 +1,4 @@
-"""What every room uses: errors of one line, strict reading and atomic writing of files, tables on the console.
+"""Shared foundations: one-line errors, strict reading and atomic writing of files, console tables.
 
-Imports nothing of the project.
+Imports no other package of the project.
 """

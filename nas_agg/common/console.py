@@ -1,4 +1,4 @@
-"""Tables for people: ruled on a terminal, plain aligned lines elsewhere."""
+"""Console tables, ruled on a terminal and plain elsewhere, and the format of counts and accuracies."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ def print_table(
     right: Sequence[int] = (),
     file: TextIO | None = None,
 ) -> None:
-    """Prints a table.
+    """Print a table.
 
     Args:
-        header: The columns' names.
-        rows: The cells' texts.
-        title: Above the table, on a terminal.
-        right: The columns of numbers, which stand to the right.
-        file: Where to; standard output if unsaid.
+        header: Column names.
+        rows: Cells, as text.
+        title: Title above the table, shown on a terminal only.
+        right: Indices of right-aligned columns.
+        file: Output stream; default standard output.
     """
     out = file or sys.stdout
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    # Ruled only where every column but the last has its room: no figure is ever cut.
+    # Ruled only where all columns but the last fit, so that no number is ever truncated.
     if out.isatty() and shutil.get_terminal_size().columns >= sum(widths[:-1]) + 3 * len(widths) + 24:
         from rich.console import Console
         from rich.table import Table
@@ -34,7 +34,7 @@ def print_table(
 
         table = Table(title=title or None)
         for i, name in enumerate(header):
-            # The last column gives way where the terminal is narrow, the others keep their lines.
+            # On a narrow terminal only the last column is wrapped.
             last = i == len(header) - 1
             table.add_column(name, justify="right" if i in right else "left", overflow="fold", no_wrap=not last)
         for row in rows:
@@ -48,29 +48,29 @@ def print_table(
         print("  ".join(cells).rstrip(), file=out)
 
 
-def bytes_text(count: int) -> str:
-    """A number of bytes as people read it."""
+def format_bytes(count: int) -> str:
+    """Format a number of bytes: ``18.53 GB``."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.2f} {unit}"
     return f"{count} B"
 
 
-def accuracy_text(accuracy: float, correct: int, images: int, top5: float | None = None) -> str:
-    """An accuracy in percent and in images: ``97.77 % (351 of 359 images), top-5 99.72 %``.
+def format_accuracy(accuracy: float, correct: int, images: int, top5: float | None = None) -> str:
+    """Format an accuracy in percent and in images: ``97.77 % (351 of 359 images), top-5 99.72 %``.
 
     Args:
-        accuracy: 0 to 1.
-        correct: Images classified correctly.
-        images: All of them.
-        top5: Top-5 accuracy, 0 to 1, where there is one.
+        accuracy: Accuracy, 0 to 1.
+        correct: Number of correctly classified images.
+        images: Number of images.
+        top5: Top-5 accuracy, 0 to 1, if any.
     """
     text = f"{100 * accuracy:.2f} % ({correct:,} of {images:,} images)"
     return text if top5 is None else f"{text}, top-5 {100 * top5:.2f} %"
 
 
-def count_text(count: int) -> str:
-    """A count as people read it: ``724,727 (0.72 M)``."""
+def format_count(count: int) -> str:
+    """Format a count: ``724,727 (0.725 M)``."""
     for unit, size in (("G", 10**9), ("M", 10**6)):
         if count >= size / 10:
             return f"{count:,} ({count / size:.3g} {unit})"

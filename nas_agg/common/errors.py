@@ -1,4 +1,4 @@
-"""What nas_agg says when something is wrong: one line, and an exit status."""
+"""Exceptions with one-line messages and exit statuses, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -8,98 +8,99 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-LONGEST = 60  # characters of a text shown in an error
+MAX_SHOWN = 60  # characters of a value that are shown in a message
 
 _SECRETS = re.compile(r"(?<=://)([^/\s:@]*):\S*@|(?i:(?<=password=)|(?<=passwd=))[^&\s]+")
 
 
 class NasAggError(Exception):
-    """The work could not be done; the message is one line for the user (exit status 1)."""
+    """A failure; its message is one line for the user (exit status 1)."""
 
     status = 1
 
     def __str__(self) -> str:
-        return hidden(one_line(super().__str__()))
+        return redact(one_line(super().__str__()))
 
 
 class InputError(NasAggError, ValueError):
-    """The call, a file or a setting is wrong (exit status 2)."""
+    """An invalid argument, file or setting (exit status 2)."""
 
     status = 2
 
 
 class GenotypeError(InputError):
-    """A genotype, or a space's text, is not a network.
+    """An invalid genotype or space.
 
     Args:
-        what: What is wrong and what would be right.
-        where: The path of the field as it was written, for instance ``let.block.unit[2].out``.
-        used: Where that text is used, outermost first, for instance ``("net[4]", "node 1")``.
+        problem: What is wrong, and how to correct it.
+        where: Path of the field as it was written, for instance ``let.block.unit[2].out``.
+        used_at: Where that text is used, outermost first, for instance ``("net[4]", "node 1")``.
     """
 
-    def __init__(self, what: str, where: str = "", used: tuple[str, ...] = ()):
-        self.what, self.where, self.used = what, where, used
-        place = " ".join([where, f"({', '.join(used)})"] if used else [where]).strip()
-        super().__init__(one_line(f"{place}: {what}" if place else what))
+    def __init__(self, problem: str, where: str = "", used_at: tuple[str, ...] = ()):
+        self.problem, self.where, self.used_at = problem, where, used_at
+        location = " ".join([where, f"({', '.join(used_at)})"] if used_at else [where]).strip()
+        super().__init__(one_line(f"{location}: {problem}" if location else problem))
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.what, self.where, self.used)
+        return type(self), (self.problem, self.where, self.used_at)
 
-    def within(self, *used: str) -> GenotypeError:
-        """The same error, seen from further out."""
-        return type(self)(self.what, self.where, (*used, *self.used))
+    def within(self, *outer: str) -> GenotypeError:
+        """Return the same error with further enclosing places in front of ``used_at``."""
+        return type(self)(self.problem, self.where, (*outer, *self.used_at))
 
 
-def hidden(text: str) -> str:
-    """A text that may name a storage by its URL, without passwords."""
-    return _SECRETS.sub(lambda found: f"{found[1]}:***@" if found[1] is not None else "***", text)
+def redact(text: str) -> str:
+    """Replace passwords in URLs of storages by ``***``."""
+    return _SECRETS.sub(lambda match: f"{match[1]}:***@" if match[1] is not None else "***", text)
 
 
 def one_line(text: str) -> str:
-    """A text with line ends and other control characters written out."""
+    """Escape line ends and other control characters."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-class WrongText(GenotypeError):
-    """A text is none of the language, whatever the numbers: an unknown word or field, or a value of another kind."""
+class GenotypeSyntaxError(GenotypeError):
+    """A text outside the language: an unknown word or field, or a value of the wrong type."""
 
 
-def cut(text: str) -> str:
-    """A text, cut where it is long."""
-    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+def truncate(text: str) -> str:
+    """Shorten a text to ``MAX_SHOWN`` characters."""
+    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
 
 
-def placed(error: GenotypeError, where: str) -> GenotypeError:
-    """An error of a word, which knows at most its field, with the word's place."""
+def located(error: GenotypeError, where: str) -> GenotypeError:
+    """Return an error of a word, whose path is relative to the word, with its full path."""
     if error.where and not error.where.startswith("."):
         return error
-    return GenotypeError(error.what, where + error.where, error.used)
+    return GenotypeError(error.problem, where + error.where, error.used_at)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint to append to an error: ``; did you mean 'conv'?``, or nothing if no known word is near."""
+    """Return a hint to append to a message, ``; did you mean 'conv'?``, or nothing if no known word is similar."""
     word = str(word)
-    if len(word) > LONGEST:
+    if len(word) > MAX_SHOWN:
         return ""
-    # Comparing takes time: only words that are not too short or long to be near, and not too many of them.
-    alike = islice((text for text in known if 3 * len(word) <= 7 * len(text) <= 49 * len(word) / 3), 500)
-    near = difflib.get_close_matches(word, sorted(alike), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    # Comparing takes time: only a limited number of words whose length allows them to be similar.
+    candidates = islice((text for text in known if 3 * len(word) <= 7 * len(text) <= 49 * len(word) / 3), 500)
+    matches = difflib.get_close_matches(word, sorted(candidates), n=1, cutoff=0.6)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; a CPU's allocator has no exception of its own."""
-    said = str(error)
-    told = ("memory" in said and "alloc" in said) or "Storage size" in said  # of more bytes than are counted
-    return told or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error reports exhausted memory; torch's CPU allocator has no exception type of its own."""
+    message = str(error)
+    # "Storage size ...": the number of bytes overflows its type.
+    reported = ("memory" in message and "alloc" in message) or "Storage size" in message
+    return reported or isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 @contextlib.contextmanager
-def no_room(what: str, instead: str = "a smaller network is wanted, or smaller images") -> Iterator[None]:
-    """Says in one line that memory ran out, where it does, and what would do."""
+def explain_out_of_memory(what: str, remedy: str = "use a smaller network or smaller images") -> Iterator[None]:
+    """Turn an out-of-memory error into one line with a remedy."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, NasAggError) or not out_of_memory(error):
+        if isinstance(error, NasAggError) or not is_out_of_memory(error):
             raise
-        raise NasAggError(f"{what}: memory ran out; {instead}") from None
+        raise NasAggError(f"{what}: out of memory; {remedy}") from None

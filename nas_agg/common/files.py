@@ -1,7 +1,7 @@
-"""Files in and out: strict JSON, safe YAML by the same rules, and writing that never leaves half a file.
+"""Strict reading of JSON and of a safe subset of YAML, and atomic writing of files.
 
-Nothing in a file is executed, and no file can cost more than its own length: texts of more than ``MAX_CHARACTERS``
-and values nested deeper than ``MAX_DEPTH`` are refused before a value is built.
+Nothing in a file is ever executed, and the work is bounded by the file's length: texts of more than ``MAX_CHARACTERS``
+and values nested more than ``MAX_DEPTH`` levels deep are rejected before a value is built.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -23,6 +24,7 @@ from nas_agg.common.errors import InputError, NasAggError, did_you_mean
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 48
 MAX_DIGITS = 400
+_TOO_DEEP = f"nested more than {MAX_DEPTH} levels deep"
 
 _JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 _INT = re.compile(r"-?(?:0|[1-9][0-9]*)")
@@ -31,8 +33,8 @@ _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|nan)|-?infinity|nan", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within, a file that cannot be written is one line."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` raised inside into one line that names the file."""
     try:
         yield
     except OSError as error:
@@ -40,29 +42,29 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
-    """Write a file beside its place, then rename it: a reader sees the old file or the new one, never a part.
+    """Write a temporary file and rename it, so that readers see the old content or the new, never a part of it.
 
     Raises:
         NasAggError: The file cannot be written.
     """
     path = Path(path)
     if not path.name:
-        raise InputError(f"'{path}' is not the name of a file")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        raise InputError(f"'{path}' is not a file name")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
-        os.replace(beside, path)
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        os.replace(temporary, path)
     except OSError as error:
         raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
-def read(path: str | os.PathLike[str]) -> Any:
-    """The value in a JSON file (``.json``) or a YAML file (``.yaml``, ``.yml``).
+def read_document(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file (``.json``) or a YAML file (``.yaml``, ``.yml``).
 
-    A file of another name is JSON if it begins with ``{``, else YAML.
+    A file with another suffix is read as JSON if it begins with ``{``, else as YAML.
 
     Raises:
         InputError: The file cannot be read, or is not strict JSON or safe YAML; the message names the file.
@@ -73,66 +75,66 @@ def read(path: str | os.PathLike[str]) -> Any:
         kind = "json"
     elif path.suffix.lower() in (".yaml", ".yml"):
         kind = "yaml"
-    return parse(_text(path), str(path), kind)
+    return parse_document(_text(path), str(path), kind)
 
 
-def parse(text: str, name: str, kind: Literal["json", "yaml"] | None = None) -> Any:
-    """The value that a text says: null, booleans, numbers, strings, lists and string-keyed dictionaries.
+def parse_document(text: str, name: str, kind: Literal["json", "yaml"] | None = None) -> Any:
+    """Parse JSON or YAML into null, booleans, numbers, strings, lists and string-keyed dictionaries.
 
     Args:
         text: JSON or YAML.
-        name: What the text is called in an error, usually the file.
-        kind: ``"json"`` or ``"yaml"``; unsaid, a text that begins with ``{`` is JSON and any other is YAML.
+        name: Name of the text in error messages, usually the file.
+        kind: ``"json"`` or ``"yaml"``; by default a text that begins with ``{`` is JSON and any other is YAML.
 
     Raises:
-        InputError: With one line: where the text is broken, or what in it is not allowed.
+        InputError: The text is malformed, or contains something that is not allowed.
     """
     if len(text) > MAX_CHARACTERS:
-        raise InputError(f"{name}: longer than {MAX_CHARACTERS:,} characters")
+        raise InputError(f"{name}: file is longer than {MAX_CHARACTERS:,} characters")
     kind = kind or ("json" if text.lstrip().startswith("{") else "yaml")
     try:
         value = _json(text) if kind == "json" else _yaml(text)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise InputError(f"{name}: half of a surrogate pair is no character") from None
+        raise InputError(f"{name}: contains an unpaired surrogate, which is not a character") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     return value
 
 
-def canonical(value: Any) -> str:
-    """A value as compact JSON with sorted keys: equal values, equal text."""
+def canonical_json(value: Any) -> str:
+    """Serialize a value as compact JSON with sorted keys, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def check_stored(path: str | os.PathLike[str]) -> None:
-    """Refuses a file of `torch.save` whose parts are packed: unpacked they may be of any size.
+def check_uncompressed(path: str | os.PathLike[str]) -> None:
+    """Reject a zip archive with compressed members, which could expand to any size.
 
     Raises:
-        ValueError: It is such a file.
+        ValueError: The file is such an archive; those of ``torch.save`` are not compressed.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("a compressed archive, which torch.save does not write")
 
 
-def check_regular(path: str | os.PathLike[str]) -> None:
-    """Refuses what would never end or answer, a pipe or a device; all else is the reader's to refuse.
+def check_regular_file(path: str | os.PathLike[str]) -> None:
+    """Reject pipes and devices, which could block forever; other problems are left to the reader.
 
     Raises:
-        InputError: It is such a thing.
+        InputError: The path is a pipe or a device.
     """
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise InputError(f"{path}: not a file, but a pipe or a device")
+        raise InputError(f"{path}: is a pipe or a device, not a file")
 
 
 def _text(path: Path) -> str:
-    check_regular(path)
+    check_regular_file(path)
     try:
         with path.open("rb") as file:
             data = file.read(4 * MAX_CHARACTERS + 4)
@@ -146,8 +148,8 @@ def _text(path: Path) -> str:
         raise InputError(f"{path}: no such file{did_you_mean(path.name, siblings)}") from None
     except UnicodeDecodeError as error:
         if len(data) > 4 * MAX_CHARACTERS:
-            raise InputError(f"{path}: longer than {MAX_CHARACTERS:,} characters") from None
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from None
+            raise InputError(f"{path}: file is longer than {MAX_CHARACTERS:,} characters") from None
+        raise InputError(f"{path}: not valid UTF-8 (byte {error.start})") from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
@@ -176,54 +178,51 @@ def _json(text: str) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise InputError(f"key {_brief(key)} stands twice in one object")
-            seen.add(key)
+        counts = Counter(key for key, _ in pairs)
+        raise InputError(f"duplicate key {_shorten(counts.most_common(1)[0][0])}")
     return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise InputError(f"{text} is no number here")
+    raise InputError(f"{text} is not allowed; numbers must be finite")
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise InputError(f"{_brief(text)} is too large a number")
+        raise InputError(f"number {_shorten(text)} is too large")
     return value
 
 
 def _int(text: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise InputError(f"{_brief(text)} is too large a number")
+        raise InputError(f"number {_shorten(text)} is too large")
     return int(text)
 
 
 def _check_depth(depth: int, where: str) -> None:
     if depth > MAX_DEPTH:
-        raise InputError(f"{where}nested deeper than {MAX_DEPTH}")
+        raise InputError(f"{where}{_TOO_DEEP}")
 
 
-def _brief(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 # ---- YAML
 
 
-class _Builder:
-    """Builds a value from parser events with a stack of its own, so that no depth of nesting can exhaust Python's."""
+class _ValueBuilder:
+    """Builds a value from parser events with an explicit stack, so that nesting cannot exhaust Python's."""
 
     def __init__(self) -> None:
         self.open: list[list[Any] | dict[str, Any]] = []
-        self.keys: list[str | None] = []  # for each open collection the key that waits for its value
+        self.keys: list[str | None] = []  # for each open collection, the key whose value comes next
         self.value: Any = None
 
     def begin(self, collection: list[Any] | dict[str, Any], where: str) -> None:
         if self.open and isinstance(self.open[-1], dict) and self.keys[-1] is None:
-            raise InputError(f"{where}a key must be a string")
+            raise InputError(f"{where}keys must be strings")
         self.add(collection, where)
         self.open.append(collection)
         self.keys.append(None)
@@ -244,24 +243,24 @@ class _Builder:
             parent[key] = value
             self.keys[-1] = None
         elif not isinstance(value, str):
-            text = canonical(value)
-            raise InputError(f'{where}a key must be a string: quote it, "{text}"')
+            text = canonical_json(value)
+            raise InputError(f'{where}keys must be strings; quote it: "{text}"')
         elif value in parent:
-            raise InputError(f"{where}key {_brief(value)} stands twice in one object")
+            raise InputError(f"{where}duplicate key {_shorten(value)}")
         else:
             self.keys[-1] = value
 
 
 def _yaml(text: str) -> Any:
-    import yaml  # here, since most runs read JSON alone
+    import yaml  # imported late, since most runs read only JSON
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         return _build(yaml.parse(text, Loader=loader))
     except yaml.MarkedYAMLError as error:
         where = _where(error.problem_mark) if error.problem_mark else ""
-        if "nesting depth" in (error.problem or ""):  # libyaml looks ahead, and has a limit of its own
-            raise InputError(f"{where}nested deeper than {MAX_DEPTH}") from None
+        if "nesting depth" in (error.problem or ""):  # libyaml reads ahead and has a limit of its own
+            raise InputError(f"{where}{_TOO_DEEP}") from None
         raise InputError(f"{where}not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise InputError("not YAML: " + " ".join(str(error).split())) from None
@@ -270,17 +269,17 @@ def _yaml(text: str) -> Any:
 def _build(events: Iterable[Any]) -> Any:
     import yaml
 
-    builder, documents = _Builder(), 0
+    builder, documents = _ValueBuilder(), 0
     for event in events:
         where = _where(event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise InputError(f"{where}anchors and aliases are not allowed: write the text out, or name it in 'let'")
+            raise InputError(f"{where}anchors and aliases are not allowed; repeat the text, or name it in 'let'")
         if getattr(event, "tag", None):
             raise InputError(f"{where}tags are not allowed")
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise InputError(f"{where}a file holds one document")
+                raise InputError(f"{where}only one document per file is allowed")
         elif isinstance(event, yaml.MappingStartEvent):
             builder.begin({}, where)
         elif isinstance(event, yaml.SequenceStartEvent):
@@ -290,12 +289,12 @@ def _build(events: Iterable[Any]) -> Any:
         elif isinstance(event, yaml.ScalarEvent):
             builder.add(_scalar(event.value, where) if event.implicit[0] else event.value, where)
     if not documents:
-        raise InputError("nothing in it")
+        raise InputError("file is empty")
     return builder.value
 
 
 def _scalar(text: str, where: str) -> Any:
-    """An unquoted YAML scalar as JSON knows it; what JSON has no word for (``yes``, ``0x10``, a date) is a string."""
+    """Convert an unquoted YAML scalar by JSON's rules; anything else (``yes``, ``0x10``, a date) is a string."""
     if text in ("", "null"):
         return None
     if text in ("true", "false"):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nas_agg.common.errors import InputError, cut, did_you_mean
+from nas_agg.common.errors import InputError, did_you_mean, truncate
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.executor import RematerializedForward
 from nas_agg.compiler.residual_branches import aggregation_weights
@@ -122,7 +122,7 @@ def init_weights(
             distribution of the latter variance. fan_out is output channels times kernel area, whatever the groups.
     """
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {cut(repr(seed))}")
+        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {truncate(repr(seed))}")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:

@@ -21,8 +21,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from nas_agg.common.errors import InputError, NasAggError, cut, did_you_mean, one_line
-from nas_agg.common.files import check_regular, check_stored
+from nas_agg.common.errors import InputError, NasAggError, did_you_mean, one_line, truncate
+from nas_agg.common.files import check_regular_file, check_uncompressed
 from nas_agg.compiler.weights import check_shapes
 from nas_agg.graph.graph import Graph
 
@@ -65,7 +65,7 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
         NasAggError: The download failed.
     """
     if not isinstance(weights, Mapping | str | os.PathLike):
-        raise InputError(f"weights: expected a state dict, a file or a name, not {cut(repr(weights))}")
+        raise InputError(f"weights: expected a state dict, a file or a name, not {truncate(repr(weights))}")
     source = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
     name, dot, version = source.partition(".")
     model = name if name in MODELS and (not dot or version.isupper()) else None
@@ -112,13 +112,13 @@ def _cached_file(model: str, version: str, download: bool) -> Path:
 
 def _read_state(path: Path) -> State:
     """Read a state dict from a file."""
-    check_regular(path)
+    check_regular_file(path)
     if path.is_dir():
         raise InputError(f"{path}: a folder, not a weights file")
     is_torch_file = path.suffix.lower() in (".pt", ".pth")
     try:
         if is_torch_file:
-            check_stored(path)
+            check_uncompressed(path)
             with warnings.catch_warnings(action="ignore"):
                 state = torch.load(path, map_location="cpu", weights_only=True)
         else:

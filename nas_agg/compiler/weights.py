@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import check_regular, write_atomic
+from nas_agg.common.files import check_regular_file, write_atomic
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -28,7 +28,7 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         InputError: The file cannot be read, or belongs to another network: the first name that is missing,
             unexpected or of another shape.
     """
-    check_regular(path)
+    check_regular_file(path)
     state = model.state_dict()
     try:
         with safe_open(path, framework="pt") as file:

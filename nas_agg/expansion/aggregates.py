@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from nas_agg.common.errors import GenotypeError, placed
+from nas_agg.common.errors import GenotypeError, located
 from nas_agg.expansion.scope import NodeScope
 from nas_agg.graph.graph import Tape
 from nas_agg.graph.primitives import Primitive, Scale, Shape, text
@@ -184,7 +184,7 @@ class Nodes:
             try:
                 dealt.check_used()
             except GenotypeError as error:
-                raise GenotypeError(error.what, aggregate.where) from None
+                raise GenotypeError(error.problem, aggregate.where) from None
         return self.leaving(scope if self.n else self.scope(0))
 
     def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: SplitShortcut | None) -> Shortcut:
@@ -280,7 +280,7 @@ class Nodes:
                 pattern = gather.pattern
                 sources = pattern.kind.sources(position, **pattern.values(scope))  # type: ignore[attr-defined]
         except GenotypeError as error:
-            raise placed(error, gather.pattern.where) from None
+            raise located(error, gather.pattern.where) from None
         asked = list(sources)
         sources = list(asked)
         self.tape.spend(len(sources))
@@ -341,7 +341,7 @@ class Nodes:
         try:
             return gather.how.join(tape, prepared, main, **values)
         except GenotypeError as error:
-            raise placed(error, gather.where) from None
+            raise located(error, gather.where) from None
 
     def fitted(
         self, gather: Gather, role: str, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from nas_agg.common.errors import GenotypeError, placed
+from nas_agg.common.errors import GenotypeError, located
 from nas_agg.expansion.aggregates import Nodes, Observer, Scope, Shortcut, SplitShortcut
 from nas_agg.graph.graph import MAX_STEPS, Graph, Tape
 from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, text
@@ -95,7 +95,9 @@ class Expansion:
             except GenotypeError as error:
                 if error.where.startswith(where):
                     raise
-                raise (error.within(where) if error.where else GenotypeError(error.what, where, error.used)) from None
+                raise (
+                    error.within(where) if error.where else GenotypeError(error.problem, where, error.used_at)
+                ) from None
         if self.observer:
             self.observer.end_unit(x)
         return x
@@ -194,7 +196,7 @@ class Expansion:
             try:
                 return step.kind.build(tape, x, step.word, **step.values(local))  # type: ignore[attr-defined]
             except GenotypeError as error:
-                raise placed(error, step.where) from None
+                raise located(error, step.where) from None
         if isinstance(step, Aggregate):
             nodes = Nodes(self, step, x, scope, path, shortcut)
             if not self.observer:
@@ -207,5 +209,5 @@ class Expansion:
             try:
                 return shortcut.join(x) if shortcut else x
             except GenotypeError as error:
-                raise placed(error, step.where) from None
+                raise located(error, step.where) from None
         return self.unit(step, x, scope, path, shortcut)

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from nas_agg.common.errors import GenotypeError, cut
+from nas_agg.common.errors import GenotypeError, truncate
 
 Number = int | Fraction
 
@@ -264,7 +264,7 @@ class _Checked:
                 if name in FUNCTIONS:
                     raise self.refuse(f"{name} is a function")
                 if name != _IN and not is_name(name):
-                    raise self.refuse(f"'{cut(name)}' is not a name")
+                    raise self.refuse(f"'{truncate(name)}' is not a name")
             case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
                 self.number(operand)
             case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _ARITHMETIC):
@@ -280,7 +280,7 @@ class _Checked:
                 for arg in args:
                     self.number(arg)
             case ast.Call(func=ast.Name(id=name)) if name not in FUNCTIONS:
-                raise self.refuse(f"there is no function {cut(name)}; there are {', '.join(FUNCTIONS)}")
+                raise self.refuse(f"there is no function {truncate(name)}; there are {', '.join(FUNCTIONS)}")
             case ast.Compare() | ast.BoolOp():
                 raise self.refuse("a comparison is not a number; write 'a if p else b'")
             case _:
@@ -341,7 +341,7 @@ def _measure(tree: ast.expr) -> tuple[int, int]:
 
 
 def _short(text: str) -> str:
-    return f"'{cut(text)}'"
+    return f"'{truncate(text)}'"
 
 
 def whole(value: Number, least: int, most: int, what: str, shown: str) -> int:

@@ -27,8 +27,8 @@ from pydantic import (
 )
 from typing_extensions import TypeAliasType
 
-from nas_agg.common.errors import GenotypeError, WrongText, cut, did_you_mean
-from nas_agg.common.files import canonical
+from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, did_you_mean, truncate
+from nas_agg.common.files import canonical_json
 from nas_agg.graph.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.language.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.language.expressions import is_name
@@ -183,15 +183,15 @@ def check_name(name: str, where: str = "") -> None:
     Raises:
         GenotypeError: If it is a word of the language, or not a name at all.
     """
-    where = cut(where)
+    where = truncate(where)
     if name in RESERVED:
         raise GenotypeError(f"'{name}' is a word of the language and cannot be a name", where)
     if keyword.iskeyword(name):
         raise GenotypeError(f"'{name}' is a word of Python and cannot be a name", where)
     if len(name) > LONGEST_NAME:
-        raise GenotypeError(f"'{cut(name)}' is longer than {LONGEST_NAME} characters", where)
+        raise GenotypeError(f"'{truncate(name)}' is longer than {LONGEST_NAME} characters", where)
     if not is_name(name):
-        raise GenotypeError(f"'{cut(name)}' is not a name: a letter, then letters, digits and underscores", where)
+        raise GenotypeError(f"'{truncate(name)}' is not a name: a letter, then letters, digits and underscores", where)
 
 
 LONGEST_NAME = 100  # a path repeats the names on its way
@@ -240,7 +240,7 @@ class Genotype(Model):
 
     def to_json(self) -> str:
         """Compact JSON with sorted keys: equal texts for equal genotypes."""
-        return canonical(self.text())
+        return canonical_json(self.text())
 
     def with_task(self, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
         """The same network for another task."""
@@ -259,7 +259,7 @@ class Genotype(Model):
         return hash(self.to_json())
 
     def __repr__(self) -> str:
-        return f"Genotype({cut(self.to_json())})"
+        return f"Genotype({truncate(self.to_json())})"
 
     __str__ = __repr__
 
@@ -273,7 +273,7 @@ def _check_nesting(value: Any) -> None:
         level = [item for item in inner if isinstance(item, (Mapping, list, tuple))]
         if not level:
             return
-    raise GenotypeError(f"nested deeper than {MAX_NESTING}", "net")
+    raise GenotypeError(f"nested more than {MAX_NESTING} levels deep", "net")
 
 
 Gather.model_rebuild()
@@ -313,9 +313,9 @@ def _first_fault(error: ValidationError, where: str) -> GenotypeError:
     path, model, _ = max(faults, key=lambda fault: (len(fault[0]), fault[2]["type"] == "extra_forbidden"))
     said = _said([fault for at, _, fault in faults if at == path], path, model)
     for part in path:
-        word = f"[{part}]" if isinstance(part, int) else cut(part) or "''"
+        word = f"[{part}]" if isinstance(part, int) else truncate(part) or "''"
         where += f".{word}" if where and not isinstance(part, int) else word
-    return WrongText(said, where)
+    return GenotypeSyntaxError(said, where)
 
 
 _KINDS = ("tuple[", "function-", "json-or-", "union[", "tagged-union[", "nullable[")
@@ -396,12 +396,12 @@ def _unknown(found: Any, field: tuple[int | str, ...]) -> str:
     if not found:
         return "an empty object says nothing"
     key = str(next(iter(found)))
-    return f"no {what.split()[1]} has the key '{cut(key)}'{did_you_mean(key, known)}"
+    return f"no {what.split()[1]} has the key '{truncate(key)}'{did_you_mean(key, known)}"
 
 
 def shown(value: Any) -> str:
     """A value in an error, cut where it is long."""
     try:
-        return cut(json.dumps(thaw(value), default=str))
+        return truncate(json.dumps(thaw(value), default=str))
     except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
         return f"this {type(value).__name__}"

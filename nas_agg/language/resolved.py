@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from nas_agg.common.errors import GenotypeError, cut
+from nas_agg.common.errors import GenotypeError, truncate
 from nas_agg.language.expressions import VARIABLES, Expression, ExpressionError, whole
 from nas_agg.language.operators import Operator
 from nas_agg.language.schema import Bounds, Word
@@ -121,7 +121,7 @@ class Number(NamedTuple):
         try:
             return whole(value, bounds.least, bounds.most, bounds.what, self.expression.text)
         except GenotypeError as error:
-            raise GenotypeError(error.what, self.where) from None
+            raise GenotypeError(error.problem, self.where) from None
 
 
 Schedule = Number | tuple[Number, ...]
@@ -315,7 +315,7 @@ def check_circles(aggregate: Aggregate, where: str) -> None:
     except graphlib.CycleError as error:
         fields = {"w": "growth", "g": "cardinality", "s": "stride"}
         circle = [fields.get(name, name) for name in reversed(error.args[1])]
-        raise GenotypeError(f"a circle: {cut(' -> '.join(circle))}", where) from None
+        raise GenotypeError(f"a circle: {truncate(' -> '.join(circle))}", where) from None
 
 
 def _entries(value: Schedule | None) -> int:

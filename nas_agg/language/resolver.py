@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, get_args
 
-from nas_agg.common.errors import GenotypeError, WrongText, cut, did_you_mean
+from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, did_you_mean, truncate
 from nas_agg.graph.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.language import genotype as text
 from nas_agg.language.expressions import VARIABLES, Expression, ExpressionError, parse, parsed
@@ -120,7 +120,9 @@ class Resolver:
                 raise GenotypeError(f"the word '{name}' does not belong here", where)
             known = [*LAYERS, *PATTERNS, *OPERATORS, JOIN, *self.genotype.let]
             hint = did_you_mean(name, known)
-            raise WrongText(f"'{cut(name)}' is neither a word of the language nor a name of let{hint}", where)
+            raise GenotypeSyntaxError(
+                f"'{truncate(name)}' is neither a word of the language nor a name of let{hint}", where
+            )
         self.check_circle(name)
         with self.inside((name,)), self.deeper(where):
             yield self.genotype.let[name], f"let.{name}"
@@ -128,7 +130,7 @@ class Resolver:
     def check_circle(self, name: str) -> None:
         if name in self.active:
             circle = [*self.active[self.active.index(name) :], name]
-            raise GenotypeError(f"a circle of names: {cut(' -> '.join(circle))}", f"let.{name}")
+            raise GenotypeError(f"a circle of names: {truncate(' -> '.join(circle))}", f"let.{name}")
 
     @contextmanager
     def inside(self, names: tuple[str, ...]) -> Iterator[None]:
@@ -150,7 +152,7 @@ class Resolver:
     def deeper(self, where: str) -> Iterator[None]:
         self.depth += 1
         if self.depth > 2 * MAX_NESTING:  # a name and what it stands for are a level each
-            raise GenotypeError(f"nested deeper than {MAX_NESTING} once names are put in", where)
+            raise GenotypeError(f"nested more than {MAX_NESTING} levels deep once names are put in", where)
         try:
             yield
         finally:
@@ -169,7 +171,7 @@ class Resolver:
             with self.named(value, where) as (meaning, place):
                 if not isinstance(meaning, (int, float, str)) or isinstance(meaning, bool):
                     raise GenotypeError(
-                        f"{bounds.what or 'a number'} is wanted, and {cut(place)} is {shown(meaning)}", where
+                        f"{bounds.what or 'a number'} is wanted, and {truncate(place)} is {shown(meaning)}", where
                     )
                 return self.number(meaning, place, bounds, bound)
         number = Number(self.expression(value, where, bound), where, bounds)
@@ -263,7 +265,7 @@ class Resolver:
                     return self.chosen(meaning, place, choice)
                 raise GenotypeError(f"one of {', '.join(choice.words)} is wanted, not {shown(meaning)}", place)
         hint = did_you_mean(value, choice.words)
-        raise GenotypeError(f"'{cut(value)}' is not one of {', '.join(choice.words)}{hint}", where)
+        raise GenotypeError(f"'{truncate(value)}' is not one of {', '.join(choice.words)}{hint}", where)
 
     def flag(self, value: Any, where: str) -> bool:
         if isinstance(value, bool):

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.primitives import Norm
@@ -72,7 +72,7 @@ class Counted(BaseModel):
         said = [self.reason or plain] + [row.note] * bool(row.note) + [f"{row.classes} classes"] * bool(row.classes)
         said += ["norms not counted"] * row.without_norms
         said += [f"{' and '.join(row.cut)} cut, not rounded"] * bool(row.cut)
-        said += [f"{name}: {v if isinstance(v, str) else canonical(v)}" for name, v in row.with_.items()]
+        said += [f"{name}: {v if isinstance(v, str) else canonical_json(v)}" for name, v in row.with_.items()]
         return "; ".join(said)
 
 

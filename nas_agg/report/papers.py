@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nas_agg.common.errors import InputError, did_you_mean
-from nas_agg.common.files import parse
+from nas_agg.common.files import parse_document
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.references import open_genotype
 
@@ -267,7 +267,7 @@ def read_paper(text: str, name: str) -> Paper:
         InputError: It is not a paper's file; the line says where.
     """
     try:
-        return Paper.model_validate(parse(text, name, "yaml"))
+        return Paper.model_validate(parse_document(text, name, "yaml"))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))

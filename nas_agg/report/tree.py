@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.connectivity import Wiring, aggregates
 from nas_agg.graph.graph import Graph
@@ -143,7 +143,7 @@ def _gather(gather: Gather) -> str:
 def _word(use: WordUse) -> str:
     fields = {name: number.expression.text for name, number in use.numbers} | dict(use.fixed)
     fields = {name: value for name, value in fields.items() if value is not None}
-    return canonical(fields).replace('"', "").strip("{}") if fields else use.word
+    return canonical_json(fields).replace('"', "").strip("{}") if fields else use.word
 
 
 def _rows(branch: Branch, depth: int, first: str, rest: str) -> Iterator[tuple[str, str, str, str, str]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import GenotypeError, InputError, did_you_mean
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import shown
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Choice:
     _ranks: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        labels = tuple(canonical(value) for value in self.values)
+        labels = tuple(canonical_json(value) for value in self.values)
         ordered = all(_is_number(value) for value in self.values)
         ranks = [0] * len(labels)
         if ordered:
@@ -108,7 +108,7 @@ class Choice:
     def index(self, value: Any) -> int:
         """The place of a value; InputError if it is not in the list. 1 and 1.0 are the same value."""
         try:
-            place = self._places.get(canonical(value))
+            place = self._places.get(canonical_json(value))
         except (TypeError, ValueError):  # no value of JSON
             place = None
         if place is None and _is_number(value):
@@ -168,7 +168,7 @@ def parse_domain(values: Any, where: str) -> Domain:
         raise GenotypeError("an empty list: give it a value", where)
     seen: set[Any] = set()
     for place, value in enumerate(values):
-        same = value if _is_number(value) else canonical(value)  # 1 and 1.0 are the same value, "1" is another
+        same = value if _is_number(value) else canonical_json(value)  # 1 and 1.0 are the same value, "1" is another
         if same in seen:
             raise GenotypeError(f"{shown(value)} stands twice in the list", f"{where}[{place}]")
         seen.add(same)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nas_agg.common.errors import InputError, did_you_mean
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces_in_family
@@ -49,7 +49,7 @@ def _opened(text: str) -> Genotype:
 
 
 def _of_file(path: Path) -> Genotype:
-    value = read(path)
+    value = read_document(path)
     if isinstance(value, dict) and value.get("open"):
         points = value.get("points")
         such = "it has no 'points'; give it one"

@@ -19,8 +19,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from nas_agg.common.errors import GenotypeError, InputError, WrongText, did_you_mean
-from nas_agg.common.files import read
+from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, InputError, did_you_mean
+from nas_agg.common.files import read_document
 from nas_agg.language.expressions import ExpressionError, parse
 from nas_agg.language.genotype import Genotype, shown
 from nas_agg.language.resolver import Resolver
@@ -124,8 +124,8 @@ class Space(SearchVariables):
             for place in range(1, values.size) if isinstance(values, Choice) else ():
                 try:
                     Resolver(self.template.fill({**first, key: values.at(place)})).network()
-                except WrongText as error:
-                    raise GenotypeError(f"{error.what} ({error.where})", f"open.{key}[{place}]") from None
+                except GenotypeSyntaxError as error:
+                    raise GenotypeError(f"{error.problem} ({error.where})", f"open.{key}[{place}]") from None
                 except GenotypeError:
                     continue  # not with the others' first values, but perhaps with some
 
@@ -291,7 +291,7 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
             return _installed_space(file, text, file.stat().st_mtime_ns)
     path = Path(text)
     if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
-        return _space(read(path), path.stem, path.parent)
+        return _space(read_document(path), path.stem, path.parent)
     hint = did_you_mean(text, found) or f"; there are {', '.join(sorted(found)) or 'none'}"
     raise InputError(f"no space '{text}'{hint}, or name a YAML file")
 
@@ -299,7 +299,7 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
 @lru_cache(maxsize=64)
 def _installed_space(file: Path, name: str, changed: int) -> Space:
     """A space that is opened again and again, as when points are listed; anew when its file has changed."""
-    return _space(read(file), name, file.parent)
+    return _space(read_document(file), name, file.parent)
 
 
 def _space(text: Any, name: str, folder: Path) -> Space:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas_agg.common.errors import GenotypeError, cut, did_you_mean
+from nas_agg.common.errors import GenotypeError, did_you_mean, truncate
 
 VALIDATION_SHARE = 0.6  # more images to tell networks apart by, fewer to learn from: the task is harder
 SEEDS = 2**32
@@ -53,14 +53,14 @@ class TableSettings(BaseModel):
             if name not in cls.model_fields:
                 fields = ("file", "sha256", *cls.model_fields)
                 hint = did_you_mean(str(name), fields) or f"; there are {', '.join(fields)}"
-                raise GenotypeError(f"no such field here{hint}", f"table.{cut(str(name))}")
+                raise GenotypeError(f"no such field here{hint}", f"table.{truncate(str(name))}")
         try:
             return cls(**text)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
             said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise GenotypeError(f"{said}, not {cut(repr(text[name]))}", f"table.{name}") from None
+            raise GenotypeError(f"{said}, not {truncate(repr(text[name]))}", f"table.{name}") from None
 
     def data_arguments(self, seed: int) -> dict[str, Any]:
         """The arguments of `nas_agg.training.data.load_data` for a training of a seed."""

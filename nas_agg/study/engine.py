@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import canonical, write_atomic, writing
+from nas_agg.common.files import canonical_json, write_atomic, write_errors
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIME_IS_UP, Clock, Coordinator
@@ -378,19 +378,19 @@ def _write(folder: Path, genotype: Genotype | Values) -> None:
     if isinstance(genotype, Genotype):
         write_atomic(folder / GENOTYPE, genotype.to_json() + "\n")
     else:
-        write_atomic(folder / "values.json", canonical(genotype) + "\n")
+        write_atomic(folder / "values.json", canonical_json(genotype) + "\n")
 
 
 def _write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values) -> None:
     beside = folder.path / "best.tmp"
-    with writing(beside):
+    with write_errors(beside):
         beside.mkdir(exist_ok=True)
     _write(beside, genotype)
     metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
-    write_atomic(beside / METRICS, canonical(metrics) + "\n")
+    write_atomic(beside / METRICS, canonical_json(metrics) + "\n")
     if isinstance(genotype, Genotype):
         add_code_or_warn(beside, genotype, *describe_run(folder.run, folder.path, best.number))
-    with writing(folder.best):
+    with write_errors(folder.best):
         os.rename(beside, folder.best)
 
 
@@ -405,4 +405,4 @@ def _digest(space: Space | ParameterSpace) -> str:
         said |= {"template": space.template.text(), "search": space.search_text}
     if isinstance(space, TabularSpace):
         said |= {"table": space.table and space.table[1]}  # a table that has grown would make another search of it
-    return hashlib.sha256(canonical(said).encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(said).encode()).hexdigest()[:16]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.common.errors import InputError, no_room
-from nas_agg.common.files import read
+from nas_agg.common.errors import InputError, explain_out_of_memory
+from nas_agg.common.files import read_document
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run, describe_source, describe_training
 from nas_agg.study.records.run_folder import (
@@ -100,7 +100,7 @@ def export_genotype(
     about = " ".join(filter(None, [about, said]))
     counted = cost(genotype)
     options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
-    with no_room(source):
+    with explain_out_of_memory(source):
         network = compile(genotype, seed or 0, taken, download=download)
         written = write_package(out, genotype, network, title=title, about=about, **options)
     return ExportedModel(genotype, counted.params, counted.macs, taken, written)
@@ -129,7 +129,7 @@ def _trained(path: Path) -> str:
 
 def _metrics(path: Path) -> dict[str, Any]:
     try:
-        found = read(path / "best" / METRICS)
+        found = read_document(path / "best" / METRICS)
     except InputError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.search_space.encoding import Encoding
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import objectives_of
@@ -210,7 +210,7 @@ def rank_run(
         count = f"{len(numbers)} network{'s' * (len(numbers) != 1)}"
         raise InputError(f"{path}: {count} trained in full so far; at least {LEAST} are needed")
     genotypes = [_genotype(folder, number) for number in numbers]
-    kept = ScoreCache(folder / KEPT, canonical({"data": arguments, "seed": seed, "batch": batch}))
+    kept = ScoreCache(folder / KEPT, canonical_json({"data": arguments, "seed": seed, "batch": batch}))
     made: list[ProxyScorer] = []
 
     def scorer() -> ProxyScorer:  # once it is known that there is something to score: data sets take time

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from nas_agg.common.console import accuracy_text
+from nas_agg.common.console import format_accuracy
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.search_space.references import open_genotype
@@ -111,7 +111,7 @@ def train_genotype(
     assert metrics is not None
     if show:
         top5 = metrics.get("test_top5_accuracy")
-        accuracy = accuracy_text(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
+        accuracy = format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
         print(f"test accuracy {accuracy}; the network is in {folder.best}")
         print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
     return metrics

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import check_regular, check_stored, write_atomic
+from nas_agg.common.files import check_regular_file, check_uncompressed, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -45,9 +45,9 @@ def load_checkpoint(out: Path, of: dict[str, Any]) -> dict[str, Any] | None:
     path = out / CHECKPOINT
     if not path.exists():
         return None
-    check_regular(path)
+    check_regular_file(path)
     try:
-        check_stored(path)
+        check_uncompressed(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
         belongs, state = dict(saved["of"]), dict(saved["state"])
     except Exception:  # a damaged file can make torch.load raise almost anything

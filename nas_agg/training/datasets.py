@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import check_regular
+from nas_agg.common.files import check_regular_file
 from nas_agg.training.recipes import Augmentation
 
 DATASETS = {
@@ -163,7 +163,7 @@ def _classes(path: Path, train: np.ndarray, test: np.ndarray) -> int:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     wanted = ("x_train", "y_train", "x_test", "y_test")
-    check_regular(path)
+    check_regular_file(path)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):

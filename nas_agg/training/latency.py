@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nas_agg.common.errors import InputError, cut, no_room
+from nas_agg.common.errors import InputError, explain_out_of_memory, truncate
 from nas_agg.compiler import compile
 from nas_agg.language.genotype import Genotype
 from nas_agg.training.loop import pick_device
@@ -89,13 +89,13 @@ def latency(
         NasAggError: Memory ran out.
     """
     if not isinstance(device, str):
-        raise InputError(f"device: auto, cpu, cuda or cuda:N, not {cut(repr(device))}")
+        raise InputError(f"device: auto, cpu, cuda or cuda:N, not {truncate(repr(device))}")
     place = pick_device(device)
     cores = max(64, 4 * (os.cpu_count() or 1))
     for name, value, limit in (("batch", batch, MOST_IMAGES), ("threads", 1 if threads is None else threads, cores)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-            raise InputError(f"{name}: 1 to {limit:,}, not {cut(repr(value))}")
-    with _threads(threads), no_room("latency"):
+            raise InputError(f"{name}: 1 to {limit:,}, not {truncate(repr(value))}")
+    with _threads(threads), explain_out_of_memory("latency"):
         return measure(compile(genotype, seed=0), genotype.input, device=place, batch=batch, seconds=seconds)
 
 
@@ -119,7 +119,7 @@ def measure(
     place, training = torch.device(device), model.training
     try:
         model.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        with torch.inference_mode(), no_room(f"latency: at batch size {batch}", "give a smaller one"):
+        with torch.inference_mode(), explain_out_of_memory(f"latency: at batch size {batch}", "give a smaller one"):
             images = torch.rand((batch, *input), generator=torch.Generator().manual_seed(0)).to(
                 place, memory_format=torch.channels_last
             )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nas_agg.common.errors import InputError, NasAggError, did_you_mean, one_line, out_of_memory
+from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic
 from nas_agg.compiler.network import aggregation_parameters, memory_of
 from nas_agg.training.augment import Augmenter
@@ -145,7 +145,7 @@ def train(
             run.compile()
         return run.run(report, checkpoint_seconds, min(epochs, until or epochs))
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         said = " ".join(str(error).split())[:160]
         raise TrainingFailed(f"out of memory: at batch size {recipe.batch_size} ({said})") from None
@@ -213,7 +213,7 @@ class _Training:
             self.forward = CompiledForward(self.model.train(), memory, varied=images % self.batches > 0)
             self._loss(self.augmenter.batch(torch.arange(size, device=self.device)), self.labels[:size])[0].backward()
         except Exception as error:  # a compiler, and what it calls, raise anything
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             self.forward = self.model
             self.uncompiled = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_agg.common.console import bytes_text
+from nas_agg.common.console import format_bytes
 from nas_agg.graph.rematerialization import FLOAT, MEMORY_MODES, MemoryMode, RequestedMemoryMode
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ def choose_memory_mode(
             break
     if mode == "plain":
         return MemoryChoice(mode)
-    plain_needs = bytes_text(step_bytes(cost, "plain", batch))
+    plain_needs = format_bytes(step_bytes(cost, "plain", batch))
     message = (
         f"using memory mode '{mode}': a step in mode 'plain' needs about {plain_needs} and "
-        f"{bytes_text(max(budget, 0))} are available"
+        f"{format_bytes(max(budget, 0))} are available"
     )
     needs = step_bytes(cost, mode, batch)
     if needs > budget:
-        message += f"; '{mode}' needs {bytes_text(needs)} and may run out of memory"
+        message += f"; '{mode}' needs {format_bytes(needs)} and may run out of memory"
     return MemoryChoice(mode, message)
 
 

@@ -164,7 +164,7 @@ def test_a_pipe_is_refused(refused, tmp_path):
     import os
 
     os.mkfifo(tmp_path / "pipe.yaml")
-    assert "pipe.yaml: not a file, but a pipe or a device" in refused("cost", "pipe.yaml")
+    assert "pipe.yaml: is a pipe or a device, not a file" in refused("cost", "pipe.yaml")
 
 
 def test_an_odd_name_stays_on_one_line(refused):

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from nas_agg.common.errors import GenotypeError, InputError, NasAggError, cut, did_you_mean, one_line
+from nas_agg.common.errors import GenotypeError, InputError, NasAggError, did_you_mean, one_line, truncate
 
 
 def test_an_error_of_the_input_ends_with_status_2_and_one_of_the_work_with_1() -> None:
@@ -30,7 +30,7 @@ def test_an_error_names_the_place_where_it_was_written_then_where_it_is_used(
     error = GenotypeError("is wrong", where, used)
     assert str(error) == said
     again = pickle.loads(pickle.dumps(error))
-    assert (str(again), again.where, again.used) == (said, where, used)
+    assert (str(again), again.where, again.used_at) == (said, where, used)
 
 
 def test_an_error_seen_from_further_out_says_so_first() -> None:
@@ -43,7 +43,7 @@ def test_control_characters_are_written_out() -> None:
 
 
 def test_long_texts_are_cut() -> None:
-    assert cut("a" * 60) == "a" * 60 and cut("a" * 61) == "a" * 57 + "..."
+    assert truncate("a" * 60) == "a" * 60 and truncate("a" * 61) == "a" * 57 + "..."
 
 
 def test_near_words() -> None:

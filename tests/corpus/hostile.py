@@ -16,7 +16,7 @@ from typing import Any
 from corpus import NETWORKS
 from corpus.hostile_values import EXPRESSIONS, KEYS, NUMBERS, PLAUSIBLE, VALUES, WORDS
 from nas_agg.common.errors import GenotypeError, InputError
-from nas_agg.common.files import parse
+from nas_agg.common.files import parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
 
@@ -182,7 +182,7 @@ def first(choice: Any) -> Any:
 def read(text: str) -> str:
     """Reads, expands and counts a file; "" if it is a network, else what is said."""
     try:
-        value = parse(text, "net.json")
+        value = parse_document(text, "net.json")
         genotype = Genotype.read(value)
         values = {name: first(choice) for name, choice in (genotype.open or {}).items()}
         if values and None not in values.values():

@@ -14,7 +14,7 @@ from corpus.formulas import formula
 from torch import nn
 from torchvision import models
 
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.compiler import build
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
@@ -38,7 +38,7 @@ COUNTS = {
 
 def example(name: str, side: int | None = None) -> Genotype:
     """An example, for images of another side if one is given."""
-    genotype = Genotype.read(read(FILES[name]))
+    genotype = Genotype.read(read_document(FILES[name]))
     return genotype if side is None else genotype.with_task(input=(3, side, side))
 
 

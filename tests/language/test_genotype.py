@@ -15,7 +15,7 @@ from corpus.random_genotypes import random_genotype
 from pydantic import ValidationError
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.common.files import parse
+from nas_agg.common.files import parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import RESERVED, Genotype, check_name, shown
 
@@ -101,7 +101,7 @@ def test_yaml_with_comments_reads_equal() -> None:
             {"linear": "classes"},
         ],
     }
-    assert Genotype.read(parse(text, "net.yaml", "yaml")) == Genotype.read(written)
+    assert Genotype.read(parse_document(text, "net.yaml", "yaml")) == Genotype.read(written)
 
 
 def test_fields_that_were_not_written_are_not_said() -> None:
@@ -279,11 +279,11 @@ def test_nesting_is_limited() -> None:
     for _ in range(45):
         steps = [steps]
     Genotype.read({**SMALL, "net": [*steps, *SMALL["net"]]})
-    assert "nested deeper than 48" in refusal({**SMALL, "net": [[[steps]]]})
+    assert "nested more than 48 levels deep" in refusal({**SMALL, "net": [[[steps]]]})
     for _ in range(3000):
         steps = [steps]
-    assert "nested deeper than 48" in refusal({**SMALL, "net": steps})
-    assert "nested deeper than 48" in refusal({**SMALL, "let": {"a": steps}})
+    assert "nested more than 48 levels deep" in refusal({**SMALL, "net": steps})
+    assert "nested more than 48 levels deep" in refusal({**SMALL, "let": {"a": steps}})
 
 
 def test_a_text_full_of_faults_is_refused_in_a_moment() -> None:

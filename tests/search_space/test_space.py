@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import Point, Space, list_spaces, open_space
@@ -71,7 +71,7 @@ RANGES = st.builds(
 
 def plain(value: Any) -> Any:
     """By what two values of a list are the same: 1 and 1.0 are, 1 and true are not."""
-    return value if isinstance(value, float) or type(value) is int else canonical(value)
+    return value if isinstance(value, float) or type(value) is int else canonical_json(value)
 
 
 LISTS = st.lists(NUMBERS | JSON, min_size=1, max_size=4, unique_by=plain) | st.lists(
@@ -90,7 +90,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def changed(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    return [name for name in a if canonical(a[name]) != canonical(b[name])]
+    return [name for name in a if canonical_json(a[name]) != canonical_json(b[name])]
 
 
 @given(spaces(), SEEDS)
@@ -104,7 +104,7 @@ def test_a_sample_is_in_the_space_and_goes_by_the_seed(space: Space, seed: int) 
 def test_labels_and_values_are_inverse_and_optuna_takes_the_labels(space: Space, seed: int) -> None:
     values = space.sample(np.random.default_rng(seed))
     labels = space.labels(values)
-    assert canonical(space.values(labels)) == canonical(values)
+    assert canonical_json(space.values(labels)) == canonical_json(values)
     for name, label in labels.items():
         distribution = space.distributions[name]
         assert distribution._contains(distribution.to_internal_repr(label))
@@ -116,7 +116,7 @@ def test_neighbours_are_all_points_one_name_away(space: Space, seed: int) -> Non
     values = space.sample(np.random.default_rng(seed))
     neighbours = list(space.neighbours(values))
     assert all(len(changed(values, other)) == 1 for other in neighbours)
-    assert len({canonical(other) for other in neighbours}) == len(neighbours)
+    assert len({canonical_json(other) for other in neighbours}) == len(neighbours)
     cards = [len(list(_all(distribution))) for distribution in space.distributions.values()]
     assert len(neighbours) == sum(card - 1 for card in cards)
     assert space.size() == np.prod(cards)
@@ -145,7 +145,9 @@ def test_a_child_has_each_value_from_a_parent(space: Space, seed: int) -> None:
     rng = np.random.default_rng(seed)
     a, b = space.sample(rng), space.sample(rng)
     child = space.crossover(a, b, rng)
-    assert all(canonical(child[name]) in (canonical(a[name]), canonical(b[name])) for name in space.names)
+    assert all(
+        canonical_json(child[name]) in (canonical_json(a[name]), canonical_json(b[name])) for name in space.names
+    )
 
 
 @given(spaces(), SEEDS)
@@ -157,7 +159,7 @@ def test_the_code_has_one_length_and_tells_points_apart(space: Space, seed: int)
     for code, point in zip(codes, points, strict=True):
         assert code.min() >= 0 and code.max() <= 1
         for other_code, other in zip(codes, points, strict=True):
-            assert np.array_equal(code, other_code) == (canonical(point) == canonical(other))
+            assert np.array_equal(code, other_code) == (canonical_json(point) == canonical_json(other))
 
 
 def test_every_value_is_drawn_evenly() -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.study.api import search
 from nas_agg.study.standalone_training import evaluate_run
 from nas_agg.study.workers.jobs import train_in_full
@@ -29,7 +29,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
         "weights.safetensors",
     }
     assert not (tmp_path / "run/best.tmp").exists()
-    assert read(best / "genotype.json") == result.best.text()
+    assert read_document(best / "genotype.json") == result.best.text()
     again = evaluate_run(tmp_path / "run", device="cpu")
     assert again["correct"] == result.test["correct"] > 36
     assert again["images"] == result.test["images"] == len(load_data("digits").test)
@@ -39,7 +39,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
         assert json.loads(lines[-1])["validation_accuracy"] == trial.value
     trial = result.top[0]
     work = prepare({"threads": 1, "data": {"spec": "digits", "seed": 1}})
-    text = read(tmp_path / f"run/trials/{trial.number}/genotype.json")
+    text = read_document(tmp_path / f"run/trials/{trial.number}/genotype.json")
     job = {"final": False, "genotype": text, "seed": trial.seed, "recipe": "search", "device": "cpu", "epochs": 2}
     alone = work({**job, "out": str(tmp_path / "alone")}, lambda step, value: False)
     assert alone["value"] == trial.value, "the seed makes the training, wherever it runs"

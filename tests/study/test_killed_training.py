@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.study.api import search
 
 START = multiprocessing.get_context("forkserver")  # it imports torch once for all the processes that are killed
@@ -47,7 +47,7 @@ def kill(process, out, epochs: int, wait: float) -> None:
 
 def found(out, kept) -> tuple:
     """What a finished run has found."""
-    final = {key: value for key, value in read(out / "best/metrics.json").items() if key != "seconds"}
+    final = {key: value for key, value in read_document(out / "best/metrics.json").items() if key != "seconds"}
     return kept(out), final, (out / "best/weights.safetensors").read_bytes()
 
 

@@ -12,7 +12,7 @@ import sqlite3
 import optuna
 import pytest
 
-from nas_agg.common.errors import InputError, NasAggError, hidden
+from nas_agg.common.errors import InputError, NasAggError, redact
 from nas_agg.study.api import resume, search
 from nas_agg.study.records.run_folder import RUN_FORMAT, RunFolder, read_run
 from nas_agg.study.records.storages import JOURNAL
@@ -279,7 +279,7 @@ def test_a_database_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
 )
 def test_what_is_no_storage_of_a_search(tiny, score, tmp_path, url, line):
     settings = {"searcher": "random", "budget": 3, "out": tmp_path / "run", "storage": url}
-    assert said(InputError, search, tiny, score, **settings) == f"{hidden(url)}: {line}"
+    assert said(InputError, search, tiny, score, **settings) == f"{redact(url)}: {line}"
     assert not (tmp_path / "run").exists()
 
 

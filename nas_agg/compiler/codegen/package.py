@@ -22,8 +22,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from nas_agg.common.errors import InputError, NasAggError, one_line, out_of_memory
-from nas_agg.common.files import read, write_atomic
+from nas_agg.common.errors import InputError, NasAggError, is_out_of_memory, one_line
+from nas_agg.common.files import read_document, write_atomic
 from nas_agg.compiler.codegen import emit
 from nas_agg.compiler.weights import save_weights
 from nas_agg.language.genotype import Genotype
@@ -204,7 +204,7 @@ def _fill(
 ) -> list[str]:
     """Writes all files into a folder, and gives what could not be checked."""
     write_atomic(folder / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
-    if Genotype.read(read(folder / GENOTYPE)) != genotype:
+    if Genotype.read(read_document(folder / GENOTYPE)) != genotype:
         raise NasAggError(f"{GENOTYPE}: does not say the genotype; this is a fault of nas_agg")
     save_weights(network, folder / WEIGHTS)
     notes: list[str] = []
@@ -311,7 +311,7 @@ def _trying(name: str, work: Callable[[], _T]) -> _T:
     except (NasAggError, OSError):
         raise
     except Exception as error:
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise NasAggError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from nas_agg.common.console import bytes_text
+from nas_agg.common.console import format_bytes
 
 Direction = Literal["minimize", "maximize"]
 Source = Literal["arithmetic", "measurement", "training"]
@@ -51,7 +51,7 @@ class Metric:
             case "fraction":
                 return f"{100 * value:.2f} %"
             case "bytes":
-                return bytes_text(int(value))
+                return format_bytes(int(value))
             case "ms":
                 return f"{value:.4g} ms"
             case "params" | "MACs":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from nas_agg.common.errors import InputError, cut, did_you_mean
+from nas_agg.common.errors import InputError, did_you_mean, truncate
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def parse_names(names: object) -> object:
 def short_repr(value: object) -> str:
     """An invalid value as an error message shows it, abbreviated."""
     try:
-        return cut(repr(value))
+        return truncate(repr(value))
     except Exception:  # an integer of thousands of digits, or a user's own class
         return f"a {type(value).__name__}"
 

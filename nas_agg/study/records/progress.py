@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
-from nas_agg.common.console import accuracy_text, print_table
+from nas_agg.common.console import format_accuracy, print_table
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import SearchResult, front, ranked
@@ -234,7 +234,7 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
     if result.test is not None:
         test = result.test
         top5 = test.get("test_top5_accuracy")
-        accuracy = accuracy_text(test["test_accuracy"], test["correct"], test["images"], top5)
+        accuracy = format_accuracy(test["test_accuracy"], test["correct"], test["images"], top5)
         print(f"test accuracy of the final network: {accuracy}", file=out)
     if result.path is not None:
         commands = [f"evaluate {result.path}"] if result.test is not None else []

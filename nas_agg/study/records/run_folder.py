@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas_agg.common.errors import InputError, cut, did_you_mean, hidden
-from nas_agg.common.files import parse, read, write_atomic, writing
+from nas_agg.common.errors import InputError, did_you_mean, redact, truncate
+from nas_agg.common.files import parse_document, read_document, write_atomic, write_errors
 from nas_agg.study.definition.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]):
         if not isinstance(path, str | Path) or not str(path):
-            raise InputError(f"out: name a folder, not {cut(repr(path))}")
+            raise InputError(f"out: name a folder, not {truncate(repr(path))}")
         self.path = Path(path)
         self.run: dict[str, Any] = {}
         try:
@@ -62,7 +62,7 @@ class RunFolder:
             self._lock = lock.open("a")
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"{cut(str(self.path))}: cannot be used as a run folder: {reason}") from None
+            raise InputError(f"{truncate(str(self.path))}: cannot be used as a run folder: {reason}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.stat(self.path / ".lock")  # the process that created the folder may just have removed it
@@ -93,7 +93,7 @@ class RunFolder:
         self.run = {
             "format": RUN_FORMAT,
             "status": "running",
-            "command": encodable(hidden(" ".join(sys.argv))),
+            "command": encodable(redact(" ".join(sys.argv))),
             "settings": settings,
             "seed": settings.get("seed"),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -111,7 +111,7 @@ class RunFolder:
     def log(self, line: str) -> None:
         """Append a line to log.txt, after the time."""
         path = self.path / "log.txt"
-        with writing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with write_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
     def write_trials(self, trials: list[TrialRecord]) -> None:
@@ -138,7 +138,7 @@ class RunFolder:
     def trial_folder(self, number: int) -> Path:
         """The folder of a trial; it is created if it does not exist."""
         path = self.path / "trials" / str(number)
-        with writing(path):
+        with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -150,14 +150,14 @@ class RunFolder:
             **settings: The settings to change.
         """
         if os.path.lexists(self.best):
-            with writing(self.path / former_best):
+            with write_errors(self.path / former_best):
                 os.rename(self.best, self.path / former_best)
         self.update(status="stopped", settings=self.run["settings"] | settings)
 
     def finish(self) -> None:
         """Mark the run as finished, and remove the checkpoints of trials that failed or were stopped."""
         for path in self.path.glob("trials/*/checkpoint.pt"):
-            with writing(path):
+            with write_errors(path):
                 path.unlink()
         self.update(status="finished")
 
@@ -206,7 +206,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: not a run folder (it has no {RUN_FILE}){hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read: {error}") from None
-    run = parse(text, str(file), "json")
+    run = parse_document(text, str(file), "json")
     try:
         _check_format(run)
         _validated(_RunRecord, run)
@@ -225,10 +225,10 @@ def _check_format(run: Any) -> None:
     """
     if not isinstance(run, dict) or run.get("format") == RUN_FORMAT:
         return
-    found = f"format {cut(str(run['format']))}" if "format" in run else "no format number"
+    found = f"format {truncate(str(run['format']))}" if "format" in run else "no format number"
     versions = run.get("versions")
     writer = versions.get("nas-agg") if isinstance(versions, dict) else None
-    reader = f"nas_agg {cut(str(writer))}" if writer else "the version of nas_agg that wrote it"
+    reader = f"nas_agg {truncate(str(writer))}" if writer else "the version of nas_agg that wrote it"
     raise InputError(f"{found}, not {RUN_FORMAT}; open this run with {reader}, or start a new one")
 
 
@@ -246,7 +246,7 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
     if not (best / METRICS).is_file():
         raise InputError(f"{best}: incomplete, it has no {METRICS}; {remedy}")
     try:
-        return _validated(_TestedMetrics if tested else _ScoredMetrics, read(best / METRICS))
+        return _validated(_TestedMetrics if tested else _ScoredMetrics, read_document(best / METRICS))
     except InputError as error:
         reason = str(error).removeprefix(f"{best / METRICS}: ")
         raise InputError(f"{best / METRICS}: {reason}; {remedy}") from None
@@ -361,7 +361,7 @@ def join_command(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
         path: Its folder.
     """
     storage = run["settings"].get("storage")
-    where = f"--run {path}" if storage is None else f"--storage '{hidden(storage)}' --study {run['study']}"
+    where = f"--run {path}" if storage is None else f"--storage '{redact(storage)}' --study {run['study']}"
     return f"nas_agg worker {where}"
 
 

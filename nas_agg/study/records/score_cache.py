@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import check_regular, write_atomic
+from nas_agg.common.files import check_regular_file, write_atomic
 from nas_agg.study.samplers.proxy_scorer import PROXIES
 
 WRITE_INTERVAL = 5.0  # seconds
@@ -73,7 +73,7 @@ def _writable(scores: list[float]) -> list[float | str]:
 def _read(path: Path) -> dict[str, Scores]:
     """The contents of a file; nothing if it is missing or damaged."""
     try:
-        check_regular(path)
+        check_regular_file(path)
         content = json.loads(path.read_text(encoding="utf-8"))
         return {
             key: {

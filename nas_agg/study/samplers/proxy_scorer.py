@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from nas_agg.common.errors import InputError, did_you_mean, out_of_memory
+from nas_agg.common.errors import InputError, did_you_mean, is_out_of_memory
 from nas_agg.study.definition.task import MACS_A_THREAD
 from nas_agg.study.samplers.searcher import derive_seed, describe_exception
 
@@ -204,7 +204,7 @@ class ProxyScorer:
             self.seconds.setdefault(name, []).append(time.process_time() - start)
             return score
         except Exception as error:  # torch may raise anything for an untested network
-            return self._fail(name, _OUT_OF_MEMORY if out_of_memory(error) else describe_exception(error))
+            return self._fail(name, _OUT_OF_MEMORY if is_out_of_memory(error) else describe_exception(error))
 
     def _predicted_bytes(self, name: str, cost: Cost) -> int:
         """The memory that a proxy is predicted to need, in bytes."""

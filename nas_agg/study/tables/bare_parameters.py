@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas_agg.common.errors import GenotypeError, InputError
-from nas_agg.common.files import canonical
+from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import shown
 from nas_agg.search_space.domains import parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
@@ -42,4 +42,4 @@ class ParameterSpace(SearchVariables):
 
     def network(self, values: Values) -> Row:
         """What tells a point from others; it costs nothing."""
-        return Row(0.0, (), canonical(values))
+        return Row(0.0, (), canonical_json(values))

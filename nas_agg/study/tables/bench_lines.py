@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import read, write_atomic, writing
+from nas_agg.common.files import read_document, write_atomic, write_errors
 
 SETTINGS = "settings.json"
 SAY_SECONDS = 60.0  # between lines on how far it is
@@ -53,11 +53,11 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     """
     path = out / SETTINGS
     if not path.exists():
-        with writing(path):
+        with write_errors(path):
             out.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(settings, indent=2) + "\n")
         return
-    known = read(path)
+    known = read_document(path)
     for name, value in settings.items():
         there = known.get(name) if isinstance(known, dict) else None
         if there != value:
@@ -81,7 +81,7 @@ def append(path: Path, results: Iterable[Line], count: int, say: Say) -> int:
         NasAggError: It cannot be written, or a process died.
     """
     done, said = 0, time.monotonic()
-    with writing(path):
+    with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
@@ -89,10 +89,10 @@ def append(path: Path, results: Iterable[Line], count: int, say: Say) -> int:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(f"{path}: another process writes there; wait for it, or choose another --part") from None
-        with writing(path):
+        with write_errors(path):
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         for line in results:
-            with writing(path):
+            with write_errors(path):
                 file.write(json.dumps(line) + "\n")
                 file.flush()
             done += 1

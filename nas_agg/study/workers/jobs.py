@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from nas_agg.common.errors import one_line, out_of_memory
+from nas_agg.common.errors import is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic
 from nas_agg.compiler import Network, compile
 from nas_agg.compiler.network import memory_of
@@ -85,7 +85,7 @@ def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, An
 
 
 def _exhausted(error: Exception) -> bool:
-    return out_of_memory(error) or getattr(error, "reason", "").startswith("out of memory")
+    return is_out_of_memory(error) or getattr(error, "reason", "").startswith("out of memory")
 
 
 def _free(device: str) -> None:

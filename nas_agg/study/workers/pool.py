@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.common.files import writing
+from nas_agg.common.files import write_errors
 from nas_agg.study.samplers.searcher import describe_exception
 from nas_agg.study.workers.process import receive, send
 
@@ -235,7 +235,7 @@ class WorkerPool:
         if self._log is None:
             yield sys.stderr.fileno()
             return
-        with writing(self._log), self._log.open("ab") as log:
+        with write_errors(self._log), self._log.open("ab") as log:
             yield log
 
     @staticmethod

@@ -10,7 +10,7 @@ import pytest
 
 import nas_agg.study.engine as engine
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.study import proposer
 from nas_agg.study.api import resume, search
 from nas_agg.study.definition.settings import Settings
@@ -72,7 +72,7 @@ def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp
     assert "networks of up to 2 ms" in said and "  latency  " in said
     rows = (tmp_path / "run/trials.csv").read_text().splitlines()
     assert f"{one.number},infeasible,,,,{one.latency_ms}," in rows[1 + one.number]
-    assert read(tmp_path / "run/best/metrics.json")["latency_ms"] == result.top[0].latency_ms
+    assert read_document(tmp_path / "run/best/metrics.json")["latency_ms"] == result.top[0].latency_ms
 
 
 def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
@@ -83,7 +83,7 @@ def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
     twins = [trial for trial in result.trials if trial.state == "duplicate"]
     assert twins and all(trial.accuracy == result.trials[trial.duplicate_of].accuracy for trial in twins)
     assert all(trial.latency_ms == result.trials[trial.duplicate_of].latency_ms for trial in twins)
-    metrics, best = read(tmp_path / "run/best/metrics.json"), result.top[0]
+    metrics, best = read_document(tmp_path / "run/best/metrics.json"), result.top[0]
     assert metrics["validation_accuracy"] == best.accuracy and metrics["score"] == best.value
     said = capsys.readouterr().out
     assert f"score {best.value:.4f} (accuracy {100 * best.accuracy:.2f} %" in said

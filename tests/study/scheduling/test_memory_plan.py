@@ -11,7 +11,7 @@ import nas_agg
 import nas_agg.study.engine as engine
 import nas_agg.study.scheduling.memory_plan as means
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import read
+from nas_agg.common.files import read_document
 from nas_agg.compiler.network import memory_of
 from nas_agg.study.api import search
 from nas_agg.study.standalone_training import train_genotype
@@ -58,7 +58,7 @@ def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
     free(0)
     assert trained(tmp_path / "leanest", show=True)["memory"] == "leanest"
     assert "0 B are available; 'leanest' needs" in capsys.readouterr().out
-    assert read(tmp_path / "lean/run.json")["memory"]["mode"] == "lean"
+    assert read_document(tmp_path / "lean/run.json")["memory"]["mode"] == "lean"
     assert trained(tmp_path / "asked", memory="lean")["memory"] == "lean"
 
 
@@ -79,7 +79,10 @@ def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
             trained(tmp_path / path, memory=asked)
         free(10**12)
     assert ways == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
-    run_json = read(tmp_path / "a/run.json") | {"status": "failed", "memory": {"requested": "auto", "mode": "lean"}}
+    run_json = read_document(tmp_path / "a/run.json") | {
+        "status": "failed",
+        "memory": {"requested": "auto", "mode": "lean"},
+    }
     (tmp_path / "a/run.json").write_text(json.dumps(run_json))
     monkeypatch.setattr(loop, "train", train)
     assert trained(tmp_path / "a")["memory"] == "plain", "a training that failed looks again"
