@@ -1,4 +1,4 @@
-"""Search spaces: search variables and points, sampling, mutation, encoding, and references to genotypes.
+"""Search spaces: search variables and their domains, points, encodings, and references to genotypes.
 
 Imports `expansion` and what lies below it.
 """

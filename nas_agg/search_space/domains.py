@@ -1,4 +1,4 @@
-"""The values that an open name may take: an integer range, or a list of anything that a genotype may hold."""
+"""Domains of search variables: integer ranges, and lists of any values that a genotype may contain."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MAX_BOUND = 10**9
 
 @dataclass(frozen=True)
 class IntRange:
-    """The integers low, low + step, ... up to high, which is one of them.
+    """The integers ``low``, ``low + step``, ..., ``high``.
 
     Attributes:
-        size: How many values there are.
-        width: How many numbers encode a value.
+        size: The number of values.
+        width: The number of entries that encode a value in a vector.
     """
 
     low: int
@@ -35,18 +35,22 @@ class IntRange:
         return (self.high - self.low) // self.step + 1
 
     def at(self, index: int) -> int:
-        """The value at a place, 0 to ``size - 1``."""
+        """The value at an index, 0 to ``size - 1``."""
         return self.low + index * self.step
 
     def index(self, value: Any) -> int:
-        """The place of a value; InputError if it is outside."""
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not whole or not self.low <= value <= self.high or (value - self.low) % self.step:
+        """The index of a value.
+
+        Raises:
+            InputError: The value is not in the range.
+        """
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        if not is_integer or not self.low <= value <= self.high or (value - self.low) % self.step:
             raise InputError(f"{shown(value)} is not one of {self}")
         return (value - self.low) // self.step
 
     def label(self, value: Any) -> int:
-        """What Optuna stores for a value: itself."""
+        """The value as Optuna stores it: the integer itself."""
         return self.at(self.index(value))
 
     def value(self, label: Any) -> int:
@@ -54,11 +58,11 @@ class IntRange:
         return self.label(label)
 
     def encode(self, value: Any) -> list[float]:
-        """The value, scaled to 0 to 1."""
+        """The value scaled to 0 to 1, as one entry."""
         return [self.index(value) / max(1, self.size - 1)]
 
     def distribution(self) -> IntDistribution:
-        """As Optuna knows it."""
+        """The domain as an Optuna distribution."""
         from optuna.distributions import IntDistribution
 
         return IntDistribution(self.low, self.high, step=self.step)
@@ -69,17 +73,17 @@ class IntRange:
 
 @dataclass(frozen=True)
 class Choice:
-    """A list of values; numbers alone are ordered by size, whatever their place in the list.
+    """A list of values; ordered by size if all of them are numbers, otherwise categorical.
 
     Attributes:
-        labels: Each value as compact canonical JSON, its name for Optuna.
+        labels: Each value as compact canonical JSON, which identifies it in Optuna.
         ordered: Whether all values are numbers.
     """
 
     values: tuple[Any, ...]
     labels: tuple[str, ...] = field(init=False)
     ordered: bool = field(init=False)
-    _places: dict[str, int] = field(init=False, repr=False, compare=False)
+    _indices: dict[str, int] = field(init=False, repr=False, compare=False)
     _ranks: tuple[int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,11 +91,12 @@ class Choice:
         ordered = all(_is_number(value) for value in self.values)
         ranks = [0] * len(labels)
         if ordered:
-            for rank, place in enumerate(sorted(range(len(labels)), key=self.values.__getitem__)):
-                ranks[place] = rank
-        places = {label: place for place, label in enumerate(labels)}
-        for name, it in (("labels", labels), ("ordered", ordered), ("_places", places), ("_ranks", tuple(ranks))):
-            object.__setattr__(self, name, it)
+            for rank, index in enumerate(sorted(range(len(labels)), key=self.values.__getitem__)):
+                ranks[index] = rank
+        indices = {label: index for index, label in enumerate(labels)}
+        fields = {"labels": labels, "ordered": ordered, "_indices": indices, "_ranks": tuple(ranks)}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def size(self) -> int:
@@ -102,42 +107,50 @@ class Choice:
         return 1 if self.ordered else self.size
 
     def at(self, index: int) -> Any:
-        """The value at a place, 0 to ``size - 1``."""
+        """The value at an index, 0 to ``size - 1``."""
         return self.values[index]
 
     def index(self, value: Any) -> int:
-        """The place of a value; InputError if it is not in the list. 1 and 1.0 are the same value."""
+        """The index of a value; 1 and 1.0 are the same value.
+
+        Raises:
+            InputError: The value is not in the list.
+        """
         try:
-            place = self._places.get(canonical_json(value))
-        except (TypeError, ValueError):  # no value of JSON
-            place = None
-        if place is None and _is_number(value):
+            index = self._indices.get(canonical_json(value))
+        except (TypeError, ValueError):  # not a JSON value
+            index = None
+        if index is None and _is_number(value):
             equal = (i for i, other in enumerate(self.values) if _is_number(other) and other == value)
-            place = next(equal, None)
-        if place is None:
+            index = next(equal, None)
+        if index is None:
             hint = did_you_mean(value, [v for v in self.values if isinstance(v, str)]) if isinstance(value, str) else ""
             raise InputError(f"{shown(value)} is not one of {self}{hint}")
-        return place
+        return index
 
     def label(self, value: Any) -> str:
-        """What Optuna stores for a value."""
+        """The value as Optuna stores it."""
         return self.labels[self.index(value)]
 
     def value(self, label: Any) -> Any:
-        """The value of a label; InputError if no value has it."""
-        if not isinstance(label, str) or label not in self._places:
-            raise InputError(f"{shown(label)} is not the label of one of {self}")
-        return self.values[self._places[label]]
+        """The value of a label.
+
+        Raises:
+            InputError: No value has this label.
+        """
+        if not isinstance(label, str) or label not in self._indices:
+            raise InputError(f"{shown(label)} is not the label of any of {self}")
+        return self.values[self._indices[label]]
 
     def encode(self, value: Any) -> list[float]:
-        """Numbers: the rank, scaled to 0 to 1; else one number a value, 1 at its place."""
+        """The rank of a number scaled to 0 to 1, as one entry; any other value one-hot."""
         index = self.index(value)
         if self.ordered:
             return [self._ranks[index] / max(1, self.size - 1)]
         return [float(i == index) for i in range(self.size)]
 
     def distribution(self) -> CategoricalDistribution:
-        """As Optuna knows it."""
+        """The domain as an Optuna distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.labels)
@@ -151,27 +164,27 @@ Domain = IntRange | Choice
 
 
 def parse_domain(values: Any, where: str) -> Domain:
-    """The domain that a space's text says for an open name.
+    """Parse the domain of a search variable.
 
     Args:
         values: A list of values, or ``{"from": a, "to": b, "step": 1}``.
-        where: The path of this text, for errors.
+        where: The path of the text, for errors.
 
     Raises:
-        GenotypeError: If it is neither, is empty, or says a value twice.
+        GenotypeError: It is neither, is empty, or has duplicate values.
     """
     if isinstance(values, Mapping):
         return _range(values, where)
     if not isinstance(values, (list, tuple)):
         raise GenotypeError(f'{shown(values)} is neither a list of values nor {{"from": a, "to": b}}', where)
     if not values:
-        raise GenotypeError("an empty list: give it a value", where)
-    seen: set[Any] = set()
-    for place, value in enumerate(values):
-        same = value if _is_number(value) else canonical_json(value)  # 1 and 1.0 are the same value, "1" is another
-        if same in seen:
-            raise GenotypeError(f"{shown(value)} stands twice in the list", f"{where}[{place}]")
-        seen.add(same)
+        raise GenotypeError("empty list; specify at least one value", where)
+    keys: set[Any] = set()
+    for index, value in enumerate(values):
+        key = value if _is_number(value) else canonical_json(value)  # 1 and 1.0 are the same value, "1" is another
+        if key in keys:
+            raise GenotypeError(f"duplicate value {shown(value)}", f"{where}[{index}]")
+        keys.add(key)
     return Choice(tuple(values))
 
 
@@ -179,7 +192,7 @@ def _range(values: Mapping[str, Any], where: str) -> IntRange:
     for key in values:
         if key not in ("from", "to", "step"):
             raise GenotypeError(
-                f"no such field here{did_you_mean(key, ('from', 'to', 'step'))}; a range has from, to and step",
+                f"unknown field{did_you_mean(key, ('from', 'to', 'step'))}; a range has from, to and step",
                 f"{where}.{key}",
             )
     for key in ("from", "to"):
@@ -187,12 +200,12 @@ def _range(values: Mapping[str, Any], where: str) -> IntRange:
             raise GenotypeError(f"a range needs '{key}'", where)
     for key, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_BOUND:
-            raise GenotypeError(f"{shown(value)} is not a whole number within 10^9", f"{where}.{key}")
+            raise GenotypeError(f"{shown(value)} is not an integer from -10^9 to 10^9", f"{where}.{key}")
     low, high, step = values["from"], values["to"], values.get("step", 1)
     if step < 1:
-        raise GenotypeError(f"{step} is not 1 or more", f"{where}.step")
+        raise GenotypeError(f"{step} is not a positive integer", f"{where}.step")
     if low > high:
-        raise GenotypeError(f"from {low} is above to {high}", where)
+        raise GenotypeError(f"'from' {low} is greater than 'to' {high}", where)
     return IntRange(low, low + (high - low) // step * step, step)
 
 

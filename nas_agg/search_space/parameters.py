@@ -1,7 +1,6 @@
-"""Open names and their domains: what a search does with the points that they span.
+"""Search variables: sampling, mutation, crossover, vector encodings and Optuna distributions for all kinds of spaces.
 
-A point is a dictionary of values, in the order of the names. Sampling, size, neighbours, mutation, crossover, encodings
-and Optuna's distributions are derived here once for all spaces.
+A point assigns each variable a value of its domain: a dictionary in the order of the variables.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ Values = dict[str, Any]
 
 
 class SearchVariables:
-    """Names, each with the values it may take.
+    """Search variables, each with its domain.
 
     Args:
-        domains: The values of each name.
+        domains: The domain of each variable by its name.
 
     Attributes:
-        domains: The same.
-        names: The names, in their order.
+        domains: The domain of each variable by its name.
+        names: The names in order.
     """
 
     def __init__(self, domains: Mapping[str, Domain]):
@@ -37,31 +36,42 @@ class SearchVariables:
         self.names = tuple(self.domains)
 
     def validate(self, values: Mapping[str, Any], where: str = "values.") -> Values:
-        """The values as the space writes them, in the order of its names.
+        """Validate a point.
+
+        Args:
+            values: A value for each variable.
+            where: The prefix of paths in errors.
+
+        Returns:
+            The values as the domains write them, in the order of the variables.
 
         Raises:
-            GenotypeError: A name is unknown or left open, or a value is outside its list.
+            GenotypeError: A variable is unknown or has no value, or a value is not in its domain.
         """
         for name in values:
             if name not in self.domains:
-                raise GenotypeError(f"no open name of this space{did_you_mean(name, self.names)}", f"{where}{name}")
-        checked = {}
-        for name, values_of_name in self.domains.items():
+                raise GenotypeError(f"unknown search variable{did_you_mean(name, self.names)}", f"{where}{name}")
+        validated = {}
+        for name, domain in self.domains.items():
             if name not in values:
-                raise GenotypeError(f"left open: give it one of {values_of_name}", f"{where}{name}")
+                raise GenotypeError(f"missing value; specify one of {domain}", f"{where}{name}")
             try:
-                checked[name] = values_of_name.at(values_of_name.index(values[name]))
+                validated[name] = domain.at(domain.index(values[name]))
             except InputError as error:
                 raise GenotypeError(str(error), f"{where}{name}") from None
-        return checked
+        return validated
 
     def labels(self, values: Mapping[str, Any]) -> dict[str, int | str]:
-        """What Optuna stores for values: an integer as itself, anything else as its label."""
+        """The values of a point as Optuna stores them: integers of ranges as they are, others as their labels."""
         values = self.validate(values)
         return {name: self.domains[name].label(value) for name, value in values.items()}
 
     def values(self, labels: Mapping[str, int | str]) -> Values:
-        """The values of labels, the inverse of ``labels``."""
+        """The point of labels; the inverse of `labels`.
+
+        Raises:
+            GenotypeError: A variable is unknown or has no label, or a label is not in its domain.
+        """
         values = {}
         for name, label in labels.items():
             try:
@@ -70,50 +80,50 @@ class SearchVariables:
                 raise GenotypeError(str(error), f"labels.{name}") from None
         return self.validate(values, "labels.")
 
-    # ---- what a searcher needs
+    # ---- operations of searchers
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """The open names as Optuna distributions: ranges are integer ones, lists categorical ones over labels."""
-        return {name: values.distribution() for name, values in self.domains.items()}
+        """Optuna distributions of the variables: integer for ranges, categorical over labels for lists."""
+        return {name: domain.distribution() for name, domain in self.domains.items()}
 
     def size(self) -> int:
-        """How many points the space has; different points may be equal networks."""
-        return math.prod(values.size for values in self.domains.values())
+        """The number of points; different points may be equal networks."""
+        return math.prod(domain.size for domain in self.domains.values())
 
     def sample(self, rng: np.random.Generator) -> Values:
-        """A point with every name's value drawn evenly."""
-        return {name: values.at(int(rng.integers(values.size))) for name, values in self.domains.items()}
+        """Draw a point uniformly."""
+        return {name: domain.at(int(rng.integers(domain.size))) for name, domain in self.domains.items()}
 
     def neighbours(self, values: Mapping[str, Any]) -> Iterator[Values]:
-        """All points that differ in the value of one name."""
+        """All points that differ from a point in one variable."""
         values = self.validate(values)
-        for name, domain_ in self.domains.items():
-            own = domain_.index(values[name])
-            for index in range(domain_.size):
-                if index != own:
-                    yield values | {name: domain_.at(index)}
+        for name, domain in self.domains.items():
+            current = domain.index(values[name])
+            for index in range(domain.size):
+                if index != current:
+                    yield values | {name: domain.at(index)}
 
     def mutate(self, values: Mapping[str, Any], rng: np.random.Generator, changes: int = 1) -> Values:
-        """A point that differs in ``changes`` names (in all that can change, if they are fewer), drawn evenly."""
+        """Draw uniformly a point that differs in ``changes`` variables (in all mutable ones, if they are fewer)."""
         mutant = self.validate(values)
-        free = [name for name, domain_ in self.domains.items() if domain_.size > 1]
-        for place in rng.choice(len(free), size=min(changes, len(free)), replace=False) if free else ():
-            name = free[place]
-            domain_ = self.domains[name]
-            shift = 1 + int(rng.integers(domain_.size - 1))
-            mutant[name] = domain_.at((domain_.index(mutant[name]) + shift) % domain_.size)
+        mutable = [name for name, domain in self.domains.items() if domain.size > 1]
+        for place in rng.choice(len(mutable), size=min(changes, len(mutable)), replace=False) if mutable else ():
+            name = mutable[place]
+            domain = self.domains[name]
+            shift = 1 + int(rng.integers(domain.size - 1))
+            mutant[name] = domain.at((domain.index(mutant[name]) + shift) % domain.size)
         return mutant
 
     def crossover(self, a: Mapping[str, Any], b: Mapping[str, Any], rng: np.random.Generator) -> Values:
-        """A point that has each name's value from one of two others, drawn evenly."""
+        """Uniform crossover: a point that takes each value from either parent with equal probability."""
         a, b = self.validate(a), self.validate(b)
         return {name: (a, b)[int(rng.integers(2))][name] for name in self.names}
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
-        """A point as a vector of numbers in 0 to 1, of the same length for all points and different for any two.
+        """Encode a point as a vector with entries in 0 to 1, different for different points.
 
-        An integer is scaled by its range, a value of a list of numbers is its rank, any other list is one-hot.
+        Integers of ranges are scaled, numbers of lists are encoded by rank, other values one-hot.
         """
         import numpy as np
 

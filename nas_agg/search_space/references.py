@@ -1,4 +1,4 @@
-"""Where a genotype comes from: a file, a named point of a space, or a run."""
+"""References to genotypes: files, named points of spaces, and networks of runs."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces
 
 
 def open_genotype(text: str) -> Genotype:
-    """The genotype that a text names.
+    """Open the genotype of a reference.
 
     Args:
-        text: A JSON or YAML file; ``space/point``, where the space may be a file or a family's name; a run's folder,
-            which stands for its best network; or ``RUN:TRIAL``, a trial's number after the run's folder.
+        text: A JSON or YAML file; ``space/point``, where the space may be a file or the name of a family; the folder of
+            a run, for its best network; or ``RUN:TRIAL``, for the network of a trial.
 
     Raises:
-        InputError: There is no such genotype, or it is not valid; the line says what is near.
+        InputError: There is no such genotype, or it is invalid; the message suggests similar references.
     """
     try:
-        return _opened(text)
+        return _open(text)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"no genotype '{text[:100]}': {getattr(error, 'strerror', None) or error}") from None
 
 
-def _opened(text: str) -> Genotype:
+def _open(text: str) -> Genotype:
     path = Path(text)
     if text and path.is_dir():
-        return _of_run(path)
+        return _from_run(path)
     if path.is_file():
-        return _of_file(path)
+        return _from_file(path)
     run, _, trial = text.rpartition(":")
     if run and Path(run).is_dir():
-        return _of_trial(Path(run), trial)
+        return _from_trial(Path(run), trial)
     space, _, point = text.rpartition("/")
     if space and Path(space).is_file():
         return open_space(space).point(point)
     if path.suffix.lower() in SUFFIXES:
-        return _of_file(path)
+        return _from_file(path)
     if space.count("/") == 0 and (space or text in list_spaces()):
-        return _of_space(space or text, point if space else "")
-    raise InputError(f"no genotype '{text}': no such file, run or space/point{did_you_mean(text, _addresses())}")
+        return _from_space(space or text, point if space else "")
+    raise InputError(f"no genotype '{text}': no such file, run or space/point{did_you_mean(text, _all_references())}")
 
 
-def _of_file(path: Path) -> Genotype:
+def _from_file(path: Path) -> Genotype:
     value = read_document(path)
     if isinstance(value, dict) and value.get("open"):
         points = value.get("points")
-        such = "it has no 'points'; give it one"
+        hint = "it has no 'points'; add one"
         if isinstance(points, dict) and points:
-            such = f"name a point of it, such as {path}/{next(iter(points))}"
-        raise InputError(f"{path}: a space with open names, not a genotype: {such}")
+            hint = f"specify one of its points, such as {path}/{next(iter(points))}"
+        raise InputError(f"{path}: a search space, not a genotype: {hint}")
     try:
         genotype = Genotype.read(value)
         Resolver(genotype).network()
@@ -64,46 +64,45 @@ def _of_file(path: Path) -> Genotype:
     return genotype
 
 
-def _of_run(run: Path) -> Genotype:
+def _from_run(run: Path) -> Genotype:
     best = run / "best" / "genotype.json"
-    if not best.is_file() and (run / "genotype.json").is_file():  # a compiled network's, or a copy of a best one's
+    if not best.is_file() and (run / "genotype.json").is_file():  # of a compiled network, or a copy of best/
         best = run / "genotype.json"
     if not best.is_file():
-        raise InputError(f"{run}: not the folder of a run with a best network (no best/genotype.json in it)")
-    return _of_file(best)
+        raise InputError(f"{run}: not a run folder with a best network (it contains no best/genotype.json)")
+    return _from_file(best)
 
 
-def _of_trial(run: Path, trial: str) -> Genotype:
+def _from_trial(run: Path, trial: str) -> Genotype:
     path = run / "trials" / trial / "genotype.json"
     if trial.isascii() and trial.isdigit() and path.is_file():
-        return _of_file(path)
-    known = sorted(
+        return _from_file(path)
+    numbers = sorted(
         int(folder.name)
         for folder in (run / "trials").glob("[0-9]*")
         if folder.name.isascii() and folder.name.isdigit()
     )
-    there = f"its trials are {known[0]} to {known[-1]}" if known else "it has none"
-    raise InputError(f"{run}: no trial '{trial}'; {there}")
+    hint = f"its trials are {numbers[0]} to {numbers[-1]}" if numbers else "it has no trials"
+    raise InputError(f"{run}: no trial '{trial}'; {hint}")
 
 
-def _of_space(name: str, point: str) -> Genotype:
+def _from_space(name: str, point: str) -> Genotype:
     spaces = []
     for space in spaces_in_family(name):
         if point in space.points:
             return space.point(point)
         spaces.append(space)
     if not spaces:
-        raise InputError(
-            f"no genotype '{name}/{point}': no such file, run or space{did_you_mean(f'{name}/{point}', _addresses())}"
-        )
-    points = [known for space in spaces for known in space.points]
+        hint = did_you_mean(f"{name}/{point}", _all_references())
+        raise InputError(f"no genotype '{name}/{point}': no such file, run or space{hint}")
+    points = [other for space in spaces for other in space.points]
     if not point:
-        such = f"name a point of it, such as {name}/{points[0]}" if points else "it has no points"
-        raise InputError(f"{name} is a space, not a genotype: {such}")
+        hint = f"specify one of its points, such as {name}/{points[0]}" if points else "it has no points"
+        raise InputError(f"{name} is a search space, not a genotype: {hint}")
     hint = did_you_mean(point, points) or f"; its points are {', '.join(points) or 'none'}"
     raise InputError(f"{name} has no point '{point}'{hint}")
 
 
-def _addresses() -> list[str]:
+def _all_references() -> list[str]:
     spaces = map(open_space, list_spaces())
     return [f"{space.family}/{point}" for space in spaces for point in space.points]

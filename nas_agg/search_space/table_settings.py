@@ -1,4 +1,4 @@
-"""How a table of results is made: what a space file specifies under ``table``, beside the table's own file."""
+"""Settings of a table of results: the section ``table`` of a space file, apart from the table's file."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_agg.common.errors import GenotypeError, did_you_mean, truncate
 
-VALIDATION_SHARE = 0.6  # more images to tell networks apart by, fewer to learn from: the task is harder
-SEEDS = 2**32
+VALIDATION_SHARE = 0.6  # more images to distinguish networks by, and a harder task with fewer to train on
+MAX_SEED = 2**32
 
 
 class TableSettings(BaseModel):
-    """How the networks of a table are trained and scored.
+    """Training and evaluation of the networks of a table.
 
     Attributes:
-        dataset: As `nas_agg.training.data.load_data` takes it.
-        image_size: Side in pixels that images are scaled to; None: as they are.
-        train_images: How many images to learn from; None: all that do not validate.
-        validation_images: How many validate; None: 60 % of the images that are not the test's.
-        split_seed: Draws these images, the same for each training; None: each training draws its own by its seed.
-        recipe: The recipe's name.
-        batch_size: In place of the recipe's.
-        epochs: Of each training.
-        seeds: Trainings of each network.
-        order_seed: Draws the order in which networks are trained; None: the order of their hashes.
+        dataset: The data set, as `nas_agg.training.data.load_data` takes it.
+        image_size: Side in pixels that images are scaled to; None: not scaled.
+        train_images: The number of training images; None: all that are not used for validation.
+        validation_images: The number of validation images; None: 60 % of all but the test images.
+        split_seed: The seed of the split, equal for all trainings; None: each training's own seed.
+        recipe: The name of the recipe.
+        batch_size: Replaces the recipe's batch size.
+        epochs: Epochs per training.
+        seeds: Trainings per network, each with a seed of its own.
+        order_seed: The seed of the order in which networks are trained; None: ordered by hash.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -35,35 +35,35 @@ class TableSettings(BaseModel):
     image_size: int | None = Field(None, ge=1)
     train_images: int | None = Field(None, ge=1)
     validation_images: int | None = Field(None, ge=1)
-    split_seed: int | None = Field(None, ge=0, lt=SEEDS)
+    split_seed: int | None = Field(None, ge=0, lt=MAX_SEED)
     recipe: str = Field("bench", min_length=1)
     batch_size: int | None = Field(None, ge=2)
     epochs: int = Field(12, ge=2, le=10**6)
     seeds: int = Field(3, ge=1, le=100)
-    order_seed: int | None = Field(None, ge=0, lt=SEEDS)
+    order_seed: int | None = Field(None, ge=0, lt=MAX_SEED)
 
     @classmethod
     def read(cls, text: Mapping[str, Any]) -> TableSettings:
-        """The settings in a space file.
+        """Read the settings from a space file.
 
         Raises:
-            GenotypeError: A field is unknown or out of its range.
+            GenotypeError: A field is unknown or has an invalid value.
         """
         for name in text:
             if name not in cls.model_fields:
                 fields = ("file", "sha256", *cls.model_fields)
-                hint = did_you_mean(str(name), fields) or f"; there are {', '.join(fields)}"
-                raise GenotypeError(f"no such field here{hint}", f"table.{truncate(str(name))}")
+                hint = did_you_mean(str(name), fields) or f"; available: {', '.join(fields)}"
+                raise GenotypeError(f"unknown field{hint}", f"table.{truncate(str(name))}")
         try:
             return cls(**text)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
-            said = f"{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise GenotypeError(f"{said}, not {truncate(repr(text[name]))}", f"table.{name}") from None
+            message = f"{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise GenotypeError(f"{message}, not {truncate(repr(text[name]))}", f"table.{name}") from None
 
     def data_arguments(self, seed: int) -> dict[str, Any]:
-        """The arguments of `nas_agg.training.data.load_data` for a training of a seed."""
+        """The arguments of `nas_agg.training.data.load_data` for a training with a seed."""
         return {
             "spec": self.dataset,
             "seed": seed if self.split_seed is None else self.split_seed,
@@ -74,5 +74,5 @@ class TableSettings(BaseModel):
         }
 
     def training_settings(self) -> dict[str, Any]:
-        """What makes one training what it is; the number of seeds and the order of networks do not."""
+        """The settings that affect the result of a training: all but the number of seeds and the order."""
         return self.model_dump(mode="json", exclude={"seeds", "order_seed"})

@@ -100,7 +100,7 @@ def test_exports_make_no_noise(folder):
         (["small.json", "--out", "text", "--force"], "text: a file, not a folder"),
         (["none.json", "--out", "x"], "none.json: no such file"),
         (["microdens/30a64", "--out", "x"], "did you mean 'microdense/30a64'?"),
-        ([".", "--out", "x"], "not the folder of a run"),
+        ([".", "--out", "x"], "not a run folder"),
         (["small.json", "--out", "x", "--weights", "none"], "none: no such file"),
         (["small.json", "--out", "x", "--weights", "text"], "text: not a readable safetensors file"),
         (["small.json", "--out", "x", "--weights", "text.pt"], "text.pt: not a state dict"),

@@ -115,7 +115,7 @@ def test_version_and_help(run):
         (["cost", "microdens/30a64"], "did you mean 'microdense/30a64'?"),
         (["cost", "microdense/30a6"], "did you mean '30a64'?"),
         (["cost", "none.json"], "none.json"),
-        (["cost", "microdense"], "name a point of it"),
+        (["cost", "microdense"], "specify one of its points"),
         (["cost", "microdense/30a64", "--input", "3x32"], "--input"),
         (["cost", "microdense/30a64", "--input", "0x8x8"], "input"),
         (["cots", "microdense/30a64"], "cots"),

@@ -211,25 +211,25 @@ def test_a_point_may_be_like_one_before_it() -> None:
 
 def test_a_genotype_of_another_space_has_no_values_here() -> None:
     other = Space(TEXT | {"let": {"k": 5}}, "other")
-    with pytest.raises(InputError, match="not one of the space mine"):
+    with pytest.raises(InputError, match="not in the search space mine"):
         Space(TEXT, "mine").values_of(other.point("small"))
 
 
 Edit = Callable[[dict[str, Any]], Any]
 BROKEN: list[tuple[Edit, str]] = [
-    (lambda t: t.pop("open"), "open: a space needs open names"),
-    (lambda t: t.update(open={}), "open: a space needs open names"),
-    (lambda t: t["open"].update(width=[]), "open.width: an empty list"),
+    (lambda t: t.pop("open"), "open: a search space needs search variables"),
+    (lambda t: t.update(open={}), "open: a search space needs search variables"),
+    (lambda t: t["open"].update(width=[]), "open.width: empty list"),
     (lambda t: t["open"].update(width=3), "open.width: 3 is neither a list"),
-    (lambda t: t["open"].update(width=[1, 2, 1.0]), "open.width[2]: 1.0 stands twice"),
-    (lambda t: t["open"].update(wires=["dense", "dense"]), 'open.wires[1]: "dense" stands twice'),
-    (lambda t: t["open"]["depth"].update(form=1), "open.depth.form: no such field here; did you mean 'from'?"),
+    (lambda t: t["open"].update(width=[1, 2, 1.0]), "open.width[2]: duplicate value 1.0"),
+    (lambda t: t["open"].update(wires=["dense", "dense"]), 'open.wires[1]: duplicate value "dense"'),
+    (lambda t: t["open"]["depth"].update(form=1), "open.depth.form: unknown field; did you mean 'from'?"),
     (lambda t: t["open"]["depth"].pop("to"), "open.depth: a range needs 'to'"),
-    (lambda t: t["open"]["depth"].update(to=0.5), "open.depth.to: 0.5 is not a whole number"),
-    (lambda t: t["open"]["depth"].update(to=True), "open.depth.to: true is not a whole number"),
-    (lambda t: t["open"]["depth"].update(to=0), "open.depth: from 1 is above to 0"),
-    (lambda t: t["open"]["depth"].update(step=0), "open.depth.step: 0 is not 1 or more"),
-    (lambda t: t["open"].update(k=[1]), "open.k: also a name of 'let'"),
+    (lambda t: t["open"]["depth"].update(to=0.5), "open.depth.to: 0.5 is not an integer"),
+    (lambda t: t["open"]["depth"].update(to=True), "open.depth.to: true is not an integer"),
+    (lambda t: t["open"]["depth"].update(to=0), "open.depth: 'from' 1 is greater than 'to' 0"),
+    (lambda t: t["open"]["depth"].update(step=0), "open.depth.step: 0 is not a positive integer"),
+    (lambda t: t["open"].update(k=[1]), "open.k: also in 'let'"),
     (lambda t: t["open"].update({"relu": [1]}), "open.relu: 'relu' is a word of the language"),
     (
         lambda t: t["points"]["small"]["values"].update(width=9),
@@ -238,10 +238,10 @@ BROKEN: list[tuple[Edit, str]] = [
     (lambda t: t["points"]["small"]["values"].update(depth=2), "points.small.values.depth: 2 is not one of 1 to 5 in"),
     (lambda t: t["points"]["small"]["values"].update(depth="1"), 'points.small.values.depth: "1" is not one of'),
     (lambda t: t["points"]["small"]["values"].update(wires="dens"), "did you mean 'dense'?"),
-    (lambda t: t["points"]["small"]["values"].pop("body"), "points.small.values.body: left open"),
+    (lambda t: t["points"]["small"]["values"].pop("body"), "points.small.values.body: missing value; specify one of"),
     (
         lambda t: t["points"]["small"]["values"].update(widht=8),
-        "points.small.values.widht: no open name of this space; did",
+        "points.small.values.widht: unknown search variable; did",
     ),
     (
         lambda t: t["open"].update(body=[[{"conv": 1}], [{"conv": 1, "growth": 3}]]),
@@ -250,21 +250,24 @@ BROKEN: list[tuple[Edit, str]] = [
     (lambda t: t["points"]["small"].pop("values"), "points.small: a point needs 'values'"),
     (
         lambda t: t["points"]["small"].update(clases=3),
-        "points.small.clases: no such field here; did you mean 'classes'?",
+        "points.small.clases: unknown field; did you mean 'classes'?",
     ),
-    (lambda t: t["points"]["small"].update(classes=0), "points.small.classes: 0 is not a whole number of 1 or more"),
+    (lambda t: t["points"]["small"].update(classes=0), "points.small.classes: 0 is not a positive integer"),
     (lambda t: t["points"]["small"].update(input=[3, 32]), "points.small.input: [3, 32] is not [channels"),
-    (lambda t: t["points"]["small"].update(input=[3, 32, "x"]), 'points.small.input[2]: "x" is not a whole number'),
-    (lambda t: t["points"].update(new={"like": "smal"}), 'points.new.like: "smal" is no point before this one; did'),
-    (lambda t: t["points"].update(new={"like": "new"}), 'points.new.like: "new" is no point before this one'),
-    (lambda t: t["points"].update(new={"like": ["small"]}), 'points.new.like: ["small"] is no point before this one'),
-    (lambda t: t["points"].update(new={"like": "small", "values": {"wid": 8}}), "points.new.values.wid: no open name"),
+    (lambda t: t["points"]["small"].update(input=[3, 32, "x"]), 'points.small.input[2]: "x" is not a positive integer'),
+    (lambda t: t["points"].update(new={"like": "smal"}), 'points.new.like: "smal" is not an earlier point; did'),
+    (lambda t: t["points"].update(new={"like": "new"}), 'points.new.like: "new" is not an earlier point'),
+    (lambda t: t["points"].update(new={"like": ["small"]}), 'points.new.like: ["small"] is not an earlier point'),
+    (
+        lambda t: t["points"].update(new={"like": "small", "values": {"wid": 8}}),
+        "points.new.values.wid: unknown search variable",
+    ),
     (lambda t: t.update(points=[]), "points: [] is not an object"),
     (lambda t: t["points"].update(small=3), "points.small: 3 is not a point"),
-    (lambda t: t["search"].update(max_mac=3), "search.max_mac: no such field here; did you mean 'max_macs'?"),
-    (lambda t: t["search"].update(epochs=0), "search.epochs: 0 is not a whole number"),
+    (lambda t: t["search"].update(max_mac=3), "search.max_mac: unknown field; did you mean 'max_macs'?"),
+    (lambda t: t["search"].update(epochs=0), "search.epochs: 0 is not a positive integer"),
     (lambda t: t.update(search=3), "search: 3 is not an object"),
-    (lambda t: t.update(min_input="8"), 'min_input: "8" is not a whole number'),
+    (lambda t: t.update(min_input="8"), 'min_input: "8" is not a positive integer'),
     (lambda t: t.update(about=3), "about: 3 is not text"),
     (lambda t: t.update(pionts={}), "pionts"),
     (lambda t: t.pop("net"), "net"),
@@ -310,11 +313,11 @@ def test_spaces_are_found_by_name_and_by_path(folder: Path) -> None:
     assert open_space("microdense").name == "microdense"
     assert open_space("./mine.json").name == open_space(folder / "mine.json").name == "mine"
     for name, said in {
-        "microdens": "no space 'microdens'; did you mean 'microdense'?",
-        "zzz": "no space 'zzz'; there are",
+        "microdens": "unknown search space 'microdens'; did you mean 'microdense'?",
+        "zzz": "unknown search space 'zzz'; installed spaces: ",
         "min.json": "min.json: no such file; did you mean 'mine.json'?",
         "./run": "is a folder",
-        "genotype.json": "genotype: open: a space needs open names",
+        "genotype.json": "genotype: open: a search space needs search variables",
     }.items():
         with pytest.raises(InputError) as caught:
             open_space(name)
@@ -339,7 +342,7 @@ def test_a_genotype_is_a_file_a_point_or_a_network_of_a_run(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("microdense", "microdense is a space, not a genotype: name a point of it, such as microdense/"),
+        ("microdense", "microdense is a search space, not a genotype: specify one of its points, such as microdense/"),
         ("microdense/30a46", "microdense has no point '30a46'; did you mean '30a64'?"),
         ("microdens/30a64", "did you mean 'microdense/30a64'?"),
         ("nothing", "no genotype 'nothing': no such file, run or space/point"),
@@ -347,13 +350,13 @@ def test_a_genotype_is_a_file_a_point_or_a_network_of_a_run(folder: Path) -> Non
         ("no/where/x.yaml", "no such file"),
         (
             "mine.json",
-            "mine.json: a space with open names, not a genotype: name a point of it, such as mine.json/small",
+            "mine.json: a search space, not a genotype: specify one of its points, such as mine.json/small",
         ),
         ("mine.json/smal", "mine has no point 'smal'; did you mean 'small'?"),
-        ("empty", "empty: not the folder of a run with a best network"),
+        ("empty", "empty: not a run folder with a best network"),
         ("run:7", "run: no trial '7'; its trials are 0 to 12"),
         ("run:../../run", "run: no trial '../../run'"),
-        ("empty:0", "empty: no trial '0'; it has none"),
+        ("empty:0", "empty: no trial '0'; it has no trials"),
         ("", "no genotype ''"),
         ("a\0b/c", "no"),
         ("a:b:c/d", "no"),

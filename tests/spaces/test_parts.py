@@ -85,12 +85,12 @@ def test_the_bench_space_is_a_part_of_aggregation():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"like": "dense"}, "part: like: .dense. is no installed space"),
-        ({"like": 3}, "part: like: 3 is no installed space"),
-        ({"net": ["gap"]}, "part: net: a part of another space has that one's"),
-        ({"let": {}}, "part: let: a part of another space has that one's"),
-        ({"values": {}}, "part: open: .* has neither a value nor values left open"),
-        ({"open": {"nothing": [1, 2]}}, "part: open.nothing: no open name of densenet"),
+        ({"like": "dense"}, "part: like: .dense. is not an installed space"),
+        ({"like": 3}, "part: like: 3 is not an installed space"),
+        ({"net": ["gap"]}, "part: net: inherited from the space under 'like'"),
+        ({"let": {}}, "part: let: inherited from the space under 'like'"),
+        ({"values": {}}, "part: open: search variable '.*' is missing here and under 'values'"),
+        ({"open": {"nothing": [1, 2]}}, "part: open.nothing: not a search variable of densenet"),
         ({"values": 3}, "part: values: 3 is not an object"),
     ],
 )

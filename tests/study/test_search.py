@@ -133,8 +133,8 @@ def test_the_first_networks_are_those_to_start_from(tiny, score, kept, tmp_path)
     ("start", "said"),
     [
         (["nothing"], "start: tiny has no point 'nothing'"),
-        (["microdense/30a64"], "start: this genotype is not one of the space tiny"),
-        ([{"width": 8}], "start: values.deep: left open"),
+        (["microdense/30a64"], "start: this genotype is not in the search space tiny"),
+        ([{"width": 8}], "start: values.deep: missing value"),
         (5, "start: expected points, genotypes or values, not 5"),
         ([["a"]], r"start: expected a point's name, a genotype or values, not \['a'\]"),
         ("x" * 5000, "start: tiny has no point"),

@@ -38,7 +38,7 @@ def test_such_a_search_goes_on_and_keeps_its_best(tmp_path):
 def test_starts_are_values_of_the_names():
     result = search(NAMES, value, budget=3, start=[{"rate": 5, "how": "sum", "deep": 4}])
     assert result.trials[0].value == pytest.approx(0.46)
-    with pytest.raises(InputError, match="'resnet' is no point: give values"):
+    with pytest.raises(InputError, match="'resnet' is not a point: specify values"):
         search(NAMES, value, budget=3, start="resnet")
 
 

@@ -307,11 +307,11 @@ def test_a_table_of_other_points_is_refused(done, tmp_path):
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("small.csv.gz", "is no table: write {file: NAME, sha256: DIGEST}"),
-        ({"file": "../small.csv.gz", "sha256": "0"}, "is no file beside the space's own"),
-        ({"file": 3, "sha256": "0"}, "is no table"),
-        ({"file": "small.csv.gz"}, "is no table"),
-        ({"data": "digits"}, "table.data: no such field here; did you mean 'dataset'"),
+        ("small.csv.gz", "is not a table; write {file: NAME, sha256: DIGEST}"),
+        ({"file": "../small.csv.gz", "sha256": "0"}, "is not the name of a file in the folder"),
+        ({"file": 3, "sha256": "0"}, "is not a table"),
+        ({"file": "small.csv.gz"}, "is not a table"),
+        ({"data": "digits"}, "table.data: unknown field; did you mean 'dataset'"),
         ({"epochs": 1}, "table.epochs: input should be greater than or equal to 2, not 1"),
         ({"image_size": "16"}, "table.image_size: input should be a valid integer, not '16'"),
     ],
