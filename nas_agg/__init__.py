@@ -1,4 +1,4 @@
-"""Search spaces and search for how deep networks aggregate features.
+"""Search spaces and search algorithms for feature aggregation in deep networks.
 
     import nas_agg
     genotype = nas_agg.load("microdense/30a64")
@@ -6,7 +6,7 @@
     network = nas_agg.compile(genotype)
     result = nas_agg.search("microdense", evaluate, budget=50)
 
-Counting imports no torch; `compile` and training do.
+`load` and `cost` do not import torch; `compile` and training do.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ __all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "lat
 
 
 def load(source: Source) -> Genotype:
-    """A genotype.
+    """Load a genotype.
 
     Args:
         source: A JSON or YAML file, ``space/point``, a run folder (its best network), ``RUN:TRIAL``, or JSON values.
 
     Raises:
-        InputError: If there is none, or it is not a network.
+        InputError: The source does not exist, or does not describe a network.
     """
     if isinstance(source, Mapping):
         from nas_agg.language.genotype import Genotype
@@ -72,13 +72,16 @@ def _loaded(genotype: Genotype | Source) -> Genotype:
 
 
 def cost(genotype: Genotype | Source) -> Cost:
-    """What a genotype's network costs, by arithmetic: see `nas_agg.expansion.costs.Cost`.
+    """Count a network by arithmetic.
 
     Args:
-        genotype: A genotype without open names, or what `load` takes.
+        genotype: A genotype without search variables, or a source for `load`.
+
+    Returns:
+        Parameters, MACs, activation bytes, depth and hash: see `nas_agg.expansion.costs.Cost`.
 
     Raises:
-        InputError: If it is not a network.
+        InputError: The genotype does not describe a network.
     """
     from nas_agg.expansion.costs import cost
 
@@ -88,17 +91,20 @@ def cost(genotype: Genotype | Source) -> Cost:
 def latency(
     genotype: Genotype | Source, *, device: str = "auto", batch: int = 1, threads: int | None = None
 ) -> Latency:
-    """How long a genotype's network takes for a forward pass, measured: see `nas_agg.training.latency.Latency`.
+    """Measure the latency of a network's forward pass.
 
     Args:
-        genotype: A genotype without open names, or what `load` takes.
+        genotype: A genotype without search variables, or a source for `load`.
         device: auto, cpu, cuda or cuda:N.
-        batch: Images a pass.
-        threads: Of the CPU; torch's own number if unsaid.
+        batch: Images per pass.
+        threads: CPU threads (default: torch's own number).
+
+    Returns:
+        Median and quartiles: see `nas_agg.training.latency.Latency`.
 
     Raises:
-        InputError: If it is not a network, or there is no such device.
-        NasAggError: If memory ran out.
+        InputError: The genotype does not describe a network, or the device does not exist.
+        NasAggError: Out of memory.
     """
     from nas_agg.training.latency import latency
 
@@ -144,25 +150,28 @@ def compile(
     fuse: bool = False,
     features: bool = False,
 ) -> Network | Backbone:
-    """A genotype's network, a ``torch.nn.Module``: images ``(N, channels, height, width)`` to logits ``(N, classes)``.
+    """Compile a genotype to a ``torch.nn.Module``.
+
+    It maps images ``(N, channels, height, width)`` to logits ``(N, classes)``.
 
     Args:
-        genotype: A genotype without open names, or what `load` takes.
-        seed: Of the initial weights; None takes torch's global random state.
-        weights: This network's, or those of torchvision's model of the same network: a state dict, a file of one, or
-            the model's name such as ``resnet50`` or ``resnet50.IMAGENET1K_V1``.
-        download: Whether weights that are named and not in torch.hub's folder are fetched.
-        memory: What training keeps for backward: ``plain`` what eager PyTorch keeps; ``lean`` convolutions' outputs;
-            ``leanest`` not even those of bottlenecks' 1x1. The function is the same.
-        passes: Names of the passes that run over the graph, of `nas_agg.expansion.passes.PASSES`; all if not specified.
-            The function is the same.
-        fuse: Whether it is for inference alone: norms are folded into convolutions, average pools go first, concats
-            share buffers; see `nas_agg.compiler.inference_fusion`. It has no gradients, and parameters of its own.
-        features: Whether it is a backbone, which gives the stages' outputs by name in the place of logits; see
-            `nas_agg.compiler.backbone`. Its memory is ``plain``, and it is not fused.
+        genotype: A genotype without search variables, or a source for `load`.
+        seed: Seed of the initial weights; None uses torch's global random state.
+        weights: Weights of this network, or of torchvision's model of the same network: a state dict, a file of one,
+            or the model's name such as ``resnet50`` or ``resnet50.IMAGENET1K_V1``.
+        download: Whether to download named weights that are not in torch.hub's folder.
+        memory: Activations that training keeps for the backward pass: ``plain``: as eager PyTorch; ``lean``: outputs
+            of convolutions only; ``leanest``: without those of bottlenecks' 1x1 convolutions. The function is the same.
+        passes: Names of the graph passes to run, of `nas_agg.expansion.passes.PASSES` (default: all). The function is
+            the same.
+        fuse: Whether the network is for inference only: norms are folded into convolutions, average pools go first,
+            concats share buffers; see `nas_agg.compiler.inference_fusion`. It has no gradients and its own parameters.
+        features: Whether to return a backbone, whose outputs are the stages' features by name instead of logits; see
+            `nas_agg.compiler.backbone`. Its memory mode is ``plain``, and it is not fused.
 
     Raises:
-        InputError: If it is not a network, the weights are another's, or what is asked for does not go together.
+        InputError: The genotype does not describe a network, the weights belong to another network, or arguments
+            exclude each other.
     """
     from nas_agg.compiler import compile
 
@@ -170,7 +179,7 @@ def compile(
         from nas_agg.compiler.backbone import backbone
 
         if fuse:
-            raise InputError("a backbone is not fused: leave out fuse, or features")
+            raise InputError("fuse: a backbone cannot be fused; leave out fuse or features")
         return backbone(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes)
     return compile(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
 
@@ -186,30 +195,29 @@ def search(
     show: bool = False,
     **settings: Any,
 ) -> SearchResult:
-    """Searches a space for the network with the highest score.
+    """Search a space for the best network.
 
     Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
-    is kept in a folder. With it, that function is called here in the place of training, one network at a time, and the
-    space's own limits do not hold.
+    is saved in a folder. With ``evaluate``, this process calls that function instead, one network at a time, and the
+    space's default limits do not apply.
 
     Args:
-        space: A space's name, a space file, a space or its text; with ``evaluate`` also open names alone, such as
-            ``{"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"]}``.
-        evaluate: ``evaluate(genotype, trial) -> float``, to be maximised, or a tuple where ``objective`` names several;
-            ``trial`` is an Optuna trial. Of open names alone it gets their values.
-        searcher: A searcher's name (``nas_agg searchers``), or a class of one.
-        budget: Distinct networks to evaluate.
-        seed: Of everything random in the search.
-        out: The run folder; ``runs/SPACE-DATASET-SEED`` if unsaid, when networks are trained.
-        show: Whether to print how it goes.
-        **settings: What the command line's options say: ``dataset="cifar10"``, ``epochs=20``, ``recipe``,
-            ``max_params="1M"``, ``max_macs``, ``workers=2``, ``device``, ``timeout="2h"``, ``trial_timeout``,
-            ``retries``, ``image_size``, ``storage``, ``start=["30a64"]`` (the first networks), ``max_latency="5ms"``,
-            ``latency_target``, ``memory``, ``compile``.
+        space: A space's name, a space file, a space or its text; with ``evaluate`` also search variables alone, such
+            as ``{"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"]}``.
+        evaluate: ``evaluate(genotype, trial) -> float``, to be maximized, or a tuple if ``objective`` names several
+            metrics; ``trial`` is an Optuna trial. For search variables alone it receives their values.
+        searcher: A searcher's name (``nas_agg searchers``), or a subclass of Searcher.
+        budget: Number of distinct networks to evaluate.
+        seed: Seed of everything random in the search.
+        out: Run folder (default where networks are trained: ``runs/SPACE-DATASET-SEED``).
+        show: Whether to print progress.
+        **settings: Further fields of `nas_agg.study.definition.settings.Settings`, the options of ``nas_agg search``:
+            ``dataset="cifar10"``, ``epochs=20``, ``max_params="1M"``, ``workers=2``, ``timeout="2h"``,
+            ``start=["30a64"]`` (the first networks).
 
     Raises:
-        InputError: A setting is wrong, or ``out`` is a run with other settings.
-        NasAggError: Ten networks in a row failed, or none gave a result.
+        InputError: A setting is invalid, or ``out`` is a run with other settings.
+        NasAggError: Ten networks in a row failed, or none has a result.
     """
     from nas_agg.study import search
 

@@ -1,4 +1,4 @@
-"""``python -m nas_agg``: the same as the ``nas_agg`` command."""
+"""Entry point of ``python -m nas_agg``, the same as the ``nas_agg`` command."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The command line: one module per command or group of commands, thin above the Python API."""
+"""The command line: one module per command or group of commands, thin above the Python interface."""
