@@ -25,7 +25,8 @@ from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
 from nas_agg.study.scheduling.constraints import make_successive_halving
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
-from nas_agg.study.tables.results_table import Row, TabularSpace
+from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.tables.table_file import Row
 
 
 def run(

@@ -12,7 +12,8 @@ import numpy as np
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import hypervolume
-from nas_agg.study.tables.results_table import ResultsTable, Row
+from nas_agg.study.tables.results_table import ResultsTable
+from nas_agg.study.tables.table_file import Row
 
 
 def objectives_named(parser: argparse.ArgumentParser, names: Sequence[str]) -> Objectives:

@@ -40,7 +40,8 @@ from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
-from nas_agg.study.tables.results_table import Row, Table
+from nas_agg.study.tables.results_table import Table
+from nas_agg.study.tables.table_file import Row
 
 Run = Iterator[Row]  # one a network that counts
 Searched = "Table | MadeUp"

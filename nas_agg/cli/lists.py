@@ -40,7 +40,7 @@ def spaces(format: FormatOption = Format.table) -> None:
     from nas_agg.study.tables.results_table import TabularSpace
 
     opened = [open_space(name) for name in list_spaces()]
-    tables = [TabularSpace(space).networks if space.table else None for space in opened]
+    tables = [TabularSpace(space).network_count if space.table else None for space in opened]
     if format is Format.json:
         print_json(
             [

@@ -283,7 +283,7 @@ class Engine:
 
     def _first_line(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> str:
         on = f" on {task.about}" if task else ""
-        on = f", a table of {self.space.networks:,} networks," if isinstance(self.space, TabularSpace) else on
+        on = f", a table of {self.space.network_count:,} networks," if isinstance(self.space, TabularSpace) else on
         into = f", into {folder.path}" if folder is not None else ""
         done = sum(trial.consumes_budget for trial in record.trials)
         under = self._limits("params", "macs", "activations", "latency")

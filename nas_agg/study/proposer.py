@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost
     from nas_agg.search_space.parameters import Values
     from nas_agg.study.samplers.screening import ProxyScreener
-    from nas_agg.study.tables.results_table import Row
+    from nas_agg.study.tables.table_file import Row
 
 PATIENCE = 1000
 SLOW = 100  # networks in a row over a limit that is measured, or over the memory, which takes seconds

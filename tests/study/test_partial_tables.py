@@ -109,7 +109,7 @@ def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
     known, unknown = (next(itertools.compress(POINTS, wanted)) for wanted in (has, ~has))
     result = search(space, searcher="random", budget=1, start=[known], out=tmp_path / "run")
     assert result.values == known
-    with pytest.raises(InputError, match=r"^start: network 2: an unknown network: the table has no row of it$"):
+    with pytest.raises(InputError, match=r"^start: network 2: the table has no row for this network$"):
         search(space, start=[known, unknown], out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -355,5 +355,5 @@ def test_a_table_is_ranked_as_a_run_is():
     rows = sorted({row.hash: row for row in space.rows.values()}.items())[:200]
     tau = stats.kendalltau([row.params for _, row in rows], [row.value for _, row in rows]).statistic
     assert ranking.correlations[0].kendall == pytest.approx(tau)
-    with pytest.raises(InputError, match="densenet: no table goes with this space"):
+    with pytest.raises(InputError, match="densenet: this space has no table"):
         rank_table("densenet")

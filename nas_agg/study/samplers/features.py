@@ -68,7 +68,8 @@ class FeatureExtractor:
     def features(self, rows: Rows) -> list[np.ndarray]:
         """The features of points, for each group ``(points, features)``."""
         if isinstance(self.space, ResultsTable):
-            return [group for group in self.space.figures(rows) if group.shape[1]]
+            costs = self.space.cost_features(rows)
+            return [costs] if costs.shape[1] else []
         if not isinstance(self.space, Space):
             return []
         networks = [self._of_row(row) for row in rows]
@@ -99,7 +100,7 @@ class FeatureExtractor:
 
     def missing(self, rows: Rows) -> np.ndarray:
         """Which points a table has no row of, ``(points,)``; none of a space without a table."""
-        return ~self.space.has(rows) if isinstance(self.space, ResultsTable) else np.zeros(len(rows), bool)
+        return ~self.space.contains(rows) if isinstance(self.space, ResultsTable) else np.zeros(len(rows), bool)
 
     def is_duplicate(self, row: np.ndarray, others: Rows) -> bool:
         """Whether another point makes the same network; False for points that make no valid network."""

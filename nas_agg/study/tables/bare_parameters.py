@@ -1,4 +1,4 @@
-"""Open names that make no network: a search of anything else that a function scores."""
+"""Search variables without networks, for functions that score anything else."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import shown
 from nas_agg.search_space.domains import parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
-from nas_agg.study.tables.results_table import Row
+from nas_agg.study.tables.table_file import Row
 
 
 class ParameterSpace(SearchVariables):
-    """Names with their values, as ``open`` of a space has them, and nothing that is made of them.
+    """Search variables and their domains, written as under ``open`` of a space file.
 
     Args:
         text: For each name a list of values, or ``{"from": 1, "to": 9}``.
 
     Raises:
-        InputError: They are no open names.
+        InputError: A name or a domain is invalid.
     """
 
     name = "names"
@@ -31,7 +31,7 @@ class ParameterSpace(SearchVariables):
         try:
             for key in text:
                 if not isinstance(key, str) or not key:
-                    raise GenotypeError(f"{shown(key)} is no name")
+                    raise GenotypeError(f"{shown(key)} is not a name")
             super().__init__({key: parse_domain(values, key) for key, values in text.items()})
         except GenotypeError as error:
             raise InputError(f"space: {error}") from None
@@ -41,5 +41,5 @@ class ParameterSpace(SearchVariables):
         return self.validate(values)
 
     def network(self, values: Values) -> Row:
-        """What tells a point from others; it costs nothing."""
+        """A row without costs, whose hash identifies the point."""
         return Row(0.0, (), canonical_json(values))

@@ -1,83 +1,33 @@
-"""Tables of results: networks of a small space, trained once and for all, to compare searchers on in seconds.
-
-A table is a CSV file, plain or gzipped, with a row a network. Its columns are told by options, or by comments ahead of
-its header: ``# genes: arch`` (one column of digits, one digit an open name) or ``# genes: a, b, c`` (a column each),
-``# value: accuracy``, ``# costs: params, macs``, ``# equal: canon`` (rows that are one network) and ``# curve: curve``
-(a column of the results after each epoch, with blanks between them).
-"""
+"""Search spaces with a table of results: networks trained once, so that searchers can be compared in seconds."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas_agg.common.errors import InputError, did_you_mean
+from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
-from nas_agg.search_space.encoding import Rows
+from nas_agg.search_space.encoding import Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.space import Space
+from nas_agg.study.tables.table_file import Genes, Row, parse_table, read_bytes
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.study.definition.objectives import Objectives
 
-Cells = tuple[str, ...]  # as they are written
-
-_FIELDS = ("genes", "value", "costs", "equal", "curve")
-
-
-@dataclass(frozen=True)
-class Row:
-    """A network of a table, in the place of what others cost.
-
-    Attributes:
-        value: Its result.
-        costs: Its figures.
-        hash: Equal for equal networks.
-        curve: The result after each epoch, where the table has them.
-        found: Further figures by the names of their columns.
-    """
-
-    value: float
-    costs: tuple[float, ...]
-    hash: str
-    curve: tuple[float, ...] = ()
-    extra_metrics: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def params(self) -> int:
-        """The first of its figures."""
-        return int(self.costs[0]) if self.costs else 0
-
-    @property
-    def macs(self) -> int:
-        """The last of its figures."""
-        return int(self.costs[-1]) if self.costs else 0
-
-    @property
-    def activation_bytes(self) -> int:
-        """What an image leaves for the backward pass."""
-        if "activation_bytes" not in self.extra_metrics:
-            raise InputError("activations: the table does not tell of them")
-        return int(self.extra_metrics["activation_bytes"])
-
 
 class ResultsTable(SearchVariables):
-    """Open names of which a table has the results: a row for each point whose network was trained.
+    """Search variables with a table of results: one row for each point whose network was trained.
 
     Attributes:
-        rows: The networks, by their genes.
-        best: The best result.
+        rows: The networks, by the keys of encoded points (`nas_agg.search_space.encoding.row_key`).
     """
 
     rows: dict[bytes, Row]
@@ -88,52 +38,52 @@ class ResultsTable(SearchVariables):
         return max(row.value for row in self.rows.values())
 
     @property
-    def networks(self) -> int:
-        """How many networks there are; several points may be one."""
+    def network_count(self) -> int:
+        """The number of networks; several points may be the same network."""
         return len({row.hash for row in self.rows.values()})
 
     def row(self, values: Values) -> Row:
         """The network of a point.
 
         Raises:
-            InputError: The table has none.
+            InputError: The table has no row for it.
         """
-        genes = [domain.index(values[name]) for name, domain in self.domains.items()]
-        found = self.rows.get(np.array(genes).tobytes())
-        if found is None:
-            raise InputError("an unknown network: the table has no row of it")
-        return found
+        encoded = np.array([domain.index(values[name]) for name, domain in self.domains.items()])
+        row = self.rows.get(row_key(encoded))
+        if row is None:
+            raise InputError("the table has no row for this network")
+        return row
 
-    def has(self, rows: Rows) -> np.ndarray:
-        """Which points, as rows of genes, have a row in the table."""
-        return np.array([row.tobytes() in self.rows for row in np.ascontiguousarray(rows, np.int64)], bool)
+    def contains(self, points: Rows) -> np.ndarray:
+        """Whether the table has a row for each of some encoded points, ``(points,)``."""
+        return np.array([row_key(point) in self.rows for point in points], bool)
 
     @cached_property
-    def _logs(self) -> dict[bytes, np.ndarray]:
-        spread = np.log1p([row.costs for row in self.rows.values()])
-        return dict(zip(self.rows, spread, strict=True))
+    def _log_costs(self) -> dict[bytes, np.ndarray]:
+        logs = np.log1p([row.costs for row in self.rows.values()])
+        return dict(zip(self.rows, logs, strict=True))
 
-    def figures(self, rows: Rows) -> list[np.ndarray]:
-        """The logarithms of the costs of some rows of genes, as one group."""
-        none = np.zeros(len(next(iter(self._logs.values()))))
-        return [np.stack([self._logs.get(row.tobytes(), none) for row in np.ascontiguousarray(rows, np.int64)])]
+    def cost_features(self, points: Rows) -> np.ndarray:
+        """The logarithms of the costs of encoded points, ``(points, costs)``; 0 where the table has no row."""
+        missing = np.zeros(len(next(iter(self._log_costs.values()))))
+        return np.stack([self._log_costs.get(row_key(point), missing) for point in points])
 
 
 class Table(ResultsTable):
-    """A table of results, searched as a space is.
+    """A table of results that is searched like a space; its search variables are those of the rows.
 
     Args:
-        path: The file.
-        genes: The column of digits, or a column for each open name.
+        path: The file; see :mod:`nas_agg.study.tables.table_file`.
+        genes: The columns of the search variables, or a single one with one character for each.
         value: The column of results, of which more is better.
-        costs: Columns of figures that are known before training, such as params and MACs.
+        costs: Columns of costs that are known before training, such as params and MACs.
         equal: A column that is equal for equal networks.
 
     Attributes:
-        name: The file's name.
+        name: The file's name without suffixes.
 
     Raises:
-        InputError: The file is no such table.
+        InputError: The file is not such a table.
     """
 
     def __init__(
@@ -146,75 +96,79 @@ class Table(ResultsTable):
     ):
         path = Path(path)
         self.name = path.name.partition(".")[0]
-        said = {"genes": genes, "value": value and [value], "costs": costs, "equal": equal and [equal]}
-        names, rows = _rows(path, _content(path), {key: list(words) for key, words in said.items() if words})
-        values = [sorted({text[place] for text, _ in rows}, key=_as_number) for place in range(len(names))]
-        super().__init__({name: Choice(tuple(of)) for name, of in zip(names, values, strict=True)})
-        places = [{text: index for index, text in enumerate(of)} for of in values]
-        self.rows = _by_genes(path, places, rows)
+        options = {"genes": genes, "value": value and [value], "costs": costs, "equal": equal and [equal]}
+        given = {field: list(columns) for field, columns in options.items() if columns}
+        names, rows = parse_table(path, read_bytes(path), given)
+        choices = [sorted({genes[j] for genes, _ in rows}, key=_numbers_first) for j in range(len(names))]
+        super().__init__({name: Choice(tuple(values)) for name, values in zip(names, choices, strict=True)})
+        indices = [{value: index for index, value in enumerate(values)} for values in choices]
+        self.rows = _rows_by_key(path, indices, rows)
 
     def genotype(self, values: Mapping[str, Any], input: Any = None, classes: Any = None) -> Values:
-        """The point itself: a table's networks are not written out."""
+        """The point itself, as such a table has no genotypes."""
         return self.validate(values)
 
 
 class TabularSpace(ResultsTable, Space):
-    """A space whose networks were trained before, all or a part of them: its file names a table of their results.
+    """A space whose file names a table of results of all or some of its networks.
 
     Args:
         space: The space.
 
     Raises:
-        InputError: It names none, or the file is not that table.
+        InputError: The space has no table, or the file is not that table.
     """
 
     def __init__(self, space: Space):
         self.__dict__.update(space.__dict__)
         if space.table is None:
-            raise InputError(f"{space.name}: no table goes with this space")
+            raise InputError(f"{space.name}: this space has no table")
         path, digest = space.table
-        content = _content(path)
+        content = read_bytes(path)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise InputError(f"{path}: not the table that the space {space.name} names: another checksum")
-        names, rows = _rows(path, content, {})
+            raise InputError(f"{path}: the checksum is not the one that the space {space.name} specifies")
+        names, rows = parse_table(path, content, {})
         if names != list(self.names):
             raise InputError(f"{path}: its genes are {', '.join(names)}, those of {space.name} {', '.join(self.names)}")
-        places = [{str(domain.label(domain.at(i))): i for i in range(domain.size)} for domain in self.domains.values()]
-        self.rows = _by_genes(path, places, rows)
+        indices = [
+            {str(domain.label(domain.at(index))): index for index in range(domain.size)}
+            for domain in self.domains.values()
+        ]
+        self.rows = _rows_by_key(path, indices, rows)
 
     def network(self, genotype: Genotype) -> Row:
         """The row of a genotype of the space."""
         return self.row(self.values_of(genotype))
 
     def check_contains(self, start: Sequence[Values]) -> None:
-        """Refuses points to start from that the table has no row of.
+        """Check that the table has a row for each initial point.
 
         Raises:
-            InputError: There is such a point.
+            InputError: It has none for one of them.
         """
-        for place, values in enumerate(start, 1):
+        for number, values in enumerate(start, 1):
             try:
                 self.row(values)
             except InputError as error:
-                raise InputError(f"start: network {place}: {error}") from None
+                raise InputError(f"start: network {number}: {error}") from None
 
-    def check_objectives(self, objectives: Objectives, paused: bool) -> None:
-        """Refuses objectives that the table has no column of.
+    def check_objectives(self, objectives: Objectives, pauses: bool) -> None:
+        """Check that the table has a column for each objective.
 
         Args:
-            objectives: Of a search.
-            paused: Whether trainings pause; of what they have then the table tells the accuracy alone.
+            objectives: The objectives of a search.
+            pauses: Whether trainings pause at rungs, where the table has the accuracy only.
 
         Raises:
-            InputError: There is such an objective.
+            InputError: The table has no column for one of them.
         """
         for objective in objectives:
             if objective.known_a_priori or objective.name == "accuracy":
                 continue
             if not all(objective.attribute in row.extra_metrics for row in self.rows.values()):
-                raise InputError(f"objective: the table of {self.name} does not tell of {objective.name}")
-            if paused and objective.name == "loss":
-                raise InputError(f"objective: the table of {self.name} tells of no loss at rungs; leave out the pruner")
+                raise InputError(f"objective: the table of {self.name} has no column for {objective.name}")
+            if pauses and objective.name == "loss":
+                raise InputError(f"objective: the table of {self.name} has no loss at rungs; leave out the pruner")
 
     @cached_property
     def epochs(self) -> int:
@@ -222,86 +176,30 @@ class TabularSpace(ResultsTable, Space):
         return max(1, *(len(row.curve) for row in self.rows.values()))
 
 
-def _by_genes(path: Path, places: Sequence[Mapping[str, int]], rows: Sequence[tuple[Cells, Row]]) -> dict[bytes, Row]:
-    found: dict[bytes, Row] = {}
-    for text, row in rows:
+def _rows_by_key(
+    path: Path, indices: Sequence[Mapping[str, int]], rows: Sequence[tuple[Genes, Row]]
+) -> dict[bytes, Row]:
+    """The networks by the keys of their encoded points.
+
+    Args:
+        path: The file's name in error messages.
+        indices: For each search variable the index of each of its values.
+        rows: The rows of the table.
+    """
+    by_key: dict[bytes, Row] = {}
+    for genes, row in rows:
         try:
-            key = np.array([place[gene] for place, gene in zip(places, text, strict=True)]).tobytes()
+            key = row_key(np.array([index[gene] for index, gene in zip(indices, genes, strict=True)]))
         except KeyError as error:
-            raise InputError(f"{path}: {error.args[0]} is no value of the space") from None
-        if key in found:
-            raise InputError(f"{path}: two rows are {'/'.join(text)}")
-        found[key] = row
-    return found
+            raise InputError(f"{path}: {error.args[0]} is not a value of the space") from None
+        if key in by_key:
+            raise InputError(f"{path}: duplicate row {'/'.join(genes)}")
+        by_key[key] = row
+    return by_key
 
 
-def _rows(path: Path, content: bytes, asked: dict[str, list[str]]) -> tuple[list[str], list[tuple[Cells, Row]]]:
-    """The names of the genes, and each row with the texts of its genes."""
-    said, lines = _lines(path, content)
-    said |= asked
-    table = csv.DictReader(lines)
-    header = list(table.fieldnames or [])
-    genes, costs = said.get("genes", []), said.get("costs", [])
-    value, equal, curve = (next(iter(said.get(name, [])), None) for name in ("value", "equal", "curve"))
-    if not genes or value is None:
-        raise InputError(f"{path}: which columns are the genes and the value? say '# genes: ...' and '# value: ...'")
-    own = [column for column in (*genes, value, *costs, equal, curve) if column]
-    for column in own:
-        if column not in header:
-            hint = did_you_mean(column, header) or f"; there are {', '.join(header)}"
-            raise InputError(f"{path}: no column {column!r}{hint}")
-    others = [column for column in header if column not in own]
-    rows: list[tuple[Cells, Row]] = []
-    for number, row in enumerate(table, 1):
-        try:
-            text = tuple(row[genes[0]]) if len(genes) == 1 else tuple(row[gene] for gene in genes)
-            figures = tuple(float(row[cost]) for cost in costs)
-            epochs = tuple(float(word) for word in row[curve].split()) if curve else ()
-            if not all(map(math.isfinite, (float(row[value]), *figures, *epochs))) or min(figures, default=0) < 0:
-                raise ValueError
-            name = str(row[equal]) if equal else "/".join(text)
-        except (TypeError, ValueError, AttributeError):
-            raise InputError(
-                f"{path}: row {number}: not a number, or a cost below 0: {', '.join([value, *costs])}"
-            ) from None
-        read = {name: _number(row[name]) for name in others}
-        found = {name: figure for name, figure in read.items() if figure is not None}
-        rows.append((text, Row(float(row[value]), figures, name, epochs, found)))
-    if not rows or not rows[0][0] or len({len(text) for text, _ in rows}) > 1:
-        raise InputError(f"{path}: no rows, or rows of no genes or different numbers of them")
-    return (genes if len(genes) > 1 else [f"{genes[0]}{place}" for place in range(len(rows[0][0]))]), rows
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        found = float(text or "")
-    except ValueError:
-        return None
-    return found if math.isfinite(found) else None
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _lines(path: Path, content: bytes) -> tuple[dict[str, list[str]], list[str]]:
-    """What a file's comments say, and its lines behind them."""
-    try:
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    said: dict[str, list[str]] = {}
-    while lines and lines[0].startswith("#"):
-        name, colon, text = lines.pop(0)[1:].partition(":")
-        if colon and name.strip() in _FIELDS:
-            said[name.strip()] = [word.strip() for word in text.split(",")]
-    return said, lines
-
-
-def _as_number(text: str) -> tuple[int, float, str]:
+def _numbers_first(text: str) -> tuple[int, float, str]:
+    """A sort key: numbers by value, then all other texts."""
     try:
         return 0, float(text), ""
     except ValueError:

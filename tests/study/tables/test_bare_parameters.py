@@ -48,7 +48,7 @@ def test_starts_are_values_of_the_names():
         ({}, "space: no names"),
         ({"a": []}, "space: a: "),
         ({"a": {"from": 3, "to": 1}}, "space: a"),
-        ({3: [1]}, "3 is no name"),
+        ({3: [1]}, "3 is not a name"),
     ],
 )
 def test_what_are_no_names(names, said):

@@ -38,7 +38,7 @@ def test_a_table_has_open_names_results_and_figures(table):
     row = table.row({"arch0": "0", "arch1": "2"})
     assert (row.value, row.params, row.macs) == (3.5, 30, 300)
     assert table.row({"arch0": "0", "arch1": "1"}).hash == table.row({"arch0": "1", "arch1": "0"}).hash
-    with pytest.raises(InputError, match="an unknown network: the table has no row of it"):
+    with pytest.raises(InputError, match="the table has no row for this network"):
         table.row({"arch0": "1", "arch1": "1"})
     extractor = FeatureExtractor(table)
     assert extractor.is_cheap
@@ -60,15 +60,17 @@ def test_columns_are_told_by_options_too(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("a,b\n1,2\n", {}, "which columns are the genes and the value"),
+        ("a,b\n1,2\n", {}, "the columns of genes and value are unknown"),
         ("a,acc\n1,2\n", {"genes": ["a"], "value": "ac"}, "no column 'ac'; did you mean 'acc'"),
-        ("a,b\n1,x\n", {"genes": ["a"], "value": "b"}, "row 1: not a number"),
+        ("a,b\n1,x\n", {"genes": ["a"], "value": "b"}, "row 1: b: 'x' is not a finite number"),
         ("a,b\n", {"genes": ["a"], "value": "b"}, "no rows"),
-        ("a,b\n01,1\n0,1\n", {"genes": ["a"], "value": "b"}, "no genes or different numbers"),
-        ("a,b\n0,1\n0,2\n", {"genes": ["a"], "value": "b"}, "two rows are 0"),
-        ("a,b\n,1\n", {"genes": ["a"], "value": "b"}, "no genes"),
-        ("a,b\n0,-1\n", {"genes": ["a"], "value": "b", "costs": ["b"]}, "a cost below 0"),
-        ("a,b\n0,nan\n", {"genes": ["a"], "value": "b"}, "row 1"),
+        ("a,b\n01,1\n0,1\n", {"genes": ["a"], "value": "b"}, "a: rows without genes, or with different numbers"),
+        ("a,b\n0,1\n0,2\n", {"genes": ["a"], "value": "b"}, "duplicate row 0"),
+        ("a,b\n,1\n", {"genes": ["a"], "value": "b"}, "rows without genes"),
+        ("a,b\n0,-1\n", {"genes": ["a"], "value": "b", "costs": ["b"]}, "row 1: b: a cost cannot be below 0"),
+        ("a,b\n0,nan\n", {"genes": ["a"], "value": "b"}, "row 1: b: 'nan' is not a finite number"),
+        ("a,b,c\n0,1\n", {"genes": ["a", "c"], "value": "b"}, "row 1: c: missing"),
+        ("# curve: c\na,b,c\n0,1,1 x\n", {"genes": ["a"], "value": "b"}, "row 1: c: not finite numbers"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, text, options, said):

@@ -227,7 +227,7 @@ def test_the_seconds_of_a_trial_are_its_trainings(tiny, fake, tmp_path):
 def test_how_to_go_on_is_true_of_what_was_called(tiny, tiny_file, fake, score, tmp_path, monkeypatch):
     fake()
     monkeypatch.setattr(engine, "train_best", stopping)
-    again = r"resume by calling nas_agg.search again with out='.*run'"
+    again = r"by calling nas_agg.search again with out='.*run'"
     for number, (space, searcher) in enumerate(((tiny, "random"), (tiny_file, find_searcher("random")))):
         out = tmp_path / f"{number}-run"
         with pytest.raises(Stop):

@@ -1,0 +1,226 @@
+"""Reads the CSV file of a table of results.
+
+The file is plain or gzipped, with one row per point. Comments ahead of its header, or options of the reader, say what
+its columns are: ``# genes: arch`` (one column with one character per search variable) or ``# genes: a, b, c`` (one
+column each), ``# value: accuracy``, ``# costs: params, macs``, ``# equal: canon`` (equal for equal networks) and ``#
+curve: curve`` (the results after each epoch, separated by spaces).
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nas_agg.common.errors import InputError, did_you_mean
+
+FIELDS = ("genes", "value", "costs", "equal", "curve")
+
+Genes = tuple[str, ...]  # the values of a row's search variables, as they are written
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network of a table; it stands in for the cost of a network that is built.
+
+    Attributes:
+        value: Its result.
+        costs: Its costs.
+        hash: Equal for equal networks.
+        curve: The result after each epoch, if the table has a curve.
+        extra_metrics: The numbers in all other columns, by column.
+    """
+
+    value: float
+    costs: tuple[float, ...]
+    hash: str
+    curve: tuple[float, ...] = ()
+    extra_metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def params(self) -> int:
+        """The first cost."""
+        return int(self.costs[0]) if self.costs else 0
+
+    @property
+    def macs(self) -> int:
+        """The last cost."""
+        return int(self.costs[-1]) if self.costs else 0
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes per image that are kept for backward."""
+        if "activation_bytes" not in self.extra_metrics:
+            raise InputError("activations: the table has no such column")
+        return int(self.extra_metrics["activation_bytes"])
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """The columns of a table.
+
+    Attributes:
+        genes: The columns of the search variables; a single one has one character per search variable.
+        value: The column of the result, of which more is better.
+        costs: Columns of costs that are known before training.
+        equal: The column that is equal for equal networks, if there is one.
+        curve: The column of the results after each epoch, if there is one.
+        others: All other columns.
+    """
+
+    genes: tuple[str, ...]
+    value: str
+    costs: tuple[str, ...]
+    equal: str | None
+    curve: str | None
+    others: tuple[str, ...]
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Sequence[str]], header: Sequence[str]) -> TableSchema:
+        """The schema that comments and options specify.
+
+        Args:
+            fields: The columns of each of ``FIELDS``.
+            header: All columns of the table.
+
+        Raises:
+            InputError: The genes or the value are not specified, or a column does not exist.
+        """
+        genes, costs = tuple(fields.get("genes", ())), tuple(fields.get("costs", ()))
+        value, equal, curve = (next(iter(fields.get(name, ())), None) for name in ("value", "equal", "curve"))
+        if not genes or value is None:
+            raise InputError("the columns of genes and value are unknown; add '# genes: ...' and '# value: ...'")
+        named = [column for column in (*genes, value, *costs, equal, curve) if column]
+        for column in named:
+            if column not in header:
+                hint = did_you_mean(column, header) or f"; there are {', '.join(header)}"
+                raise InputError(f"no column {column!r}{hint}")
+        return cls(genes, value, costs, equal, curve, tuple(column for column in header if column not in named))
+
+    def parse_row(self, cells: Mapping[str, str | None]) -> tuple[Genes, Row]:
+        """The genes and the network of a row.
+
+        Raises:
+            InputError: A cell is missing or is not a finite number, or a cost is negative.
+        """
+        texts = [_text(cells, column) for column in self.genes]
+        genes = tuple(texts[0]) if len(texts) == 1 else tuple(texts)
+        costs = tuple(_finite(cells, column) for column in self.costs)
+        if negative := [column for column, cost in zip(self.costs, costs, strict=True) if cost < 0]:
+            raise InputError(f"{negative[0]}: a cost cannot be below 0")
+        row = Row(
+            value=_finite(cells, self.value),
+            costs=costs,
+            hash=_text(cells, self.equal) if self.equal else "/".join(genes),
+            curve=self._curve(cells),
+            extra_metrics={column: number for column in self.others if (number := _number(cells[column])) is not None},
+        )
+        return genes, row
+
+    def _curve(self, cells: Mapping[str, str | None]) -> tuple[float, ...]:
+        if self.curve is None:
+            return ()
+        numbers = [_number(word) for word in _text(cells, self.curve).split()]
+        if None in numbers:
+            raise InputError(f"{self.curve}: not finite numbers separated by spaces")
+        return tuple(number for number in numbers if number is not None)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The contents of a file.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def parse_table(
+    path: Path, content: bytes, options: Mapping[str, Sequence[str]]
+) -> tuple[list[str], list[tuple[Genes, Row]]]:
+    """Parse a table.
+
+    Args:
+        path: The file's name; a table is gzipped if this ends in ``.gz``.
+        content: The file's contents.
+        options: Columns by field, in place of those that the comments name.
+
+    Returns:
+        The names of the search variables, and the genes and the network of each row.
+
+    Raises:
+        InputError: The file is not such a table.
+    """
+    fields, lines = _split_comments(_decode(path, content))
+    table = csv.DictReader(lines)
+    try:
+        schema = TableSchema.from_fields({**fields, **options}, list(table.fieldnames or ()))
+        rows = _parse_rows(schema, table)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    if len(schema.genes) > 1:
+        return list(schema.genes), rows
+    return [f"{schema.genes[0]}{position}" for position in range(len(rows[0][0]))], rows
+
+
+def _parse_rows(schema: TableSchema, table: Iterable[Mapping[str, str | None]]) -> list[tuple[Genes, Row]]:
+    rows = []
+    for number, cells in enumerate(table, 1):
+        try:
+            rows.append(schema.parse_row(cells))
+        except InputError as error:
+            raise InputError(f"row {number}: {error}") from None
+    if not rows:
+        raise InputError("the table has no rows")
+    lengths = {len(genes) for genes, _ in rows}
+    if len(lengths) > 1 or 0 in lengths:
+        raise InputError(f"{schema.genes[0]}: rows without genes, or with different numbers of them")
+    return rows
+
+
+def _decode(path: Path, content: bytes) -> list[str]:
+    try:
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode().splitlines()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _split_comments(lines: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The fields in the leading comments, and the lines behind them."""
+    fields: dict[str, list[str]] = {}
+    for count, line in enumerate(lines):
+        if not line.startswith("#"):
+            return fields, list(lines[count:])
+        name, colon, text = line[1:].partition(":")
+        if colon and name.strip() in FIELDS:
+            fields[name.strip()] = [word.strip() for word in text.split(",")]
+    return fields, []
+
+
+def _text(cells: Mapping[str, str | None], column: str) -> str:
+    text = cells[column]
+    if text is None:
+        raise InputError(f"{column}: missing")
+    return text
+
+
+def _finite(cells: Mapping[str, str | None], column: str) -> float:
+    number = _number(cells[column])
+    if number is None:
+        raise InputError(f"{column}: {cells[column]!r} is not a finite number")
+    return number
+
+
+def _number(text: str | None) -> float | None:
+    """The finite number that a cell holds; None if it holds none."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
