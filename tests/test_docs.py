@@ -1,23 +1,26 @@
-"""docs/language.md says what is so: its genotypes, counts, tables, names and errors; the schema is the code's."""
+"""The documentation is true: its genotypes, counts, tables, errors, commands, Python code and links."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import typer
 
+from nas_agg.cli.main import app
 from nas_agg.common.errors import GenotypeError
 from nas_agg.common.files import MAX_CHARACTERS, parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import primitives
 from nas_agg.graph.graph import MAX_READS, MAX_STEPS
-from nas_agg.language import expressions, patterns
-from nas_agg.language import resolver as names
+from nas_agg.language import expressions, patterns, resolver
 from nas_agg.language.genotype import ADAPTERS as TYPES
 from nas_agg.language.genotype import MAX_NESTING, Genotype, typed
 from nas_agg.language.layers import LAYERS
@@ -26,6 +29,11 @@ from nas_agg.language.patterns import PATTERNS
 from nas_agg.search_space.space import Space
 
 DOCS = Path(__file__).parents[1] / "docs"
+ROOT = DOCS.parent
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+}
 TEXT = (DOCS / "language.md").read_text(encoding="utf-8")
 BLOCKS = list(re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S))
 WRITTEN = {match[2]: parse_document(match[2], "language.md") for match in BLOCKS if match[1] in ("yaml", "json")}
@@ -34,7 +42,7 @@ SPACES = {text: value for text, value in WRITTEN.items() if "open" in value}
 
 
 def block(after: str) -> str:
-    """The first block of plain text after some words."""
+    """The first block of plain text after a phrase."""
     return next(match[2] for match in BLOCKS if match[1] == "text" and match.start() > TEXT.index(after))
 
 
@@ -58,10 +66,10 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("text", GENOTYPES, ids=ids(GENOTYPES))
 def test_counts_of_genotypes(text: str) -> None:
-    found = cost(Genotype.read(GENOTYPES[text]))
-    said = {what: int(number.replace(",", "")) for number, what in re.findall(r"([\d,]+) (parameters|MACs)", text)}
-    assert said["parameters"] == found.params
-    assert said.get("MACs", found.macs) == found.macs
+    counted = cost(Genotype.read(GENOTYPES[text]))
+    written = {unit: int(number.replace(",", "")) for number, unit in re.findall(r"([\d,]+) (parameters|MACs)", text)}
+    assert written["parameters"] == counted.params
+    assert written.get("MACs", counted.macs) == counted.macs
 
 
 def test_the_first_two_genotypes_are_one_network() -> None:
@@ -73,9 +81,9 @@ def test_the_first_two_genotypes_are_one_network() -> None:
 @pytest.mark.parametrize("text", SPACES, ids=ids(SPACES))
 def test_counts_of_points(text: str) -> None:
     space = Space(SPACES[text], "written")
-    said = re.findall(r"^  (\w+): \{values.*# ([\d,]+) parameters$", text, re.M)
-    assert [name for name, _ in said] == list(space.points)
-    for name, number in said:
+    written = re.findall(r"^  (\w+): \{values.*# ([\d,]+) parameters$", text, re.M)
+    assert [name for name, _ in written] == list(space.points)
+    for name, number in written:
         assert int(number.replace(",", "")) == cost(space.point(name)).params
 
 
@@ -115,17 +123,17 @@ def efficientnet() -> dict[str, Any]:
     ids=["WRN-50-2", "ResNeXt-50", "DSNet-50", "EfficientNet-B0"],
 )
 def test_counts_of_variants(name: str, value: dict[str, Any]) -> None:
-    said = re.search(rf"{name}\s+\(([\d,]+)\)", TEXT)
-    assert said and int(said[1].replace(",", "")) == params(value)
+    written = re.search(rf"{name}\s+\(([\d,]+)\)", TEXT)
+    assert written and int(written[1].replace(",", "")) == params(value)
 
 
 @pytest.mark.parametrize("word", sorted({*LAYERS, *PATTERNS, *OPERATORS}))
-def test_every_word_is_said(word: str) -> None:
+def test_every_word_is_documented(word: str) -> None:
     assert re.search(rf"`(\{{{word}: [^`]*|{word})`", TEXT)
 
 
 @pytest.mark.parametrize("words", [LAYERS, PATTERNS, OPERATORS], ids=["layers", "patterns", "operators"])
-def test_every_field_is_said(words: dict) -> None:
+def test_every_field_is_documented(words: dict) -> None:
     for kind in words.values():
         for name, field in kind.model_fields.items():
             field_text = field.alias or name
@@ -147,9 +155,9 @@ def test_table_of_patterns() -> None:
 def test_names_of_parameters() -> None:
     graph = expand(Genotype.read(next(v for text, v in GENOTYPES.items() if "fit: [{conv: 1}, bn]" in text)))
     stateful = {path: op for path, op in zip(graph.paths, graph.ops, strict=True) if op.stateful}
-    said = block("Names of parameters").split()
-    assert len(said) == 9
-    for name in said:
+    names = block("Names of parameters").split()
+    assert len(names) == 9
+    for name in names:
         owner, _, own = name.rpartition(".")
         if name in stateful:
             assert stateful[name].module() is None, f"{name} is a module, not a parameter"
@@ -169,20 +177,22 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "fault"), list(zip(block("An error is one line").splitlines(), FAULTS, strict=True)))
-def test_errors(said: str, fault: tuple) -> None:
+@pytest.mark.parametrize(
+    ("message", "fault"), list(zip(block("An error is one line").splitlines(), FAULTS, strict=True))
+)
+def test_errors(message: str, fault: tuple) -> None:
     aggregate, step = fault
     with pytest.raises(GenotypeError) as error:
         expand(
             Genotype.read({"input": [3, 32, 32], "classes": 10, "let": {"block": aggregate}, "net": [CONV, step, *END]})
         )
-    assert str(error.value) == said
+    assert str(error.value) == message
 
 
 def test_limits() -> None:
     section = TEXT[TEXT.index("## 13.") : TEXT.index("## 14.")]
     for limit in (
-        MAX_CHARACTERS, MAX_NESTING, names.MAX_VALUES, patterns.MAX_NODES, MAX_STEPS, MAX_READS,
+        MAX_CHARACTERS, MAX_NESTING, resolver.MAX_VALUES, patterns.MAX_NODES, MAX_STEPS, MAX_READS,
         primitives.MAX_CHANNELS, primitives.MAX_SIDE, primitives.MAX_KERNEL, expressions.MAX_BITS,
     ):  # fmt: skip
         assert f"{limit:,}" in section
@@ -191,7 +201,7 @@ def test_limits() -> None:
 
 
 def test_hazards() -> None:
-    """What section 14 says of strides, odd maps and even kernels."""
+    """The examples of section 14: strides, odd maps and even kernels."""
     pooled = {"avgpool": "s", "padding": "0 if h % s == 0 else s//2"}
     assert f"{{avgpool: s, padding: {pooled['padding']}}}" in TEXT
 
@@ -220,5 +230,49 @@ def test_schema_is_up_to_date() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         schema = Genotype.model_json_schema(by_alias=True)
-    kept = json.loads((DOCS / "genotype.schema.json").read_text(encoding="utf-8"))
-    assert kept == schema, "make it anew with the line in section 15 of docs/language.md"
+    documented = json.loads((DOCS / "genotype.schema.json").read_text(encoding="utf-8"))
+    assert documented == schema, "write it again with the command in section 15 of docs/language.md"
+
+
+# ---------------------------------------------------------------------- all pages
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page]):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_have_the_options_that_pages_use(page: str) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    calls = re.findall(r"^    .*?\bnas_agg ([a-z].*)$|`nas_agg\s+([a-z][^`]*)`", PAGES[page], re.M)
+    for line in [" ".join((indented or inline).partition("#")[0].split()) for indented, inline in calls]:
+        name = line.split()[0]
+        assert name in commands, line
+        options = {word for parameter in commands[name].params for word in (*parameter.opts, *parameter.secondary_opts)}
+        assert {*re.findall(r"--[a-z-]+", line)} <= {*options, "--help"}, line
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_code_is_valid(page: str) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.M | re.S):
+        compile(code, page, "exec")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_python_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with open("table.csv", "w", newline="") as file:
+        rows = [(how, rate, rate / 100 + (how == "sum")) for how in ("concat", "sum") for rate in range(4, 33, 4)]
+        csv.writer(file).writerows([("how", "rate", "accuracy"), *rows])
+    for code in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.M | re.S):
+        names: dict[str, Any] = {}
+        exec(compile(code, page, "exec"), names)
+        assert names["result"].value is not None
+
+
+def test_the_space_of_the_readme_has_networks() -> None:
+    (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGES["README.md"], re.M | re.S)
+    space = Space(parse_document(text, "README.md"), "mine")
+    assert cost(space.genotype(space.sample(np.random.default_rng(0)))).params > 0

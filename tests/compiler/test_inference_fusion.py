@@ -163,7 +163,7 @@ def test_names_of_parts_and_networks_without_any():
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(InputError, match="fused network is for inference"):
         nas_agg.compile("residual/resnet-110", fuse=True, memory="lean")
-    with pytest.raises(InputError, match="a backbone is not fused"):
+    with pytest.raises(InputError, match="a backbone cannot be fused"):
         nas_agg.compile("residual/resnet50", fuse=True, features=True)
     graph = graph_of("relu")
     with pytest.raises(InputError, match="unknown pass 'nope'"):
