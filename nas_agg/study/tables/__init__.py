@@ -1,4 +1,5 @@
-"""Networks with results at hand: tables of trained networks, how such a table is made, and bare parameters.
+"""Networks whose results are known: tables of trained networks, the builder of such tables, and bare parameters.
 
-Imports `study.definition`.
+A table takes the place of training and of costs, so that searchers can be compared in seconds. Imports
+`study.definition` and the rooms below it; the builder also trains.
 """

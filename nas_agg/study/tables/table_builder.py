@@ -1,8 +1,7 @@
 """Trains every network of a small space, for a table of results that searchers are compared on.
 
-Each training is a line of a file of its own part, so that a table may be made in pieces, on several machines, and goes
-on where it was stopped. Times may be taken apart from the trainings, by one process on a machine that does nothing
-else.
+Each training is a line in the file of its part, so that a table can be built in parts, on several machines, and resumed
+after an interruption. Times can be measured apart from the trainings, by one process on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -23,26 +22,33 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.parameters import Values
 from nas_agg.search_space.space import Space
 from nas_agg.search_space.table_settings import TableSettings
-from nas_agg.study.tables.bench_lines import Line, Say, append, check_settings, lines, results
-from nas_agg.study.tables.bench_table import BenchResults, Entry, table_of
+from nas_agg.study.tables.bench_results import (
+    Print,
+    Result,
+    append_results,
+    check_settings,
+    read_results,
+    run_tasks,
+)
+from nas_agg.study.tables.table_writer import BenchResults, Point, write_table
 
 if TYPE_CHECKING:
     from nas_agg.training.data import Data
     from nas_agg.training.recipes import Recipe
 
-MOST_POINTS = 20_000
-LATENCY_SECONDS = 0.1  # that a latency is measured, at least
+MAX_POINTS = 20_000
+MIN_LATENCY_SECONDS = 0.1  # time to measure a latency for, at least
 
 
 @dataclass(frozen=True)
 class TableBuilder:
-    """The trainings of a space's networks.
+    """Trains and times the networks of a space.
 
     Attributes:
-        space: Whose networks.
-        settings: How they are trained.
-        limit: Only so many networks, the first in their order; None: all.
-        best: Only so many networks, those of the highest accuracies in trainings of the first seed; None: all.
+        space: The space.
+        settings: Settings of the trainings.
+        limit: The number of networks to train, the first in their order; None: all.
+        best: Of these, the number of those with the highest accuracies in trainings with the first seed; None: all.
     """
 
     space: Space
@@ -50,126 +56,129 @@ class TableBuilder:
     limit: int | None = None
     best: int | None = None
 
-    def train(self, out: Path, workers: int, part: tuple[int, int], say: Say, minutes: float = math.inf) -> None:
-        """Do the trainings of a part that are not done yet.
+    def train(self, out: Path, workers: int, part: tuple[int, int], report: Print, minutes: float = math.inf) -> None:
+        """Run the trainings of a part that have not been run yet.
 
         Args:
             out: Folder of the parts' files.
-            workers: Processes, of one thread each.
-            part: Which part, from 1, of how many.
-            say: Receives lines on how it goes.
-            minutes: After as many no training is begun.
+            workers: Worker processes, with one thread each.
+            part: The number of the part, from 1, and the number of parts.
+            report: Receives lines of progress.
+            minutes: After this time no training is started.
 
         Raises:
-            InputError: The folder's trainings have other settings, or another process does the part.
-            NasAggError: A process died, or a file cannot be read.
+            InputError: The folder has trainings with other settings, or another process trains the part.
+            NasAggError: A worker process was killed, or a file cannot be read.
         """
-        end = time.monotonic() + 60 * minutes
+        deadline = time.monotonic() + 60 * minutes
         check_settings(out, self.settings.training_settings())
-        networks = self._chosen(out)
+        networks = self._selected(out)
         jobs = [(hash, seed) for seed in range(self.settings.seeds) for hash in networks][part[0] - 1 :: part[1]]
-        known = {(line["hash"], line["seed"]) for line in lines(out, "part")}
-        todo = [(networks[hash], seed) for hash, seed in jobs if (hash, seed) not in known]
-        say(f"{len(networks):,} networks; {len(jobs):,} trainings in this part, {len(todo):,} of them to do")
-        tasks = ((entry.hash, seed, self._text(entry), self.settings) for entry, seed in todo)
-        done = results(train_one, _until(end, tasks), workers)
-        _say_rest(append(out / f"part-{part[0]}-of-{part[1]}.jsonl", done, len(todo), say), len(todo), say)
+        finished = {(result["hash"], result["seed"]) for result in read_results(out, "part")}
+        remaining = [(networks[hash], seed) for hash, seed in jobs if (hash, seed) not in finished]
+        report(f"{len(networks):,} networks; {len(jobs):,} trainings in this part, {len(remaining):,} remaining")
+        tasks = ((point.hash, seed, self._genotype_json(point), self.settings) for point, seed in remaining)
+        results = run_tasks(train_network, _until(deadline, tasks), workers)
+        count = append_results(out / f"part-{part[0]}-of-{part[1]}.jsonl", results, len(remaining), report)
+        _report_timeout(count, len(remaining), report)
 
-    def time(self, out: Path, say: Say, minutes: float = math.inf) -> None:
-        """Measure each network that was not measured yet: its latency, and an epoch of its training.
+    def time(self, out: Path, report: Print, minutes: float = math.inf) -> None:
+        """Measure the latency and the time per epoch of each network that has not been measured yet.
 
         Args:
             out: Folder of the file of times.
-            say: Receives lines on how it goes.
-            minutes: After as many none is begun.
+            report: Receives lines of progress.
+            minutes: After this time no measurement is started.
         """
-        end = time.monotonic() + 60 * minutes
-        networks = self._chosen(out)
-        known = {line["hash"] for line in lines(out, "times")}
-        todo = [entry for entry in networks.values() if entry.hash not in known]
-        say(f"{len(networks):,} networks, {len(todo):,} of them to time")
-        tasks = ((entry.hash, self._text(entry), self.settings) for entry in todo)
-        done = results(time_one, _until(end, tasks), 1)
-        _say_rest(append(out / "times.jsonl", done, len(todo), say), len(todo), say)
+        deadline = time.monotonic() + 60 * minutes
+        networks = self._selected(out)
+        finished = {result["hash"] for result in read_results(out, "times")}
+        remaining = [point for point in networks.values() if point.hash not in finished]
+        report(f"{len(networks):,} networks, {len(remaining):,} remaining to time")
+        tasks = ((point.hash, self._genotype_json(point), self.settings) for point in remaining)
+        results = run_tasks(time_network, _until(deadline, tasks), 1)
+        count = append_results(out / "times.jsonl", results, len(remaining), report)
+        _report_timeout(count, len(remaining), report)
 
     def table(self, out: Path) -> tuple[bytes, int]:
-        """The table of a folder's trainings, and how many networks it has.
+        """The table of a folder's trainings, and the number of its networks.
 
         Raises:
             InputError: No network is trained and timed.
         """
-        found = BenchResults(out)
+        results = BenchResults(out)
         try:
-            content = table_of(self.space, self.settings, self.entries, found)
+            content = write_table(self.space, self.settings, self.points, results)
         except InputError as error:
             raise InputError(f"{out}: {error}") from None
-        return content, len({entry.hash for entry in found.done(self.entries)})
+        return content, len({point.hash for point in results.finished(self.points)})
 
     @cached_property
-    def entries(self) -> list[Entry]:
-        """Every point of the space and its network."""
+    def points(self) -> list[Point]:
+        """Every point of the space, with the costs of its network."""
         data = self._data
-        found = []
-        for values in points(self.space):
-            counted = cost(self.space.genotype(values, data.input, data.classes))
-            bytes = counted.activation_bytes
-            found.append(Entry(values, str(counted.hash), counted.params, counted.macs, bytes))
-        return found
+        result = []
+        for values in all_points(self.space):
+            network = cost(self.space.genotype(values, data.input, data.classes))
+            activation_bytes = network.activation_bytes
+            result.append(Point(values, str(network.hash), network.params, network.macs, activation_bytes))
+        return result
 
     @cached_property
-    def networks(self) -> dict[str, Entry]:
-        """The networks by their hashes, each with the first of its points, in the order in which they are trained."""
-        first = {entry.hash: entry for entry in reversed(self.entries)}
+    def networks(self) -> dict[str, Point]:
+        """The first point of each network, by hash, in the order of training."""
+        first = {point.hash: point for point in reversed(self.points)}
         hashes = sorted(first)
         if self.settings.order_seed is not None:
             import numpy as np
 
             order = np.random.default_rng(self.settings.order_seed).permutation(len(hashes))
-            hashes = [hashes[place] for place in order]
+            hashes = [hashes[index] for index in order]
         return {hash: first[hash] for hash in hashes}
 
-    def _chosen(self, out: Path) -> dict[str, Entry]:
-        chosen = dict(itertools.islice(self.networks.items(), self.limit))
+    def _selected(self, out: Path) -> dict[str, Point]:
+        """The networks that ``limit`` and ``best`` select."""
+        selected = dict(itertools.islice(self.networks.items(), self.limit))
         if self.best is not None:
-            chosen = {hash: chosen[hash] for hash in BenchResults(out).best(self.best) if hash in chosen}
-        return chosen
+            selected = {hash: selected[hash] for hash in BenchResults(out).best_hashes(self.best) if hash in selected}
+        return selected
 
     @property
     def _data(self) -> Data:
-        return _load(tuple(self.settings.data_arguments(0).items()))
+        return _load_data(tuple(self.settings.data_arguments(0).items()))
 
-    def _text(self, entry: Entry) -> str:
+    def _genotype_json(self, point: Point) -> str:
         data = self._data
-        return self.space.genotype(entry.values, data.input, data.classes).to_json()
+        return self.space.genotype(point.values, data.input, data.classes).to_json()
 
 
-def points(space: Space) -> Iterator[Values]:
-    """Every point of a space, the last open name's values fastest.
+def all_points(space: Space) -> Iterator[Values]:
+    """Every point of a space; the last search variable changes fastest.
 
     Raises:
-        InputError: They are too many for a table.
+        InputError: The space has too many points for a table.
     """
-    if space.size() > MOST_POINTS:
-        raise InputError(f"{space.name}: {space.size():,} points; a table takes up to {MOST_POINTS:,}")
+    if space.size() > MAX_POINTS:
+        raise InputError(f"{space.name}: {space.size():,} points are too many for a table of up to {MAX_POINTS:,}")
     for number in range(space.size()):
-        found = {}
+        values = {}
         for name in reversed(space.names):
-            number, place = divmod(number, space.domains[name].size)
-            found[name] = space.domains[name].at(place)
-        yield {name: found[name] for name in space.names}
+            number, index = divmod(number, space.domains[name].size)
+            values[name] = space.domains[name].at(index)
+        yield {name: values[name] for name in space.names}
 
 
-def _until(end: float, tasks: Iterator[tuple]) -> Iterator[tuple]:
-    return itertools.takewhile(lambda _: time.monotonic() < end, tasks)
+def _until(deadline: float, tasks: Iterator[tuple]) -> Iterator[tuple]:
+    return itertools.takewhile(lambda _: time.monotonic() < deadline, tasks)
 
 
-def _say_rest(done: int, count: int, say: Say) -> None:
-    if done < count:
-        say(f"{done:,} of {count:,}; the time is up, and the same command goes on")
+def _report_timeout(count: int, total: int, report: Print) -> None:
+    if count < total:
+        report(f"{count:,} of {total:,}; timeout reached, rerun the command to resume")
 
 
 @lru_cache(maxsize=8)
-def _load(arguments: tuple) -> Data:
+def _load_data(arguments: tuple) -> Data:
     from nas_agg.training.data import load_data
 
     return load_data(**dict(arguments))
@@ -182,8 +191,14 @@ def _recipe(settings: TableSettings) -> Recipe:
     return recipe.model_copy(update={"batch_size": settings.batch_size or recipe.batch_size})
 
 
-def train_one(hash: str, seed: int, text: str, settings: TableSettings) -> Line:
-    """One training: what it had right after each epoch, or why it came to nothing; and its times."""
+def train_network(hash: str, seed: int, genotype_json: str, settings: TableSettings) -> Result:
+    """Train a network.
+
+    Returns:
+        ``hash``, ``seed``, ``images``, ``test_images``, ``latency_ms`` and ``seconds``; after a training that succeeded
+        also ``right`` (correct validation images after each epoch), ``loss`` (likewise) and ``test`` (correct test
+        images), else ``failed`` (the reason).
+    """
     import torch
 
     from nas_agg.compiler import compile
@@ -191,35 +206,39 @@ def train_one(hash: str, seed: int, text: str, settings: TableSettings) -> Line:
     from nas_agg.training.loop import TrainingFailed, evaluate, train
 
     torch.set_num_threads(1)
-    data = _load(tuple(settings.data_arguments(seed).items()))
-    model = compile(Genotype.model_validate(json.loads(text)), seed)
-    line: Line = {"hash": hash, "seed": seed, "images": len(data.validation), "test_images": len(data.test)}
-    begun = time.process_time()  # of the processor: what else the machine does matters little
+    data = _load_data(tuple(settings.data_arguments(seed).items()))
+    model = compile(Genotype.model_validate(json.loads(genotype_json)), seed)
+    result: Result = {"hash": hash, "seed": seed, "images": len(data.validation), "test_images": len(data.test)}
+    start = time.process_time()  # processor time hardly depends on what else the machine does
     try:
         history = train(model, data, _recipe(settings), seed=seed, epochs=settings.epochs).history
     except TrainingFailed as error:
-        history, line["failed"] = (), error.reason
-    seconds = time.process_time() - begun
+        history, result["failed"] = (), error.reason
+    seconds = time.process_time() - start
     if history:
-        line |= _scores(history, len(data.validation)) | {"test": evaluate(model, data.test, data)["correct"]}
+        result |= _metrics_by_epoch(history, len(data.validation))
+        result["test"] = evaluate(model, data.test, data)["correct"]
     # The fastest pass: where other processes share the cores, most passes are interrupted.
-    latency = measure(model, data.input, seconds=max(LATENCY_SECONDS, seconds / 200)).minimum_ms
-    return line | {"latency_ms": latency, "seconds": round(seconds, 3)}
+    latency = measure(model, data.input, seconds=max(MIN_LATENCY_SECONDS, seconds / 200)).minimum_ms
+    return result | {"latency_ms": latency, "seconds": round(seconds, 3)}
 
 
-def _scores(history: Sequence[Mapping[str, Any]], images: int) -> Line:
-    """How many images each epoch had right, by running statistics of batch norm too where it tells, and its loss."""
-    kinds = {"right": "validation_accuracy", "right_running": "validation_accuracy_running_statistics"}
+def _metrics_by_epoch(history: Sequence[Mapping[str, Any]], images: int) -> Result:
+    """The number of correct images and the loss of each epoch.
+
+    ``right_running`` counts by running statistics of batch norm, if they are evaluated apart.
+    """
+    metrics = {"right": "validation_accuracy", "right_running": "validation_accuracy_running_statistics"}
     counts = {
         kind: [round(epoch[metric] * images) for epoch in history]
-        for kind, metric in kinds.items()
+        for kind, metric in metrics.items()
         if metric in history[0]
     }
     return counts | {"loss": [round(epoch["validation_loss"], 4) for epoch in history]}
 
 
-def time_one(hash: str, text: str, settings: TableSettings) -> Line:
-    """A network's latency, and the seconds of its training."""
+def time_network(hash: str, genotype_json: str, settings: TableSettings) -> Result:
+    """Measure a network's latency, and extrapolate the seconds of its training from the second epoch."""
     import torch
 
     from nas_agg.compiler import compile
@@ -227,9 +246,9 @@ def time_one(hash: str, text: str, settings: TableSettings) -> Line:
     from nas_agg.training.loop import train
 
     torch.set_num_threads(1)
-    data = _load(tuple(settings.data_arguments(0).items()))
-    model = compile(Genotype.model_validate(json.loads(text)), 0)
+    data = _load_data(tuple(settings.data_arguments(0).items()))
+    model = compile(Genotype.model_validate(json.loads(genotype_json)), 0)
     result = train(model, data, _recipe(settings), seed=0, epochs=settings.epochs, until=2)
-    latency = measure(model, data.input, seconds=LATENCY_SECONDS)
+    latency = measure(model, data.input, seconds=MIN_LATENCY_SECONDS)
     seconds = round(result.history[1]["seconds"] * settings.epochs, 3)
     return {"hash": hash, "latency_ms": latency.median_ms, "seconds": seconds}

@@ -15,9 +15,9 @@ from nas_agg.compiler import compile
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.search_space.table_settings import VALIDATION_SHARE, TableSettings
 from nas_agg.study.api import search
-from nas_agg.study.tables.bench_lines import lines
+from nas_agg.study.tables.bench_results import read_results
 from nas_agg.study.tables.results_table import TabularSpace
-from nas_agg.study.tables.table_builder import TableBuilder, _scores, points, train_one
+from nas_agg.study.tables.table_builder import TableBuilder, _metrics_by_epoch, all_points, train_network
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
 from nas_agg.training.recipes import get_recipe
@@ -52,11 +52,11 @@ def done(tmp_path_factory):
 
 def test_each_network_is_trained_once_a_seed(done):
     _, out, said = done
-    trained = lines(out, "part")
+    trained = read_results(out, "part")
     assert len(trained) == len({(line["hash"], line["seed"]) for line in trained}) == 12
-    assert said[0] == "6 networks; 6 trainings in this part, 6 of them to do"
-    assert said[1] == "6 networks; 6 trainings in this part, 2 of them to do"
-    assert {line["hash"] for line in lines(out, "times")} == {line["hash"] for line in trained}
+    assert said[0] == "6 networks; 6 trainings in this part, 6 remaining"
+    assert said[1] == "6 networks; 6 trainings in this part, 2 remaining"
+    assert {line["hash"] for line in read_results(out, "times")} == {line["hash"] for line in trained}
 
 
 def test_the_table_tells_what_a_training_has(done, tmp_path):
@@ -120,9 +120,9 @@ def test_a_table_has_what_is_done_and_means_of_the_seeds_there_are(done, tmp_pat
     *others, last = part.read_text().splitlines(keepends=True)
     part.write_text("".join(others))  # the last network has its first seed alone
     line = json.loads(last)
-    (left,) = [one for one in lines(out, "part") if one["hash"] == line["hash"] and one["seed"] == 0]
+    (left,) = [one for one in read_results(out, "part") if one["hash"] == line["hash"] and one["seed"] == 0]
     gone = json.loads(others[0])["hash"]  # and another is not timed
-    times = [one for one in lines(out, "times") if one["hash"] != gone]
+    times = [one for one in read_results(out, "times") if one["hash"] != gone]
     (tmp_path / "times.jsonl").write_text("".join(json.dumps(one) + "\n" for one in times))
     content, networks = bench.table(tmp_path)
     assert networks == 5
@@ -144,21 +144,21 @@ def test_without_times_of_their_own_networks_have_those_of_their_trainings(done,
     text = gzip.decompress(content).decode().splitlines()
     assert "seconds: of the processor, of a training" in text[0]
     row = next(csv.DictReader(text[6:]))
-    own = [line for line in lines(out, "part") if line["hash"] == row["hash"]]
+    own = [line for line in read_results(out, "part") if line["hash"] == row["hash"]]
     assert float(row["seconds"]) == pytest.approx(sum(line["seconds"] for line in own) / 2, abs=1e-3)
     assert float(row["latency_ms"]) == min(line["latency_ms"] for line in own) > 0
 
 
 def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
     bench, out, _ = done
-    with pytest.raises(InputError, match="no network is trained and timed; first nas_agg bench"):
+    with pytest.raises(InputError, match="no network is trained and timed yet; run nas_agg bench"):
         bench.table(tmp_path)
     part = copied(out, tmp_path) / "part-2-of-2.jsonl"
     part.write_text("{nonsense\n" + part.read_text())
-    with pytest.raises(NasAggError, match=r"part-2-of-2\.jsonl: line 1 is spoilt"):
+    with pytest.raises(NasAggError, match=r"part-2-of-2\.jsonl: line 1 is damaged"):
         bench.table(tmp_path)
-    with pytest.raises(InputError, match="points; a table takes up to 20,000"):
-        next(points(Space({**TEXT, "open": {**TEXT["open"], "width": {"from": 1, "to": 9000}}}, "large")))
+    with pytest.raises(InputError, match="points are too many for a table of up to 20,000"):
+        next(all_points(Space({**TEXT, "open": {**TEXT["open"], "width": {"from": 1, "to": 9000}}}, "large")))
 
 
 def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
@@ -169,10 +169,10 @@ def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
     settings = TableSettings(order_seed=1, seeds=1, epochs=2)
     TableBuilder(space, settings, limit=2).train(tmp_path, 1, (1, 1), said.append)
     TableBuilder(space, settings, limit=3).train(tmp_path, 1, (1, 1), said.append, minutes=0)
-    assert [line["hash"] for line in lines(tmp_path, "part")] == orders[3][:2]
+    assert [line["hash"] for line in read_results(tmp_path, "part")] == orders[3][:2]
     assert said[1:] == [
-        "3 networks; 3 trainings in this part, 1 of them to do",
-        "0 of 1; the time is up, and the same command goes on",
+        "3 networks; 3 trainings in this part, 1 remaining",
+        "0 of 1; timeout reached, rerun the command to resume",
     ]
     text = gzip.decompress(TableBuilder(space, settings).table(tmp_path)[0]).decode()
     assert "2 of 6 networks; trained in an order drawn by seed 1; seeds 0;" in text
@@ -180,16 +180,16 @@ def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
 
 def test_more_seeds_are_for_the_best_by_their_first(done, tmp_path):
     _, out, _ = done
-    first = [line for line in lines(out, "part") if line["seed"] == 0]
+    first = [line for line in read_results(out, "part") if line["seed"] == 0]
     (tmp_path / "part-1-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
     bench, said = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
     for _ in range(2):  # what the second seeds have changes nothing of who is best
         bench.train(tmp_path, 1, (1, 1), said.append)
-    more = [line for line in lines(tmp_path, "part") if line["seed"] == 1]
+    more = [line for line in read_results(tmp_path, "part") if line["seed"] == 1]
     best = sorted(first, key=lambda line: (-line["right"][-1], line["hash"]))[:2]
     assert [line["hash"] for line in more] == [line["hash"] for line in best]
-    assert said == [f"2 networks; 4 trainings in this part, {left} of them to do" for left in (2, 0)]
-    counted = {(line["hash"], line["seed"]): line["right"] for line in lines(out, "part")}
+    assert said == [f"2 networks; 4 trainings in this part, {left} remaining" for left in (2, 0)]
+    counted = {(line["hash"], line["seed"]): line["right"] for line in read_results(out, "part")}
     assert all(line["right"] == counted[line["hash"], 1] for line in more)
 
 
@@ -198,8 +198,8 @@ def test_trainings_are_as_the_settings_say(tmp_path):
         image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, recipe="search"
     )
     bench = TableBuilder(Space(TEXT, "small"), settings)
-    assert bench.entries[-1].macs == 16 * (54 + 324) + 60  # counted on the images that are trained on
-    entry = bench.entries[-1]
+    assert bench.points[-1].macs == 16 * (54 + 324) + 60  # counted on the images that are trained on
+    entry = bench.points[-1]
     data = load_data("digits", 5, image_size=4, train_images=96, validation_images=200)
     assert (len(data.train), len(data.validation)) == (96, 200)
     genotype = bench.space.genotype(entry.values, data.input)
@@ -207,7 +207,7 @@ def test_trainings_are_as_the_settings_say(tmp_path):
     for seed in (0, 3):
         model = compile(genotype, seed)
         history = train(model, data, recipe, seed=seed, epochs=2).history
-        line = train_one(entry.hash, seed, genotype.to_json(), settings)
+        line = train_network(entry.hash, seed, genotype.to_json(), settings)
         assert line["right"] == [round(200 * epoch["validation_accuracy"]) for epoch in history]
         assert line["loss"] == [round(epoch["validation_loss"], 4) for epoch in history]
         assert line["test"] == evaluate(model, data.test, data)["correct"]
@@ -229,10 +229,10 @@ def test_the_header_tells_how_the_table_was_made(tmp_path):
 
 def test_scores_by_running_statistics_are_kept_beside_the_others(done, tmp_path):
     history = [{"validation_accuracy": 0.5, "validation_loss": 1.23456, "validation_accuracy_running_statistics": 0.1}]
-    assert _scores(history, 10) == {"right": [5], "right_running": [1], "loss": [1.2346]}
+    assert _metrics_by_epoch(history, 10) == {"right": [5], "right_running": [1], "loss": [1.2346]}
     bench, out, _ = done
     path = copied(out, tmp_path) / "part-1-of-2.jsonl"
-    (line, *others) = lines(out, "part-1")
+    (line, *others) = read_results(out, "part-1")
     changed = [line | {"right_running": [7, 8]}, *others]
     path.write_text("".join(json.dumps(one) + "\n" for one in changed))
     text = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()
@@ -248,7 +248,7 @@ def test_trainings_of_other_settings_are_not_mixed(done, tmp_path):
         other.train(tmp_path, 1, (1, 1), lambda line: None)
     with (tmp_path / "part-2-of-2.jsonl").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process writes there"):
+        with pytest.raises(InputError, match="another process is writing to it"):
             bench.train(tmp_path, 1, (2, 2), lambda line: None)
 
 
@@ -268,7 +268,7 @@ def test_the_command_trains_and_writes_the_table(run, tmp_path):
     (tmp_path / "small.json").write_text(json.dumps({**TEXT, "table": {"epochs": 2, "seeds": 1}}))
     words = ("bench", "--space", "small.json", "--out", "out", "--workers", "2", "--limit", "2")
     status, out, err = run(*words)
-    assert (status, out, err) == (0, "2 networks; 2 trainings in this part, 2 of them to do\n", "")
+    assert (status, out, err) == (0, "2 networks; 2 trainings in this part, 2 remaining\n", "")
     status, out, _ = run(*words, "--table", "small.csv.gz")
     digest = hashlib.sha256((tmp_path / "small.csv.gz").read_bytes()).hexdigest()
     assert status == 0
