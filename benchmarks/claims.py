@@ -201,7 +201,7 @@ def train_run(run: Run, data: Data, out: Path, end: float) -> dict[str, Any] | N
         if time.monotonic() >= end:
             return None
         try:
-            result = train(model, data, how, seed=seed, out=out, resume=True, until=epoch, checkpoint_seconds=0)
+            result = train(model, data, how, seed=seed, out=out, resume=True, pause_after=epoch, checkpoint_seconds=0)
         except TrainingFailed as error:
             return line | {"failed": error.reason}
     test = evaluate(model, data.test, data)

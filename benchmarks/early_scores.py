@@ -133,7 +133,7 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
         return False
 
     start = time.perf_counter()
-    train(model, data, recipe, seed=options.seed, report=report, until=options.until)
+    train(model, data, recipe, seed=options.seed, report=report, pause_after=options.until)
     line["seconds"] = round(time.perf_counter() - start, 1)
     line["share"] = round(float(np.mean(shares)), 3) if shares else None
     return {name: value for name, value in line.items() if value != []}

@@ -195,7 +195,7 @@ class Start:
 def started(b0: Genotype, after: Variant, data: Data, recipe: Recipe, options: argparse.Namespace) -> Start:
     """Both networks for a data set, with equal weights in all blocks that they share."""
     genotypes = [genotype.with_task(data.input, data.classes) for genotype in (b0, after.genotype)]
-    networks = [compile(genotype, options.seed, **recipe.start) for genotype in genotypes]
+    networks = [compile(genotype, options.seed, **recipe.init_options) for genotype in genotypes]
     names = [f"random, seed {options.seed}", "as B0; MDConv random"]
     about = "both random, an equal start: the MDConv blocks and what they replace have random weights of their own"
     if options.weights:

@@ -125,7 +125,7 @@ def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, r
     assert shared == [name for name in second if not name.startswith(blocks)]
     assert all(torch.equal(first[name], second[name]) for name in shared)
     assert torch.equal(
-        compile(b0.with_task(data.input, 10), 5, **recipe.start).head.conv.weight, first["head.conv.weight"]
+        compile(b0.with_task(data.input, 10), 5, **recipe.init_options).head.conv.weight, first["head.conv.weight"]
     )
     assert "equal start" in start.about and "NOT" not in start.about
 
@@ -151,12 +151,12 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
     [
         (("--blocks", "8,17"), "--blocks: '8,17' is not a list of blocks from 1 to 16"),
         (("--seed", "99999999999999999999"), "--seed: give a whole number"),
-        (("--epochs", "0"), "epochs 0: give 1 or more"),
+        (("--epochs", "0"), "epochs 0: must be 1 or more"),
         (("--out", "file"), "--out: file/b0 cannot be made: Not a directory"),
         (("--blocks", "1" * 10_000), "is not a list of blocks"),
         (("--n", "7"), "--n: give 0 to 6 dense layers"),
         (("--recipe", "seqconv-imagenet"), "color jitter works on 3 channels, these images have 1"),
-        (("--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
+        (("--dataset", "digit"), "unknown data set 'digit'; did you mean 'digits'?"),
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],
 )

@@ -1,1 +1,4 @@
-"""Data, recipes, the training loop and what it leaves on disk; nothing here is imported before it is needed."""
+"""Training: data sets, recipes, augmentation, the training loop, evaluation, latency, memory and proxies.
+
+Knows nothing of searches. Imports ``compiler`` and the rooms below; heavy libraries are imported where they are used.
+"""

@@ -1,4 +1,4 @@
-"""Training images varied in batches, on the device they live on, without a Python loop over images."""
+"""Batched augmentation of training images on their device, without a Python loop over images."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from nas_agg.common.errors import InputError
 from nas_agg.training.autoaugment import autoaugment
 from nas_agg.training.recipes import Augmentation
 
-__all__ = ["Augmentation", "Augmenter", "color_jittered", "color_shift", "normalise", "resized"]
+__all__ = ["Augmentation", "Augmenter", "jitter_color", "lighting_shift", "normalise", "resize_windows"]
 
-_TRIES = 10  # windows drawn for an image, of which the first that fits into it is taken; the last is cut to fit
+_TRIES = 10  # windows drawn per image; the first that fits is used, and the last is clipped if none does
 
-# Principal components of the RGB values of ImageNet (0 to 1), in columns, and their standard deviations: the noise of
-# AlexNet (Krizhevsky et al. 2012, section 4.1) with the values that its reimplementations share.
+# Principal components of ImageNet's RGB values (0 to 1), in columns, and their standard deviations: the colour noise of
+# AlexNet (Krizhevsky et al., 2012, section 4.1) with the values that its reimplementations share.
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Bytes to floats: ``(x / 255 - mean) / std`` for each channel.
+    """Normalise bytes to floats: ``(x / 255 - mean) / std`` per channel.
 
     Args:
         images: uint8, (N, C, H, W).
-        mean: Of each channel, of x / 255.
-        std: Likewise.
+        mean: Mean of x / 255 per channel.
+        std: Standard deviation of x / 255 per channel.
 
     Returns:
         float32, (N, C, H, W), channels_last in memory.
@@ -39,40 +39,40 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return images.contiguous(memory_format=torch.channels_last).float().mul_(scale).add_(shift)
 
 
-def resized(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """A window of each image scaled, bilinearly, to the image's size.
+def resize_windows(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Scale one window per image bilinearly to the image's size.
 
     Args:
         images: uint8, (N, C, H, W).
-        top, left, height, width: Of each window, whole float numbers, (N,).
+        top, left, height, width: Integers of each window as floats, (N,).
 
     Returns:
         uint8, (N, C, H, W).
     """
     rows, columns = images.shape[2:]
 
-    def places(first: Tensor, size: Tensor, count: int) -> Tensor:
-        """Where each output pixel lies, (N, count), on grid_sample's scale of -1 to 1."""
+    def coordinates(first: Tensor, size: Tensor, count: int) -> Tensor:
+        """Coordinates of the output pixels, (N, count), in grid_sample's range of -1 to 1."""
         steps = torch.arange(0.5, count, device=images.device)
         inside = torch.minimum((steps * (size / count).view(-1, 1) - 0.5).clamp_(min=0), size.view(-1, 1) - 1)
         return (2 * (first.view(-1, 1) + inside) + 1) / count - 1
 
-    y, x = places(top, height, rows), places(left, width, columns)
+    y, x = coordinates(top, height, rows), coordinates(left, width, columns)
     grid = torch.stack([x[:, None].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], -1)
     scaled = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return scaled.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def color_jittered(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
-    """Brightness, contrast and saturation, changed in an order of each image's own.
+def jitter_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation in a separate order per image.
 
-    Each step moves an image away from black, from its mean grey value or from its grey version, and cuts off what
-    is no byte, as torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` do.
+    Each step blends an image with black, its mean grey value or its greyscale version and clips the result to bytes, as
+    torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` do.
 
     Args:
         images: uint8, (N, 3, H, W).
-        factors: float32, (3, N): of brightness, contrast and saturation; 1 changes nothing.
-        order: int64, (3, N): for each image a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
+        factors: float32, (3, N): factors of brightness, contrast and saturation; 1 changes nothing.
+        order: int64, (3, N): per image a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
 
     Returns:
         uint8, (N, 3, H, W).
@@ -86,35 +86,35 @@ def color_jittered(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     return images
 
 
-def color_shift(draws: Tensor) -> Tensor:
-    """PCA lighting: what is added to the RGB values (0 to 1) of every pixel of an image.
+def lighting_shift(draws: Tensor) -> Tensor:
+    """The shift of RGB values (0 to 1) of PCA lighting.
 
     Args:
-        draws: Of each principal component, in standard deviations: (N, 3).
+        draws: Weights of the principal components, in standard deviations: (N, 3).
 
     Returns:
-        (N, 3): for red, green and blue.
+        The shift of red, green and blue, (N, 3).
     """
     components, deviations = (torch.tensor(x, device=draws.device) for x in (_COMPONENTS, _DEVIATIONS))
     return draws * deviations @ components.T
 
 
 class Augmenter:
-    """A set of training images that hands out varied, normalised batches of them.
+    """Augmented and normalised batches of a set of training images.
 
-    Choosing images, cropping and flipping are one gather from the padded images; every random number comes from a
-    generator of its own on the images' device.
+    Selection, cropping and flipping are a single gather from the padded images. All random numbers come from a separate
+    generator on the images' device.
 
     Args:
-        images: uint8, (N, C, H, W), on the device to work on.
-        augmentation: How to vary them.
-        mean: Of each channel, of x / 255.
-        std: Likewise.
-        seed: Of the generator.
+        images: uint8, (N, C, H, W), on the target device.
+        augmentation: The augmentation.
+        mean: Mean of x / 255 per channel.
+        std: Standard deviation of x / 255 per channel.
+        seed: Seed of the generator.
 
     Raises:
-        InputError: AutoAugment is asked for on images that are neither grey nor RGB, or color jitter or lighting on
-            images that are not RGB.
+        InputError: AutoAugment of images that are neither greyscale nor RGB, or color jitter or lighting of images that
+            are not RGB.
     """
 
     def __init__(
@@ -122,10 +122,10 @@ class Augmenter:
     ):
         channels = images.shape[1]
         if augmentation.autoaugment != "none" and channels not in (1, 3):
-            raise InputError(f"AutoAugment works on 1 or 3 channels, these images have {channels}; use another recipe")
-        for name, wanted in (("color jitter", augmentation.color_jitter), ("lighting", augmentation.lighting)):
-            if wanted and channels != 3:
-                raise InputError(f"{name} works on 3 channels, these images have {channels}; use another recipe")
+            raise InputError(f"AutoAugment requires 1 or 3 channels, but images have {channels}; use another recipe")
+        for name, strength in (("color jitter", augmentation.color_jitter), ("lighting", augmentation.lighting)):
+            if strength and channels != 3:
+                raise InputError(f"{name} requires 3 channels, but images have {channels}; use another recipe")
         self.augmentation, self.mean, self.std = augmentation, mean, std
         self.shape = tuple(images.shape)
         self.device = images.device
@@ -135,20 +135,20 @@ class Augmenter:
         self.pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
 
     def batch(self, index: Tensor) -> Tensor:
-        """The images of these numbers, varied and normalised.
+        """An augmented and normalised batch.
 
         Args:
-            index: int64, (B,), on the images' device.
+            index: Indices of the images: int64, (B,), on the images' device.
 
         Returns:
             float32, (B, C, H, W), channels_last in memory.
         """
-        images = self._cropped(index)
+        images = self._crop_and_flip(index)
         if self.augmentation.resized_crop:
-            top, left, height, width = self._windows(len(index))
-            images = resized(images, top, left, height, width)
+            top, left, height, width = self._crop_windows(len(index))
+            images = resize_windows(images, top, left, height, width)
         if self.augmentation.color_jitter:
-            images = color_jittered(images, *self._jitter(len(index)))
+            images = jitter_color(images, *self._jitter(len(index)))
         if self.augmentation.autoaugment != "none":
             images = autoaugment(images, self.augmentation.autoaugment, self.generator)
         batch = normalise(images, self.mean, self.std)
@@ -161,8 +161,8 @@ class Augmenter:
     def _draw(self, bound: int, count: int) -> Tensor:
         return torch.randint(bound, (count, 1, 1), generator=self.generator, device=self.device)
 
-    def _cropped(self, index: Tensor) -> Tensor:
-        """The images' windows, mirrored or not: uint8, (B, C, H, W)."""
+    def _crop_and_flip(self, index: Tensor) -> Tensor:
+        """Randomly cropped and flipped images: uint8, (B, C, H, W)."""
         _, channels, height, width = self.shape
         rows = torch.arange(height, device=self.device).view(1, -1, 1)
         columns = torch.arange(width, device=self.device).view(1, 1, -1)
@@ -172,15 +172,15 @@ class Augmenter:
             rows = rows + self._draw(2 * self.augmentation.crop + 1, len(index))
             columns = columns + self._draw(2 * self.augmentation.crop + 1, len(index))
         padded_height, padded_width = self.padded_size
-        place = (index.view(-1, 1, 1) * padded_height + rows) * padded_width + columns
-        return self.pixels.index_select(0, place.view(-1)).view(len(index), height, width, channels).permute(0, 3, 1, 2)
+        pixel = (index.view(-1, 1, 1) * padded_height + rows) * padded_width + columns
+        return self.pixels.index_select(0, pixel.view(-1)).view(len(index), height, width, channels).permute(0, 3, 1, 2)
 
-    def _windows(self, count: int) -> list[Tensor]:
-        """Windows to be cut and scaled: top, left, height and width, whole float numbers, (B,)."""
+    def _crop_windows(self, count: int) -> list[Tensor]:
+        """Windows of resized crops: top, left, height and width, integers as floats, (B,)."""
         _, _, height, width = self.shape
         area, aspect, down, right = torch.rand((4, _TRIES, count), generator=self.generator, device=self.device)
         area = (0.08 + 0.92 * area) * (height * width)
-        aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))  # of equal chance on a scale of logarithms
+        aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))  # uniform in the logarithm
         tall, wide = (area / aspect).sqrt().round().clamp_(min=1), (area * aspect).sqrt().round().clamp_(min=1)
         fits = (tall <= height) & (wide <= width)
         fits[-1] = True
@@ -190,18 +190,18 @@ class Augmenter:
         return [(down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide]
 
     def _jitter(self, count: int) -> tuple[Tensor, Tensor]:
-        """Factors and order of `color_jittered`: (3, B) each."""
+        """Factors and order for `jitter_color`: (3, B) each."""
         draws = torch.rand((6, count), generator=self.generator, device=self.device)
         return 1 + self.augmentation.color_jitter * (2 * draws[:3] - 1), draws[3:].argsort(0)
 
     def _shift(self, count: int) -> Tensor:
-        """What lighting adds to normalised images: (B, 3, 1, 1)."""
+        """The shift of normalised images by lighting: (B, 3, 1, 1)."""
         draws = torch.randn((count, 3), generator=self.generator, device=self.device)
-        shift = color_shift(self.augmentation.lighting * draws) / torch.tensor(self.std, device=self.device)
+        shift = lighting_shift(self.augmentation.lighting * draws) / torch.tensor(self.std, device=self.device)
         return shift.view(-1, 3, 1, 1)
 
     def _holes(self, count: int) -> Tensor:
-        """Where cutout's squares lie: bool, (B, 1, H, W)."""
+        """Mask of cutout's squares: bool, (B, 1, H, W)."""
         _, _, height, width = self.shape
         side = self.augmentation.cutout
         top = self._draw(height, count) - side // 2

@@ -1,8 +1,8 @@
-"""Batch-norm statistics of the current weights, in place of the running averages that a training leaves.
+"""Batch-norm statistics of the current weights, used instead of running averages early in a training.
 
-Running averages lag behind: with momentum 0.1 they are of the weights of the last ten or twenty steps, and after few
-steps still of their initial zeros and ones. While the learning rate is high, a network evaluated with them is worse
-than its weights are.
+Running averages lag: with momentum 0.1 they describe the weights of the last ten to twenty steps, and after few steps
+still their initial zeros and ones. While the learning rate is high, evaluation with running averages underestimates
+the current weights.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nas_agg.training.augment import Augmenter
 from nas_agg.training.recipes import Augmentation
 
-#: Drawn from the training images, or all where they are fewer.
-IMAGES = 1024
+#: Training images used for statistics, or all if there are fewer.
+MAX_IMAGES = 1024
 
-#: Where the learning rate is at most this share of its highest, running averages follow the weights.
-SETTLED_RATE = 0.1
+#: Running averages follow the weights once the learning rate is at most this share of its maximum.
+SETTLED_LR_SHARE = 0.1
 
-#: Steps after which nothing is left in running averages of what they began with: 0.9**100 is below 0.0001.
+#: Steps after which the initial values of running averages no longer matter: 0.9**100 is below 0.0001.
 SETTLED_STEPS = 100
 
 
-def lagging(rate: float, steps: int) -> bool:
-    """Whether an epoch is to be scored with fresh statistics, as the running averages are of other weights.
+def running_averages_lag(lr_share: float, steps: int) -> bool:
+    """Whether running averages lag behind the weights, so that statistics must be recomputed for an evaluation.
 
     Args:
-        rate: The learning rate of the last step, as a share of the highest.
+        lr_share: The learning rate of the last step, as a share of the highest.
         steps: Steps so far.
     """
-    return rate > SETTLED_RATE or steps < SETTLED_STEPS
+    return lr_share > SETTLED_LR_SHARE or steps < SETTLED_STEPS
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -44,14 +44,14 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 
 @contextlib.contextmanager
 def fresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> Iterator[None]:
-    """Inside the context, batch norms have the statistics of some images; afterwards their running ones, bit for bit.
+    """Context in which batch norms have the statistics of some images; their running statistics are restored on exit.
 
-    As in `torch.optim.swa_utils.update_bn`, each statistic is the plain mean of the batches' own. Unlike there,
-    everything but batch norm is in evaluation mode: no dropout, and no random number is drawn. The modes of all modules
-    are restored before the context is entered. Of a model without batch norm no batch is asked for.
+    As in `torch.optim.swa_utils.update_bn`, each statistic is the mean over batches. Unlike there, all modules but
+    batch norms are in evaluation mode, so that no dropout is applied and no random number is drawn. The modes of all
+    modules are restored before the context is entered. A model without batch norm reads no batch.
 
     Args:
-        model: On the images' device.
+        model: The model, on the images' device.
         batches: Normalised images ``(N, C, H, W)``.
     """
     norms = batch_norms(model)
@@ -76,7 +76,7 @@ def _estimate(model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[T
     try:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over batches
+            norm.momentum = None  # cumulative average: the mean over batches
             norm.training = True
         with torch.no_grad():
             for images in batches:
@@ -89,18 +89,18 @@ def _estimate(model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[T
 
 
 class StatisticsImages:
-    """Training images that statistics are taken from: always the same ones, augmented in the same way.
+    """Training images for batch-norm statistics: always the same images with the same augmentation.
 
-    Iterating gives normalised batches ``(N, C, H, W)`` that differ in size by one image at most. All randomness comes
-    from a generator of its own, so that a training draws the same numbers with and without.
+    Iteration yields normalised batches ``(N, C, H, W)`` whose sizes differ by at most one. All randomness comes from a
+    separate generator, so that the training itself draws the same numbers with and without statistics.
 
     Args:
-        images: uint8, (N, C, H, W), on the device to work on.
-        batch_size: Images per batch, at most.
-        augmentation: How they are varied.
-        mean: Of each channel, of x / 255.
-        std: Likewise.
-        seed: Of the choice and the augmentation.
+        images: uint8, (N, C, H, W), on the target device.
+        batch_size: Maximum number of images per batch.
+        augmentation: The augmentation.
+        mean: Mean of x / 255 per channel.
+        std: Standard deviation of x / 255 per channel.
+        seed: Seed of the choice and the augmentation.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class StatisticsImages:
         std: Sequence[float],
         seed: int,
     ):
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:IMAGES]
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES]
         self._augmenter = Augmenter(images[chosen.to(images.device)], augmentation, mean, std, seed)
         self._seed = seed
         self._index = torch.arange(len(chosen), device=images.device)

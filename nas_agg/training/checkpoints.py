@@ -1,4 +1,4 @@
-"""Checkpoints: what a training goes on from. Nothing in them is executed when read."""
+"""Checkpoints of trainings. Reading one executes no code from the file."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from nas_agg.common.files import check_regular_file, check_uncompressed, write_a
 CHECKPOINT = "checkpoint.pt"
 
 
-def model_print(model: nn.Module) -> str:
-    """A short text that models with the same parameters and buffers (names, shapes, types) share."""
+def model_fingerprint(model: nn.Module) -> str:
+    """A hash of the names, shapes and types of a model's parameters and buffers."""
     state = model.state_dict()
     text = ";".join(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}" for name, tensor in state.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def save_checkpoint(out: Path, of: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write a checkpoint into a folder, in the place of the one there.
+def save_checkpoint(out: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write a folder's checkpoint, replacing an earlier one.
 
     Args:
         out: The folder.
-        of: What training it belongs to: plain values by name.
+        fingerprint: Identifies the training: plain values by name.
         state: Tensors and plain values.
     """
     buffer = io.BytesIO()
-    torch.save({"of": of, "state": state}, buffer)
+    torch.save({"of": fingerprint, "state": state}, buffer)
     write_atomic(out / CHECKPOINT, buffer.getvalue())
 
 
-def load_checkpoint(out: Path, of: dict[str, Any]) -> dict[str, Any] | None:
-    """The state in a folder's checkpoint, on the CPU; none if there is no checkpoint.
+def load_checkpoint(out: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | None:
+    """Load the state of a folder's checkpoint to the CPU; None if there is no checkpoint.
 
     Raises:
-        InputError: The file cannot be read, or belongs to another training: what differs.
+        InputError: The file cannot be read or belongs to another training; the message names what differs.
     """
     path = out / CHECKPOINT
     if not path.exists():
@@ -49,18 +49,18 @@ def load_checkpoint(out: Path, of: dict[str, Any]) -> dict[str, Any] | None:
     try:
         check_uncompressed(path)
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        belongs, state = dict(saved["of"]), dict(saved["state"])
+        saved_fingerprint, state = dict(saved["of"]), dict(saved["state"])
     except Exception:  # a damaged file can make torch.load raise almost anything
-        raise InputError(f"{path}: not a checkpoint that can be read; remove it to train from the start") from None
-    for name, value in of.items():
-        if belongs.get(name) != value:
+        raise InputError(f"{path}: not a readable checkpoint; remove it to start anew") from None
+    for name, value in fingerprint.items():
+        if saved_fingerprint.get(name) != value:
             raise InputError(
-                f"{path}: of another {name} ({belongs.get(name)}, not {value}); give another folder, or remove it to "
-                "train from the start"
+                f"{path}: checkpoint of another {name} ({saved_fingerprint.get(name)}, not {value}); choose another "
+                "folder, or remove the checkpoint to start anew"
             )
     return state
 
 
 def remove_checkpoint(out: Path) -> None:
-    """Remove a folder's checkpoint, if it has one."""
+    """Remove a folder's checkpoint, if there is one."""
     (out / CHECKPOINT).unlink(missing_ok=True)

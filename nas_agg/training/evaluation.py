@@ -1,4 +1,4 @@
-"""Evaluation of a model on a part of a data set, and of each epoch of a training on the validation images."""
+"""Evaluation of a model on a split of a data set, and of each epoch of a training on the validation images."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Metrics = dict[str, Any]
 
 
 def batch_size(data: Data, device: torch.device | str) -> int:
-    """Images per batch of a forward pass without gradients: a fixed number for a kind of device and image."""
-    room = 2**18 if torch.device(device).type == "cpu" else 2**22
-    return max(16, min(1024, room // math.prod(data.input)))
+    """Images per batch of an evaluation: fixed for a type of device and a size of images."""
+    values_at_once = 2**18 if torch.device(device).type == "cpu" else 2**22
+    return max(16, min(1024, values_at_once // math.prod(data.input)))
 
 
 def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | str = "cpu") -> Metrics:
-    """Count what a model gets right, in float32 and in batches of a fixed size for a kind of device and image.
+    """Evaluate a model in float32, in batches whose size depends on the type of device and the image size alone.
 
     Args:
-        model: Moved to the device; left in the mode it was in.
-        split: For instance ``data.test``.
-        data: The data set it belongs to, for its mean and standard deviation.
-        device: Where to work.
+        model: The model; moved to the device, its mode is restored.
+        split: A split, for instance ``data.test``.
+        data: The data set of the split, for its mean and standard deviation.
+        device: The device.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (whole numbers); of
-        more than 5 classes also ``top5_accuracy`` (0 to 1), the share of images whose class is among the five with the
-        highest logits. Of equal logits the lower class comes first, as in ``accuracy``.
+        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (counts); for more than 5
+        classes also ``top5_accuracy`` (0 to 1), the share of images whose class is among the five highest logits. Ties
+        are resolved in favour of the lower class, as in ``accuracy``.
 
     Raises:
-        InputError: The model's output is not (N, classes).
+        InputError: The shape of the model's output is not (N, classes).
     """
     training = model.training
     model.to(device).eval()
@@ -54,8 +54,8 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
                 logits = model(normalise(images, data.mean, data.std)).float()
                 if logits.shape != (len(images), data.classes):
                     raise InputError(
-                        f"the network gives {tuple(logits.shape[1:])} values an image, {data.name} has {data.classes} "
-                        "classes"
+                        f"the network's output has shape {tuple(logits.shape[1:])} per image; {data.name} has "
+                        f"{data.classes} classes"
                     )
                 correct += (logits.argmax(1) == labels).sum()
                 if data.classes > 5:
@@ -64,25 +64,25 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
                 loss += functional.cross_entropy(logits, labels, reduction="sum")
     finally:
         model.train(training)
-    images_seen, right = len(split), int(correct)
-    scored = {
-        "accuracy": right / images_seen,
-        "loss": float(loss) / images_seen,
-        "correct": right,
-        "images": images_seen,
+    count, correct_count = len(split), int(correct)
+    metrics = {
+        "accuracy": correct_count / count,
+        "loss": float(loss) / count,
+        "correct": correct_count,
+        "images": count,
     }
-    return scored | ({"top5_accuracy": int(among_five) / images_seen} if data.classes > 5 else {})
+    return metrics | ({"top5_accuracy": int(among_five) / count} if data.classes > 5 else {})
 
 
 class Validation:
-    """The validation metrics of a training's epochs.
+    """Validation metrics of a training's epochs.
 
     Args:
         data: The data set, split.
-        images: The training images, uint8, (N, C, H, W), on the device; batch-norm statistics are taken from some.
-        augmentation: How the training varies them.
-        seed: Of the choice and the augmentation of those images.
-        device: Where to work.
+        images: The training images, uint8, (N, C, H, W), on the device; some are used for batch-norm statistics.
+        augmentation: The training's augmentation.
+        seed: Seed of the choice and the augmentation of these images.
+        device: The device.
     """
 
     def __init__(self, data: Data, images: Tensor, augmentation: Augmentation, seed: int, device: torch.device):
@@ -90,27 +90,27 @@ class Validation:
         size = batch_size(data, device)
         self.images = StatisticsImages(images, size, augmentation, data.mean, data.std, seed)
 
-    def metrics(self, model: nn.Module, fresh: bool) -> Metrics:
-        """``validation_loss`` and ``validation_accuracy``; the model is left as it was, bit for bit.
+    def metrics(self, model: nn.Module, recompute: bool) -> Metrics:
+        """``validation_loss`` and ``validation_accuracy``; the model is not changed.
 
-        Of a model with batch norm also ``validation_loss_running_statistics`` and
-        ``validation_accuracy_running_statistics``: with running averages, as saved weights are evaluated.
+        For a model with batch norm also ``validation_loss_running_statistics`` and
+        ``validation_accuracy_running_statistics``, computed with running averages as the saved weights will be.
 
         Args:
-            model: As it is trained.
-            fresh: Whether the first two are with batch-norm statistics of the current weights.
+            model: The model being trained.
+            recompute: Whether the first two use batch-norm statistics of the current weights.
         """
         metrics = self._evaluate(model)
         if not batch_norms(model):
             return metrics
         running = {f"{name}_running_statistics": value for name, value in metrics.items()}
-        if fresh:
+        if recompute:
             with fresh_statistics(model, self.images):
-                found = self._evaluate(model)
-            if math.isfinite(found["validation_loss"]):  # not so where a channel has no variance in these images alone
-                metrics = found
+                recomputed = self._evaluate(model)
+            if math.isfinite(recomputed["validation_loss"]):  # not if a channel has zero variance in these images
+                metrics = recomputed
         return metrics | running
 
     def _evaluate(self, model: nn.Module) -> Metrics:
-        found = evaluate(model, self.split, self.data, self.device)
-        return {"validation_loss": found["loss"], "validation_accuracy": found["accuracy"]}
+        metrics = evaluate(model, self.split, self.data, self.device)
+        return {"validation_loss": metrics["loss"], "validation_accuracy": metrics["accuracy"]}

@@ -1,4 +1,4 @@
-"""Training and evaluation: any module from (N, C, H, W) floats to (N, classes) logits."""
+"""The training loop, for any module from (N, C, H, W) floats to (N, classes) logits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_
 from nas_agg.common.files import write_atomic
 from nas_agg.compiler.network import aggregation_parameters, memory_of
 from nas_agg.training.augment import Augmenter
-from nas_agg.training.batch_norm_statistics import lagging
-from nas_agg.training.checkpoints import load_checkpoint, model_print, remove_checkpoint, save_checkpoint
+from nas_agg.training.batch_norm_statistics import running_averages_lag
+from nas_agg.training.checkpoints import load_checkpoint, model_fingerprint, remove_checkpoint, save_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.evaluation import Metrics, Validation, evaluate
 from nas_agg.training.recipes import Recipe
@@ -32,7 +32,7 @@ Report = Callable[[int, Metrics], bool]
 
 
 class TrainingFailed(NasAggError):
-    """A training came to nothing.
+    """A training diverged or ran out of memory.
 
     Attributes:
         reason: ``"diverged: ..."`` or ``"out of memory: ..."``.
@@ -47,22 +47,23 @@ class TrainingFailed(NasAggError):
 
 
 @dataclass(frozen=True)
-class Result:
-    """A training that ended well.
+class TrainingResult:
+    """The result of a training that did not fail.
 
     Attributes:
         epochs: Epochs done.
         history: Each epoch's metrics, as in ``metrics.jsonl``.
-        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, ``"paused"`` if ``until`` did, else none.
-        seconds: Time the epochs took, those before a resumption included.
-        uncompiled: Why steps ran as they are when they were to be compiled, else empty.
+        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, ``"paused"`` if ``pause_after`` did, else
+            None.
+        seconds: Duration of the epochs, including those before a resumption.
+        compile_error: Why a training that was to be compiled ran without ``torch.compile``; else empty.
     """
 
     epochs: int
     history: tuple[Metrics, ...]
     stopped: str | None
     seconds: float
-    uncompiled: str = ""
+    compile_error: str = ""
 
     @property
     def metrics(self) -> Metrics:
@@ -71,7 +72,7 @@ class Result:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device of that name: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+    """Resolve a device name: ``auto`` (CUDA if available), ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         InputError: There is no such device.
@@ -80,8 +81,8 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not number.isdecimal())):
-        hint = did_you_mean(name, ["auto", "cpu", "cuda"]) or "; give auto, cpu, cuda or cuda:N"
-        raise InputError(f"no device is called '{name}'{hint}")
+        hint = did_you_mean(name, ["auto", "cpu", "cuda"]) or "; choose from auto, cpu, cuda and cuda:N"
+        raise InputError(f"unknown device '{name}'{hint}")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise InputError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices; use cpu or auto")
     return torch.device(name)
@@ -101,88 +102,90 @@ def train(
     report: Report | None = None,
     checkpoint_seconds: float = 20.0,
     compile: bool = False,
-    until: int | None = None,
-) -> Result:
+    pause_after: int | None = None,
+) -> TrainingResult:
     """Train a model in place.
 
-    An epoch's images, in a new order, are cut into batches that differ by one image at most, none larger than the
-    recipe's and none of a single image: nothing is dropped and batch normalisation always has something to average.
-    On CUDA the forward pass runs in bfloat16 where that is safe. PyTorch's global generator is seeded (dropout); order
-    and augmentation have generators of their own. On a CPU equal arguments give equal weights.
+    Each epoch shuffles the images and splits them into batches whose sizes differ by at most one, none larger than the
+    recipe's and none of a single image: no image is dropped, and batch norm always averages over several. On CUDA the
+    forward pass runs under bfloat16 autocast. PyTorch's global generator is seeded (for dropout); order and
+    augmentation have generators of their own. On a CPU equal arguments give equal weights.
 
     Args:
-        model: From (N, C, H, W) floats to (N, classes) logits; moved to the device and to channels_last.
-        data: Split by the seed already.
-        recipe: How to train.
-        seed: Of everything random here; the initial weights are the caller's.
-        device: Where to work.
-        epochs: In the place of the recipe's; its schedule is squeezed or stretched to them.
-        on: The images to learn from. With ``"train"`` every epoch is scored on the validation images, with batch-norm
-            statistics of its own weights while running averages lag behind (`nas_agg.training.batch_norm_statistics`).
-        out: Folder for ``metrics.jsonl`` (a line an epoch) and ``checkpoint.pt``. A training that ended keeps a
-            checkpoint only if it was due for one; it may be removed once the result is safe.
-        resume: Go on from the checkpoint in ``out``, or from the start if there is none. The result is that of a
-            training never broken off, to the last bit on a CPU.
-        report: Called after each epoch with its number (from 1) and metrics; true ends the training.
-        checkpoint_seconds: Time between checkpoints, which stand at ends of epochs.
-        until: Pause after so many epochs, with a checkpoint to go on from; the schedule is that of ``epochs``.
-        compile: Whether steps run under ``torch.compile``. It compiles before the first step; if that fails, the
-            training goes on without. The weights and their names are the model's own in any case.
+        model: A module from (N, C, H, W) floats to (N, classes) logits; moved to the device and to channels_last.
+        data: The data set, split.
+        recipe: The training recipe.
+        seed: Seed of all randomness except the initial weights, which are the caller's.
+        device: The device.
+        epochs: Number of epochs, instead of the recipe's; its schedule is scaled accordingly.
+        on: The training images. With ``"train"`` each epoch is evaluated on the validation images, with batch-norm
+            statistics of the current weights while running averages lag (`nas_agg.training.batch_norm_statistics`).
+        out: Folder for ``metrics.jsonl`` (one line per epoch) and ``checkpoint.pt``. A finished training leaves a
+            checkpoint only if one was due; it may be removed once the result is saved.
+        resume: Resume from the checkpoint in ``out``, or start anew if there is none. The result is that of an
+            uninterrupted training, bit for bit on a CPU.
+        report: Called after each epoch with its number (from 1) and metrics; returning true ends the training.
+        checkpoint_seconds: Time between checkpoints, which are saved at the end of an epoch.
+        compile: Whether steps run under ``torch.compile``. Compilation happens before the first step; if it fails, the
+            training continues without. Parameters and their names remain those of the model.
+        pause_after: Pause after this many epochs and save a checkpoint; the schedule remains that of ``epochs``.
 
     Raises:
-        TrainingFailed: The loss or the weights were no numbers, the loss grew past ten times that of guessing, or
-            memory ran out.
-        InputError: The checkpoint is another training's, the data or the model do not fit.
+        TrainingFailed: The loss or the weights became NaN or infinite, the loss exceeded ten times that of guessing,
+            or memory ran out.
+        InputError: The checkpoint belongs to another training, or the data or the model are unsuitable.
     """
     epochs = recipe.epochs if epochs is None else epochs
     if epochs < 1:
-        raise InputError(f"epochs {epochs}: give 1 or more")
+        raise InputError(f"epochs {epochs}: must be 1 or more")
     try:
         run = _Training(model, data, recipe, seed, torch.device(device), epochs, on)
         if out is not None:
             run.open(out, resume)
         if compile and len(run.history) < epochs:
             run.compile()
-        return run.run(report, checkpoint_seconds, min(epochs, until or epochs))
+        return run.run(report, checkpoint_seconds, min(epochs, pause_after or epochs))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        said = " ".join(str(error).split())[:160]
-        raise TrainingFailed(f"out of memory: at batch size {recipe.batch_size} ({said})") from None
+        detail = " ".join(str(error).split())[:160]
+        raise TrainingFailed(f"out of memory: at batch size {recipe.batch_size} ({detail})") from None
 
 
 class _Training:
-    """The state of one training, and its epochs."""
+    """The state and the epochs of one training."""
 
     def __init__(
         self, model: nn.Module, data: Data, recipe: Recipe, seed: int, device: torch.device, epochs: int, on: str
     ):
         if seed < 0:
-            raise InputError(f"seed {seed}: give a number from 0 on")
+            raise InputError(f"seed {seed}: must be 0 or more")
         self.model, self.data, self.recipe, self.device, self.epochs = model, data, recipe, device, epochs
         images = (data.train if on == "train" else data.train + data.validation).to(device)
         if len(images) < 2:
             raise InputError(f"{data.name}: {len(images)} training images; at least 2 are needed")
         self.labels = images.labels
-        order, varied, rest, statistics = (int(x) for x in np.random.SeedSequence(seed).generate_state(4))
+        order, augmentation_seed, global_seed, statistics = (
+            int(x) for x in np.random.SeedSequence(seed).generate_state(4)
+        )
         self.order = torch.Generator().manual_seed(order)
-        torch.manual_seed(rest)
+        torch.manual_seed(global_seed)
         augmentation = recipe.augmentation(data.augmentation)
-        self.augmenter = Augmenter(images.images, augmentation, data.mean, data.std, varied)
+        self.augmenter = Augmenter(images.images, augmentation, data.mean, data.std, augmentation_seed)
         self.validation = Validation(data, images.images, augmentation, statistics, device) if on == "train" else None
         self.batches = max(1, min(math.ceil(len(images) / recipe.batch_size), len(images) // 2))
-        # Batches are made several at a time: one gather for many small steps.
-        room = 2**20 if device.type == "cpu" else 2**24
-        self.group = max(1, room // (recipe.batch_size * math.prod(data.input)))
+        # Several batches are augmented at once: one gather serves many small steps.
+        values_at_once = 2**20 if device.type == "cpu" else 2**24
+        self.batches_at_once = max(1, values_at_once // (recipe.batch_size * math.prod(data.input)))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimiser = _optimiser(model, recipe)
         self.steps = self.batches * epochs
         self.history: list[Metrics] = []
         self.forward: Callable[[Tensor], Tensor] = model
-        self.uncompiled = ""
+        self.compile_error = ""
         self.out: Path | None = None
-        self.of = {
-            "network": model_print(model),
+        self.fingerprint = {
+            "network": model_fingerprint(model),
             "recipe": recipe.model_dump_json(exclude={"about", "choices"}, exclude_defaults=True),
             "seed": seed,
             "number of epochs": epochs,
@@ -191,10 +194,10 @@ class _Training:
         }
 
     def open(self, out: Path, resume: bool) -> None:
-        """Make the folder hold what this training has done so far, and nothing else of a training."""
+        """Restore the folder's checkpoint if ``resume``; else remove what an earlier training left."""
         out.mkdir(parents=True, exist_ok=True)
         self.out = out
-        state = load_checkpoint(out, self.of) if resume else None
+        state = load_checkpoint(out, self.fingerprint) if resume else None
         if state is None:
             remove_checkpoint(out)
         else:
@@ -202,36 +205,36 @@ class _Training:
         write_atomic(out / METRICS, "".join(json.dumps(metrics) + "\n" for metrics in self.history))
 
     def compile(self) -> None:
-        """Compile the steps ahead; nothing of it is left in what is trained, nor in what is drawn."""
+        """Compile a training step; weights, buffers and random states are left as they were."""
         images = len(self.labels)
         size = math.ceil(images / self.batches)
         buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        drawn, others = torch.get_rng_state(), self.augmenter.generator.get_state()
-        on_device = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        global_state, augmentation_state = torch.get_rng_state(), self.augmenter.generator.get_state()
+        cuda_state = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         try:
             memory = memory_of(self.model)
-            self.forward = CompiledForward(self.model.train(), memory, varied=images % self.batches > 0)
+            self.forward = CompiledForward(self.model.train(), memory, dynamic_batch=images % self.batches > 0)
             self._loss(self.augmenter.batch(torch.arange(size, device=self.device)), self.labels[:size])[0].backward()
-        except Exception as error:  # a compiler, and what it calls, raise anything
+        except Exception as error:  # compilers raise all kinds of exceptions
             if is_out_of_memory(error):
                 raise
             self.forward = self.model
-            self.uncompiled = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
+            self.compile_error = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
         finally:
             self.optimiser.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-            torch.set_rng_state(drawn)
-            self.augmenter.generator.set_state(others)
-            if on_device is not None:
-                torch.cuda.set_rng_state(on_device, self.device)
+            torch.set_rng_state(global_state)
+            self.augmenter.generator.set_state(augmentation_state)
+            if cuda_state is not None:
+                torch.cuda.set_rng_state(cuda_state, self.device)
 
-    def run(self, report: Report | None, checkpoint_seconds: float, until: int) -> Result:
-        """The epochs that are left, up to one of them."""
+    def run(self, report: Report | None, checkpoint_seconds: float, pause_after: int) -> TrainingResult:
+        """Run the remaining epochs, up to ``pause_after``."""
         saved = time.monotonic()
         stopped = None
-        while len(self.history) < until and stopped is None:
+        while len(self.history) < pause_after and stopped is None:
             metrics = self._epoch(len(self.history) + 1)
             self.history.append(metrics)
             if self.out is not None:
@@ -239,30 +242,30 @@ class _Training:
                     file.write(json.dumps(metrics) + "\n")
             if report is not None and report(len(self.history), metrics) and len(self.history) < self.epochs:
                 stopped = "pruned"
-            # After the report, so that no epoch that is done goes unreported, and never for a training that ended so.
+            # After the report, so that every finished epoch is reported, and never for a training that was pruned.
             elif self.out is not None and time.monotonic() - saved >= checkpoint_seconds:
-                save_checkpoint(self.out, self.of, self._state())
+                save_checkpoint(self.out, self.fingerprint, self._state())
                 saved = time.monotonic()
         if stopped is None and len(self.history) < self.epochs:
             stopped = "paused"
             if self.out is not None:
-                save_checkpoint(self.out, self.of, self._state())
+                save_checkpoint(self.out, self.fingerprint, self._state())
         seconds = sum(metrics["seconds"] for metrics in self.history)
-        return Result(len(self.history), tuple(self.history), stopped, seconds, self.uncompiled)
+        return TrainingResult(len(self.history), tuple(self.history), stopped, seconds, self.compile_error)
 
     def _epoch(self, number: int) -> Metrics:
         start = time.perf_counter()
-        metrics: Metrics = {"epoch": number} | self._learn(number)
+        metrics: Metrics = {"epoch": number} | self._train_epoch(number)
         seconds = time.perf_counter() - start
         if self.validation is not None:
-            fresh = lagging(metrics["lr"] / self.recipe.lr, number * self.batches)
-            metrics |= self.validation.metrics(self.model, fresh)
+            recompute = running_averages_lag(metrics["lr"] / self.recipe.lr, number * self.batches)
+            metrics |= self.validation.metrics(self.model, recompute)
         self._check_finite(number, metrics)
         metrics["seconds"] = round(time.perf_counter() - start, 4)
         metrics["images_per_second"] = round(len(self.labels) / seconds, 1)
         return metrics
 
-    def _learn(self, number: int) -> Metrics:
+    def _train_epoch(self, number: int) -> Metrics:
         """One pass over the training images."""
         self.model.train()
         total = torch.zeros((), device=self.device)
@@ -270,8 +273,8 @@ class _Training:
         order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
         batches = order.tensor_split(self.batches)
         step, lr = (number - 1) * self.batches, 0.0
-        for first in range(0, self.batches, self.group):
-            group = batches[first : first + self.group]
+        for first in range(0, self.batches, self.batches_at_once):
+            group = batches[first : first + self.batches_at_once]
             index = torch.cat(group)
             sizes = [len(batch) for batch in group]
             images, labels = self.augmenter.batch(index).split(sizes), self.labels[index].split(sizes)
@@ -281,12 +284,12 @@ class _Training:
                 loss, logits = self._step(batch, target, lr)
                 total += loss * len(target)
                 correct += (logits.argmax(1) == target).sum()
-            if not math.isfinite(float(total)):  # the only wait for the device, once for many steps
-                raise TrainingFailed(f"diverged: the loss was no number in epoch {number}")
+            if not math.isfinite(float(total)):  # the only synchronisation with the device, once per group
+                raise TrainingFailed(f"diverged: the loss became NaN or infinite in epoch {number}")
         mean = float(total) / len(self.labels)
         bound = 10 * math.log(self.data.classes)
         if mean > bound and (number - 1) * self.batches >= self.recipe.warmup_steps(self.steps):
-            raise TrainingFailed(f"diverged: mean loss {mean:.3g} in epoch {number}, guessing has {bound / 10:.3g}")
+            raise TrainingFailed(f"diverged: mean loss {mean:.3g} in epoch {number}; guessing gives {bound / 10:.3g}")
         return {"lr": lr, "train_loss": mean, "train_accuracy": int(correct) / len(self.labels)}
 
     def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
@@ -307,14 +310,14 @@ class _Training:
         return functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing), logits
 
     def _check_finite(self, number: int, metrics: Metrics) -> None:
-        """The last step may have spoilt the weights after its loss was counted."""
+        """Check the validation loss and the weights, which the last step may have spoilt after its own loss."""
         floats = [t for t in self.model.state_dict().values() if t.is_floating_point()]
         norm = float(torch.stack(torch._foreach_norm(floats)).norm()) if floats else 0.0
         if not math.isfinite(norm):
-            raise TrainingFailed(f"diverged: weights were no numbers after epoch {number}")
+            raise TrainingFailed(f"diverged: weights became NaN or infinite after epoch {number}")
         losses = [value for name, value in metrics.items() if name.startswith("validation_loss")]
         if not all(map(math.isfinite, losses)):
-            raise TrainingFailed(f"diverged: the validation loss was no number after epoch {number}")
+            raise TrainingFailed(f"diverged: the validation loss became NaN or infinite after epoch {number}")
 
     def _state(self) -> dict[str, Any]:
         state = {
@@ -341,26 +344,26 @@ class _Training:
             self.history = list(state["history"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             text = " ".join(str(error).split())[:160]
-            raise InputError(f"{self.out}: its checkpoint does not fit ({text}); remove it") from None
+            raise InputError(f"{self.out}: the checkpoint does not fit this training ({text}); remove it") from None
 
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the network has no parameters to train")
-    spared = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
-    spared |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
-    whole = [p for p in parameters if id(p) not in spared]
-    rest = [p for p in parameters if id(p) in spared]
-    groups = [{"params": whole}] + ([{"params": rest, "weight_decay": 0.0}] if rest else [])
+    undecayed = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
+    undecayed |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
+    decay = [p for p in parameters if id(p) not in undecayed]
+    no_decay = [p for p in parameters if id(p) in undecayed]
+    groups = [{"params": decay}] + ([{"params": no_decay, "weight_decay": 0.0}] if no_decay else [])
     return torch.optim.SGD(
         groups,
         lr=recipe.lr,
         momentum=recipe.momentum,
         nesterov=recipe.nesterov and recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
-        fused=True,  # a fifth of the time of a loop over many small tensors, on a CPU too
+        fused=True,  # a fifth of the time of a loop over many small tensors, also on a CPU
     )
 
 
-__all__ = ["METRICS", "Report", "Result", "TrainingFailed", "evaluate", "pick_device", "train"]
+__all__ = ["METRICS", "Report", "TrainingFailed", "TrainingResult", "evaluate", "pick_device", "train"]

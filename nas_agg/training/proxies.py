@@ -1,8 +1,7 @@
-"""Scores of networks that were not trained, or for one epoch only: of each more is better.
+"""Performance proxies: scores of untrained networks, or after one epoch of training. More is better.
 
-Every proxy is one small class: what it computes, and from which paper; `nas_agg.study.samplers.proxy_scorer` describes
-them without torch. A network comes as its graph and is built with weights of a seed, so that a score is the same
-wherever it is computed.
+Each proxy is one class with its paper; `nas_agg.study.samplers.proxy_scorer` describes them without torch. A network is
+given as its graph and built with the weights of a seed, so that its score does not depend on where it is computed.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from nas_agg.training.data import Data
 from nas_agg.training.loop import train
 from nas_agg.training.recipes import get_recipe
 
-RECIPE = "search"  # of trainings of an epoch
+RECIPE = "search"  # of one-epoch trainings
 
-#: Sigmoids are left out, since they gate.
+#: Activation functions except sigmoids, which serve as gates.
 _ACTIVATIONS = {getattr(functional, name) for word, (name, _) in ACTIVATIONS.items() if "sigmoid" not in word}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that networks are scored on.
+    """Images on which networks are scored.
 
     Attributes:
-        images: A batch of training images ``(N, C, H, W)``, normalised, of the networks' input; at least 2.
-        labels: Theirs, ``(N,)``.
-        data: The data set that they are from.
+        images: A batch of at least 2 normalised training images ``(N, C, H, W)`` of the networks' input shape.
+        labels: Their labels, ``(N,)``.
+        data: Their data set.
     """
 
     images: Tensor
@@ -48,16 +47,16 @@ class Sample:
 
 
 class Proxy(ABC):
-    """A score that costs less than a training."""
+    """A performance proxy: a score that is cheaper than training."""
 
     @abstractmethod
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
-        """The score; more is better.
+        """Score a network; more is better.
 
         Args:
             graph: The network.
-            sample: What it is scored on.
-            seed: Of the weights, and of what else is random.
+            sample: The images.
+            seed: Seed of the weights and of all other randomness.
         """
 
 
@@ -76,52 +75,52 @@ class Macs(Proxy):
 
 
 class GradNorm(Proxy):
-    """The length of the gradient, added up over layers (Abdelfattah et al., "Zero-Cost Proxies", ICLR 2021)."""
+    """The norm of the gradient, summed over layers (Abdelfattah et al., "Zero-Cost Proxies", ICLR 2021)."""
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
-        return math.fsum(float(g.norm()) for _, g in _gradients(_with_gradient(graph, sample, seed)))
+        return math.fsum(float(g.norm()) for _, g in _weight_gradients(_build_with_gradient(graph, sample, seed)))
 
 
 class Snip(Proxy):
-    """How much the loss would change without each weight (Lee et al., "SNIP", ICLR 2019), added up."""
+    """The sensitivity of the loss to each weight, summed (Lee et al., "SNIP", ICLR 2019)."""
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
-        network = _with_gradient(graph, sample, seed)
-        return math.fsum(float((weight * gradient).abs().sum()) for weight, gradient in _gradients(network))
+        network = _build_with_gradient(graph, sample, seed)
+        return math.fsum(float((weight * gradient).abs().sum()) for weight, gradient in _weight_gradients(network))
 
 
 class Synflow(Proxy):
-    """What flows through all paths of absolute weights (Tanaka et al., "SynFlow", NeurIPS 2020); its logarithm.
+    """The logarithm of the synaptic flow through absolute weights (Tanaka et al., "SynFlow", NeurIPS 2020).
 
-    Norms are left out, as they would undo what is measured; the image is all ones. Where the flow is beyond double
-    precision, as it is in very deep networks, the score is infinite.
+    Norms are removed, since they would cancel the flow; the image is all ones. Where the flow overflows double
+    precision, as in very deep networks, the score is infinite.
     """
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         images = sample.images[:1]
-        network = _network(without(graph, Norm), images, seed).double().eval()
+        network = _build(remove_operations(graph, Norm), images, seed).double().eval()
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.abs_()
         network(torch.ones_like(images, dtype=torch.float64)).sum().backward()
-        flow = math.fsum(float((weight * gradient).sum()) for weight, gradient in _gradients(network))
+        flow = math.fsum(float((weight * gradient).sum()) for weight, gradient in _weight_gradients(network))
         return math.log(flow) if flow > 0 else -math.inf if flow == 0 else math.inf
 
 
 class JacobCov(Proxy):
-    """How differently the network answers to small changes of different images.
+    """Dissimilarity of the network's local linear maps at different images.
 
-    The eigenvalues of the correlation of images' Jacobians (Mellor et al., "Neural Architecture Search without
-    Training", first version, 2020).
+    A score of the eigenvalues of the correlation matrix of the images' Jacobians (Mellor et al., "Neural Architecture
+    Search without Training", first version, 2020).
     """
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
-        network = _network(graph, sample.images, seed).train()
+        network = _build(graph, sample.images, seed).train()
         x = sample.images.clone().requires_grad_(True)
         network(x).sum().backward()
         assert x.grad is not None
         correlation = torch.corrcoef(x.grad.flatten(1).double())
-        if not correlation.isfinite().all():  # an image that nothing comes of
+        if not correlation.isfinite().all():  # an image with a constant gradient
             return -math.inf
         eigenvalues = torch.linalg.eigvalsh(correlation)
         k = 1e-5
@@ -130,21 +129,21 @@ class JacobCov(Proxy):
 
 
 class Naswot(Proxy):
-    """How differently the activations fire for different images.
+    """Dissimilarity of activation patterns for different images.
 
-    The log-determinant of the kernel of their binary codes (Mellor et al., "Neural Architecture Search without
+    The log-determinant of the kernel of binary activation codes (Mellor et al., "Neural Architecture Search without
     Training", ICML 2021).
     """
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
-        network = _network(graph, sample.images, seed).train()
-        with torch.no_grad(), _Codes(len(sample.images)) as codes:
+        network = _build(graph, sample.images, seed).train()
+        with torch.no_grad(), _ActivationCodes(len(sample.images)) as codes:
             network(sample.images)
         return float(torch.linalg.slogdet(codes.kernel).logabsdet)
 
 
-class _Codes(TorchFunctionMode):
-    """For each pair of images in how many units they agree on being active."""
+class _ActivationCodes(TorchFunctionMode):
+    """Accumulates, for each pair of images, the number of units with equal activation pattern."""
 
     def __init__(self, count: int):
         super().__init__()
@@ -158,18 +157,19 @@ class _Codes(TorchFunctionMode):
 
 
 class Zen(Proxy):
-    """How much the feature maps change with the image, at random weights, norms' scales put back in.
+    """Sensitivity of the last feature map to its input at random weights, with the scales of norms restored.
 
     The Zen-score (Lin et al., "Zen-NAS", ICCV 2021, Algorithm 1): the logarithm of the mean change of the last feature
-    map when noise of 0.01 is added to noise, plus that of each batch norm's deviation; the mean of 4 draws.
+    map when noise of scale 0.01 is added to Gaussian input, plus the logarithm of each batch norm's standard deviation;
+    averaged over 4 draws.
     """
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         images = sample.images
-        network = _network(features(graph), images, seed).train()
+        network = _build(trunk(graph), images, seed).train()
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.momentum = 1.0  # so that its statistics are those of the last batch
+                module.momentum = 1.0  # running statistics are those of the last batch
         generator = torch.Generator().manual_seed(seed)
 
         def noise(shape: torch.Size) -> Tensor:
@@ -182,13 +182,13 @@ class Zen(Proxy):
                     weight.copy_(noise(weight.shape))
                 x = noise(images.shape)
                 change = (network(x) - network(x + 0.01 * noise(images.shape))).abs().flatten(1).sum(1).mean()
-                scores.append(float(change.log()) + self._scales(network))
+                scores.append(float(change.log()) + self._log_deviations(network))
         score = sum(scores) / len(scores)
         return score if math.isfinite(score) else -math.inf
 
     @staticmethod
-    def _scales(network: Network) -> float:
-        """The logarithms of the batch norms' deviations in the last batch, added up."""
+    def _log_deviations(network: Network) -> float:
+        """Sum of the logarithms of the batch norms' standard deviations in the last batch."""
         total = 0.0
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d) and module.running_var is not None:
@@ -197,16 +197,16 @@ class Zen(Proxy):
 
 
 class OneEpoch(Proxy):
-    """The validation loss after the first epoch of a training, negated, with batch-norm statistics of its weights then.
+    """The negated validation loss after the first epoch of a training, with batch-norm statistics of current weights.
 
-    The epoch is the first of the recipe's, at its rising rate, as it would be in a search. The loss ranks networks
-    better than the accuracy, and also where validation images are few.
+    The epoch is the first of the recipe, including its warm-up, as in a search. The loss ranks networks better than the
+    accuracy, and also with few validation images.
     """
 
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         _, *size = graph.shapes[0]
         data = sample.data.shaped((size[0], size[1]), graph.shapes[graph.output][0])
-        result = train(build(graph, seed), data, get_recipe(RECIPE), seed=seed, until=1)
+        result = train(build(graph, seed), data, get_recipe(RECIPE), seed=seed, pause_after=1)
         return -float(result.metrics["validation_loss"])
 
 
@@ -223,29 +223,29 @@ PROXIES: dict[str, Proxy] = {
 }
 
 
-def without(graph: Graph, *kinds: type[Primitive]) -> Graph:
-    """The graph with some kinds of operations left out."""
+def remove_operations(graph: Graph, *kinds: type[Primitive]) -> Graph:
+    """The graph without some kinds of operations."""
     copy = Copy(graph)
     for i, op, inputs in copy.operations():
         copy.place.append(inputs[0] if isinstance(op, kinds) else copy.add(i, op, inputs))
     return copy.graph()
 
 
-def features(graph: Graph) -> Graph:
-    """The graph up to the map that its head averages; the whole graph where it ends otherwise."""
+def trunk(graph: Graph) -> Graph:
+    """The graph up to the map that its head averages; the whole graph if there is no such map."""
     end = at = graph.output
     while graph.shapes[at][1:] == (1, 1) and len(graph.inputs[at]) == 1:
         op, (at,) = graph.ops[at], graph.inputs[at]
         if isinstance(op, Gap):
             end = at
             break
-    kept = slice(0, end + 1)
-    return Graph(graph.ops[kept], graph.inputs[kept], graph.shapes[kept], graph.paths[kept], end)
+    part = slice(0, end + 1)
+    return Graph(graph.ops[part], graph.inputs[part], graph.shapes[part], graph.paths[part], end)
 
 
-def _network(graph: Graph, images: Tensor, seed: int) -> Network:
-    """The network without dropout, which would make its score a matter of luck."""
-    return build(without(graph, Dropout), seed).to(images.device)
+def _build(graph: Graph, images: Tensor, seed: int) -> Network:
+    """Build the network without dropout, which would make its score random."""
+    return build(remove_operations(graph, Dropout), seed).to(images.device)
 
 
 def _weights(network: Network) -> list[Tensor]:
@@ -253,13 +253,13 @@ def _weights(network: Network) -> list[Tensor]:
     return [module.weight for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
 
 
-def _gradients(network: Network) -> list[tuple[Tensor, Tensor]]:
-    """The weights that have a gradient, each with it."""
+def _weight_gradients(network: Network) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of weight and gradient, of the weights that have one."""
     return [(weight.detach(), weight.grad) for weight in _weights(network) if weight.grad is not None]
 
 
-def _with_gradient(graph: Graph, sample: Sample, seed: int) -> Network:
-    """The network with the gradient of one batch's loss."""
-    network = _network(graph, sample.images, seed).train()
+def _build_with_gradient(graph: Graph, sample: Sample, seed: int) -> Network:
+    """Build the network and compute the gradient of the loss on the sample."""
+    network = _build(graph, sample.images, seed).train()
     functional.cross_entropy(network(sample.images), sample.labels).backward()
     return network

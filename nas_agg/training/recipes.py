@@ -1,4 +1,4 @@
-"""How a network is trained: recipes, their learning rates, and how images are varied. Numbers only, no torch."""
+"""Training recipes: optimiser, learning-rate schedule and augmentation, as numbers; without torch."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ ConvInit = Literal["fan_in", "fan_out", "fan_out_uniform"]
 
 
 class Augmentation(BaseModel):
-    """How training images are varied, in this order.
+    """Augmentation of training images, in this order.
 
     Attributes:
-        crop: Pixels of black padding on each side, out of which a window of the image's size is cut at random.
-        flip: Whether every second image, at random, is mirrored left to right.
-        resized_crop: Whether a window of 8 to 100 % of the image's area, its sides from 3:4 to 4:3, is cut at random
-            and scaled to the image's size.
-        color_jitter: By how much at most brightness, contrast and saturation are multiplied, each by a factor from
-            1 - ``color_jitter`` to 1 + ``color_jitter``, in random order; 0: not at all. RGB images only.
-        autoaugment: The AutoAugment policy (Cubuk et al. 2019), one of its 25 sub-policies drawn for each image.
-        lighting: Standard deviation of the three draws by which the principal components of ImageNet's colours are
-            added to an image (Krizhevsky et al. 2012, section 4.1); 0: none. RGB images only.
-        cutout: Side in pixels of the square, centred anywhere in the image, that is set to the mean colour; 0: none.
+        crop: Random crop of the image's size, after black padding of this many pixels on each side.
+        flip: Random horizontal flip with probability 1/2.
+        resized_crop: Random crop of 8 to 100 % of the image's area with an aspect ratio from 3:4 to 4:3, scaled to the
+            image's size.
+        color_jitter: Brightness, contrast and saturation are multiplied by factors from 1 - ``color_jitter`` to
+            1 + ``color_jitter``, in random order; 0 disables it. RGB images only.
+        autoaugment: AutoAugment policy (Cubuk et al., 2019); one of its 25 sub-policies is drawn per image.
+        lighting: PCA colour noise (Krizhevsky et al., 2012, section 4.1): standard deviation of the weights with which
+            the principal components of ImageNet's colours are added; 0 disables it. RGB images only.
+        cutout: Side in pixels of a square, centred anywhere in the image, that is set to the mean colour; 0 disables
+            it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,32 +43,32 @@ class Augmentation(BaseModel):
 
 
 class Recipe(BaseModel):
-    """How to train a network.
+    """A training recipe.
 
     Attributes:
-        name: What it is called.
-        about: One line for people.
-        choices: What its source leaves unsaid, and what is done.
+        name: Its name.
+        about: A one-line description.
+        choices: Details that its source leaves open, and what is used here.
         epochs: Passes over the training images.
-        batch_size: Images a step, at most: an epoch is cut into equal batches, none dropped.
-        lr: Highest learning rate.
-        milestones: After so many of ``epochs`` the learning rate is multiplied by ``decay``, each time (in proportion
-            when another number of epochs is run); none: it falls along a cosine.
+        batch_size: Maximum number of images per step; an epoch is split into equal batches and drops none.
+        lr: Maximum learning rate.
+        milestones: Epochs after which the learning rate is multiplied by ``decay`` (scaled if the number of epochs is
+            overridden); if empty, the learning rate follows a cosine.
         decay: See ``milestones``.
-        warmup_epochs: Epochs of linear warm-up (shortened in proportion when fewer epochs than ``epochs`` are run).
-        momentum: Of SGD, without dampening.
+        warmup_epochs: Epochs of linear warm-up (scaled down if fewer epochs than ``epochs`` are run).
+        momentum: Momentum of SGD, without dampening.
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: L2 penalty of the weights.
-        decay_vectors: Whether biases and normalisation weights (parameters of one dimension) decay too.
-        decay_aggregation: Whether the weights of gathers (``weight: true``, DSNet's weighted sums) decay too: a number
-            per edge and channel, of shape (C, 1, 1). What ``scale`` layers multiply by always decays.
-        label_smoothing: Share of the target spread evenly over all classes.
-        clip: Largest norm of all gradients together; none: as they come.
-        zero_branches: Whether the last layer with weights of each branch that a shortcut joins by a sum starts at zero.
-        classifier_init: How linear layers start: He's normal or Glorot's uniform distribution.
-        conv_init: How convolutions start, by He et al. 2015: normal with the variance that keeps that of activations
-            (``fan_in``) or of gradients (``fan_out``), or uniform with the latter (``fan_out_uniform``).
-        crop, flip, resized_crop, color_jitter, autoaugment, lighting, cutout: Replace the data set's own augmentation
+        decay_vectors: Whether weight decay applies to biases and norms (one-dimensional parameters).
+        decay_aggregation: Whether weight decay applies to the weights of gathers (``weight: true``, DSNet's weighted
+            sums), one per edge and channel, of shape (C, 1, 1). It always applies to ``scale`` layers.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        clip: Maximum global norm of the gradients; None disables clipping.
+        zero_branches: Whether the last weighted layer of each residual branch is initialised at zero.
+        classifier_init: Initialisation of linear layers: He's normal or Glorot's uniform distribution.
+        conv_init: Initialisation of convolutions (He et al., 2015): normal with the variance that preserves that of
+            activations (``fan_in``) or of gradients (``fan_out``), or uniform with the latter (``fan_out_uniform``).
+        crop, flip, resized_crop, color_jitter, autoaugment, lighting, cutout: Override the data set's augmentation
             where set.
     """
 
@@ -101,24 +102,24 @@ class Recipe(BaseModel):
     cutout: int | None = Field(None, ge=0, le=1024)
 
     @property
-    def start(self) -> dict[str, Any]:
-        """How the weights start, as arguments of :func:`nas_agg.compiler.compile`."""
+    def init_options(self) -> dict[str, Any]:
+        """Options of weight initialisation, as arguments of :func:`nas_agg.compiler.compile`."""
         return {name: getattr(self, name) for name in ("zero_branches", "classifier_init", "conv_init")}
 
     def augmentation(self, default: Augmentation) -> Augmentation:
-        """The augmentation of a data set with this recipe's own wishes in it."""
-        wishes = {name: getattr(self, name) for name in Augmentation.model_fields}
-        return default.model_copy(update={name: wish for name, wish in wishes.items() if wish is not None})
+        """A data set's augmentation with this recipe's overrides."""
+        overrides = {name: getattr(self, name) for name in Augmentation.model_fields}
+        return default.model_copy(update={name: value for name, value in overrides.items() if value is not None})
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Learning rate of a step: ``lr_top`` times what the schedule leaves of it.
+        """Learning rate of a step: ``lr_top`` times the schedule's factor.
 
-        That is ``(1 + cos(pi * step / steps)) / 2``, or ``decay`` to the power of the milestones passed. ``lr_top``
-        grows in proportion to the step during warm-up and is ``lr`` after it (with the cosine, Eq. 15 and 16 of the
+        The factor is ``(1 + cos(pi * step / steps)) / 2``, or ``decay`` to the power of the number of milestones
+        passed. ``lr_top`` grows linearly during warm-up and is ``lr`` afterwards (with the cosine, Eq. 15 and 16 of the
         Micro-Dense Nets paper).
 
         Args:
-            step: Number of the step, 1 for the first.
+            step: Number of the step, from 1.
             steps: Steps of the whole training.
         """
         warmup = self.warmup_steps(steps)
@@ -128,37 +129,37 @@ class Recipe(BaseModel):
         return top * (1 + math.cos(math.pi * step / steps)) / 2
 
     def warmup_steps(self, steps: int) -> int:
-        """Steps of warm-up in a training of ``steps``."""
+        """Warm-up steps of a training of ``steps``."""
         return round(steps * min(1.0, self.warmup_epochs / self.epochs))
 
 
-# What is public of dynamic regularisation (Wang, Bian, Hou and Chau, "Convolutional Neural Networks with Dynamic
-# Regularization", 2019) is its idea: a branch times A + d r, r uniform and wider in deeper blocks, d up or down by a
-# fixed step as the smoothed training loss rises or falls. A, the step and the first d were not to be had for certain.
+# Dynamic regularisation (Wang, Bian, Hou and Chau, "Convolutional Neural Networks with Dynamic Regularization", 2019)
+# multiplies a branch by A + d r, with r uniform and wider in deeper blocks, and moves d by a fixed step as the smoothed
+# training loss rises or falls. A, the step and the first d could not be determined reliably.
 _MICRODENSE = (
-    "5 epochs of warm-up; the paper gives no number. Of augmentation the paper names AutoAugment alone: {rest}. "
-    "Convolutions start with He's fan-in variance; the paper names He et al. 2015, who allow either fan. "
+    "5 epochs of warm-up; the paper gives no number. The only augmentation the paper names is AutoAugment: {rest}. "
+    "Convolutions are initialised with He's fan-in variance; the paper cites He et al. 2015, who allow either fan. "
 )
 _DYNAMIC = (
-    "The '+' rows are not here: they add dynamic regularisation (Wang et al. 2019), whose constants could not be had."
+    "The '+' rows are not covered: they add dynamic regularisation (Wang et al. 2019), whose constants are unknown."
 )
 _DSNET = (
-    "The weights of dense shortcuts start at 1/k where k features are joined to the main path (inside the blocks of "
-    "DS2Net k is 1); the paper gives no start. Convolutions start with He's fan-in variance."
+    "The weights of dense shortcuts are initialised at 1/k where k features are added to the main path (inside the "
+    "blocks of DS2Net k is 1); the paper gives no value. Convolutions are initialised with He's fan-in variance."
 )
 _SPARSENET = (
-    "The SparseNet slides give no recipe: it is DenseNet's. Convolutions start with He's fan-in variance; the authors' "
-    "code has fan_out."
+    "The SparseNet slides give no recipe; DenseNet's is used. Convolutions are initialised with He's fan-in variance; "
+    "the authors' code uses fan_out."
 )
 _IMAGENET = (
-    "Resized crops are cut from images already scaled to the training size, and the whole scaled image is tested; "
-    "usual trainings on ImageNet cut from the original and test a centre crop."
+    "Resized crops are taken from images that were scaled to the training size, and the whole scaled image is tested; "
+    "standard ImageNet training crops the original image and tests a centre crop."
 )
 
 _ALL = (
     Recipe(
         name="search",
-        about="short training that ranks networks: 10 epochs, SGD with warm-up and cosine",
+        about="short training to rank networks: 10 epochs, SGD with warm-up and cosine",
         epochs=10,
         batch_size=64,
         lr=0.1,
@@ -168,7 +169,7 @@ _ALL = (
     ),
     Recipe(
         name="bench",
-        about="the training behind the table of the space agg-bench: 12 epochs of small batches",
+        about="training of the networks in the table of agg-bench: 12 epochs, batch 32",
         epochs=12,
         batch_size=32,
         lr=0.1,
@@ -178,7 +179,7 @@ _ALL = (
     ),
     Recipe(
         name="final",
-        about="full training of a search's best on small data: 40 epochs, SGD with warm-up and cosine",
+        about="full training of the best network on small data: 40 epochs, SGD with warm-up and cosine",
         epochs=40,
         batch_size=64,
         lr=0.1,
@@ -191,7 +192,7 @@ _ALL = (
     Recipe(
         name="microdense-cifar",
         about="the Micro-Dense Nets paper on CIFAR: 300 epochs, batch 128, AutoAugment",
-        choices=_MICRODENSE.format(rest="crop with 4 pixels of padding and flip are added, cutout is not") + _DYNAMIC,
+        choices=_MICRODENSE.format(rest="crop with 4 pixels of padding and flip are added, but not cutout") + _DYNAMIC,
         epochs=300,
         batch_size=128,
         lr=0.1,
@@ -218,7 +219,7 @@ _ALL = (
     Recipe(
         name="dsnet-cifar",
         about="the DSNet paper on CIFAR: 64,000 steps of batch 128, rate / 10 at half and at three quarters",
-        choices="64,000 steps are written as 164 epochs of 50,000 images, 64,124 steps. Batch 128 and momentum 0.9 are "
+        choices="64,000 steps are run as 164 epochs of 50,000 images, 64,124 steps. Batch 128 and momentum 0.9 are "
         f"those of He et al. 2016. {_DSNET}",
         epochs=164,
         batch_size=128,
@@ -246,9 +247,10 @@ _ALL = (
     ),
     Recipe(
         name="seqconv-cifar",
-        about="the SeqConv paper on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225, branches start at zero",
-        choices="Epochs, batch and milestones are those of DenseNet and of the authors' code. Channel dropout is the "
-        "network's own. Convolutions start with He's fan-in variance; the authors' code has fan_out_uniform.",
+        about="the SeqConv paper on CIFAR: 300 epochs, batch 64, rate / 10 at 150 and 225, zero-initialised branches",
+        choices="Epochs, batch and milestones are those of DenseNet and of the authors' code. Channel dropout is "
+        "part of the network. Convolutions are initialised with He's fan-in variance; the authors' code has "
+        "fan_out_uniform.",
         epochs=300,
         batch_size=64,
         lr=0.1,
@@ -261,10 +263,10 @@ _ALL = (
     ),
     Recipe(
         name="seqconv-imagenet",
-        about="the SeqConv paper on ImageNet: 100 epochs, batch 256, rate / 10 every 30, colours varied",
-        choices="Epochs, batch, milestones, colours and the start of convolutions are those of the authors' code; the "
-        "paper gives none of them for ImageNet. The classifier starts with Glorot's bound, which the paper names; the "
-        f"code's is sqrt(3 / outputs). {_IMAGENET}",
+        about="the SeqConv paper on ImageNet: 100 epochs, batch 256, rate / 10 every 30, color jitter",
+        choices="Epochs, batch, milestones, colour augmentation and initialisation of convolutions are those of the "
+        "authors' code; the paper gives none of them for ImageNet. The classifier is initialised with Glorot's bound, "
+        f"which the paper names; the code's is sqrt(3 / outputs). {_IMAGENET}",
         epochs=100,
         batch_size=256,
         lr=0.1,
@@ -309,12 +311,12 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe of that name.
+    """The recipe of a name.
 
     Raises:
-        InputError: There is none; the message names a near one, or all.
+        InputError: There is no such recipe; the message suggests the closest name or lists all.
     """
     if name not in RECIPES:
-        hint = did_you_mean(name, RECIPES) or f"; there are {', '.join(RECIPES)}"
-        raise InputError(f"no recipe is called '{name}'{hint}")
+        hint = did_you_mean(name, RECIPES) or f"; choose from {', '.join(RECIPES)}"
+        raise InputError(f"unknown recipe '{name}'{hint}")
     return RECIPES[name]

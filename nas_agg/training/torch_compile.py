@@ -1,4 +1,4 @@
-"""Full trainings under ``torch.compile``: what it needs, and a network's forward compiled."""
+"""Training under ``torch.compile``: its requirements, and a network's compiled forward."""
 
 from __future__ import annotations
 
@@ -17,89 +17,89 @@ from torch import Tensor, nn
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.graph.rematerialization import MemoryMode
 
-#: The share of what plainly would be kept for backward that the compiler may keep (`activation_memory_budget`); with
-#: these it keeps about what lean and leanest keep in eager mode.
-BUDGETS: dict[MemoryMode, float] = {"plain": 1.0, "lean": 0.5, "leanest": 0.1}
+#: PyTorch's `activation_memory_budget` of each memory mode, as a share of what mode ``plain`` keeps; with these the
+#: compiler keeps about as much as ``lean`` and ``leanest`` keep in eager mode.
+ACTIVATION_BUDGETS: dict[MemoryMode, float] = {"plain": 1.0, "lean": 0.5, "leanest": 0.1}
 
 BACKEND = "inductor"
 
 
 def check_compiler(device: str) -> None:
-    """Refuses to compile where that cannot be.
+    """Check that ``torch.compile`` can run.
 
     Args:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        InputError: There is no compiler for this device.
+        InputError: A requirement of the device is missing.
     """
-    missing = _missing("cuda" if device.startswith("cuda") else "cpu")
+    missing = missing_requirement("cuda" if device.startswith("cuda") else "cpu")
     if missing:
-        raise InputError(f"compile: torch.compile needs {missing}; install it, or train without compile")
+        raise InputError(f"compile: torch.compile needs {missing}; install it, or train without --compile")
 
 
-def _missing(kind: str) -> str:
-    """What torch.compile lacks for a kind of device; empty if nothing."""
-    if kind == "cuda":
+def missing_requirement(device_type: str) -> str:
+    """The missing requirement of ``torch.compile`` for ``cpu`` or ``cuda``; empty if all are met."""
+    if device_type == "cuda":
         if importlib.util.find_spec("triton") is None:
-            return "Triton, and it is not installed"
+            return "Triton, which is not installed"
         names = [os.environ["CC"]] if os.environ.get("CC") else ["gcc", "clang", "cc"]
-        what = "a C compiler"
+        compiler = "a C compiler"
     else:
         names = [os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")]
-        what = "a C++ compiler"
+        compiler = "a C++ compiler"
     if not any(shutil.which(name.split()[0]) for name in names if name.strip()):
-        return f"{what}, and there is no {' or '.join(names)}"
+        return f"{compiler}, but found no {' or '.join(names)}"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        return "Python's own headers (Python.h, in Debian's python3-dev), and they are not there"
+        return "Python's headers (Python.h; Debian package python3-dev), which are not installed"
     return ""
 
 
 class CompiledForward:
-    """A network's forward in training, compiled when it is first called; its parameters and their names stay its own.
+    """A network's compiled training forward; the parameters and their names remain the network's.
 
     Args:
-        model: The network; `nas_agg.compiler.network.Network` runs plainly under the compiler, whatever its memory.
-        memory: ``plain``, ``lean`` or ``leanest``: how much the compiler may keep for backward.
-        varied: Whether batches differ in size; one compilation does for all of them.
+        model: The network; a `nas_agg.compiler.network.Network` runs its standard forward under the compiler.
+        memory: The memory mode, which sets how much the compiler may keep for backward.
+        dynamic_batch: Whether batches differ in size; a single compilation then serves all sizes.
 
     Raises:
-        NasAggError: This torch cannot keep less.
+        NasAggError: This version of torch has no activation budget.
     """
 
-    def __init__(self, model: nn.Module, memory: MemoryMode, varied: bool):
-        self._varied = varied
-        # All or nothing: a part that could not be compiled would be run as it is, and nobody would know.
+    def __init__(self, model: nn.Module, memory: MemoryMode, dynamic_batch: bool):
+        self._dynamic_batch = dynamic_batch
+        # fullgraph: a part that cannot be compiled must not silently run in eager mode.
         self._run: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True, backend=backend(memory))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``(N, classes)`` of images ``(N, C, H, W)``."""
-        if self._varied:
+        if self._dynamic_batch:
             torch._dynamo.mark_dynamic(images, 0)
         return self._run(images)
 
 
 def backend(memory: MemoryMode) -> str | Callable[..., Any]:
-    """What compiles so that training keeps as much as a memory says.
+    """The compiler backend for a memory mode.
 
-    For less than ``plain`` it is a function of its own: for one and the same, PyTorch would take what it compiled of an
-    equal network for another memory.
+    Modes other than ``plain`` get a new function each time, since PyTorch would otherwise reuse what it compiled of an
+    equal network in another mode.
 
     Raises:
-        NasAggError: This torch cannot keep less.
+        NasAggError: This version of torch has no activation budget.
     """
     if memory == "plain":
         return BACKEND
     try:
-        from torch._functorch import config  # private, and the one place where this can be said
+        from torch._functorch import config  # private, but the only place for this setting
 
         config.activation_memory_budget  # noqa: B018
     except (ImportError, AttributeError):
-        raise NasAggError(f"torch {torch.__version__} cannot compile with memory {memory}") from None
+        raise NasAggError(f"torch {torch.__version__} cannot compile in memory mode '{memory}'") from None
     compiler = torch._dynamo.lookup_backend(BACKEND) if isinstance(BACKEND, str) else BACKEND
 
-    def keeping_less(graph: Any, inputs: Any) -> Any:
-        with config.patch(activation_memory_budget=BUDGETS[memory]):
+    def compile_within_budget(graph: Any, inputs: Any) -> Any:
+        with config.patch(activation_memory_budget=ACTIVATION_BUDGETS[memory]):
             return compiler(graph, inputs)
 
-    return keeping_less
+    return compile_within_budget

@@ -168,7 +168,7 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
         (("small.json", "--limit", "8"), "--limit: requires --rank"),
         (("small.json", "--batch", "1"), "invalid value for '--batch'"),
         (("small.json", "--inits", "0"), "invalid value for '--inits'"),
-        (("small.json", "--dataset", "digit"), "no data set is called 'digit'; did you mean 'digits'?"),
+        (("small.json", "--dataset", "digit"), "unknown data set 'digit'; did you mean 'digits'?"),
         (("small.json", "--input", "3x8x8"), "--input: 3 channels, but digits has 1"),
         (("small.json", "--input", "8x8"), "--input: '8x8' is not channels x height x width"),
         (("small.json", "--classes", "9"), "--classes: 9, but digits has 10"),
@@ -177,7 +177,7 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
         (("small.json", "--rank", "runs"), "--rank: cannot be combined with a genotype; leave out one of them"),
         (("--rank", "MADE", "--classes", "9"), "--classes: requires a genotype"),
         (("--rank", "MADE"), "its networks were not trained on a data set; name one with --dataset"),
-        (("--rank", "MADE", "--dataset", "digit"), "no data set is called 'digit'"),
+        (("--rank", "MADE", "--dataset", "digit"), "unknown data set 'digit'"),
     ],
 )
 def test_what_is_wrong_is_one_line(refused, small, made, words, line):

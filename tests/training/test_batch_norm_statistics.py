@@ -14,7 +14,7 @@ import nas_agg
 from nas_agg.training import batch_norm_statistics, loop
 from nas_agg.training import torch_compile as compiling
 from nas_agg.training.augment import normalise
-from nas_agg.training.batch_norm_statistics import IMAGES, StatisticsImages, fresh_statistics, lagging
+from nas_agg.training.batch_norm_statistics import MAX_IMAGES, StatisticsImages, fresh_statistics, running_averages_lag
 from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data
 from nas_agg.training.loop import METRICS, evaluate, train
@@ -126,15 +126,15 @@ def test_the_images_are_always_the_same(few):
     assert not torch.equal(torch.cat(once), plain)
     every = normalise(few.train.images[:150], few.mean, few.std).flatten(1)
     assert sorted(plain.flatten(1).tolist()) == sorted(every.tolist())
-    many = torch.zeros(3 * IMAGES, 1, 2, 2, dtype=torch.uint8)
-    assert sum(len(batch) for batch in StatisticsImages(many, 999, Augmentation(), (0.5,), (0.5,), 0)) == IMAGES
+    many = torch.zeros(3 * MAX_IMAGES, 1, 2, 2, dtype=torch.uint8)
+    assert sum(len(batch) for batch in StatisticsImages(many, 999, Augmentation(), (0.5,), (0.5,), 0)) == MAX_IMAGES
     odd = StatisticsImages(many[:5], 2, Augmentation(), (0.5,), (0.5,), 0)
     assert [len(batch) for batch in odd] == [3, 2], "never a single image, which has no variance"
 
 
 def test_an_epoch_is_scored_with_them_until_running_averages_follow():
-    assert lagging(1.0, 10_000) and lagging(0.11, 10_000) and lagging(0.0, 99)
-    assert not lagging(0.1, 100) and not lagging(0.0, 10_000)
+    assert running_averages_lag(1.0, 10_000) and running_averages_lag(0.11, 10_000) and running_averages_lag(0.0, 99)
+    assert not running_averages_lag(0.1, 100) and not running_averages_lag(0.0, 10_000)
 
 
 def test_metrics_of_a_training_hold_both(few, tmp_path):
@@ -148,7 +148,7 @@ def test_metrics_of_a_training_hold_both(few, tmp_path):
     assert [line[RUNNING] for line in history] == [scored["accuracy"] for scored in seen]
     assert [line["validation_loss_running_statistics"] for line in history] == [scored["loss"] for scored in seen]
     fresh = [line["validation_loss"] != line["validation_loss_running_statistics"] for line in history]
-    assert fresh == [lagging(line["lr"] / SEARCH.lr, 4 * line["epoch"]) for line in history]
+    assert fresh == [running_averages_lag(line["lr"] / SEARCH.lr, 4 * line["epoch"]) for line in history]
     assert fresh[0] and not fresh[-1] and history[-1]["validation_accuracy"] == history[-1][RUNNING]
     assert [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()] == list(history)
 
@@ -163,7 +163,7 @@ def test_fresh_statistics_that_lead_beyond_numbers_fail_no_training(few, monkeyp
 def test_the_first_epoch_of_a_deep_network_is_no_guessing(few):
     model = nas_agg.compile(nas_agg.load("agg-bench/light"), seed=0)
     data = replace(load_data("digits"), validation=few.validation)
-    first = train(model, data, get_recipe("bench"), seed=0, until=1).metrics
+    first = train(model, data, get_recipe("bench"), seed=0, pause_after=1).metrics
     assert first["validation_accuracy"] > first[RUNNING] + 0.2
     assert first["validation_loss"] < first["validation_loss_running_statistics"] / 2
 
@@ -171,9 +171,9 @@ def test_the_first_epoch_of_a_deep_network_is_no_guessing(few):
 def test_a_training_is_the_same_with_and_without(few, tmp_path, monkeypatch):
     states, saved = [], []
     for always in (True, False):
-        monkeypatch.setattr(loop, "lagging", lambda rate, steps, always=always: always)
+        monkeypatch.setattr(loop, "running_averages_lag", lambda rate, steps, always=always: always)
         model, out = network(), tmp_path / str(always)
-        train(model, few, SEARCH, seed=1, epochs=4, until=3, out=out)
+        train(model, few, SEARCH, seed=1, epochs=4, pause_after=3, out=out)
         states.append({**model.state_dict(), "drawn": torch.get_rng_state()})
         saved.append(torch.load(out / CHECKPOINT, weights_only=True)["state"])
     assert equal(*states)
@@ -186,7 +186,7 @@ def test_a_training_is_the_same_with_and_without(few, tmp_path, monkeypatch):
 
 def test_a_resumed_training_scores_as_an_unbroken_one(few, tmp_path):
     whole = train(network(), few, SEARCH, seed=2, epochs=4).history
-    train(network(), few, SEARCH, seed=2, epochs=4, until=2, out=tmp_path)
+    train(network(), few, SEARCH, seed=2, epochs=4, pause_after=2, out=tmp_path)
     torch.rand(5)
     resumed = train(network(), few, SEARCH, seed=2, epochs=4, out=tmp_path, resume=True).history
     assert without_times(resumed) == without_times(whole)
@@ -200,7 +200,7 @@ def test_a_compiled_training_scores_as_a_plain_one(few, monkeypatch):
     for compiled in (False, True):
         model = nas_agg.compile(plain, seed=0)
         results.append(train(model, few, SEARCH, seed=0, epochs=2, compile=compiled))
-    assert results[1].uncompiled == ""
+    assert results[1].compile_error == ""
     assert without_times(results[0].history) == without_times(results[1].history)
 
 

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from nas_agg.common.errors import InputError
-from nas_agg.training.checkpoints import CHECKPOINT, load_checkpoint, model_print, remove_checkpoint, save_checkpoint
+from nas_agg.training.checkpoints import (
+    CHECKPOINT,
+    load_checkpoint,
+    model_fingerprint,
+    remove_checkpoint,
+    save_checkpoint,
+)
 
 
 def network(width=4):
@@ -44,9 +50,9 @@ def test_damaged_checkpoints_are_refused_and_nothing_in_them_is_run(tmp_path):
     torch.save({"of": {"seed": 0}, "state": Command()}, tmp_path / "evil")
     for text in (b"", b"x" * 100, whole[:100], whole[: len(whole) // 2], (tmp_path / "evil").read_bytes()):
         (tmp_path / CHECKPOINT).write_bytes(text)
-        assert "not a checkpoint that can be read" in refusal(load_checkpoint, tmp_path, {"seed": 0})
+        assert "not a readable checkpoint" in refusal(load_checkpoint, tmp_path, {"seed": 0})
     assert not ran.exists()
 
 
 def test_model_print_tells_shapes_apart():
-    assert model_print(network()) == model_print(network()) != model_print(network(5))
+    assert model_fingerprint(network()) == model_fingerprint(network()) != model_fingerprint(network(5))

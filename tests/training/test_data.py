@@ -123,9 +123,11 @@ def test_as_many_images_as_are_asked_for_are_drawn_by_the_seed_class_by_class(tm
 
 
 def test_more_images_than_there_are_cannot_be_drawn(tmp_path):
-    assert "digits: train_images 1,106: give 1 to 1,105" in refusal("digits", train_images=1106, validation_images=333)
-    assert "digits: validation_images 0: give 1 to 1,438" in refusal("digits", validation_images=0)
-    assert "none are left to learn from" in refusal("digits", validation_images=1438)
+    assert "digits: train_images 1,106: must be 1 to 1,105" in refusal(
+        "digits", train_images=1106, validation_images=333
+    )
+    assert "digits: validation_images 0: must be 1 to 1,438" in refusal("digits", validation_images=0)
+    assert "no training images would remain" in refusal("digits", validation_images=1438)
 
 
 def test_min_side_scales_up_in_proportion_and_says_so(tmp_path):
@@ -162,27 +164,27 @@ def gap():
 
 
 MALFORMED = {
-    "missing": ({"y_test": None}, "no array y_test"),
+    "missing": ({"y_test": None}, "array y_test is missing"),
     "one shape": ({"x_train": np.zeros(40, np.uint8)}, "x_train: shape"),
     "five axes": ({"x_train": np.zeros((40, 1, 9, 7, 1), np.uint8)}, "x_train: shape"),
     "empty": ({"x_test": np.zeros((0, 9, 7), np.uint8), "y_test": np.zeros(0, int)}, "x_test: shape"),
-    "layout": ({"x_train": np.zeros((40, 3, 9, 3), np.uint8)}, "may be"),
+    "layout": ({"x_train": np.zeros((40, 3, 9, 3), np.uint8)}, "is ambiguous"),
     "lengths": ({"y_train": np.arange(39) % 4}, "40 images, y_train 39 labels"),
     "sizes": ({"x_test": np.zeros((20, 9, 8), np.uint8)}, "differ in size"),
     "float labels": ({"y_train": np.arange(40.0) % 4}, "y_train: labels of type float64"),
     "two labels": ({"y_train": np.zeros((40, 2), int)}, "y_train: shape"),
     "negative": ({"y_train": np.arange(40) % 4 - 1}, "label -1"),
-    "gap": ({"y_train": gap()}, "no label 2 but 3"),
+    "gap": ({"y_train": gap()}, "label 3 but not 2"),
     "huge label": ({"y_train": np.where(np.arange(40) == 0, 2**62, 0)}, f"no label 1 but {2**62}"),
     "one class": ({"y_train": np.zeros(40, int)}, "single class"),
     "unseen class": ({"y_test": np.full(20, 4)}, "y_test has label 4"),
-    "too bright": ({"x_train": np.full((40, 9, 7), 256.0), "x_test": np.zeros((20, 9, 7))}, "floats must run"),
-    "nan": ({"x_test": np.full((20, 9, 7), np.nan), "x_train": np.zeros((40, 9, 7))}, "floats must run"),
-    "nan first": ({"x_train": np.full((40, 9, 7), np.nan), "x_test": np.zeros((20, 9, 7))}, "floats must run"),
-    "two scales": ({"x_test": np.zeros((20, 9, 7))}, "x_train is uint8, x_test float64"),
+    "too bright": ({"x_train": np.full((40, 9, 7), 256.0), "x_test": np.zeros((20, 9, 7))}, "floats must be within"),
+    "nan": ({"x_test": np.full((20, 9, 7), np.nan), "x_train": np.zeros((40, 9, 7))}, "floats must be within"),
+    "nan first": ({"x_train": np.full((40, 9, 7), np.nan), "x_test": np.zeros((20, 9, 7))}, "floats must be within"),
+    "two scales": ({"x_test": np.zeros((20, 9, 7))}, "x_train is uint8 and x_test float64"),
     "dark": ({"x_train": np.full((40, 9, 7), -1)}, "0 to 255, found -1"),
     "complex": ({"x_train": np.zeros((40, 9, 7), complex)}, "type complex128"),
-    "objects": ({"x_train": np.array([{}] * 40, dtype=object)}, "not an .npz file"),
+    "objects": ({"x_train": np.array([{}] * 40, dtype=object)}, "not a readable .npz file"),
 }
 
 
@@ -197,13 +199,13 @@ def test_malformed_npz(tmp_path, case):
 def test_npz_files_that_are_none(tmp_path):
     assert "no such file" in refusal(f"npz:{tmp_path / 'none.npz'}")
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 broken")
-    assert "bad.npz: not an .npz file" in refusal(f"npz:{tmp_path / 'bad.npz'}")
+    assert "bad.npz: not a readable .npz file" in refusal(f"npz:{tmp_path / 'bad.npz'}")
     np.save(tmp_path / "one.npy", np.zeros(3))
-    assert "one array" in refusal(f"npz:{tmp_path / 'one.npy'}")
-    assert "not an .npz file" in refusal(f"npz:{tmp_path}")
+    assert "a single array" in refusal(f"npz:{tmp_path / 'one.npy'}")
+    assert "not a readable .npz file" in refusal(f"npz:{tmp_path}")
     whole = (tmp_path / "set.npz", npz(tmp_path))[0].read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
-    assert "cut.npz: not an .npz file" in refusal(f"npz:{tmp_path / 'cut.npz'}")
+    assert "cut.npz: not a readable .npz file" in refusal(f"npz:{tmp_path / 'cut.npz'}")
 
 
 def test_folder_without_split(tmp_path):
@@ -214,7 +216,7 @@ def test_folder_without_split(tmp_path):
     assert data.class_names == ("ant", "bee") and data.input == (3, 12, 12)
     assert [len(s) for s in (data.train, data.validation, data.test)] == [12, 4, 4]
     assert torch.equal(load_data(f"folder:{place}", seed=5, image_size=12).test.images, data.test.images)
-    assert "1 files" in data.notes[0]
+    assert "skipped 1 files" in data.notes[0]
     assert load_data(f"folder:{place}").input == (3, 64, 64)
 
 
@@ -246,7 +248,7 @@ def test_malformed_folders(tmp_path):
     (place / "cat").mkdir()
     assert f"{place / 'cat'}: no images" in refusal(f"folder:{place}")
     (place / "cat" / "broken.png").write_bytes(b"\x89PNG no")
-    assert f"{place / 'cat' / 'broken.png'}: not an image" in refusal(f"folder:{place}")
+    assert f"{place / 'cat' / 'broken.png'}: not a readable image" in refusal(f"folder:{place}")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(place / "cat" / "broken.png")
     assert "more than 8 bits" in refusal(f"folder:{place}")
     assert "one class folder, 'ant'" in refusal(f"folder:{folder(tmp_path / 'one', names=('ant',))}")
@@ -257,7 +259,7 @@ def test_malformed_folders(tmp_path):
     (split / "test").mkdir()
     assert f"{split / 'test'}: no images" in refusal(f"folder:{split}")
     folder(split / "test", names=("wasp",))
-    assert "class 'wasp' has no folder in train" in refusal(f"folder:{split}")
+    assert "class 'wasp' is not in train" in refusal(f"folder:{split}")
 
 
 def test_unknown_names_get_the_near_match():
@@ -265,7 +267,7 @@ def test_unknown_names_get_the_near_match():
     assert refusal("fashion_mnist").endswith("did you mean 'fashion-mnist'?")
     assert refusal("foldr:x").endswith("did you mean 'folder'?")
     assert all(name in refusal("zzz") for name in DATASETS)
-    assert "give a path" in refusal("npz:")
+    assert "missing path" in refusal("npz:")
 
 
 def test_sizes_and_seeds_out_of_bounds():

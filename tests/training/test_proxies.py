@@ -18,7 +18,7 @@ from nas_agg.graph.primitives import Norm
 from nas_agg.training import loop
 from nas_agg.training.augment import Augmentation
 from nas_agg.training.data import Data, Split
-from nas_agg.training.proxies import PROXIES, Sample, features, without
+from nas_agg.training.proxies import PROXIES, Sample, remove_operations, trunk
 from nas_agg.training.recipes import get_recipe
 
 GRAPH = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"conv": 3, "out": 5}, "bn", "relu", image=(4, 8, 8))
@@ -152,7 +152,7 @@ def test_signs(batch):
 
 def test_one_epoch_is_the_first_of_a_training(batch):
     model = build(GRAPH, 5)
-    history = loop.train(model, DATA, get_recipe("search"), seed=5, until=1).history
+    history = loop.train(model, DATA, get_recipe("search"), seed=5, pause_after=1).history
     assert score("one-epoch", batch, seed=5) == -history[0]["validation_loss"]
     assert history[0]["validation_loss"] != history[0]["validation_loss_running_statistics"]
 
@@ -212,9 +212,9 @@ def test_what_is_beyond_numbers(batch):
 def test_graphs_without_norms_and_heads():
     genotype = nas_agg.load("efficientnet/b0").with_task(input=(3, 32, 32))
     graph = expand(genotype)
-    assert not [op for op in without(graph, Norm).ops if op.word == "norm"]
-    cut = features(graph)
+    assert not [op for op in remove_operations(graph, Norm).ops if op.word == "norm"]
+    cut = trunk(graph)
     assert cut.shapes[cut.output] == (1280, 1, 1)
     assert cut.ops[cut.output].word == "act"
     whole = graph_of({"conv": 8, "out": 3, "padding": 0}, "relu", image=(4, 8, 8))
-    assert features(whole).output < whole.output
+    assert trunk(whole).output < whole.output

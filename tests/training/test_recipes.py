@@ -117,7 +117,7 @@ def test_names_and_near_matches():
     assert all(get_recipe(name).name == name for name in RECIPES)
     with pytest.raises(InputError, match="did you mean 'search'"):
         get_recipe("serch")
-    with pytest.raises(InputError, match="there are search, bench, final"):
+    with pytest.raises(InputError, match="choose from search, bench, final"):
         get_recipe("zzz")
 
 

@@ -248,7 +248,7 @@ def time_network(hash: str, genotype_json: str, settings: TableSettings) -> Resu
     torch.set_num_threads(1)
     data = _load_data(tuple(settings.data_arguments(0).items()))
     model = compile(Genotype.model_validate(json.loads(genotype_json)), 0)
-    result = train(model, data, _recipe(settings), seed=0, epochs=settings.epochs, until=2)
+    result = train(model, data, _recipe(settings), seed=0, epochs=settings.epochs, pause_after=2)
     latency = measure(model, data.input, seconds=MIN_LATENCY_SECONDS)
     seconds = round(result.history[1]["seconds"] * settings.epochs, 3)
     return {"hash": hash, "latency_ms": latency.median_ms, "seconds": seconds}

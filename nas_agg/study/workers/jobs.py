@@ -40,7 +40,7 @@ def _compiled(genotype: Genotype, job: dict[str, Any], recipe: Recipe) -> Networ
         genotype,
         job["seed"],
         memory=job.get("memory", "plain"),
-        **recipe.start,
+        **recipe.init_options,
     )
 
 
@@ -131,7 +131,7 @@ def _train_trial(job: dict[str, Any], data: Data, report: Report, recipe: Recipe
         out=out,
         resume=True,
         report=after_epoch,
-        until=job.get("until"),
+        pause_after=job.get("until"),
     )
     catch_up(result.history)
     last = result.history[reported - 1]
@@ -180,8 +180,8 @@ def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, 
         "recipe": job["recipe"],
         "seconds": result.seconds,
         "memory": memory_of(model),
-        "compiled": job.get("compile", False) and not result.uncompiled,
-        **({"uncompiled": result.uncompiled} if result.uncompiled else {}),
+        "compiled": job.get("compile", False) and not result.compile_error,
+        **({"uncompiled": result.compile_error} if result.compile_error else {}),
         **job["cost"],
         "mean": list(data.mean),  # of x / 255, channel by channel: what images are scaled by
         "std": list(data.std),

@@ -156,7 +156,7 @@ def test_a_final_training_that_cannot_be_compiled_says_so(tmp_path, monkeypatch,
 
 
 def test_without_a_compiler_nothing_begins(tiny_file, tmp_path, monkeypatch):
-    monkeypatch.setattr(compiling, "_missing", lambda kind: "a C++ compiler, and there is no g++")
+    monkeypatch.setattr(compiling, "missing_requirement", lambda kind: "a C++ compiler, and there is no g++")
     for begin in (
         lambda: trained(tmp_path / "run", compile=True),
         lambda: search(tiny_file, compile=True, device="cpu", out=tmp_path / "run"),

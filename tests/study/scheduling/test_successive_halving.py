@@ -299,7 +299,7 @@ def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
     genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
     whole, parts = compile(genotype, 0), compile(genotype, 0)
     unbroken = train(whole, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
-    paused = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", until=2)
+    paused = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", pause_after=2)
     assert (paused.stopped, paused.epochs) == ("paused", 2)
     parts = compile(genotype, 0)
     ended = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", resume=True)
