@@ -1,4 +1,4 @@
-"""`nas_agg compile`: what it leaves, prints and refuses; it is stopped without a trace."""
+"""`nas_agg compile`: files, output, errors; nothing remains when it is stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_leaves_a_folder_and_says_how_to_use_it(run, folder):
+def test_writes_a_folder_and_prints_how_to_use_it(run, folder):
     status, out, err = run("compile", "small.json", "--out", "new/model", "--weights", "small.safetensors")
     assert (status, err) == (0, "")
     lines = out.splitlines()
@@ -42,18 +42,18 @@ def test_leaves_a_folder_and_says_how_to_use_it(run, folder):
     assert float(used.stdout) == network(torch.ones(2, 3, 8, 8)).sum().item()
 
 
-def test_weights_that_nobody_trained_are_said_to_be_so(run, folder):
+def test_untrained_weights_are_announced(run, folder):
     out = run("compile", "small.json", "--out", "model")[1]
     assert "The weights are UNTRAINED (seed 0)" in out
-    again = json.loads(run("compile", "small.json", "--out", "again", "--seed", "0", "--format", "json")[1])
-    assert (again["weights"], again["seed"], again["params"], again["notes"]) == (None, 0, 268, [])
-    assert again["files"] == {file.name: file.stat().st_size for file in (folder / "again").iterdir()}
+    report = json.loads(run("compile", "small.json", "--out", "second", "--seed", "0", "--format", "json")[1])
+    assert (report["weights"], report["seed"], report["params"], report["notes"]) == (None, 0, 268, [])
+    assert report["files"] == {file.name: file.stat().st_size for file in (folder / "second").iterdir()}
     run("compile", "small.json", "--out", "other", "--seed", "1")
-    first, same, other = ((folder / name / "weights.safetensors").read_bytes() for name in ("model", "again", "other"))
+    first, same, other = ((folder / name / "weights.safetensors").read_bytes() for name in ("model", "second", "other"))
     assert first == same != other
 
 
-def test_verbose_says_what_each_pass_leaves(run, folder):
+def test_verbose_prints_the_operations_of_each_pass(run, folder):
     out = run("compile", "seqconv/seqresnet-r4-k8", "--input", "3x8x8", "--out", "model", "-v")[1]
     counted = [line.split() for line in out.splitlines() if len(line.split()) == 3 and line.split()[1].isdigit()]
     counts = {name: [int(number) for number in numbers] for name, *numbers in counted}
@@ -61,8 +61,8 @@ def test_verbose_says_what_each_pass_leaves(run, folder):
     before, after = counts["dead"]
     assert before > after
     assert all(one[1] == other[0] for one, other in itertools.pairwise(counts.values()))
-    said = json.loads(run("compile", "small.json", "--out", "other", "-v", "--format", "json")[1])["passes"]
-    assert {step["name"]: step["before"] - step["after"] for step in said}["fold_norms_into_preceding"] == 1
+    passes = json.loads(run("compile", "small.json", "--out", "other", "-v", "--format", "json")[1])["passes"]
+    assert {step["name"]: step["before"] - step["after"] for step in passes}["fold_norms_into_preceding"] == 1
 
 
 def test_for_another_task(run, folder):
@@ -71,7 +71,7 @@ def test_for_another_task(run, folder):
     assert (written.input, written.classes) == ((1, 9, 10), 7)
 
 
-def test_the_code_says_what_it_is_and_where_it_comes_from(run, folder):
+def test_the_code_names_its_origin(run, folder):
     run("compile", "aggregation/resnet", "--input", "3x8x8", "--out", "model")
     lines = (folder / "model/model.py").read_text().splitlines()
     assert lines[0] == '"""aggregation/resnet'
@@ -80,7 +80,7 @@ def test_the_code_says_what_it_is_and_where_it_comes_from(run, folder):
     assert (folder / "other/model.py").read_text().startswith('"""small\n')
 
 
-def test_exports_make_no_noise(folder):
+def test_exports_print_nothing_else(folder):
     command = [sys.executable, "-m", "nas_agg", "compile", "small.json", "--out", "model", "--onnx", "--export"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -91,7 +91,7 @@ def test_exports_make_no_noise(folder):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["small.json"], "--out"),
         (["small.json", "--out", ""], "out: name a folder"),
@@ -115,16 +115,16 @@ def test_exports_make_no_noise(folder):
         (["small.json", "--out", "x", "--seed", "-1"], "seed"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_leaves_nothing(refused, folder, words, said):
+def test_errors_are_one_line_and_leave_nothing(refused, folder, words, message):
     for name in ("text", "text.pt"):
         (folder / name).write_text("hello")
     (folder / "cut.safetensors").write_bytes((folder / "small.safetensors").read_bytes()[:-10])
     before = sorted(path.name for path in folder.iterdir())
-    assert said in refused("compile", *words)
+    assert message in refused("compile", *words)
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
-def test_a_folder_that_is_there(run, refused, folder):
+def test_an_existing_folder(run, refused, folder):
     run("compile", "small.json", "--out", "model")
     assert "model: already there; choose another folder, or replace it by --force" in refused(
         "compile", "small.json", "--out", "model"
@@ -133,7 +133,7 @@ def test_a_folder_that_is_there(run, refused, folder):
     assert nas_agg.compile(SMALL, weights=folder / "model/weights.safetensors")
 
 
-def test_a_place_that_cannot_be_written_is_work_that_failed(run, folder):
+def test_an_unwritable_folder_is_a_failure(run, folder):
     status, out, err = run("compile", "small.json", "--out", "small.json/model")
     assert (status, out) == (1, "")
     assert err == "nas_agg: small.json/model: cannot be written: Not a directory\n"

@@ -1,4 +1,4 @@
-"""The command line: what it prints, what it refuses, and with which exit status."""
+"""The command line: output, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from nas_agg.cli import main as cli
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.settings import Settings
 
-FIGURES = ["params", "macs", "flops", "activation_bytes", "activation_bytes_lean", "activation_bytes_leanest"]
-FIGURES += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
+METRICS = ["params", "macs", "flops", "activation_bytes", "activation_bytes_lean", "activation_bytes_leanest"]
+METRICS += ["peak_bytes_inference", "depth", "connections", "gradient_path", "hash"]
 
 
 @pytest.mark.parametrize(("point", "params"), [("30a64", 724_727), ("60a115", 4_031_046)])
 def test_cost_gives_the_papers_integers(run, point, params):
     status, out, _ = run("cost", f"microdense/{point}", "--format", "json")
-    figures = json.loads(out)
+    metrics = json.loads(out)
     assert status == 0
-    assert list(figures) == FIGURES
-    assert figures["params"] == params
-    assert figures["flops"] == 2 * figures["macs"]
+    assert list(metrics) == METRICS
+    assert metrics["params"] == params
+    assert metrics["flops"] == 2 * metrics["macs"]
 
 
 def test_cost_for_another_task(run):
-    figures = json.loads(
+    metrics = json.loads(
         run("cost", "microdense/30a64", "--classes", "100", "--input", "1x28x28", "--format", "json")[1]
     )
     assert (
-        figures["params"] == 724_727 + 90 * 81 - 2 * 9 * 16
-    )  # 80 inputs and a bias a class; a 3x3 stem on one channel
+        metrics["params"] == 724_727 + 90 * 81 - 2 * 9 * 16
+    )  # 80 inputs and a bias per class; a 3x3 stem on one channel
 
 
 @pytest.mark.parametrize("words", [["cost", "microdense/30a64"], ["spaces"], ["points"], ["datasets"], ["recipes"]])
-def test_what_describes_or_counts_imports_no_torch(words):
+def test_commands_that_describe_or_count_do_not_import_torch(words):
     code = (
         f"import sys; sys.argv = ['nas_agg', *{words!r}]\n"
         "from nas_agg.cli.main import main\n"
@@ -63,7 +63,7 @@ def test_lists(run):
 
 
 @pytest.mark.parametrize("command", ["spaces", "points", "searchers", "datasets", "recipes"])
-def test_tables_are_plain_where_nobody_looks(run, command):
+def test_tables_are_plain_without_a_terminal(run, command):
     status, out, _ = run(command)
     assert status == 0
     assert len(out.splitlines()) > 1
@@ -110,7 +110,7 @@ def test_version_and_help(run):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["cost", "microdens/30a64"], "did you mean 'microdense/30a64'?"),
         (["cost", "microdense/30a6"], "did you mean '30a64'?"),
@@ -140,11 +140,11 @@ def test_version_and_help(run):
         (["points", "microdens"], "did you mean 'microdense'?"),
     ],
 )
-def test_what_is_wrong_is_one_line(refused, words, said):
-    assert said in refused(*words)
+def test_errors_are_one_line(refused, words, message):
+    assert message in refused(*words)
 
 
-def test_a_fault_of_a_file_names_the_file_and_the_field(refused, tmp_path):
+def test_an_error_in_a_file_names_file_and_field(refused, tmp_path):
     (tmp_path / "bad.json").write_text('{"input": [3, 32, 32], "classes": 10, "net": [{"conv": 3, "ot": 16}]}')
     assert "bad.json: net[0].ot: no such field here; did you mean 'out'?" in refused("cost", "bad.json")
 

@@ -26,11 +26,11 @@ SMALL = {"input": [1, 8, 8], "classes": 10, "net": [{"conv": 3, "out": 6}, "bn",
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a user's function, which prefers wide networks."""
     net = [{"conv": 3, "out": "width"}, "bn", "relu", "gap", {"linear": "classes"}]
     space = Space({"input": [1, 8, 8], "classes": 10, "open": {"width": {"from": 2, "to": 40}}, "net": net}, "small")
-    path = tmp_path_factory.mktemp("made") / "widths"
+    path = tmp_path_factory.mktemp("finished_run") / "widths"
 
     def score(genotype: Genotype, trial: object) -> float:
         return genotype.text()["let"]["width"]
@@ -61,16 +61,16 @@ def test_lists_the_proxies(run):
     assert listed[2]["cost"] == "one backward pass" and "SNIP" in listed[2]["paper"]
 
 
-def test_the_list_and_a_second_ranking_need_no_torch(run, small, made):
-    run("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "zen")
+def test_the_list_and_a_second_ranking_need_no_torch(run, small, finished_run):
+    run("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "zen")
     code = (
         "import sys; from nas_agg.cli.main import main\n"
         "try: main()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
     )
-    for words in (("proxies",), ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "zen")):
-        told = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-        assert (told.returncode, told.stderr) == (0, "False\n")
-        assert "zen" in told.stdout
+    for words in (("proxies",), ("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "zen")):
+        report = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+        assert (report.returncode, report.stderr) == (0, "False\n")
+        assert "zen" in report.stdout
 
 
 def test_scores_a_network(run, small):
@@ -78,38 +78,38 @@ def test_scores_a_network(run, small):
     assert (status, err) == (0, "")
     assert heads(out) == list(ZERO_COST_PROXIES)
     assert out.splitlines()[-1] == "64 training images of digits, 3 initializations, seed 0"
-    told = json.loads(run("proxies", small, "--format", "json", "--seed", "4", "--batch", "16", "--inits", "4")[1])
+    report = json.loads(run("proxies", small, "--format", "json", "--seed", "4", "--batch", "16", "--inits", "4")[1])
     scorer = ProxyScorer(load_data("digits", 4), 4, 16)
     direct = [scorer.scores(nas_agg.load(SMALL), ZERO_COST_PROXIES, init) for init in range(4)]
-    for proxy in told["proxies"]:
+    for proxy in report["proxies"]:
         scores = [scores[proxy["proxy"]] for scores in direct]
         assert proxy["scores"] == scores
         assert proxy["mean"] == pytest.approx(np.mean(scores))
         assert proxy["std"] == pytest.approx(statistics.stdev(scores))
         assert (proxy["std"] == 0) == (proxy["proxy"] in ("params", "macs"))
-    assert told["proxies"][0]["mean"] == nas_agg.cost(SMALL).params
-    assert (told["images"], told["input"], told["classes"]) == (16, [1, 8, 8], 10)
+    assert report["proxies"][0]["mean"] == nas_agg.cost(SMALL).params
+    assert (report["images"], report["input"], report["classes"]) == (16, [1, 8, 8], 10)
 
 
 def test_for_another_task(run, small):
     words = ("proxies", small, "--input", "1x12x10", "--classes", "11", "--proxy", "zen", "--inits", "1")
-    told = json.loads(run(*words, "--format", "json")[1])
+    report = json.loads(run(*words, "--format", "json")[1])
     cost = nas_agg.cost(nas_agg.load(SMALL).with_task((1, 12, 10), 11))
-    assert [proxy["mean"] for proxy in told["proxies"][:2]] == [cost.params, cost.macs]
-    assert told["proxies"][2]["std"] is None
+    assert [proxy["mean"] for proxy in report["proxies"][:2]] == [cost.params, cost.macs]
+    assert report["proxies"][2]["std"] is None
     assert "one initialization" in run(*words)[1]
 
 
-def test_one_epoch_is_scored_where_it_is_asked_for(run, small, made):
-    told = json.loads(run("proxies", small, "--proxy", "one-epoch", "--inits", "2", "--format", "json")[1])
-    assert all(score < 0 for score in told["proxies"][2]["scores"])
-    words = ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "one-epoch", "--seed", "5")
+def test_one_epoch_is_scored_only_if_named(run, small, finished_run):
+    report = json.loads(run("proxies", small, "--proxy", "one-epoch", "--inits", "2", "--format", "json")[1])
+    assert all(score < 0 for score in report["proxies"][2]["scores"])
+    words = ("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "one-epoch", "--seed", "5")
     ranked = json.loads(run(*words, "--limit", "4", "--format", "json")[1])
     assert ranked["correlations"][2]["proxy"] == "one-epoch" and ranked["seconds"]["one-epoch"] > 0
-    assert json.loads(run(*words, "--limit", "4", "--format", "json")[1])["seconds"] == {}, "scores are kept"
+    assert json.loads(run(*words, "--limit", "4", "--format", "json")[1])["seconds"] == {}, "scores are saved"
 
 
-def test_scores_that_are_no_numbers_are_said_to_be_so(run, small, monkeypatch):
+def test_scores_that_are_not_finite_are_announced(run, small, monkeypatch):
     class Odd(proxies.Proxy):
         def score(self, graph, sample, seed):
             return -float("inf")
@@ -123,12 +123,12 @@ def test_scores_that_are_no_numbers_are_said_to_be_so(run, small, monkeypatch):
     out = run("proxies", small, "--proxy", "snip", "--proxy", "zen")[1].splitlines()
     assert [line.split()[1] for line in out[3:5]] == ["-inf", "nan"]
     assert out[-1] == "Note: zen could not be computed: out of memory; a smaller batch needs less"
-    told = json.loads(run("proxies", small, "--proxy", "snip", "--format", "json")[1])
-    assert told["proxies"][2] == {"proxy": "snip", "mean": None, "std": None, "scores": [None] * 3}
+    report = json.loads(run("proxies", small, "--proxy", "snip", "--format", "json")[1])
+    assert report["proxies"][2] == {"proxy": "snip", "mean": None, "std": None, "scores": [None] * 3}
 
 
-def test_ranks_a_run(run, small, made):
-    words = ("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "naswot", "--proxy", "grad-norm")
+def test_ranks_a_run(run, small, finished_run):
+    words = ("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "naswot", "--proxy", "grad-norm")
     status, out, err = run(*words)
     assert (status, err) == (0, "")
     lines = out.splitlines()
@@ -137,22 +137,24 @@ def test_ranks_a_run(run, small, made):
     assert float(lines[3].split()[-1]) > 0
     assert lines[5].startswith("6 fully trained networks by value; scores on 64 training images of digits, one init")
     assert lines[6].startswith("Note: not distinguishable from params") and "macs" in lines[6]
-    told = json.loads(run(*words, "--format", "json", "--inits", "2", "--limit", "4")[1])
-    assert (told["networks"], told["inits"], told["figure"], told["dataset"]) == (4, 2, "value", "digits")
-    assert [c["proxy"] for c in told["correlations"]] == ["params", "macs", "naswot", "grad-norm"]
-    assert told["correlations"][0]["kendall"] == pytest.approx(1)
-    assert told["correlations"][0]["networks"] == 4
+    report = json.loads(run(*words, "--format", "json", "--inits", "2", "--limit", "4")[1])
+    assert (report["networks"], report["inits"], report["figure"], report["dataset"]) == (4, 2, "value", "digits")
+    assert [c["proxy"] for c in report["correlations"]] == ["params", "macs", "naswot", "grad-norm"]
+    assert report["correlations"][0]["kendall"] == pytest.approx(1)
+    assert report["correlations"][0]["networks"] == 4
 
 
-def test_notes_what_is_left_out(run, small, made, monkeypatch):
+def test_notes_list_what_is_left_out(run, small, finished_run, monkeypatch):
     class Odd(proxies.Proxy):
         def score(self, graph, sample, seed):
             width = graph.shapes[1][0]
             return float("inf") if width == min(widths) else -width
 
-    widths = [nas_agg.load(f"{made}:{number}").text()["let"]["width"] for number in range(6)]
+    widths = [nas_agg.load(f"{finished_run}:{number}").text()["let"]["width"] for number in range(6)]
     monkeypatch.setitem(proxies.PROXIES, "snip", Odd())
-    out = run("proxies", "--rank", str(made), "--dataset", "digits", "--proxy", "snip", "--seed", "9")[1].splitlines()
+    out = run("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "snip", "--seed", "9")[
+        1
+    ].splitlines()
     assert out[3].split()[:3] == ["snip", "5", "-1.00"]
     assert out[5] == "Note: not distinguishable from params (intervals of Kendall's tau overlap): macs"
     assert out[6] == "Note: snip: 1 network left out: the score is not finite"
@@ -175,20 +177,20 @@ def test_notes_what_is_left_out(run, small, made, monkeypatch):
         (("smal.json",), "smal.json: no such file; did you mean 'small.json'?"),
         (("--rank", "runs"), "runs: not a run folder"),
         (("small.json", "--rank", "runs"), "--rank: cannot be combined with a genotype; leave out one of them"),
-        (("--rank", "MADE", "--classes", "9"), "--classes: requires a genotype"),
-        (("--rank", "MADE"), "its networks were not trained on a data set; name one with --dataset"),
-        (("--rank", "MADE", "--dataset", "digit"), "unknown data set 'digit'"),
+        (("--rank", "RUN", "--classes", "9"), "--classes: requires a genotype"),
+        (("--rank", "RUN"), "its networks were not trained on a data set; name one with --dataset"),
+        (("--rank", "RUN", "--dataset", "digit"), "unknown data set 'digit'"),
     ],
 )
-def test_what_is_wrong_is_one_line(refused, small, made, words, line):
-    assert line in refused("proxies", *[str(made) if word == "MADE" else word for word in words])
+def test_errors_are_one_line(refused, small, finished_run, words, line):
+    assert line in refused("proxies", *[str(finished_run) if word == "RUN" else word for word in words])
 
 
-def test_a_signal_stops_it_and_it_goes_on(small, made, tmp_path):
-    words = ("--rank", str(made), "--dataset", "digits", "--proxy", "zen", "--inits", "100000", "--seed", "77")
+def test_a_signal_stops_it_and_scores_are_saved(small, finished_run, tmp_path):
+    words = ("--rank", str(finished_run), "--dataset", "digits", "--proxy", "zen", "--inits", "100000", "--seed", "77")
     process = subprocess.Popen([sys.executable, "-m", "nas_agg", "proxies", *words], stderr=subprocess.PIPE, text=True)
-    kept, end = made / "proxies.json", time.monotonic() + 60
-    while not (kept.exists() and '"seed\\":77' in kept.read_text()) and time.monotonic() < end:
+    saved, end = finished_run / "proxies.json", time.monotonic() + 60
+    while not (saved.exists() and '"seed\\":77' in saved.read_text()) and time.monotonic() < end:
         time.sleep(0.1)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGTERM)
@@ -196,5 +198,5 @@ def test_a_signal_stops_it_and_it_goes_on(small, made, tmp_path):
         "nas_agg: stopped; the scores so far are saved with the run, rerun the command to resume\n"
     )
     assert process.returncode == 143
-    (of,) = [networks for key, networks in json.loads(kept.read_text()).items() if '"seed":77' in key]
-    assert sum(len(scores["zen"]) for scores in of.values()) > 1
+    (scored,) = [networks for key, networks in json.loads(saved.read_text()).items() if '"seed":77' in key]
+    assert sum(len(scores["zen"]) for scores in scored.values()) > 1

@@ -29,7 +29,7 @@ def nas_agg(*words, **more):
         (("--storage", "sqlite:///none.db", "--idle", "x"), "--idle: invalid duration 'x'"),
     ],
 )
-def test_a_wrong_call_is_one_line(words, line, tmp_path):
+def test_errors_are_one_line(words, line, tmp_path):
     ended = nas_agg(*words, cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith(f"nas_agg: {line}") and ended.stderr.count("\n") == 1

@@ -22,7 +22,7 @@ def test_durations(text, seconds):
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ({"budget": 0}, "budget: should be greater than or equal to 1, not 0"),
         ({"workers": -1}, "workers: "),
@@ -37,17 +37,17 @@ def test_durations(text, seconds):
         ({"buget": 5}, "buget: unknown setting; did you mean 'budget'?"),
     ],
 )
-def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
+def test_an_invalid_setting_is_one_line_that_names_it(setting, message):
     with pytest.raises(InputError) as error:
         Settings.parse(space="tiny", **setting)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
 IMAGES = (1, 8, 8)
 
 
-def test_a_default_may_go_by_the_images(tiny):
+def test_a_default_may_depend_on_the_images(tiny):
     by_size = type(tiny)({**_text(tiny), "search": {"max_macs": "100*in*h**2"}}, "tiny")
     assert Settings.parse(space="tiny").with_space_defaults(by_size, (1, 8, 8)).max_macs == 6400
     assert Settings.parse(space="tiny").with_space_defaults(by_size, (3, 32, 32)).max_macs == 307_200
@@ -69,7 +69,7 @@ def _text(space):
 _lists = {"deep": [0, 1], "kernel": [1, 3], "end": ["relu", ["bn", "relu"]]}
 
 
-def test_only_how_a_search_runs_may_differ():
+def test_only_resumable_settings_may_differ():
     there = Settings.parse(space="tiny", workers=1, timeout="2h").model_dump(mode="json")
     assert Settings.parse(space="tiny", workers=4, trial_timeout=9, retries=0).difference(there) == ""
     assert Settings.parse(space="tiny", seed=6).difference(there) == "seed is 0 there and 6 here"
@@ -90,7 +90,7 @@ def test_only_how_a_search_runs_may_differ():
         {"storage": ""},
     ],
 )
-def test_what_is_out_of_bounds_is_refused_in_a_short_line(setting):
+def test_values_out_of_bounds_are_refused_in_a_short_line(setting):
     with pytest.raises(InputError) as error:
         Settings.parse(space="tiny", **setting)
     assert str(error.value).startswith(f"{next(iter(setting))}: ")
