@@ -63,7 +63,12 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
-        sys.exit(app(words, prog_name="nas_agg", standalone_mode=False) or 0)
+        status = app(words, prog_name="nas_agg", standalone_mode=False) or 0
+        sys.stdout.flush()
+        sys.exit(status)
+    except BrokenPipeError:  # the reader of a table has exited, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the interpreter's last flush fail
+        sys.exit(128 + signal.SIGPIPE)
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, which click handles itself
             _print_error("stopped")
@@ -103,8 +108,6 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    if not {"search", "train", "worker"} & set(sys.argv[1:2]) and hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # exit quietly when the reader of a table exits, as `head` does
 
 
 if __name__ == "__main__":

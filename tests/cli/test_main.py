@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -181,6 +182,13 @@ def test_output_that_is_closed_or_full_ends_quietly(tmp_path):
     assert ran.returncode == 0
     assert ran.stderr == ""
     assert ran.stdout.startswith("point")
+
+
+def test_signals_of_broken_pipes_stay_ignored(run):
+    before = signal.getsignal(signal.SIGPIPE)
+    run("spaces")
+    run("bench", "--help")
+    assert signal.getsignal(signal.SIGPIPE) == before == signal.SIG_IGN  # else a dead worker's pipe would end a search
 
 
 def test_show_draws_into_a_file(run, refused, tmp_path):
