@@ -1,4 +1,4 @@
-"""A genotype, or a run's network, as a folder that runs without nas_agg."""
+"""Exports a network to a folder that runs without nas_agg."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportedModel:
-    """What was written.
+    """An exported network.
 
     Attributes:
-        genotype: Of the network.
-        params: Of the network.
-        macs: Of the network, an image.
-        weights: Where its weights come from; None: they are untrained.
+        genotype: The genotype.
+        params: Number of parameters.
+        macs: Multiply-accumulate operations per image.
+        weights: The file or name of its weights; None if they are untrained.
         written: The folder.
     """
 
@@ -60,22 +60,22 @@ def export_genotype(
     input: tuple[int, int, int] | None = None,
     classes: int | None = None,
 ) -> ExportedModel:
-    """Writes a genotype's network as code and weights.
+    """Export a network as code and weights.
 
     Args:
-        source: What `nas_agg.load` takes; a run's own weights are taken unless told others.
+        source: A source that `nas_agg.load` takes; a run's network has its own weights by default.
         out: The folder.
-        weights: What `nas_agg.compile` takes.
-        seed: Of untrained weights; 0 if unsaid.
+        weights: As for `nas_agg.compile`.
+        seed: Seed of untrained weights, by default 0.
         onnx: See `nas_agg.compiler.codegen.package.write_package`.
         export: Likewise.
         force: Likewise.
-        download: Whether named weights that are not here are fetched.
-        input: Images in place of the genotype's.
-        classes: Classes in place of the genotype's.
+        download: Download named weights that are not cached.
+        input: Replaces the genotype's input.
+        classes: Replaces the genotype's number of classes.
 
     Raises:
-        InputError: Something is missing or there already, or the weights are another network's.
+        InputError: Something is missing or exists already, or the weights do not belong to the network.
         NasAggError: The folder cannot be written.
     """
     from nas_agg.compiler import compile
@@ -85,42 +85,46 @@ def export_genotype(
     check_place(out, force)
     if onnx:
         check_onnx()
-    title, about, own = _of_run(Path(source)) if source and Path(source).is_dir() else (*describe_source(source), None)
+    if source and Path(source).is_dir():
+        title, about, own_weights = _describe_best(Path(source))
+    else:
+        title, about, own_weights = *describe_source(source), None
     genotype = open_genotype(source)
     if input is not None or classes is not None:
         genotype = genotype.with_task(input, classes)
-    taken = own if weights is None else weights
-    if taken is not None and seed is not None:
-        raise InputError("seed: it is of untrained weights, and there are others; leave it out")
-    if own is not None and weights is None:
-        said = _trained(Path(source))
+    if seed is not None and (own_weights or weights) is not None:
+        raise InputError("seed: only for untrained weights; leave it out")
+    if weights is not None:
+        about_weights = f"Weights from {encodable(Path(weights).name)}."
+    elif own_weights is not None:
+        about_weights = _describe_training(Path(source))
     else:
-        untrained = f"Untrained weights of seed {seed or 0}."
-        said = untrained if taken is None else f"Weights of {encodable(Path(taken).name)}."
-    about = " ".join(filter(None, [about, said]))
-    counted = cost(genotype)
+        about_weights = f"Untrained weights with seed {seed or 0}."
+    about = " ".join(filter(None, [about, about_weights]))
+    weights = own_weights if weights is None else weights
+    costs = cost(genotype)
     options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
     with explain_out_of_memory(source):
-        network = compile(genotype, seed or 0, taken, download=download)
+        network = compile(genotype, seed or 0, weights, download=download)
         written = write_package(out, genotype, network, title=title, about=about, **options)
-    return ExportedModel(genotype, counted.params, counted.macs, taken, written)
+    return ExportedModel(genotype, costs.params, costs.macs, weights, written)
 
 
-def _of_run(path: Path) -> tuple[str, str, str | None]:
-    """Title, about and weights of a run's best network."""
+def _describe_best(path: Path) -> tuple[str, str, str | None]:
+    """Title, description and weights of the final network of a run folder."""
     best = path / "best"
-    trained = (best / WEIGHTS).is_file()
-    if not (path / RUN_FILE).is_file():  # a copy of a best network, or no run at all, as is said where it is opened
-        return path.resolve().name, "", str(best / WEIGHTS) if trained else None
+    weights = str(best / WEIGHTS) if (best / WEIGHTS).is_file() else None
+    if not (path / RUN_FILE).is_file():  # a copy of a final network; anything else is refused when it is opened
+        return path.resolve().name, "", weights
     run = read_run(path)
-    if not (best / GENOTYPE).is_file() or not (trained or run.get("evaluate")):
+    if not (best / GENOTYPE).is_file() or not (weights or run.get("evaluate")):
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
     title, about = describe_run(run, path, _metrics(path).get("trial"))
-    return title, about, str(best / WEIGHTS) if trained else None
+    return title, about, weights
 
 
-def _trained(path: Path) -> str:
-    """What best/metrics.json and run.json say of the training; nothing where an older or spoilt run does not."""
+def _describe_training(path: Path) -> str:
+    """The training of a run's final network; empty if its metrics are missing or damaged."""
     try:
         return describe_training(_metrics(path), dataset_arguments(read_run(path), path)["spec"])
     except (InputError, KeyError, TypeError, ValueError):
@@ -129,7 +133,7 @@ def _trained(path: Path) -> str:
 
 def _metrics(path: Path) -> dict[str, Any]:
     try:
-        found = read_document(path / "best" / METRICS)
+        metrics = read_document(path / "best" / METRICS)
     except InputError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return metrics if isinstance(metrics, dict) else {}

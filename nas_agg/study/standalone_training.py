@@ -1,9 +1,11 @@
-"""One network, trained and tested without a search; its folder is a run's, so that all else works on it."""
+"""Trains and tests a single network without a search, in a run folder like that of a search."""
 
 from __future__ import annotations
 
 import math
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -18,11 +20,13 @@ from nas_agg.study.definition.task import absolute
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
 from nas_agg.study.records.provenance import describe_run, describe_source
 from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, dataset_arguments, read_run, resume_instructions
+from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 
 if TYPE_CHECKING:
     import os
 
+    from nas_agg.expansion.costs import Cost
     from nas_agg.language.genotype import Genotype
     from nas_agg.training.data import Data
 
@@ -42,28 +46,28 @@ def train_genotype(
     compile: bool = False,
     show: bool = False,
 ) -> dict[str, Any]:
-    """Trains a network on train + validation and tests it once; ``OUT/best`` holds it.
+    """Train a network on train + validation and test it once; ``OUT/best`` receives it.
 
     Args:
-        genotype: Whose input and classes become the data set's.
-        name: What the run is called after.
+        genotype: The network; its input and classes are replaced by the data set's.
+        name: The name of the run.
         dataset: See `nas_agg.training.data.load_data`.
-        recipe: A recipe's name.
-        epochs: In the place of the recipe's.
+        recipe: The recipe's name.
+        epochs: Replaces the recipe's epochs.
         device: auto, cpu, cuda or cuda:N.
-        seed: Of weights, order and augmentation.
-        out: The folder; ``runs/train-NAME-DATASET-SEED`` if unsaid. An unfinished training there goes on.
-        image_size: Images are scaled to this side.
-        memory: What is kept for backward: plain, lean or leanest; auto is the first that fits the device.
-        compile: Whether steps run under ``torch.compile``, which takes minutes before the first.
-        show: Whether to print how it goes.
+        seed: Seed of the weights, of the order of images and of augmentation.
+        out: The folder; by default ``runs/train-NAME-DATASET-SEED``. An unfinished training there is resumed.
+        image_size: Side in pixels that images are scaled to.
+        memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
+        compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
+        show: Print progress.
 
     Returns:
-        What ``best/metrics.json`` says.
+        The contents of ``best/metrics.json``.
 
     Raises:
-        InputError: A setting is wrong, or the folder holds something else.
-        TrainingFailed: The loss was no number, or memory ran out.
+        InputError: A setting is invalid, or the folder holds something else.
+        TrainingFailed: The loss diverged, or memory ran out.
     """
     from nas_agg.expansion.costs import cost
     from nas_agg.training.data import load_data
@@ -71,40 +75,30 @@ def train_genotype(
     from nas_agg.training.recipes import get_recipe
     from nas_agg.training.torch_compile import check_compiler
 
-    if memory not in (ways := get_args(RequestedMemoryMode)):
-        raise InputError(f"memory: {', '.join(ways)}, not {short_repr(memory)}{did_you_mean(str(memory), ways)}")
+    if memory not in (modes := get_args(RequestedMemoryMode)):
+        raise InputError(f"memory: {', '.join(modes)}, not {short_repr(memory)}{did_you_mean(str(memory), modes)}")
     if not 0 <= seed < SEED_LIMIT:
         raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
-    found, place = get_recipe(recipe), pick_device(device)
+    epochs, device = epochs or get_recipe(recipe).epochs, str(pick_device(device))
     if compile:
-        check_compiler(str(place))
+        check_compiler(device)
     settings = {
         "genotype": genotype.text(),
         "dataset": absolute(dataset),
         "recipe": recipe,
-        "epochs": epochs or found.epochs,
+        "epochs": epochs,
         "seed": seed,
         "image_size": image_size,
     }
     arguments = {"spec": absolute(dataset), "seed": seed, "image_size": image_size}
     data = load_data(**arguments)  # type: ignore[arg-type]
     genotype = genotype.with_task(data.input, data.classes)
-    counted = cost(genotype)
-    figures = {"params": counted.params, "macs": counted.macs, "hash": counted.hash}
+    costs = cost(genotype)  # an invalid network raises before the folder is created
     folder = RunFolder(_default_folder(name, dataset, seed) if out is None else out)
     try:
-        _begin(folder, settings, name, data=arguments, device=str(place))
+        _begin(folder, settings, name, data=arguments, device=device)
         if folder.metrics() is None:
-            if show:
-                size = f"{figures['params']:,} params, {figures['macs']:,} MACs"
-                length = f"{training_length(epochs or found.epochs, compile)}, recipe {recipe}"
-                print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
-            choice = standalone_memory_choice(folder, memory, counted, found.batch_size, str(place), data.nbytes)
-            if choice.message:
-                _say(folder, choice.message, show)
-            means = {"memory": choice.mode, "compile": compile}
-            job = _job(folder, settings, genotype=genotype.text(), device=str(place), cost=figures, **means)
-            _train(folder, job, data, show)
+            _run(folder, name, genotype, costs, data, device=device, memory=memory, compile=compile, show=show)
         metrics = folder.metrics()
     finally:
         folder.close()
@@ -117,30 +111,78 @@ def train_genotype(
     return metrics
 
 
-def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) -> None:
-    """Begins a run, or sees that the one that is there is the same training."""
-    if folder.new:
-        title, about = describe_source(name)
-        folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
-    elif folder.run["settings"] != settings:
-        keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
-        raise InputError(f"{folder.path}: a run with another {keys[0]}; choose another --out")
-
-
-def _say(folder: RunFolder, line: str, show: bool) -> None:
-    folder.log(line)
-    if show:
-        print(line, flush=True)
-
-
 def _default_folder(name: str, dataset: str, seed: int) -> Path:
     stems = [Path(text).stem if Path(text).suffix in (*SUFFIXES, ".npz") else text for text in (name, dataset)]
     words = [re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.") for stem in stems]
     return Path("runs") / f"train-{'-'.join(words)}-{seed}"
 
 
+def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) -> None:
+    """Begin a run, or check that the run in the folder has the same settings."""
+    if folder.new:
+        title, about = describe_source(name)
+        folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
+    elif folder.run["settings"] != settings:
+        keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
+        raise InputError(f"{folder.path}: the run has another {keys[0]}; choose another --out")
+
+
+def _run(
+    folder: RunFolder,
+    name: str,
+    genotype: Genotype,
+    costs: Cost,
+    data: Data,
+    *,
+    device: str,
+    memory: RequestedMemoryMode,
+    compile: bool,
+    show: bool,
+) -> None:
+    """Choose the memory mode and train.
+
+    Args:
+        folder: The run folder; the run has begun.
+        name: The name of the run.
+        genotype: The network, for the images and classes of the data set.
+        costs: Its costs.
+        data: The data set.
+        device: The device.
+        memory: The requested memory mode.
+        compile: Run the training under ``torch.compile``.
+        show: Print progress.
+    """
+    from nas_agg.training.recipes import get_recipe
+
+    settings = folder.run["settings"]
+    recipe = get_recipe(settings["recipe"])
+    if show:
+        size = f"{costs.params:,} params, {costs.macs:,} MACs"
+        length = f"{training_length(settings['epochs'], compile)}, recipe {recipe.name}"
+        print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
+    choice = standalone_memory_choice(folder, memory, costs, recipe.batch_size, device, data.nbytes)
+    if choice.message:
+        _log(folder, choice.message, show)
+    job = _job(
+        folder,
+        settings,
+        genotype=genotype.text(),
+        device=device,
+        cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
+        memory=choice.mode,
+        compile=compile,
+    )
+    _train(folder, job, data, show)
+
+
+def _log(folder: RunFolder, line: str, show: bool) -> None:
+    folder.log(line)
+    if show:
+        print(line, flush=True)
+
+
 def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> None:
-    """Does the training, and keeps in the folder how it stands."""
+    """Train, and record the status of the run."""
     from nas_agg.study.workers.jobs import train_in_full
     from nas_agg.training.loop import TrainingFailed
 
@@ -148,13 +190,12 @@ def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> No
     folder.update(status="running")
     try:
         with stoppable():
-            metrics = train_in_full(job, data, _reporter(folder, show, job["epochs"]))
+            metrics = train_in_full(job, data, _progress(folder, show, job["epochs"]))
             if "uncompiled" in metrics:
-                failed = f"torch.compile failed ({metrics['uncompiled']})"
-                _say(folder, f"{failed}: trained without it", show)
+                _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
         folder.update(status="stopped")
-        raise _interrupted(folder, stopped.status) from None
+        raise Interrupted(folder, stopped.status) from None
     except TrainingFailed as error:
         folder.update(status="failed", reason=str(error))
         raise
@@ -169,20 +210,12 @@ def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, 
     return {**places, **told, "trial": None, "value": None, "title": title, "about": about, **more}
 
 
-def _interrupted(folder: RunFolder, status: int) -> Exception:
-    error = NasAggError(f"stopped; resume {resume_instructions(folder.run, folder.path)}")
-    error.status = status
-    return error
-
-
-def _reporter(folder: RunFolder, show: bool, epochs: int) -> Any:
-    """Tells of an epoch now and then: of each on a terminal's one line, of every tenth part elsewhere."""
-    import sys
-
+def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, float], bool]:
+    """A function that reports each epoch: on one live line of a terminal, else about ten lines of a training."""
     live = show and sys.stdout.isatty()
 
-    def report(epoch: int, value: float) -> bool:
-        line = epoch_line(epoch, epochs, value)
+    def report(epoch: int, accuracy: float) -> bool:
+        line = epoch_line(epoch, epochs, accuracy)
         if is_logged_epoch(epoch, epochs):
             folder.log(line)
         if live:
@@ -203,31 +236,29 @@ def evaluate_genotype(
     image_size: int | None = None,
     download: bool = False,
 ) -> dict[str, Any]:
-    """Tests a network from saved weights on a data set's test split.
+    """Test a network with saved weights on the test split of a data set.
 
     Args:
-        source: A run folder, whose own weights and data set are taken unless told others, or any other genotype.
-        weights: What `nas_agg.compile` takes.
+        source: A run folder, with its own weights and data set by default, or any source that `nas_agg.load` takes.
+        weights: As for `nas_agg.compile`.
         dataset: See `nas_agg.training.data.load_data`.
         device: auto, cpu, cuda or cuda:N.
-        image_size: Images are scaled to this side.
-        download: Whether named weights that are not here are fetched.
+        image_size: Side in pixels that images are scaled to.
+        download: Download named weights that are not cached.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, of more than 5 classes, ``top5_accuracy``.
+        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
 
     Raises:
-        InputError: Something is missing, or the weights are another network's.
+        InputError: Something is missing, or the weights do not belong to the network.
     """
-    run = Path(source).is_dir()
-    if run and weights is None and dataset is None and image_size is None:
+    is_run = Path(source).is_dir()
+    if is_run and weights is None and dataset is None and image_size is None:
         return evaluate_run(source, device)
     genotype = open_genotype(source)
-    if not run and (weights is None or dataset is None):
+    if not is_run and (weights is None or dataset is None):
         missing = "--weights" if weights is None else "--dataset"
-        raise InputError(
-            f"{missing}: '{source}' is no run folder and has no weights of its own; name a file and a data set"
-        )
+        raise InputError(f"{missing}: '{source}' is not a run folder, so specify weights and a data set")
     from nas_agg.compiler import compile
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import evaluate, pick_device
@@ -238,19 +269,24 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
-    taken = weights or Path(source) / "best" / WEIGHTS
-    model = compile(genotype.with_task(data.input, data.classes), weights=taken, download=download)
+    weights = weights or Path(source) / "best" / WEIGHTS
+    model = compile(genotype.with_task(data.input, data.classes), weights=weights, download=download)
     return _finite(evaluate(model, data.test, data, pick_device(device)))
 
 
-def _finite(found: dict[str, Any]) -> dict[str, Any]:
-    if not math.isfinite(found["loss"]):
-        raise NasAggError("the network puts out what is no number: its weights are spoilt, or another network's")
-    return found
+def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    if not math.isfinite(metrics["loss"]):
+        raise NasAggError("the loss is not finite: the weights are damaged, or do not belong to the network")
+    return metrics
 
 
 def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    """What is to be done about a run without a final network, as the end of a sentence."""
+    """How to obtain the final network that a run does not have yet, as the end of a sentence.
+
+    Args:
+        run: The contents of its run.json.
+        path: Its folder.
+    """
     if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
     if run["status"] == "finished":
@@ -260,17 +296,17 @@ def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
 
 
 def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str, Any]:
-    """Test a run's final network again, from its saved weights, on the run's own test split.
+    """Test a run's final network again, with its saved weights, on the run's own test split.
 
     Args:
         path: A finished run's folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, of more than 5 classes, ``top5_accuracy``.
+        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
 
     Raises:
-        InputError: The folder is no run's, or the run has no final network.
+        InputError: The folder is not a run folder, or the run has no final network.
     """
     from nas_agg.compiler import compile
     from nas_agg.compiler.weights import load_weights

@@ -110,7 +110,10 @@ def test_exports_print_nothing_else(folder):
         ),
         (["aggregation/resnet", "--out", "x", "--weights", "small.safetensors"], "the weights of another network"),
         (["small.json", "--out", "x", "--weights", "small.safetensors", "--classes", "7"], "not (7, 8); these are the"),
-        (["small.json", "--out", "x", "--weights", "small.safetensors", "--seed", "1"], "seed: it is of untrained"),
+        (
+            ["small.json", "--out", "x", "--weights", "small.safetensors", "--seed", "1"],
+            "seed: only for untrained weights",
+        ),
         (["small.json", "--out", "x", "--input", "3x8"], "--input: '3x8' is not"),
         (["small.json", "--out", "x", "--seed", "-1"], "seed"),
     ],

@@ -125,7 +125,9 @@ def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path
     assert imported(tmp_path / "run/best/model.py").build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
     fixed = export_genotype(str(tmp_path / "run"), tmp_path / "model")
     assert fixed.weights is None
-    untrained = text.replace("From the search space tiny.", "From the search space tiny. Untrained weights of seed 0.")
+    untrained = text.replace(
+        "From the search space tiny.", "From the search space tiny. Untrained weights with seed 0."
+    )
     assert (tmp_path / "model/model.py").read_text() == untrained
     assert nas_agg.load(tmp_path / "model/genotype.json") == result.best
 

@@ -21,7 +21,7 @@ from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 
 
-class ExportedModel(Searcher):
+class FixedPoints(Searcher):
     """Proposes listed points in turn, then the last for ever."""
 
     points: tuple[dict, ...] = ()
@@ -42,7 +42,7 @@ class ExportedModel(Searcher):
 
 
 def fixed(*points):
-    return type("OneAfterAnother", (ExportedModel,), {"points": points})
+    return type("OneAfterAnother", (FixedPoints,), {"points": points})
 
 
 def point(width, deep="0", kernel="3", end='"relu"'):
