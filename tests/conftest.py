@@ -6,7 +6,12 @@ import os
 import sys
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# Examples take as long as the machine lets them; where CI runs, the same ones each time.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
+hypothesis.settings.load_profile("tests")
 
 for library in ("OMP", "OPENBLAS", "MKL"):  # suites share their cores; before numpy is loaded
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")

@@ -52,7 +52,7 @@ def test_neighbouring_slices_merge_and_a_slice_of_a_concat_is_a_concat_of_slices
     assert tape.slice(a, 0, 8) == a
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_concats_of_anything_are_flat_and_keep_their_channels(data: st.DataObject) -> None:
     tape = Tape(SHAPE)

@@ -226,7 +226,7 @@ def worked_out(tree: Any) -> Fraction:
     return Fraction(NAMES[tree] if isinstance(tree, str) else str(tree))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TREES)
 def test_equal_to_exact_arithmetic(tree: Any) -> None:
     text = written(tree)
