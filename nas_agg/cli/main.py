@@ -88,7 +88,7 @@ def _report(error: Exception) -> int:
         _print_error(str(error))
         return error.status
     if hasattr(error, "format_message"):  # click: an unknown option, a missing argument
-        message = error.format_message().rstrip(".")
+        message = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
         command = getattr(getattr(error, "ctx", None), "command_path", "nas_agg")
         _print_error(f"{message[0].lower()}{message[1:]}; see {command} --help")
         return 2

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from nas_agg.cli.options import Format, FormatOption, print_json
 from nas_agg.common.errors import InputError
-from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, extra_of
+from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, setting_metadata
 
 
 def search(
@@ -78,7 +78,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     suffix = "" if field.is_required() or default is None or kind is bool else f" (default: {default})."
     return typer.Option(
         f"--{words}/--no-{words}" if kind is bool else f"--{words}",
-        metavar=extra_of(name).get("notation") or choices,
+        metavar=setting_metadata(name).get("notation") or choices,
         help=(field.description or "").removesuffix("." if suffix else "") + suffix,
     )
 

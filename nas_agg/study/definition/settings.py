@@ -305,14 +305,14 @@ class Settings(BaseModel):
         return ""
 
 
-def extra_of(name: str) -> dict[str, Any]:
+def setting_metadata(name: str) -> dict[str, Any]:
     """The notation of a setting, and whether it is resumable."""
     extra = Settings.model_fields[name].json_schema_extra
     return dict(extra) if isinstance(extra, dict) else {}
 
 
 #: Settings that may change when a run is resumed.
-RESUMABLE_SETTINGS = {name for name in Settings.model_fields if extra_of(name).get("resumable")}
+RESUMABLE_SETTINGS = {name for name in Settings.model_fields if setting_metadata(name).get("resumable")}
 
 
 def _limit(limit: int | None, default: int | None) -> int | None:
