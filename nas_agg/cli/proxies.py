@@ -206,7 +206,7 @@ def _print_ranking(ranking: Ranking, format: Format) -> None:
     print_table(header, rows, title=ranking.run, right=range(1, 7))
     inits = f"means of {ranking.inits} initializations" if ranking.inits > 1 else "one initialization"
     print(
-        f"{ranking.networks} fully trained networks by {ranking.figure}; scores on {ranking.batch} training images "
+        f"{ranking.networks} fully trained networks by {ranking.metric}; scores on {ranking.batch} training images "
         f"of {ranking.dataset}, {inits}, seed {ranking.seed}; seconds: processor time per network"
     )
     for note in _notes(ranking):
@@ -220,16 +220,16 @@ def _notes(ranking: Ranking) -> list[str]:
     if similar := [c.proxy for c in others if c.overlaps(params)]:
         notes.append(f"not distinguishable from params (intervals of Kendall's tau overlap): {', '.join(similar)}")
     for c in ranking.correlations:
-        if c.left_out:
+        if c.excluded:
             reason = ranking.failed.get(c.proxy, "the score is not finite")
             notes.append(f"{c.proxy}: {_networks(c)} left out: {reason}")
-    if ranking.unkept:
-        notes.append(f"the scores are not saved: {ranking.unkept}")
+    if ranking.cache_error:
+        notes.append(f"the scores are not saved: {ranking.cache_error}")
     return notes
 
 
 def _networks(c: Correlation) -> str:
-    return f"{c.left_out} network{'s' * (c.left_out != 1)}"
+    return f"{c.excluded} network{'s' * (c.excluded != 1)}"
 
 
 def _coefficient_texts(value: float | None, interval: Interval | None) -> tuple[str, str]:

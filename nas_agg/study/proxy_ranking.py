@@ -1,4 +1,4 @@
-"""How well proxies rank networks that were trained: correlations, with intervals, beside those of costs."""
+"""Rank correlations of proxies with the results of trained networks, beside those of params and MACs."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
+from nas_agg.study.records.progress import pluralize
 from nas_agg.study.records.run_folder import dataset_arguments, read_run
 from nas_agg.study.records.score_cache import ScoreCache, Scores
 from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
@@ -29,78 +30,78 @@ if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.training.data import Data
 
-KEPT = "proxies.json"  # in a run's folder
-LEAST = 3  # networks to rank
-RESAMPLES = 1000
+SCORES_FILE = "proxies.json"  # in a run folder
+MIN_NETWORKS = 3  # for a rank correlation
+RESAMPLES = 1000  # of the bootstrap
 
-#: Is told how many networks of how many have their scores.
+#: Receives the number of scored networks, and the number of all.
 Report = Callable[[int, int], None]
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """How a proxy's scores go with results.
+    """Rank correlation of a proxy's scores with results.
 
     Attributes:
-        proxy: Its name.
-        networks: How many were compared.
-        left_out: How many were not, as their scores are no finite numbers.
-        kendall: Kendall's tau-b, of -1 to 1; ``None`` where all scores or all results are equal, or networks too few.
-        kendall_interval: The 95 % bootstrap interval.
-        spearman, spearman_interval: Likewise of Spearman's rho.
+        proxy: The proxy's name.
+        networks: The number of networks with a finite score.
+        excluded: The number of networks without one.
+        kendall: Kendall's tau-b, -1 to 1; ``None`` if all scores or all results are equal, or networks are too few.
+        kendall_interval: Its 95 % percentile bootstrap interval.
+        spearman, spearman_interval: Spearman's rho and its interval, likewise.
     """
 
     proxy: str
     networks: int
-    left_out: int
+    excluded: int
     kendall: float | None
     kendall_interval: Interval | None
     spearman: float | None
     spearman_interval: Interval | None
 
     def overlaps(self, other: Correlation) -> bool:
-        """Whether the intervals of Kendall's tau have a common point, or there is none to tell by."""
-        mine, its = self.kendall_interval, other.kendall_interval
-        return mine is None or its is None or (mine[0] <= its[1] and its[0] <= mine[1])
+        """Whether the intervals of Kendall's tau overlap, or one of them is unknown."""
+        own, others = self.kendall_interval, other.kendall_interval
+        return own is None or others is None or (own[0] <= others[1] and others[0] <= own[1])
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The proxies of a run.
+    """Rank correlations of proxies with the results of a search or of a table.
 
     Attributes:
-        run: Its folder, or the table.
-        dataset: What networks were scored on.
-        figure: What their results are: ``accuracy``, or what else the search went for first.
-        networks: Trials that were trained in full.
-        batch: Images of a score.
-        seed: Of the scores and the intervals.
-        inits: Initialisations that a score is the mean of.
-        correlations: Params' and MACs' first.
-        failed: The last reason why a proxy could not be computed, by its name.
-        unkept: Why the scores could not be kept, else empty.
-        seconds: Mean processor time of a score, of those that were computed now, by the proxy's name.
+        run: The run folder, or the name of the table.
+        dataset: The data set that networks are scored on.
+        metric: The results: ``accuracy`` if it is known, else the first objective.
+        networks: The number of fully trained networks.
+        batch: Images per score.
+        seed: Seed of the scores and of the bootstrap.
+        inits: Initializations that a score is averaged over.
+        correlations: One for each proxy; params and MACs come first.
+        failed: By proxy, the last reason why a score could not be computed.
+        cache_error: Why the scores could not be saved, else empty.
+        seconds: By proxy, the mean processor time of the scores that were computed for this ranking.
     """
 
     run: str
     dataset: str
-    figure: str
+    metric: str
     networks: int
     batch: int
     seed: int
     inits: int
     correlations: list[Correlation]
     failed: dict[str, str]
-    unkept: str = ""
+    cache_error: str = ""
     seconds: dict[str, float] = field(default_factory=dict, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for ``--format json``."""
+        """JSON values, for ``--format json``."""
         return asdict(self)
 
 
-def rank(
+def rank_genotypes(
     genotypes: Sequence[Genotype],
     accuracies: Sequence[float],
     data: Data,
@@ -110,45 +111,45 @@ def rank(
     report: Report | None = None,
     batch: int = BATCH,
 ) -> list[Correlation]:
-    """How well proxies rank some networks.
+    """Rank correlations of proxies with the results of networks.
 
     Args:
-        genotypes: The networks; at least 3.
+        genotypes: The networks, at least 3.
         accuracies: Their results, of which more is better.
-        data: The data set that they are scored on.
-        proxies: Names of proxies, all if there are none; params and MACs are always ranked too, first.
-        seed: Of the scores and the intervals.
-        inits: Initialisations that a score is the mean of.
-        report: Is told how far it is.
-        batch: Images of a score.
+        data: The data set to score on.
+        proxies: Names of proxies, by default all; params and MACs are always included, first.
+        seed: Seed of the scores and of the bootstrap.
+        inits: Initializations that a score is averaged over.
+        report: Receives the progress.
+        batch: Images per score.
 
     Raises:
-        InputError: A proxy is unknown, networks are too few, or something else does not fit.
+        InputError: A proxy is unknown, networks are too few, or there are not as many accuracies as genotypes.
     """
     if len(genotypes) != len(accuracies):
-        raise InputError(f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: one each is needed")
+        raise InputError(f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: each genotype needs one")
     scorer = ProxyScorer(data, seed, batch, threads=cores())
     scores = _scores(genotypes, with_cost_proxies(proxies), inits, lambda: scorer, {}, report)
     return correlations(scores, accuracies, seed)
 
 
 def correlations(scores: Mapping[str, Sequence[float]], results: Sequence[float], seed: int = 0) -> list[Correlation]:
-    """How scores go with results, with percentile bootstrap intervals.
+    """Rank correlations of scores with results, with percentile bootstrap intervals.
 
     Args:
-        scores: The networks' scores by each proxy; those that are no finite numbers are left out.
-        results: The networks' results, all finite.
-        seed: Of the resamples.
+        scores: By proxy, the scores of the networks; those that are not finite are excluded.
+        results: The results of the networks, all finite.
+        seed: Seed of the bootstrap.
 
     Raises:
-        InputError: Networks are too few, or a result is no finite number.
+        InputError: Networks are too few, or a result is not finite.
     """
-    if len(results) < LEAST:
-        raise InputError(f"{len(results)} networks: at least {LEAST} are needed to rank them")
+    if len(results) < MIN_NETWORKS:
+        raise InputError(f"{len(results)} networks: at least {MIN_NETWORKS} are needed for a rank correlation")
     y = np.asarray(results, float)
     if not np.isfinite(y).all():
-        raise InputError("results: one is no finite number; leave its network out")
-    return [_correlation(name, np.asarray(of, float), y, seed) for name, of in scores.items()]
+        raise InputError("results: one is not finite; leave out its network")
+    return [_correlation(name, np.asarray(values, float), y, seed) for name, values in scores.items()]
 
 
 def _correlation(name: str, scores: np.ndarray, results: np.ndarray, seed: int) -> Correlation:
@@ -156,22 +157,22 @@ def _correlation(name: str, scores: np.ndarray, results: np.ndarray, seed: int) 
 
     finite = np.isfinite(scores)
     x, y = scores[finite], results[finite]
-    count, without = len(x), int((~finite).sum())
-    if count < LEAST or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return Correlation(name, count, without, None, None, None, None)
-    draws = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    draws = draws[(np.ptp(x[draws], 1) > 0) & (np.ptp(y[draws], 1) > 0)]  # of equal numbers there is no correlation
-    taus = [stats.kendalltau(x[draw], y[draw]).statistic for draw in draws]
-    ranks = [stats.rankdata(numbers[draws], axis=1) for numbers in (x, y)]
+    count, excluded = len(x), int((~finite).sum())
+    if count < MIN_NETWORKS or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Correlation(name, count, excluded, None, None, None, None)
+    samples = np.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    samples = samples[(np.ptp(x[samples], 1) > 0) & (np.ptp(y[samples], 1) > 0)]  # constants have no correlation
+    taus = [stats.kendalltau(x[sample], y[sample]).statistic for sample in samples]
+    ranks = [stats.rankdata(values[samples], axis=1) for values in (x, y)]
     centred = [rank - rank.mean(1, keepdims=True) for rank in ranks]
-    lengths = [np.sqrt((of**2).sum(1)) for of in centred]
-    rhos = (centred[0] * centred[1]).sum(1) / (lengths[0] * lengths[1])
+    norms = [np.sqrt((values**2).sum(1)) for values in centred]
+    rhos = (centred[0] * centred[1]).sum(1) / (norms[0] * norms[1])
     tau, rho = stats.kendalltau(x, y).statistic, stats.spearmanr(x, y).statistic
-    return Correlation(name, count, without, float(tau), _interval(taus), float(rho), _interval(rhos))
+    return Correlation(name, count, excluded, float(tau), _interval(taus), float(rho), _interval(rhos))
 
 
-def _interval(found: Sequence[float] | np.ndarray) -> Interval:
-    low, high = np.percentile(found, (2.5, 97.5))
+def _interval(values: Sequence[float] | np.ndarray) -> Interval:
+    low, high = np.percentile(values, (2.5, 97.5))
     return float(low), float(high)
 
 
@@ -186,59 +187,64 @@ def rank_run(
     limit: int | None = None,
     report: Report | None = None,
 ) -> Ranking:
-    """How well proxies rank the networks that a search has trained in full, be it finished or not.
+    """Rank correlations of proxies with the results of the networks that a search has trained in full so far.
 
-    The run is only read, whoever searches in it. Scores are kept in its folder, so that they are computed once.
+    The run is only read, and may be in progress. Scores are saved in its folder, so that each is computed once.
 
     Args:
-        path: The run's folder.
-        proxies: As for `rank`.
-        dataset: What networks are scored on; the run's own data set if unsaid.
-        batch, seed, inits, report: As for `rank`.
-        limit: Only the first trials, so many.
+        path: The run folder.
+        proxies: As for `rank_genotypes`.
+        dataset: The data set to score on, by default the run's own.
+        batch, seed, inits, report: As for `rank_genotypes`.
+        limit: The number of trials to rank, the first ones; None: all.
 
     Raises:
-        InputError: There is no such run, too few networks are trained, or something does not fit.
+        InputError: There is no such run, too few networks are trained, or a proxy or data set is unknown.
     """
     names, folder = with_cost_proxies(proxies), Path(path)
     run = read_run(folder)
     if "study" not in run:
-        raise InputError(f"{path}: the folder of a training, not of a search")
-    arguments = _arguments(run, folder, dataset)
-    numbers, results, figure = _trained(folder, run, limit)
-    if len(numbers) < LEAST:
-        count = f"{len(numbers)} network{'s' * (len(numbers) != 1)}"
-        raise InputError(f"{path}: {count} trained in full so far; at least {LEAST} are needed")
+        raise InputError(f"{path}: the run of a single training, not of a search")
+    arguments = _scoring_dataset(run, folder, dataset)
+    numbers, results, metric = _trained(folder, run, limit)
+    if len(numbers) < MIN_NETWORKS:
+        raise InputError(
+            f"{path}: {pluralize(len(numbers), 'network')} trained in full so far; at least {MIN_NETWORKS} are needed"
+        )
     genotypes = [_genotype(folder, number) for number in numbers]
-    kept = ScoreCache(folder / KEPT, canonical_json({"data": arguments, "seed": seed, "batch": batch}))
-    made: list[ProxyScorer] = []
+    cache = ScoreCache(folder / SCORES_FILE, canonical_json({"data": arguments, "seed": seed, "batch": batch}))
+    created: list[ProxyScorer] = []
 
-    def scorer() -> ProxyScorer:  # once it is known that there is something to score: data sets take time
-        if not made:
+    def scorer() -> ProxyScorer:  # created only if a score is missing, since loading a data set takes time
+        if not created:
             from nas_agg.training.data import load_data
-            from nas_agg.training.memory import free_main_memory, memory_budget
 
-            data = load_data(**arguments)
-            made.append(ProxyScorer(data, seed, batch, threads=cores(), memory_limit=memory_budget(free_main_memory())))
-        return made[0]
+            created.append(_make_scorer(load_data(**arguments), seed, batch))
+        return created[0]
 
     try:
-        scores = _scores(genotypes, names, inits, scorer, kept.scores, report, kept.write_if_due)
+        scores = _scores(genotypes, names, inits, scorer, cache.scores, report, cache.write_if_due)
     finally:
-        kept.write()
+        cache.write()
     return Ranking(
         run=str(path),
         dataset=arguments["spec"],
-        figure=figure,
+        metric=metric,
         networks=len(numbers),
         batch=batch,
         seed=seed,
         inits=inits,
         correlations=correlations(scores, results, seed),
-        failed=made[0].failed if made else {},
-        seconds=_means(made[0].seconds) if made else {},
-        unkept=kept.write_error,
+        failed=created[0].failed if created else {},
+        seconds=_means(created[0].seconds) if created else {},
+        cache_error=cache.write_error,
     )
+
+
+def _make_scorer(data: Data, seed: int, batch: int) -> ProxyScorer:
+    from nas_agg.training.memory import free_main_memory, memory_budget
+
+    return ProxyScorer(data, seed, batch, threads=cores(), memory_limit=memory_budget(free_main_memory()))
 
 
 def rank_table(
@@ -252,84 +258,88 @@ def rank_table(
     limit: int | None = None,
     report: Report | None = None,
 ) -> Ranking:
-    """How well proxies rank the networks of a space that has a table of their results.
+    """Rank correlations of proxies with the results in the table of a space.
 
     Args:
         name: The space's name, or its file.
-        proxies: As for `rank`.
-        dataset: What networks are scored on; the table's own data set if unsaid.
-        batch, seed, inits, report: As for `rank`.
-        limit: Only so many of the networks, the first in the order of their hashes.
+        proxies: As for `rank_genotypes`.
+        dataset: The data set to score on, by default the table's own.
+        batch, seed, inits, report: As for `rank_genotypes`.
+        limit: The number of networks to rank, the first in the order of their hashes; None: all.
 
     Raises:
         InputError: There is no such space, or it has no table.
     """
     from nas_agg.training.data import load_data
-    from nas_agg.training.memory import free_main_memory, memory_budget
 
     names, space = with_cost_proxies(proxies), TabularSpace(open_space(name))
-    own = space.table_settings
-    spec = dataset or own.dataset
-    data = load_data(spec, seed=seed, image_size=None if dataset else own.image_size)
+    settings = space.table_settings
+    spec = dataset or settings.dataset
+    data = load_data(spec, seed=seed, image_size=None if dataset else settings.image_size)
     encoding = Encoding(space)
-    values = {row.hash: (encoding.decode(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
-    chosen = [values[hash] for hash in sorted(values)[:limit]]
-    genotypes = [space.genotype(point, data.input, data.classes) for point, _ in chosen]
-    scorer = ProxyScorer(data, seed, batch, threads=cores(), memory_limit=memory_budget(free_main_memory()))
+    by_hash = {row.hash: (encoding.decode(np.frombuffer(key, np.int64)), row) for key, row in space.rows.items()}
+    selected = [by_hash[hash] for hash in sorted(by_hash)[:limit]]
+    genotypes = [space.genotype(point, data.input, data.classes) for point, _ in selected]
+    scorer = _make_scorer(data, seed, batch)
     scores = _scores(genotypes, names, inits, lambda: scorer, {}, report)
     return Ranking(
         run=f"the table of {space.name}",
         dataset=spec,
-        figure="accuracy",
-        networks=len(chosen),
+        metric="accuracy",
+        networks=len(selected),
         batch=batch,
         seed=seed,
         inits=inits,
-        correlations=correlations(scores, [row.value for _, row in chosen], seed),
+        correlations=correlations(scores, [row.value for _, row in selected], seed),
         failed=scorer.failed,
         seconds=_means(scorer.seconds),
     )
 
 
-def _means(each: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    return {name: sum(values) / len(values) for name, values in each.items()}
+def _means(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: sum(values) / len(values) for name, values in seconds.items()}
 
 
-def _arguments(run: dict[str, Any], folder: Path, dataset: str | None) -> dict[str, Any]:
-    """What `nas_agg.training.data.load_data` is told."""
+def _scoring_dataset(run: dict[str, Any], folder: Path, dataset: str | None) -> dict[str, Any]:
+    """The data set to score on, as arguments of `nas_agg.training.data.load_data`."""
     if dataset is None and "data" not in run:
-        raise InputError(f"{folder}: its networks were not trained on a data set; name one with --dataset to score on")
+        raise InputError(f"{folder}: its networks were not trained on a data set; specify one with --dataset")
     own = dataset_arguments(run, folder) if "data" in run else {"seed": 0}
     return own if dataset is None else {**own, "spec": absolute(dataset)}
 
 
 def _trained(folder: Path, run: Mapping[str, Any], limit: int | None) -> tuple[list[int], list[float], str]:
-    """The trials that were trained in full: their numbers, their results so turned that more is better, their name."""
-    path, first = folder / "trials.csv", objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))[0]
+    """The trials that were trained in full.
+
+    Returns:
+        Their numbers, their results (more is better), and the metric of the results.
+    """
+    path = folder / "trials.csv"
+    objective = objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))[0]
     try:
         lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
         number, state, value, accuracy = map(lines[0].index, ("number", "state", "value", "accuracy"))
-        done = [line for line in lines[1:] if line[state] == "complete"][:limit]
-        if any(line[accuracy] for line in done):
-            figure, results = "accuracy", [float(line[accuracy]) for line in done]
+        complete = [line for line in lines[1:] if line[state] == "complete"][:limit]
+        if any(line[accuracy] for line in complete):
+            metric, results = "accuracy", [float(line[accuracy]) for line in complete]
         else:
-            figure, results = first.name, [first.score(float(line[value])) for line in done]
+            metric, results = objective.name, [objective.score(float(line[value])) for line in complete]
         if not all(map(math.isfinite, results)):
             raise ValueError
-        return [int(line[number]) for line in done], results, figure
+        return [int(line[number]) for line in complete], results, metric
     except FileNotFoundError:
-        return [], [], first.name
+        return [], [], objective.name
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, LookupError, csv.Error):
-        raise InputError(f"{path}: no record of trials; a search that goes on writes it anew") from None
+        raise InputError(f"{path}: damaged; resume the search to have it written again") from None
 
 
 def _genotype(folder: Path, number: int) -> Genotype:
     from nas_agg.search_space.references import open_genotype
 
     if not (folder / "trials" / str(number) / "genotype.json").is_file():
-        raise InputError(f"{folder}: trial {number} has no genotype: names alone make no networks")
+        raise InputError(f"{folder}: trial {number} has no genotype, as its search variables do not describe a network")
     return open_genotype(f"{folder}:{number}")
 
 
@@ -340,32 +350,32 @@ def _scores(
     scorer: Callable[[], ProxyScorer],
     known: Scores,
     report: Report | None,
-    keep: Callable[[], None] = lambda: None,
+    save: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Each proxy's scores of some networks, means over initialisations.
+    """By proxy, the scores of networks, averaged over initializations.
 
     Args:
         genotypes: The networks.
-        names: The proxies'.
-        inits: How many initialisations.
-        scorer: Gives who scores.
-        known: To which scores that are missing are added.
-        report: Is told how many networks are done.
-        keep: Is called when some were added.
+        names: Names of the proxies.
+        inits: The number of initializations.
+        scorer: Returns the scorer; called only if a score is missing.
+        known: The known scores, to which missing ones are added.
+        report: Receives the progress.
+        save: Called when scores were added.
     """
     if inits < 1:
-        raise InputError(f"inits: 1 or more, not {inits}")
-    found: dict[str, list[float]] = {name: [] for name in names}
-    for done, genotype in enumerate(genotypes, 1):
-        mine = known.setdefault(genotype_digest(genotype), {})
+        raise InputError(f"inits: must be at least 1, not {inits}")
+    averages: dict[str, list[float]] = {name: [] for name in names}
+    for count, genotype in enumerate(genotypes, 1):
+        by_proxy = known.setdefault(genotype_digest(genotype), {})
         for init in range(inits):
-            missing = [name for name in names if len(mine.get(name, ())) <= init]
+            missing = [name for name in names if len(by_proxy.get(name, ())) <= init]
             if missing:
                 for name, score in scorer().scores_or_nan(genotype, missing, init).items():
-                    mine.setdefault(name, []).append(score)
-                keep()
+                    by_proxy.setdefault(name, []).append(score)
+                save()
         for name in names:
-            found[name].append(sum(mine[name][:inits]) / inits)
+            averages[name].append(sum(by_proxy[name][:inits]) / inits)
         if report is not None:
-            report(done, len(genotypes))
-    return found
+            report(count, len(genotypes))
+    return averages

@@ -178,7 +178,7 @@ def test_notes_list_what_is_left_out(run, small, finished_run, monkeypatch):
         (("--rank", "runs"), "runs: not a run folder"),
         (("small.json", "--rank", "runs"), "--rank: cannot be combined with a genotype; leave out one of them"),
         (("--rank", "RUN", "--classes", "9"), "--classes: requires a genotype"),
-        (("--rank", "RUN"), "its networks were not trained on a data set; name one with --dataset"),
+        (("--rank", "RUN"), "its networks were not trained on a data set; specify one with --dataset"),
         (("--rank", "RUN", "--dataset", "digit"), "unknown data set 'digit'"),
     ],
 )

@@ -19,7 +19,7 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study import proxy_ranking as ranking
-from nas_agg.study.proxy_ranking import Correlation, correlations, rank, rank_run, rank_table
+from nas_agg.study.proxy_ranking import Correlation, correlations, rank_genotypes, rank_run, rank_table
 from nas_agg.study.records import score_cache as kept
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.proxy_scorer import ZERO_COST_PROXIES, ProxyScorer
@@ -81,11 +81,11 @@ def test_what_is_no_finite_number_is_left_out() -> None:
     some, few = correlations(
         {"zen": [1, math.nan, 3, math.inf, 9], "snip": [1, math.nan, 3, -math.inf, math.nan]}, results
     )
-    assert (some.networks, some.left_out, some.kendall) == (3, 2, pytest.approx(1))
+    assert (some.networks, some.excluded, some.kendall) == (3, 2, pytest.approx(1))
     assert few == Correlation("snip", 2, 3, None, None, None, None)
     with pytest.raises(InputError, match="2 networks: at least 3 are needed"):
         correlations({"zen": [1, 2]}, [1, 2])
-    with pytest.raises(InputError, match="results: one is no finite number"):
+    with pytest.raises(InputError, match="results: one is not finite"):
         correlations({"zen": [1, 2, 3]}, [1, 2, math.nan])
 
 
@@ -114,13 +114,13 @@ def network(width: int, deep: int = 1) -> Genotype:
 def test_rank_of_networks(data: Data) -> None:
     networks = [network(width) for width in (2, 64, 8, 24)]
     told = []
-    found = rank(networks, [0.2, 0.9, 0.4, 0.6], data, ["synflow"], report=lambda *done: told.append(done))
+    found = rank_genotypes(networks, [0.2, 0.9, 0.4, 0.6], data, ["synflow"], report=lambda *done: told.append(done))
     assert [c.proxy for c in found] == ["params", "macs", "synflow"]
     assert [c.kendall for c in found] == pytest.approx([1, 1, 1])
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    assert [c.proxy for c in rank(networks, [1, 2, 3, 4], data)] == list(ZERO_COST_PROXIES)
+    assert [c.proxy for c in rank_genotypes(networks, [1, 2, 3, 4], data)] == list(ZERO_COST_PROXIES)
     with pytest.raises(InputError, match="4 genotypes and 3 accuracies"):
-        rank(networks, [1, 2, 3], data)
+        rank_genotypes(networks, [1, 2, 3], data)
 
 
 def test_scores_are_means_over_initialisations(data: Data) -> None:
@@ -128,7 +128,7 @@ def test_scores_are_means_over_initialisations(data: Data) -> None:
     scorer = ProxyScorer(data, 3)
     means = [np.mean([scorer.scores(one, ["snip"], init)["snip"] for init in range(3)]) for one in networks]
     (wanted,) = correlations({"snip": means}, results, 3)
-    assert rank(networks, results, data, ["snip"], seed=3, inits=3)[2] == wanted
+    assert rank_genotypes(networks, results, data, ["snip"], seed=3, inits=3)[2] == wanted
 
 
 # ---- runs
@@ -175,8 +175,8 @@ def test_rank_of_a_run_is_that_of_its_networks(folder: Path, data: Data) -> None
     assert len(done) == 10 < len(list((folder / "trials").iterdir()))
     found = rank_run(folder, ["snip"], dataset="digits", seed=2)
     networks = [nas_agg.load(f"{folder}:{row['number']}") for row in done]
-    assert found.correlations == rank(networks, [float(row["value"]) for row in done], data, ["snip"], seed=2)
-    assert (found.figure, found.networks, found.dataset) == ("value", len(done), "digits")
+    assert found.correlations == rank_genotypes(networks, [float(row["value"]) for row in done], data, ["snip"], seed=2)
+    assert (found.metric, found.networks, found.dataset) == ("value", len(done), "digits")
     assert rank_run(folder, ["snip"], dataset="digits", limit=3).networks == 3
 
 
@@ -268,19 +268,19 @@ def test_a_run_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(kept, "write_atomic", refuse)
     found = rank_run(folder, ["zen"], dataset="digits")
     assert found.correlations == wanted.correlations
-    assert found.unkept.endswith("proxies.json: cannot be written: Permission denied")
+    assert found.cache_error.endswith("proxies.json: cannot be written: Permission denied")
 
 
 def test_a_run_of_trainings_names_its_data_and_its_figure(folder: Path, data: Data) -> None:
-    with pytest.raises(InputError, match=r"not trained on a data set; name one with --dataset"):
+    with pytest.raises(InputError, match=r"not trained on a data set; specify one with --dataset"):
         rank_run(folder)
     rewrite(folder, evaluate=False, data={"spec": "digits", "seed": 3, "image_size": 16, "min_side": None})
     found = rank_run(folder, ["zen"])
-    assert (found.figure, found.dataset) == ("accuracy", "digits")
+    assert (found.metric, found.dataset) == ("accuracy", "digits")
     networks = [nas_agg.load(f"{folder}:{row['number']}") for row in trials(folder)]
     own = load_data("digits", 3, 16)
     results = [float(row["value"]) for row in trials(folder)]
-    assert found.correlations == rank(networks, results, own, ["zen"])
+    assert found.correlations == rank_genotypes(networks, results, own, ["zen"])
     rows = [row | {"accuracy": str(len(row["hash"]) - int(row["params"]))} for row in trials(folder)]
     with (folder / "trials.csv").open("w") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -294,7 +294,7 @@ def test_a_value_that_is_minimised_is_turned(folder: Path) -> None:
     settings = json.loads((folder / "run.json").read_text())["settings"]
     rewrite(folder, settings=settings | {"objective": ["error:min"]})
     turned = rank_run(folder, ["macs"], dataset="digits")
-    assert turned.figure == "error"
+    assert turned.metric == "error"
     assert [c.kendall for c in turned.correlations] == pytest.approx([-c.kendall for c in plain])
 
 
@@ -312,8 +312,8 @@ def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     found = rank_run(folder, ["zen"], dataset="digits")
     widths = [nas_agg.load(f"{folder}:{row['number']}").text()["let"]["width"] for row in trials(folder)]
     assert {2, 3} < set(widths)
-    assert found.correlations[2].left_out == sum(width in (2, 3) for width in widths)
-    assert found.correlations[0].left_out == 0
+    assert found.correlations[2].excluded == sum(width in (2, 3) for width in widths)
+    assert found.correlations[0].excluded == 0
     assert found.failed == {"zen": "RuntimeError: too narrow"}
 
 
@@ -326,10 +326,10 @@ def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> Non
     for text, line in (
         (None, "0 networks trained in full so far; at least 3 are needed"),
         (header, "0 networks trained in full so far"),
-        ("", "trials.csv: no record of trials"),
-        ("number,state\n", "trials.csv: no record of trials"),
-        (header + "\n0,complete\n", "trials.csv: no record of trials"),
-        (header + "\n0,complete,nan,,,,,,,,,,,,\n", "trials.csv: no record of trials"),
+        ("", "trials.csv: damaged; resume the search"),
+        ("number,state\n", "trials.csv: damaged; resume the search"),
+        (header + "\n0,complete\n", "trials.csv: damaged; resume the search"),
+        (header + "\n0,complete,nan,,,,,,,,,,,,\n", "trials.csv: damaged; resume the search"),
         (
             header + "\n" + "\n".join(f"{n},complete,0.5,,,,,,,,,,,," for n in (900, 901, 902)),
             "trial 900 has no genotype",
@@ -343,13 +343,13 @@ def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> Non
     run = json.loads((folder / "run.json").read_text())
     del run["study"]
     (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(InputError, match="the folder of a training, not of a search"):
+    with pytest.raises(InputError, match="the run of a single training, not of a search"):
         rank_run(folder)
 
 
 def test_a_table_is_ranked_as_a_run_is():
     ranking = rank_table("agg-bench", ["params", "macs"], limit=200)
-    assert (ranking.networks, ranking.dataset, ranking.figure) == (200, "digits", "accuracy")
+    assert (ranking.networks, ranking.dataset, ranking.metric) == (200, "digits", "accuracy")
     assert [c.proxy for c in ranking.correlations] == ["params", "macs"]
     space = TabularSpace(open_space("agg-bench"))
     rows = sorted({row.hash: row for row in space.rows.values()}.items())[:200]
