@@ -1,4 +1,4 @@
-"""The last training: a search's best network, on all images but the test's, then tested once."""
+"""Trains the best network of a search in full, on train + validation, and tests it once."""
 
 from __future__ import annotations
 
@@ -30,10 +30,20 @@ def train_best(
     command: Sequence[str],
     memory: MemoryChoice,
 ) -> None:
-    """Have a worker train a search's best network in full and test it; ``best/`` is there afterwards.
+    """Let a worker train the best network of a search in full and test it, which creates ``best/``.
+
+    Args:
+        folder: The run folder.
+        task: The data set and the devices.
+        settings: The settings of the search.
+        best: The best trial.
+        genotype: Its network.
+        display: Receives the progress.
+        command: The command that starts a worker.
+        memory: The memory mode.
 
     Raises:
-        NasAggError: The training failed; the search may be resumed and tries again.
+        NasAggError: The training failed; resuming the search tries again.
     """
     from nas_agg.study.records.progress import training_length
     from nas_agg.training.recipes import get_recipe
@@ -45,7 +55,7 @@ def train_best(
         display.say(memory.message)
     order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.mode}
     pool = WorkerPool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
-    lost = 0
+    retries = 0
     try:
         pool.start(Job(best.number, genotype, order))
         while True:
@@ -55,15 +65,15 @@ def train_best(
                     display.step("training the best", event.step, recipe.epochs, event.value or 0.0)
                 elif event.kind == "done":
                     if event.result.get("uncompiled"):
-                        display.say(f"it was trained without torch.compile, which failed: {event.result['uncompiled']}")
+                        display.say(f"torch.compile failed ({event.result['uncompiled']}): trained without it")
                     return
-                elif event.kind == "lost" and lost < settings.retries:
-                    lost += 1
-                    display.say(f"the final training: {event.reason}; it goes on")
+                elif event.kind == "lost" and retries < settings.retries:
+                    retries += 1
+                    display.say(f"the final training: {event.reason}; resuming it")
                     pool.start(Job(best.number, genotype, order))
                 else:
                     raise NasAggError(
-                        f"the final training failed: {event.reason}; another network: nas_agg train {folder.path}:TRIAL"
+                        f"the final training failed: {event.reason}; to train another network: nas_agg train {folder.path}:TRIAL"
                     )
     finally:
         pool.close()
