@@ -72,9 +72,8 @@ def train_best(
                     display.say(f"the final training: {event.reason}; resuming it")
                     pool.start(Job(best.number, genotype, order))
                 else:
-                    raise NasAggError(
-                        f"the final training failed: {event.reason}; to train another network: nas_agg train {folder.path}:TRIAL"
-                    )
+                    remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"
+                    raise NasAggError(f"the final training failed: {event.reason}; {remedy}")
     finally:
         pool.close()
 
