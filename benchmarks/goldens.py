@@ -80,7 +80,7 @@ def _point(reference: str, out: Path) -> dict[str, Any]:
     return {
         "hash": str(cost.hash),
         "cost": [cost.params, cost.macs, cost.depth, cost.peak_bytes_inference],
-        "kept": {memory: cost.kept_bytes(memory) for memory in ("plain", "lean", "leanest")},
+        "kept": {memory: cost.bytes_for_backward(memory) for memory in ("plain", "lean", "leanest")},
         "parameters": hashlib.sha256("\n".join(shapes).encode()).hexdigest(),
         "lines": text.count("\n"),
     }

@@ -93,7 +93,7 @@ def forms(name: str, options: argparse.Namespace, device: torch.device, training
         return nas_agg.compile(genotype, 0, **settings).to(device)
 
     def predicted(memory: str) -> float | None:
-        return cost.kept_bytes(memory, options.batch) if device.type == "cpu" else None
+        return cost.bytes_for_backward(memory, options.batch) if device.type == "cpu" else None
 
     for said, layout in layouts.items():
         if name in THEIRS:

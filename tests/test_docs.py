@@ -19,7 +19,7 @@ from nas_agg.common.files import MAX_CHARACTERS, parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import primitives
-from nas_agg.graph.graph import MAX_READS, MAX_STEPS
+from nas_agg.graph.graph import MAX_OPERATIONS, MAX_READS
 from nas_agg.language import expressions, patterns, resolver
 from nas_agg.language.genotype import ADAPTERS as TYPES
 from nas_agg.language.genotype import MAX_NESTING, Genotype, typed
@@ -192,7 +192,7 @@ def test_errors(message: str, fault: tuple) -> None:
 def test_limits() -> None:
     section = TEXT[TEXT.index("## 13.") : TEXT.index("## 14.")]
     for limit in (
-        MAX_CHARACTERS, MAX_NESTING, resolver.MAX_VALUES, patterns.MAX_NODES, MAX_STEPS, MAX_READS,
+        MAX_CHARACTERS, MAX_NESTING, resolver.MAX_VALUES, patterns.MAX_NODES, MAX_OPERATIONS, MAX_READS,
         primitives.MAX_CHANNELS, primitives.MAX_SIDE, primitives.MAX_KERNEL, expressions.MAX_BITS,
     ):  # fmt: skip
         assert f"{limit:,}" in section

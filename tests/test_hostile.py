@@ -60,8 +60,14 @@ BY_HAND: dict[str, tuple[Any, str]] = {
     "a billion classes": ({**net(), "classes": 10**9}, "classes: a whole number from 1 to 1,000,000 is wanted"),
     "an image of a billion": ({**net(), "input": [3, 10**9, 8]}, "input[1]: a whole number from 1 to 16,384 is wanted"),
     "large kernels on large maps": ({**net({"conv": 255, "out": 9, "padding": 0}), "input": [3, 16_384, 16_384]}, ""),
-    "a map that grows": (net(*[{"conv": 1, "out": 4, "padding": 255}] * 40), "net[32]: 4x16862x16862 is beyond"),
-    "dense concat of 4,096": (net(dense(4096)), "net[0].reads (node 1999): the network has more than 50,000 steps"),
+    "a map that grows": (
+        net(*[{"conv": 1, "out": 4, "padding": 255}] * 40),
+        "net[32]: 4x16862x16862 exceeds the limit",
+    ),
+    "dense concat of 4,096": (
+        net(dense(4096)),
+        "net[0].reads (node 1999): the network has more than 50,000 operations",
+    ),
     "dense sum of 4,096": (
         net({"conv": 1, "out": 1}, dense(4096, "sum")),
         "net[1].reads (node 1999): the network has more",
@@ -69,11 +75,11 @@ BY_HAND: dict[str, tuple[Any, str]] = {
     "dense concat within the limits": (net(dense(1500, output={})), ""),
     "concats of concats": (
         net({"nodes": 40, "unit": [], "reads": {"pattern": "dense", "operator": "concat"}}),
-        "net[0].reads (node 20): 1572864x32x32 is beyond",
+        "net[0].reads (node 20): 1572864x32x32 exceeds the limit",
     ),
     "4,096 nodes of 4,096 nodes": (
         net(*within(3, ["relu"], nodes=4096)),
-        "net[0] (node 1, node 13): the network has more than 50,000 steps",
+        "net[0] (node 1, node 13): the network has more than 50,000 operations",
     ),
     "4,096 nodes of nothing": (net(*within(6, [], nodes=4096)), ""),
     "lists in lists": (net(json.loads("[" * 44 + "]" * 44)), ""),

@@ -36,7 +36,7 @@ def cost(
     format: FormatOption = Format.table,
 ) -> None:
     """Count a network's parameters, MACs, memory and depth. The latency is measured on request."""
-    from nas_agg.expansion.costs import FIGURES, cost
+    from nas_agg.expansion.costs import COST_METRICS, cost
 
     for name, value in {"device": device, "batch": batch, "threads": threads}.items():
         if value is not None and not latency:
@@ -52,7 +52,7 @@ def cost(
     if format is Format.json:
         print_json(metrics | ({"latency": measured.as_dict()} if measured else {}))
         return
-    rows = [[name, _metric_text(name, value), FIGURES[name]] for name, value in metrics.items()]
+    rows = [[name, _metric_text(name, value), COST_METRICS[name]] for name, value in metrics.items()]
     rows += [list(row) for row in measured.rows()] if measured else []
     print_table(["metric", "value", "meaning"], rows, title=genotype, right=(1,))
 

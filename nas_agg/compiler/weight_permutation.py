@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nas_agg.common.errors import InputError
-from nas_agg.graph.canonical import Canonical, canonical_form, gate_chain
+from nas_agg.graph.canonical import CanonicalForm, canonical_form, gate_chain
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Primitive, Scale
 
@@ -35,14 +35,14 @@ def transfer_weights(state: Mapping[str, Tensor], source: Graph, target: Graph) 
         raise InputError(
             f"weights can be transferred between equal networks only; the hashes are {old.hash} and {new.hash}"
         )
-    source_ops = {old.places[i]: i for i, op in enumerate(source.ops) if op.stateful}
+    source_ops = {old.positions[i]: i for i, op in enumerate(source.ops) if op.stateful}
     old_orders, new_orders = _channel_orders(source, old), _channel_orders(target, new)
     transferred: dict[str, Tensor] = {}
     unused = set(state)
     for i, op in enumerate(target.ops):
         if not op.stateful:
             continue
-        j = source_ops[new.places[i]]
+        j = source_ops[new.positions[i]]
         entering = _permutation(old_orders[source.inputs[j][0]], new_orders[target.inputs[i][0]])
         leaving = _permutation(old_orders[j], new_orders[i])
         names = _suffixes(op, source.paths[j], state)
@@ -67,7 +67,7 @@ def _suffixes(op: Primitive, path: str, state: Mapping[str, Tensor]) -> list[str
 def _permute(op: Primitive, name: str, value: Tensor, entering: Tensor | None, leaving: Tensor | None) -> Tensor:
     if leaving is not None and value.ndim:
         value = value[leaving]
-    if entering is not None and op.mixing and name == ".weight":
+    if entering is not None and op.mixes_channels and name == ".weight":
         value = value.unflatten(1, (len(entering), -1))[:, entering].flatten(
             1, 2
         )  # a linear layer has a block of columns per channel
@@ -77,7 +77,7 @@ def _permute(op: Primitive, name: str, value: Tensor, entering: Tensor | None, l
 # ---------------------------------------------------------------------- channels
 
 
-def _channel_orders(graph: Graph, form: Canonical) -> list[Tensor | None]:
+def _channel_orders(graph: Graph, form: CanonicalForm) -> list[Tensor | None]:
     """For each tensor the canonical position of each channel, or None where the order is canonical.
 
     The parts of a concat are numbered in their canonical order, so that equal networks are numbered alike.
@@ -95,11 +95,11 @@ def _channel_orders(graph: Graph, form: Canonical) -> list[Tensor | None]:
     return order
 
 
-def _concat_order(graph: Graph, form: Canonical, cat: int, order: list[Tensor | None]) -> Tensor | None:
+def _concat_order(graph: Graph, form: CanonicalForm, cat: int, order: list[Tensor | None]) -> Tensor | None:
     parts = graph.inputs[cat]
     widths = [graph.shapes[part][0] for part in parts]
     starts, start = [0] * len(parts), 0
-    for k in sorted(range(len(parts)), key=lambda k: form.places[parts[k]]):
+    for k in sorted(range(len(parts)), key=lambda k: form.positions[parts[k]]):
         starts[k] = start
         start += widths[k]
     pieces = []

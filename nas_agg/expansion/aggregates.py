@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from nas_agg.common.errors import GenotypeError, located
 from nas_agg.expansion.scope import NodeScope
 from nas_agg.graph.graph import Tape
-from nas_agg.graph.primitives import Primitive, Scale, Shape, text
+from nas_agg.graph.primitives import Primitive, Scale, Shape, format_shape
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Operator, Sum
 from nas_agg.language.patterns import Edges
@@ -167,7 +167,7 @@ class Nodes:
         for l in range(1, self.n + 1):
             unit = aggregate.units[l - 1] if aggregate.each else aggregate.units[0]
             path = f"{self.path}.{l - 1}"
-            self.tape.spend(20 + 4 * aggregate.work)
+            self.tape.charge(20 + 4 * aggregate.work)
             try:
                 scope = self.scope(l)
                 x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
@@ -283,7 +283,7 @@ class Nodes:
             raise located(error, gather.pattern.where) from None
         asked = list(sources)
         sources = list(asked)
-        self.tape.spend(len(sources))
+        self.tape.charge(len(sources))
         features = self.passed(gather, asked, scope, path) if gather.each else self.features
         if not join:
             if gather is self.aggregate.reads:
@@ -311,7 +311,7 @@ class Nodes:
                 self.observer.end_source(self, "each", source)
             for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
                 if op.stateful and weights.setdefault(place, op) != op:
-                    shapes = [text(tape.shapes[self.features[i]]) for i in (sources[0], source)]
+                    shapes = [format_shape(tape.shapes[self.features[i]]) for i in (sources[0], source)]
                     raise GenotypeError(
                         f"the same weights are wanted for all, and feature {sources[0]} is {shapes[0]}, "
                         f"feature {source} is {shapes[1]}",
@@ -331,7 +331,7 @@ class Nodes:
             if gather.norm != "none":
                 tape.path = f"{path}.norms.{source}"
                 channels = tape.shapes[tensor][0]
-                tensor = tape.normalised(tensor, norm_groups(gather.norm, channels))
+                tensor = tape.normalize(tensor, norm_groups(gather.norm, channels))
             if gather.weight:
                 tape.path = f"{path}.weights.{k}"
                 tensor = tape.add(Scale(tape.shapes[tensor][0], start), tensor)
@@ -350,7 +350,7 @@ class Nodes:
         tape = self.tape
         tape.path = path
         if gather.raw:
-            tensors = [(i, tape.raw(tensor)) for i, tensor in tensors]
+            tensors = [(i, tape.pre_activation(tensor)) for i, tensor in tensors]
         target = tape.shapes[main if main is not None else tensors[-1][1]]
         if all(
             gather.how.fits(shape, target, len(tensors) == 1, **values)
@@ -365,14 +365,16 @@ class Nodes:
                     continue
                 if gather.match is None:
                     raise GenotypeError(
-                        f"feature {source}, {text(shape)}, does not fit {text(target)}: say a 'match'", gather.where
+                        f"feature {source}, {format_shape(shape)}, does not fit {format_shape(target)}: say a 'match'",
+                        gather.where,
                     )
                 width = gather.how.width(shape, target, **values)
                 tensor = self.match(gather, role, source, tensor, width, target, path)
                 made = tape.shapes[tensor]
                 if not gather.how.fits(made, target, len(tensors) == 1, **values):
                     raise GenotypeError(
-                        f"what 'match' makes of feature {source}, {text(made)}, does not fit {text(target)}",
+                        f"what 'match' makes of feature {source}, {format_shape(made)}, does not fit "
+                        f"{format_shape(target)}",
                         gather.where,
                     )
             found.append((source, tensor))
@@ -385,7 +387,7 @@ class Nodes:
         if key not in self.matched:
             _, h, w = tape.shapes[tensor]
             ratio = max(-(-h // target[1]), -(-w // target[2]))
-            tape.spend(4 * self.aggregate.work)
+            tape.charge(4 * self.aggregate.work)
             own = NodeScope(self, None)
             scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
             for name in gather.match.free:  # type: ignore[union-attr]

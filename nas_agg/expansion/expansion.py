@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from nas_agg.common.errors import GenotypeError, located
 from nas_agg.expansion.aggregates import Nodes, Observer, Scope, Shortcut, SplitShortcut
-from nas_agg.graph.graph import MAX_STEPS, Graph, Tape
-from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, text
+from nas_agg.graph.graph import MAX_OPERATIONS, Graph, Tape
+from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, format_shape
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 from nas_agg.language.resolver import Resolver
@@ -41,7 +41,7 @@ def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape, observer: O
     shape = run.tape.shapes[output]
     if shape != (genotype.classes, 1, 1):
         raise GenotypeError(
-            f"the net must end in {genotype.classes}x1x1, the classes, and ends in {text(shape)}", "net"
+            f"the net must end in {genotype.classes}x1x1, the classes, and ends in {format_shape(shape)}", "net"
         )
     return run.tape.graph(output)
 
@@ -130,8 +130,8 @@ class Expansion:
         if known is not None:
             return self.again(known, x, path)
         start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
-        tape.lowest = MAX_STEPS
-        tape.spend(5 * len(part.steps))
+        tape.lowest = MAX_OPERATIONS
+        tape.charge(5 * len(part.steps))
         output = x
         for label, step in part.steps:
             output = self.step(label, step, output, scope, f"{path}.{label}", entering, None)
@@ -168,7 +168,7 @@ class Expansion:
     def again(self, known: _Written, x: int, path: str) -> int:
         tape, start = self.tape, len(self.tape.ops)
         tape.reads += known.reads
-        tape.spend(5 + len(known.ops))
+        tape.charge(5 + len(known.ops))
         tape.check_size(len(known.ops))
         tape.ops.extend(known.ops)
         tape.shapes.extend(known.shapes)
@@ -190,7 +190,7 @@ class Expansion:
         tape = self.tape
         tape.path = path
         if isinstance(step, WordUse):
-            tape.spend(4 * step.work)
+            tape.charge(4 * step.work)
             channels, height, _ = tape.shapes[x]
             local = {**scope, "in": entering, "c": channels, "h": height} if step.numbers else scope
             try:

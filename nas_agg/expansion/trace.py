@@ -118,8 +118,8 @@ class Trace:
 
 
 class _TracedTape(Tape):
-    def spend(self, work: int) -> None:
-        super().spend(-(-work // 10))  # here no unit is written from memory
+    def charge(self, work: int) -> None:
+        super().charge(-(-work // 10))  # here no unit is written from memory
 
 
 class _Recorder:

@@ -1,4 +1,4 @@
-"""The graph of a network: primitives with shapes and costs, canonical hash, connectivity, what a backward pass keeps.
+"""The graph of a network: primitives, canonical hash, connectivity, and the plan of rematerialization.
 
-A `Graph` is a list of primitives in topological order; torch is not needed. Imports `common` alone.
+A `Graph` is a list of primitives in topological order; torch is not needed. Imports only `common`.
 """

@@ -1,9 +1,11 @@
-"""Training with less memory: what is kept for backward, and what is built again from it.
+"""Rematerialization: which tensors training saves for backward, and which it recomputes.
 
-Eager PyTorch keeps what every operation asks for. Here outputs of convolutions (and of what else is dear to compute)
-are kept, and concats, norms, activations and sums of what is kept anyway are built again in backward. The graph is cut
-into pieces where one tensor alone goes on; a piece is run, and differentiated, as one. What is decided here is
-arithmetic on the graph, so that it can be counted without torch; `nas_agg.compiler.remat.executor` runs it.
+Eager PyTorch saves whatever each operation asks for. Here the outputs of convolutions (and of other operations that are
+expensive to compute) are saved, and concats, norms, activations and sums of tensors that are saved in any case are
+recomputed in backward. The graph is cut into pieces at tensors that everything after them depends on alone; a piece is
+run, and differentiated, as one operation. The plan is arithmetic on the graph, so that memory can be predicted without
+torch; `nas_agg.compiler.remat.executor` executes it. The idea is that of Chen et al. (2016, "Training Deep Nets with
+Sublinear Memory Cost"), decided for each tensor.
 """
 
 from __future__ import annotations
@@ -23,182 +25,199 @@ MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 #: The modes that a user may request; ``auto`` is the first of the others that fits the device.
 RequestedMemoryMode = Literal["auto", MemoryMode]
 
-FLOAT = 4  # bytes
-PIECE = 12  # operations that a piece has at least
+FLOAT_BYTES = 4
+MIN_PIECE_OPERATIONS = 12
 
 _CHEAP = frozenset(
     {"norm", "act", "cat", "slice", "pad", "scale", "mul", "product", "times", "shuffle", "dropout", "drop-path"}
 )
 _SHAPE_ONLY = frozenset({"avgpool", "gap", "dropout", "drop-path"})  # their backward needs no value
-_WEIGHTED = frozenset({"conv", "linear", "scale"})  # they need their input for their weight's gradient alone
+_WEIGHTED = frozenset({"conv", "linear", "scale"})  # they need their input only for their weight's gradient
 
 
 class Piece(NamedTuple):
-    """A part of the network: the operations after ``entry`` up to ``last``, which reads nothing else from before.
+    """A part of the network: the operations after ``entry`` up to ``last``, which read nothing from before ``entry``.
 
     Attributes:
         entry: The tensor that enters.
         last: The tensor that leaves.
-        buffers: Tensors that lie side by side in one memory, because concats read runs of them.
-        widths: The channels of each buffer.
-        laid: For each of those tensors, and for each such concat, its buffer's place and where its channels begin and
-            end there.
+        buffers: For each buffer the tensors stored next to each other in it, because concats read runs of them.
+        buffer_channels: Channels of each buffer.
+        buffer_slices: For each of those tensors, and for each such concat: index of its buffer, first channel, and
+            end channel.
     """
 
     entry: int
     last: int
     buffers: tuple[tuple[int, ...], ...]
-    widths: tuple[int, ...]
-    laid: Mapping[int, tuple[int, int, int]]
+    buffer_channels: tuple[int, ...]
+    buffer_slices: Mapping[int, tuple[int, int, int]]
 
 
-class Step(NamedTuple):
-    """A step of the backward pass: ``op``'s, behind the rebuilding of ``built``; ``done`` is needed no more."""
-
-    op: int
-    built: tuple[int, ...]
-    done: tuple[int, ...]
-
-
-class Backward(NamedTuple):
-    """What a piece's backward pass needs.
+class BackwardStep(NamedTuple):
+    """One step of the backward pass.
 
     Attributes:
-        kept: Tensors kept, other than in buffers.
-        buffers: The places of the buffers that are kept.
-        steps: What is done, the last operation first; the piece's entry is the last.
-        normed: Tensors whose batch statistics are kept.
+        op: The operation whose backward is run.
+        rebuilt: Tensors that are recomputed before it.
+        freed: Tensors that are no longer needed after it.
     """
 
-    kept: tuple[int, ...]
-    buffers: tuple[int, ...]
-    steps: tuple[Step, ...]
-    normed: frozenset[int]
+    op: int
+    rebuilt: tuple[int, ...]
+    freed: tuple[int, ...]
+
+
+class BackwardPlan(NamedTuple):
+    """The backward pass of a piece.
+
+    Attributes:
+        saved: Tensors saved outside buffers.
+        saved_buffers: Indices of the buffers that are saved.
+        steps: The steps, last operation first; the last step is the piece's entry.
+        statistics: Tensors whose batch statistics are saved.
+    """
+
+    saved: tuple[int, ...]
+    saved_buffers: tuple[int, ...]
+    steps: tuple[BackwardStep, ...]
+    statistics: frozenset[int]
 
 
 class RematerializationPlan:
-    """How a network is run when it keeps less.
+    """Which tensors of a network are saved for backward, and which are recomputed.
 
     Args:
-        graph: The network. It may be rewritten where that changes no function: ``ops``, ``inputs``, ``shapes`` and
-            ``paths`` are those of what is run.
-        memory: ``lean`` or ``leanest``.
+        graph: The network. The plan may rewrite it where this does not change the function; ``ops``, ``inputs``,
+            ``shapes`` and ``paths`` describe what is run.
+        memory: Memory mode, ``lean`` or ``leanest``.
 
     Attributes:
-        solid: For each tensor whether it is made once; else it is built again in backward.
-        fused: Norms that are computed by the activation that alone reads them.
-        sources: What computing each tensor reads.
+        materialized: For each tensor, whether it is computed once; the others are recomputed in backward.
+        fused_norms: Norms that are computed within the activation that is their only reader.
+        sources: For each tensor, the tensors that computing it reads.
         pieces: The network's pieces, in order.
-        whole: Concats that lie in a buffer.
+        buffered_concats: Concats that are contiguous in a buffer.
     """
 
     def __init__(self, graph: Graph, memory: MemoryMode):
         self.ops, self.inputs = list(graph.ops), list(graph.inputs)
         self.shapes, self.paths, self.output = list(graph.shapes), list(graph.paths), graph.output
-        self._pool_first(graph.readers)
+        self._pool_before_convolutions(graph.readers)
         self.readers = Graph(self.ops, self.inputs, self.shapes, self.paths, self.output).readers
-        self.whole: set[int] = set()
-        self.fused = {
+        self.buffered_concats: set[int] = set()
+        self.fused_norms = {
             i
             for i, op in enumerate(self.ops)
-            if isinstance(op, Norm) and not op.groups and self._only(i, "act") and self._of_output(self.readers[i][0])
+            if isinstance(op, Norm)
+            and not op.groups
+            and self._is_only_reader(i, "act")
+            and self._needs_output(self.readers[i][0])
         }
         self.sources: list[tuple[int, ...]] = [()] * len(self.ops)
-        self._read()
-        self.solid = self._decided(memory == "leanest")
-        self.pieces = self._pieces()
-        self._read()  # concats in buffers are read as they are
+        self._find_sources()
+        self.materialized = self._plan_saved_tensors(memory == "leanest")
+        self.pieces = self._cut_into_pieces()
+        self._find_sources()  # again, since concats in buffers are read as they are
 
     # ------------------------------------------------------------------ the graph that is run
 
-    def _pool_first(self, readers: list[list[int]]) -> None:
-        """Puts a mean before the 1x1 convolution that it follows: they commute."""
+    def _pool_before_convolutions(self, readers: list[list[int]]) -> None:
+        """Move average pooling before the 1x1 convolution that it follows, as the two commute."""
         for i, op in enumerate(self.ops):
             if isinstance(op, Conv) and (op.kernel, op.stride, op.padding) == (1, 1, 0) and len(readers[i]) == 1:
                 j = readers[i][0]
                 pool, shape = self.ops[j], self.shapes[j]
-                mean = isinstance(pool, Gap) or (isinstance(pool, AvgPool) and not (pool.padding and op.bias))
-                if mean and prod(shape[1:]) < prod(self.shapes[i][1:]):
+                averages = isinstance(pool, Gap) or (isinstance(pool, AvgPool) and not (pool.padding and op.bias))
+                if averages and prod(shape[1:]) < prod(self.shapes[i][1:]):
                     self.ops[i], self.ops[j] = pool, op
                     self.paths[i], self.paths[j] = self.paths[j], self.paths[i]
                     self.shapes[i] = (op.channels, *shape[1:])
 
-    def _only(self, i: int, word: str) -> bool:
+    def _is_only_reader(self, i: int, word: str) -> bool:
+        """Return whether tensor i has a single reader, an operation of this word."""
         return len(self.readers[i]) == 1 and self.ops[self.readers[i][0]].word == word
 
-    def _of_output(self, i: int) -> bool:
-        """Whether an activation's backward needs its output rather than its input."""
+    def _needs_output(self, i: int) -> bool:
+        """Return whether operation i is an activation whose backward needs its output rather than its input."""
         op = self.ops[i]
         return isinstance(op, Act) and ACTIVATIONS[op.function][1] == "output"
 
-    def parts(self, i: int) -> tuple[int, ...]:
-        """The tensors that tensor i is a concat of; itself if it is none."""
+    def concat_parts(self, i: int) -> tuple[int, ...]:
+        """Return the tensors that tensor i is a concat of, or the tensor itself."""
         return self.inputs[i] if self.ops[i].word == "cat" else (i,)
 
-    def operand(self, i: int) -> tuple[int, ...]:
-        """What a batch norm of tensor i reads: the parts of a concat that lies nowhere as a whole."""
-        return (i,) if i in self.whole else self.parts(i)
+    def norm_inputs(self, i: int) -> tuple[int, ...]:
+        """Return what a batch norm of tensor i reads: the parts of a concat that is not contiguous in memory."""
+        return (i,) if i in self.buffered_concats else self.concat_parts(i)
 
-    def _read(self) -> None:
+    def _find_sources(self) -> None:
         for i, (op, inputs) in enumerate(zip(self.ops, self.inputs, strict=True)):
-            behind = inputs[0] if inputs and inputs[0] in self.fused else None
-            if behind is not None:
-                self.sources[i] = self.operand(self.inputs[behind][0])
+            fused = inputs[0] if inputs and inputs[0] in self.fused_norms else None
+            if fused is not None:
+                self.sources[i] = self.norm_inputs(self.inputs[fused][0])
             elif isinstance(op, Norm) and not op.groups:
-                self.sources[i] = self.operand(inputs[0])
+                self.sources[i] = self.norm_inputs(inputs[0])
             else:
                 self.sources[i] = inputs
 
-    # ------------------------------------------------------------------ what is built again
+    # ------------------------------------------------------------------ what is recomputed
 
-    def _decided(self, leanest: bool) -> list[bool]:
-        """For each tensor whether it is made once.
+    def _plan_saved_tensors(self, leanest: bool) -> list[bool]:
+        """Return for each tensor whether it is computed once.
 
-        A sum is built again if all that it is made of is kept anyway and is no sum itself (in `leanest`: only kept
-        ones), so that nothing is built through a chain of sums. So is a mean map that a convolution alone reads.
+        A sum is recomputed if all its terms are saved in any case and are not sums themselves (in ``leanest``: only
+        saved ones), so that nothing is recomputed through a chain of sums. So is an averaged map that is read by a
+        single convolution.
         """
-        solid = [op.word not in _CHEAP for op in self.ops]
-        self.solid = solid
+        materialized = [op.word not in _CHEAP for op in self.ops]
+        self.materialized = materialized
         for i, op in enumerate(self.ops):
             if isinstance(op, Act):
-                solid[i] = self._of_output(i) and solid[self.inputs[i][0]]
+                materialized[i] = self._needs_output(i) and materialized[self.inputs[i][0]]
             elif leanest and isinstance(op, Conv) and self._is_bottleneck(i, op):
-                solid[i] = False
-        kept = self._kept_anyway()
-        summed: set[int] = set()  # sums, and what is built from sums that are built again
+                materialized[i] = False
+        saved = self._saved_in_any_case()
+        summed: set[int] = set()  # sums, and tensors recomputed from recomputed sums
         for i, op in enumerate(self.ops):
             word = op.word
             if word in ("add", "mean"):
-                leaves, sums = self._leaves(i, summed)
-                solid[i] = not leaves <= kept or sums or (not leanest and bool(leaves & summed))
+                leaves, from_sums = self._materialized_ancestors(i, summed)
+                materialized[i] = not leaves <= saved or from_sums or (not leanest and bool(leaves & summed))
                 summed.add(i)
             elif word in ("avgpool", "gap"):
-                solid[i] = not (self._only(i, "conv") and self._leaves(i, summed)[0] <= kept)
-            elif self._of_output(i):
-                below = self.inputs[i][0]
-                if solid[i]:
-                    solid[i] = solid[below] and below not in kept
-                if below in summed:
+                leaves, _ = self._materialized_ancestors(i, summed)
+                materialized[i] = not (self._is_only_reader(i, "conv") and leaves <= saved)
+            elif self._needs_output(i):
+                source = self.inputs[i][0]
+                if materialized[i]:
+                    materialized[i] = materialized[source] and source not in saved
+                if source in summed:
                     summed.add(i)
-        return solid
+        return materialized
 
-    def _leaves(self, i: int, summed: set[int]) -> tuple[set[int], bool]:
-        """The solid tensors that a sum is made of, and whether it is made of a sum that is built again."""
-        found, seen, todo, sums = set(), set(), list(self.inputs[i]), False
-        while todo:
-            at = todo.pop()
-            if at in seen:
+    def _materialized_ancestors(self, i: int, summed: set[int]) -> tuple[set[int], bool]:
+        """Return the nearest materialized tensors that tensor i is computed from, and whether a recomputed sum is used.
+
+        Args:
+            i: The tensor.
+            summed: Sums, and tensors recomputed from recomputed sums.
+        """
+        ancestors, visited, stack, from_sums = set(), set(), list(self.inputs[i]), False
+        while stack:
+            tensor = stack.pop()
+            if tensor in visited:
                 continue
-            seen.add(at)
-            if self.solid[at]:
-                found.add(at)
+            visited.add(tensor)
+            if self.materialized[tensor]:
+                ancestors.add(tensor)
             else:
-                sums = sums or at in summed
-                todo.extend(self.inputs[at])
-        return found, sums
+                from_sums = from_sums or tensor in summed
+                stack.extend(self.inputs[tensor])
+        return ancestors, from_sums
 
     def _is_bottleneck(self, i: int, op: Conv) -> bool:
-        """Whether a 1x1 convolution's output goes, normed or not, into one convolution of more than 1x1 alone."""
+        """Return whether a 1x1 convolution is read, through norms and activations, by one larger convolution only."""
         if (op.kernel, op.stride) != (1, 1):
             return False
         while len(self.readers[i]) == 1:
@@ -208,40 +227,64 @@ class RematerializationPlan:
                 return isinstance(reader, Conv) and reader.kernel > 1
         return False
 
-    def _kept_anyway(self) -> set[int]:
-        flows = self.flows(0, len(self.ops) - 1, False, {})
-        return set(self.backward(Piece(0, len(self.ops) - 1, (), (), {}), flows).kept)
+    def _saved_in_any_case(self) -> set[int]:
+        gradient_flow = self.find_gradient_flow(0, len(self.ops) - 1, False, {})
+        return set(self.plan_backward(Piece(0, len(self.ops) - 1, (), (), {}), gradient_flow).saved)
 
     # ------------------------------------------------------------------ pieces and buffers
 
-    def _pieces(self) -> list[Piece]:
-        found, entry, reach = [], 0, 0
+    def _cut_into_pieces(self) -> list[Piece]:
+        pieces, entry, reach = [], 0, 0
         for i in range(1, len(self.ops)):
-            whole = reach <= i and self.solid[i] and i - entry >= PIECE
-            if i == self.output or whole:
-                found.append(self._laid_out(entry, i))
+            is_cut = reach <= i and self.materialized[i] and i - entry >= MIN_PIECE_OPERATIONS
+            if i == self.output or is_cut:
+                pieces.append(self._assign_buffers(entry, i))
                 entry = i
             reach = max(reach, *self.readers[i], 0)
-        return found
+        return pieces
 
-    def _laid_out(self, entry: int, last: int) -> Piece:
-        """Lays tensors side by side of which several concats read runs, or that are built again for one."""
+    def _assign_buffers(self, entry: int, last: int) -> Piece:
+        """Return a piece whose concats share buffers.
+
+        A row of tensors becomes a buffer if several concats read runs of it, or if all its tensors are recomputed.
+        """
+        rows, concats_of = self._runs_of_concats(entry, last)
+        buffers: list[tuple[int, ...]] = []
+        channels: list[int] = []
+        slices: dict[int, tuple[int, int, int]] = {}
+        for row, concats in zip(rows, concats_of, strict=True):
+            if len(concats) > 1 or not any(self.materialized[part] or part == entry for part in row):
+                offsets, width = {}, 0
+                for part in row:
+                    offsets[part] = width
+                    width += self.shapes[part][0]
+                for i in (*row, *concats):
+                    first = offsets[self.concat_parts(i)[0] if i in concats else i]
+                    slices[i] = len(buffers), first, first + self.shapes[i][0]
+                self.buffered_concats.update(concats)
+                channels.append(width)
+                buffers.append(tuple(row))
+        return Piece(entry, last, tuple(buffers), tuple(channels), slices)
+
+    def _runs_of_concats(self, entry: int, last: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Return disjoint rows of tensors, and for each row the concats whose parts are a run of it, longest first."""
         rows: list[list[int]] = []
+        concats_of: list[list[int]] = []
         row_of: dict[int, int] = {}
-        runs: dict[int, list[int]] = {}
-        cats = [i for i in range(entry + 1, last) if self.ops[i].word == "cat"]
-        for i in sorted(cats, key=lambda i: -len(self.inputs[i])):
+        concats = [i for i in range(entry + 1, last) if self.ops[i].word == "cat"]
+        for i in sorted(concats, key=lambda i: -len(self.inputs[i])):
             parts = self.inputs[i]
             if len(set(parts)) < len(parts):
                 continue
-            place = row_of.get(parts[0])
-            if place is None:
+            index = row_of.get(parts[0])
+            if index is None:
                 if any(part in row_of for part in parts):
                     continue
-                place = len(rows)
+                index = len(rows)
                 rows.append(list(parts))
+                concats_of.append([])
             else:
-                row = rows[place]
+                row = rows[index]
                 first = row.index(parts[0])
                 common = len(row) - first
                 if tuple(row[first : first + len(parts)]) != parts[:common]:
@@ -249,152 +292,154 @@ class RematerializationPlan:
                 if any(part in row_of for part in parts[common:]):
                     continue
                 row.extend(parts[common:])
-            row_of.update(dict.fromkeys(parts, place))
-            runs.setdefault(place, []).append(i)
-        kept: list[tuple[int, ...]] = []
-        widths: list[int] = []
-        laid: dict[int, tuple[int, int, int]] = {}
-        for place, row in enumerate(rows):
-            if len(runs[place]) > 1 or not any(self.solid[part] or part == entry for part in row):
-                begins, begin = {}, 0
-                for part in row:
-                    begins[part] = begin
-                    begin += self.shapes[part][0]
-                for i in (*row, *runs[place]):
-                    first = begins[self.parts(i)[0] if i in runs[place] else i]
-                    laid[i] = len(kept), first, first + self.shapes[i][0]
-                self.whole.update(runs[place])
-                widths.append(begin)
-                kept.append(tuple(row))
-        return Piece(entry, last, tuple(kept), tuple(widths), laid)
+            row_of.update(dict.fromkeys(parts, index))
+            concats_of[index].append(i)
+        return rows, concats_of
 
-    def lasting(self, piece: Piece, buffer: int) -> bool:
-        """Whether a buffer is kept as it is, since nothing in it is built again."""
-        return all(self.solid[part] or part == piece.entry for part in piece.buffers[buffer])
+    def keeps_buffer(self, piece: Piece, buffer: int) -> bool:
+        """Return whether a buffer is saved as it is, since nothing in it is recomputed."""
+        return all(self.materialized[part] or part == piece.entry for part in piece.buffers[buffer])
 
     # ------------------------------------------------------------------ the backward pass
 
-    def flows(self, entry: int, last: int, enters: bool, trained: Mapping[int, tuple[bool, ...]]) -> dict[int, bool]:
-        """Which tensors have a gradient.
+    def find_gradient_flow(
+        self, entry: int, last: int, entry_needs_grad: bool, trained: Mapping[int, tuple[bool, ...]]
+    ) -> dict[int, bool]:
+        """Return for each tensor whether it has a gradient.
 
         Args:
-            entry: The first tensor.
-            last: The last tensor.
-            enters: Whether the first has one.
-            trained: For operations with parameters, which of them are trained; all, if unsaid.
+            entry: First tensor.
+            last: Last tensor.
+            entry_needs_grad: Whether the first tensor has a gradient.
+            trained: For operations with parameters, which of their parameters are trained; default all.
         """
-        found = {entry: enters}
+        gradient_flow = {entry: entry_needs_grad}
         for i in range(entry + 1, last + 1):
             op = self.ops[i]
-            own = any(trained[i]) if i in trained else op.stateful and op.params > 0
-            found[i] = own or any(found[source] for source in self.inputs[i])
-        return found
+            trains = any(trained[i]) if i in trained else op.stateful and op.params > 0
+            gradient_flow[i] = trains or any(gradient_flow[source] for source in self.inputs[i])
+        return gradient_flow
 
-    def _wanted(self, i: int, flows: Mapping[int, bool], weights: bool, batch: bool) -> Iterable[int]:
-        """The tensors whose values an operation's backward needs."""
+    def _needed_tensors(self, i: int, gradient_flow: Mapping[int, bool], weights: bool, batch: bool) -> Iterable[int]:
+        """Return the tensors whose values an operation's backward needs.
+
+        Args:
+            i: The operation.
+            gradient_flow: Which tensors have a gradient.
+            weights: Whether its weight is trained.
+            batch: Whether a batch norm uses the statistics of the batch.
+        """
         op, inputs = self.ops[i], self.inputs[i]
         if op.word in _SHAPE_ONLY or (op.word in _WEIGHTED and not weights):
             return ()
         if isinstance(op, Norm) and not op.groups:
-            return self.operand(inputs[0]) if weights or (batch and flows[inputs[0]]) else ()
-        keeps = op.kept(tuple([flows[s] for s in inputs]), *[self.shapes[s] for s in inputs], self.shapes[i])
-        found = [inputs[place] for place in keeps.inputs]
-        return [*found, i] if keeps.output else found
+            return self.norm_inputs(inputs[0]) if weights or (batch and gradient_flow[inputs[0]]) else ()
+        saved = op.saved_for_backward(
+            tuple([gradient_flow[s] for s in inputs]), *[self.shapes[s] for s in inputs], self.shapes[i]
+        )
+        tensors = [inputs[position] for position in saved.inputs]
+        return [*tensors, i] if saved.output else tensors
 
-    def _normed(self, piece: Piece, flows: Mapping[int, bool], frozen: set[int]) -> frozenset[int]:
-        """The tensors whose batch statistics the backward of a norm needs."""
+    def _needed_statistics(self, piece: Piece, gradient_flow: Mapping[int, bool], frozen: set[int]) -> frozenset[int]:
+        """Return the tensors whose batch statistics the backward of a norm needs."""
         return frozenset(
             part
             for i in range(piece.entry + 1, piece.last + 1)
-            if isinstance(op := self.ops[i], Norm) and not op.groups and i not in frozen and flows[i]
-            for part in self.parts(self.inputs[i][0])
+            if isinstance(op := self.ops[i], Norm) and not op.groups and i not in frozen and gradient_flow[i]
+            for part in self.concat_parts(self.inputs[i][0])
         )
 
-    def backward(
+    def plan_backward(
         self,
         piece: Piece,
-        flows: Mapping[int, bool],
+        gradient_flow: Mapping[int, bool],
         trained: Mapping[int, tuple[bool, ...]] | None = None,
         frozen: Iterable[int] = (),
-    ) -> Backward:
-        """What the backward pass of a piece keeps and does.
+    ) -> BackwardPlan:
+        """Plan the backward pass of a piece.
 
         Args:
             piece: The piece.
-            flows: Which of its tensors have a gradient.
-            trained: For operations with parameters, which of them are trained; all, if unsaid.
+            gradient_flow: Which of its tensors have a gradient.
+            trained: For operations with parameters, which of their parameters are trained; default all.
             frozen: Batch norms that use their running statistics.
         """
         trained, frozen = trained or {}, set(frozen)
-        normed = self._normed(piece, flows, frozen)
-        known: set[int] = set()
-        last: dict[int, int] = {}
-        kept: set[int] = set()
+        statistics = self._needed_statistics(piece, gradient_flow, frozen)
+        available: set[int] = set()
+        last_use: dict[int, int] = {}
+        saved: set[int] = set()
         steps: list[tuple[int, list[int]]] = []
         for i in range(piece.last, piece.entry - 1, -1):
-            if not flows[i]:
+            if not gradient_flow[i]:
                 continue
-            wanted: list[int] = [i] if i in normed else []
+            needed: list[int] = [i] if i in statistics else []
             if i > piece.entry:
                 op = self.ops[i]
                 weights = any(trained[i][:1]) if i in trained else op.stateful and op.params > 0
-                wanted += self._wanted(i, flows, weights, i not in frozen)
-            built, todo = [], list(wanted)
-            for tensor in wanted:
-                last[tensor] = i
-            while todo:
-                at = todo.pop()
-                if at in known:
+                needed += self._needed_tensors(i, gradient_flow, weights, i not in frozen)
+            rebuilt, stack = [], list(needed)
+            for tensor in needed:
+                last_use[tensor] = i
+            while stack:
+                tensor = stack.pop()
+                if tensor in available:
                     continue
-                known.add(at)
-                if self.solid[at] or at == piece.entry:
-                    kept.add(at)
+                available.add(tensor)
+                if self.materialized[tensor] or tensor == piece.entry:
+                    saved.add(tensor)
                 else:
-                    built.append(at)
-                    for source in self.sources[at]:
-                        last[source] = i
-                    todo.extend(self.sources[at])
-            steps.append((i, sorted(built)))
-        ends: dict[int, list[int]] = {}
-        for tensor, step in last.items():
-            ends.setdefault(step, []).append(tensor)
-        lie = {i: piece.laid[i][0] for i in kept if i in piece.laid and self.lasting(piece, piece.laid[i][0])}
-        return Backward(
-            tuple(sorted(kept - lie.keys())),
-            tuple(sorted(set(lie.values()))),
-            tuple([Step(i, tuple(built), tuple(ends.get(i, ()))) for i, built in steps]),
-            normed,
+                    rebuilt.append(tensor)
+                    for source in self.sources[tensor]:
+                        last_use[source] = i
+                    stack.extend(self.sources[tensor])
+            steps.append((i, sorted(rebuilt)))
+        freed: dict[int, list[int]] = {}
+        for tensor, step in last_use.items():
+            freed.setdefault(step, []).append(tensor)
+        in_buffers = {
+            i: piece.buffer_slices[i][0]
+            for i in saved
+            if i in piece.buffer_slices and self.keeps_buffer(piece, piece.buffer_slices[i][0])
+        }
+        return BackwardPlan(
+            tuple(sorted(saved - in_buffers.keys())),
+            tuple(sorted(set(in_buffers.values()))),
+            tuple([BackwardStep(i, tuple(rebuilt), tuple(freed.get(i, ()))) for i, rebuilt in steps]),
+            statistics,
         )
 
-    # ------------------------------------------------------------------ what it takes
+    # ------------------------------------------------------------------ its memory
 
-    def kept_bytes(self) -> tuple[int, int]:
-        """Bytes kept for backward in training: those an image, and those a batch (statistics)."""
-        held: set[int] = set()
+    def saved_bytes(self) -> tuple[int, int]:
+        """Return the bytes saved for backward in training: those per image, and those per batch (statistics)."""
+        saved: set[int] = set()
         image = batch = 0
-        enters = False
+        needs_grad = False
         for piece in self.pieces:
-            flows = self.flows(piece.entry, piece.last, enters, {})
-            enters = flows[piece.last]
-            plan = self.backward(piece, flows)
-            held.update(plan.kept)
-            image += FLOAT * sum(size(self.shapes, piece.buffers[place]) for place in plan.buffers)
-            batch += 2 * FLOAT * sum(self.shapes[i][0] for i in plan.normed)
+            gradient_flow = self.find_gradient_flow(piece.entry, piece.last, needs_grad, {})
+            needs_grad = gradient_flow[piece.last]
+            plan = self.plan_backward(piece, gradient_flow)
+            saved.update(plan.saved)
+            image += FLOAT_BYTES * sum(count_elements(self.shapes, piece.buffers[i]) for i in plan.saved_buffers)
+            batch += 2 * FLOAT_BYTES * sum(self.shapes[i][0] for i in plan.statistics)
             image += sum(
-                _extra(self.ops[i], self.shapes[i]) for i in range(piece.entry + 1, piece.last + 1) if flows[i]
+                _extra_bytes(self.ops[i], self.shapes[i])
+                for i in range(piece.entry + 1, piece.last + 1)
+                if gradient_flow[i]
             )
-        return image + FLOAT * size(self.shapes, held), batch
+        return image + FLOAT_BYTES * count_elements(self.shapes, saved), batch
 
 
-def size(shapes: Sequence[Shape], tensors: Iterable[int]) -> int:
-    """Numbers an image in some tensors."""
+def count_elements(shapes: Sequence[Shape], tensors: Iterable[int]) -> int:
+    """Return the number of elements per image in some tensors."""
     return sum(prod(shapes[i]) for i in tensors)
 
 
-def _extra(op: Primitive, shape: Shape) -> int:
-    """Bytes an image that an operation keeps besides tensors: masks, statistics of an image."""
+def _extra_bytes(op: Primitive, shape: Shape) -> int:
+    """Return the bytes per image that an operation saves besides tensors: masks, statistics of an image."""
     if isinstance(op, DropPath):
-        return FLOAT
+        return FLOAT_BYTES
     if isinstance(op, Dropout):
-        return FLOAT * shape[0] if op.channels else prod(shape)
-    return 2 * FLOAT * op.groups if isinstance(op, Norm) else 0
+        return FLOAT_BYTES * shape[0] if op.channels else prod(shape)
+    return 2 * FLOAT_BYTES * op.groups if isinstance(op, Norm) else 0

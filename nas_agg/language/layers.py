@@ -127,7 +127,7 @@ class ConvLayer(Layer):
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
         kernel, out, groups, channels = values["conv"], values["out"], values["groups"], tape.shapes[x][0]
         if channels % groups or out % groups:
-            raise GenotypeError(f"{groups} groups do not divide {channels} -> {out} channels", ".groups")
+            raise GenotypeError(f"{groups} groups do not divide {channels} input and {out} output channels", ".groups")
         padding = _padding(kernel, values["padding"])
         return _conv(tape, x, kernel, out, values["stride"], padding, groups, values["bias"])
 
@@ -262,9 +262,8 @@ class SliceLayer(Layer):
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
         channels, first = values["slice"], values["from"]
         if first + channels > tape.shapes[x][0]:
-            raise GenotypeError(
-                f"channels {first} to {first + channels - 1} are not among the {tape.shapes[x][0]} here"
-            )
+            last, available = first + channels - 1, tape.shapes[x][0]
+            raise GenotypeError(f"channels {first} to {last} exceed the input's {available} channels")
         return tape.slice(x, first, channels)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import StrictStr
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.graph.primitives import MAX_CHANNELS, Act, Add, Conv, Gap, Mean, Mul, Product, Shape, broadcasts
+from nas_agg.graph.primitives import MAX_CHANNELS, Act, Add, Conv, Gap, Mean, Mul, Product, Shape, broadcastable
 from nas_agg.language.schema import Bounds, Choice, Number, Word, registry
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Sum(Operator):
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
-        return tape.add_up(_all(sources, main), Add())
+        return tape.sum(_all(sources, main), Add())
 
 
 class Weighted(Sum):
@@ -82,7 +82,7 @@ class MeanOf(Operator):
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
-        return tape.add_up(_all(sources, main), Mean())
+        return tape.sum(_all(sources, main), Mean())
 
 
 class Gated(Sum):
@@ -105,7 +105,7 @@ class ProductOf(Operator):
 
     @staticmethod
     def fits(source: Shape, main: Shape, alone: bool, **values: Any) -> bool:
-        return broadcasts(source, main)
+        return broadcastable(source, main)
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
@@ -171,7 +171,7 @@ class Mixed(Operator):
                 ".operator.mixed",
             )
         first = 0 if values["onto"] == "front" else have - mixed
-        summed = tape.add_up([tape.slice(state, first, mixed), tape.slice(main, 0, mixed)], Add())
+        summed = tape.sum([tape.slice(state, first, mixed), tape.slice(main, 0, mixed)], Add())
         parts = [summed]
         if first:
             parts.insert(0, tape.slice(state, 0, first))

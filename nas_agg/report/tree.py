@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from nas_agg.common.files import canonical_json
 from nas_agg.expansion.expansion import expand
-from nas_agg.graph.connectivity import Wiring, aggregates
+from nas_agg.graph.connectivity import Connectivity, aggregate_connectivity
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.primitives import Conv, Linear, Norm, Primitive, Shape, text
+from nas_agg.graph.primitives import Conv, Linear, Norm, Primitive, Shape, format_shape
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Aggregate, Gather, Sequence, WordUse
 from nas_agg.language.resolver import Resolver
@@ -36,7 +36,7 @@ class Branch:
     params: int = 0
     macs: int = 0
     parts: dict[str, Branch] = field(default_factory=dict)
-    wiring: Wiring | None = None
+    wiring: Connectivity | None = None
 
     def as_dict(self) -> dict:
         """Plain JSON values."""
@@ -58,10 +58,10 @@ def network_tree(genotype: Genotype) -> Branch:
         GenotypeError: If the genotype is not a network.
     """
     graph, gathers = expand(genotype), _gathers(Resolver(genotype).network())
-    root = Branch("net", f"{text(genotype.input)} images, {genotype.classes} classes")
+    root = Branch("net", f"{format_shape(genotype.input)} images, {genotype.classes} classes")
     for i in range(1, len(graph)):
         _put(root, graph, i, gathers)
-    for path, wiring in aggregates(graph).items():
+    for path, wiring in aggregate_connectivity(graph).items():
         branch = root
         for part in path.split("."):
             branch = branch.parts[part]
@@ -151,7 +151,7 @@ def _rows(branch: Branch, depth: int, first: str, rest: str) -> Iterator[tuple[s
     about = branch.about
     if branch.wiring and branch.wiring.layers > 1:
         about += f"; {branch.wiring.connections} connections, gradient path {branch.wiring.gradient_path}"
-    yield label, text(branch.shape), f"{branch.params:,}", f"{branch.macs:,}", about
+    yield label, format_shape(branch.shape), f"{branch.params:,}", f"{branch.macs:,}", about
     if depth == 0:
         return
     parts = list(branch.parts.values())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nas_agg.common.console import format_bytes
-from nas_agg.graph.rematerialization import FLOAT, MEMORY_MODES, MemoryMode, RequestedMemoryMode
+from nas_agg.graph.rematerialization import FLOAT_BYTES, MEMORY_MODES, MemoryMode, RequestedMemoryMode
 
 if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost
@@ -49,8 +49,8 @@ def step_bytes(cost: Cost, memory: MemoryMode, batch: int) -> int:
         memory: ``plain``, ``lean`` or ``leanest``.
         batch: Images per step.
     """
-    bytes_per_image = cost.kept_bytes(memory, batch) + LIVE_SETS * cost.peak_bytes_inference
-    return batch * bytes_per_image + 3 * FLOAT * cost.params + STEP_OVERHEAD
+    bytes_per_image = cost.bytes_for_backward(memory, batch) + LIVE_SETS * cost.peak_bytes_inference
+    return batch * bytes_per_image + 3 * FLOAT_BYTES * cost.params + STEP_OVERHEAD
 
 
 def choose_memory_mode(

@@ -52,7 +52,7 @@ def equivalent_graph(rng: random.Random, graph: Graph) -> Graph:
     inputs = [list(row) for row in graph.inputs]
     ops, shapes = list(graph.ops), list(graph.shapes)
     for i, op in enumerate(graph.ops):
-        if op.commutes:
+        if op.commutative:
             rng.shuffle(inputs[i])
         if op.word == "add" and len(inputs[i]) > 2 and rng.random() < 0.5:
             inner = [inputs[i].pop() for _ in range(rng.randint(2, len(inputs[i]) - 1))]

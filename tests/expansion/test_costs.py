@@ -14,7 +14,7 @@ from corpus import NETWORKS
 from corpus.formulas import CONV, graph_of
 from corpus.random_genotypes import random_genotype
 
-from nas_agg.expansion.costs import FIGURES, Cost, cost
+from nas_agg.expansion.costs import COST_METRICS, Cost, cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph
 from nas_agg.language.genotype import Genotype
@@ -99,7 +99,7 @@ def test_peak_bytes_are_those_of_a_simulation() -> None:
 
 def test_all_figures_are_given() -> None:
     figures = costs({"unit": [CONV | {"out": 4}]}).as_dict()
-    assert list(figures) == list(FIGURES)
+    assert list(figures) == list(COST_METRICS)
     assert all(type(figure) is int and figure > 0 for name, figure in figures.items() if name != "hash")
     assert json.dumps(figures) and int(figures["hash"], 16)
 

@@ -12,7 +12,7 @@ from corpus.rewrites import equivalent_genotype, equivalent_graph, near_duplicat
 
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import canonical
-from nas_agg.graph.canonical import blind_tensors, canonical_form, canonical_hash
+from nas_agg.graph.canonical import canonical_form, canonical_hash, permutable_tensors
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Act, Add, Cat, Conv, Dropout, Gap, Input, Linear, Mul, Norm, Primitive, Shuffle
 from nas_agg.language.genotype import Genotype
@@ -239,7 +239,7 @@ def test_a_gate_without_weights_of_its_own_keeps_the_order():
     def blind(*gate: tuple[Primitive, tuple[int, ...]]) -> bool:
         rows = [(conv(), (0,)), (conv(), (0,)), (Cat(), (1, 2)), *gate]
         graph = by_hand(*rows, (Mul(), (3, len(rows))), (Linear(256, 5), (len(rows) + 1,)))
-        return blind_tensors(graph)[3]
+        return permutable_tensors(graph)[3]
 
     own = Conv(16, 16, 1, 1, 0, 1, True)
     assert not blind((Gap(1), (3,)))
@@ -251,9 +251,9 @@ def test_a_gate_without_weights_of_its_own_keeps_the_order():
 def test_a_gate_that_others_read_keeps_the_order():
     own = Conv(16, 16, 1, 1, 0, 1, True)
     rows = [(conv(), (0,)), (conv(), (0,)), (Cat(), (1, 2)), (Gap(1), (3,)), (own, (4,)), (Mul(), (3, 5))]
-    assert blind_tensors(by_hand(*rows, (Linear(256, 5), (6,))))[3]
+    assert permutable_tensors(by_hand(*rows, (Linear(256, 5), (6,))))[3]
     other = [(Shuffle(2), (5,)), (Linear(16, 5), (8,)), (Add(), (7, 9))]
-    assert not blind_tensors(by_hand(*rows, (Linear(256, 5), (6,)), *other))[3]
+    assert not permutable_tensors(by_hand(*rows, (Linear(256, 5), (6,)), *other))[3]
 
 
 def test_the_order_of_the_classes_counts():
@@ -301,7 +301,7 @@ def test_places_pair_the_operations_of_equal_networks():
         paired = []
         for one in (graph, other):
             form = canonical_form(one)
-            paired.append({form.places[i]: op for i, op in enumerate(one.ops) if op.stateful})
+            paired.append({form.positions[i]: op for i, op in enumerate(one.ops) if op.stateful})
         assert paired[0] == paired[1]
 
 

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 import nas_agg
 from nas_agg.expansion.costs import Cost
-from nas_agg.graph.connectivity import Wiring, aggregates, stages
+from nas_agg.graph.connectivity import Connectivity, aggregate_connectivity, stage_connectivity
 
 LENGTHS = range(2, 65)
 
 
-def chain(nodes: int, pattern: Any, operator: str = "concat", **fields: Any) -> Wiring:
+def chain(nodes: int, pattern: Any, operator: str = "concat", **fields: Any) -> Connectivity:
     reads = {"pattern": pattern, "operator": operator}
     unit = ["bn", "relu", {"conv": 3}]
     graph = graph_of({"nodes": nodes, "growth": 4, "reads": reads, "unit": unit, **fields}, "gap", {"linear": 2})
-    (wiring,) = stages(graph)
-    assert aggregates(graph) == {"aggregate": wiring}
+    (wiring,) = stage_connectivity(graph)
+    assert aggregate_connectivity(graph) == {"aggregate": wiring}
     return wiring
 
 
@@ -80,25 +80,27 @@ def test_nodes_without_layers_are_no_layers():
     units = {"units": [[{"conv": 3}], ["relu"], [{"conv": 3}]], "reads": {"pattern": "dense", "operator": "concat"}}
     graph = graph_of({"growth": 4, **units}, "gap", {"linear": 2})
     # The second layer reads the input and the first one, both also through the activation between them.
-    assert stages(graph) == [Wiring(2, 3, 1)]
+    assert stage_connectivity(graph) == [Connectivity(2, 3, 1)]
 
 
 def test_a_stage_is_a_run_of_layers_of_one_map_size():
     block = {"nodes": 6, "growth": 4, "stride": "2 if l == 3 or l == 5 else 1", "unit": [{"conv": 3, "stride": "s"}]}
-    assert stages(graph_of(block, "gap", {"linear": 2})) == 3 * [Wiring(2, 2, 2)]
+    assert stage_connectivity(graph_of(block, "gap", {"linear": 2})) == 3 * [Connectivity(2, 2, 2)]
     # A layer between two aggregates, a transition, also begins another stage.
     block = {"nodes": 3, "unit": [{"conv": 3}], "growth": 4}
-    assert stages(graph_of(block, {"conv": 1, "out": 4}, block, "gap", {"linear": 2})) == 2 * [Wiring(3, 3, 3)]
-    assert stages(graph_of(block, "bn", block, "gap", {"linear": 2})) == [Wiring(6, 6, 6)]
+    assert stage_connectivity(graph_of(block, {"conv": 1, "out": 4}, block, "gap", {"linear": 2})) == 2 * [
+        Connectivity(3, 3, 3)
+    ]
+    assert stage_connectivity(graph_of(block, "bn", block, "gap", {"linear": 2})) == [Connectivity(6, 6, 6)]
 
 
 def test_aggregates_are_given_each_for_itself():
     graph = nas_agg.cost("microdense/30a64").graph
-    assert stages(graph) == 3 * [Wiring(10, 55, 1)]
-    found = aggregates(graph)
+    assert stage_connectivity(graph) == 3 * [Connectivity(10, 55, 1)]
+    found = aggregate_connectivity(graph)
     assert len(found) == 31
-    assert found["aggregate"] == Wiring(30, 465, 1)
-    assert found["aggregate.7.unit.micro"] == Wiring(3, 6, 1)
+    assert found["aggregate"] == Connectivity(30, 465, 1)
+    assert found["aggregate.7.unit.micro"] == Connectivity(3, 6, 1)
 
 
 def test_a_chain_of_blocks_has_the_same_figures_in_any_writing():
@@ -115,9 +117,9 @@ def test_a_chain_of_blocks_has_the_same_figures_in_any_writing():
         [{"unit": [three, three]}],
         [{"nodes": 2, "unit": [three]}],
     ):
-        assert stages(graph_of(*net, *end)) == [Wiring(6, 21, 1)], net
+        assert stage_connectivity(graph_of(*net, *end)) == [Connectivity(6, 21, 1)], net
     concat = six | {"shortcut": {"operator": "concat"}}
-    assert stages(graph_of(concat, *end)) == [chain(6, "dense")]
+    assert stage_connectivity(graph_of(concat, *end)) == [chain(6, "dense")]
 
 
 def test_dsnet_without_its_words_is_the_resnet_it_is_compared_with():
@@ -125,7 +127,7 @@ def test_dsnet_without_its_words_is_the_resnet_it_is_compared_with():
     text = nas_agg.load("dsnet/dsnet50").text()
     plain = {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
     same = nas_agg.load(text | {"let": text["let"] | plain})
-    wanted = [Wiring(n, n * (n + 1) // 2, 1) for n in (3, 4, 6, 3)]
+    wanted = [Connectivity(n, n * (n + 1) // 2, 1) for n in (3, 4, 6, 3)]
     assert nas_agg.cost(same).hash == nas_agg.cost(resnet).hash
     assert nas_agg.cost(same).stages == nas_agg.cost(resnet).stages == wanted
     assert nas_agg.cost("dsnet/dsnet50").stages == wanted
@@ -135,20 +137,20 @@ def test_projections_are_no_layers():
     match = [{"nodes": 2, "unit": [{"conv": 1}]}]
     block = {"nodes": 2, "growth": 8, "unit": [{"conv": 3}, "join"], "shortcut": {"operator": "sum", "match": match}}
     graph = graph_of(block, "gap", {"linear": 2})
-    assert stages(graph) == [Wiring(2, 3, 1)]
-    assert set(aggregates(graph)) == {"aggregate"}
+    assert stage_connectivity(graph) == [Connectivity(2, 3, 1)]
+    assert set(aggregate_connectivity(graph)) == {"aggregate"}
 
 
 def test_a_step_called_output_is_a_step():
     block = {"nodes": 3, "growth": 8, "unit": ["output"]}
     graph = graph_of({"conv": 3, "out": 8}, block, "gap", {"linear": 2}, let={"output": [{"conv": 3}]})
-    assert stages(graph) == [Wiring(3, 3, 3)]
+    assert stage_connectivity(graph) == [Connectivity(3, 3, 3)]
 
 
 def test_too_many_connections_have_no_figure():
     residual = {"nodes": 2600, "growth": 16, "unit": [{"conv": 1}, "join"], "shortcut": {"match": "skip"}}
     graph = graph_of({"conv": 1, "out": 8}, residual, "gap", {"linear": 2}, image=(1, 1, 1))
-    assert stages(graph)[0].gradient_path is None
+    assert stage_connectivity(graph)[0].gradient_path is None
     assert Cost(graph).gradient_path is None
 
 
@@ -156,4 +158,4 @@ def test_a_unit_that_features_share_is_no_layer():
     each = {"pattern": "dense", "operator": "sum", "each": [{"conv": 3, "out": "c"}]}
     assert chain(5, "dense", "sum", output=each) == chain(5, "dense", "sum")
     graph = graph_of({"nodes": 3, "growth": 4, "reads": each, "unit": [{"conv": 3}]}, "gap", {"linear": 2})
-    assert stages(graph) == [Wiring(3, 6, 1)]
+    assert stage_connectivity(graph) == [Connectivity(3, 6, 1)]

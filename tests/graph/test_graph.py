@@ -85,8 +85,8 @@ def test_concats_of_anything_are_flat_and_keep_their_channels(data: st.DataObjec
 
 def test_a_norm_without_affine_is_one_operation_per_source_and_kind() -> None:
     tape = Tape(SHAPE)
-    assert tape.normalised(0, 4) == tape.normalised(0, 4) != tape.normalised(0, 2)
-    assert tape.ops[tape.normalised(0, 4)] == Norm(8, 4, False)
+    assert tape.normalize(0, 4) == tape.normalize(0, 4) != tape.normalize(0, 2)
+    assert tape.ops[tape.normalize(0, 4)] == Norm(8, 4, False)
 
 
 def test_what_does_not_lead_to_the_output_is_dropped() -> None:
@@ -125,7 +125,7 @@ def test_as_a_networkx_graph() -> None:
     assert networkx.is_directed_acyclic_graph(drawn) and len(drawn) == len(graph)
     assert drawn.number_of_edges() == sum(len(set(row)) for row in graph.inputs)
     twice = next(i for i, op in enumerate(graph.ops) if op.word == "add")
-    assert drawn.edges[graph.inputs[twice][0], twice]["places"] == [0, 1]
+    assert drawn.edges[graph.inputs[twice][0], twice]["positions"] == [0, 1]
     assert drawn.nodes[1] == {"op": Conv(4, 4, 1, 1, 0, 1, False), "shape": (4, 8, 8), "path": "aggregate1.0.unit.conv"}
     assert drawn.graph["output"] == graph.output
 
@@ -133,10 +133,10 @@ def test_as_a_networkx_graph() -> None:
 @pytest.mark.parametrize(
     ("op", "inputs", "said"),
     [
-        (Add(), ((8, 4, 4), (8, 4, 5)), "a sum needs equal shapes, not 8x4x4 and 8x4x5"),
-        (Cat(), ((8, 4, 4), (7, 5, 4)), "concat needs equal maps, not 8x4x4 and 7x5x4"),
-        (Slice(7, 2), ((8, 4, 4),), "channels 7 to 8 are not among 8"),
-        (Conv(8, 8, 6, 1, 0, 1, False), ((8, 4, 9),), "a kernel of 6 with padding 0 does not fit a map of 4x9"),
+        (Add(), ((8, 4, 4), (8, 4, 5)), "sum needs equal shapes, not 8x4x4 and 8x4x5"),
+        (Cat(), ((8, 4, 4), (7, 5, 4)), "concat needs equal map sizes, not 8x4x4 and 7x5x4"),
+        (Slice(7, 2), ((8, 4, 4),), "channels 7 to 8 exceed the input's 8 channels"),
+        (Conv(8, 8, 6, 1, 0, 1, False), ((8, 4, 9),), "kernel size 6 with padding 0 does not fit a 4x9 map"),
     ],
 )
 def test_operations_whose_inputs_do_not_fit(op: Any, inputs: tuple, said: str) -> None:

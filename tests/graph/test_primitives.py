@@ -117,9 +117,9 @@ def test_not_square() -> None:
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ({"conv": 3, "out": 8, "groups": 3}, "net[0].groups: 3 groups do not divide 8 -> 8 channels"),
-        ({"conv": 3, "out": 9, "groups": 2}, "net[0].groups: 2 groups do not divide 8 -> 9 channels"),
-        ({"conv": 11, "out": 8, "padding": 0}, "net[0]: a kernel of 11 with padding 0 does not fit a map of 9x9"),
+        ({"conv": 3, "out": 8, "groups": 3}, "net[0].groups: 3 groups do not divide 8 input and 8 output channels"),
+        ({"conv": 3, "out": 9, "groups": 2}, "net[0].groups: 2 groups do not divide 8 input and 9 output channels"),
+        ({"conv": 11, "out": 8, "padding": 0}, "net[0]: kernel size 11 with padding 0 does not fit a 9x9 map"),
         ({"conv": 256, "out": 8}, "net[0].conv: 256, and a kernel goes from 1 to 255"),
         ({"conv": 3, "out": 0}, "net[0].out: 0, and a number of channels goes from 1 to 1,000,000"),
         ({"conv": 3, "out": 1.5}, "net[0].out: '1.5' is 1.5, and a number of channels must be whole; write floor(...)"),
@@ -127,15 +127,15 @@ def test_not_square() -> None:
             {"conv": 1, "out": "c*200000"},
             "net[0].out: 'c*200000' is 1,600,000, and a number of channels goes from 1 to 1,000,000",
         ),
-        ({"maxpool": 3, "padding": 2}, "net[0]: a padding of 2 is more than half the kernel of 3"),
-        ({"slice": 5, "from": 4}, "net[0]: channels 4 to 8 are not among the 8 here"),
+        ({"maxpool": 3, "padding": 2}, "net[0]: padding 2 is more than half the kernel size 3"),
+        ({"slice": 5, "from": 4}, "net[0]: channels 4 to 8 exceed the input's 8 channels"),
         ({"pad": 7}, "net[0].pad: 8 channels are more than the 7 to pad up to"),
         ({"shuffle": 3}, "net[0]: 3 groups do not divide 8 channels"),
         ({"dropout": 1}, "net[0].dropout: a dropout rate goes from 0 to below 1, not 1"),
         ({"dropout": "-1/2"}, "net[0].dropout: a dropout rate goes from 0 to below 1, not -0.5"),
         ({"drop-path": 1}, "net[0].drop-path: a dropout rate goes from 0 to below 1, not 1"),
         ({"times": 1000}, "net[0].times: a factor goes from -1000 to below 1000, not 1000"),
-        ({"gmp": 10}, "net[0]: a map of 9x9 cannot be pooled to 10x10, which is larger"),
+        ({"gmp": 10}, "net[0]: a 9x9 map cannot be pooled to the larger size 10x10"),
         ({"se": 2, "act": "relo"}, "net[0].act: 'relo' is not one of"),
         ({"conv": 1, "out": 8, "padding": 255}, ""),
     ],
@@ -150,15 +150,15 @@ def test_layers_that_do_not_fit(layer: Any, said: str) -> None:
 
 
 def test_maps_and_channels_are_bounded_before_anything_is_allocated() -> None:
-    with pytest.raises(GenotypeError, match="is beyond 1,000,000 channels or a map of 16,384"):
+    with pytest.raises(GenotypeError, match="exceeds the limit of 1,000,000 channels or map size 16,384"):
         graph_of({"conv": 1, "out": 4, "padding": 255}, image=(3, 16_384, 16_384))
-    with pytest.raises(GenotypeError, match="beyond"):
+    with pytest.raises(GenotypeError, match="exceeds the limit"):
         graph_of({"nodes": 2, "unit": [], "reads": {"pattern": "dense", "operator": "concat"}}, image=(600_000, 1, 1))
     cost = Cost(graph_of({"conv": 255, "out": 10**6}, image=(10**6, 16_384, 16_384)))
     assert cost.params == 255**2 * 10**12 + 10**6 + 1  # refused by its cost, not by an allocation
 
 
 def test_a_pool_does_not_enlarge_a_map():
-    with pytest.raises(GenotypeError, match="2x2 cannot be pooled to 3x3"):
+    with pytest.raises(GenotypeError, match="2x2 map cannot be pooled to the larger size 3x3"):
         Gap(3).shape((4, 2, 2))
     assert Gap(2).shape((4, 2, 2)) == (4, 2, 2)

@@ -77,7 +77,7 @@ def test_a_product_takes_gates_of_one_channel_or_one_pixel() -> None:
     ]:
         branches = {"units": [gate, []], "growth": 4, "reads": {"pattern": "input"}}
         assert formula({**branches, "output": {"pattern": "nodes", "operator": "product"}}) == said
-    with pytest.raises(GenotypeError, match="a product needs sizes that are equal or 1, not 4x8x8 and 3x8x8"):
+    with pytest.raises(GenotypeError, match="product needs sizes that are equal or 1, not 4x8x8 and 3x8x8"):
         three = {"units": [[], [{"slice": 3}], [{"slice": 1}]], "reads": {"pattern": "input"}}
         formula({**three, "output": {"pattern": "nodes", "operator": "product"}})
 

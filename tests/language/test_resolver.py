@@ -182,7 +182,10 @@ def test_faults_found_without_expanding(net: list[Any], let: dict[str, Any], sai
 def test_a_fault_of_the_expansion_names_its_node() -> None:
     with pytest.raises(GenotypeError) as caught:
         graph_of("gap", "block", let={"block": {"unit": ["bn", "relu", {"conv": 3, "out": 64, "groups": 3}]}})
-    assert str(caught.value) == "let.block.unit[2].groups (net[1], node 1): 3 groups do not divide 4 -> 64 channels"
+    assert (
+        str(caught.value)
+        == "let.block.unit[2].groups (net[1], node 1): 3 groups do not divide 4 input and 64 output channels"
+    )
 
 
 def test_an_open_name_wants_a_value() -> None:

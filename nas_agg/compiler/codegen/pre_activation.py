@@ -88,7 +88,7 @@ class Raws:
     def own(self, made: Class, j: int) -> bool:
         """Whether what stands behind step j is its own raw form at every use."""
         outs = [run.steps[j].out for run in made.runs]
-        return all(self.classes.traced.tape.raw(out) == out for out in outs)
+        return all(self.classes.traced.tape.pre_activation(out) == out for out in outs)
 
     def take(self, made: Class) -> None:
         """A class whose forward takes the raw form of its input."""

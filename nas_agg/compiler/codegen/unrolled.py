@@ -72,7 +72,7 @@ class Listing:
         return tuple(run.features[l] for run in self.runs)
 
     def raw_key(self, l: int) -> Key:
-        return tuple(self.classes.traced.tape.raw(run.features[l]) for run in self.runs)
+        return tuple(self.classes.traced.tape.pre_activation(run.features[l]) for run in self.runs)
 
     def name(self, l: int, name: str, width: str) -> None:
         self.names.setdefault(self.key(l), name)

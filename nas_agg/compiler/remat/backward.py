@@ -54,7 +54,7 @@ class Gradients:
         """Adds ``scale * g`` to tensor i's gradient; scale is a vector of its channels."""
         if not self.flows[i]:
             return
-        if i in self.piece.laid:
+        if i in self.piece.buffer_slices:
             self.add_to_buffer(i, g, owned, scale)
         elif self.remat.ops[i].word == "cat":
             begin = 0
@@ -74,8 +74,8 @@ class Gradients:
 
     def add_to_buffer(self, i: int, g: Tensor, owned: bool, scale: Tensor | None) -> None:
         """Add ``scale * g`` to the gradient of a tensor that lies in a buffer."""
-        place, first, end = self.piece.laid[i]
-        width = self.piece.widths[place]
+        place, first, end = self.piece.buffer_slices[i]
+        width = self.piece.buffer_channels[place]
         total = self.buffers.get(place)
         if total is None and g.shape[1] == width:
             g, owned = _scaled(g, owned, scale)
@@ -93,10 +93,10 @@ class Gradients:
         """Add ``a * x + b`` to the gradient of tensor i, whose value is x, once all other terms are there."""
         if not self.flows[i]:
             return
-        if i in self.piece.laid:
-            place, first, end = self.piece.laid[i]
+        if i in self.piece.buffer_slices:
+            place, first, end = self.piece.buffer_slices[i]
             if place not in self.buffer_affine:
-                width = self.piece.widths[place]
+                width = self.piece.buffer_channels[place]
                 self.buffer_affine[place] = (a.new_zeros(width), a.new_zeros(width))
             for total, more in zip(self.buffer_affine[place], (a, b), strict=True):
                 total[first:end].add_(more)
@@ -114,9 +114,9 @@ class Gradients:
 
     def take(self, i: int) -> tuple[Tensor, bool] | None:
         """The complete gradient of tensor i, and whether it is owned; it is removed."""
-        laid = i in self.piece.laid
+        laid = i in self.piece.buffer_slices
         if laid:
-            place, first, end = self.piece.laid[i]
+            place, first, end = self.piece.buffer_slices[i]
             if place not in self.buffers:
                 return None
             g, owned = self.buffers[place][:, first:end], True
@@ -202,8 +202,8 @@ def _norm(grads: Gradients, i: int, op: Norm, g: Tensor, owned: bool) -> None:
         if flows:
             grads.add(source, g, owned, vectors.scale.to(g.dtype))
         return
-    parts = values.values_of(grads.remat.operand(source))
-    small = len(parts) == 1 and g.numel() <= kernels.SMALL and source not in grads.piece.laid
+    parts = values.values_of(grads.remat.norm_inputs(source))
+    small = len(parts) == 1 and g.numel() <= kernels.SMALL and source not in grads.piece.buffer_slices
     if small or not values.elementwise:
         input_grad, dw, db = kernels.native_norm_backward(
             g, kernels.concat(parts), *vectors[:3], norm.params, norm.eps, norm.uses_batch

@@ -20,7 +20,7 @@ from nas_agg.compiler.remat.backward import Gradients
 from nas_agg.compiler.remat.forward import NormState, Values
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm, Primitive
-from nas_agg.graph.rematerialization import Backward, MemoryMode, Piece, RematerializationPlan
+from nas_agg.graph.rematerialization import BackwardPlan, MemoryMode, Piece, RematerializationPlan
 
 MAX_PLANS_PER_PIECE = 16  # cached: the trained parameters and the norms that use batch statistics seldom change
 
@@ -70,7 +70,7 @@ class PiecePlan(NamedTuple):
     flows: dict[int, bool]
     trained: dict[int, tuple[bool, ...]]
     measured: frozenset[int]
-    backward: Backward
+    backward: BackwardPlan
 
 
 class _PieceRunner:
@@ -100,8 +100,8 @@ class _PieceRunner:
     def _computed(self, ops: Sequence[int]) -> list[int]:
         """The operations that are computed on their own: no norm that its activation computes, no unread concat."""
         remat = self.remat
-        read = {source for i in ops if i not in remat.fused for source in remat.sources[i]}
-        skipped = {i for i in ops if i in remat.fused or (remat.ops[i].word == "cat" and i not in read)}
+        read = {source for i in ops if i not in remat.fused_norms for source in remat.sources[i]}
+        skipped = {i for i in ops if i in remat.fused_norms or (remat.ops[i].word == "cat" and i not in read)}
         return [i for i in ops if i not in skipped or i == self.piece.last]
 
     def find_modules(self, network: nn.Module) -> dict[int, nn.Module] | None:
@@ -138,11 +138,11 @@ class _PieceRunner:
         trained: dict[int, tuple[bool, ...]] = {i: () for i, _ in self.paths}
         for (i, _), needed in zip(self.params, needs_grad[1:], strict=True):
             trained[i] += (needed,)
-        flows = remat.flows(piece.entry, piece.last, needs_grad[0], trained)
+        flows = remat.find_gradient_flow(piece.entry, piece.last, needs_grad[0], trained)
         norms = list(zip(self.batch_norms, uses_batch, strict=True))
         frozen = [i for i, uses in norms if not uses]
-        measured = {part for i, uses in norms if uses for part in remat.parts(remat.inputs[i][0])}
-        return PiecePlan(flows, trained, frozenset(measured), remat.backward(piece, flows, trained, frozen))
+        measured = {part for i, uses in norms if uses for part in remat.concat_parts(remat.inputs[i][0])}
+        return PiecePlan(flows, trained, frozenset(measured), remat.plan_backward(piece, flows, trained, frozen))
 
     def group_by_operation(self, params: Sequence[Tensor]) -> dict[int, tuple[Tensor, ...]]:
         """The parameters of each operation."""
@@ -195,7 +195,7 @@ def _update_each_once(norms: Mapping[int, Any], updated: list[int], values: Valu
     for i in updated:
         norm, vectors = norms[i], values.norm_vectors(i)
         momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-        n, _, h, w = values.shapes[values.remat.parts(values.remat.inputs[i][0])[0]]
+        n, _, h, w = values.shapes[values.remat.concat_parts(values.remat.inputs[i][0])[0]]
         unbiased = n * h * w / (n * h * w - 1)
         row = (norm.running_mean, norm.running_var, vectors.mean, vectors.var, unbiased)
         by_momentum.setdefault(momentum, []).append(row)
@@ -228,7 +228,7 @@ class _PieceFunction(torch.autograd.Function):
             for i, norm in norms.items()
         }
         values = Values(remat, piece, params_of, norm_states, ctx.elementwise, training)
-        kept = {*plan.backward.kept, piece.last}
+        kept = {*plan.backward.saved, piece.last}
         for i in (piece.entry, *runner.order):
             value = values.compute(i) if i > piece.entry else x
             values.shapes[i] = value.shape
@@ -260,8 +260,12 @@ class _PieceFunction(torch.autograd.Function):
 def _save(ctx: Any, values: Values, params: tuple[Tensor, ...]) -> None:
     """Save the tensors that the plan keeps, in the order in which `_restore` reads them."""
     plan = ctx.plan
-    normed = sorted(plan.backward.normed)
-    tensors = [*params, *values.values_of(plan.backward.kept), *[values.buffers[i] for i in plan.backward.buffers]]
+    normed = sorted(plan.backward.statistics)
+    tensors = [
+        *params,
+        *values.values_of(plan.backward.saved),
+        *[values.buffers[i] for i in plan.backward.saved_buffers],
+    ]
     if normed:
         tensors.append(torch.cat([vector for i in normed for vector in values.statistics[i]]))
     ctx.norms = []
@@ -285,14 +289,14 @@ def _restore(ctx: Any) -> Values:
     params = runner.group_by_operation([next(saved) for _ in runner.params])
     values = Values(remat, piece, params, {}, ctx.elementwise, ctx.training)
     values.shapes, values.dtypes = ctx.shapes, ctx.dtypes
-    values.live = {i: next(saved) for i in plan.backward.kept}
-    for buffer in plan.backward.buffers:
+    values.live = {i: next(saved) for i in plan.backward.saved}
+    for buffer in plan.backward.saved_buffers:
         values.buffers[buffer] = next(saved)
         for i in piece.buffers[buffer]:
-            _, first, end = piece.laid[i]
+            _, first, end = piece.buffer_slices[i]
             values.live[i] = values.buffers[buffer][:, first:end]
             values.in_buffer.add(i)
-    normed = sorted(plan.backward.normed)
+    normed = sorted(plan.backward.statistics)
     if normed:
         vectors = iter(next(saved).split([remat.shapes[i][0] for i in normed for _ in range(2)]))
         values.statistics = {i: (next(vectors), next(vectors)) for i in normed}
@@ -307,17 +311,17 @@ def _restore(ctx: Any) -> Values:
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     runner, plan = ctx.runner, ctx.plan
     values = _restore(ctx)
-    grads = Gradients(values, plan.flows, plan.trained, plan.backward.normed)
+    grads = Gradients(values, plan.flows, plan.trained, plan.backward.statistics)
     grads.seed(runner.piece.last, g)
     input_grad = None
     for step in plan.backward.steps:
-        for i in step.built:
+        for i in step.rebuilt:
             values.put(i, values.compute(i))
         if step.op > runner.piece.entry:
             grads.backpropagate(step.op)
         elif (result := grads.take(step.op)) is not None:
             input_grad = result[0].contiguous() if result[0]._base is not None else result[0]
-        for i in step.done:
+        for i in step.freed:
             values.live.pop(i, None)
     param_grads: list[Tensor | None] = []
     position: dict[int, int] = {}

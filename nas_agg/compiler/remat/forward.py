@@ -125,21 +125,21 @@ class Values:
 
     def slot(self, i: int, like: Tensor) -> Tensor:
         """A tensor's slice of its buffer."""
-        buffer, first, end = self.piece.laid[i]
+        buffer, first, end = self.piece.buffer_slices[i]
         if buffer not in self.buffers:
-            self.buffers[buffer] = new_like(like, self.piece.widths[buffer])
+            self.buffers[buffer] = new_like(like, self.piece.buffer_channels[buffer])
         return self.buffers[buffer][:, first:end]
 
     def put(self, i: int, value: Tensor) -> None:
         """Store a value; a tensor of a buffer is moved there, at once or when the buffer is read."""
-        belongs_to_buffer = i in self.piece.laid and self.remat.ops[i].word != "cat"
+        belongs_to_buffer = i in self.piece.buffer_slices and self.remat.ops[i].word != "cat"
         self.live[i] = self.write_to_buffer(i, value) if belongs_to_buffer and self.writes_directly(i, value) else value
 
     def writes_directly(self, i: int, value: Tensor) -> bool:
         """Whether a tensor is written straight to its buffer: if it is kept there, or operations on slices are fast."""
-        if self.remat.lasting(self.piece, self.piece.laid[i][0]):
+        if self.remat.keeps_buffer(self.piece, self.piece.buffer_slices[i][0]):
             return True
-        return not (self.remat.solid[i] or i == self.piece.entry or kernels.is_channels_last(value))
+        return not (self.remat.materialized[i] or i == self.piece.entry or kernels.is_channels_last(value))
 
     def write_to_buffer(self, i: int, value: Tensor) -> Tensor:
         """Copy a value into its buffer, unless it is there already; returns the slice."""
@@ -152,7 +152,7 @@ class Values:
     def cat(self, i: int) -> Tensor:
         """The output of concat i: a slice of a buffer, if its parts lie in one."""
         parts = self.remat.inputs[i]
-        if i not in self.piece.laid:
+        if i not in self.piece.buffer_slices:
             return torch.cat(self.values_of(parts), 1)
         for part in parts:
             if part not in self.in_buffer:
@@ -171,7 +171,7 @@ class Values:
         if vectors is None:
             norm = self.norms[i]
             if norm.uses_batch:
-                stats = [self.statistics[part] for part in self.remat.parts(self.remat.inputs[i][0])]
+                stats = [self.statistics[part] for part in self.remat.concat_parts(self.remat.inputs[i][0])]
                 mean, var = stats[0] if len(stats) == 1 else map(torch.cat, zip(*stats, strict=True))
             else:
                 assert norm.mean is not None and norm.var is not None
@@ -218,7 +218,7 @@ class Values:
             return self.cat(i)
         xs = self.values_of(remat.sources[i])
         source = remat.inputs[i][0]
-        if source in remat.fused:
+        if source in remat.fused_norms:
             value = self.batch_norm(source, xs, self.output_slot(i, xs[0]))
             return value.relu_() if op.function == "relu" else value.sigmoid_()
         if word == "norm" and not op.groups:
@@ -231,7 +231,7 @@ class Values:
 
     def output_slot(self, i: int, like: Tensor) -> Tensor | None:
         """The slice of a buffer that tensor i is computed into; None if it is not in one."""
-        return self.slot(i, like) if i in self.piece.laid and self.writes_directly(i, like) else None
+        return self.slot(i, like) if i in self.piece.buffer_slices and self.writes_directly(i, like) else None
 
     def dropout(self, i: int, op: Any, x: Tensor) -> Tensor:
         """Dropout with a mask drawn as PyTorch draws it; the mask is kept, one byte per value."""

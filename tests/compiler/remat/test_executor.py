@@ -356,7 +356,7 @@ def test_what_is_kept_is_what_is_predicted() -> None:
         for memory in ("lean", "leanest"):
             network = build(graph, 0, memory=memory)
             count = kept(network, torch.randn(BATCH, *graph.shapes[0]))
-            assert count / BATCH == pytest.approx(cost.kept_bytes(memory), rel=0.02), memory
+            assert count / BATCH == pytest.approx(cost.bytes_for_backward(memory), rel=0.02), memory
         # A little may come on top: statistics of what sums are made of, a pooled map before a classifier's 1x1.
         assert cost.activation_bytes_lean <= 1.02 * cost.activation_bytes
         assert cost.activation_bytes_leanest <= 1.02 * cost.activation_bytes_lean
@@ -379,13 +379,9 @@ def test_the_shares_that_are_kept(point: str, lean: float, leanest: float) -> No
 
 def test_a_dense_block_is_one_piece_with_one_buffer() -> None:
     block = {"nodes": 4, "growth": 8, "unit": BOTTLENECK, "reads": DENSE, "output": DENSE}
-    lowering = RematerializationPlan(
-        graph_of({"conv": 3, "out": 8}, block, "bn", "relu", {"conv": 1, "out": 8}), "lean"
-    )
-    (piece,) = [piece for piece in lowering.pieces if piece.buffers]
+    plan = RematerializationPlan(graph_of({"conv": 3, "out": 8}, block, "bn", "relu", {"conv": 1, "out": 8}), "lean")
+    (piece,) = [piece for piece in plan.pieces if piece.buffers]
     assert [len(buffer) for buffer in piece.buffers] == [5]
-    kept = lowering.backward(piece, lowering.flows(piece.entry, piece.last, True, {}))
-    image_and_bottlenecks = [0] + [
-        i for i, op in enumerate(lowering.ops) if op.word == "conv" and lowering.shapes[i][0] == 16
-    ]
-    assert kept.buffers == (0,) and list(kept.kept) == image_and_bottlenecks
+    backward = plan.plan_backward(piece, plan.find_gradient_flow(piece.entry, piece.last, True, {}))
+    image_and_bottlenecks = [0] + [i for i, op in enumerate(plan.ops) if op.word == "conv" and plan.shapes[i][0] == 16]
+    assert backward.saved_buffers == (0,) and list(backward.saved) == image_and_bottlenecks
