@@ -28,31 +28,34 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialJob, TrialOutcome
+
 SLEEP = 1.0
 
 
-def prepare(setup: dict[str, Any]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialOutcome | FinalOutcome]:
     """What a worker process does: it sleeps, and looks a network up."""
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import open_space
     from nas_agg.study.tables.results_table import TabularSpace
 
-    space, notes = TabularSpace(open_space("agg-bench")), Path(setup["data"]["notes"])
+    space, notes = TabularSpace(open_space("agg-bench")), Path(config.data["notes"])
 
-    def work(job: dict[str, Any], report: Any) -> dict[str, Any]:
-        if job["final"]:
-            out = Path(job["out"])
+    def work(job: TrialJob | FinalJob, report: Any) -> TrialOutcome | FinalOutcome:
+        if isinstance(job, FinalJob):
+            out = Path(job.out)
             out.mkdir(exist_ok=True)
-            tested = {"trial": job["trial"], "test_accuracy": 0.0, "correct": 0, "images": 1}
+            tested = {"trial": job.trial, "test_accuracy": 0.0, "correct": 0, "images": 1}
             (out / "metrics.json").write_text(json.dumps(tested))
-            out.rename(job["best"])
-            return {}
+            out.rename(job.best)
+            return FinalOutcome()
         begun = time.time()
         time.sleep(SLEEP)
-        row = space.network(Genotype.model_validate(job["genotype"]))
+        row = space.network(Genotype.model_validate(job.genotype))
         with (notes / "times.txt").open("a") as file:
             file.write(f"{begun} {time.time()}\n")
-        return {"accuracy": row.value, "seconds": SLEEP}
+        return TrialOutcome(metrics={"accuracy": row.value}, seconds=SLEEP)
 
     return work
 
@@ -73,9 +76,9 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
         return -sum((value - place % 8) ** 2 for place, value in enumerate(values.values()))
 
     class Noted(TableLookupExecutor):
-        def start(self, job: Any) -> None:
+        def start(self, assignment: Any) -> None:
             note()
-            super().start(job)
+            super().start(assignment)
 
     settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
     with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupExecutor", Noted):
@@ -95,7 +98,7 @@ def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float
 
     with tempfile.TemporaryDirectory() as folder:
         task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
-        engine.open_task, engine.WORKER = lambda settings, space: task, (sys.executable, __file__, "--serve")
+        engine.open_task, engine.WORKER_COMMAND = lambda settings, space: task, (sys.executable, __file__, "--serve")
         begun = time.time()
         search(
             open_space("agg-bench"),

@@ -20,7 +20,7 @@ from judging import Regret, Volume, figures_of, objectives_named
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.settings import Settings
-from nas_agg.study.proposer import Proposer
+from nas_agg.study.proposer import Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
 from nas_agg.study.scheduling.constraints import make_successive_halving
@@ -43,10 +43,10 @@ def run(
         if trial is not None:
             record.promote(trial.number)
         else:
-            found = proposer.propose()
-            if not isinstance(found, tuple):
+            proposal = proposer.propose()
+            if not isinstance(proposal, Proposal):
                 break
-            trial = record.trials[found[0]]
+            trial = record.trials[proposal.number]
         row = space.row(space.values(trial.labels))
         until = rungs.next_rung(trial) if rungs else space.epochs
         step = until - max(trial.rungs, default=0)

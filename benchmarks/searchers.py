@@ -37,7 +37,7 @@ from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.proposer import Proposer
+from nas_agg.study.proposer import Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
 from nas_agg.study.tables.results_table import Table
@@ -126,8 +126,8 @@ def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     searcher = make_searcher(find_searcher(name), space, seed, objectives)
     proposer = Proposer(space, searcher, record, cost=space.row)
-    while isinstance(found := proposer.propose(), tuple):
-        number, network = found
+    while isinstance(proposal := proposer.propose(), Proposal):
+        number, network = proposal
         row = space.row(network.genotype)
         record.complete(number, objectives.values(figures_of(row)))
         yield row

@@ -11,7 +11,7 @@ import optuna
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.proposer import Candidate, Proposer
+from nas_agg.study.proposer import Candidate, Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
 
@@ -106,10 +106,10 @@ def _run(
                 None,
             )
             proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
-        found = proposer.propose()
-        _expect(isinstance(found, tuple), f"it finds no network for trial {len(record.trials)}: {found}")
-        assert isinstance(found, tuple)
-        _score(record, found[0], found[1])
+        proposal = proposer.propose()
+        _expect(isinstance(proposal, Proposal), f"it finds no network for trial {len(record.trials)}: {proposal}")
+        assert isinstance(proposal, Proposal)
+        _score(record, proposal.number, proposal.candidate)
     return [trial.labels for trial in record.trials]
 
 

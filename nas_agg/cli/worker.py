@@ -43,10 +43,10 @@ def worker(
     idle: Annotated[str, typer.Option(metavar="DURATION", help="Exit after this long without a coordinator.")] = "10m",
 ) -> None:
     """Run trials of a search started on another machine. Exits when the search finishes."""
-    from nas_agg.study.workers.join import join
+    from nas_agg.study.workers.join import join_study
 
     times = {"wait": _parse_seconds("wait", wait), "idle": _parse_seconds("idle", idle)}
-    join(storage, study, run, dataset=dataset, device=device, workers=workers, say=_print, **times)
+    join_study(storage, study, run, dataset=dataset, device=device, workers=workers, say=_print, **times)
 
 
 def _parse_seconds(name: str, text: str) -> float:

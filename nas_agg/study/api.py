@@ -119,7 +119,7 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     if "study" not in run:
         raise InputError(f"{path}: the folder of a training, not of a search")
     if not run.get("named"):
-        raise InputError(f"{path}: a part of this search is a Python object; go on {resume_instructions(run, path)}")
+        raise InputError(f"{path}: a part of this search is a Python object; resume {resume_instructions(run, path)}")
     settings = dict(run["settings"]) | changes
     return search(settings.pop("space"), out=path, show=show, **settings)
 

@@ -1,38 +1,41 @@
-"""The loop of a search: one process asks, hands out, listens and records."""
+"""The loop of a search: it proposes trials, dispatches them to an executor, and records their results."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.definition.trial import MEASURED, RecordState, TrialRecord
-from nas_agg.study.proposer import Candidate, Proposer
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.trial import RecordState, TrialRecord
+from nas_agg.study.proposer import Candidate, NoProposal, Proposer, Rejection
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import constraint_violations
-from nas_agg.study.workers.pool import Evaluator, Event, Job
+from nas_agg.study.workers.executor import Assignment, Event, TrialExecutor
+from nas_agg.study.workers.messages import EventKind, TrialOutcome
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.settings import Settings
     from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 
-FAILURES_IN_A_ROW = 10
-TIME_IS_UP = "the time is up"
-TICK = 0.2  # seconds between two looks at the clock
-SLICE = 0.05  # seconds to draw before those who are training are heard again
+MAX_FAILURES = 10  # in a row
+TIMEOUT_REACHED = "timeout reached"
+BUDGET_EXHAUSTED = "budget exhausted"
+POLL_SECONDS = 0.2  # between two looks at the clock
+DRAW_SECONDS = 0.05  # to draw before events of running trials are handled again
 
 
 class SearchFailed(NasAggError):
-    """Trial after trial failed."""
+    """Too many trials in a row failed."""
 
 
 class SearchCallback(Protocol):
-    """Who is told how a search goes."""
+    """Receives progress events of a search."""
 
     def trial(self, trial: TrialRecord) -> None:
-        """A trial has a result, failed, or repeats another."""
+        """A trial has a result, failed, or duplicates another."""
 
     def say(self, line: str) -> None:
         """Something else happened."""
@@ -41,7 +44,7 @@ class SearchCallback(Protocol):
         """Time has passed."""
 
 
-class Clock:
+class Stopwatch:
     """The time of a search, without that of the final training.
 
     Args:
@@ -49,175 +52,195 @@ class Clock:
     """
 
     def __init__(self, spent: float = 0.0):
-        self._spent, self._begun = spent, time.monotonic()
-        self._ended: float | None = None
+        self._spent, self._started = spent, time.monotonic()
+        self._stopped: float | None = None
 
     @property
     def seconds(self) -> float:
-        """How long the search has taken so far, or took in all."""
-        return self._spent + (self._ended or time.monotonic()) - self._begun
+        """Seconds of the search so far, or in total once it is stopped."""
+        return self._spent + (self._stopped or time.monotonic()) - self._started
 
     def stop(self) -> None:
-        """The search has ended."""
-        self._ended = time.monotonic()
+        """Stop at the end of the search."""
+        self._stopped = time.monotonic()
 
 
 @dataclass
 class Coordinator:
-    """Asks for trials until the budget is spent, and records what becomes of them.
+    """Runs trials until the budget is exhausted, and records their results.
 
     Attributes:
-        settings: Budget, times and retries.
+        settings: Budget, timeout, retries and limits.
         record: The trials.
-        proposer: Gives the next trial.
-        evaluator: Evaluates them.
-        job: Makes a trial's job.
-        watcher: Is told.
-        clock: Is stopped when the search ends.
-        last_epoch: The epoch at which a trial is done and no longer stopped.
+        proposer: Creates the next trial.
+        executor: Evaluates trials.
+        assign: Makes the assignment of a trial and its network.
+        callback: Receives progress events.
+        stopwatch: Stopped when the search ends.
+        last_epoch: Epoch at which a trial is complete and no longer pruned.
         rungs: Where trials pause, if they do.
-        forgiven: Trials of lower numbers do not count as failures in a row.
+        forgiven: Failures of trials with lower numbers do not end the search.
     """
 
     settings: Settings
     record: StudyRecord
     proposer: Proposer
-    evaluator: Evaluator
-    job: Callable[[TrialRecord, Candidate], Job]
-    watcher: SearchCallback
-    clock: Clock
+    executor: TrialExecutor
+    assign: Callable[[TrialRecord, Candidate], Assignment]
+    callback: SearchCallback
+    stopwatch: Stopwatch
     last_epoch: int = 0
     rungs: SuccessiveHalving | None = None
     forgiven: int = 0
 
     def run(self) -> str:
-        """Search; gives why it ended. Nothing is evaluated any more then.
+        """Search until the end, when no trial runs any more.
+
+        Returns:
+            Why it ended.
 
         Raises:
-            SearchFailed: Ten trials in a row failed, or none gave a result.
+            SearchFailed: Ten trials in a row failed.
         """
         try:
             return self._run()
         finally:
-            self.clock.stop()
-            self.evaluator.close()
+            self.stopwatch.stop()
+            self.executor.close()
 
     def _run(self) -> str:
-        self._jobs: dict[int, Job] = {}
-        self._losses: dict[int, int] = {}
-        self._drawing = False
-        self._waiting = [trial for trial in self.record.trials if trial.state == RecordState.RUNNING]
-        ended, why, free = True, "", 0
+        self._running: dict[int, Assignment] = {}
+        self._restarts: dict[int, int] = {}
+        self._is_drawing = False
+        self._to_start = [trial for trial in self.record.trials if trial.state == RecordState.RUNNING]
+        trial_ended, reason, free_slots = True, "", 0
         while True:
             self._check_failures()
-            if self._time_is_up():
-                return TIME_IS_UP  # whoever asked for the search settles what runs
-            # What could not be had before may be had now; and a worker may have joined.
-            if ended or self._drawing or self.evaluator.free() > free:
-                why = self._hand_out()
-            if not self._jobs and not self._drawing and (why or self._spent()):
-                return why or "the budget is spent"
-            free = self.evaluator.free()
-            running = len(self._jobs)
-            for event in self.evaluator.events(0 if self._drawing else TICK):
-                self._hear(event)
-            ended = len(self._jobs) < running
-            self.watcher.tick()
+            if self._is_timeout_reached():
+                return TIMEOUT_REACHED  # the caller closes the running trials
+            # A trial that ended may allow a proposal that was impossible before, and a worker may have joined.
+            if trial_ended or self._is_drawing or self.executor.free_slots() > free_slots:
+                reason = self.dispatch()
+            if not self._running and not self._is_drawing and (reason or self._is_budget_allotted()):
+                return reason or BUDGET_EXHAUSTED
+            free_slots, running = self.executor.free_slots(), len(self._running)
+            for event in self.executor.poll(0 if self._is_drawing else POLL_SECONDS):
+                self.handle_event(event)
+            trial_ended = len(self._running) < running
+            self.callback.tick()
 
-    def _time_is_up(self) -> bool:
-        return self.settings.timeout is not None and self.clock.seconds >= self.settings.timeout
+    def _is_timeout_reached(self) -> bool:
+        return self.settings.timeout is not None and self.stopwatch.seconds >= self.settings.timeout
 
-    # ---- handing out
+    def _is_budget_allotted(self) -> bool:
+        """Whether the trials with a result and those that run make up the budget."""
+        return sum(trial.consumes_budget for trial in self.record.trials) + len(self._running) >= self.settings.budget
 
-    def _hand_out(self) -> str:
-        """Give every free worker a trial; gives why there is none for it, if there is none to be had.
+    # ---- dispatching
 
-        When drawing takes its time, it is left in the middle.
+    def dispatch(self) -> str:
+        """Start a trial in every free slot; a proposal that takes long is left unfinished.
+
+        Returns:
+            Why there is no trial to start; empty if there may be one.
         """
-        self._drawing = False
-        while self.evaluator.free():
-            if self._waiting:
-                trial = self._waiting.pop(0)
-                network = self.proposer.judge(trial.labels)
-                if isinstance(network, str) or network.hash != trial.hash:
-                    raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
-                self._start(self.job(trial, network))
+        self._is_drawing = False
+        while self.executor.free_slots():
+            if self._to_start:
+                self._restart(self._to_start.pop(0))
                 continue
             if self.rungs is not None and (paused := self.rungs.next_promotion(self.record.trials)) is not None:
-                self._waiting.append(self.record.promote(paused.number))
+                self._to_start.append(self.record.promote(paused.number))
                 continue
-            if self._spent():
+            if self._is_budget_allotted():
                 return ""
-            known = self.record.next_number
-            proposed = self.proposer.propose(SLICE)
-            for repeat in self.record.trials[known:]:
-                if repeat.state == RecordState.DUPLICATE:
-                    self.watcher.trial(repeat)
-            if proposed is None:
-                self._drawing = True
+            next_number = self.record.next_number
+            proposal = self.proposer.propose(DRAW_SECONDS)
+            for trial in self.record.trials[next_number:]:
+                if trial.state == RecordState.DUPLICATE:
+                    self.callback.trial(trial)
+            if proposal is None:
+                self._is_drawing = True
                 return ""
-            if isinstance(proposed, str):
-                return proposed
-            number, network = proposed
-            self._start(self.job(self.record.trials[number], network))
+            if isinstance(proposal, NoProposal):
+                return proposal.reason
+            self._start(self.assign(self.record.trials[proposal.number], proposal.candidate))
         return ""
 
-    def _start(self, job: Job) -> None:
-        self._jobs[job.number] = job
-        self.evaluator.start(job)
+    def _restart(self, trial: TrialRecord) -> None:
+        """Start a trial that an earlier part of the search created, or one that was promoted."""
+        candidate = self.proposer.check(trial.labels)
+        if isinstance(candidate, Rejection) or candidate.hash != trial.hash:
+            raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
+        self._start(self.assign(trial, candidate))
 
-    def _spent(self) -> bool:
-        """Whether the trials that have a result and those that run are the budget."""
-        return sum(trial.consumes_budget for trial in self.record.trials) + len(self._jobs) >= self.settings.budget
+    def _start(self, assignment: Assignment) -> None:
+        self._running[assignment.number] = assignment
+        self.executor.start(assignment)
 
-    # ---- listening
+    # ---- events
 
-    def _hear(self, event: Event) -> None:
+    def handle_event(self, event: Event) -> None:
+        """Record an event of the executor, and reply to a report or restart a trial whose worker is gone."""
         number = event.number
-        if event.kind == "report":
-            assert event.value is not None
-            worse = self.record.report(number, event.step, event.value)
-            self.evaluator.answer(number, worse and event.step < self.last_epoch)
-            self.record.store_report(number, event.step, event.value)
-            return
-        if event.kind == "left" or (event.kind == "lost" and self._losses.get(number, 0) < self.settings.retries):
-            self._losses[number] = self._losses.get(number, 0) + (event.kind == "lost")
-            self.watcher.say(f"trial {number}: {event.reason}; trained again")
-            self.record.clear_reports(number)
-            self.evaluator.start(self._jobs[number])
-            return
-        del self._jobs[number]
-        seconds = round(event.result.get("seconds", event.seconds), 3)  # a worker knows of the parts before a kill
-        told = {name: event.result[name] for name in MEASURED if event.result.get(name) is not None}
-        limits = constraint_violations(self.settings, told)
-        if event.result.get("infeasible"):
-            limits = {name: much for name, much in limits.items() if much > 0} or {"resources": 1.0}
-            trial = self.record.mark_infeasible(number, event.result["infeasible"], limits, seconds=seconds, **told)
-        elif event.kind == "done" and event.result.get("paused"):
-            values = self._values(number, event.result)
-            trial = self.record.pause(number, event.result["paused"], values, limits, seconds=seconds, **told)
-        elif event.kind == "done":
-            trial = self.record.complete(number, self._values(number, event.result), limits, seconds=seconds, **told)
-        elif event.kind == "stopped":
-            trial = self.record.prune(number, violations=limits, seconds=seconds, **told)
-        else:
-            retried = self._losses.get(number, 0)
-            reason = event.reason + (f", {retried} times trained again" if retried else "")
-            trial = self.record.fail(number, reason, seconds=seconds)
-        self.watcher.trial(trial)
+        match event.kind:
+            case EventKind.REPORT:
+                should_prune = self.record.report(number, event.step, event.value)
+                self.executor.reply(number, should_prune and event.step < self.last_epoch)
+                self.record.store_report(number, event.step, event.value)
+            case EventKind.RELEASED:
+                self._retry(event)
+            case EventKind.WORKER_DIED if self._restarts.get(number, 0) < self.settings.retries:
+                self._restarts[number] = self._restarts.get(number, 0) + 1
+                self._retry(event)
+            case _:
+                del self._running[number]
+                self.callback.trial(self._record_end(event))
 
-    def _values(self, number: int, result: dict[str, Any]) -> tuple[float, ...]:
+    def _retry(self, event: Event) -> None:
+        self.callback.say(f"trial {event.number}: {event.reason}; restarting")
+        self.record.clear_reports(event.number)
+        self.executor.start(self._running[event.number])
+
+    def _record_end(self, event: Event) -> TrialRecord:
+        """Record how a trial ended or paused."""
+        number, outcome = event.number, event.outcome or TrialOutcome()
+        assert isinstance(outcome, TrialOutcome)
+        # A worker knows the time of the parts before an interruption.
+        seconds = round(event.seconds if outcome.seconds is None else outcome.seconds, 3)
+        measured = outcome.measured()
+        violations = constraint_violations(self.settings, measured)
+        match event.kind:
+            case EventKind.COMPLETED:
+                values = self._values(number, outcome)
+                return self.record.complete(number, values, violations, seconds=seconds, **measured)
+            case EventKind.PAUSED:
+                assert outcome.paused_at is not None
+                values = self._values(number, outcome)
+                return self.record.pause(number, outcome.paused_at, values, violations, seconds=seconds, **measured)
+            case EventKind.PRUNED:
+                return self.record.prune(number, violations=violations, seconds=seconds, **measured)
+            case EventKind.INFEASIBLE:
+                exceeded = {name: excess for name, excess in violations.items() if excess > 0} or {"resources": 1.0}
+                reason = outcome.infeasible
+                return self.record.mark_infeasible(number, reason, exceeded, seconds=seconds, **measured)
+        restarts = self._restarts.get(number, 0)
+        reason = f"{event.reason} (attempt {restarts + 1})" if restarts else event.reason
+        return self.record.fail(number, reason, seconds=seconds)
+
+    def _values(self, number: int, outcome: TrialOutcome) -> tuple[float, ...]:
         trial = self.record.trials[number]
-        known = {name: getattr(trial, name) for name in ("params", "macs", "activation_bytes")}
-        return self.record.objectives.values({**known, **result})
+        a_priori = [metric.attribute for metric in METRICS.values() if metric.known_a_priori]
+        cost = {attribute: getattr(trial, attribute) for attribute in a_priori}
+        return self.record.objectives.values({**cost, **outcome.metrics})
 
     def _check_failures(self) -> None:
         ended = [
-            t
-            for t in self.record.trials
-            if t.number >= self.forgiven and (t.consumes_budget or t.state == RecordState.FAILED)
+            trial
+            for trial in self.record.trials
+            if trial.number >= self.forgiven and (trial.consumes_budget or trial.state == RecordState.FAILED)
         ]
-        last = ended[-FAILURES_IN_A_ROW:]
-        if len(last) == FAILURES_IN_A_ROW and not any(trial.consumes_budget for trial in last):
+        last = ended[-MAX_FAILURES:]
+        if len(last) == MAX_FAILURES and not any(trial.consumes_budget for trial in last):
             reasons = dict.fromkeys(trial.reason for trial in last)
-            raise SearchFailed(f"{FAILURES_IN_A_ROW} trials in a row failed: {'; '.join(reasons)}")
+            raise SearchFailed(f"{MAX_FAILURES} trials in a row failed: {'; '.join(reasons)}")

@@ -14,7 +14,7 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import canonical_json, write_atomic, write_errors
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
-from nas_agg.study.coordinator import TIME_IS_UP, Clock, Coordinator
+from nas_agg.study.coordinator import TIMEOUT_REACHED, Coordinator, Stopwatch
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.result import SearchResult, ranked
 from nas_agg.study.definition.settings import Settings
@@ -37,8 +37,11 @@ from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
-from nas_agg.study.workers.pool import WORKER, Evaluator, InProcessExecutor, Job, WorkerPool
-from nas_agg.study.workers.remote import CombinedExecutor, RemoteExecutor, dismiss
+from nas_agg.study.workers.executor import Assignment, InProcessExecutor, TrialExecutor
+from nas_agg.study.workers.messages import TrialJob
+from nas_agg.study.workers.pool import WORKER_COMMAND, WorkerPool
+from nas_agg.study.workers.protocol import LeaseSettings
+from nas_agg.study.workers.remote import CombinedExecutor, RemoteExecutor, announce_finished
 from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
     from nas_agg.search_space.parameters import Values
+
+LEASE = LeaseSettings()
 
 Evaluate = Callable[["Genotype | Values", "Trial"], float | Sequence[float]]
 
@@ -77,7 +82,7 @@ class Engine:
             space.check_objectives(self.objectives, settings.pruner in ("halving", "hyperband"))
         self.searcher = make_searcher(searcher, self.space, settings.seed, self.objectives)
         self.rungs: SuccessiveHalving | None = None
-        self.command: Sequence[str] = WORKER
+        self.command: Sequence[str] = WORKER_COMMAND
         self.means: MemoryPlan | None = None
 
     @property
@@ -156,7 +161,7 @@ class Engine:
     def _extend(self, folder: RunFolder) -> None:
         """A run goes on that is to evaluate more networks or, if its time was up, has more; its best is kept aside."""
         before = int(folder.run["settings"].get("budget", 0))
-        ended = folder.run["settings"].get("timeout") if folder.run.get("reason") == TIME_IS_UP else None
+        ended = folder.run["settings"].get("timeout") if folder.run.get("reason") == TIMEOUT_REACHED else None
         longer = ended is not None and (self.settings.timeout is None or self.settings.timeout > ended)
         if self.settings.budget < before:
             raise InputError(f"{folder.path}: budget: {before} networks were asked for there; give as many or more")
@@ -206,23 +211,28 @@ class Engine:
             return None
         return ProxyScreener(self.settings.proxy, self.settings.proxy_candidates, data, self.settings.seed)
 
-    def _evaluator(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> Evaluator:
+    def _executor(self, folder: RunFolder | None, task: Task | None, record: StudyRecord) -> TrialExecutor:
         if isinstance(self.space, TabularSpace):
             return TableLookupExecutor(self.space)
         if self.evaluate is not None:
             asked = [metric.attribute for metric in self.objectives if not metric.known_a_priori]
             return InProcessExecutor(self.evaluate, record.optuna_trial, asked)
         assert task is not None and folder is not None
-        here = task.setups() if self.settings.workers != 0 else []
-        pool = WorkerPool(here, folder.path / "log.txt", self.settings.trial_timeout, self.command)
-        told = {"data": task.data, "images": task.images, "about": task.about, "trial_timeout": pool.trial_timeout}
-        return CombinedExecutor(pool, RemoteExecutor(record, {**told, "folder": str(folder.path.resolve())}))
+        configs = task.worker_configs() if self.settings.workers != 0 else []
+        pool = WorkerPool(configs, folder.path / "log.txt", self.settings.trial_timeout, self.command)
+        told = {
+            "data": task.data,
+            "dataset_digest": task.dataset_digest,
+            "about": task.about,
+            "trial_timeout": pool.trial_timeout,
+        }
+        return CombinedExecutor(pool, RemoteExecutor(record, {**told, "folder": str(folder.path.resolve())}, LEASE))
 
-    def _display(self, folder: RunFolder | None, record: StudyRecord, clock: Clock) -> ProgressReporter:
+    def _display(self, folder: RunFolder | None, record: StudyRecord, stopwatch: Stopwatch) -> ProgressReporter:
         def keep() -> None:
             if folder is not None:
                 folder.write_trials(record.trials)
-                folder.update(seconds=round(clock.seconds, 1))
+                folder.update(seconds=round(stopwatch.seconds, 1))
 
         return ProgressReporter(
             self.settings.budget,
@@ -232,14 +242,14 @@ class Engine:
             show=self.show,
             objectives=self.objectives,
             timeout=self.settings.timeout,
-            seconds_before=clock.seconds,
+            seconds_before=stopwatch.seconds,
         )
 
     def _go(self, folder: RunFolder | None, task: Task | None, record: StudyRecord, proposer: Proposer) -> SearchResult:
         """Search, close the record, then train the best in full."""
         forgiven = _reopen(folder, record)
-        clock = Clock(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
-        with self._display(folder, record, clock) as display:
+        stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
+        with self._display(folder, record, stopwatch) as display:
             display.say(self._first_line(folder, task, record))
             if line := self._share(folder, proposer):
                 display.say(line)
@@ -249,27 +259,27 @@ class Engine:
                 settings=self.settings,
                 record=record,
                 proposer=proposer,
-                evaluator=self._evaluator(folder, task, record),
-                job=lambda trial, network: self._job(folder, trial, network),
-                watcher=display,
-                clock=clock,
+                executor=self._executor(folder, task, record),
+                assign=lambda trial, candidate: self._assignment(folder, trial, candidate),
+                callback=display,
+                stopwatch=stopwatch,
                 last_epoch=self.settings.epochs or 0,
                 rungs=self.rungs,
                 forgiven=forgiven,
             )
             if self._final(folder) is not None:  # it was killed at its very end: nothing is searched anew
-                clock.stop()
+                stopwatch.stop()
                 reason = folder.run.get("reason", "") if folder else ""
             else:
                 reason = coordinator.run()
-            dismiss(record, reason)
+            announce_finished(record, reason)
             # Of a search without any result, what the time cut off goes on when there is more of it.
             if any(trial.scores is not None or trial.rungs for trial in record.trials):
                 for trial in record.close_open_trials(reason):
                     display.trial(trial)
             best = self._best(record, reason)
             if folder is not None:
-                folder.update(reason=reason, seconds=round(clock.seconds, 1))
+                folder.update(reason=reason, seconds=round(stopwatch.seconds, 1))
                 if self._final(folder) is None:
                     genotype = proposer.genotype(best.labels)
                     if self.means is not None and task is not None:
@@ -296,35 +306,37 @@ class Engine:
 
     def _share(self, folder: RunFolder | None, proposer: Proposer) -> str:
         """How much of the space the limits leave, as a line; kept with the run. Empty if nobody would read it."""
-        share = proposer.share() if folder is not None or self.show else None
+        share = proposer.feasible_share() if folder is not None or self.show else None
         if share is None:
             return ""
         if folder is not None:
             folder.update(share=asdict(share))
         return share.line(self._limits("params", "macs", "activations"))
 
-    def _job(self, folder: RunFolder | None, trial: TrialRecord, network: Candidate) -> Job:
-        order: dict[str, Any] = {}
-        if folder is not None:
-            path = folder.trial_folder(trial.number)
-            _write(path, network.genotype)
-            order = {
-                "final": False,
-                "genotype": network.genotype.text() if self.trains else None,
-                "seed": trial.seed,
-                "recipe": self.settings.recipe or "search",
-                "epochs": self.settings.epochs,
-                "out": str(path.resolve()),
-                "memory": trial.memory,
-                "reported": "loss"
-                if [m.name for m in self.objectives if m.depends_on_training] == ["loss"]
-                else "accuracy",
-                "latency": self._needs_latency,
-                "max_latency": self.settings.max_latency,
-                "latency_target": self.settings.latency_target,
-            }
-        order["until"] = self.rungs.next_rung(trial) if self.rungs else None
-        return Job(trial.number, network.genotype, order)
+    def _assignment(self, folder: RunFolder | None, trial: TrialRecord, candidate: Candidate) -> Assignment:
+        pause_at = self.rungs.next_rung(trial) if self.rungs else None
+        if folder is None:
+            return Assignment(trial.number, candidate.genotype, pause_at=pause_at)
+        path = folder.trial_folder(trial.number)
+        _write(path, candidate.genotype)
+        if not self.trains:
+            return Assignment(trial.number, candidate.genotype, pause_at=pause_at)
+        assert self.settings.epochs is not None
+        trained = [metric.name for metric in self.objectives if metric.depends_on_training]
+        job = TrialJob(
+            genotype=candidate.genotype.text(),
+            seed=trial.seed,
+            recipe=self.settings.recipe or "search",
+            epochs=self.settings.epochs,
+            out=str(path.resolve()),
+            memory=trial.memory,
+            reported="loss" if trained == ["loss"] else "accuracy",
+            measure_latency=self._needs_latency,
+            max_latency=self.settings.max_latency,
+            latency_target=self.settings.latency_target,
+            pause_at=pause_at,
+        )
+        return Assignment(trial.number, candidate.genotype, job, pause_at)
 
     @property
     def _needs_latency(self) -> bool:

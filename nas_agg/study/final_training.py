@@ -9,7 +9,9 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.searcher import derive_seed
-from nas_agg.study.workers.pool import Job, WorkerPool
+from nas_agg.study.workers.executor import Assignment
+from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome
+from nas_agg.study.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -53,24 +55,24 @@ def train_best(
     display.say(f"{what}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.message:
         display.say(memory.message)
-    order = _order(folder, settings, best, genotype, recipe.name) | {"memory": memory.mode}
-    pool = WorkerPool([task.final_setup(best.macs)], folder.path / "log.txt", command=command)
+    job = _final_job(folder, settings, best, genotype, recipe.name, memory.mode)
+    pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
     try:
-        pool.start(Job(best.number, genotype, order))
+        pool.start(Assignment(best.number, job=job))
         while True:
-            for event in pool.events(1.0):
-                if event.kind == "report":
-                    pool.answer(event.number, stop=False)
-                    display.step("training the best", event.step, recipe.epochs, event.value or 0.0)
-                elif event.kind == "done":
-                    if event.result.get("uncompiled"):
-                        display.say(f"torch.compile failed ({event.result['uncompiled']}): trained without it")
+            for event in pool.poll(1.0):
+                if event.kind == EventKind.REPORT:
+                    pool.reply(event.number, stop=False)
+                    display.step("training the best", event.step, recipe.epochs, event.value)
+                elif isinstance(event.outcome, FinalOutcome):
+                    if reason := event.outcome.uncompiled:
+                        display.say(f"torch.compile failed ({reason}): trained without it")
                     return
-                elif event.kind == "lost" and retries < settings.retries:
+                elif event.kind == EventKind.WORKER_DIED and retries < settings.retries:
                     retries += 1
                     display.say(f"the final training: {event.reason}; resuming it")
-                    pool.start(Job(best.number, genotype, order))
+                    pool.start(Assignment(best.number, job=job))
                 else:
                     remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"
                     raise NasAggError(f"the final training failed: {event.reason}; {remedy}")
@@ -78,23 +80,26 @@ def train_best(
         pool.close()
 
 
-def _order(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str) -> dict[str, Any]:
-    """What the worker is told."""
+def _final_job(
+    folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str, memory: str
+) -> FinalJob:
     title, about = describe_run(folder.run, folder.path, best.number)
-    measured: dict[str, Any] = {} if best.latency_ms is None else {"latency_ms": best.latency_ms}
+    cost: dict[str, Any] = {"params": best.params, "macs": best.macs, "hash": best.hash}
+    if best.latency_ms is not None:
+        cost["latency_ms"] = best.latency_ms
     if settings.latency_target is not None:
-        measured["score"] = best.value
-    return {
-        "final": True,
-        "genotype": genotype.text(),
-        "seed": derive_seed(settings.seed, best.number, "final"),
-        "recipe": recipe,
-        "out": str((folder.path / "best.tmp").resolve()),
-        "best": str(folder.best.resolve()),
-        "trial": best.number,
-        "value": best.value if best.accuracy is None else best.accuracy,
-        "cost": {"params": best.params, "macs": best.macs, "hash": best.hash} | measured,
-        "compile": settings.compile,
-        "title": title,
-        "about": about,
-    }
+        cost["score"] = best.value
+    return FinalJob(
+        genotype=genotype.text(),
+        seed=derive_seed(settings.seed, best.number, "final"),
+        recipe=recipe,
+        out=str((folder.path / "best.tmp").resolve()),
+        best=str(folder.best.resolve()),
+        trial=best.number,
+        validation_accuracy=best.value if best.accuracy is None else best.accuracy,
+        cost=cost,
+        memory=memory,
+        compile=bool(settings.compile),
+        title=title,
+        about=about,
+    )

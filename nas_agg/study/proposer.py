@@ -1,4 +1,4 @@
-"""From a searcher's draws to a network worth training: within the limits, and not trained before."""
+"""Turns a searcher's draws into networks worth training: within the limits, and not trained before."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
@@ -28,17 +28,23 @@ if TYPE_CHECKING:
     from nas_agg.study.samplers.screening import ProxyScreener
     from nas_agg.study.tables.table_file import Row
 
-PATIENCE = 1000
-SLOW = 100  # networks in a row over a limit that is measured, or over the memory, which takes seconds
-WHILE_OTHERS_RUN = 50
-SMALL_SPACE = 1000
-LONGEST = 20_000  # characters of a genotype that a storage is given, for whoever looks at it there
-_EXHAUSTED = "the space holds no other network within the limits"
+MAX_REJECTIONS = 1000  # draws in a row without a new network, after which a search ends
+MAX_INFEASIBLE = 100  # infeasible networks in a row, each of which took seconds to measure
+MAX_RUNNING_DRAWS = 50  # draws of networks that are being trained, after which the searcher has to wait
+SMALL_SPACE = 1000  # points of a space that is checked for networks that remain
+MAX_GENOTYPE_TEXT = 20_000  # characters of a genotype that is stored with its trial, for dashboards
+EXHAUSTED = "no other network of the space is within the limits"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network within the limits."""
+    """A network within the limits.
+
+    Attributes:
+        genotype: The network; for bare parameters their values.
+        params, macs, hash: Its cost and canonical hash.
+        activation_bytes: Bytes per image kept for backward, if the search needs them.
+    """
 
     genotype: Genotype
     params: int
@@ -47,29 +53,63 @@ class Candidate:
     activation_bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class Rejection:
+    """Why a draw is not a candidate.
+
+    Attributes:
+        reason: A limit that it exceeds, or why it is not a network.
+    """
+
+    reason: str
+
+
+class Proposal(NamedTuple):
+    """A trial that was created.
+
+    Attributes:
+        number: Number of the trial.
+        candidate: Its network.
+    """
+
+    number: int
+    candidate: Candidate
+
+
+@dataclass(frozen=True)
+class NoProposal:
+    """Why no trial was created.
+
+    Attributes:
+        reason: The space is exhausted, or the searcher proposes nothing new, at least while other trials run.
+    """
+
+    reason: str
+
+
 class Proposer:
     """Asks the searcher for the next trial.
 
-    A draw over a limit, or of a network that failed or is being trained by another worker, is refused and drawn again
-    from the same sampler; it leaves no trial, only a count at the trial that follows. A network that has a result is
-    recorded as a repeat with that result.
+    A draw is rejected if it exceeds a limit, or if its network failed or is being trained; then the same sampler draws
+    again. Rejected draws are no trials; they are counted in the trial that follows. A network that already has a result
+    is recorded as a duplicate with that result.
 
-    A searcher learns nothing from refusals and may draw the like for ever. After ``max_rejections`` in a row
-    draws of another kind take turns: any point of the space, and a neighbour of one of the best networks.
+    A searcher learns nothing from rejections and may repeat them forever. After its ``max_rejections`` in a row, other
+    draws take turns: a random point, and a neighbour of one of the best networks.
 
     Args:
         space: The space.
-        searcher: What proposes.
+        searcher: Proposes points.
         record: The trials.
-        start: The values of the first trials, which come before the searcher's.
-        limits: The most that figures of :class:`~nas_agg.expansion.costs.Cost` may be; 0 is no limit.
-        activations: Whether the activations' bytes are worked out, which takes a moment.
-        input: The images' shape (channels, height, width); ``None`` leaves it to the space.
-        classes: The number of classes; ``None`` leaves it to the space.
-        cost: Counts a genotype; :func:`nas_agg.expansion.costs.cost` unless told.
-        memory: Says what a network is trained with; unsaid, it is not recorded.
-        screen: Picks of several new draws the one to train; what the user starts from is not screened.
-        measured: Whether there are limits that are measured once a trial has begun; a network above is a draw in vain.
+        start: Values of the first trials, before the searcher's.
+        limits: Upper limits of a cost's attributes (:class:`~nas_agg.expansion.costs.Cost`); 0 for no limit.
+        activations: Whether ``activation_bytes`` of candidates is computed, which takes a moment.
+        input: Shape of the images (channels, height, width); ``None`` for the space's own.
+        classes: Number of classes; ``None`` for the space's own.
+        cost: Returns the cost of a genotype; by default :func:`nas_agg.expansion.costs.cost`.
+        memory: Returns the memory mode to train a genotype with, which is recorded.
+        screen: Selects one of several new candidates; the values to start from are not screened.
+        measured: Whether there are limits on measured metrics; networks that exceed them count as rejections.
     """
 
     def __init__(
@@ -88,7 +128,7 @@ class Proposer:
         screen: ProxyScreener | None = None,
         measured: bool = False,
     ):
-        self._table = cost is not None
+        self._has_table = cost is not None
         if cost is None:
             from nas_agg.expansion import costs
 
@@ -100,200 +140,206 @@ class Proposer:
         self._input, self._classes, self._cost = input, classes, cost
         self._memory, self._screen = memory, screen
         searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
-        self._in_vain = (
-            {RecordState.DUPLICATE, RecordState.INFEASIBLE, RecordState.RUNNING}
-            if measured
-            else {RecordState.DUPLICATE}
-        )
-        self._judged: dict[tuple, Candidate | str] = {}
-        self._asking: Generator[None, None, tuple[int, Candidate] | str] | None = None
+        self._states_without_result = {RecordState.DUPLICATE}
+        if measured:
+            self._states_without_result |= {RecordState.INFEASIBLE, RecordState.RUNNING}
+        self._checked: dict[tuple, Candidate | Rejection] = {}
+        self._search: Generator[None, None, Proposal | NoProposal] | None = None
 
     def genotype(self, labels: Labels) -> Genotype:
-        """The genotype of a trial's values, made for the task."""
+        """The genotype of a trial's values, for the task's images and classes."""
         return self.space.genotype(self.space.values(labels), input=self._input, classes=self._classes)
 
-    def judge(self, labels: Labels) -> Candidate | str:
-        """The network of a draw, or why it is refused; nothing is built."""
-        key = tuple(labels[name] for name in self.space.names)  # storages keep names in an order of their own
-        if key not in self._judged:
-            self._judged[key] = self._judge(labels)
-        return self._judged[key]
+    def check(self, labels: Labels) -> Candidate | Rejection:
+        """Check a draw against the limits, by arithmetic."""
+        key = tuple(labels[name] for name in self.space.names)  # storages do not keep the order of names
+        if key not in self._checked:
+            self._checked[key] = self._check(labels)
+        return self._checked[key]
 
-    def _judge(self, labels: Labels) -> Candidate | str:
+    def _check(self, labels: Labels) -> Candidate | Rejection:
         try:
             genotype = self.genotype(labels)
             cost = self._cost(genotype)
-            if exceeded := self._exceeded(cost):
-                return exceeded
-            activations = cost.activation_bytes if self._activations else None
-            return Candidate(genotype, cost.params, cost.macs, cost.hash, activations)
+            if exceeded := self._exceeded_limit(cost):
+                return Rejection(exceeded)
+            activation_bytes = cost.activation_bytes if self._activations else None
+            return Candidate(genotype, cost.params, cost.macs, cost.hash, activation_bytes)
         except InputError as error:
-            return str(error)
+            return Rejection(str(error))
 
-    def _exceeded(self, cost: Cost | Row) -> str:
-        """The limit that a network is over, as a text; empty if there is none."""
-        for name, limit in self._limits.items():
-            if limit and getattr(cost, name) > limit:
-                return f"more than {limit:,} {name.replace('_train', '').replace('_', ' ')}"
+    def _exceeded_limit(self, cost: Cost | Row) -> str:
+        """The first limit that a cost exceeds, as a text; empty if there is none."""
+        for attribute, limit in self._limits.items():
+            if limit and getattr(cost, attribute) > limit:
+                return f"more than {limit:,} {attribute.replace('_', ' ')}"
         return ""
 
-    def share(self) -> FeasibleShare | None:
-        """How much of the space the limits leave that arithmetic knows; None where there are no such limits."""
+    def feasible_share(self) -> FeasibleShare | None:
+        """Estimate how much of the space is within the limits on cost; None without such limits."""
         if not any(self._limits.values()) or not isinstance(self.space, Space):
             return None
 
-        def fits(genotype: Genotype) -> tuple[bool, int]:
-            if self._table:
-                return not self._exceeded(self._cost(genotype)), 100
+        def is_feasible(genotype: Genotype) -> tuple[bool, int]:
+            if self._has_table:
+                return not self._exceeded_limit(self._cost(genotype)), 100
             return check_limits(genotype, self._limits)
 
-        return estimate_feasible_share(self.space, fits, self._input, self._classes)
+        return estimate_feasible_share(self.space, is_feasible, self._input, self._classes)
 
-    def propose(self, seconds: float = math.inf) -> tuple[int, Candidate] | str | None:
-        """Begin the next trial.
+    def propose(self, seconds: float = math.inf) -> Proposal | NoProposal | None:
+        """Create the next trial.
 
         Args:
-            seconds: After as much time in vain it comes back; the next call goes on where this one was.
+            seconds: Time after which it returns without an answer; the next call continues from there.
 
         Returns:
-            Its number and network; or why there is none: the search has nothing new to find (or, while other trials
-            run, nothing new yet); or ``None`` when the time was too short to tell.
+            The trial, or why there is none; ``None`` if the time was too short.
         """
-        if self._asking is None:
-            self._asking = self._ask()
+        if self._search is None:
+            self._search = self._next_trial()
         end = time.monotonic() + seconds
         while True:
             try:
-                next(self._asking)
-            except StopIteration as answer:
-                self._asking = None
-                return answer.value
+                next(self._search)
+            except StopIteration as end_of_search:
+                self._search = None
+                return end_of_search.value
             except BaseException:
-                self._asking = None
+                self._search = None
                 raise
             if time.monotonic() >= end:
                 return None
 
-    def _ask(self) -> Generator[None, None, tuple[int, Candidate] | str]:
-        """Draw until there is an answer; pauses after each network that was worked out."""
-        asked, busy, refused, checked = self._asked_in_vain(), 0, 0, False
+    def _next_trial(self) -> Generator[None, None, Proposal | NoProposal]:
+        """Draw until there is an answer; yields after each draw that is rejected."""
+        rejections, running, rejected, is_space_checked = self.rejections(), 0, 0, False
         distributions, last = self.space.distributions, ""
-        if sum(trial.state == RecordState.INFEASIBLE for trial in self._tail()) >= SLOW:
-            return f"{SLOW} networks in a row were slower than the limit or did not fit the memory"
+        if sum(trial.state == RecordState.INFEASIBLE for trial in self._trials_since_last_new()) >= MAX_INFEASIBLE:
+            return NoProposal(f"{MAX_INFEASIBLE} networks in a row exceeded the latency limit or the memory")
         if self._screen is not None and self.record.next_number >= len(self._start):
-            return (yield from self._pick(self._screen))
+            return (yield from self._next_screened_trial(self._screen))
         draws = self._draws()
-        while asked < PATIENCE:
-            lost = asked >= self.searcher.max_rejections
-            labels = self._other_draw(asked) if lost else next(draws)
-            network = self.judge(labels)
-            asked += 1
-            refused += 1
-            if isinstance(network, str):
-                last = network
+        while rejections < MAX_REJECTIONS:
+            is_stuck = rejections >= self.searcher.max_rejections
+            labels = self._other_draw(rejections) if is_stuck else next(draws)
+            candidate = self.check(labels)
+            rejections += 1
+            rejected += 1
+            if isinstance(candidate, Rejection):
+                last = candidate.reason
             else:
-                known = self.record.find_by_hash(network.hash)
-                attrs = self._attrs(network, refused - 1)
-                if known is None:
-                    return self.record.create_trial(labels, distributions, attrs), network
-                if known.is_final and not lost:
-                    self.record.create_duplicate(labels, distributions, attrs, known.number)
-                    draws, refused, checked = self._draws(), 0, False
-                busy += known.state == RecordState.RUNNING
-                if busy >= WHILE_OTHERS_RUN:
-                    return "the searcher proposes what is being trained"
-                last = f"equal to trial {known.number}, {known.state}"
+                earlier = self.record.find_by_hash(candidate.hash)
+                attrs = self._attrs(candidate, rejected - 1)
+                if earlier is None:
+                    return Proposal(self.record.create_trial(labels, distributions, attrs), candidate)
+                if earlier.is_final and not is_stuck:
+                    self.record.create_duplicate(labels, distributions, attrs, earlier.number)
+                    draws, rejected, is_space_checked = self._draws(), 0, False
+                running += earlier.state == RecordState.RUNNING
+                if running >= MAX_RUNNING_DRAWS:
+                    return NoProposal("the searcher proposes networks that are being trained")
+                last = f"equal to trial {earlier.number}, {earlier.state}"
             yield
-            if not checked:
-                checked = True
-                if (yield from self._exhausted()):
-                    return _EXHAUSTED
-        return f"{PATIENCE:,} draws in a row were repeats or refused{f' (the last one: {last})' if last else ''}"
+            if not is_space_checked:
+                is_space_checked = True
+                if (yield from self._is_exhausted()):
+                    return NoProposal(EXHAUSTED)
+        suffix = f" (the last one: {last})" if last else ""
+        return NoProposal(f"{MAX_REJECTIONS:,} draws in a row were duplicates or rejected{suffix}")
 
-    def _pick(self, screen: ProxyScreener) -> Generator[None, None, tuple[int, Candidate] | str]:
-        """Draw candidates, each a network of its own, and begin the one that is screened best."""
-        draws, found = self._draws(), dict[str, tuple[Labels, Candidate]]()
-        in_vain = 0
-        for asked in range(PATIENCE):
-            labels = self._other_draw(asked) if in_vain >= self.searcher.max_rejections else next(draws)
-            network = self.judge(labels)
-            in_vain += 1
+    def _next_screened_trial(self, screen: ProxyScreener) -> Generator[None, None, Proposal | NoProposal]:
+        """Draw candidates with different networks, and create the trial of the one with the highest proxy score."""
+        draws, candidates = self._draws(), dict[str, tuple[Labels, Candidate]]()
+        rejections = 0
+        for draw in range(MAX_REJECTIONS):
+            labels = self._other_draw(draw) if rejections >= self.searcher.max_rejections else next(draws)
+            candidate = self.check(labels)
+            rejections += 1
             if (
-                not isinstance(network, str)
-                and network.hash not in found
-                and not self.record.find_by_hash(network.hash)
+                isinstance(candidate, Candidate)
+                and candidate.hash not in candidates
+                and not self.record.find_by_hash(candidate.hash)
             ):
-                found[network.hash] = labels, network
-                screen.score(network.genotype)
-                in_vain = 0
+                candidates[candidate.hash] = labels, candidate
+                screen.score(candidate.genotype)
+                rejections = 0
             yield
-            if len(found) == screen.candidates:
+            if len(candidates) == screen.candidates:
                 break
-        if not found:
-            return _EXHAUSTED if (yield from self._exhausted()) else f"{PATIENCE:,} draws held no new network"
-        labels, network = list(found.values())[screen.best([one.genotype for _, one in found.values()])]
-        attrs = self._attrs(network, asked + 1 - len(found))
-        return self.record.create_trial(labels, self.space.distributions, attrs), network
+        if not candidates:
+            is_exhausted = yield from self._is_exhausted()
+            return NoProposal(EXHAUSTED if is_exhausted else f"{MAX_REJECTIONS:,} draws contained no new network")
+        best = screen.best([candidate.genotype for _, candidate in candidates.values()])
+        labels, candidate = list(candidates.values())[best]
+        attrs = self._attrs(candidate, draw + 1 - len(candidates))
+        return Proposal(self.record.create_trial(labels, self.space.distributions, attrs), candidate)
 
     def _draws(self) -> Iterator[Labels]:
-        """What is proposed for the next trial: by the user, then by the searcher."""
+        """Draws for the next trial: the values to start from, then the searcher's."""
         from optuna.samplers import BaseSampler
 
         number = self.record.next_number
         with self.record.searcher_errors(number):
             sampler = self.searcher.sampler(number)
             if not isinstance(sampler, BaseSampler):
-                raise TypeError(f"its sampler() gave a {type(sampler).__name__}, not an Optuna sampler")
+                raise TypeError(f"its sampler() returned a {type(sampler).__name__}, not an Optuna sampler")
         return itertools.chain(self._start[number : number + 1], self.record.draws(sampler, self.space.distributions))
 
-    def _attrs(self, network: Candidate, refused: int) -> dict[str, Any]:
-        seed = derive_seed(self.searcher.seed, self.record.next_number, "train")
-        memory = self._memory(network.genotype) if self._memory is not None else "plain"
-        text = network.genotype.to_json() if isinstance(network.genotype, Genotype) else ""
-        return {
-            "hash": network.hash,
-            "params": network.params,
-            "macs": network.macs,
-            "seed": seed,
-            "rejected_draws": refused,
-            **({"memory": memory} if memory != "plain" else {}),
-            **({"genotype": text} if 0 < len(text) <= LONGEST else {}),
-            **({"activation_bytes": network.activation_bytes} if network.activation_bytes is not None else {}),
+    def _attrs(self, candidate: Candidate, rejected_draws: int) -> dict[str, Any]:
+        """Attributes of a new trial."""
+        attrs: dict[str, Any] = {
+            "hash": candidate.hash,
+            "params": candidate.params,
+            "macs": candidate.macs,
+            "seed": derive_seed(self.searcher.seed, self.record.next_number, "train"),
+            "rejected_draws": rejected_draws,
         }
+        if self._memory is not None and (memory := self._memory(candidate.genotype)) != "plain":
+            attrs["memory"] = memory
+        if isinstance(candidate.genotype, Genotype) and len(text := candidate.genotype.to_json()) <= MAX_GENOTYPE_TEXT:
+            attrs["genotype"] = text
+        if candidate.activation_bytes is not None:
+            attrs["activation_bytes"] = candidate.activation_bytes
+        return attrs
 
-    def _other_draw(self, asked: int) -> Labels:
-        """What is drawn when the searcher is at a loss; the circle of the best widens with each draw in vain."""
+    def _other_draw(self, draw: int) -> Labels:
+        """A draw in place of a stuck searcher's: a random point, or a neighbour of one of a growing set of the best."""
         import numpy as np
 
         number = self.record.next_number
-        rng = np.random.default_rng(derive_seed(self.searcher.seed, number, f"draw {asked}"))
-        best = ranked(self.record.trials)[: 2 + asked // 20]
-        if best and asked % 2:
+        rng = np.random.default_rng(derive_seed(self.searcher.seed, number, f"draw {draw}"))
+        best = ranked(self.record.trials)[: 2 + draw // 20]
+        if best and draw % 2:
             labels = best[int(rng.integers(len(best)))].labels
             return self.space.labels(self.space.mutate(self.space.values(labels), rng))
         return self.space.labels(self.space.sample(rng))
 
-    def _asked_in_vain(self) -> int:
-        """Draws since the last new network, refused ones and repeats; what is being measured is no answer yet."""
-        return sum(1 + trial.rejected_draws for trial in self._tail() if trial.state != RecordState.RUNNING)
+    def rejections(self) -> int:
+        """Rejected draws and duplicates since the last new network; running trials do not count."""
+        tail = self._trials_since_last_new()
+        return sum(1 + trial.rejected_draws for trial in tail if trial.state != RecordState.RUNNING)
 
-    def _tail(self) -> Iterator[TrialRecord]:
-        """The trials since the last network with a result, the last first."""
-        return itertools.takewhile(lambda trial: trial.state in self._in_vain, reversed(self.record.trials))
+    def _trials_since_last_new(self) -> Iterator[TrialRecord]:
+        """Trials after the last one with a result of its own, latest first."""
+        return itertools.takewhile(
+            lambda trial: trial.state in self._states_without_result, reversed(self.record.trials)
+        )
 
-    def _exhausted(self) -> Generator[None, None, bool]:
-        """Whether every point of a small space is known or refused. Of a large space nobody can tell."""
+    def _is_exhausted(self) -> Generator[None, None, bool]:
+        """Whether every point of a small space is known or rejected; False for a large space, which is not checked."""
         if self.space.size() > SMALL_SPACE:
             return False
         for labels in _all_points(dict(self.space.distributions)):
-            network = self.judge(labels)
-            if not isinstance(network, str) and self.record.find_by_hash(network.hash) is None:
+            candidate = self.check(labels)
+            if isinstance(candidate, Candidate) and self.record.find_by_hash(candidate.hash) is None:
                 return False
             yield
         return True
 
 
 def _all_points(distributions: dict[str, BaseDistribution]) -> Iterator[Labels]:
+    """Every point of a space, as labels."""
     values: list[list[Any]] = []
     for distribution in distributions.values():
         if isinstance(distribution, CategoricalDistribution):
@@ -301,6 +347,6 @@ def _all_points(distributions: dict[str, BaseDistribution]) -> Iterator[Labels]:
         elif isinstance(distribution, IntDistribution):
             values.append(list(range(distribution.low, distribution.high + 1, distribution.step)))
         else:
-            raise TypeError(f"a space's names are integers or choices, not {distribution}")
+            raise TypeError(f"search variables are integers or choices, not {distribution}")
     for point in itertools.product(*values):
         yield dict(zip(distributions, point, strict=True))

@@ -22,6 +22,7 @@ from nas_agg.study.records.provenance import describe_run, describe_source
 from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, dataset_arguments, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
+from nas_agg.study.workers.messages import FinalJob
 
 if TYPE_CHECKING:
     import os
@@ -181,16 +182,16 @@ def _log(folder: RunFolder, line: str, show: bool) -> None:
         print(line, flush=True)
 
 
-def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> None:
+def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     """Train, and record the status of the run."""
-    from nas_agg.study.workers.jobs import train_in_full
+    from nas_agg.study.workers.jobs import train_final
     from nas_agg.training.loop import TrainingFailed
 
     folder.run.pop("reason", None)
     folder.update(status="running")
     try:
         with stoppable():
-            metrics = train_in_full(job, data, _progress(folder, show, job["epochs"]))
+            metrics = train_final(job, data, _progress(folder, show, job.epochs or 0))
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
@@ -202,12 +203,12 @@ def _train(folder: RunFolder, job: dict[str, Any], data: Data, show: bool) -> No
     folder.update(status="finished")
 
 
-def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What a search's worker is told of a final training; there is no trial here."""
-    places = {"out": str(folder.path / "best.tmp"), "best": str(folder.best)}
-    told = {name: settings[name] for name in ("seed", "recipe", "epochs")}
+def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> FinalJob:
+    """The job of a final training without a trial."""
+    own = {name: settings[name] for name in ("seed", "recipe", "epochs")}
     title, about = describe_run(folder.run, folder.path)
-    return {**places, **told, "trial": None, "value": None, "title": title, "about": about, **more}
+    out, best = str(folder.path / "best.tmp"), str(folder.best)
+    return FinalJob(out=out, best=best, title=title, about=about, **own, **more)
 
 
 def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, float], bool]:

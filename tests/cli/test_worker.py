@@ -19,7 +19,7 @@ def nas_agg(*words, **more):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ((), "name a storage (--storage URL --study NAME) or a run folder (--run RUN), one of them"),
+        ((), "specify either a storage (--storage URL --study NAME) or a run folder (--run RUN)"),
         (("--storage", "sqlite:///none.db"), "sqlite:///none.db: no such file"),
         (("--run", "."), ".: not a run folder (it has no run.json)"),
         (
@@ -43,13 +43,13 @@ def test_a_worker_of_a_finished_search_leaves_at_once(tmp_path):
     storage = open_storage(url, tmp_path)
     study = storage.create_new_study([StudyDirection.MAXIMIZE], "a-0123ab")
     digest = load_data("digits").digest
-    task = {"data": {"spec": "digits"}, "images": digest, "about": "digits", "versions": versions()}
+    task = {"data": {"spec": "digits"}, "dataset_digest": digest, "about": "digits", "versions": versions()}
     storage.set_study_user_attr(study, TASK, task)
     storage.set_study_user_attr(study, COORDINATOR, {"state": "finished"})
     ended = nas_agg("--storage", url, "--study", "a", "--device", "cpu", "--workers", "1")
     assert (ended.returncode, ended.stderr) == (0, "")
     first, last = ended.stdout.splitlines()
     assert first.startswith("joined a-0123ab as ") and first.endswith(
-        "digits, 1 process on cpu, without the run's folder"
+        "digits, 1 process on cpu, without access to the run folder"
     )
     assert last == "the search has finished; leaving"

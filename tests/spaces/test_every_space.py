@@ -109,7 +109,7 @@ def test_a_search_of_it_comes_to_its_end(space):
         return -macs
 
     result = nas_agg.search(space, fewest, searcher="random", budget=5, seed=0)
-    assert result.reason == "the budget is spent"
+    assert result.reason == "budget exhausted"
     assert {trial.state for trial in result.trials} <= {"complete", "duplicate"}
     scores = [trial.value for trial in result.trials if trial.state == "complete"]
     assert len(scores) == 5 and result.value == max(scores) == fewest(result.best, None)

@@ -1,4 +1,4 @@
-"""A worker that scores the tiny space's networks by arithmetic, and misbehaves as it is told to by its setup."""
+"""A worker that scores the tiny space's networks by arithmetic, and misbehaves as its configuration says."""
 
 from __future__ import annotations
 
@@ -8,30 +8,31 @@ import signal
 import time
 from pathlib import Path
 
+from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialOutcome
 from nas_agg.study.workers.process import serve
 from nas_agg.training.recipes import get_recipe
 
 
-def prepare(setup):
-    ways = setup["data"]
+def prepare(config):
+    ways = config.data
 
     def work(job, report):
-        let = job["genotype"]["let"]
-        if job["final"]:
-            assert get_recipe(job["recipe"])
+        let = job.genotype["let"]
+        if isinstance(job, FinalJob):
+            assert get_recipe(job.recipe)
             time.sleep(ways.get("final_sleep", 0))
-            out = Path(job["out"])
+            out = Path(job.out)
             out.mkdir(exist_ok=True)
             (out / "metrics.json").write_text(
-                json.dumps({"trial": job["trial"], "test_accuracy": 0.5, "correct": 5, "images": 10})
+                json.dumps({"trial": job.trial, "test_accuracy": 0.5, "correct": 5, "images": 10})
             )
-            out.rename(job["best"])
-            return {}
+            out.rename(job.best)
+            return FinalOutcome()
         width, deep = let["width"] // 2, let["deep"]
         with (Path(ways["notes"]) / "trained.txt").open("a") as file:
-            file.write(f"{Path(job['out']).name} {job['seed']} {os.getpid()}\n")
+            file.write(f"{Path(job.out).name} {job.seed} {os.getpid()}\n")
         time.sleep(ways.get("sleep", 0))
-        (Path(job["out"]) / "checkpoint.pt").touch()
+        (Path(job.out) / "checkpoint.pt").touch()
         if width in ways.get("raises", ()):
             raise ValueError(f"width {width} is odd\nand more")
         if width in ways.get("hangs", ()):
@@ -43,10 +44,10 @@ def prepare(setup):
             (mark.parent / f"{mark.name}-{deaths}").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         top = (1 / (1 + abs(width - 4)) + deep / 10) / 2
-        for step in range(1, job["epochs"] + 1):
-            if report(step, top * step / job["epochs"]):
+        for step in range(1, job.epochs + 1):
+            if report(step, top * step / job.epochs):
                 break
-        return {"value": top * step / job["epochs"], "seconds": ways.get("seconds", 0.0)}
+        return TrialOutcome(metrics={"value": top * step / job.epochs}, seconds=ways.get("seconds", 0.0))
 
     return work
 

@@ -20,11 +20,11 @@ from optuna.pruners import NopPruner
 from postgres import postgres
 
 import nas_agg.study.engine as engine
-import nas_agg.study.workers.remote as remote
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.workers.protocol import LeaseSettings
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 BUDGET, WORKERS = 60, 4
@@ -79,8 +79,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     (tmp_path / "notes").mkdir()
     task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
     monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(WORKER)))
-    monkeypatch.setattr(remote, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(WORKER)))
+    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=3.0))
 
     def go(workers, **more):
         return search(
@@ -108,11 +108,13 @@ def check(result, out: Path, storage: str | None) -> None:
     assert states["running"] == states["interrupted"] == 0
     own = [trial for trial in result.trials if trial.state != "duplicate"]
     assert len({trial.hash for trial in own}) == len(own) == BUDGET + 3
-    spoilt = {trial.number: (trial.state, trial.reason.partition(",")[0]) for trial in own if not trial.consumes_budget}
+    spoilt = {
+        trial.number: (trial.state, trial.reason.partition(" (")[0]) for trial in own if not trial.consumes_budget
+    }
     assert spoilt == {
         7: ("failed", "ValueError: it is odd"),
         13: ("infeasible", "out of memory: at batch size 96 and 48"),
-        21: ("failed", "longer than 2 s"),  # and perhaps ", 2 times trained again"
+        21: ("failed", "exceeded 2 s"),  # and perhaps " (attempt 2)"
     }
     for trial in own:
         if trial.consumes_budget:

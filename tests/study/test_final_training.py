@@ -9,8 +9,10 @@ import pytest
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import read_document
 from nas_agg.study.api import search
+from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.standalone_training import evaluate_run
-from nas_agg.study.workers.jobs import train_in_full
+from nas_agg.study.workers.jobs import train_final
+from nas_agg.study.workers.messages import FinalJob, TrialJob
 from nas_agg.study.workers.process import prepare
 from nas_agg.training.data import load_data
 
@@ -38,11 +40,11 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
         lines = (tmp_path / f"run/trials/{trial.number}/metrics.jsonl").read_text().splitlines()
         assert json.loads(lines[-1])["validation_accuracy"] == trial.value
     trial = result.top[0]
-    work = prepare({"threads": 1, "data": {"spec": "digits", "seed": 1}})
+    work = prepare(WorkerConfig(data={"spec": "digits", "seed": 1}))
     text = read_document(tmp_path / f"run/trials/{trial.number}/genotype.json")
-    job = {"final": False, "genotype": text, "seed": trial.seed, "recipe": "search", "device": "cpu", "epochs": 2}
-    alone = work({**job, "out": str(tmp_path / "alone")}, lambda step, value: False)
-    assert alone["value"] == trial.value, "the seed makes the training, wherever it runs"
+    job = TrialJob(genotype=text, seed=trial.seed, recipe="search", epochs=2, out=str(tmp_path / "alone"))
+    alone = work(job, lambda step, value: False)
+    assert alone.metrics["value"] == trial.value, "the seed makes the training, wherever it runs"
 
 
 def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
@@ -67,14 +69,14 @@ def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_pa
 
     def job(name):
         out = {"out": str(tmp_path / f"{name}.tmp"), "best": str(tmp_path / name)}
-        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "trial": 7, "value": 0.5}
-        return {**out, **rest, "cost": {"params": 1}, "title": "tiny, trial 7", "about": ""}
+        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "trial": 7, "validation_accuracy": 0.5}
+        return FinalJob(**out, **rest, cost={"params": 1}, title="tiny, trial 7")
 
-    whole = train_in_full(job("whole"), data, lambda step, value: False)
+    whole = train_final(job("whole"), data, lambda step, value: False)
     with pytest.raises(Killed):
-        train_in_full(job("broken"), data, kill)
+        train_final(job("broken"), data, kill)
     assert not (tmp_path / "broken").exists()
-    broken = train_in_full(job("broken"), data, lambda step, value: False)
+    broken = train_final(job("broken"), data, lambda step, value: False)
     assert {**broken, "seconds": 0} == {**whole, "seconds": 0}
     weights = [(tmp_path / name / "weights.safetensors").read_bytes() for name in ("whole", "broken")]
     assert weights[0] == weights[1]
@@ -89,11 +91,10 @@ def test_a_trial_that_goes_on_reports_what_it_had_done(tiny, tmp_path, monkeypat
     train = loop.train
     monkeypatch.setattr(loop, "train", lambda *args, **kwargs: train(*args, **kwargs, checkpoint_seconds=0))
     genotype = tiny.genotype(tiny.values({"width": 6, "deep": "0", "kernel": "3", "end": '"relu"'}))
-    work = prepare({"threads": 1, "data": {"spec": "digits"}})
+    work = prepare(WorkerConfig(data={"spec": "digits"}))
 
     def job(name):
-        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "epochs": 5}
-        return {"final": False, "out": str(tmp_path / name), **rest}
+        return TrialJob(genotype=genotype.text(), seed=5, recipe="search", epochs=5, out=str(tmp_path / name))
 
     reports = []
 
@@ -111,7 +112,7 @@ def test_a_trial_that_goes_on_reports_what_it_had_done(tiny, tmp_path, monkeypat
     whole = work(job("whole"), lambda step, value: whole_reports.append((step, value)))
     assert reports[3:] == whole_reports and reports[:3] == whole_reports[:3]
     assert [step for step, _ in whole_reports] == [1, 2, 3, 4, 5]
-    assert broken["value"] == whole["value"] == whole_reports[-1][1]
+    assert broken.metrics["value"] == whole.metrics["value"] == whole_reports[-1][1]
     assert not (tmp_path / "broken/checkpoint.pt").exists()
     stopped = work(job("stopped"), lambda step, value: step == 2)
-    assert stopped["value"] == whole_reports[1][1]
+    assert stopped.metrics["value"] == whole_reports[1][1]

@@ -49,13 +49,13 @@ def unfinished(path, **changes):
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (math.inf, "diverged: the value is not finite"),
-        (-math.inf, "diverged: the value is not finite"),
-        (math.nan, "diverged: the value is no number"),
-        (None, "evaluate gave a NoneType, not a number"),
-        ("0.5", "evaluate gave a str, not a number"),
-        ([1.0], "evaluate gave a list, not a number"),
-        (10**400, "evaluate gave a int, not a number"),
+        (math.inf, "diverged: the value is infinite"),
+        (-math.inf, "diverged: the value is infinite"),
+        (math.nan, "diverged: the value is NaN"),
+        (None, "evaluate returned a NoneType, not a number"),
+        ("0.5", "evaluate returned a str, not a number"),
+        ([1.0], "evaluate returned a list, not a number"),
+        (10**400, "evaluate returned a int, not a number"),
     ],
 )
 def test_a_value_that_is_no_finite_number_is_a_failed_trial(tiny, value, reason):
@@ -112,7 +112,7 @@ def test_leaving_from_within_evaluate_leaves_a_stopped_run(tiny, score, tmp_path
     with pytest.raises(error):
         search(tiny, leave, searcher="random", budget=2, out=tmp_path / "run")
     assert read_run(tmp_path / "run")["status"] == "stopped"
-    assert search(tiny, score, searcher="random", budget=2, out=tmp_path / "run").reason == "the budget is spent"
+    assert search(tiny, score, searcher="random", budget=2, out=tmp_path / "run").reason == "budget exhausted"
 
 
 # ---- searchers
@@ -391,7 +391,7 @@ def test_a_path_that_is_no_text_does_no_harm(tiny, score, tmp_path, monkeypatch)
     search(tiny, score, searcher="random", budget=2, out=path)
     assert read_run(path)["command"] == "nas_agg \\udcff"
     assert "u\\udcff" in (path / "log.txt").read_text()
-    assert search(tiny, score, searcher="random", budget=2, out=path).reason == "the budget is spent"
+    assert search(tiny, score, searcher="random", budget=2, out=path).reason == "budget exhausted"
 
 
 # ---- a network without what it needs

@@ -6,6 +6,7 @@ import pytest
 
 import nas_agg.study.workers.jobs as training
 from nas_agg.study.workers.jobs import HALVED, train_trial
+from nas_agg.study.workers.messages import TrialJob, TrialOutcome
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import TrainingFailed
 from nas_agg.training.recipes import get_recipe
@@ -19,8 +20,7 @@ def digits():
 @pytest.fixture
 def job(tiny, tmp_path):
     network = tiny.genotype({"width": 4, "deep": 0, "kernel": 1, "end": "relu"})
-    order = {"genotype": network.text(), "seed": 1, "recipe": "search", "epochs": 2, "device": "cpu"}
-    return {**order, "out": str(tmp_path)}
+    return TrialJob(genotype=network.text(), seed=1, recipe="search", epochs=2, out=str(tmp_path))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_half_the_batch_is_tried_from_the_start(job, digits, limited, error, tmp
     sizes, reports = limited(whole - 1, error), []
     result = train_trial(job, digits, lambda step, value: reports.append(step))
     assert sizes == [whole, whole // 2]
-    assert result["batch_size"] == whole // 2 and 0 <= result["accuracy"] <= 1
+    assert result.batch_size == whole // 2 and 0 <= result.metrics["accuracy"] <= 1
     assert reports == [1, 1, 2], "it is another training, and reports anew"
     assert (tmp_path / HALVED).exists()
 
@@ -75,13 +75,14 @@ def test_a_trial_that_was_halved_goes_on_so(job, digits, limited, tmp_path):
     sizes = limited(whole - 1, MemoryError())
     with pytest.raises(Killed):
         train_trial(job, digits, dies)
-    assert "batch_size" in train_trial(job, digits, lambda step, value: False)
+    assert train_trial(job, digits, lambda step, value: False).batch_size == whole // 2
     assert sizes == [whole, whole // 2, whole // 2]
 
 
 def test_what_fits_in_no_way_is_infeasible(job, digits, limited):
     sizes = limited(0, TrainingFailed("out of memory: at batch size 48 (CUDA)"))
-    assert train_trial(job, digits, lambda *_: False) == {"infeasible": "out of memory: at batch size 48 (CUDA)"}
+    outcome = train_trial(job, digits, lambda *_: False)
+    assert outcome == TrialOutcome(infeasible="out of memory: at batch size 48 (CUDA)")
     assert len(sizes) == 2
 
 

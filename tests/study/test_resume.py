@@ -238,7 +238,7 @@ def test_a_storage_that_breaks_leaves_a_failed_run(tiny, score, tmp_path, monkey
         with pytest.raises(NasAggError, match="it is full"):
             search(tiny, score, **settings)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "failed"
-    assert search(tiny, score, **settings).reason == "the budget is spent"
+    assert search(tiny, score, **settings).reason == "budget exhausted"
 
 
 def test_a_search_of_a_table_goes_on(tmp_path):
@@ -257,10 +257,10 @@ def test_a_search_whose_time_was_up_goes_on_with_more(tiny, score, tmp_path, mon
 
     settings = {"searcher": "random", "budget": 12, "out": tmp_path / "run"}
     first = search(tiny, slow, timeout=0.5, **settings)
-    assert first.reason == "the time is up" and 0 < len(first.trials) < 12
+    assert first.reason == "timeout reached" and 0 < len(first.trials) < 12
     again = search(tiny, slow, timeout=0.5, **settings)
     assert len(again.trials) == len(first.trials), "no more time, nothing more"
     more = search(tiny, slow, timeout=60, **settings)
-    assert sum(trial.consumes_budget for trial in more.trials) == 12 and more.reason == "the budget is spent"
+    assert sum(trial.consumes_budget for trial in more.trials) == 12 and more.reason == "budget exhausted"
     assert (tmp_path / "run/best-after-0.5s").is_dir() and (tmp_path / "run/best").is_dir()
     assert len(search(tiny, slow, timeout=90, **settings).trials) == len(more.trials)

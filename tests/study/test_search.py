@@ -15,7 +15,7 @@ from nas_agg.expansion.costs import cost
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.result import ranked
-from nas_agg.study.proposer import Proposer
+from nas_agg.study.proposer import NoProposal, Proposer, Rejection
 from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
@@ -172,7 +172,7 @@ def test_an_exhausted_space_ends_the_search_early(tiny, score):
     everything = {cost(tiny.genotype(tiny.values(labels))).hash for labels in _all_labels(tiny)}
     assert {trial.hash for trial in result.trials} == everything
     assert sum(trial.consumes_budget for trial in result.trials) == len(everything)
-    assert result.reason == "the space holds no other network within the limits"
+    assert result.reason == "no other network of the space is within the limits"
 
 
 def _all_labels(space):
@@ -187,7 +187,7 @@ def _all_labels(space):
 def test_a_searcher_that_finds_nothing_new_ends_the_search_after_1000_draws(tiny, monkeypatch):
     monkeypatch.setattr("nas_agg.study.proposer.SMALL_SPACE", 0)
     result = search(tiny, width_of, searcher=fixed(point(4), point(6)), budget=3)
-    assert result.reason.startswith("1,000 draws in a row were repeats or refused")
+    assert result.reason.startswith("1,000 draws in a row were duplicates or rejected")
     assert len(result.trials) == 1002
     with pytest.raises(NasAggError, match=r"no network has a result: 1,000 draws in a row .* more than 1 params"):
         search(tiny, width_of, searcher=fixed(point(4)), budget=3, max_params=1)
@@ -206,7 +206,7 @@ def test_tpe_goes_on_under_a_limit_that_few_networks_keep(wide, kept, tmp_path):
     stubborn = type("Stubborn", (find_searcher("tpe"),), {"max_rejections": 10**6})
     assert search(wide, macs_of, searcher=stubborn, **settings).reason.startswith("1,000 draws in a row")
     result = search(wide, macs_of, out=tmp_path / "whole", **settings)
-    assert result.reason == "the budget is spent"
+    assert result.reason == "budget exhausted"
     assert max(trial.macs for trial in result.trials) <= 4000
     assert max(trial.rejected_draws for trial in result.trials) < 500
 
@@ -251,16 +251,16 @@ def test_a_long_draw_is_left_and_gone_on_with(wide):
 
 
 def test_time_and_reports_are_looked_after_while_drawing(wide, monkeypatch):
-    judge = Proposer._judge
+    check = Proposer._check
 
     def slow(self, labels):
         time.sleep(0.01)
-        return judge(self, labels) if self.record.next_number < 1 else "too slow"
+        return check(self, labels) if self.record.next_number < 1 else Rejection("too slow")
 
-    monkeypatch.setattr(Proposer, "_judge", slow)
+    monkeypatch.setattr(Proposer, "_check", slow)
     begun = time.monotonic()
     result = search(wide, macs_of, searcher="random", budget=3, timeout=0.5)
-    assert result.reason == "the time is up"
+    assert result.reason == "timeout reached"
     assert time.monotonic() - begun < 3, "a thousand refusals take ten seconds"
 
 
@@ -309,7 +309,7 @@ def test_a_failure_is_recorded_and_the_search_goes_on(tiny):
     result = search(tiny, fragile, searcher=fixed(point(4), point(6), point(5), point(8)), budget=1)
     assert [trial.state for trial in result.trials] == ["failed", "failed", "complete"]
     assert result.trials[0].reason == "MemoryError: too wide"
-    assert result.trials[1].reason == "diverged: the value is no number"
+    assert result.trials[1].reason == "diverged: the value is NaN"
     assert result.trials[2].rejected_draws == 1, "the network that failed is not evaluated again"
 
 
@@ -326,7 +326,7 @@ def test_draws_refused_while_others_run_wait(tiny):
     proposer = Proposer(tiny, fixed(point(4), point(5))(tiny, 0), record)
     number, network = proposer.propose()
     assert number == 0 and network.params > 0
-    assert proposer.propose() == "the searcher proposes what is being trained"
+    assert proposer.propose() == NoProposal("the searcher proposes networks that are being trained")
     assert record.next_number == 1, "no trial is left of it"
     record.complete(0, 1.0)
     proposer.propose()
@@ -338,9 +338,9 @@ def test_a_network_is_known_by_its_names_in_whatever_order_a_storage_keeps_them(
     names = {name: {"from": 1, "to": 4} for name in "ab"}
     space = Space({"input": [1, 8, 8], "classes": 10, "open": names, "net": net}, "two")
     proposer = Proposer(space, find_searcher("random")(space, 0), StudyRecord(optuna.pruners.NopPruner()))
-    one, other = proposer.judge({"b": 1, "a": 2}), proposer.judge({"a": 1, "b": 2})
+    one, other = proposer.check({"b": 1, "a": 2}), proposer.check({"a": 1, "b": 2})
     assert one.params != other.params
-    assert proposer.judge({"a": 2, "b": 1}) is one
+    assert proposer.check({"a": 2, "b": 1}) is one
 
 
 def test_the_order_of_the_best(tiny):

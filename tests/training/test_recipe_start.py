@@ -10,6 +10,7 @@ from nas_agg.compiler.residual_branches import branch_ends
 from nas_agg.expansion.expansion import expand
 from nas_agg.study.standalone_training import train_genotype
 from nas_agg.study.workers import jobs as training
+from nas_agg.study.workers.messages import TrialJob
 from nas_agg.training.data import load_data
 
 torch.set_num_threads(1)
@@ -46,9 +47,9 @@ def trained(monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["seqconv-cifar", "seqconv-imagenet", "final"])
 def test_single_and_search_trainings_start_as_the_recipe_says(trained, recipe, tmp_path):
-    job = {"genotype": GENOTYPE.text(), "recipe": recipe, "seed": 5, "device": "cpu", "epochs": 1}
+    job = TrialJob(genotype=GENOTYPE.text(), recipe=recipe, seed=5, epochs=1, out=str(tmp_path))
     with pytest.raises(Caught):
-        training.train_trial(job | {"out": str(tmp_path)}, load_data("digits"), lambda step, value: False)
+        training.train_trial(job, load_data("digits"), lambda step, value: False)
     with pytest.raises(Caught):
         train_genotype(GENOTYPE, recipe=recipe, epochs=1, seed=5, device="cpu", out=tmp_path / "run")
     plain = nas_agg.compile(GENOTYPE, 5).state_dict()

@@ -1,4 +1,4 @@
-"""What networks are trained on, and by how many hands."""
+"""The data set and devices of a search."""
 
 from __future__ import annotations
 
@@ -7,11 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel, ConfigDict
+
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
     from nas_agg.study.definition.settings import Settings
 
-MACS_A_THREAD = 10_000_000  # of an image; below, threads wait for each other longer than they work
+MACS_PER_THREAD = 10_000_000  # per image; with less work, threads wait for each other longer than they compute
+
+
+class WorkerConfig(BaseModel):
+    """Configuration of a worker process.
+
+    Attributes:
+        data: Arguments of :func:`nas_agg.training.data.load_data`.
+        device: Device of its trainings.
+        threads: Threads of its trainings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: dict[str, Any]
+    device: str = "cpu"
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -20,13 +38,13 @@ class Task:
 
     Attributes:
         about: One line for people.
-        data: The arguments of :func:`nas_agg.training.data.load_data`.
-        input: The images' shape (channels, height, width).
-        classes: The number of classes.
-        devices: The device of each worker.
-        device_name: The hardware's own name.
-        held: Bytes of its images.
-        images: Their checksum.
+        data: Arguments of :func:`nas_agg.training.data.load_data`.
+        input: Shape of the images (channels, height, width).
+        classes: Number of classes.
+        devices: Device of each worker.
+        device_name: Name of the hardware.
+        dataset_bytes: Bytes of the images.
+        dataset_digest: Checksum of the images.
     """
 
     about: str
@@ -35,20 +53,20 @@ class Task:
     classes: int
     devices: tuple[str, ...]
     device_name: str
-    held: int = 0
-    images: str = ""
+    dataset_bytes: int = 0
+    dataset_digest: str = ""
 
-    def setups(self) -> list[dict[str, Any]]:
-        """What each worker is told first: one thread on a CPU, since there is a worker for each core."""
-        return [{"data": self.data, "device": device, "threads": 1} for device in self.devices]
+    def worker_configs(self) -> list[WorkerConfig]:
+        """Configuration of each worker: one thread on a CPU, since there is a worker per core."""
+        return [WorkerConfig(data=self.data, device=device) for device in self.devices]
 
-    def final_setup(self, macs: int) -> dict[str, Any]:
-        """What the one worker of the final training is told: it may have all cores, but small networks gain nothing."""
-        threads = max(1, min(cores(), macs // MACS_A_THREAD))
-        return {"data": self.data, "device": self.devices[0], "threads": threads}
+    def final_worker_config(self, macs: int) -> WorkerConfig:
+        """Configuration of the final training's only worker: more threads, up to what the network's size justifies."""
+        threads = max(1, min(cores(), macs // MACS_PER_THREAD))
+        return WorkerConfig(data=self.data, device=self.devices[0], threads=threads)
 
     def as_dict(self) -> dict[str, Any]:
-        """What run.json says of it."""
+        """Entries of run.json."""
         return {
             "data": self.data,
             "input": self.input,
@@ -59,10 +77,10 @@ class Task:
 
 
 def open_task(settings: Settings, space: Space) -> Task:
-    """Look at the data set, downloading it once for all workers if need be, and at the machine.
+    """Load the data set, downloading it once for all workers if necessary, and inspect the machine.
 
     Raises:
-        InputError: The data set, recipe or device is unknown or not to be had.
+        InputError: The data set, recipe or device is unknown or unavailable.
     """
     import torch
 
@@ -75,7 +93,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         get_recipe(settings.recipe)
     device = pick_device(settings.device)
     if settings.compile:
-        check_compiler(str(device))  # now, and not when the search is over
+        check_compiler(str(device))  # now rather than after the search
     arguments: dict[str, Any] = {
         "spec": settings.dataset,
         "seed": settings.seed,
@@ -92,17 +110,17 @@ def open_task(settings: Settings, space: Space) -> Task:
         classes=data.classes,
         devices=devices_of(settings.device, settings.workers),
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
-        held=data.nbytes,
-        images=data.digest,
+        dataset_bytes=data.nbytes,
+        dataset_digest=data.digest,
     )
 
 
 def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
-    """The device of each worker process: one process a GPU unless told, else 2 or the cores.
+    """The device of each worker process: by default one process per GPU, or up to two on a CPU.
 
     Args:
-        device: ``auto``, ``cpu``, ``cuda`` (every one) or ``cuda:N``.
-        workers: How many processes; 0 counts as unsaid.
+        device: ``auto``, ``cpu``, ``cuda`` (all GPUs) or ``cuda:N``.
+        workers: Number of processes; None or 0 for the default.
 
     Raises:
         InputError: There is no such device.
@@ -111,19 +129,19 @@ def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
 
     from nas_agg.training.loop import pick_device
 
-    found = pick_device(device)
-    every = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    devices = every if str(found) == "cuda" else [str(found)]
-    count = workers or (min(2, cores()) if found.type == "cpu" else len(devices))
+    chosen = pick_device(device)
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    devices = gpus if str(chosen) == "cuda" else [str(chosen)]
+    count = workers or (min(2, cores()) if chosen.type == "cpu" else len(devices))
     return tuple(devices[i % len(devices)] for i in range(count))
 
 
 def absolute(spec: str) -> str:
-    """A data set's name with the path in it, if there is one, made absolute: a run may go on from anywhere."""
+    """A data set's specification with its path, if any, made absolute, since a run may be resumed from anywhere."""
     kind, _, path = spec.partition(":")
     return f"{kind}:{Path(os.path.expanduser(path)).resolve()}" if kind in ("folder", "npz") and path else spec
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

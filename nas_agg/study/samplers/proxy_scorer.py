@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from nas_agg.common.errors import InputError, did_you_mean, is_out_of_memory
-from nas_agg.study.definition.task import MACS_A_THREAD
+from nas_agg.study.definition.task import MACS_PER_THREAD
 from nas_agg.study.samplers.searcher import derive_seed, describe_exception
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class ProxyScorer:
         if set(names) <= set(COST_PROXIES):
             return {name: known[name] for name in names}
         seed = derive_seed(self.seed, init, "proxy weights")
-        with _isolated_torch_state(max(1, min(self.threads, cost.macs // MACS_A_THREAD))):
+        with _isolated_torch_state(max(1, min(self.threads, cost.macs // MACS_PER_THREAD))):
             return {name: known[name] if name in known else self._score(name, cost, seed) for name in names}
 
     def _score(self, name: str, cost: Cost, seed: int) -> float:

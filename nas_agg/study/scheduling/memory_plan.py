@@ -68,7 +68,7 @@ def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> Memor
         free = free_bytes_in_subprocess(task.devices) if is_needed else None
         folder.update(memory={"device": task.device_name, "free": free})
     workers = max(Counter(task.devices).values())
-    return MemoryPlan(settings, free if is_needed else None, workers, task.held)
+    return MemoryPlan(settings, free if is_needed else None, workers, task.dataset_bytes)
 
 
 def standalone_memory_choice(

@@ -1,4 +1,4 @@
-"""What a worker does: it trains a trial, or the best network in full."""
+"""The jobs of a worker: train a trial, or train and test the final network."""
 
 from __future__ import annotations
 
@@ -22,93 +22,88 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.study.records.provenance import add_code_or_warn, describe_training
 from nas_agg.study.records.run_folder import GENOTYPE, METRICS, WEIGHTS
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
+from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.latency import measure
 from nas_agg.training.recipes import Recipe, get_recipe
 
-LATENCY = "latency.json"  # in a trial's folder, where it was measured
-HALVED = "batch-size.txt"  # likewise, where the recipe's did not fit the memory
+LATENCY = "latency.json"  # the measured latency, in a trial's folder
+HALVED = "batch-size.txt"  # the reduced batch size, in a trial's folder
 
-#: Takes a step and its value, and says whether to stop.
+#: Takes an epoch and a value; returns whether to stop.
 Report = Callable[[int, float], bool]
 
 
-def _compiled(genotype: Genotype, job: dict[str, Any], recipe: Recipe) -> Network:
-    return compile(
-        genotype,
-        job["seed"],
-        memory=job.get("memory", "plain"),
-        **recipe.init_options,
-    )
+def _compile(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
+    return compile(Genotype.model_validate(job.genotype), job.seed, memory=job.memory, **recipe.init_options)
 
 
-def _latency(job: dict[str, Any], model: Network, data: Data) -> float | None:
-    """A trial's latency, if it is asked for: measured once and kept with the trial."""
-    if not job.get("latency"):
+def _latency(job: TrialJob, model: Network, data: Data) -> float | None:
+    """A trial's latency in milliseconds, if requested; measured once and stored with the trial."""
+    if not job.measure_latency:
         return None
-    path = Path(job["out"]) / LATENCY
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or spoilt
+    path = Path(job.out) / LATENCY
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
         return float(json.loads(path.read_text())["median_ms"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = measure(model, data.input, device=job["device"], seconds=1.0)
-    write_atomic(path, json.dumps(found.as_dict()) + "\n")
-    return found.median_ms
+    latency = measure(model, data.input, device=job.device, seconds=1.0)
+    write_atomic(path, json.dumps(latency.as_dict()) + "\n")
+    return latency.median_ms
 
 
-def train_trial(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
-    """Train a trial on the training split, or train it on, and score it on the validation split after each epoch.
+def train_trial(job: TrialJob, data: Data, report: Report) -> TrialOutcome:
+    """Train or resume a trial on the training split, and report its validation score after each epoch.
 
-    What is reported is ``job["reported"]``: ``accuracy``, weighed by the latency if there is a target, or ``loss``. A
-    network slower than ``job["max_latency"]`` is not trained. After ``job["until"]`` epochs it pauses. Where memory
-    runs out, it is trained from the start with half the recipe's batch size; where that is too much, it is infeasible.
+    If memory runs out, the training restarts with half the recipe's batch size; if that is too large, the network is
+    infeasible.
     """
-    recipe, out = get_recipe(job["recipe"]), Path(job["out"])
+    recipe, out = get_recipe(job.recipe), Path(job.out)
     half = recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
     if not (out / HALVED).exists():
         try:
             return _train_trial(job, data, report, recipe)
         except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
-            if not _exhausted(error):
+            if not _is_out_of_memory(error):
                 raise
-        # Here and not above, where the error still holds what was allocated.
-        _free(job["device"])
+        # Outside the handler, in which the error still references what was allocated.
+        _free_memory(job.device)
         remove_checkpoint(out)
         write_atomic(out / HALVED, f"{half.batch_size}\n")
     try:
-        return {**_train_trial(job, data, report, half), "batch_size": half.batch_size}
+        return _train_trial(job, data, report, half).model_copy(update={"batch_size": half.batch_size})
     except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
-        if not _exhausted(error):
+        if not _is_out_of_memory(error):
             raise
-        return {"infeasible": getattr(error, "reason", "") or f"out of memory: {one_line(str(error))[:160]}"}
+        reason = getattr(error, "reason", "") or f"out of memory: {one_line(str(error))[:160]}"
+        return TrialOutcome(infeasible=reason)
 
 
-def _exhausted(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return is_out_of_memory(error) or getattr(error, "reason", "").startswith("out of memory")
 
 
-def _free(device: str) -> None:
+def _free_memory(device: str) -> None:
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
 
 
-def _train_trial(job: dict[str, Any], data: Data, report: Report, recipe: Recipe) -> dict[str, Any]:
-    out = Path(job["out"])
-    model = _compiled(Genotype.model_validate(job["genotype"]), job, recipe)
-    latency, target = _latency(job, model, data), job.get("latency_target")
-    measured: dict[str, Any] = {} if latency is None else {"latency_ms": latency}
-    if refused := latency_rejection(latency, job.get("max_latency")):
-        return {"infeasible": refused, **measured}
+def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
+    out, model = Path(job.out), _compile(job, recipe)
+    latency = _latency(job, model, data)
+    metrics = {} if latency is None else {"latency_ms": latency}
+    if reason := latency_rejection(latency, job.max_latency):
+        return TrialOutcome(metrics=metrics, infeasible=reason)
     reported, stop = 0, False
 
     def value(epoch: dict[str, Any]) -> float:
-        if job.get("reported") == "loss":
+        if job.reported == "loss":
             return epoch["validation_loss"]
-        return latency_reward(epoch["validation_accuracy"], latency, target)
+        return latency_reward(epoch["validation_accuracy"], latency, job.latency_target)
 
-    def catch_up(history: Sequence[dict[str, Any]]) -> bool:
+    def report_new(history: Sequence[dict[str, Any]]) -> bool:
         nonlocal reported, stop
         while reported < len(history) and not stop:
             stop = report(reported + 1, value(history[reported]))
@@ -117,80 +112,84 @@ def _train_trial(job: dict[str, Any], data: Data, report: Report, recipe: Recipe
 
     def after_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
         history: list[dict[str, Any]] = [metrics] * epoch
-        if reported < epoch - 1:  # it went on from a checkpoint: this search has not heard of the epochs behind it
+        if reported < epoch - 1:  # resumed from a checkpoint: the epochs before it have not been reported yet
             history = [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
-        return catch_up(history)
+        return report_new(history)
 
     result = loop.train(
         model,
         data,
         recipe,
-        seed=job["seed"],
-        device=job["device"],
-        epochs=job["epochs"],
+        seed=job.seed,
+        device=job.device,
+        epochs=job.epochs,
         out=out,
         resume=True,
         report=after_epoch,
-        pause_after=job.get("until"),
+        pause_after=job.pause_at,
     )
-    catch_up(result.history)
+    report_new(result.history)
     last = result.history[reported - 1]
-    measured |= {"accuracy": last["validation_accuracy"], "loss": last["validation_loss"]}
-    if result.stopped == "paused":
-        measured["paused"] = reported
-    else:
+    metrics |= {"value": value(last), "accuracy": last["validation_accuracy"], "loss": last["validation_loss"]}
+    paused = result.stopped == "paused"
+    if not paused:
         remove_checkpoint(out)
-    return {"value": value(last), "seconds": result.seconds, **measured}
+    return TrialOutcome(metrics=metrics, seconds=result.seconds, paused_at=reported if paused else None)
 
 
-def train_in_full(job: dict[str, Any], data: Data, report: Report) -> dict[str, Any]:
-    """Train a network with the full recipe, test it, and leave it in ``job["best"]``; goes on where it was killed.
+def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
+    """Train a network with the full recipe, resuming an interrupted training, and test it.
 
-    The folder appears whole, under its name, only when everything is in it.
+    ``job.best`` appears only once it is complete.
+
+    Returns:
+        Contents of its metrics.json.
+
+    Raises:
+        TrainingFailed: The loss is not finite, or memory ran out.
     """
-    best, out = Path(job["best"]), Path(job["out"])
-    genotype = Genotype.model_validate(job["genotype"])
-    recipe = get_recipe(job["recipe"])
-    model = _compiled(genotype, job, recipe)
+    out, recipe = Path(job.out), get_recipe(job.recipe)
+    model = _compile(job, recipe)
     result = loop.train(
         model,
         data,
         recipe,
-        seed=job["seed"],
-        device=job["device"],
-        epochs=job.get("epochs"),
+        seed=job.seed,
+        device=job.device,
+        epochs=job.epochs,
         on="train+validation",
         out=out,
         resume=True,
         report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
-        compile=job.get("compile", False),
+        compile=job.compile,
     )
-    test = loop.evaluate(model, data.test, data, job["device"])
+    test = loop.evaluate(model, data.test, data, job.device)
     if not math.isfinite(test["loss"]):
-        raise loop.TrainingFailed("diverged: the test loss of the trained network is no number")
+        raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
     metrics = {
-        "trial": job["trial"],
+        "trial": job.trial,
         "test_accuracy": test["accuracy"],
         **({"test_top5_accuracy": test["top5_accuracy"]} if "top5_accuracy" in test else {}),
         "test_loss": test["loss"],
         "correct": test["correct"],
         "images": test["images"],
-        "validation_accuracy": job["value"],
+        "validation_accuracy": job.validation_accuracy,
         "epochs": result.epochs,
-        "recipe": job["recipe"],
+        "recipe": job.recipe,
         "seconds": result.seconds,
         "memory": memory_of(model),
-        "compiled": job.get("compile", False) and not result.compile_error,
+        "compiled": job.compile and not result.compile_error,
         **({"uncompiled": result.compile_error} if result.compile_error else {}),
-        **job["cost"],
-        "mean": list(data.mean),  # of x / 255, channel by channel: what images are scaled by
+        **job.cost,
+        "mean": list(data.mean),  # per channel, of pixels divided by 255
         "std": list(data.std),
         "class_names": list(data.class_names),
     }
+    genotype = Genotype.model_validate(job.genotype)
     save_weights(model, out / WEIGHTS)
     write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
     write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
-    add_code_or_warn(out, genotype, job["title"], f"{job['about']} {describe_training(metrics, data.name)}")
+    add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)
-    os.rename(out, best)
+    os.rename(out, job.best)
     return metrics

@@ -1,233 +1,106 @@
-"""Where trials are evaluated: in worker processes, or by a function in this one."""
+"""A pool of worker processes on this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import IO
+
+from pydantic import BaseModel
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import write_errors
-from nas_agg.study.samplers.searcher import describe_exception
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.messages import Envelope, EventKind, Progress, Reply, TrialOutcome, WorkerMessage
 from nas_agg.study.workers.process import receive, send
 
-if TYPE_CHECKING:
-    from optuna.trial import Trial
-
-    from nas_agg.language.genotype import Genotype
-
-WORKER = (sys.executable, "-P", "-m", "nas_agg.study.workers.process")
-STILLBORN = 3  # workers that may die in a row before they have begun a job
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial to evaluate.
-
-    Attributes:
-        number: The trial's number.
-        genotype: Its network.
-        order: What a worker is sent, plain JSON.
-    """
-
-    number: int
-    genotype: Genotype
-    order: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a trial.
-
-    Attributes:
-        number: The trial's number.
-        kind: ``report`` (and it waits for :meth:`Evaluator.answer`), ``done``, ``stopped`` (as it was told to),
-            ``failed``, ``lost`` (with its worker, through no fault that is known to be its own), or ``left`` (its
-            worker was told to leave).
-        step, value: What a report says.
-        seconds: How long the job has taken.
-        reason: Why it failed or was lost.
-        result: What a worker or a function gave, by the names of figures.
-    """
-
-    number: int
-    kind: str
-    step: int = 0
-    value: float | None = None
-    seconds: float = 0.0
-    reason: str = ""
-    result: dict[str, Any] = field(default_factory=dict)
-
-
-class Evaluator(Protocol):
-    """What evaluates trials."""
-
-    def free(self) -> int:
-        """How many more jobs may be started now."""
-
-    def start(self, job: Job) -> None:
-        """Begin a job; only when one is free."""
-
-    def events(self, timeout: float) -> list[Event]:
-        """What happened since; waits so many seconds for something."""
-
-    def answer(self, number: int, stop: bool) -> None:
-        """Let a trial that reported go on, or stop it."""
-
-    def close(self) -> None:
-        """Stop whatever runs."""
-
-
-class InProcessExecutor:
-    """Evaluates with a function, here, one trial after another.
-
-    Args:
-        evaluate: Gives a genotype's value, or several; may report to the trial and raise ``optuna.TrialPruned``.
-        trial: Gives the Optuna trial of a number.
-        figures: What the values are called.
-    """
-
-    def __init__(
-        self,
-        evaluate: Callable[[Genotype, Trial], Any],
-        trial: Callable[[int], Trial],
-        figures: Sequence[str] = ("value",),
-    ):
-        self._evaluate, self._trial, self._figures = evaluate, trial, tuple(figures)
-        self._job: Job | None = None
-
-    def free(self) -> int:
-        return 0 if self._job else 1
-
-    def start(self, job: Job) -> None:
-        self._job = job
-
-    def events(self, timeout: float) -> list[Event]:
-        import optuna
-
-        if self._job is None:
-            return []
-        job, self._job = self._job, None
-        begun = time.monotonic()
-
-        def event(kind: str, **more: Any) -> list[Event]:
-            return [Event(job.number, kind, seconds=time.monotonic() - begun, **more)]
-
-        try:
-            value: Any = self._evaluate(job.genotype, self._trial(job.number))
-        except optuna.TrialPruned:
-            return event("stopped")
-        except Exception as error:  # the caller's own function: its failures are results
-            return event("failed", reason=_own_reason(error) or describe_exception(error))
-        numbers = _numbers(value, len(self._figures))
-        if isinstance(numbers, str):
-            return event("failed", reason=numbers)
-        return event("done", result=dict(zip(self._figures, numbers, strict=True)))
-
-    def answer(self, number: int, stop: bool) -> None:
-        raise AssertionError("a function reports to its trial")
-
-    def close(self) -> None:
-        self._job = None
-
-
-def _numbers(value: Any, wanted: int) -> list[float] | str:
-    """A function's values, or what is wrong with them."""
-    what = "a number" if wanted == 1 else f"{wanted} numbers"
-    found = [value] if wanted == 1 else value
-    if not isinstance(found, tuple | list) or len(found) != wanted:
-        return f"evaluate gave a {type(value).__name__}, not {what}"
-    numbers = []
-    for one in found:
-        try:
-            number = None if isinstance(one, str | bytes | bytearray) else float(one)
-        except Exception:  # whatever it is, it says so in a way of its own
-            number = None
-        if number is None:
-            return f"evaluate gave a {type(one).__name__}, not {what}"
-        if not math.isfinite(number):
-            return f"diverged: the value is {'no number' if number != number else 'not finite'}"
-        numbers.append(number)
-    return numbers
-
-
-def _own_reason(error: Exception) -> str:
-    """The reason that this package's own errors give."""
-    return str(getattr(error, "reason", "")) if isinstance(error, NasAggError) else ""
+WORKER_COMMAND = (sys.executable, "-P", "-m", "nas_agg.study.workers.process")
+MAX_FAILED_STARTS = 3  # workers in a row that die before they start a job
 
 
 @dataclass
 class _Worker:
     process: subprocess.Popen
     connection: Connection
-    job: Job | None = None
-    started: float | None = None  # when it began the job; it may still be loading the data
+    assignment: Assignment | None = None
+    started: float | None = None  # when it started the job; before, it may be loading the data
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it started its job."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
 
 
 class WorkerPool:
-    """Worker processes, started when they are first needed and again when they die.
+    """Worker processes, spawned when they are first needed and again when they die.
 
     Args:
-        setups: What each worker is sent first; as many workers as setups. ``threads`` in it is its thread budget.
-        log: The file that takes what workers print; without one it stands among this process's errors.
+        configs: Configuration of each worker.
+        log: File that receives what workers print; by default this process's standard error.
         trial_timeout: Seconds after which a job is killed and has failed.
         command: Starts a worker.
     """
 
     def __init__(
         self,
-        setups: Sequence[dict[str, Any]],
+        configs: Sequence[WorkerConfig],
         log: Path | None,
         trial_timeout: float | None = None,
-        command: Sequence[str] = WORKER,
+        command: Sequence[str] = WORKER_COMMAND,
     ):
-        self._setups, self._log, self.trial_timeout, self._command = list(setups), log, trial_timeout, list(command)
-        self._workers: list[_Worker | None] = [None] * len(self._setups)
-        self._stillborn = 0
+        self._configs, self._log, self.trial_timeout, self._command = list(configs), log, trial_timeout, list(command)
+        self._workers: list[_Worker | None] = [None] * len(self._configs)
+        self._failed_starts = 0
 
-    def free(self) -> int:
-        return sum(worker is None or worker.job is None for worker in self._workers)
+    def free_slots(self) -> int:
+        return sum(worker is None or worker.assignment is None for worker in self._workers)
 
-    def busy(self) -> bool:
-        """Whether a job is being done."""
-        return any(worker is not None and worker.job is not None for worker in self._workers)
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job is running."""
+        return bool(self._busy_workers())
 
-    def start(self, job: Job) -> None:
-        place = next(i for i, worker in enumerate(self._workers) if worker is None or worker.job is None)
-        worker = self._workers[place]
+    def _busy_workers(self) -> list[_Worker]:
+        return [worker for worker in self._workers if worker is not None and worker.assignment is not None]
+
+    def start(self, assignment: Assignment) -> None:
+        assert assignment.job is not None
+        slot = next(i for i, worker in enumerate(self._workers) if worker is None or worker.assignment is None)
+        worker = self._workers[slot]
         if worker is None or worker.process.poll() is not None:
-            worker = self._workers[place] = self._hire(self._setups[place])
-        worker.job, worker.started = job, None
-        self._send(worker, {**job.order, "device": self._setups[place].get("device", "cpu")})
+            worker = self._workers[slot] = self._spawn(self._configs[slot])
+        worker.assignment, worker.started = assignment, None
+        job = assignment.job.model_copy(update={"device": self._configs[slot].device})
+        self._send(worker, Envelope(job=job))
 
-    def _hire(self, setup: dict[str, Any]) -> _Worker:
-        mine, theirs = Pipe()
-        threads = str(setup.get("threads", 1))
+    def _spawn(self, config: WorkerConfig) -> _Worker:
+        own_end, worker_end = Pipe()
+        threads = str(config.threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it finds what this process finds
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, threads that spin cost 20 times
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))  # it imports what this process imports
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # on a busy machine, spinning threads cost a factor of 20
         with self._output() as log:
             process = subprocess.Popen(
-                [*self._command, str(theirs.fileno())],
+                [*self._command, str(worker_end.fileno())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[worker_end.fileno()],
                 process_group=0,  # Ctrl-C is for the coordinator alone
             )
-        theirs.close()
-        worker = _Worker(process, mine)
-        self._send(worker, setup)
+        worker_end.close()
+        worker = _Worker(process, own_end)
+        self._send(worker, config)
         return worker
 
     @contextlib.contextmanager
@@ -239,50 +112,49 @@ class WorkerPool:
             yield log
 
     @staticmethod
-    def _send(worker: _Worker, message: dict[str, Any]) -> None:
-        with contextlib.suppress(OSError):  # it died: the next look at it finds it so
+    def _send(worker: _Worker, message: BaseModel) -> None:
+        with contextlib.suppress(OSError):  # it died: the next poll reaps it
             send(worker.connection, message)
 
-    def events(self, timeout: float) -> list[Event]:
-        busy = [worker for worker in self._workers if worker is not None and worker.job is not None]
+    def poll(self, timeout: float) -> list[Event]:
+        busy = self._busy_workers()
         if not busy:
             return []
-        limit = self.trial_timeout
-        deadlines = [worker.started + limit for worker in busy if limit and worker.started is not None]
-        if deadlines:
-            timeout = min(timeout, max(0.0, min(deadlines) - time.monotonic()))
+        if self.trial_timeout is not None:
+            left = [self.trial_timeout - worker.seconds for worker in busy if worker.started is not None]
+            timeout = min([timeout, *(max(0.0, seconds) for seconds in left)])
         ready = wait([worker.connection for worker in busy], timeout)
-        found = [self._time_out(worker) or self._hear(worker, worker.connection in ready) for worker in busy]
-        return [event for event in found if event is not None]
+        events = [self._time_out(worker) or self._receive(worker, worker.connection in ready) for worker in busy]
+        return [event for event in events if event is not None]
 
-    def _hear(self, worker: _Worker, ready: bool) -> Event | None:
-        job = worker.job
-        if not ready or job is None:
+    def _receive(self, worker: _Worker, ready: bool) -> Event | None:
+        assignment = worker.assignment
+        if not ready or assignment is None:
             return None
         try:
-            message = receive(worker.connection)
+            message = receive(worker.connection, WorkerMessage)
         except (EOFError, OSError):
-            return self._bury(worker)
-        kind = message["is"]
-        if kind == "broken":
-            raise NasAggError(message["reason"])
-        if kind == "started":
-            self._stillborn, worker.started = 0, time.monotonic()
-            return None
-        seconds = time.monotonic() - (worker.started or time.monotonic())
-        if kind == "report":
-            return Event(job.number, "report", message["step"], message["value"], seconds)
-        worker.job = worker.started = None
-        if message.get("leaving"):
+            return self._reap(worker)
+        number, seconds = assignment.number, worker.seconds
+        match message.kind:
+            case Progress.UNUSABLE:
+                raise NasAggError(message.reason)
+            case Progress.STARTED:
+                self._failed_starts, worker.started = 0, time.monotonic()
+                return None
+            case Progress.REPORT:
+                return Event(number, EventKind.REPORT, message.step, message.value, seconds)
+        worker.assignment = worker.started = None
+        if message.exits:
             self._kill(worker)
-        if kind == "failed":
-            return Event(job.number, "failed", seconds=seconds, reason=message["reason"])
-        kind = "stopped" if message["stopped"] else "done"
-        result = message["result"]
-        return Event(job.number, kind, value=result.get("value"), seconds=seconds, result=result)
+        if message.kind == Progress.FAILED:
+            return Event(number, EventKind.FAILED, seconds=seconds, reason=message.reason)
+        outcome = message.outcome
+        kind = outcome.event_kind(message.stopped) if isinstance(outcome, TrialOutcome) else EventKind.COMPLETED
+        return Event(number, kind, seconds=seconds, outcome=outcome)
 
-    def _bury(self, worker: _Worker) -> Event:
-        """Its process has ended: its job is lost."""
+    def _reap(self, worker: _Worker) -> Event:
+        """Remove a worker whose process has ended."""
         worker.connection.close()
         try:
             status = worker.process.wait(5)
@@ -290,24 +162,23 @@ class WorkerPool:
             worker.process.kill()
             status = worker.process.wait()
         self._workers[self._workers.index(worker)] = None
-        how = f"killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
         if worker.started is None:
-            self._stillborn += 1
-            if self._stillborn >= STILLBORN:
-                there = "above" if self._log is None else f"in {self._log}"
-                raise NasAggError(f"workers cannot start (the last one {how}); what they said is {there}")
-        assert worker.job is not None
-        seconds = time.monotonic() - (worker.started or time.monotonic())
-        return Event(worker.job.number, "lost", seconds=seconds, reason=f"worker {how}")
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                where = "above" if self._log is None else f"in {self._log}"
+                raise NasAggError(f"workers cannot start (the last one {how}); their output is {where}")
+        assert worker.assignment is not None
+        number = worker.assignment.number
+        return Event(number, EventKind.WORKER_DIED, seconds=worker.seconds, reason=f"worker {how}")
 
     def _time_out(self, worker: _Worker) -> Event | None:
-        limit = self.trial_timeout
-        if limit is None or worker.started is None or time.monotonic() < worker.started + limit:
+        limit, seconds = self.trial_timeout, worker.seconds
+        if limit is None or worker.started is None or seconds < limit:
             return None
-        job, seconds = worker.job, time.monotonic() - worker.started
+        assert worker.assignment is not None
         self._kill(worker)
-        assert job is not None
-        return Event(job.number, "failed", seconds=seconds, reason=f"longer than {limit:g} s")
+        return Event(worker.assignment.number, EventKind.FAILED, seconds=seconds, reason=f"exceeded {limit:g} s")
 
     def _kill(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -315,15 +186,15 @@ class WorkerPool:
         worker.connection.close()
         self._workers[self._workers.index(worker)] = None
 
-    def answer(self, number: int, stop: bool) -> None:
-        for worker in self._workers:
-            if worker is not None and worker.job is not None and worker.job.number == number:
-                self._send(worker, {"stop": stop})
+    def reply(self, number: int, stop: bool) -> None:
+        for worker in self._busy_workers():
+            if worker.assignment is not None and worker.assignment.number == number:
+                self._send(worker, Reply(stop=stop))
 
-    def drop(self, number: int) -> None:
-        """End a trial's job, and say nothing of it."""
-        for worker in self._workers:
-            if worker is not None and worker.job is not None and worker.job.number == number:
+    def cancel(self, number: int) -> None:
+        """Cancel a trial's job, without an event."""
+        for worker in self._busy_workers():
+            if worker.assignment is not None and worker.assignment.number == number:
                 self._kill(worker)
 
     def close(self) -> None:

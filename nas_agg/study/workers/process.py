@@ -1,13 +1,12 @@
-"""A worker process: builds, trains and reports what its coordinator sends, and knows nothing of the search.
+"""A worker process: it does the jobs that its pool sends, and knows nothing of the search.
 
 It is started as ``python -m nas_agg.study.workers.process FD`` with its thread budget already in the environment, and
-speaks JSON over the socket of that number. It ends when its coordinator does.
+exchanges JSON over the socket of that descriptor. It ends when its parent process does.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
@@ -15,99 +14,123 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
 
 from nas_agg.common.errors import NasAggError
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.messages import (
+    Envelope,
+    FinalJob,
+    FinalOutcome,
+    Progress,
+    Reply,
+    TrialJob,
+    TrialOutcome,
+    WorkerMessage,
+)
 
 if TYPE_CHECKING:
     from nas_agg.study.workers.jobs import Report
 
-    Work = Callable[[dict[str, Any], Report], dict[str, Any]]
+    Work = Callable[[TrialJob | FinalJob, Report], TrialOutcome | FinalOutcome]
+
+M = TypeVar("M", bound=BaseModel)
 
 
-def send(connection: Connection, message: dict[str, Any]) -> None:
+def send(connection: Connection, message: BaseModel) -> None:
     """Send one message."""
-    connection.send_bytes(json.dumps(message).encode())
+    connection.send_bytes(message.model_dump_json().encode())
 
 
-def receive(connection: Connection) -> dict[str, Any]:
-    """Wait for one message; raises EOFError when the other side is gone."""
-    return json.loads(connection.recv_bytes())
+def receive(connection: Connection, kind: type[M]) -> M:
+    """Wait for one message.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    return kind.model_validate_json(connection.recv_bytes())
 
 
-def serve(prepare: Callable[[dict[str, Any]], Work]) -> None:
-    """Do jobs until the coordinator is gone.
+def serve(prepare: Callable[[WorkerConfig], Work]) -> None:
+    """Do jobs until the parent process is gone.
 
     Args:
-        prepare: Called once with what all jobs share; gives what does a job: it takes the job and a function
-            ``report(step, value)`` that says whether to stop, and gives the job's result.
+        prepare: Called once with the worker's configuration. Returns a function that does a job: it takes the job and
+            a function ``report(step, value)``, which returns whether to stop, and returns the job's outcome.
     """
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with, args=(os.getppid(),), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     with contextlib.suppress(EOFError, ConnectionError):
         try:
-            work = prepare(receive(connection))
+            work = prepare(receive(connection, WorkerConfig))
         except NasAggError as error:
-            return send(connection, {"is": "broken", "reason": str(error)})
+            return send(connection, WorkerMessage(kind=Progress.UNUSABLE, reason=str(error)))
         while True:
-            _do(connection, receive(connection), work)
+            _do(connection, receive(connection, Envelope).job, work)
 
 
-def _do(connection: Connection, job: dict[str, Any], work: Work) -> None:
-    send(connection, {"is": "started"})
+def _do(connection: Connection, job: TrialJob | FinalJob, work: Work) -> None:
+    send(connection, WorkerMessage(kind=Progress.STARTED))
     stopped = False
 
     def report(step: int, value: float) -> bool:
         nonlocal stopped
-        send(connection, {"is": "report", "step": step, "value": value})
-        stopped = bool(receive(connection)["stop"])
+        send(connection, WorkerMessage(kind=Progress.REPORT, step=step, value=value))
+        stopped = receive(connection, Reply).stop
         return stopped
 
     try:
-        result = work(job, report)
+        outcome = work(job, report)
     except (EOFError, ConnectionError):
         raise
     except NasAggError as error:
-        send(connection, {"is": "failed", "reason": getattr(error, "reason", None) or str(error)})
-    except Exception as error:  # whatever it is, the trial failed and the search goes on; the log has the rest
+        reason = getattr(error, "reason", None) or str(error)
+        send(connection, WorkerMessage(kind=Progress.FAILED, reason=reason))
+    except Exception as error:  # whatever it is, the trial failed and the search continues; the log has the traceback
         traceback.print_exc()
         line = next(iter(str(error).splitlines()), "")
-        # A GPU that has failed once fails this process for ever: another one takes its place.
-        leaving = str(job.get("device", "")).startswith("cuda")
-        send(connection, {"is": "failed", "reason": f"{type(error).__name__}: {line}", "leaving": leaving})
-        if leaving:
+        # A CUDA error may leave the process unable to use its GPU; another process replaces it.
+        exits = job.device.startswith("cuda")
+        reason = f"{type(error).__name__}: {line}"
+        send(connection, WorkerMessage(kind=Progress.FAILED, reason=reason, exits=exits))
+        if exits:
             raise SystemExit(1) from error
     else:
-        send(connection, {"is": "done", "stopped": stopped, "result": result})
+        send(connection, WorkerMessage(kind=Progress.FINISHED, stopped=stopped, outcome=outcome))
 
 
-def _die_with(parent: int) -> None:
+def _exit_with(parent: int) -> None:
     """End this process within half a second of its parent, whatever it is doing."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
 
 
-# ---- the work of a search
+# ---- the jobs of a search
 
 
-def prepare(setup: dict[str, Any]) -> Work:
-    """Load the data once; gives what trains a trial or the final network."""
+def prepare(config: WorkerConfig) -> Work:
+    """Load the data once; returns what trains a trial or the final network."""
     import torch
 
-    torch.set_num_threads(setup["threads"])
+    torch.set_num_threads(config.threads)
     from nas_agg.training.data import load_data
 
-    data = load_data(**setup["data"])
+    data = load_data(**config.data)
 
-    from nas_agg.study.workers.jobs import train_in_full, train_trial
+    from nas_agg.study.workers.jobs import train_final, train_trial
 
-    def work(job: dict[str, Any], report: Report) -> dict[str, Any]:
+    def work(job: TrialJob | FinalJob, report: Report) -> TrialOutcome | FinalOutcome:
         try:
-            return (train_in_full if job["final"] else train_trial)(job, data, report)
+            if isinstance(job, TrialJob):
+                return train_trial(job, data, report)
+            metrics = train_final(job, data, report)
+            return FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
         finally:
-            if job["device"].startswith("cuda"):
-                with contextlib.suppress(RuntimeError):  # a broken device says so again; the first fault is the one
+            if job.device.startswith("cuda"):
+                with contextlib.suppress(RuntimeError):  # a broken device fails again; the first error is the cause
                     torch.cuda.empty_cache()
 
     return work

@@ -1,24 +1,24 @@
-"""What a search's coordinator and workers elsewhere say to each other: attributes of the study and of its trials.
+"""How a coordinator and remote workers communicate: attributes of the study and of its trials.
 
-Each attribute has one writer, so nobody can spoil what another wrote, whatever the storage:
-
-======================  ===========  =====================================================================
-of the study            writer       says
-======================  ===========  =====================================================================
-``task``                coordinator  the data set, its checksum, versions, the run's folder, the time of a trial
-``coordinator``         coordinator  that it is there: session, beat, lease; or that the search has finished
-``worker:ID``           worker       who it is, and how many trials it trains at once; at last, that it left
-``beat:ID``             worker       that it is alive: a number that grows
-======================  ===========  =====================================================================
+Each attribute has one writer, so neither side can overwrite what the other wrote, whatever the storage:
 
 ======================  ===========  =====================================================================
-of a trial, `remote:`   writer       says
+of the study            writer       content
 ======================  ===========  =====================================================================
-``job:PIECE``           coordinator  what is to be done, as JSON in pieces
-``lease``               coordinator  whose it is, and which attempt
-``stop:ATTEMPT``        coordinator  that it is not worth its end
-``report:ATTEMPT:N``    worker       twenty reports, each a step and a value
-``outcome:ATTEMPT``     worker       how it ended
+``task``                coordinator  data set, its digest, versions, run folder, trial timeout
+``coordinator``         coordinator  session, heartbeat, lease seconds, and whether the search has finished
+``worker:ID``           worker       host, device and number of slots; finally, that it signed off
+``beat:ID``             worker       heartbeat: a number that grows
+======================  ===========  =====================================================================
+
+======================  ===========  =====================================================================
+of a trial, `remote:`   writer       content
+======================  ===========  =====================================================================
+``job:PIECE``           coordinator  the job, as JSON in pieces
+``lease``               coordinator  the worker that the trial is leased to, and the attempt
+``stop:ATTEMPT``        coordinator  that the trial is to stop early
+``report:ATTEMPT:N``    worker       a block of twenty reports, each a step and a value
+``outcome:ATTEMPT``     worker       how the attempt ended
 ======================  ===========  =====================================================================
 """
 
@@ -27,56 +27,102 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 from nas_agg.study.definition.trial import OWN, REMOTE
+from nas_agg.study.workers.messages import EventKind, FinalJob, Message, TrialJob, TrialOutcome
 
 TASK, COORDINATOR, WORKER, BEAT = (f"{OWN}{name}" for name in ("task", "coordinator", "worker:", "beat:"))
 LEASE, JOB, STOP, REPORT, OUTCOME = (f"{REMOTE}{name}" for name in ("lease", "job:", "stop:", "report:", "outcome:"))
-PIECE = 20_000  # characters: MySQL's texts end at 65,535 bytes, and a quotation mark within a text takes two
-BLOCK = 20  # reports an attribute
-FINISHED = "finished"
+PIECE_LENGTH = 20_000  # characters: MySQL's texts end at 65,535 bytes, and a quotation mark within a text takes two
+BLOCK_LENGTH = 20  # reports per attribute
+HERE, AWAY, FINISHED = "here", "away", "finished"  # states of the coordinator
 
 Attrs = Mapping[str, Any]
 
 
-def pieces(order: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class LeaseSettings:
+    """Timing of leases.
+
+    Attributes:
+        seconds: Time without a heartbeat after which a worker counts as dead and its trials go to others.
+        beats: Heartbeats in that time.
+        poll_interval: Seconds between two reads of the storage; longer if a read takes long.
+        adoption_seconds: Time that the workers of a killed coordinator have to answer its successor.
+    """
+
+    seconds: float = 60.0
+    beats: int = 6
+    poll_interval: float = 0.1
+    adoption_seconds: float = 3.0
+
+
+class RemoteOutcome(Message):
+    """How an attempt at a trial ended, as its worker writes it.
+
+    Attributes:
+        kind: How it ended.
+        seconds: Seconds of the attempt.
+        reason: Why it failed, or its worker died or left.
+        outcome: The result, if it has one.
+    """
+
+    kind: EventKind
+    seconds: float
+    reason: str = ""
+    outcome: TrialOutcome | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the trial has ended and needs no other attempt."""
+        return self.kind in (EventKind.COMPLETED, EventKind.PRUNED, EventKind.INFEASIBLE, EventKind.FAILED)
+
+
+def job_attrs(job: TrialJob | FinalJob) -> dict[str, str]:
     """A job as attributes."""
-    text = json.dumps(order, separators=(",", ":"))
-    return {f"{JOB}{i}": text[start : start + PIECE] for i, start in enumerate(range(0, len(text), PIECE))}
+    text = json.dumps(job.model_dump(mode="json"), separators=(",", ":"))
+    return {f"{JOB}{i}": text[at : at + PIECE_LENGTH] for i, at in enumerate(range(0, len(text), PIECE_LENGTH))}
 
 
-def order_of(attrs: Attrs) -> dict[str, Any]:
-    """The job that a trial's attributes say."""
-    return json.loads("".join(attrs[f"{JOB}{i}"] for i in range(attrs[LEASE]["pieces"])))
+def read_job(attrs: Attrs) -> TrialJob:
+    """The job in a trial's attributes."""
+    return TrialJob.model_validate(json.loads("".join(attrs[f"{JOB}{i}"] for i in range(attrs[LEASE]["pieces"]))))
 
 
-def blocks(attempt: int, reports: Sequence[tuple[int, float]], sent: int) -> dict[str, list]:
-    """The attributes that say all reports of an attempt, when the first ``sent`` are known."""
-    first = sent // BLOCK
-    starts = range(first * BLOCK, len(reports), BLOCK)
+def read_outcome(attrs: Attrs, attempt: int) -> RemoteOutcome | None:
+    """How an attempt ended; None if it has not."""
+    outcome = attrs.get(f"{OUTCOME}{attempt}")
+    return None if outcome is None else RemoteOutcome.model_validate(outcome)
+
+
+def report_attrs(attempt: int, reports: Sequence[tuple[int, float]], sent: int) -> dict[str, list]:
+    """The attributes with all reports of an attempt, except full blocks among the first ``sent``."""
+    first = sent // BLOCK_LENGTH
+    starts = range(first * BLOCK_LENGTH, len(reports), BLOCK_LENGTH)
     return {
-        f"{REPORT}{attempt}:{first + i}": [list(report) for report in reports[start : start + BLOCK]]
+        f"{REPORT}{attempt}:{first + i}": [list(report) for report in reports[start : start + BLOCK_LENGTH]]
         for i, start in enumerate(starts)
     }
 
 
-def reports_of(attrs: Attrs, attempt: int, known: int) -> list[tuple[int, float]]:
-    """The reports of an attempt after the first ``known``, in the order in which they were made."""
-    found: list[tuple[int, float]] = []
-    number = known // BLOCK
+def read_reports(attrs: Attrs, attempt: int, read: int) -> list[tuple[int, float]]:
+    """The reports of an attempt after the first ``read``, in order."""
+    reports: list[tuple[int, float]] = []
+    number = read // BLOCK_LENGTH
     while (block := attrs.get(f"{REPORT}{attempt}:{number}")) is not None:
-        found += [(int(step), float(value)) for step, value in block]
+        reports += [(int(step), float(value)) for step, value in block]
         number += 1
-    return found[known % BLOCK :]
+    return reports[read % BLOCK_LENGTH :]
 
 
 def versions() -> dict[str, str]:
-    """What must be the same on both sides."""
+    """Versions that must be the same on both sides."""
     return {"nas_agg": version("nas-agg"), "torch": _minor(version("torch"))}
 
 
 def _minor(full: str) -> str:
-    found = re.match(r"\d+\.\d+", full)
-    return found[0] if found else full
+    match = re.match(r"\d+\.\d+", full)
+    return match[0] if match else full

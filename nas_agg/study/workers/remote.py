@@ -1,7 +1,8 @@
-"""Trials that are trained by workers elsewhere (`nas_agg worker`), seen from the coordinator.
+"""Trials that remote workers (`nas_agg worker`) train, on the coordinator's side.
 
-It speaks with them through the storage alone, by the attributes of :mod:`nas_agg.study.workers.protocol`. A worker is
-alive as long as its beat changes, by the coordinator's own clock; the clocks of several machines never meet.
+Both sides communicate through the storage alone, by the attributes of :mod:`nas_agg.study.workers.protocol`. A worker
+counts as alive as long as its heartbeat changes, by the coordinator's own clock; clocks of different machines are never
+compared.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,295 +21,329 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.storages import storage_errors
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.workers.pool import Event, Job, WorkerPool
+from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.messages import EventKind
+from nas_agg.study.workers.pool import WorkerPool
 from nas_agg.study.workers.protocol import (
+    AWAY,
     BEAT,
     COORDINATOR,
     FINISHED,
+    HERE,
     LEASE,
-    OUTCOME,
     STOP,
     TASK,
     WORKER,
-    pieces,
-    reports_of,
+    LeaseSettings,
+    job_attrs,
+    read_outcome,
+    read_reports,
     versions,
 )
 
-LEASE_SECONDS = 60.0  # without a beat, after which a worker's trials are given to others
-BEATS = 6  # in that time
-LOOK = 0.1  # seconds between two looks at the storage; longer where a look takes long
-ADOPTION = 3.0  # seconds in which those who train for a coordinator that was killed answer its successor
 
-ENDS = ("done", "stopped", "failed")  # ways in which a trial ends that need no other attempt
+class Clock(Protocol):
+    """A source of time; the :mod:`time` module is one."""
+
+    def monotonic(self) -> float:
+        """Seconds since some fixed moment."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Wait."""
 
 
 @dataclass
-class _Worker:
+class _RemoteWorker:
     host: str
     slots: int
     beat: Any
-    heard: float  # when its beat last changed
+    last_seen: float  # when its heartbeat last changed
 
 
 @dataclass
 class _Lease:
-    job: Job
+    assignment: Assignment
     worker: str
     attempt: int
-    begun: float
-    read: int = 0
-    stopped: bool = False
+    started: float
+    reports_read: int = 0
+    is_stopped: bool = False
+
+
+@dataclass(frozen=True)
+class _EarlierLease:
+    """A lease that an earlier coordinator granted."""
+
+    worker: str
+    has_ended: bool  # whether the trial has ended meanwhile
 
 
 class RemoteExecutor:
-    """Hands trials to whoever has joined the study; an :class:`~nas_agg.study.workers.pool.Evaluator`.
+    """Leases trials to the workers that joined; a :class:`~nas_agg.study.workers.executor.TrialExecutor`.
 
     Args:
-        record: The trials, in a storage that others can reach.
-        task: What workers must know before they begin: ``data``, ``images`` (their checksum), ``about``, ``folder``
-            and ``trial_timeout``.
+        record: The trials, in a storage that workers can reach.
+        task: What workers need to know in advance: ``data``, ``dataset_digest``, ``about``, ``folder`` and
+            ``trial_timeout``.
+        lease: Timing of leases.
+        clock: Source of time.
     """
 
-    def __init__(self, record: StudyRecord, task: Mapping[str, Any]):
+    def __init__(
+        self,
+        record: StudyRecord,
+        task: Mapping[str, Any],
+        lease: LeaseSettings | None = None,
+        clock: Clock = time,
+    ):
         assert record.storage is not None
         self._record, self._storage, self._study = record, record.storage, record.study_id
-        self._lease_seconds = LEASE_SECONDS
-        self._session, self._beat, self._beaten = secrets.token_hex(4), 0, -math.inf
-        self._workers: dict[str, _Worker] = {}
+        self._lease, self._clock = lease or LeaseSettings(), clock
+        self._session, self._beat, self._last_beat = secrets.token_hex(4), 0, -math.inf
+        self._workers: dict[str, _RemoteWorker] = {}
         self._leases: dict[int, _Lease] = {}
-        self._queue: list[Job] = []
+        self._queue: list[Assignment] = []
         self._attempts: dict[int, int] = {}
-        self._ready: list[Event] = []
-        self._before: dict[int, tuple[str, bool]] = {}
-        self._looked, self._next = False, 0.0
-        self._say(TASK, {**task, "versions": versions()})
-        self._say_here()
-        self._look()
-        self._before = self._left_over()
+        self._events: list[Event] = []
+        self._earlier: dict[int, _EarlierLease] = {}
+        self._has_read, self._next_read = False, 0.0
+        self._write_study(TASK, {**task, "versions": versions()})
+        self._send_beat()
+        self._read_storage()
+        self._earlier = self._earlier_leases()
+
+    @property
+    def poll_interval(self) -> float:
+        """Seconds between two reads of the storage."""
+        return self._lease.poll_interval
 
     # ---- the storage
 
-    def _say(self, key: str, value: Any) -> None:
+    def _write_study(self, key: str, value: Any) -> None:
         with storage_errors("cannot be written"):
             if self._storage.get_study_user_attrs(self._study).get(key) != value:
                 self._storage.set_study_user_attr(self._study, key, value)
 
-    def _say_here(self) -> None:
-        self._beat, self._beaten = self._beat + 1, time.monotonic()
-        here = {"session": self._session, "beat": self._beat, "lease": self._lease_seconds, "state": "here"}
-        self._say(COORDINATOR, here)
+    def _send_beat(self) -> None:
+        self._beat, self._last_beat = self._beat + 1, self._clock.monotonic()
+        here = {"session": self._session, "beat": self._beat, "lease": self._lease.seconds, "state": HERE}
+        self._write_study(COORDINATOR, here)
 
-    def _tell(self, number: int, key: str, value: Any) -> None:
+    def _write_trial(self, number: int, key: str, value: Any) -> None:
         with storage_errors("cannot be written"):
             self._storage.set_trial_user_attr(self._record.storage_trial_id(number), key, value)
 
-    def _running(self) -> dict[int, FrozenTrial]:
+    def _running_trials(self) -> dict[int, FrozenTrial]:
         with storage_errors("cannot be read"):
-            found = self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.RUNNING,))
-        return {trial.number: trial for trial in found}
+            trials = self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.RUNNING,))
+        return {trial.number: trial for trial in trials}
 
-    # ---- trials of a coordinator that is gone
+    # ---- leases of an earlier coordinator
 
-    def _left_over(self) -> dict[int, tuple[str, bool]]:
-        """The worker of each trial that was leased before, and whether the trial has ended meanwhile.
-
-        Those who still train are given a moment to answer.
-        """
-        found = {}
-        open = {
+    def _earlier_leases(self) -> dict[int, _EarlierLease]:
+        """Leases that a killed coordinator left; waits a moment for the heartbeats of their workers."""
+        leases = {}
+        open_trials = {
             trial.number: trial.state
             for trial in self._record.trials
             if trial.state in (RecordState.RUNNING, RecordState.PAUSED)
         }
-        for number, trial in self._running().items() if open else ():
+        for number, trial in self._running_trials().items() if open_trials else ():
             if lease := trial.user_attrs.get(LEASE):
                 self._attempts[number] = lease["attempt"]
-                outcome = trial.user_attrs.get(f"{OUTCOME}{lease['attempt']}")
-                # What paused has perhaps been told to go on; from its checkpoint that is soon done again.
-                ended = outcome is not None and outcome["kind"] in ENDS and not outcome["result"].get("paused")
-                if open.get(number) == RecordState.RUNNING and lease["worker"] and (outcome is None or ended):
-                    found[number] = (lease["worker"], ended)
-        end = time.monotonic() + ADOPTION
-        while time.monotonic() < end and not all(over or self._alive(worker) for worker, over in found.values()):
-            time.sleep(LOOK)
-            self._look()
-        return found
+                outcome = read_outcome(trial.user_attrs, lease["attempt"])
+                # A paused one may have been promoted meanwhile; resuming from its checkpoint takes little time.
+                has_ended = outcome is not None and outcome.is_final
+                is_running = open_trials.get(number) == RecordState.RUNNING
+                if is_running and lease["worker"] and (outcome is None or has_ended):
+                    leases[number] = _EarlierLease(lease["worker"], has_ended)
+        end = self._clock.monotonic() + self._lease.adoption_seconds
+        while self._clock.monotonic() < end and not all(map(self._can_adopt, leases.values())):
+            self._clock.sleep(self._lease.poll_interval)
+            self._read_storage()
+        return leases
 
-    def adopts(self, number: int) -> bool:
-        """Whether a trial need not be begun anew: it has ended meanwhile, or is still being trained."""
-        worker, over = self._before.get(number, ("", False))
-        return over or self._alive(worker)
+    def _can_adopt(self, lease: _EarlierLease) -> bool:
+        return lease.has_ended or self._is_alive(lease.worker)
 
-    def release(self, number: int) -> None:
-        """A trial is trained by others now: whoever has it here is to drop it."""
-        self._before.pop(number, None)
+    def can_reattach(self, number: int) -> bool:
+        """Whether a trial need not be restarted: it has ended meanwhile, or its worker is still alive."""
+        lease = self._earlier.get(number)
+        return lease is not None and self._can_adopt(lease)
+
+    def revoke(self, number: int) -> None:
+        """Take a trial from the worker that it is leased to, as another trains it now."""
+        self._earlier.pop(number, None)
         if number in self._attempts:
-            self._tell(number, LEASE, {"worker": None, "attempt": self._attempts[number], "pieces": 0})
+            self._write_trial(number, LEASE, {"worker": None, "attempt": self._attempts[number], "pieces": 0})
 
     # ---- workers
 
-    def _alive(self, worker: str | None) -> bool:
-        known = self._workers.get(worker or "")
-        return known is not None and time.monotonic() - known.heard < self._lease_seconds
+    def _is_alive(self, id: str | None) -> bool:
+        worker = self._workers.get(id or "")
+        return worker is not None and self._clock.monotonic() - worker.last_seen < self._lease.seconds
 
-    def _places(self, worker: str) -> int:
-        """How many more trials a worker takes."""
-        if not self._alive(worker):
+    def _free_slots_of(self, id: str) -> int:
+        if not self._is_alive(id):
             return 0
-        taken = sum(lease.worker == worker for lease in self._leases.values())
-        before = sum(of == worker and not over for of, over in self._before.values())
-        return max(0, self._workers[worker].slots - taken - before)
+        leased = sum(lease.worker == id for lease in self._leases.values())
+        earlier = sum(lease.worker == id and not lease.has_ended for lease in self._earlier.values())
+        return max(0, self._workers[id].slots - leased - earlier)
 
-    def free(self) -> int:
-        adopted = sum(self.adopts(number) for number in self._before)
-        return max(0, sum(map(self._places, self._workers)) - len(self._queue)) + adopted
+    def free_slots(self) -> int:
+        reattachable = sum(map(self.can_reattach, self._earlier))
+        return max(0, sum(map(self._free_slots_of, self._workers)) - len(self._queue)) + reattachable
 
-    def start(self, job: Job) -> None:
-        """Begin a job as soon as there is a worker for it."""
-        number = job.number
-        if self.adopts(number):
-            worker, _ = self._before.pop(number)
-            self._leases[number] = _Lease(job, worker, self._attempts[number], time.monotonic())
+    def start(self, assignment: Assignment) -> None:
+        """Start a trial as soon as there is a worker for it."""
+        number, now = assignment.number, self._clock.monotonic()
+        if self.can_reattach(number):
+            worker = self._earlier.pop(number).worker
+            self._leases[number] = _Lease(assignment, worker, self._attempts[number], now)
             return
-        self._before.pop(number, None)
-        self._queue.append(job)
-        self._assign()
+        self._earlier.pop(number, None)
+        self._queue.append(assignment)
+        self._lease_queued()
 
-    def waiting(self) -> Job | None:
-        """Takes back a job that no worker has yet."""
+    def take_queued(self) -> Assignment | None:
+        """Remove and return a trial that has no worker yet."""
         return self._queue.pop(0) if self._queue else None
 
-    def _assign(self) -> None:
+    def _lease_queued(self) -> None:
         while self._queue and self._workers:
-            worker = max(self._workers, key=self._places)
-            if not self._places(worker):
+            worker = max(self._workers, key=self._free_slots_of)
+            if not self._free_slots_of(worker):
                 return
-            job = self._queue.pop(0)
-            attempt = self._attempts[job.number] = self._attempts.get(job.number, 0) + 1
-            order = pieces(job.order)
-            for key, piece in order.items():
-                self._tell(job.number, key, piece)
-            self._tell(job.number, LEASE, {"worker": worker, "attempt": attempt, "pieces": len(order)})
-            self._leases[job.number] = _Lease(job, worker, attempt, time.monotonic())
+            assignment = self._queue.pop(0)
+            assert assignment.job is not None
+            number = assignment.number
+            attempt = self._attempts[number] = self._attempts.get(number, 0) + 1
+            pieces = job_attrs(assignment.job)
+            for key, piece in pieces.items():
+                self._write_trial(number, key, piece)
+            self._write_trial(number, LEASE, {"worker": worker, "attempt": attempt, "pieces": len(pieces)})
+            self._leases[number] = _Lease(assignment, worker, attempt, self._clock.monotonic())
 
-    # ---- listening
+    # ---- events
 
-    def events(self, timeout: float) -> list[Event]:
-        end = time.monotonic() + timeout
+    def poll(self, timeout: float) -> list[Event]:
+        clock = self._clock
+        end = clock.monotonic() + timeout
         while True:
-            now = time.monotonic()
-            if now >= self._next:
-                self._look()
-                self._next = time.monotonic() + max(LOOK, 10 * (time.monotonic() - now))
-            if self._ready or time.monotonic() >= end:
-                found, self._ready = self._ready, []
-                return found
-            time.sleep(max(0.0, min(self._next, end) - time.monotonic()))
+            now = clock.monotonic()
+            if now >= self._next_read:
+                self._read_storage()
+                self._next_read = clock.monotonic() + max(self._lease.poll_interval, 10 * (clock.monotonic() - now))
+            if self._events or clock.monotonic() >= end:
+                events, self._events = self._events, []
+                return events
+            clock.sleep(max(0.0, min(self._next_read, end) - clock.monotonic()))
 
-    def _look(self) -> None:
+    def _read_storage(self) -> None:
         with storage_errors("cannot be read"):
             attrs = self._storage.get_study_user_attrs(self._study)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for key, worker in attrs.items():
             if key.startswith(WORKER):
-                self._hear_of(key.removeprefix(WORKER), worker, attrs, now)
-        self._looked = True
-        if any(map(self._alive, self._workers)) and now - self._beaten >= self._lease_seconds / BEATS:
-            self._say_here()
+                self._update_worker(key.removeprefix(WORKER), worker, attrs, now)
+        self._has_read = True
+        if any(map(self._is_alive, self._workers)) and now - self._last_beat >= self._lease.seconds / self._lease.beats:
+            self._send_beat()
         if self._leases:
-            running = self._running()
+            running = self._running_trials()
             for number, lease in list(self._leases.items()):
                 if number in running:
-                    self._read(number, lease, running[number].user_attrs)
-        self._assign()
+                    self._update_lease(number, lease, running[number].user_attrs)
+        self._lease_queued()
 
-    def _hear_of(self, id: str, said: Mapping[str, Any], attrs: Mapping[str, Any], now: float) -> None:
-        beat, known = attrs.get(BEAT + id), self._workers.get(id)
-        if said.get("left"):
+    def _update_worker(self, id: str, about: Mapping[str, Any], attrs: Mapping[str, Any], now: float) -> None:
+        beat, worker = attrs.get(BEAT + id), self._workers.get(id)
+        if about.get("signed_off"):
             self._workers.pop(id, None)
-        elif known is None:
-            # Who was there before the first look may have been dead for days: a beat will tell.
-            heard = now if self._looked else -math.inf
-            self._workers[id] = _Worker(str(said["host"]), int(said["slots"]), beat, heard)
-        elif beat != known.beat:
-            known.beat, known.heard = beat, now
+        elif worker is None:
+            # One that was there before the first read may have been dead for days: only a new beat proves it alive.
+            last_seen = now if self._has_read else -math.inf
+            self._workers[id] = _RemoteWorker(str(about["host"]), int(about["slots"]), beat, last_seen)
+        elif beat != worker.beat:
+            worker.beat, worker.last_seen = beat, now
 
-    def _read(self, number: int, lease: _Lease, attrs: Mapping[str, Any]) -> None:
-        outcome = attrs.get(f"{OUTCOME}{lease.attempt}")  # first: what is there now has all reports beside it
-        for step, value in reports_of(attrs, lease.attempt, lease.read):
-            lease.read += 1
-            self._ready.append(Event(number, "report", step, value))
+    def _update_lease(self, number: int, lease: _Lease, attrs: Mapping[str, Any]) -> None:
+        outcome = read_outcome(attrs, lease.attempt)  # first: all reports are written before it
+        for step, value in read_reports(attrs, lease.attempt, lease.reports_read):
+            lease.reports_read += 1
+            self._events.append(Event(number, EventKind.REPORT, step, value))
         if outcome is not None:
             del self._leases[number]
-            more = {"reason": outcome["reason"], "result": outcome["result"]}
-            self._ready.append(Event(number, outcome["kind"], seconds=outcome["seconds"], **more))
-        elif not self._alive(lease.worker):
+            seconds, reason = outcome.seconds, outcome.reason
+            self._events.append(Event(number, outcome.kind, seconds=seconds, reason=reason, outcome=outcome.outcome))
+        elif not self._is_alive(lease.worker):
             del self._leases[number]
-            known = self._workers.get(lease.worker)
-            reason = f"no word from worker {known.host} in {self._lease_seconds:g} s" if known else "its worker left"
-            self._ready.append(Event(number, "lost", seconds=time.monotonic() - lease.begun, reason=reason))
+            worker = self._workers.get(lease.worker)
+            reason = f"worker {worker.host} unresponsive for {self._lease.seconds:g} s" if worker else "its worker left"
+            seconds = self._clock.monotonic() - lease.started
+            self._events.append(Event(number, EventKind.WORKER_DIED, seconds=seconds, reason=reason))
 
-    def answer(self, number: int, stop: bool) -> None:
-        """Say that a trial is to stop; who trains it asks for nothing and goes on until it reads so."""
+    def reply(self, number: int, stop: bool) -> None:
+        """Tell a trial's worker to stop early; it does not wait for a reply, and continues until it reads this."""
         lease = self._leases.get(number)
-        if stop and lease is not None and not lease.stopped:
-            lease.stopped = True
-            self._tell(number, f"{STOP}{lease.attempt}", True)
+        if stop and lease is not None and not lease.is_stopped:
+            lease.is_stopped = True
+            self._write_trial(number, f"{STOP}{lease.attempt}", True)
 
     def close(self) -> None:
-        """Say that the coordinator is gone. What is being trained goes on: a search that is resumed takes it up."""
-        with contextlib.suppress(NasAggError):  # a storage that is gone is told nothing
-            self._say(COORDINATOR, {"session": self._session, "beat": self._beat, "state": "away"})
+        """Announce that the coordinator is away. Remote trials continue: a resumed search reattaches to them."""
+        with contextlib.suppress(NasAggError):  # the storage may be gone
+            self._write_study(COORDINATOR, {"session": self._session, "beat": self._beat, "state": AWAY})
 
 
-def dismiss(record: StudyRecord, reason: str) -> None:
-    """Tell workers elsewhere that the search is over."""
+def announce_finished(record: StudyRecord, reason: str) -> None:
+    """Tell remote workers that the search has finished."""
     if record.storage is not None:
         with storage_errors("cannot be written"):
             attrs = record.storage.get_study_user_attrs(record.study_id)
             if TASK in attrs:
-                over = {**attrs.get(COORDINATOR, {}), "state": FINISHED, "reason": reason}
-                record.storage.set_study_user_attr(record.study_id, COORDINATOR, over)
+                finished = {**attrs.get(COORDINATOR, {}), "state": FINISHED, "reason": reason}
+                record.storage.set_study_user_attr(record.study_id, COORDINATOR, finished)
 
 
 class CombinedExecutor:
-    """Workers here first, then those elsewhere; an :class:`~nas_agg.study.workers.pool.Evaluator`.
+    """Local workers first, then remote ones; a :class:`~nas_agg.study.workers.executor.TrialExecutor`.
 
     Args:
-        here: This machine's.
-        elsewhere: Those that join.
+        pool: The workers of this machine.
+        remote: The workers that join.
     """
 
-    def __init__(self, here: WorkerPool, elsewhere: RemoteExecutor):
-        self._here, self._elsewhere = here, elsewhere
-        self._mine: set[int] = set()  # what is done here
+    def __init__(self, pool: WorkerPool, remote: RemoteExecutor):
+        self._pool, self._remote = pool, remote
+        self._local: set[int] = set()  # trials of the pool
 
-    def free(self) -> int:
-        return self._here.free() + self._elsewhere.free()
+    def free_slots(self) -> int:
+        return self._pool.free_slots() + self._remote.free_slots()
 
-    def start(self, job: Job) -> None:
-        if self._here.free() and not self._elsewhere.adopts(job.number):
-            self._elsewhere.release(job.number)
-            self._mine.add(job.number)
-            self._here.start(job)
+    def start(self, assignment: Assignment) -> None:
+        number = assignment.number
+        if self._pool.free_slots() and not self._remote.can_reattach(number):
+            self._remote.revoke(number)
+            self._local.add(number)
+            self._pool.start(assignment)
         else:
-            self._mine.discard(job.number)
-            self._elsewhere.start(job)
+            self._local.discard(number)
+            self._remote.start(assignment)
 
-    def events(self, timeout: float) -> list[Event]:
-        found = self._elsewhere.events(0)
-        if self._here.busy():
-            found += self._here.events(0 if found else min(timeout, LOOK))
-        elif not found:
-            found = self._elsewhere.events(timeout)
-        while self._here.free() and (job := self._elsewhere.waiting()):
-            self.start(job)
-        return found
+    def poll(self, timeout: float) -> list[Event]:
+        events = self._remote.poll(0)
+        if self._pool.is_busy:
+            events += self._pool.poll(0 if events else min(timeout, self._remote.poll_interval))
+        elif not events:
+            events = self._remote.poll(timeout)
+        while self._pool.free_slots() and (assignment := self._remote.take_queued()):
+            self.start(assignment)
+        return events
 
-    def answer(self, number: int, stop: bool) -> None:
-        (self._here if number in self._mine else self._elsewhere).answer(number, stop)
+    def reply(self, number: int, stop: bool) -> None:
+        (self._pool if number in self._local else self._remote).reply(number, stop)
 
     def close(self) -> None:
-        self._here.close()
-        self._elsewhere.close()
+        self._pool.close()
+        self._remote.close()

@@ -4,46 +4,45 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_agg.study.workers.pool import Event, Job
+from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.messages import TrialOutcome
 
 if TYPE_CHECKING:
     from nas_agg.study.tables.results_table import TabularSpace
 
 
 class TableLookupExecutor:
-    """An evaluator that knows the results: a trial is done as soon as it has begun.
+    """An executor that looks results up: a trial is complete as soon as it has started.
 
     Args:
-        space: The space, with its table.
+        space: The space with its table.
     """
 
     def __init__(self, space: TabularSpace):
         self._space = space
         self._events: list[Event] = []
 
-    def free(self) -> int:
+    def free_slots(self) -> int:
         return 0 if self._events else 1
 
-    def start(self, job: Job) -> None:
-        row = self._space.network(job.genotype)
-        until = min(job.order.get("until") or self._space.epochs, self._space.epochs)
-        whole = until == self._space.epochs
-        accuracy = row.value if whole else row.curve[until - 1]
-        seconds = row.extra_metrics.get("seconds", 0.0) * until / self._space.epochs
-        result = {"accuracy": accuracy, "seconds": seconds}
-        if whole and "loss" in row.extra_metrics:
-            result["loss"] = row.extra_metrics["loss"]
-        if "latency_ms" in row.extra_metrics:
-            result["latency_ms"] = row.extra_metrics["latency_ms"]
-        if not whole:
-            result["paused"] = until
-        self._events = [Event(job.number, "done", seconds=seconds, result=result)]
+    def start(self, assignment: Assignment) -> None:
+        assert assignment.genotype is not None
+        row, epochs = self._space.network(assignment.genotype), self._space.epochs
+        epoch = min(assignment.pause_at or epochs, epochs)
+        is_complete = epoch == epochs
+        seconds = row.extra_metrics.get("seconds", 0.0) * epoch / epochs
+        metrics = {"accuracy": row.value if is_complete else row.curve[epoch - 1]}
+        metrics |= {name: row.extra_metrics[name] for name in ("loss", "latency_ms") if name in row.extra_metrics}
+        if not is_complete:
+            metrics.pop("loss", None)  # tables have the final loss only
+        outcome = TrialOutcome(metrics=metrics, seconds=seconds, paused_at=None if is_complete else epoch)
+        self._events = [Event(assignment.number, outcome.event_kind(), seconds=seconds, outcome=outcome)]
 
-    def events(self, timeout: float) -> list[Event]:
-        found, self._events = self._events, []
-        return found
+    def poll(self, timeout: float) -> list[Event]:
+        events, self._events = self._events, []
+        return events
 
-    def answer(self, number: int, stop: bool) -> None:
+    def reply(self, number: int, stop: bool) -> None:
         raise AssertionError("a table reports nothing")
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers import jobs as training
+from nas_agg.study.workers.messages import TrialJob, TrialOutcome
 from nas_agg.training.data import load_data
 from nas_agg.training.latency import Latency
 
@@ -28,7 +29,7 @@ def slow(monkeypatch, tmp_path):
     """Lets searches have a worker for which a network takes half as many milliseconds as its width says."""
     task = Task("a fake", {"notes": str(tmp_path)}, (1, 8, 8), 10, ("cpu",), "no device")
     monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(SLOW)))
+    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(SLOW)))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +92,8 @@ def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
 
 
 def test_a_search_of_which_no_network_is_fast_enough_ends(tiny, slow, tmp_path, monkeypatch):
-    monkeypatch.setattr(proposer, "SLOW", 7)
-    with pytest.raises(NasAggError, match="no network has a result: 7 networks in a row were slower"):
+    monkeypatch.setattr(proposer, "MAX_INFEASIBLE", 7)
+    with pytest.raises(NasAggError, match="no network has a result: 7 networks in a row exceeded the latency limit"):
         search(tiny, searcher="random", budget=5, max_latency="0.01ms", out=tmp_path / "run")
     assert not (tmp_path / "trained.txt").exists()
 
@@ -122,8 +123,7 @@ def test_a_resumed_search_is_the_unbroken_one(tiny_file, slow, kept, tmp_path, m
 @pytest.fixture
 def job(tiny, tmp_path):
     genotype = tiny.genotype(tiny.values({"width": 8, "deep": "0", "kernel": "3", "end": '"relu"'}))
-    rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "device": "cpu", "epochs": 2}
-    return {"final": False, "out": str(tmp_path / "trial"), **rest}
+    return TrialJob(genotype=genotype.text(), seed=5, recipe="search", epochs=2, out=str(tmp_path / "trial"))
 
 
 def found(median):
@@ -134,27 +134,30 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
     measured = []
     monkeypatch.setattr(training, "measure", lambda *args, **more: measured.append(more) or found(4.0))
     data, reports = load_data("digits"), []
-    target = {**job, "latency": True, "max_latency": 5.0, "latency_target": 8.0}
+    target = job.model_copy(update={"measure_latency": True, "max_latency": 5.0, "latency_target": 8.0})
     first = training.train_trial(target, data, lambda step, value: reports.append(value))
     assert [more["device"] for more in measured] == ["cpu"]
     assert json.loads((tmp_path / "trial/latency.json").read_text())["median_ms"] == 4.0
-    assert first["latency_ms"] == 4.0 and first["value"] == latency_reward(first["accuracy"], 4.0, 8.0) == reports[-1]
+    metrics = first.metrics
+    assert metrics["latency_ms"] == 4.0
+    assert metrics["value"] == latency_reward(metrics["accuracy"], 4.0, 8.0) == reports[-1]
     again = training.train_trial(target, data, lambda step, value: False)
-    assert len(measured) == 1 and {**again, "seconds": 0} == {**first, "seconds": 0}
+    assert len(measured) == 1 and again.model_copy(update={"seconds": first.seconds}) == first
     (tmp_path / "trial/latency.json").write_text("{spoilt")
     training.train_trial(target, data, lambda step, value: False)
     assert len(measured) == 2
     alone = training.train_trial(job, data, lambda step, value: False)
-    assert alone["value"] == first["accuracy"] and "latency_ms" not in alone, "measuring changes no training"
+    assert alone.metrics["value"] == metrics["accuracy"], "measuring changes no training"
+    assert "latency_ms" not in alone.metrics
     assert len(measured) == 2
 
 
 def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
     monkeypatch.setattr(training, "measure", lambda *args, **more: found(6.0))
     monkeypatch.setattr(training.loop, "train", None)
-    asked = {**job, "latency": True, "max_latency": 5.0}
-    told = training.train_trial(asked, load_data("digits"), lambda step, value: False)
-    assert told == {"infeasible": "latency 6 ms, more than 5 ms", "latency_ms": 6.0}
+    limited = job.model_copy(update={"measure_latency": True, "max_latency": 5.0})
+    outcome = training.train_trial(limited, load_data("digits"), lambda step, value: False)
+    assert outcome == TrialOutcome(metrics={"latency_ms": 6.0}, infeasible="latency 6 ms, more than 5 ms")
 
 
 @pytest.mark.parametrize("setting", ["max_latency", "latency_target", "memory", "compile"])

@@ -231,7 +231,7 @@ def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
 def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
     result = search(tabled, searcher=searcher, pruner="halving", min_epochs=1, budget=60, out=tmp_path / "run")
     assert sum(one.consumes_budget for one in result.trials) == 48
-    assert result.reason == "the space holds no other network within the limits"
+    assert result.reason == "no other network of the space is within the limits"
 
 
 def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled):
@@ -246,10 +246,10 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
     record.promote(0)
     assert record.trials[0].state == "running" and not record.trials[0].consumes_budget
-    cut = record.close_open_trials("the time is up")
+    cut = record.close_open_trials("timeout reached")
     assert [(one.number, one.state, one.reason) for one in cut] == [
         (0, "pruned", ""),
-        (2, "interrupted", "the time is up"),
+        (2, "interrupted", "timeout reached"),
     ]
     assert [one.state for one in record.trials] == ["pruned", "pruned", "interrupted"]
     assert [one.values for one in record.trials] == [(0.5,), (0.9,), None]
@@ -266,7 +266,7 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
 
     record.create_trial(*draw(2))
     record.pause(0, 1, (0.5,))
-    record.close_open_trials("the budget is spent")
+    record.close_open_trials("budget exhausted")
     record.create_duplicate(*draw(3), duplicate_of=0)
     assert (record.trials[1].state, record.trials[1].scores) == ("duplicate", (0.5,))
     waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]

@@ -19,46 +19,48 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 
 import nas_agg.study.engine as engine
-import nas_agg.study.workers.agent as joiner
-import nas_agg.study.workers.remote as remote
+import nas_agg.study.workers.agent as agent
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
-from nas_agg.study.definition.task import Task
+from nas_agg.study.definition.task import Task, WorkerConfig
 from nas_agg.study.records.storages import JOURNAL, open_storage
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.workers.agent import StudyHandle, WorkerAgent
-from nas_agg.study.workers.join import check_versions, find, setups_of
-from nas_agg.study.workers.pool import Event, InProcessExecutor, Job
+from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent
+from nas_agg.study.workers.executor import Assignment, Event, InProcessExecutor
+from nas_agg.study.workers.join import check_versions, locate_study, worker_configs
+from nas_agg.study.workers.messages import EventKind, TrialJob, TrialOutcome
 from nas_agg.study.workers.protocol import (
     BEAT,
     COORDINATOR,
     LEASE,
     OUTCOME,
-    PIECE,
+    PIECE_LENGTH,
     REPORT,
     STOP,
     TASK,
     WORKER,
-    blocks,
-    order_of,
-    pieces,
-    reports_of,
+    LeaseSettings,
+    RemoteOutcome,
+    job_attrs,
+    read_job,
+    read_reports,
+    report_attrs,
     versions,
 )
-from nas_agg.study.workers.remote import RemoteExecutor, dismiss
+from nas_agg.study.workers.remote import RemoteExecutor, announce_finished
 
 FAKE = Path(__file__).parents[1] / "chaos_worker.py"
-TASK_SAID = {"data": {}, "images": "", "about": "a fake", "folder": "", "trial_timeout": None}
+TASK_SAID = {"data": {}, "dataset_digest": "", "about": "a fake", "folder": "", "trial_timeout": None}
 
 
 # ---- what is said
 
 
 def test_a_job_comes_through_in_pieces_that_every_database_takes():
-    order = {"genotype": {"text": 'é"\\' * PIECE}, "seed": 7}
-    said = pieces(order)
+    job = TrialJob(genotype={"text": 'é"\\' * PIECE_LENGTH}, seed=7, recipe="search", epochs=1, out="")
+    said = job_attrs(job)
     assert len(said) > 3 and all(len(json.dumps(piece)) < 65_535 for piece in said.values())
-    assert order_of({**said, LEASE: {"pieces": len(said)}}) == order
+    assert read_job({**said, LEASE: {"pieces": len(said)}}) == job
 
 
 @given(st.lists(st.integers(1, 45), max_size=8))
@@ -67,12 +69,12 @@ def test_reports_come_once_and_in_order_however_they_are_sent_and_read(sizes):
     for size in sizes:
         sent = len(reports)
         reports += [(sent + i, (sent + i) / 7) for i in range(size)]
-        attrs |= json.loads(json.dumps(blocks(3, reports, sent)))
+        attrs |= json.loads(json.dumps(report_attrs(3, reports, sent)))
         if size % 2:
-            read += reports_of(attrs, 3, len(read))
-    read += reports_of(attrs, 3, len(read))
+            read += read_reports(attrs, 3, len(read))
+    read += read_reports(attrs, 3, len(read))
     assert read == reports
-    assert not reports_of(attrs, 2, 0), "another attempt's are no business of this one"
+    assert not read_reports(attrs, 2, 0), "another attempt's are no business of this one"
     assert all(len(block) <= 20 for block in attrs.values())
 
 
@@ -118,103 +120,122 @@ class Hand:
     def say(self, number, key, value):
         self.record.storage.set_trial_user_attr(self.record.storage_trial_id(number), key, value)
 
-    def end(self, number, attempt, kind="done", **result):
-        outcome = {"kind": kind, "seconds": 1.5, "reason": "" if kind == "done" else "why", "result": result}
-        self.say(number, f"{OUTCOME}{attempt}", outcome)
+    def end(self, number, attempt, kind="completed", **metrics):
+        outcome = TrialOutcome(metrics=metrics) if kind == "completed" else None
+        ended = RemoteOutcome(kind=kind, seconds=1.5, reason="" if outcome else "why", outcome=outcome)
+        self.say(number, f"{OUTCOME}{attempt}", ended.model_dump(mode="json"))
 
 
-def job(number):
-    return Job(number, None, {"number": number})
+class Time:
+    """A clock that stands still unless somebody sleeps; something may happen meanwhile."""
+
+    def __init__(self, meanwhile=lambda: None):
+        self.now, self.meanwhile = 100.0, meanwhile
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += max(seconds, 0.001)
+        self.meanwhile()
+
+
+def executor(record, meanwhile=lambda: None, **lease):
+    return RemoteExecutor(record, TASK_SAID, LeaseSettings(**lease), Time(meanwhile))
+
+
+def assignment(number):
+    return Assignment(number, job=TrialJob(genotype={}, seed=number, recipe="search", epochs=1, out=""))
 
 
 def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
-    there = RemoteExecutor(record, TASK_SAID)
-    assert there.free() == 0
+    there = executor(record)
+    assert there.free_slots() == 0
     hand = Hand(record)
-    assert there.events(0.5) == [] and there.free() == 1
-    there.start(job(0))
-    assert there.free() == 0
+    assert there.poll(0.5) == [] and there.free_slots() == 1
+    there.start(assignment(0))
+    assert there.free_slots() == 0
     assert hand.lease(0) == {"worker": "w1", "attempt": 1, "pieces": 1}
-    assert order_of(hand.attrs(0)) == {"number": 0}
+    assert read_job(hand.attrs(0)) == assignment(0).job
     hand.say(0, f"{REPORT}1:0", [[1, 0.25]])
-    assert there.events(1) == [Event(0, "report", 1, 0.25)]
-    there.answer(0, stop=False)
+    assert there.poll(1) == [Event(0, EventKind.REPORT, 1, 0.25)]
+    there.reply(0, stop=False)
     assert f"{STOP}1" not in hand.attrs(0)
-    there.answer(0, stop=True)
+    there.reply(0, stop=True)
     assert hand.attrs(0)[f"{STOP}1"] is True
     hand.say(0, f"{REPORT}1:0", [[1, 0.25], [2, 0.5]])
     hand.end(0, 1, accuracy=0.5)
-    assert there.events(1) == [Event(0, "report", 2, 0.5), Event(0, "done", seconds=1.5, result={"accuracy": 0.5})]
-    assert there.free() == 1
-    there.answer(0, stop=True)  # too late to matter
+    assert there.poll(1) == [
+        Event(0, EventKind.REPORT, 2, 0.5),
+        Event(0, EventKind.COMPLETED, seconds=1.5, outcome=TrialOutcome(metrics={"accuracy": 0.5})),
+    ]
+    assert there.free_slots() == 1
+    there.reply(0, stop=True)  # too late to matter
 
 
 def test_who_was_there_before_counts_only_when_its_beat_changes(record):
     hand = Hand(record)
-    there = RemoteExecutor(record, TASK_SAID)
-    assert there.free() == 0 and there.events(0.3) == [] and there.free() == 0
+    there = executor(record)
+    assert there.free_slots() == 0 and there.poll(0.3) == [] and there.free_slots() == 0
     hand.beat()
-    there.events(0.5)
-    assert there.free() == 1
+    there.poll(0.5)
+    assert there.free_slots() == 1
 
 
-def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late_is_ignored(record, monkeypatch):
-    monkeypatch.setattr(remote, "LEASE_SECONDS", 0.5)
-    there = RemoteExecutor(record, TASK_SAID)
+def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late_is_ignored(record):
+    there = executor(record, seconds=0.5)
     first = Hand(record)
-    there.events(0.3)
-    there.start(job(0))
-    (lost,) = there.events(5)
-    assert (lost.kind, lost.reason) == ("lost", "no word from worker host of w1 in 0.5 s")
-    there.start(job(0))  # nobody is free: it waits
-    assert there.free() == 0 and first.lease(0)["attempt"] == 1
+    there.poll(0.3)
+    there.start(assignment(0))
+    (lost,) = there.poll(5)
+    assert (lost.kind, lost.reason) == ("worker_died", "worker host of w1 unresponsive for 0.5 s")
+    there.start(assignment(0))  # nobody is free: it waits
+    assert there.free_slots() == 0 and first.lease(0)["attempt"] == 1
     second = Hand(record, "w2")
-    assert there.events(0.3) == []
+    assert there.poll(0.3) == []
     assert second.lease(0) == {"worker": "w2", "attempt": 2, "pieces": 1}
     first.end(0, 1, accuracy=0.9)
     second.beat()
-    assert there.events(0.3) == []
+    assert there.poll(0.3) == []
     second.end(0, 2, accuracy=0.1)
-    assert [event.result for event in there.events(1)] == [{"accuracy": 0.1}]
+    assert [event.outcome.metrics for event in there.poll(1)] == [{"accuracy": 0.1}]
 
 
 def test_many_workers_share_trials_evenly(record):
-    there = RemoteExecutor(record, TASK_SAID)
+    there = executor(record)
     hands = [Hand(record, f"w{i}") for i in range(3)]
-    there.events(0.3)
-    assert there.free() == 3
+    there.poll(0.3)
+    assert there.free_slots() == 3
     for number in range(3):
-        there.start(job(number))
+        there.start(assignment(number))
     assert {hands[0].lease(number)["worker"] for number in range(3)} == {"w0", "w1", "w2"}
 
 
 def test_a_worker_that_leaves_gives_its_trial_back(record):
-    there = RemoteExecutor(record, TASK_SAID)
+    there = executor(record)
     hand = Hand(record)
-    there.events(0.3)
-    there.start(job(0))
-    hand.end(0, 1, "left")
-    hand.study({WORKER + "w1": {"host": "h", "slots": 1, "left": True}})
-    (event,) = there.events(1)
-    assert event.kind == "left" and there.free() == 0
+    there.poll(0.3)
+    there.start(assignment(0))
+    hand.end(0, 1, "released")
+    hand.study({WORKER + "w1": {"host": "h", "slots": 1, "signed_off": True}})
+    (event,) = there.poll(1)
+    assert event.kind == "released" and there.free_slots() == 0
 
 
-def test_the_coordinator_beats_only_while_somebody_is_there(record, monkeypatch):
-    monkeypatch.setattr(remote, "LEASE_SECONDS", 0.6)
-
+def test_the_coordinator_beats_only_while_somebody_is_there(record):
     def said():
         return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]
 
-    there = RemoteExecutor(record, TASK_SAID)
+    there = executor(record, seconds=0.6)
     before = said()
-    there.events(0.4)
+    there.poll(0.4)
     assert said() == before
     Hand(record)
-    there.events(0.4)
+    there.poll(0.4)
     assert said()["beat"] > before["beat"] and said()["state"] == "here"
     there.close()
     assert said()["state"] == "away"
-    dismiss(record, "the budget is spent")
+    announce_finished(record, "budget exhausted")
     assert said()["state"] == "finished"
 
 
@@ -226,9 +247,9 @@ def again(record) -> StudyRecord:
 
 
 def leased(record):
-    there, hand = RemoteExecutor(record, TASK_SAID), Hand(record)
-    there.events(0.3)
-    there.start(job(1))
+    there, hand = executor(record), Hand(record)
+    there.poll(0.3)
+    there.start(assignment(1))
     return hand
 
 
@@ -236,55 +257,45 @@ def test_a_trial_that_ended_meanwhile_is_taken_as_it_ended(record):
     hand = leased(record)
     hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
     hand.end(1, 1, accuracy=0.5)
-    there = RemoteExecutor(again(record), TASK_SAID)
-    assert there.free() == 1, "for this one trial there need be no worker"
-    there.start(job(1))
-    assert [event.kind for event in there.events(1)] == ["report", "done"]
+    there = executor(again(record))
+    assert there.free_slots() == 1, "for this one trial there need be no worker"
+    there.start(assignment(1))
+    assert [event.kind for event in there.poll(1)] == ["report", "completed"]
     assert hand.lease(1)["attempt"] == 1
 
 
 def test_a_trial_that_is_still_trained_is_taken_up(record):
     hand = leased(record)
-    over = threading.Event()
-
-    def live():
-        while not over.wait(0.1):
-            hand.beat()
-
-    threading.Thread(target=live, daemon=True).start()
-    there = RemoteExecutor(again(record), TASK_SAID)
-    assert there.free() == 1
-    there.start(job(0))  # another that ran: its worker is busy, so it waits
-    assert there.free() == 1
-    there.start(job(1))
-    assert there.free() == 0 and hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
+    there = executor(again(record), hand.beat)
+    assert there.free_slots() == 1
+    there.start(assignment(0))  # another that ran: its worker is busy, so it waits
+    assert there.free_slots() == 1
+    there.start(assignment(1))
+    assert there.free_slots() == 0 and hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
     hand.end(1, 1, accuracy=0.5)
-    assert [(event.number, event.kind) for event in there.events(1)] == [(1, "done")]
-    assert there.events(0.5) == [] and hand.lease(0)["worker"] == "w1"
-    over.set()
+    assert [(event.number, event.kind) for event in there.poll(1)] == [(1, "completed")]
+    assert there.poll(0.5) == [] and hand.lease(0)["worker"] == "w1"
 
 
-@pytest.mark.parametrize("end", [None, "lost", "left"])
-def test_a_trial_whose_worker_is_gone_is_begun_anew(record, monkeypatch, end):
-    monkeypatch.setattr(remote, "ADOPTION", 0.5)
+@pytest.mark.parametrize("end", [None, "worker_died", "released"])
+def test_a_trial_whose_worker_is_gone_is_begun_anew(record, end):
     hand = leased(record)
     if end:
         hand.end(1, 1, end)
-    there = RemoteExecutor(again(record), TASK_SAID)
-    assert there.free() == 0 and not there.adopts(1)
+    there = executor(again(record), adoption_seconds=0.5)
+    assert there.free_slots() == 0 and not there.can_reattach(1)
     other = Hand(record, "w2")
-    there.events(0.3)
-    there.start(job(1))
+    there.poll(0.3)
+    there.start(assignment(1))
     assert other.lease(1) == {"worker": "w2", "attempt": 2, "pieces": 1}
 
 
-def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record, monkeypatch):
-    monkeypatch.setattr(remote, "ADOPTION", 0.0)
+def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record):
     hand = leased(record)
-    there = RemoteExecutor(again(record), TASK_SAID)
-    there.release(1)
+    there = executor(again(record), adoption_seconds=0.0)
+    there.revoke(1)
     assert hand.lease(1)["worker"] is None
-    there.release(0)
+    there.revoke(0)
     assert LEASE not in hand.attrs(0)
 
 
@@ -298,11 +309,11 @@ def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
     class Leaves(InProcessExecutor):
         left = 0
 
-        def events(self, timeout):
-            if self._job is None or Leaves.left == 7:
-                return super().events(timeout)
-            (number, self._job), Leaves.left = (self._job.number, None), Leaves.left + 1
-            return [Event(number, "left", reason="worker a left")]
+        def poll(self, timeout):
+            if self._assignment is None or Leaves.left == 7:
+                return super().poll(timeout)
+            (number, self._assignment), Leaves.left = (self._assignment.number, None), Leaves.left + 1
+            return [Event(number, EventKind.RELEASED, reason="worker a left")]
 
     monkeypatch.setattr(engine, "InProcessExecutor", Leaves)
     result = search(tiny, score, searcher="random", budget=2, retries=0)
@@ -326,11 +337,15 @@ def arranged(monkeypatch, tmp_path):
 
         def machine(self, **ways):
             """A machine in a thread; it says its lines here."""
-            setup = {"data": {**self.ways, "notes": str(self.notes), **ways}, "device": "cpu", "threads": 1}
+            config = WorkerConfig(data={**self.ways, "notes": str(self.notes), **ways})
 
             def work():
                 WorkerAgent(
-                    find(run=self.out, wait=20), [setup], say=self.lines.append, command=(sys.executable, str(FAKE))
+                    locate_study(run=self.out, wait=20),
+                    [config],
+                    poll=self.poll,
+                    say=self.lines.append,
+                    command=(sys.executable, str(FAKE)),
                 ).run()
 
             thread = threading.Thread(target=work, daemon=True)
@@ -343,11 +358,11 @@ def arranged(monkeypatch, tmp_path):
             return subprocess.Popen([sys.executable, str(FAKE), *words], stdout=subprocess.PIPE, text=True)
 
     arranged = Arranged()
-    arranged.lines, arranged.ways = [], {"sleep": 0.05}
+    arranged.lines, arranged.ways, arranged.poll = [], {"sleep": 0.05}, PollSettings()
     arranged.notes.mkdir()
     task = Task("a fake", {"sleep": 0.05, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
     monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER", (sys.executable, str(FAKE)))
+    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(FAKE)))
     return arranged
 
 
@@ -356,7 +371,7 @@ def trained(arranged) -> list[list[str]]:
 
 
 def test_a_search_without_workers_waits_for_one_until_its_time_is_up(tiny, arranged):
-    with pytest.raises(NasAggError, match="no network has a result: the time is up"):
+    with pytest.raises(NasAggError, match="no network has a result: timeout reached"):
         arranged.search(tiny, timeout=1)
 
 
@@ -371,8 +386,8 @@ def test_one_who_joins_late_trains_what_workers_here_would(tiny, arranged, tmp_p
     assert arranged.lines[-1] == "the search has finished; leaving"
 
 
-def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged, monkeypatch):
-    monkeypatch.setattr(joiner, "BUSY", 0.1)
+def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged):
+    arranged.poll = PollSettings(while_training=0.1)
     arranged.ways = {"sleep": 0.7}
     arranged.machine(), arranged.machine(), arranged.machine()
     result = arranged.search(tiny, budget=16, epochs=6)
@@ -394,7 +409,7 @@ def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
 @pytest.mark.parametrize("shared", [True, False])
 def test_trials_are_trained_in_the_runs_folder_where_it_is_to_be_had(tiny, arranged, monkeypatch, shared):
     if not shared:
-        monkeypatch.setattr(joiner, "_shared", lambda joined: None)
+        monkeypatch.setattr(agent, "_accessible_trial_folders", lambda study: None)
     machine = arranged.machine()
     arranged.search(tiny, budget=3, epochs=1)
     machine.join(20)
@@ -412,7 +427,7 @@ def test_a_failure_elsewhere_is_told_as_one_here(tiny, arranged):
     ] == [
         (1, "failed", "ValueError: it is odd"),
         (2, "infeasible", "out of memory: at batch size 96 and 48"),
-        (3, "failed", "longer than 1 s"),
+        (3, "failed", "exceeded 1 s"),
     ]
 
 
@@ -432,7 +447,7 @@ def test_sigterm_hands_the_trial_back_at_once(tiny, arranged):
     assert sum(trial.consumes_budget for trial in result.trials) == 4
     first.communicate(timeout=10)
     assert first.returncode != 0
-    assert "was stopped; trained again" in (arranged.out / "log.txt").read_text()
+    assert "was stopped; restarting" in (arranged.out / "log.txt").read_text()
 
 
 def _notes(arranged):
@@ -440,7 +455,7 @@ def _notes(arranged):
 
 
 def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monkeypatch):
-    monkeypatch.setattr(remote, "LEASE_SECONDS", 2.0)
+    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=2.0))
     first = arranged.process(hangs=[1])
 
     def sleep():
@@ -454,24 +469,22 @@ def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monke
 
     threading.Thread(target=sleep, daemon=True).start()
     result = arranged.search(tiny, budget=8)
-    assert "no word from worker" in (arranged.out / "log.txt").read_text()
+    assert "unresponsive for 2 s" in (arranged.out / "log.txt").read_text()
     assert sum(trial.consumes_budget for trial in result.trials) == 8
     said, _ = first.communicate(timeout=20)
-    assert "trial 1: taken back" in said.splitlines()
+    assert "trial 1: lease revoked" in said.splitlines()
     assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; leaving"
 
 
 def test_a_worker_without_a_coordinator_leaves_after_a_while(record, monkeypatch):
     record.storage.set_study_user_attr(record.study_id, TASK, {**TASK_SAID, "versions": versions()})
     lines = []
-    setup = {"data": {}, "device": "cpu", "threads": 1}
-    worker = WorkerAgent(
-        StudyHandle(record.storage, record.study_id, "a", TASK_SAID), [setup], idle=0.5, say=lines.append
-    )
+    study = StudyHandle(record.storage, record.study_id, "a", TASK_SAID)
+    worker = WorkerAgent(study, [WorkerConfig(data={})], poll=PollSettings(idle=0.5), say=lines.append)
     with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; leaving"):
         worker.run()
     said = record.storage.get_study_user_attrs(record.study_id)[f"{WORKER}{worker.id}"]
-    assert said["left"] is True
+    assert said["signed_off"] is True
 
 
 def test_a_storage_that_is_gone_ends_a_worker_with_a_line(record):
@@ -480,8 +493,8 @@ def test_a_storage_that_is_gone_ends_a_worker_with_a_line(record):
             raise ConnectionError("no route to host")
 
     joined = StudyHandle(Gone(), 0, "a", TASK_SAID)
-    worker = WorkerAgent(joined, [{"device": "cpu"}], say=lambda line: None)
-    worker._lease = 0.2
+    worker = WorkerAgent(joined, [WorkerConfig(data={})], say=lambda line: None)
+    worker._lease_seconds = 0.2
     with pytest.raises(NasAggError, match=r"the storage cannot be reached for 0\.2 s: ConnectionError: no route to"):
         worker.run()
 
@@ -508,24 +521,24 @@ def studies(tmp_path):
 
 def test_a_study_is_found_by_name_by_the_name_of_its_run_or_alone(studies):
     url = studies(a_0123ab="finished", a_4567cd="here", mine="none")
-    assert find(url, "a-0123ab").name == "a-0123ab"
-    assert find(url, "a").name == "a-4567cd"
-    assert find(url).name == "a-4567cd"
-    assert find(url).task == {"about": "a_4567cd"}
+    assert locate_study(url, "a-0123ab").name == "a-0123ab"
+    assert locate_study(url, "a").name == "a-4567cd"
+    assert locate_study(url).name == "a-4567cd"
+    assert locate_study(url).task == {"about": "a_4567cd"}
 
 
 @pytest.mark.parametrize(
     ("states", "study", "line"),
     [
-        ({}, None, "holds no search yet"),
-        ({"a": "here", "b": "away"}, None, "name one by --study: a, b"),
-        ({"abc": "here"}, "abd", "holds no study 'abd'; did you mean 'abc'?"),
-        ({"theirs": "none"}, "theirs", "study theirs: no search that trains networks has it yet"),
+        ({}, None, "no search uses it yet"),
+        ({"a": "here", "b": "away"}, None, "several studies; choose one with --study: a, b"),
+        ({"abc": "here"}, "abd", "no study 'abd'; did you mean 'abc'?"),
+        ({"theirs": "none"}, "theirs", "study theirs: not used by a search that trains networks yet"),
     ],
 )
 def test_a_study_that_is_not_there_is_one_line(studies, states, study, line):
     with pytest.raises(InputError) as error:
-        find(studies(**states), study)
+        locate_study(studies(**states), study)
     assert str(error.value).endswith(line)
 
 
@@ -536,39 +549,39 @@ def test_a_storage_or_run_that_is_not_there_is_one_line(tmp_path):
         ("grpc://host", "grpc://host: use the form grpc://HOST:PORT"),
     ):
         with pytest.raises(InputError, match=line) as error:
-            find(storage)
+            locate_study(storage)
         assert "secret" not in str(error.value)
     assert not list(tmp_path.iterdir()), "a worker makes no database"
     with pytest.raises(InputError, match="not a run folder"):
-        find(run=tmp_path)
+        locate_study(run=tmp_path)
     for both in ({}, {"storage": "sqlite://", "run": tmp_path}):
-        with pytest.raises(InputError, match="one of them"):
-            find(**both)
+        with pytest.raises(InputError, match="specify either a storage"):
+            locate_study(**both)
 
 
 def test_a_worker_waits_for_a_study_if_it_is_told_to(studies):
     url = studies()
     threading.Timer(1.0, lambda: studies(late="here")).start()
     with pytest.raises(InputError):
-        find(url, "late")
-    assert find(url, "late", wait=20).name == "late"
+        locate_study(url, "late")
+    assert locate_study(url, "late", wait=20).name == "late"
 
 
 def test_other_versions_and_other_images_are_refused():
     check_versions({"versions": versions()})
     for name in ("nas_agg", "torch"):
-        with pytest.raises(InputError, match=rf"the search has {name} 0\.0, this machine "):
+        with pytest.raises(InputError, match=rf"the search uses {name} 0\.0, this machine has "):
             check_versions({"versions": {**versions(), name: "0.0"}})
     from nas_agg.training.data import load_data
 
     task = {
         "data": {"spec": "digits", "seed": 3},
         "about": "digits (1,797)",
-        "images": load_data("digits", seed=3).digest,
+        "dataset_digest": load_data("digits", seed=3).digest,
     }
-    assert [setup["data"] for setup in setups_of(task, None, "cpu", 3)] == [task["data"]] * 3
-    with pytest.raises(InputError, match=r"digits: its images are not those of the search \(digits \(1,797\)\)"):
-        setups_of({**task, "images": load_data("digits", seed=4).digest}, "digits", "cpu", 1)
+    assert [config.data for config in worker_configs(task, None, "cpu", 3)] == [task["data"]] * 3
+    with pytest.raises(InputError, match=r"digits: its images differ from those of the search \(digits \(1,797\)\)"):
+        worker_configs({**task, "dataset_digest": load_data("digits", seed=4).digest}, "digits", "cpu", 1)
 
 
 def test_a_password_is_not_shown(tiny, score, tmp_path, monkeypatch):
@@ -672,7 +685,7 @@ def test_without_grpcio_a_line_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_the_process_of_a_killed_machine_dies_too(tiny, arranged, monkeypatch):
-    monkeypatch.setattr(remote, "LEASE_SECONDS", 1.5)
+    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=1.5))
     machine = arranged.process(hangs=[0])
 
     def kill():

@@ -17,9 +17,10 @@ from optuna.storages.journal import JournalFileBackend
 import nas_agg.study.engine as engine
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import resume, search
-from nas_agg.study.definition.task import Task
+from nas_agg.study.definition.task import Task, WorkerConfig
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.standalone_training import evaluate_run
+from nas_agg.study.workers.messages import TrialJob
 
 FAKE = Path(__file__).parents[1] / "fake_worker.py"
 
@@ -31,7 +32,7 @@ def fake(monkeypatch, tmp_path):
     def arrange(workers=1, device="cpu", **ways):
         task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, (device,) * workers, "no device")
         monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-        monkeypatch.setattr(engine, "WORKER", (sys.executable, str(FAKE)))
+        monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(FAKE)))
 
     return arrange
 
@@ -46,7 +47,7 @@ def test_two_workers_train_what_one_does_and_the_best_is_tested(tiny, fake, tmp_
     counted = [trial for trial in result.trials if trial.consumes_budget]
     assert len(counted) == len({trial.hash for trial in counted}) == 20
     assert {trial.state for trial in counted} == {"complete", "pruned"}
-    assert result.reason == "the budget is spent"
+    assert result.reason == "budget exhausted"
     assert result.value == max(trial.value for trial in counted if trial.state == "complete")
     assert result.test["trial"] == result.top[0].number
     assert len({pid for *_, pid in trained(tmp_path)}) == 2
@@ -74,7 +75,7 @@ def test_a_worker_that_finds_nothing_while_others_train_asks_again(tiny, fake, t
     fake(workers=2, sleep=0.2)
     result = search(tiny, searcher=Insistent, budget=2, epochs=1, out=tmp_path / "run")
     assert [trial.state for trial in result.trials] == ["complete", "duplicate", "duplicate", "duplicate", "complete"]
-    assert result.reason == "the budget is spent"
+    assert result.reason == "budget exhausted"
 
 
 def test_a_failing_network_is_recorded_and_not_tried_again(tiny, fake, tmp_path):
@@ -97,7 +98,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_trained_again(tiny, fake, tmp
     assert max(map(per_trial.count, per_trial)) == 3
     seeds = {(number, seed) for number, seed, _ in trained(tmp_path)}
     assert len(seeds) == len(set(per_trial)), "a trial that is trained again keeps its seed"
-    assert "worker killed by signal 9; trained again" in (tmp_path / "run/log.txt").read_text()
+    assert "worker killed by signal 9; restarting" in (tmp_path / "run/log.txt").read_text()
 
 
 def test_retries_end(tiny, fake, tmp_path):
@@ -105,7 +106,7 @@ def test_retries_end(tiny, fake, tmp_path):
     result = search(tiny, searcher="random", budget=15, retries=2, seed=0, epochs=3, out=tmp_path / "run")
     failed = [trial for trial in result.trials if trial.state == "failed"]
     assert failed
-    assert {trial.reason for trial in failed} == {"worker killed by signal 9, 2 times trained again"}
+    assert {trial.reason for trial in failed} == {"worker killed by signal 9 (attempt 3)"}
 
 
 def test_a_trial_past_its_time_is_killed(tiny, fake, tmp_path):
@@ -114,7 +115,7 @@ def test_a_trial_past_its_time_is_killed(tiny, fake, tmp_path):
     settings = {"searcher": "random", "budget": 15, "epochs": 3, "trial_timeout": 0.4}
     result = search(tiny, seed=0, out=tmp_path / "run", **settings)
     failed = [trial for trial in result.trials if trial.state == "failed"]
-    assert failed and {trial.reason for trial in failed} == {"longer than 0.4 s"}
+    assert failed and {trial.reason for trial in failed} == {"exceeded 0.4 s"}
     assert all(0.4 <= trial.seconds < 5 for trial in failed)
     assert time.monotonic() - begun < 30
 
@@ -122,9 +123,9 @@ def test_a_trial_past_its_time_is_killed(tiny, fake, tmp_path):
 def test_the_time_of_a_search_is_kept_and_running_trials_are_stopped(tiny, fake, kept, tmp_path):
     fake(hangs=[6])
     result = search(tiny, searcher="random", timeout=3, epochs=2, out=tmp_path / "run")
-    assert result.reason == "the time is up"
+    assert result.reason == "timeout reached"
     assert sum(trial.consumes_budget for trial in result.trials) == 2
-    assert (result.trials[-1].state, result.trials[-1].reason) == ("interrupted", "the time is up")
+    assert (result.trials[-1].state, result.trials[-1].reason) == ("interrupted", "timeout reached")
     assert result.test is not None, "the final training comes after the time"
     assert all(trial["state"] != "RUNNING" for trial in kept(tmp_path / "run")), "the record is closed"
     assert not list((tmp_path / "run").glob("trials/*/checkpoint.pt"))
@@ -141,7 +142,7 @@ def stopping(*args):
 def test_trials_that_the_time_cut_off_go_on_if_there_is_more(tiny_file, fake, tmp_path, monkeypatch):
     fake(sleep=60)
     settings = {"searcher": "random", "budget": 3, "epochs": 2, "seed": 9}
-    with pytest.raises(NasAggError, match="no network has a result: the time is up"):
+    with pytest.raises(NasAggError, match="no network has a result: timeout reached"):
         search(tiny_file, timeout=0.5, out=tmp_path / "run", **settings)
     fake()
     result = resume(tmp_path / "run", timeout=600)
@@ -163,7 +164,7 @@ def test_the_clock_stands_still_while_the_best_is_trained(tiny_file, fake, tmp_p
     begun = time.monotonic()
     seconds = json.loads((tmp_path / "broken/run.json").read_text())["seconds"]
     assert seconds < 3
-    assert resume(tmp_path / "broken", timeout=seconds + 2).reason == "the budget is spent"
+    assert resume(tmp_path / "broken", timeout=seconds + 2).reason == "budget exhausted"
 
 
 def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file, fake, tmp_path, monkeypatch):
@@ -176,7 +177,7 @@ def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file
     best = (tmp_path / "run/best/metrics.json").read_text()
     before = len(trained(tmp_path))
     result = resume(tmp_path / "run")
-    assert result.reason == "the time is up"
+    assert result.reason == "timeout reached"
     assert len(trained(tmp_path)) == before
     assert json.loads(best)["trial"] == result.top[0].number
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
@@ -212,10 +213,11 @@ def test_the_first_fault_of_a_gpu_is_the_one_that_is_told(monkeypatch):
     monkeypatch.setattr(training, "train_trial", fault("the first"))
     monkeypatch.setattr(torch.cuda, "empty_cache", fault("the second"))
     threads = torch.get_num_threads()
-    work = prepare({"threads": 1, "data": {"spec": "digits"}})
+    work = prepare(WorkerConfig(data={"spec": "digits"}))
     torch.set_num_threads(threads)
+    job = TrialJob(genotype={}, seed=0, recipe="search", epochs=1, out="", device="cuda:0")
     with pytest.raises(RuntimeError, match="the first"):
-        work({"final": False, "device": "cuda:0"}, lambda step, value: False)
+        work(job, lambda step, value: False)
 
 
 def test_the_seconds_of_a_trial_are_its_trainings(tiny, fake, tmp_path):
@@ -234,7 +236,7 @@ def test_how_to_go_on_is_true_of_what_was_called(tiny, tiny_file, fake, score, t
             search(space, searcher=searcher, budget=1, epochs=1, out=out)
         with pytest.raises(InputError, match=again):
             resume(out)
-        with pytest.raises(InputError, match=again.replace("go on", "finish it")):
+        with pytest.raises(InputError, match=again.replace("resume", "finish it")):
             evaluate_run(out)
     with pytest.raises(Stop):
         search(tiny_file, searcher="random", budget=1, epochs=1, out=tmp_path / "named")
@@ -252,7 +254,7 @@ def test_a_run_goes_on_from_another_folder(tiny_file, fake, tmp_path, monkeypatc
         with pytest.raises(Stop):
             search(f"./{tiny_file.name}", out="run", **settings)
     monkeypatch.chdir("/")
-    assert resume(tmp_path / "run", retries=1).reason == "the budget is spent"
+    assert resume(tmp_path / "run", retries=1).reason == "budget exhausted"
     monkeypatch.chdir(tmp_path / "pictures")
     elsewhere = {**settings, "dataset": "folder:../pictures"}
     search(f"../{tiny_file.name}", out="../run", **elsewhere)  # the same, however it is written
@@ -271,8 +273,8 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
 
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
     fake()
-    monkeypatch.setattr(engine, "WORKER", (sys.executable, "-c", "raise SystemExit('no torch here')"))
-    with pytest.raises(NasAggError, match=r"workers cannot start .*ended with status 1.*log\.txt"):
+    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, "-c", "raise SystemExit('no torch here')"))
+    with pytest.raises(NasAggError, match=r"workers cannot start .*exited with status 1.*log\.txt"):
         search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
     assert "no torch here" in (tmp_path / "run/log.txt").read_text()
 
@@ -326,13 +328,17 @@ def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeyp
 def test_workers_end_with_their_coordinator(tmp_path):
     script = f"""
 import sys
-from nas_agg.study.workers.pool import Job, WorkerPool
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.executor import Assignment
+from nas_agg.study.workers.messages import TrialJob
+from nas_agg.study.workers.pool import WorkerPool
 from pathlib import Path
-ways = {{"data": {{"hangs": [1], "notes": {str(tmp_path)!r}}}}}
-pool = WorkerPool([ways], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
-order = {{"final": False, "genotype": {{"let": {{"width": 2, "deep": 0}}}}, "out": "0", "seed": 0, "epochs": 1}}
-pool.start(Job(0, None, order))
-pool.events(5)
+config = WorkerConfig(data={{"hangs": [1], "notes": {str(tmp_path)!r}}})
+pool = WorkerPool([config], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
+genotype = {{"let": {{"width": 2, "deep": 0}}}}
+job = TrialJob(genotype=genotype, out="0", seed=0, recipe="search", epochs=1)
+pool.start(Assignment(0, job=job))
+pool.poll(5)
 print(pool._workers[0].process.pid, flush=True)
 input()
 """

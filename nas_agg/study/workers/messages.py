@@ -1,0 +1,207 @@
+"""Messages between a coordinator, its worker processes and remote workers: jobs, outcomes and progress."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nas_agg.graph.rematerialization import MemoryMode
+from nas_agg.study.definition.metrics import METRICS
+
+
+class Message(BaseModel):
+    """A message; sent as JSON, checked when it is received."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class TrialJob(Message):
+    """Train the network of a trial.
+
+    Attributes:
+        genotype: The network, as JSON.
+        seed: Seed of weights, order of images and augmentation.
+        recipe: Name of the recipe.
+        epochs: Epochs of the whole training.
+        out: Folder of the trial.
+        memory: Memory mode.
+        reported: Metric that is reported after each epoch; accuracy is weighed by latency if there is a target.
+        measure_latency: Whether the latency is measured before the training.
+        max_latency: Milliseconds; a slower network is not trained.
+        latency_target: Milliseconds.
+        pause_at: Epoch at which the training pauses, if earlier than the last.
+        device: Device to train on; set by the worker pool.
+    """
+
+    kind: Literal["trial"] = "trial"
+    genotype: dict[str, Any]
+    seed: int
+    recipe: str
+    epochs: int
+    out: str
+    memory: MemoryMode = "plain"
+    reported: Literal["accuracy", "loss"] = "accuracy"
+    measure_latency: bool = False
+    max_latency: float | None = None
+    latency_target: float | None = None
+    pause_at: int | None = None
+    device: str = "cpu"
+
+
+class FinalJob(Message):
+    """Train a network with the full recipe on all images but the test split, then test it.
+
+    Attributes:
+        genotype: The network, as JSON.
+        seed: Seed of weights, order of images and augmentation.
+        recipe: Name of the recipe.
+        epochs: Overrides the recipe's epochs.
+        out: Folder of the unfinished training.
+        best: Folder that ``out`` is renamed to once it is complete.
+        trial: Number of the trial; None without a search.
+        validation_accuracy: Validation accuracy of the trial.
+        cost: Cost and further metrics, for metrics.json.
+        memory: Memory mode.
+        compile: Whether training steps run under ``torch.compile``.
+        title: Title of the emitted code.
+        about: Provenance, for the emitted code.
+        device: Device to train on; set by the worker pool.
+    """
+
+    kind: Literal["final"] = "final"
+    genotype: dict[str, Any]
+    seed: int
+    recipe: str
+    epochs: int | None = None
+    out: str
+    best: str
+    trial: int | None = None
+    validation_accuracy: float | None = None
+    cost: dict[str, Any] = {}
+    memory: MemoryMode = "plain"
+    compile: bool = False
+    title: str = ""
+    about: str = ""
+    device: str = "cpu"
+
+
+Job = Annotated[TrialJob | FinalJob, Field(discriminator="kind")]
+
+
+class TrialOutcome(Message):
+    """Result of a trial's evaluation.
+
+    Attributes:
+        metrics: Metrics by their attributes; ``value`` is that of a single objective.
+        seconds: Training time, including parts before an interruption; None if unknown.
+        batch_size: Batch size, if the recipe's did not fit the memory.
+        paused_at: Epoch at which the training paused.
+        infeasible: Why the network was not trained, else empty.
+    """
+
+    kind: Literal["trial"] = "trial"
+    metrics: dict[str, float] = {}
+    seconds: float | None = None
+    batch_size: int | None = None
+    paused_at: int | None = None
+    infeasible: str = ""
+
+    def measured(self) -> dict[str, Any]:
+        """What is recorded of the network beside the objectives' values."""
+        attributes = [metric.attribute for metric in METRICS.values() if not metric.known_a_priori]
+        measured: dict[str, Any] = {name: self.metrics[name] for name in attributes if name in self.metrics}
+        return measured if self.batch_size is None else {**measured, "batch_size": self.batch_size}
+
+    def event_kind(self, stopped: bool = False) -> EventKind:
+        """Kind of the event that delivers it.
+
+        Args:
+            stopped: Whether the training was told to stop early.
+        """
+        if self.infeasible:
+            return EventKind.INFEASIBLE
+        if stopped:
+            return EventKind.PRUNED
+        return EventKind.COMPLETED if self.paused_at is None else EventKind.PAUSED
+
+
+class FinalOutcome(Message):
+    """Result of a final training, whose metrics are in its folder.
+
+    Attributes:
+        uncompiled: Why it was trained without ``torch.compile`` though that was requested, else empty.
+    """
+
+    kind: Literal["final"] = "final"
+    uncompiled: str = ""
+
+
+Outcome = Annotated[TrialOutcome | FinalOutcome, Field(discriminator="kind")]
+
+
+class EventKind(StrEnum):
+    """What happened to a trial."""
+
+    #: A value was reported; the executor waits for a reply.
+    REPORT = "report"
+    COMPLETED = "completed"
+    #: It reached the epoch at which it pauses.
+    PAUSED = "paused"
+    #: It was stopped early as requested.
+    PRUNED = "pruned"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+    #: Its worker died, through no known fault of the trial.
+    WORKER_DIED = "worker_died"
+    #: Its worker left and handed it back.
+    RELEASED = "released"
+
+
+class Progress(StrEnum):
+    """Kinds of messages from a worker process to its pool."""
+
+    #: The worker cannot work at all, for a reason that another would share.
+    UNUSABLE = "unusable"
+    STARTED = "started"
+    REPORT = "report"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+class WorkerMessage(Message):
+    """A message from a worker process to its pool.
+
+    Attributes:
+        kind: What it says.
+        step, value: A report.
+        reason: Why the job failed or the worker is unusable.
+        exits: Whether the process ends after this message.
+        stopped: Whether the job was stopped early as requested.
+        outcome: The result of a finished job.
+    """
+
+    kind: Progress
+    step: int = 0
+    value: float = 0.0
+    reason: str = ""
+    exits: bool = False
+    stopped: bool = False
+    outcome: Outcome | None = None
+
+
+class Reply(Message):
+    """A pool's answer to a report.
+
+    Attributes:
+        stop: Whether the training is to stop.
+    """
+
+    stop: bool
+
+
+class Envelope(Message):
+    """A job on its way to a worker process."""
+
+    job: Job
