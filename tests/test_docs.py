@@ -276,3 +276,10 @@ def test_the_space_of_the_readme_has_networks() -> None:
     (text,) = re.findall(r"^```yaml\n(.*?)^```$", PAGES["README.md"], re.M | re.S)
     space = Space(parse_document(text, "README.md"), "mine")
     assert cost(space.genotype(space.sample(np.random.default_rng(0)))).params > 0
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md"])
+def test_modules_exist(page: str) -> None:
+    rooms = [ROOT, *(path for path in (ROOT / "nas_agg").rglob("*") if path.is_dir()), ROOT / "nas_agg"]
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", PAGES[page]):
+        assert any(room.joinpath(path).exists() for room in rooms), path

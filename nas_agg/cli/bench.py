@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nas_agg.common.errors import InputError
+from nas_agg.common.files import write_atomic
+
+if TYPE_CHECKING:
+    from nas_agg.study.tables.table_builder import TableBuilder
 
 
 def bench(
@@ -51,10 +57,6 @@ def bench(
     ] = None,
 ) -> None:
     """Train every network of a small space for a table of results. Searchers are compared on such tables."""
-    import hashlib
-    import math
-
-    from nas_agg.common.files import write_atomic
     from nas_agg.search_space.space import open_space
     from nas_agg.study.definition.task import cores
     from nas_agg.study.tables.table_builder import TableBuilder
@@ -67,14 +69,22 @@ def bench(
     builder = TableBuilder(opened, settings, limit, best)
     minutes = math.inf if minutes is None else minutes
     if table is not None:
-        content, networks = builder.table(out)
-        write_atomic(table, content)
-        digest = hashlib.sha256(content).hexdigest()
-        print(f"{table}: {networks:,} of {len(builder.networks):,} networks, {len(content):,} bytes, sha256 {digest}")
+        _write_table(builder, out, table)
     elif times:
-        builder.time(out, lambda line: print(line, flush=True), minutes)
+        builder.time(out, _print_line, minutes)
     else:
-        builder.train(out, workers or cores(), _parse_part(part), lambda line: print(line, flush=True), minutes)
+        builder.train(out, workers or cores(), _parse_part(part), _print_line, minutes)
+
+
+def _write_table(builder: TableBuilder, out: Path, table: Path) -> None:
+    content, networks = builder.table(out)
+    write_atomic(table, content)
+    digest = hashlib.sha256(content).hexdigest()
+    print(f"{table}: {networks:,} of {len(builder.networks):,} networks, {len(content):,} bytes, sha256 {digest}")
+
+
+def _print_line(line: str) -> None:
+    print(line, flush=True)
 
 
 def _parse_part(text: str) -> tuple[int, int]:
