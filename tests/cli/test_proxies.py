@@ -138,7 +138,7 @@ def test_ranks_a_run(run, small, finished_run):
     assert lines[5].startswith("6 fully trained networks by value; scores on 64 training images of digits, one init")
     assert lines[6].startswith("Note: not distinguishable from params") and "macs" in lines[6]
     report = json.loads(run(*words, "--format", "json", "--inits", "2", "--limit", "4")[1])
-    assert (report["networks"], report["inits"], report["figure"], report["dataset"]) == (4, 2, "value", "digits")
+    assert (report["networks"], report["inits"], report["metric"], report["dataset"]) == (4, 2, "value", "digits")
     assert [c["proxy"] for c in report["correlations"]] == ["params", "macs", "naswot", "grad-norm"]
     assert report["correlations"][0]["kendall"] == pytest.approx(1)
     assert report["correlations"][0]["networks"] == 4

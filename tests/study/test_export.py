@@ -1,4 +1,4 @@
-"""The code in a run's best/, and a run's network as a folder of its own."""
+"""Emitted code in best/, and exported networks."""
 
 from __future__ import annotations
 
@@ -39,46 +39,46 @@ def imported(path):
 
 
 def right_of_the_test_split(folder, metrics):
-    """How many images a folder's own code and weights have right."""
+    """The number of test images that a folder's own code and weights classify correctly."""
     data = load_data("digits")
     network = imported(folder / "model.py").build(folder / "weights.safetensors").eval()
     mean, std = (torch.tensor(metrics[name]).view(-1, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
-        found = network((data.test.images / 255 - mean) / std).argmax(1)
-    return (found == data.test.labels).sum().item()
+        result = network((data.test.images / 255 - mean) / std).argmax(1)
+    return (result == data.test.labels).sum().item()
 
 
-def test_best_holds_code_that_gives_the_tested_accuracy(trained):
+def test_the_code_in_best_reproduces_the_test_accuracy(trained):
     out, metrics = trained
     assert right_of_the_test_split(out / "best", metrics) == metrics["correct"]
     text = (out / "best/model.py").read_text()
     assert text.startswith('"""mine\n')
-    said = " ".join(text.split('"""')[1].split())
-    assert f"Trained on digits, test accuracy {100 * metrics['test_accuracy']:.2f} %." in said
-    assert f"mean ({metrics['mean'][0]:.6g}), std ({metrics['std'][0]:.6g})" in said
+    message = " ".join(text.split('"""')[1].split())
+    assert f"Trained on digits, test accuracy {100 * metrics['test_accuracy']:.2f} %." in message
+    assert f"mean ({metrics['mean'][0]:.6g}), std ({metrics['std'][0]:.6g})" in message
 
 
-def test_a_run_is_compiled_with_its_own_weights_and_words(trained, tmp_path):
+def test_a_run_is_exported_with_its_own_weights_and_description(trained, tmp_path):
     out, metrics = trained
-    fixed = export_genotype(str(out), tmp_path / "model")
-    assert fixed.weights == str(out / "best/weights.safetensors")
+    exported = export_genotype(str(out), tmp_path / "model")
+    assert exported.weights == str(out / "best/weights.safetensors")
     assert right_of_the_test_split(tmp_path / "model", metrics) == metrics["correct"]
     for name in ("model.py", "genotype.json", "weights.safetensors"):
         assert (tmp_path / "model" / name).read_bytes() == (out / "best" / name).read_bytes()
 
 
-def test_other_weights_go_before_a_runs_own(trained, tmp_path):
+def test_specified_weights_take_precedence(trained, tmp_path):
     out, _ = trained
     genotype = nas_agg.load(out / "best/genotype.json")
     package.save_weights(nas_agg.compile(genotype, seed=3), tmp_path / "other.safetensors")
     export_genotype(str(out), tmp_path / "model", weights=str(tmp_path / "other.safetensors"))
-    found = nas_agg.compile(genotype, weights=tmp_path / "model/weights.safetensors").state_dict()
-    wanted = nas_agg.compile(genotype, seed=3).state_dict()
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    result = nas_agg.compile(genotype, weights=tmp_path / "model/weights.safetensors").state_dict()
+    expected = nas_agg.compile(genotype, seed=3).state_dict()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
     assert "Trained on" not in (tmp_path / "model/model.py").read_text()
 
 
-def test_what_is_wrong_with_its_record_costs_words_alone(trained, tmp_path):
+def test_a_damaged_record_only_shortens_the_description(trained, tmp_path):
     out, metrics = trained
     shutil.copytree(out, tmp_path / "old")
     (tmp_path / "old/best/metrics.json").write_text("[]")
@@ -89,7 +89,7 @@ def test_what_is_wrong_with_its_record_costs_words_alone(trained, tmp_path):
     assert (tmp_path / "second/model.py").read_text().startswith('"""old\n')
 
 
-def test_a_run_without_a_network_is_refused(trained, tmp_path):
+def test_a_run_without_a_final_network_is_rejected(trained, tmp_path):
     out, _ = trained
     shutil.copytree(out, tmp_path / "run")
     (tmp_path / "run/best/weights.safetensors").unlink()
@@ -104,27 +104,27 @@ def test_a_run_without_a_network_is_refused(trained, tmp_path):
 
 
 @pytest.mark.parametrize("fault", [NasAggError("no text says it"), RecursionError("too deep"), MemoryError()])
-def test_a_fault_of_the_code_loses_no_training(tmp_path, monkeypatch, capsys, fault):
+def test_a_failure_to_emit_code_does_not_lose_the_training(tmp_path, monkeypatch, capsys, fault):
     def fails(*texts):
         raise fault
 
     monkeypatch.setattr(package, "emit", fails)
     metrics = train_genotype(nas_agg.load(SMALL), out=tmp_path / "run", **SETTINGS)
-    said = str(fault) or "MemoryError"
-    assert capsys.readouterr().err == f"note: model.py was not written: {said}\n"
+    message = str(fault) or "MemoryError"
+    assert capsys.readouterr().err == f"note: model.py was not written: {message}\n"
     assert not (tmp_path / "run/best/model.py").exists()
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
     assert evaluate_genotype(str(tmp_path / "run"), device="cpu")["correct"] == metrics["correct"]
 
 
-def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path):
+def test_a_search_with_a_function_leaves_code_without_weights(tiny, score, tmp_path):
     result = search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
     text = (tmp_path / "run/best/model.py").read_text()
     number = json.loads((tmp_path / "run/best/metrics.json").read_text())["trial"]
     assert text.startswith(f'"""tiny, trial {number} of a search\n\nFrom the search space tiny.\n')
     assert imported(tmp_path / "run/best/model.py").build()(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    fixed = export_genotype(str(tmp_path / "run"), tmp_path / "model")
-    assert fixed.weights is None
+    exported = export_genotype(str(tmp_path / "run"), tmp_path / "model")
+    assert exported.weights is None
     untrained = text.replace(
         "From the search space tiny.", "From the search space tiny. Untrained weights with seed 0."
     )
@@ -132,7 +132,7 @@ def test_a_search_by_a_function_leaves_code_and_no_weights(tiny, score, tmp_path
     assert nas_agg.load(tmp_path / "model/genotype.json") == result.best
 
 
-def test_where_networks_come_from(tiny, score, tmp_path):
+def test_provenance(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=2, out=tmp_path / "run")
     assert describe_source(f"{tmp_path}/run:1") == ("tiny, trial 1 of a search", "From the search space tiny.")
     title, about = describe_source("densenet/121")

@@ -1,4 +1,4 @@
-"""Real trainings on digits, as small as they come."""
+"""Small real trainings on digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nas_agg.study.workers.process import prepare
 from nas_agg.training.data import load_data
 
 
-def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path):
+def test_the_final_network_is_tested_once_and_can_be_tested_again(tiny_file, tmp_path):
     settings = {"searcher": "random", "budget": 3, "epochs": 2, "recipe": "search", "seed": 1}
     result = search(tiny_file, out=tmp_path / "run", **settings)
     assert [trial.state for trial in result.trials if trial.consumes_budget] == ["complete"] * 3
@@ -47,7 +47,7 @@ def test_a_search_trains_tests_once_and_can_be_tested_again(tiny_file, tmp_path)
     assert alone.metrics["value"] == trial.value, "the seed makes the training, wherever it runs"
 
 
-def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
+def test_an_unfinished_run_has_no_network_to_test(tiny, score, tmp_path):
     search(tiny, score, searcher="random", budget=1, out=tmp_path / "run")
     with pytest.raises(InputError, match="no final network; its networks were evaluated by a function"):
         evaluate_run(tmp_path / "run")
@@ -55,7 +55,7 @@ def test_a_run_that_is_not_finished_has_nothing_to_test(tiny, score, tmp_path):
         evaluate_run(tmp_path / "none")
 
 
-def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_path):
+def test_a_resumed_final_training_equals_an_uninterrupted_one(tiny, tmp_path):
     class Killed(BaseException):
         pass
 
@@ -82,7 +82,7 @@ def test_a_final_training_that_was_broken_off_ends_as_if_it_had_not(tiny, tmp_pa
     assert weights[0] == weights[1]
 
 
-def test_a_trial_that_goes_on_reports_what_it_had_done(tiny, tmp_path, monkeypatch):
+def test_a_resumed_trial_reports_its_earlier_epochs(tiny, tmp_path, monkeypatch):
     import nas_agg.training.loop as loop
 
     class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""Tables that have a part of a space's networks: what is missing is refused, and a search is as exact as ever."""
+"""Tables of a part of a space: missing networks are rejected, and a resumed search stays exact."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ POINTS = [dict(zip(TEXT["open"], point, strict=True)) for point in itertools.pro
 KNOWN = 20  # of 48
 
 
-def space_with_table(folder, known=KNOWN, **settings):
-    """A space of 48 networks, and a table of some of them in which wide ones are best."""
+def space_with_table(folder, size=KNOWN, **settings):
+    """A space of 48 networks with a table of some of them, in which wide ones are best."""
     lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
     lines.append("width,kernel,end,params,macs,accuracy,curve")
     points = list(itertools.product(TEXT["open"]["width"], (1, 3, 5), (0, 1)))
-    for place in np.random.default_rng(0).permutation(len(points))[:known]:
+    for place in np.random.default_rng(0).permutation(len(points))[:size]:
         width, kernel, end = points[place]
         value = 0.3 + width / 20 + kernel / 50 - end / 100
         curve = " ".join(f"{value * epoch / 3:.4f}" for epoch in (1, 2, 3))
@@ -49,12 +49,12 @@ def space_with_table(folder, known=KNOWN, **settings):
     return Space({**TEXT, "table": table}, "partial", folder)
 
 
-def told(result):
+def scores(result):
     return [(one.number, one.state, one.labels, one.values, one.rejected_draws, one.rungs) for one in result.trials]
 
 
 @pytest.mark.parametrize("searcher", [*installed_searchers()])
-def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, searcher):
+def test_every_searcher_exhausts_the_table(tmp_path, searcher):
     space = space_with_table(tmp_path)
     budget = KNOWN if searcher != "gp" else 12  # its asks are slow
     result = search(space, searcher=searcher, budget=budget, out=tmp_path / "run")
@@ -75,7 +75,7 @@ def test_every_searcher_finds_what_the_table_has_and_nothing_else(tmp_path, sear
         {"searcher": "nsga2", "objective": "accuracy,macs", "pruner": "halving"},
     ],
 )
-def test_a_search_of_a_part_goes_on_exactly_as_it_would_have(tmp_path, monkeypatch, settings):
+def test_a_resumed_search_equals_an_uninterrupted_one(tmp_path, monkeypatch, settings):
     space, start, started = space_with_table(tmp_path), TableLookupExecutor.start, []
     whole = search(space, budget=16, out=tmp_path / "whole", **settings)
 
@@ -89,24 +89,24 @@ def test_a_search_of_a_part_goes_on_exactly_as_it_would_have(tmp_path, monkeypat
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             search(space, budget=16, out=tmp_path / "broken", **settings)
-    assert told(search(space, budget=16, out=tmp_path / "broken", **settings)) == told(whole)
+    assert scores(search(space, budget=16, out=tmp_path / "broken", **settings)) == scores(whole)
 
 
-def test_a_search_does_not_go_on_with_a_table_that_has_grown(tmp_path):
+def test_a_search_is_not_resumed_with_a_larger_table(tmp_path):
     search(space_with_table(tmp_path), searcher="random", budget=3, out=tmp_path / "run")
     with pytest.raises(InputError, match="the space partial has changed since"):
         search(space_with_table(tmp_path, KNOWN + 1), searcher="random", budget=5, out=tmp_path / "run")
 
 
-def test_the_first_line_tells_how_many_networks_the_table_has(tmp_path, capsys):
+def test_the_first_line_has_the_number_of_networks(tmp_path, capsys):
     search(space_with_table(tmp_path), searcher="random", budget=1, out=tmp_path / "run", show=True)
     assert "searching partial, a table of 20 networks, with random" in capsys.readouterr().out
 
 
-def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
+def test_initial_points_need_a_row(tmp_path):
     space = space_with_table(tmp_path)
-    has = TabularSpace(space).has(Encoding(space).encode_many(POINTS))
-    known, unknown = (next(itertools.compress(POINTS, wanted)) for wanted in (has, ~has))
+    has = TabularSpace(space).contains(Encoding(space).encode_many(POINTS))
+    known, unknown = (next(itertools.compress(POINTS, expected)) for expected in (has, ~has))
     result = search(space, searcher="random", budget=1, start=[known], out=tmp_path / "run")
     assert result.values == known
     with pytest.raises(InputError, match=r"^start: network 2: the table has no row for this network$"):
@@ -114,7 +114,7 @@ def test_a_search_does_not_start_from_what_the_table_does_not_have(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path):
+def test_the_predictor_proposes_no_missing_network(tmp_path):
     table = TabularSpace(space_with_table(tmp_path))
     searcher = make_searcher(find_searcher("predictor"), table, 0, Objectives())
     rows = np.stack([np.frombuffer(key, np.int64) for key in table.rows])
@@ -123,11 +123,11 @@ def test_the_predictor_expects_nothing_of_what_the_table_does_not_have(tmp_path)
     model = ExpectedImprovement(searcher.cache, EncodedTrials(rows[:14], scores[:14], none, none), {})
     every = Encoding(table).encode_many(POINTS)
     values = model.evaluate(every)
-    np.testing.assert_array_equal(np.isfinite(values), table.has(every))
+    np.testing.assert_array_equal(np.isfinite(values), table.contains(every))
     assert np.isfinite(values).sum() == KNOWN
 
 
-def test_proxies_are_ranked_by_what_the_table_has_on_its_own_images(tmp_path):
+def test_proxies_are_ranked_on_the_images_of_the_table(tmp_path):
     import yaml
 
     space = space_with_table(tmp_path, dataset="digits", image_size=16)

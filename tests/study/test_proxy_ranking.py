@@ -1,4 +1,4 @@
-"""Proxies ranked by what networks have reached: the statistics, the reading of runs, and the scores that are kept."""
+"""Rank correlations of proxies: the statistics, the reading of runs, and the cache of scores."""
 
 from __future__ import annotations
 
@@ -43,26 +43,29 @@ def test_scores_that_rise_with_results_rank_perfectly() -> None:
 def test_ties_count_as_in_tau_b_and_mean_ranks() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.integers(6, size=30), rng.integers(6, size=30)
-    (found,) = correlations({"snip": x}, y)
+    (result,) = correlations({"snip": x}, y)
     signs = [(np.sign(x[j] - x[i]), np.sign(y[j] - y[i])) for i, j in itertools.combinations(range(30), 2)]
     lengths = [sum(abs(pair[k]) for pair in signs) for k in (0, 1)]
-    assert found.kendall == pytest.approx(sum(a * b for a, b in signs) / math.sqrt(lengths[0] * lengths[1]))
+    assert result.kendall == pytest.approx(sum(a * b for a, b in signs) / math.sqrt(lengths[0] * lengths[1]))
     ranks = [[np.mean(np.flatnonzero(np.sort(v) == one)) for one in v] for v in (x, y)]
-    assert found.spearman == pytest.approx(np.corrcoef(ranks)[0, 1])
+    assert result.spearman == pytest.approx(np.corrcoef(ranks)[0, 1])
 
 
 def test_intervals_are_percentiles_of_resampled_networks() -> None:
     rng = np.random.default_rng(1)
     x = rng.normal(size=20)
     y = np.round(x + rng.normal(size=20), 1)
-    (found,) = correlations({"snip": x}, y, seed=4)
+    (result,) = correlations({"snip": x}, y, seed=4)
     draws = np.random.default_rng(99).integers(20, size=(1000, 20))
-    for low_high, function in ((found.kendall_interval, stats.kendalltau), (found.spearman_interval, stats.spearmanr)):
-        wanted = np.percentile([function(x[draw], y[draw]).statistic for draw in draws], (2.5, 97.5))
-        assert low_high == pytest.approx(wanted, abs=0.06), "of other draws"
+    for low_high, function in (
+        (result.kendall_interval, stats.kendalltau),
+        (result.spearman_interval, stats.spearmanr),
+    ):
+        expected = np.percentile([function(x[draw], y[draw]).statistic for draw in draws], (2.5, 97.5))
+        assert low_high == pytest.approx(expected, abs=0.06), "of other draws"
     same, other = correlations({"snip": x}, y, seed=4)[0], correlations({"snip": x}, y, seed=5)[0]
-    assert same == found
-    assert other.kendall == found.kendall and other.kendall_interval != found.kendall_interval
+    assert same == result
+    assert other.kendall == result.kendall and other.kendall_interval != result.kendall_interval
 
 
 def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +73,13 @@ def test_intervals_cover_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     rng, truth, covered = np.random.default_rng(2), 2 / math.pi * math.asin(0.6), 0
     for seed in range(60):
         x, noise = rng.normal(size=(2, 40))
-        (found,) = correlations({"snip": x}, 0.6 * x + 0.8 * noise, seed)
-        low, high = found.kendall_interval or (1, 0)
+        (result,) = correlations({"snip": x}, 0.6 * x + 0.8 * noise, seed)
+        low, high = result.kendall_interval or (1, 0)
         covered += low <= truth <= high
     assert 50 <= covered <= 60
 
 
-def test_what_is_no_finite_number_is_left_out() -> None:
+def test_scores_that_are_not_finite_are_excluded() -> None:
     results = [1.0, 2.0, 3.0, 4.0, 5.0]
     some, few = correlations(
         {"zen": [1, math.nan, 3, math.inf, 9], "snip": [1, math.nan, 3, -math.inf, math.nan]}, results
@@ -111,24 +114,26 @@ def network(width: int, deep: int = 1) -> Genotype:
     return Genotype.read({"input": [1, 8, 8], "classes": 10, "net": [*unit * deep, "gap", {"linear": "classes"}]})
 
 
-def test_rank_of_networks(data: Data) -> None:
+def test_genotypes_are_ranked(data: Data) -> None:
     networks = [network(width) for width in (2, 64, 8, 24)]
-    told = []
-    found = rank_genotypes(networks, [0.2, 0.9, 0.4, 0.6], data, ["synflow"], report=lambda *done: told.append(done))
-    assert [c.proxy for c in found] == ["params", "macs", "synflow"]
-    assert [c.kendall for c in found] == pytest.approx([1, 1, 1])
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    progress = []
+    result = rank_genotypes(
+        networks, [0.2, 0.9, 0.4, 0.6], data, ["synflow"], report=lambda *done: progress.append(done)
+    )
+    assert [c.proxy for c in result] == ["params", "macs", "synflow"]
+    assert [c.kendall for c in result] == pytest.approx([1, 1, 1])
+    assert progress == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert [c.proxy for c in rank_genotypes(networks, [1, 2, 3, 4], data)] == list(ZERO_COST_PROXIES)
     with pytest.raises(InputError, match="4 genotypes and 3 accuracies"):
         rank_genotypes(networks, [1, 2, 3], data)
 
 
-def test_scores_are_means_over_initialisations(data: Data) -> None:
+def test_scores_are_averaged_over_initializations(data: Data) -> None:
     networks, results = [network(width, deep) for width, deep in ((2, 3), (3, 1), (4, 2), (5, 1))], [4, 2, 1, 3]
     scorer = ProxyScorer(data, 3)
     means = [np.mean([scorer.scores(one, ["snip"], init)["snip"] for init in range(3)]) for one in networks]
-    (wanted,) = correlations({"snip": means}, results, 3)
-    assert rank_genotypes(networks, results, data, ["snip"], seed=3, inits=3)[2] == wanted
+    (expected,) = correlations({"snip": means}, results, 3)
+    assert rank_genotypes(networks, results, data, ["snip"], seed=3, inits=3)[2] == expected
 
 
 # ---- runs
@@ -136,7 +141,7 @@ def test_scores_are_means_over_initialisations(data: Data) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a user's function: 12 networks, of which some were stopped early."""
+    """A run with a user's function: 12 networks, some of which were stopped early."""
     unit = [{"conv": 3, "out": "width"}, "bn", "relu"]
     names = {"width": {"from": 2, "to": 6}, "kernel": [1, 3, 5]}
     net = [{"conv": "kernel", "out": "width"}, *unit, "gap", {"linear": "classes"}]
@@ -155,7 +160,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, ranked with few resamples."""
+    """A copy of the run, ranked with few resamples."""
     monkeypatch.setattr(ranking, "RESAMPLES", 20)
     return Path(shutil.copytree(made, tmp_path / "run"))
 
@@ -170,17 +175,19 @@ def rewrite(folder: Path, **changes) -> None:
     (folder / "run.json").write_text(json.dumps(run | changes))
 
 
-def test_rank_of_a_run_is_that_of_its_networks(folder: Path, data: Data) -> None:
+def test_a_run_is_ranked_like_its_networks(folder: Path, data: Data) -> None:
     done = trials(folder)
     assert len(done) == 10 < len(list((folder / "trials").iterdir()))
-    found = rank_run(folder, ["snip"], dataset="digits", seed=2)
+    result = rank_run(folder, ["snip"], dataset="digits", seed=2)
     networks = [nas_agg.load(f"{folder}:{row['number']}") for row in done]
-    assert found.correlations == rank_genotypes(networks, [float(row["value"]) for row in done], data, ["snip"], seed=2)
-    assert (found.metric, found.networks, found.dataset) == ("value", len(done), "digits")
+    assert result.correlations == rank_genotypes(
+        networks, [float(row["value"]) for row in done], data, ["snip"], seed=2
+    )
+    assert (result.metric, result.networks, result.dataset) == ("value", len(done), "digits")
     assert rank_run(folder, ["snip"], dataset="digits", limit=3).networks == 3
 
 
-def test_a_run_is_only_read_while_it_goes_on(folder: Path) -> None:
+def test_a_run_in_progress_is_only_read(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     held = RunFolder(folder)
     try:
@@ -198,53 +205,53 @@ def test_scores_are_computed_once(folder: Path, monkeypatch: pytest.MonkeyPatch)
         context.setattr(ranking, "ProxyScorer", None)
         assert rank_run(folder, ["zen"], dataset="digits", inits=2) == first
         assert rank_run(folder, dataset="digits", proxies=["macs"]).correlations == first.correlations[:2]
-    asked = count(monkeypatch)
+    requested = count(monkeypatch)
     for more in ({"inits": 3}, {"seed": 1}, {"batch": 32}):
         rank_run(folder, ["zen"], dataset="digits", **more)  # type: ignore[arg-type]
-        assert asked.pop(0)[0] == (2 if "inits" in more else 0)
-        asked.clear()
+        assert requested.pop(0)[0] == (2 if "inits" in more else 0)
+        requested.clear()
     rank_run(folder, ["zen", "snip"], dataset="digits")
-    assert {tuple(names) for _, names in asked} == {("snip",)}
+    assert {tuple(names) for _, names in requested} == {("snip",)}
 
 
 def count(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[str]]]:
-    """What scorers are asked for from here on."""
-    asked, plainly = [], ProxyScorer.scores_or_nan
+    """The scores that are computed from now on."""
+    requested, plainly = [], ProxyScorer.scores_or_nan
 
     def scores_or_nan(self, genotype, names, init=0):
-        asked.append((init, list(names)))
+        requested.append((init, list(names)))
         return plainly(self, genotype, names, init)
 
     monkeypatch.setattr(ProxyScorer, "scores_or_nan", scores_or_nan)
-    return asked
+    return requested
 
 
-def test_what_is_interrupted_goes_on(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_ranking_is_resumed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(done: int, count: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         rank_run(folder, ["zen"], dataset="digits", report=stop)
-    asked = count(monkeypatch)
-    found = rank_run(folder, ["zen"], dataset="digits")
-    assert len(asked) == found.networks - 2
+    requested = count(monkeypatch)
+    result = rank_run(folder, ["zen"], dataset="digits")
+    assert len(requested) == result.networks - 2
     (folder / "proxies.json").unlink()
-    assert rank_run(folder, ["zen"], dataset="digits") == found
+    assert rank_run(folder, ["zen"], dataset="digits") == result
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[1]", '{"a": 1}', '{"a": {"b": {"zen": ["x"]}}}', '{"a": {"b": {"zen": 1}}}', "[" * 9999, b"\xff"],
 )
-def test_scores_that_are_spoilt_are_computed_anew(folder: Path, text: str | bytes) -> None:
+def test_damaged_scores_are_computed_again(folder: Path, text: str | bytes) -> None:
     first = rank_run(folder, ["zen"], dataset="digits")
     (folder / "proxies.json").write_bytes(text if isinstance(text, bytes) else text.encode())
     assert rank_run(folder, ["zen"], dataset="digits") == first
     assert json.loads((folder / "proxies.json").read_text())
 
 
-def test_scores_that_are_not_finite_are_kept_and_failures_are_not(tmp_path: Path) -> None:
+def test_infinite_scores_are_saved_and_failures_are_not(tmp_path: Path) -> None:
     path = tmp_path / "proxies.json"
     scores = kept.ScoreCache(path, "a")
     scores.scores["x"] = {"zen": [1.5, math.inf, -math.inf], "snip": [2.0, math.nan, 3.0]}
@@ -258,29 +265,29 @@ def test_scores_that_are_not_finite_are_kept_and_failures_are_not(tmp_path: Path
     assert kept.ScoreCache(path, "a").scores["x"]["snip"] == [2.0], "of others too"
 
 
-def test_a_run_of_somebody_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = rank_run(folder, ["zen"], dataset="digits")
+def test_a_run_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = rank_run(folder, ["zen"], dataset="digits")
     (folder / "proxies.json").unlink()
 
     def refuse(path, text):
         raise NasAggError(f"{path}: cannot be written: Permission denied")
 
     monkeypatch.setattr(kept, "write_atomic", refuse)
-    found = rank_run(folder, ["zen"], dataset="digits")
-    assert found.correlations == wanted.correlations
-    assert found.cache_error.endswith("proxies.json: cannot be written: Permission denied")
+    result = rank_run(folder, ["zen"], dataset="digits")
+    assert result.correlations == expected.correlations
+    assert result.cache_error.endswith("proxies.json: cannot be written: Permission denied")
 
 
-def test_a_run_of_trainings_names_its_data_and_its_figure(folder: Path, data: Data) -> None:
+def test_a_run_has_its_data_set_and_metric(folder: Path, data: Data) -> None:
     with pytest.raises(InputError, match=r"not trained on a data set; specify one with --dataset"):
         rank_run(folder)
     rewrite(folder, evaluate=False, data={"spec": "digits", "seed": 3, "image_size": 16, "min_side": None})
-    found = rank_run(folder, ["zen"])
-    assert (found.metric, found.dataset) == ("accuracy", "digits")
+    result = rank_run(folder, ["zen"])
+    assert (result.metric, result.dataset) == ("accuracy", "digits")
     networks = [nas_agg.load(f"{folder}:{row['number']}") for row in trials(folder)]
     own = load_data("digits", 3, 16)
     results = [float(row["value"]) for row in trials(folder)]
-    assert found.correlations == rank_genotypes(networks, results, own, ["zen"])
+    assert result.correlations == rank_genotypes(networks, results, own, ["zen"])
     rows = [row | {"accuracy": str(len(row["hash"]) - int(row["params"]))} for row in trials(folder)]
     with (folder / "trials.csv").open("w") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -289,7 +296,7 @@ def test_a_run_of_trainings_names_its_data_and_its_figure(folder: Path, data: Da
     assert rank_run(folder, ["zen"]).correlations[0].kendall == pytest.approx(-1), "accuracy, not the weighed value"
 
 
-def test_a_value_that_is_minimised_is_turned(folder: Path) -> None:
+def test_a_minimized_value_is_negated(folder: Path) -> None:
     plain = rank_run(folder, ["macs"], dataset="digits").correlations
     settings = json.loads((folder / "run.json").read_text())["settings"]
     rewrite(folder, settings=settings | {"objective": ["error:min"]})
@@ -298,7 +305,7 @@ def test_a_value_that_is_minimised_is_turned(folder: Path) -> None:
     assert [c.kendall for c in turned.correlations] == pytest.approx([-c.kendall for c in plain])
 
 
-def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reasons_of_excluded_scores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nas_agg.training import proxies
 
     class Odd(proxies.Proxy):
@@ -309,15 +316,15 @@ def test_why_scores_are_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) 
             return math.inf if wide == 3 else wide
 
     monkeypatch.setitem(proxies.PROXIES, "zen", Odd())
-    found = rank_run(folder, ["zen"], dataset="digits")
+    result = rank_run(folder, ["zen"], dataset="digits")
     widths = [nas_agg.load(f"{folder}:{row['number']}").text()["let"]["width"] for row in trials(folder)]
     assert {2, 3} < set(widths)
-    assert found.correlations[2].excluded == sum(width in (2, 3) for width in widths)
-    assert found.correlations[0].excluded == 0
-    assert found.failed == {"zen": "RuntimeError: too narrow"}
+    assert result.correlations[2].excluded == sum(width in (2, 3) for width in widths)
+    assert result.correlations[0].excluded == 0
+    assert result.failed == {"zen": "RuntimeError: too narrow"}
 
 
-def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> None:
+def test_errors_of_a_ranking_are_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run folder"):
         rank_run(tmp_path / "ruin")
     with pytest.raises(InputError, match="unknown proxy 'zem'; did you mean 'zen'"):
@@ -347,7 +354,7 @@ def test_what_is_no_run_to_rank_is_one_line(folder: Path, tmp_path: Path) -> Non
         rank_run(folder)
 
 
-def test_a_table_is_ranked_as_a_run_is():
+def test_a_table_is_ranked_like_a_run():
     ranking = rank_table("agg-bench", ["params", "macs"], limit=200)
     assert (ranking.networks, ranking.dataset, ranking.metric) == (200, "digits", "accuracy")
     assert [c.proxy for c in ranking.correlations] == ["params", "macs"]

@@ -1,4 +1,4 @@
-"""One network trained and tested without a search."""
+"""Training and testing a single network without a search."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     return out, train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
 
 
-def test_the_network_takes_the_data_sets_images_and_classes(trained):
+def test_the_network_is_adapted_to_the_data_set(trained):
     out, metrics = trained
     written = json.loads((out / "best" / "genotype.json").read_text())
     assert (written["input"], written["classes"]) == ([1, 8, 8], 10)
@@ -34,14 +34,14 @@ def test_the_network_takes_the_data_sets_images_and_classes(trained):
     assert metrics["epochs"] == 1
 
 
-def test_saved_weights_give_the_same_test(trained):
+def test_saved_weights_give_the_same_accuracy(trained):
     out, metrics = trained
-    found = evaluate_genotype(str(out), device="cpu")
-    assert (found["correct"], found["images"]) == (metrics["correct"], metrics["images"])
+    result = evaluate_genotype(str(out), device="cpu")
+    assert (result["correct"], result["images"]) == (metrics["correct"], metrics["images"])
     genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
     again = evaluate_genotype(str(genotype), weights=weights, dataset="digits", device="cpu")
     assert again["correct"] == metrics["correct"]
-    assert found["top5_accuracy"] == again["top5_accuracy"] == metrics["test_top5_accuracy"] > metrics["test_accuracy"]
+    assert result["top5_accuracy"] == again["top5_accuracy"] == metrics["test_top5_accuracy"] > metrics["test_accuracy"]
     kept = json.loads((out / "best" / "metrics.json").read_text())
     assert kept["test_top5_accuracy"] == metrics["test_top5_accuracy"]
 
@@ -59,30 +59,30 @@ def test_evaluate_prints_top5_accuracy(trained, capsys):
     assert set(printed) == {"test_accuracy", "test_top5_accuracy", "test_loss", "correct", "images"}
 
 
-def test_what_is_kept_is_enough_to_use_the_network(trained):
+def test_best_suffices_to_use_the_network(trained):
     out, metrics = trained
     data = load_data("digits")
     network = nas_agg.compile(out / "best" / "genotype.json", weights=out / "best" / "weights.safetensors").eval()
     mean, std = (torch.tensor(metrics[name]).view(-1, 1, 1) for name in ("mean", "std"))
     with torch.no_grad():
-        found = network((data.test.images / 255 - mean) / std).argmax(1)
-    assert (found == data.test.labels).sum().item() == metrics["correct"]
+        result = network((data.test.images / 255 - mean) / std).argmax(1)
+    assert (result == data.test.labels).sum().item() == metrics["correct"]
     assert metrics["class_names"] == [str(digit) for digit in range(10)]
 
 
-def test_a_finished_training_is_not_done_again(trained):
+def test_a_finished_training_is_not_repeated(trained):
     out, metrics = trained
     again = train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=1, device="cpu", out=out)
     assert again == metrics
 
 
-def test_another_training_is_refused_in_its_folder(trained):
+def test_other_settings_are_rejected_in_its_folder(trained):
     out, _ = trained
     with pytest.raises(InputError, match="another epochs; choose another --out"):
         train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=2, device="cpu", out=out)
 
 
-def test_weights_of_another_network_are_refused(trained, tmp_path):
+def test_weights_of_another_network_are_rejected(trained, tmp_path):
     out, _ = trained
     with pytest.raises(InputError, match="weights of another network"):
         evaluate_genotype(
@@ -90,7 +90,7 @@ def test_weights_of_another_network_are_refused(trained, tmp_path):
         )
 
 
-def test_a_training_that_fails_leaves_a_failed_run_and_can_be_tried_again(tmp_path, monkeypatch):
+def test_a_failed_training_leaves_a_failed_run_and_can_be_repeated(tmp_path, monkeypatch):
     import nas_agg.study.workers.jobs as training
     from nas_agg.training.loop import TrainingFailed
 
@@ -112,7 +112,7 @@ def test_a_training_that_fails_leaves_a_failed_run_and_can_be_tried_again(tmp_pa
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
-def test_a_seed_out_of_bounds_is_refused(tmp_path, seed):
+def test_a_seed_out_of_range_is_rejected(tmp_path, seed):
     with pytest.raises(InputError, match="seed: a whole number"):
         train_genotype(nas_agg.load(SMALL), seed=seed, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

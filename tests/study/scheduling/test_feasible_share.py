@@ -1,4 +1,4 @@
-"""What a search says of the share of its space that the limits leave."""
+"""The share of a space within the limits, and the line that a search prints about it."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def test_the_line(share: FeasibleShare, start: str, end: str) -> None:
 
 
 @pytest.mark.parametrize("limits", [{"macs": 250_000}, {"params": 20_000, "macs": 0}, {"activation_bytes": 40_000}])
-def test_a_network_is_judged_as_its_cost_is(limits: dict[str, int]) -> None:
+def test_limits_are_checked_against_the_cost(limits: dict[str, int]) -> None:
     space, rng = open_space("aggregation"), np.random.default_rng(3)
-    found = set()
+    results = set()
     for _ in range(40):
         genotype = space.genotype(space.sample(rng), (1, 8, 8), 10)
         within, operations = check_limits(genotype, limits)
         counted = cost(genotype)
         assert within == all(getattr(counted, name) <= limit for name, limit in limits.items() if limit)
         assert operations <= 2 * len(counted.graph)
-        found.add(within)
-    assert found == {True, False}
+        results.add(within)
+    assert results == {True, False}
 
 
-def test_a_large_network_is_not_written_out() -> None:
+def test_a_large_network_is_not_fully_expanded() -> None:
     genotype = open_space("residual").point("preact-1001")
     assert check_limits(genotype, {"macs": 10_000_000})[1] < len(cost(genotype).graph) / 20
 
 
-def test_the_share_is_that_of_an_even_sample(tiny: Space) -> None:
+def test_the_share_is_estimated_from_a_uniform_sample(tiny: Space) -> None:
     limits = {"params": 300}
     share = estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
     assert share is not None and (share.networks, share.points) == (MAX_NETWORKS, 0)
@@ -64,7 +64,7 @@ def test_the_share_is_that_of_an_even_sample(tiny: Space) -> None:
     assert share == estimate_feasible_share(tiny, lambda genotype: check_limits(genotype, limits))
 
 
-def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
+def test_operations_limit_the_size_of_the_sample() -> None:
     sizes = []
 
     def fits(genotype: object) -> tuple[bool, int]:
@@ -77,22 +77,22 @@ def test_a_space_of_large_networks_is_sampled_for_a_moment_alone() -> None:
     assert len(sizes) == 15
 
 
-def test_a_search_says_it_first_and_keeps_it(tiny: Space, tmp_path, capsys) -> None:
+def test_a_search_prints_and_stores_the_share(tiny: Space, tmp_path, capsys) -> None:
     def score(genotype: object, trial: object) -> float:
         return 1.0
 
     settings = {"searcher": "random", "budget": 2, "max_params": 300}
-    found = nas_agg.search(tiny, score, out=tmp_path / "run", show=True, **settings)
+    results = nas_agg.search(tiny, score, out=tmp_path / "run", show=True, **settings)
     lines = capsys.readouterr().out.splitlines()
-    kept = json.loads((tmp_path / "run" / "run.json").read_text())["share"]
-    line = FeasibleShare(**kept).line("300 params")
+    stored = json.loads((tmp_path / "run" / "run.json").read_text())["share"]
+    line = FeasibleShare(**stored).line("300 params")
     assert lines[1] == line
     assert line in (tmp_path / "run" / "log.txt").read_text()
     silent = nas_agg.search(tiny, score, **settings)  # nobody reads it, and it draws nothing of the search's
-    assert [trial.labels for trial in silent.trials] == [trial.labels for trial in found.trials]
+    assert [trial.labels for trial in silent.trials] == [trial.labels for trial in results.trials]
 
 
-def test_without_limits_nothing_is_said(tiny: Space, capsys) -> None:
+def test_without_limits_nothing_is_printed(tiny: Space, capsys) -> None:
     nas_agg.search(tiny, lambda genotype, trial: 1.0, searcher="random", budget=1, show=True)
     assert "limits:" not in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""Searches that look at latency: what is refused, what is scored, and what a resumed one measures again (nothing)."""
+"""Latency limits and targets of a search; a resumed search measures nothing again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SLOW = Path(__file__).parents[1] / "slow_worker.py"
 
 @pytest.fixture
 def slow(monkeypatch, tmp_path):
-    """Lets searches have a worker for which a network takes half as many milliseconds as its width says."""
+    """Replaces workers by one whose latency in milliseconds is half the width of the network."""
     task = Task("a fake", {"notes": str(tmp_path)}, (1, 8, 8), 10, ("cpu",), "no device")
     monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
     monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(SLOW)))
@@ -35,18 +35,18 @@ def slow(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("text", "milliseconds"), [("5ms", 5), ("800us", 0.8), ("0.2s", 200), ("1.5 ms", 1.5), (3, 3), (2.5, 2.5)]
 )
-def test_latencies(text, milliseconds):
+def test_latencies_are_parsed(text, milliseconds):
     assert Settings.parse(space="tiny", max_latency=text).max_latency == pytest.approx(milliseconds)
 
 
 @pytest.mark.parametrize("text", ["5", "fast", "5m", 0, -1, "0ms", float("nan"), 10**400, True, "9" * 1000])
-def test_what_is_no_latency(text):
+def test_invalid_latencies_are_rejected(text):
     with pytest.raises(InputError) as error:
         Settings.parse(space="tiny", latency_target=text)
     assert str(error.value).startswith("latency_target: ") and len(str(error.value)) < 250
 
 
-def test_the_score():
+def test_the_reward():
     assert latency_reward(0.9, 5.0, None) == latency_reward(0.9, None, None) == 0.9
     assert latency_reward(0.9, 5.0, 5.0) == 0.9
     assert latency_reward(0.9, 10.0, 5.0) == pytest.approx(0.9 * 2**-0.07)
@@ -55,7 +55,7 @@ def test_the_score():
     assert latency_rejection(7.25, 5.0) == "latency 7.25 ms, more than 5 ms"
 
 
-def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp_path, capsys):
+def test_a_network_above_the_limit_is_recorded_and_not_trained(tiny, slow, tmp_path, capsys):
     result = search(tiny, searcher="random", budget=5, seed=1, max_latency="2ms", out=tmp_path / "run", show=True)
     refused = [trial for trial in result.trials if trial.state == "infeasible"]
     counted = [trial for trial in result.trials if trial.consumes_budget]
@@ -64,19 +64,19 @@ def test_a_network_above_the_limit_is_recorded_and_never_trained(tiny, slow, tmp
     assert all(trial.latency_ms <= 2 for trial in counted)
     trained = {int(line.split()[0]) for line in (tmp_path / "trained.txt").read_text().splitlines()}
     assert trained == {trial.number for trial in counted}
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     one = refused[0]
     assert (
         f"trial {one.number}: infeasible: latency {one.latency_ms:.4g} ms, more than 2 ms ({one.params:,} params"
-        in said
+        in output
     )
-    assert "networks of up to 2 ms" in said and "  latency  " in said
+    assert "networks of up to 2 ms" in output and "  latency  " in output
     rows = (tmp_path / "run/trials.csv").read_text().splitlines()
     assert f"{one.number},infeasible,,,,{one.latency_ms}," in rows[1 + one.number]
     assert read_document(tmp_path / "run/best/metrics.json")["latency_ms"] == result.top[0].latency_ms
 
 
-def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
+def test_a_target_combines_accuracy_and_latency(tiny, slow, tmp_path, capsys):
     result = search(tiny, searcher="random", budget=25, seed=3, latency_target=2, out=tmp_path / "run", show=True)
     for trial in (trial for trial in result.trials if trial.consumes_budget):
         assert trial.value == pytest.approx(trial.accuracy * (trial.latency_ms / 2) ** -0.07)
@@ -86,19 +86,19 @@ def test_the_target_weighs_accuracy_and_latency(tiny, slow, tmp_path, capsys):
     assert all(trial.latency_ms == result.trials[trial.duplicate_of].latency_ms for trial in twins)
     metrics, best = read_document(tmp_path / "run/best/metrics.json"), result.top[0]
     assert metrics["validation_accuracy"] == best.accuracy and metrics["score"] == best.value
-    said = capsys.readouterr().out
-    assert f"score {best.value:.4f} (accuracy {100 * best.accuracy:.2f} %" in said
-    assert "trial   score  accuracy  latency" in said
+    output = capsys.readouterr().out
+    assert f"score {best.value:.4f} (accuracy {100 * best.accuracy:.2f} %" in output
+    assert "trial   score  accuracy  latency" in output
 
 
-def test_a_search_of_which_no_network_is_fast_enough_ends(tiny, slow, tmp_path, monkeypatch):
+def test_a_search_ends_if_no_network_is_fast_enough(tiny, slow, tmp_path, monkeypatch):
     monkeypatch.setattr(proposer, "MAX_INFEASIBLE", 7)
     with pytest.raises(NasAggError, match="no network has a result: 7 networks in a row exceeded the latency limit"):
         search(tiny, searcher="random", budget=5, max_latency="0.01ms", out=tmp_path / "run")
     assert not (tmp_path / "trained.txt").exists()
 
 
-def test_a_resumed_search_is_the_unbroken_one(tiny_file, slow, kept, tmp_path, monkeypatch):
+def test_a_resumed_search_equals_an_uninterrupted_one(tiny_file, slow, kept, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -126,13 +126,13 @@ def job(tiny, tmp_path):
     return TrialJob(genotype=genotype.text(), seed=5, recipe="search", epochs=2, out=str(tmp_path / "trial"))
 
 
-def found(median):
+def latency(median):
     return Latency(median, median, median, median, 10, 1, "cpu", 1)
 
 
-def test_a_worker_measures_once(job, monkeypatch, tmp_path):
+def test_a_worker_measures_the_latency_once(job, monkeypatch, tmp_path):
     measured = []
-    monkeypatch.setattr(training, "measure", lambda *args, **more: measured.append(more) or found(4.0))
+    monkeypatch.setattr(training, "measure", lambda *args, **more: measured.append(more) or latency(4.0))
     data, reports = load_data("digits"), []
     target = job.model_copy(update={"measure_latency": True, "max_latency": 5.0, "latency_target": 8.0})
     first = training.train_trial(target, data, lambda step, value: reports.append(value))
@@ -152,8 +152,8 @@ def test_a_worker_measures_once(job, monkeypatch, tmp_path):
     assert len(measured) == 2
 
 
-def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
-    monkeypatch.setattr(training, "measure", lambda *args, **more: found(6.0))
+def test_a_worker_does_not_train_a_network_that_is_too_slow(job, monkeypatch):
+    monkeypatch.setattr(training, "measure", lambda *args, **more: latency(6.0))
     monkeypatch.setattr(training.loop, "train", None)
     limited = job.model_copy(update={"measure_latency": True, "max_latency": 5.0})
     outcome = training.train_trial(limited, load_data("digits"), lambda step, value: False)
@@ -161,6 +161,6 @@ def test_a_worker_does_not_train_what_is_too_slow(job, monkeypatch):
 
 
 @pytest.mark.parametrize("setting", ["max_latency", "latency_target", "memory", "compile"])
-def test_what_is_of_trainings_is_refused_with_a_function(tiny, score, setting):
+def test_training_settings_are_rejected_with_a_function(tiny, score, setting):
     with pytest.raises(InputError, match=f"{setting}: for networks that are trained here"):
         search(tiny, score, **{setting: "lean" if setting == "memory" else 5})

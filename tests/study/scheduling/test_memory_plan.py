@@ -1,4 +1,4 @@
-"""Which memory trainings are done with: chosen once, recorded, and the same when a run goes on."""
+"""The memory mode of trainings: chosen once, recorded, and the same after a resume."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from nas_agg.training.memory import PROCESS_OVERHEAD, USABLE_SHARE, step_bytes
 DENSE = dense_network(nodes=6, bottleneck=32)
 
 
-def needs(genotype, way):
-    return step_bytes(nas_agg.cost(genotype), way, 64)
+def needs(genotype, mode):
+    return step_bytes(nas_agg.cost(genotype), mode, 64)
 
 
 def trained(out, **more):
@@ -33,7 +33,7 @@ def trained(out, **more):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Makes the machine have so much memory to spare."""
+    """Sets the free bytes of the machine."""
 
     def arrange(count):
         monkeypatch.setattr(memory, "free_main_memory", lambda: count)
@@ -42,17 +42,17 @@ def free(monkeypatch):
     return arrange
 
 
-def enough(way, held=0):
-    """Free bytes for a way of training the network in this process and for no more."""
-    return round((needs(DENSE, way) + 3 * held) / USABLE_SHARE) + 10
+def enough(mode, dataset_bytes=0):
+    """The smallest number of free bytes for which a training in this process takes the mode."""
+    return round((needs(DENSE, mode) + 3 * dataset_bytes) / USABLE_SHARE) + 10
 
 
-def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
-    held = 1797 * 64
-    free(enough("plain", held))
+def test_a_training_takes_the_mode_that_fits(tmp_path, free, capsys):
+    dataset_bytes = 1797 * 64
+    free(enough("plain", dataset_bytes))
     assert trained(tmp_path / "plain", show=True)["memory"] == "plain"
     assert "memory" not in capsys.readouterr().out
-    free(enough("lean", held))
+    free(enough("lean", dataset_bytes))
     assert trained(tmp_path / "lean", show=True)["memory"] == "lean"
     assert "using memory mode 'lean': a step in mode 'plain' needs about" in capsys.readouterr().out
     free(0)
@@ -62,23 +62,23 @@ def test_a_training_takes_what_fits_and_says_so(tmp_path, free, capsys):
     assert trained(tmp_path / "asked", memory="lean")["memory"] == "lean"
 
 
-def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
+def test_a_resumed_training_keeps_its_mode(tmp_path, free, monkeypatch):
     class Killed(Exception):
         pass
 
-    train, ways = loop.train, []
+    train, modes = loop.train, []
 
     def killed(model, *args, **more):
-        ways.append(memory_of(model))
+        modes.append(memory_of(model))
         raise Killed
 
     monkeypatch.setattr(loop, "train", killed)
     free(enough("lean", 1797 * 64))
-    for path, asked in [("a", "auto"), ("a", "auto"), ("a", "plain"), ("b", "leanest")]:
+    for path, requested in [("a", "auto"), ("a", "auto"), ("a", "plain"), ("b", "leanest")]:
         with pytest.raises(Killed):
-            trained(tmp_path / path, memory=asked)
+            trained(tmp_path / path, memory=requested)
         free(10**12)
-    assert ways == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
+    assert modes == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
     run_json = read_document(tmp_path / "a/run.json") | {
         "status": "failed",
         "memory": {"requested": "auto", "mode": "lean"},
@@ -88,13 +88,13 @@ def test_a_training_goes_on_as_it_began(tmp_path, free, monkeypatch):
     assert trained(tmp_path / "a")["memory"] == "plain", "a training that failed looks again"
 
 
-def test_a_memory_that_is_none_is_refused(tmp_path):
+def test_an_unknown_mode_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"memory: auto, plain, lean, leanest, not 'leen'; did you mean 'lean'\?"):
         trained(tmp_path / "run", memory="leen")
     assert not (tmp_path / "run").exists()
 
 
-def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, monkeypatch, capsys):
+def test_trials_of_a_search_keep_their_mode(tiny_file, tmp_path, free, kept, monkeypatch, capsys):
     class Killed(BaseException):
         pass
 
@@ -114,16 +114,16 @@ def test_trials_of_a_search_keep_their_memory(tiny_file, tmp_path, free, kept, m
     assert [trial.memory for trial in counted] == ["leanest"] * 2
     assert result.test["memory"] == "leanest", "what was free when the search began holds"
     assert all(trial["attrs"]["nas_agg:memory"] == "leanest" for trial in kept(tmp_path / "run") if trial["values"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        said.count(", memory leanest, best") == 2
-        and "using memory mode 'leanest': a step in mode 'plain' needs about" in said
+        output.count(", memory leanest, best") == 2
+        and "using memory mode 'leanest': a step in mode 'plain' needs about" in output
     )
 
 
-def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, monkeypatch):
+def test_workers_share_the_memory_of_a_device(tiny, tmp_path, free, monkeypatch):
     genotype = nas_agg.load(DENSE)
-    task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", held=1000)
+    task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", dataset_bytes=1000)
     enough_for_one = round((needs(DENSE, "plain") + PROCESS_OVERHEAD + 3000) / USABLE_SHARE) + 10
     free(enough_for_one)
     folder = engine.RunFolder(tmp_path / "run")
@@ -135,27 +135,27 @@ def test_workers_share_what_the_final_training_has_alone(tiny, tmp_path, free, m
     assert means.make_memory_plan(folder, settings, task) == two, "it is measured once"
     folder.update(status="failed")
     assert means.make_memory_plan(folder, settings, task).free_bytes == 1
-    asked = means.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
-    assert (asked.free_bytes, asked.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
+    requested = means.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
+    assert (requested.free_bytes, requested.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
     folder.close()
 
 
-def test_a_final_training_that_cannot_be_compiled_says_so(tmp_path, monkeypatch, capsys):
+def test_a_training_that_cannot_be_compiled_runs_without(tmp_path, monkeypatch, capsys):
     def fail(graph, inputs):
         raise RuntimeError("no such instruction")
 
     monkeypatch.setattr(compiling, "BACKEND", fail)
     metrics = trained(tmp_path / "run", compile=True, show=True)
     assert not metrics["compiled"] and "no such instruction" in metrics["uncompiled"]
-    said = capsys.readouterr().out
-    assert "1 epoch, compiled before the first, which may take minutes, recipe search" in said
-    assert "torch.compile failed (" in said and said.count("trained without it") == 1
+    output = capsys.readouterr().out
+    assert "1 epoch, compiled before the first, which may take minutes, recipe search" in output
+    assert "torch.compile failed (" in output and output.count("trained without it") == 1
     monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
     metrics = trained(tmp_path / "other", compile=True)
     assert metrics["compiled"] and "uncompiled" not in metrics
 
 
-def test_without_a_compiler_nothing_begins(tiny_file, tmp_path, monkeypatch):
+def test_without_a_compiler_no_run_begins(tiny_file, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "missing_requirement", lambda kind: "a C++ compiler, and there is no g++")
     for begin in (
         lambda: trained(tmp_path / "run", compile=True),

@@ -1,4 +1,4 @@
-"""Halving and Hyperband: who pauses, who goes on, and that a training that paused is the unbroken one."""
+"""Successive halving and Hyperband: pauses, promotions, and trainings that are the same with and without a pause."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EPOCHS = 9
 
 
 def curve(width: int, kernel: int, end: int) -> list[float]:
-    """Wider networks are better in the end, narrow ones quicker at first."""
+    """Wide networks are better in the end, narrow ones learn faster at first."""
     return [
         round((0.5 + width / 20 + kernel / 50 - end / 100) * (1 - 2 ** (-epoch * 4 / width)), 5)
         for epoch in range(1, 10)
@@ -64,7 +64,7 @@ def trial(number, rungs, state="paused"):
     return TrialRecord(number, state, None, None, {}, 1, 1, str(number), None, 0, rungs=rungs)
 
 
-def test_rungs_lie_a_factor_apart_and_before_the_end():
+def test_rungs_are_a_factor_apart_and_below_the_last_epoch():
     assert SuccessiveHalving(1, 3, 27).epochs == (1, 3, 9)
     assert SuccessiveHalving(1, 3, 28).epochs == (1, 3, 9, 27)
     assert SuccessiveHalving(2, 2, 12).epochs == (2, 4, 8)
@@ -78,7 +78,7 @@ def test_rungs_lie_a_factor_apart_and_before_the_end():
     ]
 
 
-def test_the_best_of_each_rung_go_on():
+def test_the_best_of_each_rung_are_promoted():
     rungs = SuccessiveHalving(1, 3, 9)
     first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
     assert rungs.next_promotion(first[:2]) is None
@@ -96,21 +96,21 @@ SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, 
 
 
 @given(SCORES, st.permutations(["accuracy", "macs"]))
-def test_of_several_objectives_who_goes_on_is_unbeaten_among_those_that_wait(scores, names):
+def test_a_promoted_trial_is_nondominated_among_the_waiting_ones(scores, names):
     rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([METRICS[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
     went = 0
-    while (found := rungs.next_promotion(trials)) is not None:
+    while (promoted := rungs.next_promotion(trials)) is not None:
         waiting = [one for one in trials if one.state == "paused"]
         order = nondomination_ranks(np.array([one.rungs[1] for one in waiting]))
-        assert order[[one.number for one in waiting].index(found.number)] == 0
-        trials[found.number] = trial(found.number, found.rungs, "running")
+        assert order[[one.number for one in waiting].index(promoted.number)] == 0
+        trials[promoted.number] = trial(promoted.number, promoted.rungs, "running")
         went += 1
     assert went == len(scores) // 3
 
 
 @pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
-def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
+def test_a_promoted_trial_adds_most_hypervolume_to_the_promoted_ones(names):
     rungs = SuccessiveHalving(1, 2, 9, objectives=Objectives([METRICS[name] for name in names]))
     # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
     points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
@@ -118,16 +118,16 @@ def test_who_goes_on_adds_most_to_the_front_of_those_that_went_on(names):
         trial(number, {1: (accuracy, *[-cost] * (len(names) - 1))}) for number, (accuracy, cost) in enumerate(points)
     ]
     went = []
-    while (found := rungs.next_promotion(trials)) is not None:
-        went.append(found.number)
-        trials[found.number] = trial(found.number, found.rungs, "running")
+    while (promoted := rungs.next_promotion(trials)) is not None:
+        went.append(promoted.number)
+        trials[promoted.number] = trial(promoted.number, promoted.rungs, "running")
     assert went[0] == 3 and set(went[:3]) == {1, 2, 3}, "the cheap one that knows nothing is no start"
     assert len(went) == 4
 
 
-def test_the_first_rung_is_at_a_third_unless_said():
-    def epochs(**said):
-        return make_successive_halving(Settings.parse(space="tiny", pruner="halving", **said), Objectives()).epochs
+def test_the_first_rung_is_a_third_of_the_epochs_by_default():
+    def epochs(**settings):
+        return make_successive_halving(Settings.parse(space="tiny", pruner="halving", **settings), Objectives()).epochs
 
     assert epochs(epochs=12) == (4,)
     assert epochs(epochs=10) == (4,)
@@ -136,7 +136,7 @@ def test_the_first_rung_is_at_a_third_unless_said():
     assert epochs(epochs=40, min_epochs=1) == (1, 3, 9, 27)
 
 
-def test_brackets_take_turns_and_the_last_trains_in_full():
+def test_brackets_alternate_and_the_last_trains_in_full():
     rungs = SuccessiveHalving(1, 3, 9, brackets=True)
     begins = [rungs.rungs(number) for number in range(200)]
     assert set(begins) == {(1, 3), (3,), ()}
@@ -146,7 +146,7 @@ def test_brackets_take_turns_and_the_last_trains_in_full():
     assert rungs.next_rung(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
 
 
-def test_a_search_halves(tabled):
+def test_a_search_with_successive_halving(tabled):
     rungs = {"pruner": "halving", "min_epochs": 1, "reduction_factor": 3}
     result = search(tabled, searcher="random", budget=27, **rungs, out=tabled._folder / "run")
     whole = [trial for trial in result.trials if trial.state == "complete"]
@@ -165,7 +165,7 @@ def test_a_search_halves(tabled):
 
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
 @pytest.mark.parametrize("pruner", ["halving", "hyperband"])
-def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeypatch, pruner, objective):
+def test_a_resumed_search_equals_an_uninterrupted_one(tabled, tmp_path, monkeypatch, pruner, objective):
     from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
     settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
@@ -183,19 +183,19 @@ def test_a_search_that_halves_goes_on_as_it_would_have(tabled, tmp_path, monkeyp
         with pytest.raises(KeyboardInterrupt):
             search(tabled, out=tmp_path / "broken", **settings)
     again = search(tabled, out=tmp_path / "broken", **settings)
-    told = [(one.number, one.state, one.values, one.rungs) for one in whole.trials]
-    assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == told
+    values = [(one.number, one.state, one.values, one.rungs) for one in whole.trials]
+    assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == values
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
-def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, monkeypatch, objective):
+def test_a_search_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, monkeypatch, objective):
     settings = {"searcher": "random", "pruner": "halving", "min_epochs": 3, "reduction_factor": 2, "budget": 8}
     settings |= {"objective": objective}
 
-    def told(result):
+    def values(result):
         return [(one.number, one.state, one.values, one.scores, one.rungs, one.seconds) for one in result.trials]
 
-    whole = told(search(tabled, out=tmp_path / "whole", **settings))
+    whole = values(search(tabled, out=tmp_path / "whole", **settings))
     assert {state for _, state, *_ in whole} >= {"complete", "pruned"}
     for writes in itertools.count(2):
         with monkeypatch.context() as patch:
@@ -205,11 +205,11 @@ def test_a_search_that_halves_may_be_killed_in_the_middle_of_any_write(tabled, t
                 break
             except Killed:
                 pass
-        assert told(search(tabled, out=tmp_path / f"{writes}", **settings)) == whole, f"killed at write {writes}"
+        assert values(search(tabled, out=tmp_path / f"{writes}", **settings)) == whole, f"killed at write {writes}"
     assert writes > 50
 
 
-def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp_path):
+def test_a_finished_search_is_extended(tabled, tmp_path):
     settings = {"searcher": "random", "pruner": "halving", "min_epochs": 1, "out": tmp_path / "run"}
     before = search(tabled, budget=20, **settings)
     after = search(tabled, budget=40, **settings)
@@ -220,7 +220,7 @@ def test_a_search_that_halved_goes_on_to_halve_when_it_is_given_more(tabled, tmp
     assert any(one.state == "complete" for one in new)
 
 
-def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
+def test_a_paused_trial_that_exceeds_a_limit_is_not_the_best(tabled, tmp_path):
     settings = {"searcher": "random", "pruner": "halving", "min_epochs": 1, "min_accuracy": 0.97, "budget": 27}
     with pytest.raises(NasAggError, match="no network has a result"):
         search(tabled, out=tmp_path / "run", **settings)
@@ -228,13 +228,13 @@ def test_what_is_over_a_limit_where_it_waits_is_not_the_best(tabled, tmp_path):
 
 
 @pytest.mark.parametrize("searcher", ["random", "local"])
-def test_a_search_of_a_small_space_that_halves_finds_all_of_it(tabled, tmp_path, searcher):
+def test_a_search_exhausts_a_small_space(tabled, tmp_path, searcher):
     result = search(tabled, searcher=searcher, pruner="halving", min_epochs=1, budget=60, out=tmp_path / "run")
     assert sum(one.consumes_budget for one in result.trials) == 48
     assert result.reason == "no other network of the space is within the limits"
 
 
-def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled):
+def test_open_trials_are_closed_with_the_values_of_their_last_rung(tabled):
     record = StudyRecord(optuna.pruners.NopPruner(), InMemoryStorage())
     for width in (2, 3, 4):
         labels = tabled.labels({"width": width, "kernel": 1, "end": "relu"})
@@ -256,7 +256,7 @@ def test_what_runs_when_the_search_ends_has_what_it_had_at_its_last_rung(tabled)
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
 
 
-def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stands_at_no_rung(tabled):
+def test_a_duplicate_of_a_pruned_trial_has_its_scores_and_is_at_no_rung(tabled):
     record = StudyRecord(optuna.pruners.NopPruner(), InMemoryStorage())
     names, attrs = {"kernel": 1, "end": "relu"}, {"hash": "one", "params": 1, "macs": 1, "seed": 0}
 
@@ -276,17 +276,17 @@ def test_what_repeats_a_network_that_was_left_at_a_rung_has_its_scores_and_stand
     assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting]).number == 2, "it did not go on"
 
 
-def test_what_cannot_halve(tabled, tiny, tmp_path):
-    for said in ({"min_epochs": 2}, {"reduction_factor": 3, "pruner": "median"}):
+def test_invalid_rungs_are_rejected(tabled, tiny, tmp_path):
+    for settings in ({"min_epochs": 2}, {"reduction_factor": 3, "pruner": "median"}):
         with pytest.raises(InputError, match="only for the pruners halving and hyperband; leave it out, or choose one"):
-            search(tabled, out=tmp_path / "run", **said)
+            search(tabled, out=tmp_path / "run", **settings)
     with pytest.raises(InputError, match="min_epochs: 9 must be less than the 9 epochs of a full training"):
         search(tabled, pruner="halving", min_epochs=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="pruner: for networks that are trained here"):
         search(tiny, lambda genotype, trial: 1.0, pruner="halving")
 
 
-def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
+def test_a_training_that_pauses_equals_an_uninterrupted_one(tmp_path):
     import torch
 
     from nas_agg.compiler import compile
@@ -309,7 +309,7 @@ def test_a_training_that_pauses_is_the_unbroken_one(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
 
 
-def test_what_paused_over_a_limit_is_over_it_in_the_end(tabled):
+def test_a_violation_at_a_rung_counts_when_the_search_ends(tabled):
     settings = {"searcher": "random", "pruner": "halving", "min_accuracy": 0.5, "budget": 27, "min_epochs": 1}
     result = search(tabled, out=tabled._folder / "run", **settings)
     stopped = [one for one in result.trials if one.state == "pruned"]

@@ -1,4 +1,4 @@
-"""Open names alone, and what a function makes of them."""
+"""Searches of bare search variables, without networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def value(values, trial):
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe", "evolution", "local", "nsga2", "predictor"])
-def test_a_function_of_values_is_searched(searcher):
+def test_a_function_of_the_values_is_maximized(searcher):
     result = search(NAMES, value, searcher=searcher, budget=54)
     assert result.value == max(trial.value for trial in result.trials if trial.consumes_budget)
     assert result.best == result.values
@@ -26,7 +26,7 @@ def test_a_function_of_values_is_searched(searcher):
     assert result.best == {"rate": 9, "how": "concat", "deep": 1}
 
 
-def test_such_a_search_goes_on_and_keeps_its_best(tmp_path):
+def test_a_search_is_resumed_with_its_best(tmp_path):
     first = search(NAMES, value, searcher="evolution", budget=10, out=tmp_path / "run")
     again = search(NAMES, value, searcher="evolution", budget=10, out=tmp_path / "run")
     assert [trial.labels for trial in again.trials] == [trial.labels for trial in first.trials]
@@ -35,7 +35,7 @@ def test_such_a_search_goes_on_and_keeps_its_best(tmp_path):
         search({**NAMES, "deep": [1, 2]}, value, searcher="evolution", budget=10, out=tmp_path / "run")
 
 
-def test_starts_are_values_of_the_names():
+def test_initial_points_are_values_of_the_variables():
     result = search(NAMES, value, budget=3, start=[{"rate": 5, "how": "sum", "deep": 4}])
     assert result.trials[0].value == pytest.approx(0.46)
     with pytest.raises(InputError, match="'resnet' is not a point: specify values"):
@@ -43,7 +43,7 @@ def test_starts_are_values_of_the_names():
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         ({}, "space: no names"),
         ({"a": []}, "space: a: "),
@@ -51,11 +51,11 @@ def test_starts_are_values_of_the_names():
         ({3: [1]}, "3 is not a name"),
     ],
 )
-def test_what_are_no_names(names, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_variables_are_rejected(names, message):
+    with pytest.raises(InputError, match=message):
         search(names, value)
 
 
-def test_names_alone_are_not_trained():
+def test_bare_variables_need_a_function():
     with pytest.raises(InputError, match="give an evaluate function"):
         search(NAMES)

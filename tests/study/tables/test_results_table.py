@@ -1,4 +1,4 @@
-"""Tables of results, searched as spaces are."""
+"""Tables of results: their columns, rows and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def table(tmp_path):
     return Table(tmp_path / "small.csv")
 
 
-def test_a_table_has_open_names_results_and_figures(table):
+def test_a_table_has_variables_results_and_costs(table):
     assert table.names == ("arch0", "arch1")
     assert [table.domains[name].values for name in table.names] == [("0", "1"), ("0", "1", "2")]
     assert (table.name, table.best, len(table.rows)) == ("small", 4.5, 5)
@@ -48,7 +48,7 @@ def test_a_table_has_open_names_results_and_figures(table):
     np.testing.assert_allclose(np.expm1(extractor.features(rows)[0]), [[40, 400], [10, 100]])
 
 
-def test_columns_are_told_by_options_too(tmp_path):
+def test_options_specify_columns(tmp_path):
     text = "op,width,score\nsum,4,0.5\ncat,16,0.7\nsum,16,0.6\n"
     (tmp_path / "t.csv.gz").write_bytes(gzip.compress(text.encode()))
     table = Table(tmp_path / "t.csv.gz", genes=["op", "width"], value="score")
@@ -58,7 +58,7 @@ def test_columns_are_told_by_options_too(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "options", "said"),
+    ("text", "options", "message"),
     [
         ("a,b\n1,2\n", {}, "the columns of genes and value are unknown"),
         ("a,acc\n1,2\n", {"genes": ["a"], "value": "ac"}, "no column 'ac'; did you mean 'acc'"),
@@ -73,14 +73,14 @@ def test_columns_are_told_by_options_too(tmp_path):
         ("# curve: c\na,b,c\n0,1,1 x\n", {"genes": ["a"], "value": "b"}, "row 1: c: not finite numbers"),
     ],
 )
-def test_what_is_no_table_is_refused(tmp_path, text, options, said):
+def test_an_invalid_table_is_rejected(tmp_path, text, options, message):
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(InputError, match=said) as error:
+    with pytest.raises(InputError, match=message) as error:
         Table(tmp_path / "t.csv", **options)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_or_not_text_is_refused(tmp_path):
+def test_a_missing_or_binary_file_is_rejected(tmp_path):
     (tmp_path / "t.csv.gz").write_text("no gzip")
     for name in ("gone.csv", "t.csv.gz"):
         with pytest.raises(InputError, match="cannot be read"):

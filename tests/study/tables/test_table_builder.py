@@ -1,4 +1,4 @@
-"""Every network of a small space trained, and the table of it."""
+"""Training every network of a small space, and the table of the results."""
 
 from __future__ import annotations
 
@@ -36,31 +36,31 @@ TEXT = {
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    """A bench that is done, in two parts, the first of which was killed in the middle of a line."""
-    out, said = tmp_path_factory.mktemp("bench"), []
+def finished(tmp_path_factory):
+    """A finished bench in two parts, the first of which was killed in the middle of a line."""
+    out, lines = tmp_path_factory.mktemp("bench"), []
     bench = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2))
-    bench.train(out, 1, (1, 2), said.append)
+    bench.train(out, 1, (1, 2), lines.append)
     file = out / "part-1-of-2.jsonl"
     whole = file.read_text().splitlines(keepends=True)
     file.write_text("".join(whole[:-2]) + whole[-1][:20])
-    bench.train(out, 1, (1, 2), said.append)
-    bench.train(out, 2, (2, 2), said.append)
-    bench.time(out, said.append)
-    return bench, out, said
+    bench.train(out, 1, (1, 2), lines.append)
+    bench.train(out, 2, (2, 2), lines.append)
+    bench.time(out, lines.append)
+    return bench, out, lines
 
 
-def test_each_network_is_trained_once_a_seed(done):
-    _, out, said = done
+def test_each_network_is_trained_once_per_seed(finished):
+    _, out, lines = finished
     trained = read_results(out, "part")
     assert len(trained) == len({(line["hash"], line["seed"]) for line in trained}) == 12
-    assert said[0] == "6 networks; 6 trainings in this part, 6 remaining"
-    assert said[1] == "6 networks; 6 trainings in this part, 2 remaining"
+    assert lines[0] == "6 networks; 6 trainings in this part, 6 remaining"
+    assert lines[1] == "6 networks; 6 trainings in this part, 2 remaining"
     assert {line["hash"] for line in read_results(out, "times")} == {line["hash"] for line in trained}
 
 
-def test_the_table_tells_what_a_training_has(done, tmp_path):
-    bench, out, _ = done
+def test_the_table_has_the_results_of_trainings(finished, tmp_path):
+    bench, out, _ = finished
     content, networks = bench.table(out)
     assert networks == 6
     assert content == bench.table(out)[0]
@@ -83,13 +83,13 @@ def test_the_table_tells_what_a_training_has(done, tmp_path):
         Space({**TEXT, "table": table}, "small", tmp_path), searcher="random", budget=50, out=tmp_path / "run"
     )
     assert len([trial for trial in result.trials if trial.consumes_budget]) == 6
-    assert result.value == max(one.value for one in space.rows.values())
+    assert result.value == max(row.value for row in space.rows.values())
     assert json.loads((tmp_path / "run/best/genotype.json").read_text())["let"] == result.values
 
 
-def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
-    bench, _, _ = done
-    content, _ = bench.table(done[1])
+def test_objectives_need_a_column_of_the_table(finished, tmp_path):
+    bench, _, _ = finished
+    content, _ = bench.table(finished[1])
     (tmp_path / "small.csv.gz").write_bytes(content)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
     space = Space({**TEXT, "table": table}, "small", tmp_path)
@@ -100,45 +100,49 @@ def test_a_table_is_searched_for_what_it_tells(done, tmp_path):
     with pytest.raises(InputError, match="has no loss at rungs"):
         search(space, objective="loss", pruner="halving", searcher="random", out=tmp_path / "run")
     text = gzip.decompress(content).decode().replace("latency_ms", "slowness")
-    less = gzip.compress(text.encode())
-    (tmp_path / "small.csv.gz").write_bytes(less)
-    other = Space({**TEXT, "table": {**table, "sha256": hashlib.sha256(less).hexdigest()}}, "small", tmp_path)
+    content_without_latency = gzip.compress(text.encode())
+    (tmp_path / "small.csv.gz").write_bytes(content_without_latency)
+    other = Space(
+        {**TEXT, "table": {**table, "sha256": hashlib.sha256(content_without_latency).hexdigest()}}, "small", tmp_path
+    )
     with pytest.raises(InputError, match="has no column for latency"):
         search(other, objective="loss,latency", searcher="random", out=tmp_path / "run")
 
 
-def copied(out, folder):
-    """A folder of results that may be changed."""
+def copy_results(out, folder):
+    """A copy of a folder of results."""
     for file in out.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
 
-def test_a_table_has_what_is_done_and_means_of_the_seeds_there_are(done, tmp_path):
-    bench, out, _ = done
-    part = copied(out, tmp_path) / "part-2-of-2.jsonl"
+def test_a_partial_table_has_means_over_the_finished_seeds(finished, tmp_path):
+    bench, out, _ = finished
+    part = copy_results(out, tmp_path) / "part-2-of-2.jsonl"
     *others, last = part.read_text().splitlines(keepends=True)
     part.write_text("".join(others))  # the last network has its first seed alone
     line = json.loads(last)
-    (left,) = [one for one in read_results(out, "part") if one["hash"] == line["hash"] and one["seed"] == 0]
+    (remaining,) = [
+        result for result in read_results(out, "part") if result["hash"] == line["hash"] and result["seed"] == 0
+    ]
     gone = json.loads(others[0])["hash"]  # and another is not timed
-    times = [one for one in read_results(out, "times") if one["hash"] != gone]
-    (tmp_path / "times.jsonl").write_text("".join(json.dumps(one) + "\n" for one in times))
+    times = [result for result in read_results(out, "times") if result["hash"] != gone]
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(result) + "\n" for result in times))
     content, networks = bench.table(tmp_path)
     assert networks == 5
     text = gzip.decompress(content).decode().splitlines()
     assert "; 5 of 6 networks; seeds 0 (1 network), 0 to 1 (4 networks); " in text[0]
     rows = list(csv.DictReader(text[6:]))
-    assert {row["hash"] for row in rows} == {one["hash"] for one in times}
+    assert {row["hash"] for row in rows} == {result["hash"] for result in times}
     (row,) = [row for row in rows if row["hash"] == line["hash"]][:1]
-    assert row["right0"] == " ".join(map(str, left["right"])) and row["right1"] == ""
-    assert float(row["accuracy"]) == pytest.approx(left["right"][-1] / left["images"], abs=1e-6)
-    assert float(row["test_accuracy"]) == pytest.approx(left["test"] / left["test_images"], abs=1e-6)
+    assert row["right0"] == " ".join(map(str, remaining["right"])) and row["right1"] == ""
+    assert float(row["accuracy"]) == pytest.approx(remaining["right"][-1] / remaining["images"], abs=1e-6)
+    assert float(row["test_accuracy"]) == pytest.approx(remaining["test"] / remaining["test_images"], abs=1e-6)
 
 
-def test_without_times_of_their_own_networks_have_those_of_their_trainings(done, tmp_path):
-    bench, out, _ = done
-    (copied(out, tmp_path) / "times.jsonl").unlink()
+def test_without_separate_times_those_of_the_trainings_are_used(finished, tmp_path):
+    bench, out, _ = finished
+    (copy_results(out, tmp_path) / "times.jsonl").unlink()
     content, networks = bench.table(tmp_path)
     assert networks == 6
     text = gzip.decompress(content).decode().splitlines()
@@ -149,11 +153,11 @@ def test_without_times_of_their_own_networks_have_those_of_their_trainings(done,
     assert float(row["latency_ms"]) == min(line["latency_ms"] for line in own) > 0
 
 
-def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
-    bench, out, _ = done
+def test_missing_results_and_damaged_lines_are_errors(finished, tmp_path):
+    bench, out, _ = finished
     with pytest.raises(InputError, match="no network is trained and timed yet; run nas_agg bench"):
         bench.table(tmp_path)
-    part = copied(out, tmp_path) / "part-2-of-2.jsonl"
+    part = copy_results(out, tmp_path) / "part-2-of-2.jsonl"
     part.write_text("{nonsense\n" + part.read_text())
     with pytest.raises(NasAggError, match=r"part-2-of-2\.jsonl: line 1 is damaged"):
         bench.table(tmp_path)
@@ -161,16 +165,16 @@ def test_what_is_missing_or_spoilt_is_said(done, tmp_path):
         next(all_points(Space({**TEXT, "open": {**TEXT["open"], "width": {"from": 1, "to": 9000}}}, "large")))
 
 
-def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
-    space, said = Space(TEXT, "small"), []
+def test_a_seed_draws_the_order_of_training(tmp_path):
+    space, lines = Space(TEXT, "small"), []
     orders = [list(TableBuilder(space, TableSettings(order_seed=seed)).networks) for seed in (None, 0, 0, 1)]
     assert orders[0] == sorted(orders[0]) and orders[1] == orders[2]
     assert len({tuple(order) for order in orders}) == 3 and all(set(order) == set(orders[0]) for order in orders)
     settings = TableSettings(order_seed=1, seeds=1, epochs=2)
-    TableBuilder(space, settings, limit=2).train(tmp_path, 1, (1, 1), said.append)
-    TableBuilder(space, settings, limit=3).train(tmp_path, 1, (1, 1), said.append, minutes=0)
+    TableBuilder(space, settings, limit=2).train(tmp_path, 1, (1, 1), lines.append)
+    TableBuilder(space, settings, limit=3).train(tmp_path, 1, (1, 1), lines.append, minutes=0)
     assert [line["hash"] for line in read_results(tmp_path, "part")] == orders[3][:2]
-    assert said[1:] == [
+    assert lines[1:] == [
         "3 networks; 3 trainings in this part, 1 remaining",
         "0 of 1; timeout reached, rerun the command to resume",
     ]
@@ -178,22 +182,22 @@ def test_networks_are_trained_in_the_order_that_a_seed_draws(tmp_path):
     assert "2 of 6 networks; trained in an order drawn by seed 1; seeds 0;" in text
 
 
-def test_more_seeds_are_for_the_best_by_their_first(done, tmp_path):
-    _, out, _ = done
+def test_only_the_best_by_the_first_seed_get_more_seeds(finished, tmp_path):
+    _, out, _ = finished
     first = [line for line in read_results(out, "part") if line["seed"] == 0]
     (tmp_path / "part-1-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
-    bench, said = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
+    bench, lines = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
     for _ in range(2):  # what the second seeds have changes nothing of who is best
-        bench.train(tmp_path, 1, (1, 1), said.append)
+        bench.train(tmp_path, 1, (1, 1), lines.append)
     more = [line for line in read_results(tmp_path, "part") if line["seed"] == 1]
     best = sorted(first, key=lambda line: (-line["right"][-1], line["hash"]))[:2]
     assert [line["hash"] for line in more] == [line["hash"] for line in best]
-    assert said == [f"2 networks; 4 trainings in this part, {left} remaining" for left in (2, 0)]
+    assert lines == [f"2 networks; 4 trainings in this part, {remaining} remaining" for remaining in (2, 0)]
     counted = {(line["hash"], line["seed"]): line["right"] for line in read_results(out, "part")}
     assert all(line["right"] == counted[line["hash"], 1] for line in more)
 
 
-def test_trainings_are_as_the_settings_say(tmp_path):
+def test_trainings_follow_the_settings(tmp_path):
     settings = TableSettings(
         image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, recipe="search"
     )
@@ -214,7 +218,7 @@ def test_trainings_are_as_the_settings_say(tmp_path):
         assert (line["images"], line["test_images"]) == (200, len(data.test))
 
 
-def test_the_header_tells_how_the_table_was_made(tmp_path):
+def test_the_header_describes_the_trainings(tmp_path):
     settings = TableSettings(
         image_size=4, train_images=96, validation_images=200, split_seed=5, batch_size=48, epochs=2, seeds=1
     )
@@ -227,22 +231,22 @@ def test_the_header_tells_how_the_table_was_made(tmp_path):
     )
 
 
-def test_scores_by_running_statistics_are_kept_beside_the_others(done, tmp_path):
+def test_counts_by_running_statistics_have_columns_of_their_own(finished, tmp_path):
     history = [{"validation_accuracy": 0.5, "validation_loss": 1.23456, "validation_accuracy_running_statistics": 0.1}]
     assert _metrics_by_epoch(history, 10) == {"right": [5], "right_running": [1], "loss": [1.2346]}
-    bench, out, _ = done
-    path = copied(out, tmp_path) / "part-1-of-2.jsonl"
+    bench, out, _ = finished
+    path = copy_results(out, tmp_path) / "part-1-of-2.jsonl"
     (line, *others) = read_results(out, "part-1")
     changed = [line | {"right_running": [7, 8]}, *others]
-    path.write_text("".join(json.dumps(one) + "\n" for one in changed))
+    path.write_text("".join(json.dumps(result) + "\n" for result in changed))
     text = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()
     row = next(row for row in csv.DictReader(text[6:]) if row["hash"] == line["hash"])
     assert row["right_running0"] == "7 8" and row["right0"] == " ".join(map(str, line["right"]))
 
 
-def test_trainings_of_other_settings_are_not_mixed(done, tmp_path):
-    bench, out, _ = done
-    copied(out, tmp_path)
+def test_trainings_with_other_settings_are_not_mixed(finished, tmp_path):
+    bench, out, _ = finished
+    copy_results(out, tmp_path)
     other = TableBuilder(bench.space, bench.settings.model_copy(update={"epochs": 3}))
     with pytest.raises(InputError, match=r"settings\.json: trainings with epochs 2, not 3; choose another --out"):
         other.train(tmp_path, 1, (1, 1), lambda line: None)
@@ -252,7 +256,7 @@ def test_trainings_of_other_settings_are_not_mixed(done, tmp_path):
             bench.train(tmp_path, 1, (2, 2), lambda line: None)
 
 
-def test_the_shipped_tables_were_made_as_their_spaces_say():
+def test_shipped_tables_match_the_settings_of_their_spaces():
     for name in list_spaces():
         space = open_space(name)
         if space.table is not None:
@@ -276,26 +280,26 @@ def test_the_command_trains_and_writes_the_table(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda content: content[:-9] + b"123456789", "the checksum is not the one that the space small specifies"),
         (lambda content: None, "cannot be read"),
     ],
 )
-def test_a_table_that_is_not_the_one_is_refused(done, tmp_path, change, said):
-    bench, out, _ = done
+def test_a_table_with_another_checksum_is_rejected(finished, tmp_path, change, message):
+    bench, out, _ = finished
     content, _ = bench.table(out)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
     if (changed := change(content)) is not None:
         (tmp_path / "small.csv.gz").write_bytes(changed)
     space = Space({**TEXT, "table": table}, "small", tmp_path)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         search(space, searcher="random", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_table_of_other_points_is_refused(done, tmp_path):
-    bench, out, _ = done
+def test_a_table_of_other_points_is_rejected(finished, tmp_path):
+    bench, out, _ = finished
     text = gzip.decompress(bench.table(out)[0]).decode()
     other = gzip.compress(text.replace("\n6,", "\n7,").encode())
     (tmp_path / "small.csv.gz").write_bytes(other)
@@ -305,7 +309,7 @@ def test_a_table_of_other_points_is_refused(done, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "message"),
     [
         ("small.csv.gz", "is not a table; write {file: NAME, sha256: DIGEST}"),
         ({"file": "../small.csv.gz", "sha256": "0"}, "is not the name of a file in the folder"),
@@ -316,19 +320,19 @@ def test_a_table_of_other_points_is_refused(done, tmp_path):
         ({"image_size": "16"}, "table.image_size: input should be a valid integer, not '16'"),
     ],
 )
-def test_what_names_no_table(table, said, tmp_path):
-    with pytest.raises(InputError, match=said):
+def test_invalid_table_settings_are_rejected(table, message, tmp_path):
+    with pytest.raises(InputError, match=message):
         Space({**TEXT, "table": table}, "small", tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [({"recipe": "final"}, "recipe: small has a table"), ({"epochs": 3}, "epochs: those of the table are 2")],
 )
-def test_settings_of_trainings_go_with_no_table(done, tmp_path, setting, said):
-    bench, out, _ = done
+def test_training_settings_are_rejected_for_a_table(finished, tmp_path, setting, message):
+    bench, out, _ = finished
     content, _ = bench.table(out)
     (tmp_path / "small.csv.gz").write_bytes(content)
     table = {"file": "small.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         search(Space({**TEXT, "table": table}, "small", tmp_path), out=tmp_path / "run", **setting)
