@@ -31,7 +31,7 @@ from nas_agg.common.files import write_atomic
 from nas_agg.compiler import Network, compile, save_weights
 from nas_agg.expansion.costs import Cost
 from nas_agg.language.genotype import Genotype
-from nas_agg.report.tree import Branch, network_tree
+from nas_agg.report.tree import TreeNode, network_tree
 from nas_agg.search_space.space import open_space
 from nas_agg.training.data import Data, load_data
 from nas_agg.training.loop import evaluate, pick_device, train
@@ -147,7 +147,7 @@ def print_blocks(before: Genotype, after: Variant) -> None:
     print_table(header, rows, right=(2, 3, 4, 5, 6, 7))
 
 
-def _cells(branch: Branch) -> list[str]:
+def _cells(branch: TreeNode) -> list[str]:
     return ["x".join(map(str, branch.shape)), f"{branch.params:,}", f"{branch.macs:,}"]
 
 

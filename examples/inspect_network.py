@@ -37,7 +37,7 @@ from nas_agg.compiler.last_map import LAST_MAP, with_last_map
 from nas_agg.compiler.network import Network
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
-from nas_agg.report.plots import Explained, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
+from nas_agg.report.plots import Explanation, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
 from nas_agg.study.records.run_folder import METRICS, WEIGHTS, dataset_arguments, read_run
 from nas_agg.training.augment import normalise
@@ -173,7 +173,7 @@ def plot_grad_cam(subjects: list[Subject], options: argparse.Namespace) -> Figur
         genotype = nas_agg.load(subject.text).with_task(data.input, data.classes)
         inputs = normalise(images, data.mean, data.std)
         maps, logits = grad_cam(genotype, subject.network(genotype), inputs, data.test.labels[places])
-        rows.append(Explained(subject.name, maps.detach().numpy(), logits.softmax(1).numpy()))
+        rows.append(Explanation(subject.name, maps.detach().numpy(), logits.softmax(1).numpy()))
     title = f"Grad-CAM for the true class, with its probability: test images of {data_name(data)}"
     yield "grad-cam", cam_overlays(images.permute(0, 2, 3, 1).numpy(), labels[places], data.class_names, rows, title)
 

@@ -14,7 +14,7 @@ from nas_agg.common.errors import InputError
 
 if TYPE_CHECKING:
     from nas_agg.report.papers import Paper
-    from nas_agg.report.runs import Match
+    from nas_agg.report.runs import RunMatch
     from nas_agg.report.tables import Grid
 
 
@@ -140,11 +140,11 @@ def table(
             _print_paper(selected_paper, matches if run else None)
 
 
-def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -> list[Match]:
+def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -> list[RunMatch]:
     """The rows of papers that runs reproduce; a run without one gets a line on stderr with the reason."""
     from nas_agg.report.runs import match, read_trained
 
-    matches: list[Match] = []
+    matches: list[RunMatch] = []
     for trained in [read_trained(path, known_as) for path in runs]:
         rows, reason = match(trained, selected)
         matches += rows
@@ -153,7 +153,7 @@ def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -
     return matches
 
 
-def _print_paper(paper: Paper, matches: list[Match] | None) -> None:
+def _print_paper(paper: Paper, matches: list[RunMatch] | None) -> None:
     """Print the sizes, alternative readings and results of a paper; with runs only the results."""
     from nas_agg.report import counts, tables
 

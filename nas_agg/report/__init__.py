@@ -1,4 +1,4 @@
-"""What people read: trees and drawings of networks, the papers' tables beside our counts and runs, figures.
+"""Output for readers: trees and drawings of networks, the papers' tables beside our counts and runs, plots.
 
-Runs are read through `study.records`; nothing in a study imports this room.
+Reads runs through ``study.records``. May import every room below the command line; nothing in ``study`` imports it.
 """

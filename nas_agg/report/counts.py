@@ -1,4 +1,4 @@
-"""What the networks of the papers' rows count, beside what is printed, in each paper's own way of counting."""
+"""Parameters and operations of the papers' networks beside the printed numbers, by each paper's convention."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.primitives import Norm
 from nas_agg.language.genotype import Genotype
-from nas_agg.report.papers import Paper, Reading, Row, Ways
+from nas_agg.report.papers import FlopsConvention, Paper, Reading, Row
 
 _FIGURE = re.compile(r"(\d+(?:\.(\d+))?)([MG]?)")
 _UNITS = {"": 1, "M": 10**6, "G": 10**9}
 
-#: Ways of counting operations: of a cost, in units of 10**9.
-FLOPS: dict[Ways, str] = {
+#: Conventions for counting operations.
+FLOPS: dict[FlopsConvention, str] = {
     "macs": "multiply-adds",
     "2 macs": "2 * multiply-adds",
     "norms too": "(multiply-adds + 5 operations per output of a batch norm and its ReLU) / 2**30 * 10**9",
 }
 
 
-class Counted(BaseModel):
-    """A row beside what its network counts.
+class CountedRow(BaseModel):
+    """A row beside the counts of its network.
 
     Attributes:
         row: The row.
-        reason: Why it differs, where it does.
-        params: Our parameters, in the row's way of counting; none: there is no network.
-        flops: Our operations, in the paper's way of counting.
-        params_agree, flops_agree: Whether they are the printed ones to the printed digits; None: nothing is printed.
+        reason: The reason for a difference; empty if there is none.
+        params: Our number of parameters, by the row's convention; None if the network is not reproduced.
+        flops: Our number of operations, by the paper's convention.
+        params_agree, flops_agree: Whether they equal the printed ones to the printed digits; None if none is printed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,34 +56,35 @@ class Counted(BaseModel):
 
     @property
     def agrees(self) -> bool:
-        """Whether nothing that is printed is contradicted, and there is a network to say so."""
+        """Whether the network is reproduced and no printed number differs."""
         return self.params is not None and self.params_agree is not False and self.flops_agree is not False
 
     @property
     def verdict(self) -> str:
-        """What is to be said of the row: agreement or the reason why not, and the reading taken."""
+        """Agreement or the reason for a difference, and remarks."""
         row = self.row
         if row.point is None:
-            plain = "not reproduced"
+            agreement = "not reproduced"
         elif not self.printed:
-            plain = "not printed"
+            agreement = "not printed"
         else:
-            plain = "agrees" if self.agrees else "differs, for no known reason"
-        said = [self.reason or plain] + [row.note] * bool(row.note) + [f"{row.classes} classes"] * bool(row.classes)
-        said += ["norms not counted"] * row.without_norms
-        said += [f"{' and '.join(row.cut)} cut, not rounded"] * bool(row.cut)
-        said += [f"{name}: {v if isinstance(v, str) else canonical_json(v)}" for name, v in row.with_.items()]
-        return "; ".join(said)
+            agreement = "agrees" if self.agrees else "differs for an unknown reason"
+        notes = [self.reason or agreement] + [row.note] * bool(row.note)
+        notes += [f"{row.classes} classes"] * bool(row.classes)
+        notes += ["norms not counted"] * row.without_norms
+        notes += [f"{' and '.join(row.cut)} truncated, not rounded"] * bool(row.cut)
+        notes += [f"{name}: {v if isinstance(v, str) else canonical_json(v)}" for name, v in row.with_.items()]
+        return "; ".join(notes)
 
 
 class CountedReading(BaseModel):
-    """Another reading of a row beside what it counts.
+    """An alternative reading of a row beside its counts.
 
     Attributes:
         row: The row.
         reading: The reading.
-        params, flops: Our counts; of a range those of its two ends.
-        agrees: Whether they are the printed ones; None: nothing is printed.
+        params, flops: Our counts; for a range those of its two ends.
+        agrees: Whether they equal the printed ones; None if none is printed.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -96,35 +97,35 @@ class CountedReading(BaseModel):
 
     @property
     def about(self) -> str:
-        """What is read otherwise, and the range of a name."""
+        """The difference of the reading, and the range of a name."""
         reading = self.reading
         ranges = [f"{name} from {first:g} to {last:g}" for name, (first, last) in reading.range.items()]
         return "; ".join([reading.about, *ranges])
 
     @property
     def verdict(self) -> str:
-        """Whether the reading gives what is printed."""
+        """Whether the reading agrees with the printed numbers."""
         if self.agrees is None:
             return "not printed"
         by = f", printed by {self.reading.by}" * bool(self.reading.by)
         return f"{'agrees' if self.agrees else 'differs'}{by}"
 
 
-def count(row: Row, of: Paper) -> Counted:
-    """Counts the network of a row.
+def count(row: Row, of: Paper) -> CountedRow:
+    """Count the parameters and operations of a row.
 
     Args:
         row: The row.
-        of: The paper it stands in.
+        of: Its paper.
 
     Raises:
-        InputError: The row's reading is not a network.
+        InputError: The row's genotype is not valid.
     """
     genotype = row.genotype()
     if genotype is None:
-        return Counted(row=row)
+        return CountedRow(row=row)
     params, flops = _counts(genotype, of.flops, row.without_norms)
-    return Counted(
+    return CountedRow(
         row=row,
         reason=of.reasons[row.differs] if row.differs else "",
         params=params,
@@ -135,28 +136,28 @@ def count(row: Row, of: Paper) -> Counted:
 
 
 def count_readings(row: Row, of: Paper) -> list[CountedReading]:
-    """Counts the other readings of a row.
+    """Count the alternative readings of a row.
 
     Raises:
-        InputError: A reading is not a network.
+        InputError: The genotype of a reading is not valid.
     """
-    found = []
+    counted = []
     for reading in row.readings:
         ends = (0, 1) if reading.range else (0,)
         params, flops = zip(
             *[_counts(row.genotype_of(reading, end), of.flops, reading.without_norms) for end in ends], strict=True
         )
-        agree = [_agrees(mine, reading.params or row.params, "params" in row.cut) for mine in params]
+        agree = [_agrees(ours, reading.params or row.params, "params" in row.cut) for ours in params]
         if not reading.params:
-            agree += [_agrees(mine, row.flops, "flops" in row.cut) for mine in flops]
-        known = [yes for yes in agree if yes is not None]
-        agrees = all(known) if known else None
-        found.append(CountedReading(row=row, reading=reading, params=params, flops=flops, agrees=agrees))
-    return found
+            agree += [_agrees(ours, row.flops, "flops" in row.cut) for ours in flops]
+        verdicts = [yes for yes in agree if yes is not None]
+        agrees = all(verdicts) if verdicts else None
+        counted.append(CountedReading(row=row, reading=reading, params=params, flops=flops, agrees=agrees))
+    return counted
 
 
-def summary(counted: Sequence[Counted]) -> str:
-    """How many rows agree, in a line."""
+def summary(counted: Sequence[CountedRow]) -> str:
+    """One line with the number of rows that agree."""
     printed = [row for row in counted if row.printed and row.params is not None]
     missing = sum(row.params is None for row in counted)
     text = f"{sum(row.agrees for row in printed)} of {len(printed)} counts agree"
@@ -166,19 +167,19 @@ def summary(counted: Sequence[Counted]) -> str:
 
 
 def as_printed(figure: int, like: str, cut: bool = False) -> str:
-    """A figure with as many digits, and the unit, of a printed one.
+    """Format a number with the digits and the unit of a printed one.
 
     Args:
-        figure: The figure.
-        like: A figure as a paper prints it: ``0.76M``, ``2.73G``, ``7,978,856``.
-        cut: Whether further digits are cut, not rounded.
+        figure: The number.
+        like: A printed number: ``0.76M``, ``2.73G``, ``7,978,856``.
+        cut: Whether to truncate instead of rounding.
 
     Raises:
-        InputError: ``like`` is no figure.
+        InputError: ``like`` is not a number.
     """
     match = _FIGURE.fullmatch(like.replace(",", ""))
     if match is None:
-        raise InputError(f"'{like}' is not a figure such as 0.76M, 2.73G or 7,978,856")
+        raise InputError(f"invalid number '{like}'; expected for example 0.76M, 2.73G or 7,978,856")
     rounding = ROUND_DOWN if cut else ROUND_HALF_UP
     digits = Decimal(1).scaleb(-len(match[2] or ""))
     shown = (Decimal(figure) / _UNITS[match[3]]).quantize(digits, rounding)
@@ -189,14 +190,14 @@ def _agrees(figure: int, printed: str | None, cut: bool) -> bool | None:
     return None if printed is None else as_printed(figure, printed, cut) == printed
 
 
-def _counts(genotype: Genotype, way: Ways, without_norms: bool) -> tuple[int, int]:
+def _counts(genotype: Genotype, way: FlopsConvention, without_norms: bool) -> tuple[int, int]:
     """Parameters and operations of a network."""
     cost = Cost(expand(genotype))
     norms = sum(op.params for op in cost.graph.ops if isinstance(op, Norm)) if without_norms else 0
     return cost.params - norms, _operations(cost, way)
 
 
-def _operations(cost: Cost, way: Ways) -> int:
+def _operations(cost: Cost, way: FlopsConvention) -> int:
     if way == "2 macs":
         return cost.flops
     if way == "norms too":
@@ -206,8 +207,8 @@ def _operations(cost: Cost, way: Ways) -> int:
     return cost.macs
 
 
-def as_dict(counted: Counted) -> dict[str, Any]:
-    """A row and its counts as plain JSON values."""
+def as_dict(counted: CountedRow) -> dict[str, Any]:
+    """A row and its counts as JSON values."""
     row = counted.row
     return {
         "network": row.network,

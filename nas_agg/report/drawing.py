@@ -1,7 +1,8 @@
-"""A network as a picture, drawn as the papers draw theirs.
+"""Drawings of networks in the style of the papers.
 
-Above, the whole from left to right: bars are nodes, as high as their maps and as thick as they are wide. Below, each
-aggregate that looks different is opened once: its nodes with arcs for what they read, then what a node does.
+The upper part shows the whole network from left to right: a bar is a node, its height stands for the size of its map
+and its thickness for its channels. Below, a panel shows each kind of aggregate: its nodes with arcs for the features
+they read, and the operations of a node.
 """
 
 from __future__ import annotations
@@ -14,54 +15,54 @@ from nas_agg.expansion.costs import Cost
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.outline import Layer, Node, Opened, Step, outline
-from nas_agg.report.panels import Panels, panel_picture, panels_of
-from nas_agg.report.svg import GREY, INK, Picture, shape_text, short, text_width
-from nas_agg.report.wires import OPERATORS, SIGN, sign
+from nas_agg.report.panels import Panels, group_panels, panel_picture
+from nas_agg.report.svg import GREY, INK, Picture, shape_text, shorten, text_width
+from nas_agg.report.wires import OPERATORS, SIGN_RADIUS, operator_sign
 
-PAGE = 1360  # where rows are broken
-MOST_BARS = 10
-MOST_ITEMS = 36  # of the upper row
+PAGE_WIDTH = 1360
+MAX_BARS = 10
+MAX_ITEMS = 36  # in the upper part
 
 
 def draw(genotype: Genotype, title: str = "") -> str:
-    """The picture of a genotype's network, as the text of an SVG file.
+    """Draw a genotype's network; returns the text of an SVG file.
 
     Args:
         genotype: A genotype without open names.
-        title: What stands above it.
+        title: A title.
 
     Raises:
-        GenotypeError: If the genotype is not a network.
+        GenotypeError: The genotype does not describe a network.
     """
     graph, steps = outline(genotype)
     cost = Cost(graph)
     c, h, w = genotype.input
     about = f"{c}×{h}×{w} images, {genotype.classes} classes; {cost.params:,} parameters, {cost.macs:,} MACs"
-    panels = panels_of(steps)
+    panels = group_panels(steps)
     picture = Picture()
     if title:
-        picture.text(0, 16, short(title, 120), 18, bold=True)
+        picture.text(0, 16, shorten(title, 120), 18, bold=True)
     picture.text(0, 36, about, 12, GREY)
-    picture.put(0, 60, _pipeline(genotype.input, steps, panels))
+    picture.insert(0, 60, _pipeline(genotype.input, steps, panels))
     x, y = 0.0, picture.height + 24
     for panel in panels.shown:
-        made = panel_picture(panel, panels)
-        if x and x + made.width > PAGE:
+        part = panel_picture(panel, panels)
+        if x and x + part.width > PAGE_WIDTH:
             x, y = 0.0, picture.height + 24
-        picture.put(x, y, made, {"class": "aggregate", "data-path": panel.drawn.path})
-        x += made.width + 50
+        picture.insert(x, y, part, {"class": "aggregate", "data-path": panel.drawn.path})
+        x += part.width + 50
     if panels.left_out:
         picture.text(0, picture.height + 24, f"and {panels.left_out} more kinds of aggregates", 12, GREY)
-    picture.put(0, picture.height + 24, _legend(panels))
+    picture.insert(0, picture.height + 24, _legend(panels))
     return picture.document(title or about)
 
 
-# ---------------------------------------------------------------------- the whole
+# ---------------------------------------------------------------------- the upper part
 
 
 @dataclass
 class Run:
-    """Nodes of one aggregate on a map of one size; ``last`` if they are its last."""
+    """Consecutive nodes of an aggregate with maps of equal size; ``last`` if the aggregate ends with them."""
 
     opened: Opened
     nodes: list[Node]
@@ -72,31 +73,31 @@ class Run:
         return self.opened.leaving if self.last else self.nodes[-1].shape
 
 
-def _runs(steps: list[Step]) -> list[list[Layer] | Run]:
-    found: list[list[Layer] | Run] = []
+def _runs_of_nodes(steps: list[Step]) -> list[list[Layer] | Run]:
+    items: list[list[Layer] | Run] = []
     for outer, part in groupby(steps, key=lambda step: isinstance(step, Opened)):
         if not outer:
-            found.append([step for step in part if isinstance(step, Layer)])
+            items.append([step for step in part if isinstance(step, Layer)])
             continue
         for opened in part:
             assert isinstance(opened, Opened)
             runs = [list(nodes) for _, nodes in groupby(opened.nodes, key=lambda node: node.shape[1:])]
-            found.extend(Run(opened, nodes, nodes is runs[-1]) for nodes in runs)
-    return found
+            items.extend(Run(opened, nodes, nodes is runs[-1]) for nodes in runs)
+    return items
 
 
 def _pipeline(image: Shape, steps: list[Step], panels: Panels) -> Picture:
-    """All of the network, from image to logits."""
-    items = _runs(steps)
-    left_out = len(items) - MOST_ITEMS
+    """The whole network, from image to logits."""
+    items = _runs_of_nodes(steps)
+    left_out = len(items) - MAX_ITEMS
     runs = [item for item in items if isinstance(item, Run)]
     widest = max((node.shape[0] for run in runs for node in run.nodes), default=1)
     sides = [max(node.shape[1:]) for run in runs for node in run.nodes] or [1]
     pictures = []
     for i, item in enumerate(items):
-        if left_out > 0 and MOST_ITEMS - 9 <= i <= len(items) - 9:
+        if left_out > 0 and MAX_ITEMS - 9 <= i <= len(items) - 9:
             if i == len(items) - 9:
-                pictures.append(_plain("· · ·", f"{left_out + 1} more"))
+                pictures.append(_ellipsis("· · ·", f"{left_out + 1} more"))
             continue
         if isinstance(item, Run):
             pictures.append(_bars(item, panels, widest, (min(sides), max(sides))))
@@ -104,36 +105,36 @@ def _pipeline(image: Shape, steps: list[Step], panels: Panels) -> Picture:
             pictures.append(_layers(item, "stem" if i == 0 else "head" if i == len(items) - 1 else ""))
     whole, x, y = Picture(), 46.0, 0.0
     rows: list[list[Picture]] = [[]]
-    for made in pictures:
-        if rows[-1] and sum(p.width + 28 for p in rows[-1]) + made.width + 28 > PAGE - 46:
+    for part in pictures:
+        if rows[-1] and sum(p.width + 28 for p in rows[-1]) + part.width + 28 > PAGE_WIDTH - 46:
             rows.append([])
-        rows[-1].append(made)
+        rows[-1].append(part)
     for k, row in enumerate(rows):
-        middle = y + max(made.height for made in row) / 2 if row else y
+        middle = y + max(part.height for part in row) / 2 if row else y
         if k == 0:
             whole.text(0, middle - 6, "image", 11, GREY)
             whole.text(0, middle + 8, shape_text(image), 10, GREY)
             x = max(46.0, text_width(shape_text(image), 10) + 6)
         else:
             x = 20
-        for made in row:
+        for part in row:
             whole.arrow(x, x + 22, middle)
-            whole.put(x + 26, middle - made.height / 2, made)
-            x += made.width + 30
+            whole.insert(x + 26, middle - part.height / 2, part)
+            x += part.width + 30
         y = whole.height + 26
     return whole
 
 
-def _plain(first: str, second: str) -> Picture:
+def _ellipsis(first: str, second: str) -> Picture:
     picture = Picture()
     picture.text(24, 14, first, 16, GREY, "middle")
     picture.text(24, 28, second, 9, GREY, "middle")
-    picture.reach(50, 30)
+    picture.extend_to(50, 30)
     return picture
 
 
 def _layers(layers: list[Layer], role: str) -> Picture:
-    """A small box that lists layers."""
+    """A box that lists layers."""
     lines: list[tuple[str, str]] = []
     for small, part in groupby(layers, key=lambda layer: layer.kind == "small"):
         texts = [layer.text for layer in part]
@@ -154,42 +155,44 @@ def _layers(layers: list[Layer], role: str) -> Picture:
         picture.text(width / 2, 14 + step * (i + 1), text, size, GREY if kind == "small" else INK, "middle")
     bottom = 14 + len(lines) * step + 7
     picture.text(width / 2, bottom + 12, below, size, GREY, "middle")
-    picture.reach(width, bottom + 14)
+    picture.extend_to(width, bottom + 14)
     return picture
 
 
 def _bars(run: Run, panels: Panels, widest: int, sides: tuple[int, int]) -> Picture:
-    """Nodes as bars, as high as their maps (logarithms) and as thick as they are wide."""
+    """Nodes as bars; height is the logarithm of the map's size, thickness the number of channels."""
     letter = panels.letter(run.opened)
     nodes: list[Node | None] = list(run.nodes)
-    if len(nodes) > MOST_BARS:
-        nodes = [*nodes[: MOST_BARS - 3], None, *nodes[-2:]]
-    least, most = (math.log2(side + 1) for side in sides)
-    height = 34 + 92 * ((math.log2(max(run.nodes[-1].shape[1:]) + 1) - least) / (most - least) if most > least else 0.5)
+    if len(nodes) > MAX_BARS:
+        nodes = [*nodes[: MAX_BARS - 3], None, *nodes[-2:]]
+    lowest, highest = (math.log2(side + 1) for side in sides)
+    height = 34 + 92 * (
+        (math.log2(max(run.nodes[-1].shape[1:]) + 1) - lowest) / (highest - lowest) if highest > lowest else 0.5
+    )
     thick = [12.0 if node is None else 3 + 8 * node.shape[0] / widest for node in nodes]
     bars = sum(thick) + 3 * (len(thick) - 1)
     widths = sorted({node.shape[0] for node in run.nodes})
-    said = f"w {widths[0]}" + (f"–{widths[-1]}" if len(widths) > 1 else "")
+    width_text = f"w {widths[0]}" + (f"–{widths[-1]}" if len(widths) > 1 else "")
     times = f"{len(run.nodes)} × " * (len(run.nodes) > 1)
-    texts = [f"{times}{letter}" if letter else f"{len(run.nodes)} nodes", said, shape_text(run.shape)]
+    texts = [f"{times}{letter}" if letter else f"{len(run.nodes)} nodes", width_text, shape_text(run.shape)]
     width = max(bars, *(text_width(text, 10) for text in texts))
     picture = Picture()
-    picture.text(width / 2, 10, texts[0], 12, at="middle", bold=True)
+    picture.text(width / 2, 10, texts[0], 12, anchor="middle", bold=True)
     x = (width - bars) / 2
     for node, wide in zip(nodes, thick, strict=True):
         if node is None:
             picture.text(x + wide / 2, 18 + height / 2, "…", 13, GREY, "middle")
         else:
-            picture.box(x, 16, wide, height, panels.tint(letter), round=1, data={"class": "bar"})
+            picture.box(x, 16, wide, height, panels.tint(letter), radius=1, attributes={"class": "bar"})
         x += wide + 3
     picture.text(width / 2, height + 29, texts[1], 10, INK, "middle")
     picture.text(width / 2, height + 42, texts[2], 10, GREY, "middle")
-    picture.reach(width, height + 44)
+    picture.extend_to(width, height + 44)
     return picture
 
 
 def _legend(panels: Panels) -> Picture:
-    """The colours that occur."""
+    """The legend of the operators and lines in use."""
     picture, x = Picture(), 0.0
     opened = [panel.drawn for panel in panels.shown]
     nodes = [node for one in opened for node in one.nodes]
@@ -198,7 +201,7 @@ def _legend(panels: Panels) -> Picture:
     used |= {node.shortcut.operator for node in nodes if node.shortcut} | {n.join.operator for n in nodes if n.join}
     for operator in OPERATORS:
         if operator in used:
-            sign(picture, x + SIGN, 10, operator)
+            operator_sign(picture, x + SIGN_RADIUS, 10, operator)
             picture.text(x + 18, 14, operator, 11)
             x += 34 + text_width(operator, 11)
     if nodes:
@@ -208,5 +211,5 @@ def _legend(panels: Panels) -> Picture:
                 picture.text(x + 32, 14, text, 11)
                 x += 52 + text_width(text, 11)
         picture.text(x, 14, "a node: its number, channels (w), groups (gr), stride (/)", 11, GREY)
-    picture.reach(0, 20)
+    picture.extend_to(0, 20)
     return picture

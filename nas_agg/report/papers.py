@@ -1,8 +1,8 @@
-"""The papers' tables as data: one file per paper in ``printed/``, every number as it is printed.
+"""The papers' tables as data: one file per paper in ``printed/``, with every number as printed.
 
-A paper has ``tables`` and ``rows``. A table names its columns, by data set and metric; a row is a network, with what
-each table prints of it as one string, a value per column (``"26.13 6.65"``, ``-`` where nothing is printed). What is
-beside it is counted (``counts.py``) or trained (``runs.py``) here, never written down.
+A paper has ``tables`` and ``rows``. A table names its columns by data set and metric; a row is a network with its
+values in each table as one string, one per column (``"26.13 6.65"``, ``-`` where nothing is printed). Our own values
+are counted (``counts.py``) or read from runs (``runs.py``), never written down.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nas_agg.search_space.references import open_genotype
 
 _VALUE = re.compile(r"-|\d+(\.\d+)?\*?")
 
-Ways = Literal["macs", "2 macs", "norms too"]
+FlopsConvention = Literal["macs", "2 macs", "norms too"]
 Data = Literal["cifar10", "cifar10+", "cifar100", "cifar100+", "imagenet", "coco"]
 Metric = Literal[
     "error", "top-5 error", "accuracy", "top-5 accuracy", "AP.5", "AP.75", "AP", "memory", "time", "inference"
 ]
 
-#: Each metric with what stands before and behind a value of it.
+#: Prefix and suffix of each metric's values.
 METRICS: dict[Metric, tuple[str, str]] = {
     "error": ("", ""),  # top-1, in percent
     "top-5 error": ("top-5 ", ""),
@@ -48,9 +48,9 @@ class DataSet(NamedTuple):
 
     Attributes:
         label: Its name.
-        input: The images' shape, (channels, height, width); none: networks do not classify it.
-        classes: The number of classes.
-        test: The number of images that errors are measured on.
+        input: Shape of an image, (channels, height, width); None if it is not a classification data set.
+        classes: Number of classes.
+        test: Number of test images.
     """
 
     label: str
@@ -59,7 +59,7 @@ class DataSet(NamedTuple):
     test: int = 0
 
 
-#: The data sets of the papers' columns; a ``+`` after the name is the table's own, for augmented training images.
+#: The data sets of the papers' columns; the ``+`` after a column's name stands for augmented training images.
 DATA_SETS = {
     "cifar10": DataSet("CIFAR-10", (3, 32, 32), 10, 10_000),
     "cifar100": DataSet("CIFAR-100", (3, 32, 32), 100, 10_000),
@@ -72,10 +72,10 @@ class Result(NamedTuple):
     """One printed value.
 
     Attributes:
-        table: The table it stands in.
+        table: Its table.
         data: The data set.
-        metric: What it is.
-        value: The value as printed; a star is the table's.
+        metric: The metric.
+        value: The value as printed, including a star.
     """
 
     table: str
@@ -89,10 +89,10 @@ class _Part(BaseModel):
 
 
 class Table(_Part):
-    """One table of a paper that holds results.
+    """One table of results of a paper.
 
     Attributes:
-        about: What it shows.
+        about: Its subject.
         columns: The metrics of each data set, in the order of a row's values.
     """
 
@@ -100,22 +100,22 @@ class Table(_Part):
     columns: dict[Data, tuple[Metric, ...]] = Field(min_length=1)
 
     def cells(self) -> list[tuple[Data, Metric]]:
-        """The columns, one after another."""
+        """The columns as pairs of data set and metric."""
         return [(data, metric) for data, metrics in self.columns.items() for metric in metrics]
 
 
 class Reading(_Part):
-    """Another reading of a row's network, where the paper does not say which, or another author's figure of it.
+    """An alternative reading of a row's network, where the paper is ambiguous or another author prints other numbers.
 
     Attributes:
-        about: What is different.
-        point: The point in the place of the row's.
-        with_: Text for names of the point's genotype, in the place of the row's.
-        range: The values of a name, first and last, that give the printed figures.
-        classes: Other classes than the point's.
-        without_norms: Whether the parameters of norms are left out.
-        params: The parameters that somebody else prints of this reading.
-        by: Who that is.
+        about: The difference.
+        point: A point that replaces the row's.
+        with_: Values for names of the point's genotype that replace the row's.
+        range: First and last value of a name for which the printed numbers are obtained.
+        classes: Number of classes, if other than the point's.
+        without_norms: Whether parameters of norms are excluded.
+        params: Number of parameters that another author prints for this reading.
+        by: That author.
     """
 
     about: str
@@ -138,18 +138,18 @@ class Row(_Part):
     """A network of a paper's tables.
 
     Attributes:
-        network: Its name, the paper's own or, where several rows share that, a fuller one.
-        point: The point that it is, ``space/point``; none: it is not reproduced.
-        with_: Text for names of the point's genotype, where the row is no point itself.
-        classes: Other classes than the point's, of the network that is counted.
-        params: The parameters as printed, such as ``0.76M``; a whole number is exact.
-        flops: The operations as printed, in the paper's own counting.
-        without_norms: Whether the paper leaves the parameters of norms out.
-        cut: Which figures the paper cuts to its digits instead of rounding them.
-        differs: Why our figures are not the printed ones, one of the paper's reasons; empty: they are.
-        note: What else is to be said of the row.
-        printed: The results: a table's name, and the row's values in it.
-        readings: Other readings.
+        network: Its name in the paper, made unique if several rows share it.
+        point: The corresponding point, ``space/point``; None if the network is not reproduced.
+        with_: Values for names of the point's genotype, if the row is not a point itself.
+        classes: Number of classes of the counted network, if other than the point's.
+        params: Number of parameters as printed, such as ``0.76M``; a whole number is exact.
+        flops: Number of operations as printed, by the paper's convention.
+        without_norms: Whether the paper excludes parameters of norms.
+        cut: Numbers that the paper truncates instead of rounding.
+        differs: The reason why our numbers differ from the printed ones, one of the paper's; empty if they agree.
+        note: Further remarks.
+        printed: The row's values by table.
+        readings: Alternative readings.
     """
 
     network: str
@@ -172,7 +172,7 @@ class Row(_Part):
         return self
 
     def genotype(self) -> Genotype | None:
-        """The network's genotype, or None where there is no point.
+        """The network's genotype; None if there is no point.
 
         Raises:
             InputError: The point, or a name in ``with``, does not exist.
@@ -180,11 +180,11 @@ class Row(_Part):
         return None if self.point is None else _genotype(self.network, self.point, self.with_, self.classes)
 
     def genotype_of(self, reading: Reading, end: int = 0) -> Genotype:
-        """The genotype of another reading.
+        """The genotype of an alternative reading.
 
         Args:
-            reading: One of this row's.
-            end: Of a reading with a range: 0 is its first value, 1 its last.
+            reading: One of this row's readings.
+            end: For a reading with a range: 0 for its first value, 1 for its last.
 
         Raises:
             InputError: The point, or a name in ``with`` or ``range``, does not exist.
@@ -198,46 +198,48 @@ class Paper(_Part):
     """A paper's tables.
 
     Attributes:
-        about: The paper.
-        flops: How it counts operations.
-        tables: Its tables of results, by name.
-        reasons: Why a row may differ, by name.
-        rows: Its rows, in its order.
+        about: Authors, title and year.
+        flops: Its convention for counting operations.
+        tables: Its tables of results by name.
+        reasons: Reasons for differences, by name.
+        rows: Its rows in the order of the paper.
     """
 
     about: str
-    flops: Ways = "macs"
+    flops: FlopsConvention = "macs"
     tables: dict[str, Table] = Field(default_factory=dict)
     reasons: dict[str, str] = Field(default_factory=dict)
     rows: tuple[Row, ...]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        seen: set[str] = set()
+        names: set[str] = set()
         for row in self.rows:
-            if row.network in seen:
-                raise ValueError(f"two rows '{row.network}'")
-            seen.add(row.network)
+            if row.network in names:
+                raise ValueError(f"duplicate row '{row.network}'")
+            names.add(row.network)
             if row.differs and row.differs not in self.reasons:
-                raise ValueError(f"'{row.network}': no reason '{row.differs}'{did_you_mean(row.differs, self.reasons)}")
+                raise ValueError(
+                    f"'{row.network}': unknown reason '{row.differs}'{did_you_mean(row.differs, self.reasons)}"
+                )
             for name, text in row.printed.items():
                 self._check_values(f"'{row.network}'", name, text)
         return self
 
     def _check_values(self, where: str, name: str, text: str) -> None:
         if name not in self.tables:
-            raise ValueError(f"{where}: no table '{name}'{did_you_mean(name, self.tables)}")
+            raise ValueError(f"{where}: unknown table '{name}'{did_you_mean(name, self.tables)}")
         values, columns = text.split(), self.tables[name].cells()
         if len(values) != len(columns):
             raise ValueError(f"{where}: {name} has {len(columns)} columns, not {len(values)}")
         for value in values:
             if not _VALUE.fullmatch(value):
-                raise ValueError(f"{where}: {name}: '{value}' is no value such as 26.13, 5.39* or -")
+                raise ValueError(f"{where}: {name}: invalid value '{value}'; expected for example 26.13, 5.39* or -")
         if set(values) == {"-"}:
-            raise ValueError(f"{where}: {name} prints nothing")
+            raise ValueError(f"{where}: {name} has no values")
 
     def results(self, row: Row) -> list[Result]:
-        """What the paper prints of a row's network, in the order of its tables."""
+        """The printed results of a row, in the order of the tables."""
         return [
             Result(name, data, metric, value)
             for name, table in self.tables.items()
@@ -249,22 +251,22 @@ class Paper(_Part):
 
 @lru_cache(maxsize=1)
 def papers() -> Mapping[str, Paper]:
-    """The papers by name; one that has no tables of results of its own comes last."""
+    """The papers by name; those without tables of results come last."""
     folder = importlib.resources.files("nas_agg.report").joinpath("printed")
     texts = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8") for file in folder.iterdir()}
-    found = {name: read_paper(text, f"{name}.yaml") for name, text in sorted(texts.items())}
-    return dict(sorted(found.items(), key=lambda item: not item[1].tables))
+    by_name = {name: read_paper(text, f"{name}.yaml") for name, text in sorted(texts.items())}
+    return dict(sorted(by_name.items(), key=lambda item: not item[1].tables))
 
 
 def read_paper(text: str, name: str) -> Paper:
-    """The paper in a text of YAML.
+    """Read a paper's YAML.
 
     Args:
         text: The text.
-        name: What it is called in an error.
+        name: Its name in error messages.
 
     Raises:
-        InputError: It is not a paper's file; the line says where.
+        InputError: It is not a valid paper; the message says where.
     """
     try:
         return Paper.model_validate(parse_document(text, name, "yaml"))
@@ -278,17 +280,17 @@ def paper(name: str) -> Paper:
     """One paper's tables.
 
     Raises:
-        InputError: There is none of that name.
+        InputError: There is no such paper.
     """
     if name not in papers():
-        raise InputError(f"no paper '{name}'{did_you_mean(name, papers())}; there are {', '.join(papers())}")
+        raise InputError(f"unknown paper '{name}'{did_you_mean(name, papers())}; choose from {', '.join(papers())}")
     return papers()[name]
 
 
 def _genotype(
     where: str, point: str, with_: Mapping[str, Any], classes: int | None, values: Mapping[str, Any] | None = None
 ) -> Genotype:
-    """A point with other text, and other values, for names of it."""
+    """A point's genotype with values for some of its names."""
     genotype = open_genotype(point)
     if with_ or values:
         text = dict(genotype.text())

@@ -1,7 +1,7 @@
-"""Figures of trained networks, drawn by matplotlib (``pip install 'nas-agg[inspect]'``).
+"""Plots of trained networks with matplotlib (``pip install 'nas-agg[inspect]'``).
 
-Heat maps of `nas_agg.report.source_weights`, Grad-CAM over images, learning curves. Colours stay apart for the
-colour-blind: viridis and inferno for values, the palette of Okabe and Ito for lines.
+Heat maps of `nas_agg.report.source_weights`, Grad-CAM overlays and learning curves. Colours are suitable for readers
+with colour blindness: viridis and inferno for values, the palette of Okabe and Ito for lines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-UNREAD = "0.92"  # grey of a source that is not read
+NO_VALUE_GREY = "0.92"  # of sources that are not read
 _STYLE = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -33,11 +33,11 @@ _STYLE = {
     "figure.labelsize": 9,
     "legend.fontsize": 9,
     "savefig.dpi": 150,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "nas_agg",  # and equal figures are equal files
+    "svg.fonttype": "none",  # text is kept as text
+    "svg.hashsalt": "nas_agg",  # equal figures give equal files
 }
-_LABEL = 0.16  # inches of a label's line
-_PALE = -150  # what is black under a map, so that colours are those of the colour bar nearly everywhere
+_LABEL = 0.16  # height of a label in inches
+_GREY_BLACK = -150  # value of black under a map; images appear pale, so that the map's colours match the colour bar
 _PARTS: dict[str, dict[str, Any]] = {
     "train": {"linestyle": "--"},
     "validation": {"linestyle": "-"},
@@ -46,19 +46,19 @@ _PARTS: dict[str, dict[str, Any]] = {
 
 
 def check_matplotlib() -> None:
-    """Raises an `InputError` that says what to install where matplotlib is missing."""
+    """Raise an `InputError` that says what to install if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("pictures need matplotlib: pip install 'nas-agg[inspect]'") from None
+        raise InputError("plots need matplotlib: pip install 'nas-agg[inspect]'") from None
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
-    """Saves a figure as PNG and as SVG, and returns the files.
+    """Save a figure as PNG and SVG; returns the files.
 
     Args:
-        figure: What to save.
-        path: The files without their endings.
+        figure: The figure.
+        path: Path of the files without extension.
     """
     files = [Path(f"{os.fspath(path)}.{ending}") for ending in ("png", "svg")]
     with _style():
@@ -73,8 +73,8 @@ def _style() -> Any:
     return matplotlib.rc_context(_STYLE)  # type: ignore[arg-type]
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that draws, in this module's style."""
+def _with_style(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorate a function so that it draws in this module's style."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -88,15 +88,15 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 # ---------------------------------------------------------------------- weights by source
 
 
-@_styled
+@_with_style
 def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: bool = False) -> Figure:
-    """Heat maps side by side, source against reading layer, on one colour scale.
+    """Heat maps of weights by source and reading layer, on a common colour scale.
 
     Args:
-        tables: At least one.
-        title: Above them.
-        absolute: Whether to show mean absolute weights. By default each reader's are divided by its largest: readers of
-            many channels have smaller weights, and what is compared is the use of sources.
+        tables: One or more tables.
+        title: A title.
+        absolute: Whether to show mean absolute weights. By default the weights of each reader are divided by its
+            largest, since readers of many channels have smaller weights and the use of sources is to be compared.
     """
     from matplotlib import colormaps
 
@@ -107,14 +107,14 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     figure = _figure(side * columns + 1.3, side * rows + 0.9)
     scaled = [table.values if absolute else _relative(table.values) for table in tables]
     top = max(float(np.nanmax(values)) for values in scaled) or 1.0
-    colours = colormaps["viridis"].with_extremes(bad=UNREAD)
+    colours = colormaps["viridis"].with_extremes(bad=NO_VALUE_GREY)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, table, values in zip(grid.flat, tables, scaled, strict=False):
         image = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest", aspect="auto")
-        axes.set_title(shortened(table.aggregate.replace(".unit.", "."), int(10 * side)))
-        room = int((side - 0.7) / _LABEL)
-        _label(axes.xaxis, table.readers, room)
-        _label(axes.yaxis, table.sources, room)
+        axes.set_title(shorten_middle(table.aggregate.replace(".unit.", "."), int(10 * side)))
+        capacity = int((side - 0.7) / _LABEL)
+        _set_labels(axes.xaxis, table.readers, capacity)
+        _set_labels(axes.yaxis, table.sources, capacity)
         if len(table.readers) > 12 or max(map(len, table.readers)) > 4:
             axes.tick_params(axis="x", labelrotation=90)
     for axes in grid.flat[len(tables) :]:
@@ -122,21 +122,21 @@ def heat_maps(tables: Sequence[SourceWeights], title: str = "", *, absolute: boo
     figure.suptitle(_wrapped(title, figure))
     figure.supxlabel("reading layer")
     figure.supylabel("source")
-    unit = "mean |w|" if absolute else "mean |w| / the reader's largest"
+    unit = "mean |w|" if absolute else "mean |w| / maximum of the reader"
     none = "no weight" if all(table.kind == "scales" for table in tables) else "not read"
     figure.colorbar(image, ax=grid, label=f"{unit}\n(grey: {none})", shrink=0.9, aspect=25)
     return figure
 
 
 def _relative(values: np.ndarray) -> np.ndarray:
-    """Each column divided by its largest value; zeros stay zeros."""
+    """Divide each column by its maximum; columns of zeros remain zero."""
     largest = np.nanmax(values, 0)
     return values / np.where(largest > 0, largest, 1)
 
 
-def _label(axis: Any, labels: Sequence[str], room: int) -> None:
-    """Labels places of an axis: all of them, or as many as there is room for, the first and the last among them."""
-    every = math.ceil(len(labels) / max(2, room))
+def _set_labels(axis: Any, labels: Sequence[str], capacity: int) -> None:
+    """Label an axis with all labels, or as many as fit, including the first and the last."""
+    every = math.ceil(len(labels) / max(2, capacity))
     last = len(labels) - 1
     places = [*(k for k in range(0, last, every) if last - k >= every), last]
     axis.set_ticks(places, [labels[k] for k in places], fontsize=7)
@@ -146,13 +146,13 @@ def _label(axis: Any, labels: Sequence[str], room: int) -> None:
 # ---------------------------------------------------------------------- Grad-CAM
 
 
-class Explained(NamedTuple):
-    """What a network looks at in some images.
+class Explanation(NamedTuple):
+    """Grad-CAM maps of a network for some images.
 
     Attributes:
-        name: Of the network.
-        maps: Grad-CAM for each image's class, at the resolution of the feature map: ``(N, h, w)``, not negative.
-        probabilities: Of all classes, ``(N, classes)``.
+        name: Name of the network.
+        maps: Non-negative maps for each image's class at the resolution of the feature map: ``(N, h, w)``.
+        probabilities: Class probabilities, ``(N, classes)``.
     """
 
     name: str
@@ -160,18 +160,18 @@ class Explained(NamedTuple):
     probabilities: np.ndarray
 
 
-@_styled
+@_with_style
 def cam_overlays(
-    images: np.ndarray, labels: Sequence[int], class_names: Sequence[str], rows: Sequence[Explained], title: str = ""
+    images: np.ndarray, labels: Sequence[int], class_names: Sequence[str], rows: Sequence[Explanation], title: str = ""
 ) -> Figure:
-    """The images, and below them a row of maps per network, each relative to its own largest value.
+    """Images, and below them one row of Grad-CAM maps per network, each divided by its maximum.
 
     Args:
         images: uint8, ``(N, H, W, C)``.
-        labels: Their classes.
+        labels: Classes of the images.
         class_names: Names of all classes.
-        rows: The networks.
-        title: Above them.
+        rows: Maps of each network.
+        title: A title.
     """
     from matplotlib.cm import ScalarMappable
 
@@ -182,40 +182,39 @@ def cam_overlays(
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
     for axes, image, label in zip(grid[0], images, labels, strict=True):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(shortened(class_names[label], 18))
+        axes.set_title(shorten_middle(class_names[label], 18))
     grid[0, 0].set_ylabel("image")
     for row, line in zip(rows, grid[1:], strict=True):
         for k, axes in enumerate(line):
-            axes.imshow(images[k].mean(2), cmap="gray", vmin=_PALE, vmax=255)
+            axes.imshow(images[k].mean(2), cmap="gray", vmin=_GREY_BLACK, vmax=255)
             heat = row.maps[k] / max(row.maps[k].max(), 1e-12)
             axes.imshow(heat, cmap="inferno", alpha=0.6, vmin=0, vmax=1, extent=extent, interpolation="bilinear")
             guess, right = int(row.probabilities[k].argmax()), f"{row.probabilities[k][labels[k]]:.0%}"
-            wrong = "" if guess == labels[k] else f", not {shortened(class_names[guess], 12)}"
+            wrong = "" if guess == labels[k] else f", not {shorten_middle(class_names[guess], 12)}"
             axes.set_xlabel(right + wrong, fontsize=8)
-        line[0].set_ylabel(f"{shortened(row.name, 20)}\nmap {row.maps.shape[1]}x{row.maps.shape[2]}")
+        line[0].set_ylabel(f"{shorten_middle(row.name, 20)}\nmap {row.maps.shape[1]}x{row.maps.shape[2]}")
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], xlim=extent[:2], ylim=extent[2:])
     figure.suptitle(_wrapped(title, figure))
-    figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, label="Grad-CAM / the map's largest", shrink=0.9)
+    figure.colorbar(ScalarMappable(cmap="inferno"), ax=grid, label="Grad-CAM / maximum of the map", shrink=0.9)
     return figure
 
 
 # ---------------------------------------------------------------------- learning curves
 
 
-@_styled
+@_with_style
 def learning_curves(
     histories: Mapping[str, Sequence[Mapping[str, Any]]], tests: Mapping[str, Mapping[str, Any]] | None = None
 ) -> Figure:
-    """Error and loss over epochs, a colour per network.
+    """Error and loss over epochs, one colour per network.
 
-    Dashed lines are of the training images as the epoch saw them, augmented, with the recipe's loss (label smoothing
-    included); solid lines of validation images, where the training had some; a star is the final network on the test
-    images.
+    Dashed lines show augmented training images with the recipe's loss (including label smoothing), solid lines
+    validation images if there were any, and a star the final network on the test images.
 
     Args:
-        histories: The metrics of each epoch (a line of ``metrics.jsonl`` each) of networks by name; none empty.
-        tests: ``test_accuracy`` and ``test_loss`` of those that were tested.
+        histories: Non-empty lists of metrics per epoch (lines of ``metrics.jsonl``) by network.
+        tests: ``test_accuracy`` and ``test_loss`` of tested networks.
     """
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
@@ -239,7 +238,7 @@ def learning_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     handles = [
-        Line2D([], [], color=colour, linewidth=3, label=shortened(name, 30))
+        Line2D([], [], color=colour, linewidth=3, label=shorten_middle(name, 30))
         for name, colour in zip(histories, PALETTE * len(histories), strict=False)
     ]
     handles += [Line2D([], [], color="0.4", label=part, **look) for part, look in _PARTS.items() if part in parts]
@@ -247,16 +246,16 @@ def learning_curves(
     return figure
 
 
-def shortened(text: str, room: int) -> str:
-    """A text of at most so many characters, its middle left out where it is longer."""
-    if len(text) <= room:
+def shorten_middle(text: str, capacity: int) -> str:
+    """A text of at most ``capacity`` characters; the middle of a longer text is omitted."""
+    if len(text) <= capacity:
         return text
-    behind = (room - 3) * 2 // 3
-    return f"{text[: room - 3 - behind]}...{text[len(text) - behind :]}"
+    tail = (capacity - 3) * 2 // 3
+    return f"{text[: capacity - 3 - tail]}...{text[len(text) - tail :]}"
 
 
 def _wrapped(title: str, figure: Figure) -> str:
-    """A title in lines that fit the figure's width."""
+    """Wrap a title to the figure's width."""
     return textwrap.fill(title, int(10 * figure.get_figwidth()))
 
 

@@ -1,8 +1,8 @@
-"""Learned weights by source: how much each layer of a network uses each feature that it reads.
+"""Learned weights by source: how strongly each layer of a network uses each feature that it reads.
 
-The pictures of source against reading layer in "Densely Connected Convolutional Networks" (Huang et al., 2017) and in
-"Sequentially Aggregated Convolutional Networks" (SeqConv), in both Figure 5, as numbers. They are read off the graph: a
-channel is followed back through concats, slices, norms, activations and pools to the operation that produced it.
+The numbers behind Figure 5 of "Densely Connected Convolutional Networks" (Huang et al., 2017) and Figure 5 of
+"Sequentially Aggregated Convolutional Networks" (SeqConv), derived from the graph: each channel is traced back through
+concats, slices, norms, activations and pools to the operation that produced it.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NODE = re.compile(r"\.(\d+)\.(?:unit|reads|shortcut)(?=\.|$)")
-_OUTPUT = re.compile(r"\.output$")  # a unit may be called `output` too, but then its layers follow
+_OUTPUT = re.compile(r"\.output$")  # not a unit called `output`, whose path continues
 _SCALE = re.compile(r"(?P<aggregate>.*)\.(?:(?P<node>\d+)\.(?:reads|shortcut)|output)\.weights\.\d+$")
-#: What gives channel k of its first input as channel k.
+#: Operations that map channel k of their first input to channel k.
 _PASSING = (Act, Dropout, Gap, MaxPool, Mul, Norm, Scale)
-_NOTHING = -1  # the origin of a channel of zeros
+_NOTHING = -1  # origin of channels of zeros
 
 Kind = Literal["filters", "scales"]
 
@@ -50,13 +50,13 @@ class SourceWeights(NamedTuple):
     """The weights of one aggregate, by source and reader.
 
     Attributes:
-        aggregate: Its path in the genotype.
-        kind: ``filters``: convolutions and linear layers that read a concat; ``scales``: a weighted gather's learned
-            numbers per channel.
-        sources: Labels of the rows: the numbers of nodes; ahead of them ``in``, what enters the aggregate, or
-            ``in 1``, ``in 2``, ... where it is a concat of several features.
-        readers: Labels of the columns: the numbers of nodes; behind them the layers that read what leaves.
-        values: The mean absolute weight between a source (row) and a reader (column); NaN where it does not read it.
+        aggregate: Path of the aggregate.
+        kind: ``filters`` for convolutions and linear layers that read a concat; ``scales`` for the learned weights of a
+            weighted gather, one per channel.
+        sources: Labels of the rows: ``in``, the input of the aggregate (``in 1``, ``in 2``, ... if it is a concat of
+            several features), then the numbers of nodes.
+        readers: Labels of the columns: the numbers of nodes, then the layers that read the aggregate's output.
+        values: Mean absolute weight between source (row) and reader (column); NaN where the source is not read.
     """
 
     aggregate: str
@@ -67,19 +67,19 @@ class SourceWeights(NamedTuple):
 
 
 def source_weights(graph: Graph, state: Mapping[str, Tensor]) -> list[SourceWeights]:
-    """The weights of every aggregate in which some reader has two sources or more, in the network's order.
+    """Weights of every aggregate in which a reader has two or more sources, in the network's order.
 
-    Of concats these are weights of filters, averaged over all weights between a source and a reader: the L1 norm over
-    their number. Where a reader has several layers (branches), each weight counts once. Gates of squeeze-and-excitation
-    and projections of shortcuts are no readers. Of weighted gathers these are the learned scales; the main path, which
-    a gather adds as it is, has none.
+    For concats these are filter weights, averaged over all weights between a source and a reader (their L1 norm divided
+    by their number). If a reader has several layers (branches), each weight counts once. Gates of
+    squeeze-and-excitation and projections of shortcuts are not readers. For weighted gathers these are the learned
+    scales; the main path, which is added unweighted, has none.
 
     Args:
-        graph: Of the network, as `nas_agg.expansion.expansion.expand` gives it.
-        state: The network's weights by name.
+        graph: The network's graph, as returned by `nas_agg.expansion.expansion.expand`.
+        state: The network's state dict.
 
     Returns:
-        Nothing for a network whose layers read one feature each, or sums without weights.
+        One table per aggregate and kind; none if all layers read a single feature or unweighted sums.
     """
     origins = _origins(graph)
     tables: dict[tuple[str, Kind], _Table] = {}
@@ -91,10 +91,10 @@ def source_weights(graph: Graph, state: Mapping[str, Tensor]) -> list[SourceWeig
 
 
 def _origins(graph: Graph) -> list[np.ndarray]:
-    """For each channel of each tensor the operation that produced it."""
-    found: list[np.ndarray] = []
+    """For each channel of each tensor, the operation that produced it."""
+    origins: list[np.ndarray] = []
     for i, op in enumerate(graph.ops):
-        inputs = [found[source] for source in graph.inputs[i]]
+        inputs = [origins[source] for source in graph.inputs[i]]
         if isinstance(op, Cat):
             origin = np.concatenate(inputs)
         elif isinstance(op, Slice):
@@ -105,14 +105,14 @@ def _origins(graph: Graph) -> list[np.ndarray]:
             origin = inputs[0].reshape(op.groups, -1).T.ravel()
         else:
             origin = inputs[0] if isinstance(op, _PASSING) else np.full(graph.shapes[i][0], i)
-        found.append(origin)
-    return found
+        origins.append(origin)
+    return origins
 
 
 def _readers(graph: Graph, origins: list[np.ndarray]) -> Iterator[tuple[int, Kind, str, int | str]]:
-    """The operations that weigh what they read: each with the aggregate it is counted to, and its place there.
+    """The weighted operations: each with its kind, its aggregate, and the reader that it belongs to there.
 
-    The place is the number of a node, or the path of a layer that reads what leaves the aggregate.
+    A reader is the number of a node, or the path of a layer that reads the aggregate's output.
     """
     gates = _gates(graph)
     for i, (op, path) in enumerate(zip(graph.ops, graph.paths, strict=True)):
@@ -124,10 +124,10 @@ def _readers(graph: Graph, origins: list[np.ndarray]) -> Iterator[tuple[int, Kin
 
 
 def _places(graph: Graph, tensor: int, path: str, origins: list[np.ndarray]) -> list[tuple[str, int | str]]:
-    """The aggregates in which a layer at a path reads a tensor, with the reader that it is there.
+    """The aggregates in which a layer reads a tensor, each with the reader that the layer belongs to.
 
-    A concat is read in the aggregate that made it: by one of its nodes, or by what stands behind or around it; but by
-    a node of the next aggregate where there is one.
+    A concat is read in the aggregate that formed it, by one of its nodes or by a layer after or around it, unless that
+    layer belongs to a node of the next aggregate.
     """
     nodes = {path[: node.start()]: int(node[1]) + 1 for node in _NODE.finditer(path)}
     innermost = next(reversed(nodes), "")
@@ -145,18 +145,18 @@ def _places(graph: Graph, tensor: int, path: str, origins: list[np.ndarray]) -> 
 
 
 def _gates(graph: Graph) -> list[bool]:
-    """Whether an operation serves only to make gates, by which others are multiplied."""
-    found = [False] * len(graph)
+    """For each operation, whether it serves only to compute gates, by which other tensors are multiplied."""
+    gates = [False] * len(graph)
     for i in range(len(graph) - 1, -1, -1):
         readers = graph.readers[i]
-        found[i] = bool(readers) and all(
-            found[reader] or (isinstance(graph.ops[reader], Mul) and graph.inputs[reader][0] != i) for reader in readers
+        gates[i] = bool(readers) and all(
+            gates[reader] or (isinstance(graph.ops[reader], Mul) and graph.inputs[reader][0] != i) for reader in readers
         )
-    return found
+    return gates
 
 
 def _concat(graph: Graph, tensor: int) -> int | None:
-    """The nearest concat whose channels a tensor holds, if there is one."""
+    """The nearest concat whose channels a tensor contains; None if there is none."""
     while not isinstance(graph.ops[tensor], Cat):
         if not isinstance(graph.ops[tensor], (*_PASSING, Slice, Pad, Shuffle)):
             return None
@@ -165,19 +165,19 @@ def _concat(graph: Graph, tensor: int) -> int | None:
 
 
 def _node(path: str) -> str | None:
-    """The innermost node that a path lies in: ``stage2.3``."""
+    """The innermost node that contains a path: ``stage2.3``."""
     nodes = list(_NODE.finditer(path))
     return path[: nodes[-1].end(1)] if nodes else None
 
 
 def _aggregate(path: str) -> str | None:
-    """The innermost aggregate that a path lies in."""
+    """The innermost aggregate that contains a path."""
     ends = [match.start() for match in (*_NODE.finditer(path), *_OUTPUT.finditer(path))]
     return path[: max(ends)] if ends else None
 
 
 def _per_channel(graph: Graph, i: int, weights: Tensor) -> tuple[np.ndarray, int]:
-    """For each input channel the sum of the weights that it meets, and their number."""
+    """For each input channel the sum of its weights, and their number."""
     op = graph.ops[i]
     if isinstance(op, Conv):
         split = weights.reshape(op.groups, op.out // op.groups, op.channels // op.groups, -1)
@@ -190,9 +190,9 @@ def _per_channel(graph: Graph, i: int, weights: Tensor) -> tuple[np.ndarray, int
 
 @dataclass
 class _Table:
-    """Sums and numbers of weights between the sources and the readers of one aggregate.
+    """Sums and numbers of weights between the sources and readers of one aggregate.
 
-    Rows and columns have keys: the number of a node, or the path of what stands outside of the aggregate.
+    Keys of rows and columns are numbers of nodes, or paths of operations outside the aggregate.
     """
 
     graph: Graph
@@ -202,7 +202,7 @@ class _Table:
     first: dict[int | str, int] = field(default_factory=dict)  # the first operation of each source
 
     def add(self, reader: int | str, tensor: int, sums: np.ndarray, count: int) -> None:
-        """Adds the weights of a layer that reads a tensor: of each channel the sum of ``count`` weights."""
+        """Add a layer's weights of a tensor: per channel the sum of ``count`` weights."""
         producers, place, channels = np.unique(self.origins[tensor], return_inverse=True, return_counts=True)
         totals = np.bincount(place, sums)
         for producer, more, width in zip(producers.tolist(), totals.tolist(), channels.tolist(), strict=True):
@@ -212,7 +212,7 @@ class _Table:
                 self.cells[source, reader] = total + more, number + count * width
 
     def _source(self, producer: int) -> int | str:
-        """The row of what an operation produces."""
+        """The row of an operation's output."""
         path, place = self.graph.paths[producer], re.escape(self.aggregate)
         if match := re.match(rf"{place}\.(?:\d+\.(?:reads|shortcut)|output)\.match\.(\d+)(?=\.)", path):
             projected = set(self.origins[self.graph.inputs[producer][0]].tolist())
@@ -225,12 +225,12 @@ class _Table:
 
     @property
     def compares(self) -> bool:
-        """Whether some reader has two sources."""
+        """Whether a reader has two or more sources."""
         readers = [reader for _, reader in self.cells]
         return len(readers) > len(set(readers))
 
     def weights(self, kind: Kind) -> SourceWeights:
-        """What was added up, as means."""
+        """The table of means."""
         readers = list(dict.fromkeys(reader for _, reader in self.cells))
         outer = sorted((key for key in self.first if isinstance(key, str)), key=self.first.__getitem__)
         rows = [*outer, *sorted(key for key in self.first if isinstance(key, int))]
@@ -244,7 +244,7 @@ class _Table:
         return SourceWeights(self.aggregate, kind, labels, tuple(self._label(reader) for reader in columns), values)
 
     def _label(self, reader: int | str) -> str:
-        """A reader's number, or its path without what it has in common with the aggregate's."""
+        """A reader's number, or its path without the prefix shared with the aggregate."""
         parts = str(reader).split(".")
         pairs = zip(parts, self.aggregate.split("."), strict=False)
         return ".".join(parts[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs)) :])

@@ -1,26 +1,26 @@
-"""Shapes and text of an SVG picture, and how much room they take."""
+"""SVG pictures: elements, text and the area that they cover."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from nas_agg.graph.primitives import Shape
 
 INK, GREY, FAINT = "#222222", "#777777", "#dddddd"
-Data = Mapping[str, str] | None  # further attributes
+Attributes = Mapping[str, str] | None
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text_width(text: str, size: float = 11) -> float:
-    """About how wide a text is, in the wider of the usual fonts."""
+    """Approximate width of a text, in the wider of the common fonts."""
     return size * sum(0.34 if sign in " ,.:;()|'!/ijlI" else 0.86 if sign in "×→…mwMW+–" else 0.64 for sign in text)
 
 
-def short(text: str, most: int) -> str:
-    """A text, cut where it is long."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def shorten(text: str, max_length: int) -> str:
+    """A text, truncated with an ellipsis if it is too long."""
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
 def shape_text(shape: Shape) -> str:
@@ -28,35 +28,41 @@ def shape_text(shape: Shape) -> str:
     return "×".join(map(str, shape))
 
 
-def clean(text: str) -> str:
-    """Without the characters that XML does not have."""
+def replace_invalid(text: str) -> str:
+    """A text whose characters that XML does not allow are replaced."""
     return _NOT_XML.sub("\ufffd", text)
 
 
-def number(value: float) -> str:
-    """A coordinate."""
+def format_number(value: float) -> str:
+    """A coordinate with at most one decimal."""
     return f"{value:.1f}".removesuffix(".0")
 
 
+def format_point(x: float, y: float) -> str:
+    """A point: ``12.5,40``."""
+    return f"{format_number(x)},{format_number(y)}"
+
+
 class Picture:
-    """A list of shapes, and the room from 0 that they take to the right and down."""
+    """SVG elements, and the width and height that they cover from the origin."""
 
     def __init__(self) -> None:
-        self.parts: list[str] = []
+        self.elements: list[Element] = []
         self.width = self.height = 0.0
 
-    def reach(self, x: float, y: float) -> None:
-        """Takes the room up to a point."""
+    def extend_to(self, x: float, y: float) -> None:
+        """Extend the covered area to a point."""
         self.width, self.height = max(self.width, x), max(self.height, y)
 
-    def shape(self, name: str, **values: str | float | None) -> None:
-        """Any shape; an underscore in a name is a hyphen."""
-        said = "".join(
-            f" {key.replace('_', '-')}={quoteattr(clean(value) if isinstance(value, str) else number(value))}"
-            for key, value in values.items()
-            if value is not None
-        )
-        self.parts.append(f"<{name}{said}/>")
+    def add(self, tag: str, **attributes: str | float | None) -> Element:
+        """Add an element; an underscore in an attribute's name is a hyphen, and None omits the attribute."""
+        element = Element(tag)
+        for name, value in attributes.items():
+            if value is not None:
+                text = replace_invalid(value) if isinstance(value, str) else format_number(value)
+                element.set(name.replace("_", "-"), text)
+        self.elements.append(element)
+        return element
 
     def box(
         self,
@@ -66,67 +72,76 @@ class Picture:
         height: float,
         fill: str,
         stroke: str = GREY,
-        thick: float = 1,
-        round: float = 3,
+        stroke_width: float = 1,
+        radius: float = 3,
         dash: str | None = None,
-        data: Data = None,
+        attributes: Attributes = None,
     ) -> None:
-        """A rectangle."""
-        self.shape(
-            "rect", x=x, y=y, width=width, height=height, rx=round, fill=fill, stroke=stroke, stroke_width=thick,
-            stroke_dasharray=dash, **(data or {}),
+        """Add a rectangle with rounded corners."""
+        self.add(
+            "rect", x=x, y=y, width=width, height=height, rx=radius, fill=fill, stroke=stroke,
+            stroke_width=stroke_width, stroke_dasharray=dash, **(attributes or {}),
         )  # fmt: skip
-        self.reach(x + width, y + height)
+        self.extend_to(x + width, y + height)
 
     def text(
-        self, x: float, y: float, text: str, size: float = 11, fill: str = INK, at: str = "start", bold: bool = False
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 11,
+        fill: str = INK,
+        anchor: str = "start",
+        bold: bool = False,
     ) -> None:
-        """A line of text whose foot is at y; ``at`` says which part of it is at x: start, middle or end."""
-        weight = ' font-weight="bold"' if bold else ""
-        anchor = "" if at == "start" else f' text-anchor="{at}"'
-        place = f'x="{number(x)}" y="{number(y)}" font-size="{number(size)}" fill="{fill}"'
-        self.parts.append(f"<text {place}{anchor}{weight}>{escape(clean(text))}</text>")
+        """Add a line of text with its baseline at y; ``anchor`` is the part of it at x: start, middle or end."""
+        element = self.add(
+            "text", x=x, y=y, font_size=size, fill=fill, text_anchor=None if anchor == "start" else anchor,
+            font_weight="bold" if bold else None,
+        )  # fmt: skip
+        element.text = replace_invalid(text)
         width = text_width(text, size)
-        self.reach(x + {"start": width, "middle": width / 2}.get(at, 0), y + 3)
+        self.extend_to(x + {"start": width, "middle": width / 2}.get(anchor, 0), y + 3)
 
     def path(
-        self, d: str, colour: str, thick: float = 1.2, dash: str | None = None, faded: bool = False,
-        data: Data = None,
-    ) -> None:  # fmt: skip
-        """A line."""
-        opacity = "0.35" if faded else None
-        self.shape("path", d=d, fill="none", stroke=colour, stroke_width=thick, stroke_dasharray=dash,
-                   stroke_opacity=opacity, **(data or {}))  # fmt: skip
+        self,
+        d: str,
+        colour: str,
+        stroke_width: float = 1.2,
+        dash: str | None = None,
+        faded: bool = False,
+        attributes: Attributes = None,
+    ) -> None:
+        """Add a line; ``d`` is SVG's path description."""
+        self.add(
+            "path", d=d, fill="none", stroke=colour, stroke_width=stroke_width, stroke_dasharray=dash,
+            stroke_opacity="0.35" if faded else None, **(attributes or {}),
+        )  # fmt: skip
 
-    def arrow(self, x1: float, x2: float, y: float, colour: str = GREY, data: Data = None) -> None:
-        """A level arrow to the right."""
-        self.path(f"M{number(x1)},{number(y)}H{number(x2 - 4)}", colour, data=data)
-        self.head(x2, y, colour)
+    def arrow(self, x1: float, x2: float, y: float, colour: str = GREY, attributes: Attributes = None) -> None:
+        """Add a horizontal arrow to the right."""
+        self.path(f"M{format_point(x1, y)}H{format_number(x2 - 4)}", colour, attributes=attributes)
+        self.arrow_head(x2, y, colour)
 
-    def head(self, x: float, y: float, colour: str) -> None:
-        """The head of an arrow to the right."""
-        points = " ".join(f"{number(a)},{number(b)}" for a, b in ((x, y), (x - 6, y - 3), (x - 6, y + 3)))
-        self.shape("polygon", points=points, fill=colour)
+    def arrow_head(self, x: float, y: float, colour: str) -> None:
+        """Add the head of an arrow to the right."""
+        corners = ((x, y), (x - 6, y - 3), (x - 6, y + 3))
+        self.add("polygon", points=" ".join(format_point(*corner) for corner in corners), fill=colour)
 
-    def put(self, x: float, y: float, other: Picture, data: Data = None) -> None:
-        """Another picture in this one."""
-        said = "".join(f" {key}={quoteattr(clean(value))}" for key, value in (data or {}).items())
-        self.parts.append(f'<g transform="translate({number(x)},{number(y)})"{said}>')
-        self.parts.extend(other.parts)
-        self.parts.append("</g>")
-        self.reach(x + other.width, y + other.height)
+    def insert(self, x: float, y: float, other: Picture, attributes: Attributes = None) -> None:
+        """Insert another picture."""
+        group = self.add("g", transform=f"translate({format_point(x, y)})", **(attributes or {}))
+        group.extend(other.elements)
+        self.extend_to(x + other.width, y + other.height)
 
     def document(self, title: str, margin: float = 20) -> str:
-        """The picture as the text of an SVG file."""
-        width, height = number(self.width + 2 * margin), number(self.height + 2 * margin)
-        return "\n".join(
-            [
-                f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-                f'viewBox="{number(-margin)} {number(-margin)} {width} {height}" '
-                'font-family="Helvetica, Arial, sans-serif">',
-                f"<title>{escape(clean(title))}</title>",
-                f'<rect x="{number(-margin)}" y="{number(-margin)}" width="{width}" height="{height}" fill="#ffffff"/>',
-                *self.parts,
-                "</svg>\n",
-            ]
-        )
+        """The text of an SVG file."""
+        left, width, height = (format_number(v) for v in (-margin, self.width + 2 * margin, self.height + 2 * margin))
+        root = Element("svg", xmlns="http://www.w3.org/2000/svg", width=width, height=height)
+        root.set("viewBox", f"{left} {left} {width} {height}")
+        root.set("font-family", "Helvetica, Arial, sans-serif")
+        SubElement(root, "title").text = replace_invalid(title)
+        SubElement(root, "rect", x=left, y=left, width=width, height=height, fill="#ffffff")
+        root.extend(self.elements)
+        indent(root, "")
+        return tostring(root, encoding="unicode") + "\n"

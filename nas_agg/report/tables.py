@@ -1,4 +1,4 @@
-"""The papers' tables as people and machines read them: counts, other readings, and results beside ours."""
+"""The papers' tables as text, Markdown and JSON: counts, alternative readings, and results beside ours."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nas_agg.report.counts import FLOPS, Counted, CountedReading, as_dict, as_printed, count, count_readings, summary
+from nas_agg.report.counts import FLOPS, CountedReading, CountedRow, as_dict, as_printed, count, count_readings, summary
 from nas_agg.report.papers import DATA_SETS, METRICS, Paper, Result, Row
 
 if TYPE_CHECKING:
-    from nas_agg.report.runs import Match
+    from nas_agg.report.runs import RunMatch
 
 
 class Grid(NamedTuple):
     """A table of texts.
 
     Attributes:
-        header: The columns' names.
+        header: Names of the columns.
         rows: The cells.
-        right: Which columns hold numbers.
+        right: Right-aligned columns, those with numbers.
     """
 
     header: tuple[str, ...]
@@ -27,13 +27,13 @@ class Grid(NamedTuple):
     right: tuple[int, ...] = ()
 
 
-def counts_grid(counted: Sequence[Counted]) -> Grid:
-    """What is printed of each network's size beside what it counts here."""
+def counts_grid(counted: Sequence[CountedRow]) -> Grid:
+    """Printed sizes of networks beside our counts."""
     header = ("network", "point", "params", "ours", "FLOPs", "ours", "verdict")
     return Grid(header, [_counts(one) for one in counted], (2, 3, 4, 5))
 
 
-def _counts(counted: Counted) -> list[str]:
+def _counts(counted: CountedRow) -> list[str]:
     row = counted.row
     params = "-" if counted.params is None else f"{counted.params:,}"
     flops = "-" if counted.flops is None else as_printed(counted.flops, row.flops or "0.000G", "flops" in row.cut)
@@ -41,9 +41,9 @@ def _counts(counted: Counted) -> list[str]:
 
 
 def readings_grid(of: Paper) -> Grid:
-    """What other readings of the paper count."""
+    """Counts of alternative readings of the paper."""
     rows = [_reading(one) for row in of.rows for one in count_readings(row, of)]
-    return Grid(("network", "another reading", "params", "ours", "verdict"), rows, (2, 3))
+    return Grid(("network", "alternative reading", "params", "ours", "verdict"), rows, (2, 3))
 
 
 def _reading(counted: CountedReading) -> list[str]:
@@ -52,14 +52,14 @@ def _reading(counted: CountedReading) -> list[str]:
     return [counted.row.network, counted.about, printed, ours, counted.verdict]
 
 
-def results_grid(of: Paper, matches: Sequence[Match] | None = None) -> Grid:
-    """What is printed of each network on each data set.
+def results_grid(of: Paper, matches: Sequence[RunMatch] | None = None) -> Grid:
+    """Printed results of each network on each data set.
 
     Args:
         of: The paper.
-        matches: Runs that have trained networks of its rows; none: there are no columns for ours.
+        matches: Runs with networks of its rows; None omits the columns for ours.
     """
-    header = ("network", "data set", "printed") + (() if matches is None else ("our error", "how it was trained"))
+    header = ("network", "data set", "printed") + (() if matches is None else ("our error", "training"))
     rows = []
     for row in of.rows:
         for data, results in _by_data(of.results(row)):
@@ -75,24 +75,24 @@ def results_grid(of: Paper, matches: Sequence[Match] | None = None) -> Grid:
     return Grid(header, rows, () if matches is None else (3,))
 
 
-def rows_of(of: Paper, name: str, matches: Sequence[Match]) -> Paper:
-    """A paper with those rows alone whose networks runs have trained.
+def rows_of(of: Paper, name: str, matches: Sequence[RunMatch]) -> Paper:
+    """A paper with only those rows that runs match.
 
     Args:
         of: The paper.
         name: Its name.
-        matches: The rows and runs.
+        matches: The matches.
     """
     rows = [row for row in of.rows if any(one.paper == name and one.row is row for one in matches)]
     return of.model_copy(update={"rows": tuple(rows)})
 
 
 def _by_data(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """The results on each data set, in the order in which these first come."""
-    found: dict[str, list[Result]] = {}
+    """The results by data set, in order of first occurrence."""
+    by_data: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.data, []).append(result)
-    return list(found.items())
+        by_data.setdefault(result.data, []).append(result)
+    return list(by_data.items())
 
 
 def _label(data: str) -> str:
@@ -101,12 +101,12 @@ def _label(data: str) -> str:
 
 
 def printed_text(results: Sequence[Result]) -> str:
-    """Results on one data set as a text: ``25.00 (Table 2); 25.01 (Table 3)``.
+    """Results on one data set as text: ``25.00 (Table 2); 25.01 (Table 3)``.
 
-    Tables that print the same stand together.
+    Tables with equal results are combined.
 
     Args:
-        results: In the order of their tables.
+        results: The results, in the order of their tables.
     """
     tables: dict[str, list[str]] = {}
     for table, cells in groupby(results, key=lambda result: result.table):
@@ -122,20 +122,20 @@ def _places(names: Sequence[str]) -> str:
     return f"Tables {', '.join(numbers)}"
 
 
-def markdown(of: Paper, matches: Sequence[Match] | None = None) -> str:
+def markdown(of: Paper, matches: Sequence[RunMatch] | None = None) -> str:
     """All tables of a paper in Markdown."""
     counted = [count(row, of) for row in of.rows]
     results, readings = results_grid(of, matches), readings_grid(of)
     text = f"## {of.about}\n\nFLOPs are {FLOPS[of.flops]}; {summary(counted)}.\n\n{_markdown(counts_grid(counted))}"
     if readings.rows:
-        text += f"\nOther readings:\n\n{_markdown(readings)}"
+        text += f"\nAlternative readings:\n\n{_markdown(readings)}"
     if results.rows:
         text += f"\n{legend(of)}\n\n{_markdown(results)}"
     return text
 
 
 def legend(of: Paper) -> str:
-    """What the results of a paper are."""
+    """A line that explains the results of a paper."""
     tables = "; ".join(f"{name}: {table.about}" for name, table in of.tables.items())
     return f"Results, errors in percent. {tables}."
 
@@ -146,8 +146,8 @@ def _markdown(grid: Grid) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 
-def row_dict(name: str, of: Paper, row: Row, matches: Sequence[Match]) -> dict[str, Any]:
-    """All that is known of a row as plain JSON values."""
+def row_dict(name: str, of: Paper, row: Row, matches: Sequence[RunMatch]) -> dict[str, Any]:
+    """A row with counts, results, readings and runs as JSON values."""
     readings = [
         {
             "about": one.about,

@@ -1,4 +1,4 @@
-"""A network as a tree of text: what it is made of, with shapes and costs."""
+"""A network as a tree of text, with shapes and costs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from nas_agg.language.resolver import Resolver
 
 
 @dataclass
-class Branch:
+class TreeNode:
     """A part of a network.
 
     Attributes:
-        label: Its name in the part that holds it.
-        about: What it is.
-        shape: ``(channels, height, width)`` of what leaves it.
-        params: Trainable numbers in it.
-        macs: Multiply-adds in it, an image.
-        parts: What it is made of.
-        wiring: Of an aggregate: how its layers are connected.
+        label: Its name within its parent.
+        about: A description.
+        shape: ``(channels, height, width)`` of its output.
+        params: Number of parameters.
+        macs: Multiply-adds per image.
+        parts: Its children.
+        wiring: The connections between layers, if it is an aggregate.
     """
 
     label: str
@@ -35,11 +35,11 @@ class Branch:
     shape: Shape = (0, 0, 0)
     params: int = 0
     macs: int = 0
-    parts: dict[str, Branch] = field(default_factory=dict)
+    parts: dict[str, TreeNode] = field(default_factory=dict)
     wiring: Connectivity | None = None
 
     def as_dict(self) -> dict:
-        """Plain JSON values."""
+        """JSON values."""
         return {
             "label": self.label,
             "about": self.about,
@@ -51,58 +51,58 @@ class Branch:
         }
 
 
-def network_tree(genotype: Genotype) -> Branch:
+def network_tree(genotype: Genotype) -> TreeNode:
     """The tree of a genotype's network.
 
     Raises:
-        GenotypeError: If the genotype is not a network.
+        GenotypeError: The genotype does not describe a network.
     """
     graph, gathers = expand(genotype), _gathers(Resolver(genotype).network())
-    root = Branch("net", f"{format_shape(genotype.input)} images, {genotype.classes} classes")
+    root = TreeNode("net", f"{format_shape(genotype.input)} images, {genotype.classes} classes")
     for i in range(1, len(graph)):
-        _put(root, graph, i, gathers)
+        _add_operation(root, graph, i, gathers)
     for path, wiring in aggregate_connectivity(graph).items():
-        branch = root
+        node = root
         for part in path.split("."):
-            branch = branch.parts[part]
-        branch.wiring = wiring
+            node = node.parts[part]
+        node.wiring = wiring
     return root
 
 
-def tree_lines(branch: Branch, depth: int) -> Iterator[str]:
+def tree_lines(node: TreeNode, depth: int) -> Iterator[str]:
     """The lines of a tree.
 
     Args:
         branch: The root.
-        depth: How many levels below it are shown.
+        depth: Number of levels shown below it.
     """
-    rows = list(_rows(branch, depth, "", ""))
+    rows = list(_rows(node, depth, "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for left, shape, params, macs, about in rows:
         line = f"{left:<{widths[0]}}  {shape:>{widths[1]}}  {params:>{widths[2]}}  {macs:>{widths[3]}}  {about}"
         yield line.rstrip()
 
 
-def _put(root: Branch, graph: Graph, i: int, gathers: dict[str, str]) -> None:
-    op, shape, branch, path = graph.ops[i], graph.shapes[i], root, ""
+def _add_operation(root: TreeNode, graph: Graph, i: int, gathers: dict[str, str]) -> None:
+    op, shape, node, path = graph.ops[i], graph.shapes[i], root, ""
     for part in ["", *graph.paths[i].split(".")]:
         if part:
             path = f"{path}.{part}" if path else part
-            if part not in branch.parts:
+            if part not in node.parts:
                 about = gathers.get(re.sub(r"\.\d+\.unit\b", ".*.unit", path), "")
-                branch.parts[part] = Branch(part, about)
-            branch = branch.parts[part]
-        branch.params += op.params if graph.shared.get(i, i) == i else 0
-        branch.macs += op.macs(shape)
-        branch.shape = shape
-    if not branch.about:
-        branch.about = _said(op, [graph.shapes[source] for source in graph.inputs[i]])
+                node.parts[part] = TreeNode(part, about)
+            node = node.parts[part]
+        node.params += op.params if graph.shared.get(i, i) == i else 0
+        node.macs += op.macs(shape)
+        node.shape = shape
+    if not node.about:
+        node.about = _describe(op, [graph.shapes[source] for source in graph.inputs[i]])
 
 
-def _said(op: Primitive, inputs: list[Shape]) -> str:
+def _describe(op: Primitive, inputs: list[Shape]) -> str:
     if isinstance(op, Conv):
-        further = [f"stride {op.stride}"] * (op.stride > 1) + [f"{op.groups} groups"] * (op.groups > 1)
-        return ", ".join([f"{op.kernel}x{op.kernel} conv {op.channels} -> {op.out}", *further])
+        details = [f"stride {op.stride}"] * (op.stride > 1) + [f"{op.groups} groups"] * (op.groups > 1)
+        return ", ".join([f"{op.kernel}x{op.kernel} conv {op.channels} -> {op.out}", *details])
     if isinstance(op, Linear):
         return f"linear {op.features} -> {op.out}"
     if isinstance(op, Norm):
@@ -115,22 +115,22 @@ def _said(op: Primitive, inputs: list[Shape]) -> str:
 
 
 def _gathers(net: Sequence) -> dict[str, str]:
-    """What each aggregate's gathers are, by its path; `*` stands for any node."""
-    found: dict[str, str] = {}
+    """Descriptions of each aggregate's gathers by its path; `*` stands for any node."""
+    descriptions: dict[str, str] = {}
 
     def walk(unit: Sequence, path: str) -> None:
         for label, step in unit.steps:
             here = f"{path}.{label}" if path else label
             if isinstance(step, Aggregate):
                 roles = (("reads", step.reads), ("shortcut", step.shortcut), ("output", step.output))
-                found[here] = "; ".join(f"{role} {_gather(gather)}" for role, gather in roles if gather)
+                descriptions[here] = "; ".join(f"{role} {_gather(gather)}" for role, gather in roles if gather)
                 for inner in step.units:
                     walk(inner, f"{here}.*.unit")
             elif isinstance(step, Sequence):
                 walk(step, here)
 
     walk(net, "")
-    return found
+    return descriptions
 
 
 def _gather(gather: Gather) -> str:
@@ -146,15 +146,15 @@ def _word(use: WordUse) -> str:
     return canonical_json(fields).replace('"', "").strip("{}") if fields else use.word
 
 
-def _rows(branch: Branch, depth: int, first: str, rest: str) -> Iterator[tuple[str, str, str, str, str]]:
-    label = f"{first}{branch.label}"
-    about = branch.about
-    if branch.wiring and branch.wiring.layers > 1:
-        about += f"; {branch.wiring.connections} connections, gradient path {branch.wiring.gradient_path}"
-    yield label, format_shape(branch.shape), f"{branch.params:,}", f"{branch.macs:,}", about
+def _rows(node: TreeNode, depth: int, first: str, rest: str) -> Iterator[tuple[str, str, str, str, str]]:
+    label = f"{first}{node.label}"
+    about = node.about
+    if node.wiring and node.wiring.layers > 1:
+        about += f"; {node.wiring.connections} connections, gradient path {node.wiring.gradient_path}"
+    yield label, format_shape(node.shape), f"{node.params:,}", f"{node.macs:,}", about
     if depth == 0:
         return
-    parts = list(branch.parts.values())
+    parts = list(node.parts.values())
     for part in parts:
         last = part is parts[-1]
         yield from _rows(part, depth - 1, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))

@@ -61,7 +61,7 @@ def test_a_row_without_a_network_is_not_reproduced():
     differs = Row(network="c", point="densenet/121", params="8.1M")
     of = Paper(about="", rows=(row, agrees, silent, differs))
     assert summary([count(one, of) for one in of.rows]) == "1 of 2 counts agree; 1 network is not reproduced"
-    assert count(differs, of).verdict == "differs, for no known reason"
+    assert count(differs, of).verdict == "differs for an unknown reason"
 
 
 @pytest.mark.parametrize(("figure", "like", "cut", "said"), [
@@ -78,7 +78,7 @@ def test_what_is_no_figure_is_refused(like):
     if like == "1.2":
         assert as_printed(1, like) == "1.0"
     else:
-        with pytest.raises(InputError, match="not a figure"):
+        with pytest.raises(InputError, match="invalid number"):
             as_printed(1, like)
 
 

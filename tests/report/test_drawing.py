@@ -173,8 +173,8 @@ def test_bars_shrink_with_the_map() -> None:
 def test_a_shortcut_dealt_out_is_said() -> None:
     root = parsed(draw(nas_agg.load("seqconv/seqresnet-r4-k8")))
     said = texts(root)
-    assert "shortcut, dealt out to its nodes" in said
-    assert "its part of the shortcut around" in said
+    assert "shortcut, split among its nodes" in said
+    assert "its part of the outer shortcut" in said
 
 
 # ---------------------------------------------------------------------- all networks

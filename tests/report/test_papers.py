@@ -77,7 +77,7 @@ def test_reasons_are_those_of_rows_that_differ():
 
 def test_papers_without_tables_of_their_own_come_last():
     assert list(papers.papers()) == ["dsnet", "microdense", "seqconv", "sparsenet", "baselines"]
-    with pytest.raises(InputError, match="no paper 'dsnets'; did you mean 'dsnet'"):
+    with pytest.raises(InputError, match="unknown paper 'dsnets'; did you mean 'dsnet'"):
         paper("dsnets")
 
 
@@ -86,12 +86,12 @@ HEAD = "about: x\ntables: {Table 1: {about: y, columns: {cifar10: [error], image
 
 @pytest.mark.parametrize(("rows", "why"), [
     ('{network: a, printed: {Table 1: "1.0 2.0"}}', "'a': Table 1 has 3 columns, not 2"),
-    ('{network: a, printed: {Table 1: "1.0 2.0 x"}}', "'a': Table 1: 'x' is no value such as 26.13, 5.39* or -"),
-    ('{network: a, printed: {Table 1: "- - -"}}', "'a': Table 1 prints nothing"),
-    ('{network: a, printed: {Tabel 1: "1.0 2.0 3.0"}}', "'a': no table 'Tabel 1'; did you mean 'Table 1'"),
+    ('{network: a, printed: {Table 1: "1.0 2.0 x"}}', "'a': Table 1: invalid value 'x'; expected for example"),
+    ('{network: a, printed: {Table 1: "- - -"}}', "'a': Table 1 has no values"),
+    ('{network: a, printed: {Tabel 1: "1.0 2.0 3.0"}}', "'a': unknown table 'Tabel 1'; did you mean 'Table 1'"),
     ("{network: a, printed: {Table 1: 1.0}}", "rows.0.printed.Table 1: Input should be a valid string"),
-    ("{network: a}, {network: a}", "two rows 'a'"),
-    ("{network: a, point: b/c, differs: d}", "'a': no reason 'd'"),
+    ("{network: a}, {network: a}", "duplicate row 'a'"),
+    ("{network: a, point: b/c, differs: d}", "'a': unknown reason 'd'"),
     ("{network: a, with: {stem: 1}}", "only a row with a point"),
     ("{network: a, pont: b/c}", "rows.0.pont: Extra inputs are not permitted"),
     ("{network: a, point: b/c, readings: [{about: z, by: them}]}", "'z': params and by belong together"),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nas_agg.common.errors import InputError
-from nas_agg.report.plots import Explained, cam_overlays, heat_maps, learning_curves, save, shortened
+from nas_agg.report.plots import Explanation, cam_overlays, heat_maps, learning_curves, save, shorten_middle
 from nas_agg.report.source_weights import SourceWeights
 
 NAN = float("nan")
@@ -49,7 +49,7 @@ def test_a_heat_map_is_relative_to_each_readers_largest() -> None:
     np.testing.assert_allclose(drawn(axes), expected)
     assert ticks(axes.xaxis) == ["1", "2", "3"] and ticks(axes.yaxis) == ["in", "1", "2"]
     assert axes.get_title() == "a.block"
-    assert bar.get_ylabel() == "mean |w| / the reader's largest\n(grey: not read)"
+    assert bar.get_ylabel() == "mean |w| / maximum of the reader\n(grey: not read)"
 
 
 def test_an_absolute_heat_map_has_one_scale_for_all() -> None:
@@ -116,7 +116,7 @@ def test_curves_are_of_the_metrics() -> None:
 def test_overlays_say_what_was_predicted() -> None:
     images = np.full((2, 8, 8, 1), 128, np.uint8)
     maps = np.array([[[0, 2], [1, 4.0]], [[0, 0], [0, 0]]])
-    rows = [Explained("net", maps, np.array([[0.9, 0.1], [0.3, 0.7]]))]
+    rows = [Explanation("net", maps, np.array([[0.9, 0.1], [0.3, 0.7]]))]
     figure = cam_overlays(images, [0, 0], ["cat", "dog"], rows)
     _, _, first, second, _ = figure.axes
     np.testing.assert_allclose(first.get_images()[1].get_array(), maps[0] / 4)
@@ -138,10 +138,10 @@ def test_files_are_png_and_svg_with_text_and_equal_each_time(tmp_path: Path) -> 
 
 def test_without_matplotlib_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InputError, match=r"pictures need matplotlib: pip install 'nas-agg\[inspect\]'"):
+    with pytest.raises(InputError, match=r"plots need matplotlib: pip install 'nas-agg\[inspect\]'"):
         heat_maps([table(3)])
 
 
 def test_long_names_keep_their_ends() -> None:
-    assert shortened("abc", 3) == "abc"
-    assert shortened("stage.1.first.0.bottleneck.apart", 20) == "stage....eneck.apart"
+    assert shorten_middle("abc", 3) == "abc"
+    assert shorten_middle("stage.1.first.0.bottleneck.apart", 20) == "stage....eneck.apart"

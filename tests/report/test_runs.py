@@ -16,7 +16,7 @@ from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import papers
-from nas_agg.report.runs import Trained, match, read_trained
+from nas_agg.report.runs import TrainedNetwork, match, read_trained
 from nas_agg.study.standalone_training import train_genotype
 
 
@@ -46,10 +46,10 @@ def change(path: Path, **changes) -> None:
     path.write_text(json.dumps({name: entry for name, entry in value.items() if entry is not None}))
 
 
-def of(genotype: Genotype, data: str, **changes) -> Trained:
+def of(genotype: Genotype, data: str, **changes) -> TrainedNetwork:
     """A run of a network on a data set, 10 epochs long."""
     cost = Cost(expand(genotype))
-    found = Trained(
+    found = TrainedNetwork(
         path="runs/x", title="the network", data=data, input=cost.graph.shapes[0],
         classes=cost.graph.shapes[cost.graph.output][0], params=cost.params, hash=cost.hash, error=12.5,
         images=10_000, epochs=10, recipe="search",
@@ -57,7 +57,7 @@ def of(genotype: Genotype, data: str, **changes) -> Trained:
     return replace(found, **changes)
 
 
-def rows(run: Trained, *names: str) -> list[tuple[str, str, str]]:
+def rows(run: TrainedNetwork, *names: str) -> list[tuple[str, str, str]]:
     """The rows that match, by paper and network, and the reading."""
     found, why = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
     assert bool(found) != bool(why)
@@ -116,8 +116,8 @@ def test_files_are_known_as_what_the_user_says_and_no_guess(copy):
     (lambda run: change(run / "best/metrics.json", test_accuracy=None), "metrics.json: test_accuracy: field required"),
     (lambda run: change(run / "best/metrics.json", test_accuracy=1.5), "metrics.json: test_accuracy: input should be"),
     (lambda run: change(run / "best/metrics.json", epochs="x"), "metrics.json: epochs: input should be a valid"),
-    (lambda run: change(run / "best/metrics.json", epochs=None), "its metrics name no epochs and recipe"),
-    (lambda run: change(run / "best/metrics.json", hash="0"), "damaged, its metrics are of another network"),
+    (lambda run: change(run / "best/metrics.json", epochs=None), "its metrics lack epochs and recipe"),
+    (lambda run: change(run / "best/metrics.json", hash="0"), "damaged: its metrics belong to another network"),
     (lambda run: (run / "best/genotype.json").write_text("{}"), "best/genotype.json"),
     (lambda run: (run / "best/genotype.json").unlink(), "best/genotype.json: no such file"),
 ])  # fmt: skip
@@ -132,7 +132,7 @@ def test_trials_and_options_that_say_nothing_are_refused(refused, copy):
     assert "a trial has no test error" in refused("table", "--run", f"{copy}:3")
     assert "nas_agg train" in refused("table", "--run", f"{copy}:3")
     assert "nothing: not a run folder" in refused("table", "--run", "nothing")
-    assert "--as: only with --run" in refused("table", "--as", "cifar10")
+    assert "--as: requires --run" in refused("table", "--as", "cifar10")
     assert "'cifar11' is not one of 'cifar10', 'cifar100', 'imagenet'" in refused(
         "table", "--run", str(copy), "--as", "cifar11"
     )
@@ -164,7 +164,7 @@ def test_another_reading_is_matched_and_named():
 
 
 def test_a_run_without_a_row_is_one_line():
-    def why(run: Trained, *names: str) -> str:
+    def why(run: TrainedNetwork, *names: str) -> str:
         found, line = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
         assert found == [] and "\n" not in line
         return line
@@ -176,9 +176,9 @@ def test_a_run_without_a_row_is_one_line():
         == f"runs/x: its network is in no row of the papers: the network, hash {light.hash}"
     )
     deep = of(load("dsnet/dsnet77-0.25x").with_task(classes=10), "cifar10")
-    assert why(deep, "dsnet") == "runs/x: nothing is printed on CIFAR-10 of its network: DSNet77 0.25x (dsnet)"
+    assert why(deep, "dsnet") == "runs/x: no paper prints a result of its network on CIFAR-10: DSNet77 0.25x (dsnet)"
     small = of(load("dsnet/dsnet50").with_task((3, 64, 64)), "imagenet")
-    assert "its images are 3x64x64, not 3x224x224 as those of ImageNet" in why(small)
+    assert "its images are 3x64x64, not 3x224x224 as in the papers for ImageNet" in why(small)
     assert "no paper prints a result on digits" in why(of(load("agg-bench/light"), "digits"))
 
 

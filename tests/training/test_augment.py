@@ -72,7 +72,7 @@ def test_windows_are_drawn_as_torchvision_does():
     torch.manual_seed(0)
     image = torch.zeros(1, 40, 30, dtype=torch.uint8)
     made = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
-    got = torch.stack(made._windows(20_000)).T
+    got = torch.stack(made._crop_windows(20_000)).T
     draw = v2.RandomResizedCrop(8).make_params
     want = torch.tensor([[*(draw([image])[key] for key in ("top", "left", "height", "width"))] for _ in range(5000)])
     top, left, height, width = got.T

@@ -175,7 +175,7 @@ MALFORMED = {
     "two labels": ({"y_train": np.zeros((40, 2), int)}, "y_train: shape"),
     "negative": ({"y_train": np.arange(40) % 4 - 1}, "label -1"),
     "gap": ({"y_train": gap()}, "label 3 but not 2"),
-    "huge label": ({"y_train": np.where(np.arange(40) == 0, 2**62, 0)}, f"no label 1 but {2**62}"),
+    "huge label": ({"y_train": np.where(np.arange(40) == 0, 2**62, 0)}, f"label {2**62} but not 1"),
     "one class": ({"y_train": np.zeros(40, int)}, "single class"),
     "unseen class": ({"y_test": np.full(20, 4)}, "y_test has label 4"),
     "too bright": ({"x_train": np.full((40, 9, 7), 256.0), "x_test": np.zeros((20, 9, 7))}, "floats must be within"),

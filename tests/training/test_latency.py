@@ -33,7 +33,7 @@ class Images(nn.Module):
 
 def test_figures_come_of_the_times(monkeypatch):
     times = iter([9.0, 9.0, 9.0, *[float(i) for i in range(1, 12)]])
-    monkeypatch.setattr(module, "_on_cpu", lambda model, images: next(times))
+    monkeypatch.setattr(module, "_time_on_cpu", lambda model, images: next(times))
     monkeypatch.setattr(module, "LEAST", 11)
     found = measure(nn.Identity(), (3, 4, 4), batch=3, seconds=0)
     assert (found.minimum_ms, found.low_ms, found.median_ms, found.high_ms) == (1.0, 3.5, 6.0, 8.5)
@@ -102,7 +102,7 @@ def test_options_of_a_latency_that_is_not_asked_for():
     for option in ("--device", "--batch", "--threads"):
         status, out, error = command("microdense/30a64", option, "1")
         assert (status, out) == (2, "")
-        assert error == f"nas_agg: {option}: only with --latency; add it, or leave this out\n"
+        assert error == f"nas_agg: {option}: requires --latency\n"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

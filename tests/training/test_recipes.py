@@ -95,10 +95,10 @@ def test_only_the_authors_code_on_imagenet_starts_convolutions_otherwise():
 def test_what_a_source_leaves_unsaid_is_written_down():
     choices = RECIPES["microdense-cifar"].choices
     assert all(words in choices for words in ("dynamic regularisation", "warm-up", "cutout", "fan-in"))
-    assert all("start at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
+    assert all("initialised at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
     for name, words in (("seqconv-cifar", "fan_out_uniform"), ("sparsenet-cifar", "fan_out")):
         assert words in RECIPES[name].choices
-    assert all("already scaled" in recipe.choices for recipe in RECIPES.values() if recipe.resized_crop)
+    assert all("scaled to the training size" in recipe.choices for recipe in RECIPES.values() if recipe.resized_crop)
     assert all(recipe.choices for recipe in list(RECIPES.values())[3:])
 
 
