@@ -28,7 +28,7 @@ def train_best(
     settings: Settings,
     best: TrialRecord,
     genotype: Genotype,
-    display: ProgressReporter,
+    progress: ProgressReporter,
     command: Sequence[str],
     memory: MemoryChoice,
 ) -> None:
@@ -40,7 +40,7 @@ def train_best(
         settings: The settings of the search.
         best: The best trial.
         genotype: Its network.
-        display: Receives the progress.
+        progress: Receives the progress.
         command: The command that starts a worker.
         memory: The memory mode.
 
@@ -51,10 +51,10 @@ def train_best(
     from nas_agg.training.recipes import get_recipe
 
     recipe = get_recipe(settings.recipe or "final")
-    what = f"training the best (trial {best.number}) on train + validation"
-    display.say(f"{what}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
+    description = f"training the best (trial {best.number}) on train + validation"
+    progress.say(f"{description}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.message:
-        display.say(memory.message)
+        progress.say(memory.message)
     job = _final_job(folder, settings, best, genotype, recipe.name, memory.mode)
     pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
@@ -64,14 +64,14 @@ def train_best(
             for event in pool.poll(1.0):
                 if event.kind == EventKind.REPORT:
                     pool.reply(event.number, stop=False)
-                    display.step("training the best", event.step, recipe.epochs, event.value)
+                    progress.step("training the best", event.step, recipe.epochs, event.value)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
-                        display.say(f"torch.compile failed ({reason}): trained without it")
+                        progress.say(f"torch.compile failed ({reason}): trained without it")
                     return
                 elif event.kind == EventKind.WORKER_DIED and retries < settings.retries:
                     retries += 1
-                    display.say(f"the final training: {event.reason}; resuming it")
+                    progress.say(f"the final training: {event.reason}; resuming it")
                     pool.start(Assignment(best.number, job=job))
                 else:
                     remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"

@@ -164,14 +164,20 @@ def _run(
     choice = standalone_memory_choice(folder, memory, costs, recipe.batch_size, device, data.nbytes)
     if choice.message:
         _log(folder, choice.message, show)
-    job = _job(
-        folder,
-        settings,
+    title, about = describe_run(folder.run, folder.path)
+    job = FinalJob(
         genotype=genotype.text(),
+        seed=settings["seed"],
+        recipe=recipe.name,
+        epochs=settings["epochs"],
         device=device,
+        out=str(folder.path / "best.tmp"),
+        best=str(folder.best),
         cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
         memory=choice.mode,
         compile=compile,
+        title=title,
+        about=about,
     )
     _train(folder, job, data, show)
 
@@ -191,7 +197,7 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     folder.update(status="running")
     try:
         with stoppable():
-            metrics = train_final(job, data, _progress(folder, show, job.epochs or 0))
+            metrics = train_final(job, data, _progress(folder, show, folder.run["settings"]["epochs"]))
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
@@ -201,14 +207,6 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
         folder.update(status="failed", reason=str(error))
         raise
     folder.update(status="finished")
-
-
-def _job(folder: RunFolder, settings: dict[str, Any], **more: Any) -> FinalJob:
-    """The job of a final training without a trial."""
-    own = {name: settings[name] for name in ("seed", "recipe", "epochs")}
-    title, about = describe_run(folder.run, folder.path)
-    out, best = str(folder.path / "best.tmp"), str(folder.best)
-    return FinalJob(out=out, best=best, title=title, about=about, **own, **more)
 
 
 def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, float], bool]:
