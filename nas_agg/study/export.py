@@ -67,9 +67,7 @@ def export_genotype(
         out: The folder.
         weights: As for `nas_agg.compile`.
         seed: Seed of untrained weights, by default 0.
-        onnx: See `nas_agg.compiler.codegen.package.write_package`.
-        export: Likewise.
-        force: Likewise.
+        onnx, export, force: See `nas_agg.compiler.codegen.package.write_package`.
         download: Download named weights that are not cached.
         input: Replaces the genotype's input.
         classes: Replaces the genotype's number of classes.

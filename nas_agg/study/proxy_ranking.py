@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import os
@@ -213,14 +214,12 @@ def rank_run(
         )
     genotypes = [_genotype(folder, number) for number in numbers]
     cache = ScoreCache(folder / SCORES_FILE, canonical_json({"data": arguments, "seed": seed, "batch": batch}))
-    created: list[ProxyScorer] = []
 
+    @functools.cache
     def scorer() -> ProxyScorer:  # created only if a score is missing, since loading a data set takes time
-        if not created:
-            from nas_agg.training.data import load_data
+        from nas_agg.training.data import load_data
 
-            created.append(_make_scorer(load_data(**arguments), seed, batch))
-        return created[0]
+        return _make_scorer(load_data(**arguments), seed, batch)
 
     try:
         scores = _scores(genotypes, names, inits, scorer, cache.scores, report, cache.write_if_due)
@@ -235,8 +234,8 @@ def rank_run(
         seed=seed,
         inits=inits,
         correlations=correlations(scores, results, seed),
-        failed=created[0].failed if created else {},
-        seconds=_means(created[0].seconds) if created else {},
+        failed=scorer().failed if scorer.cache_info().currsize else {},
+        seconds=_means(scorer().seconds) if scorer.cache_info().currsize else {},
         cache_error=cache.write_error,
     )
 

@@ -76,10 +76,7 @@ def train_genotype(
     from nas_agg.training.recipes import get_recipe
     from nas_agg.training.torch_compile import check_compiler
 
-    if memory not in (modes := get_args(RequestedMemoryMode)):
-        raise InputError(f"memory: {', '.join(modes)}, not {short_repr(memory)}{did_you_mean(str(memory), modes)}")
-    if not 0 <= seed < SEED_LIMIT:
-        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
+    _check_arguments(memory, seed)
     epochs, device = epochs or get_recipe(recipe).epochs, str(pick_device(device))
     if compile:
         check_compiler(device)
@@ -105,11 +102,23 @@ def train_genotype(
         folder.close()
     assert metrics is not None
     if show:
-        top5 = metrics.get("test_top5_accuracy")
-        accuracy = format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
-        print(f"test accuracy {accuracy}; the network is in {folder.best}")
-        print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
+        _print_test(folder, metrics)
     return metrics
+
+
+def _check_arguments(memory: str, seed: int) -> None:
+    if memory not in (modes := get_args(RequestedMemoryMode)):
+        raise InputError(f"memory: {', '.join(modes)}, not {short_repr(memory)}{did_you_mean(str(memory), modes)}")
+    if not 0 <= seed < SEED_LIMIT:
+        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
+
+
+def _print_test(folder: RunFolder, metrics: dict[str, Any]) -> None:
+    """Print the test accuracy and the next command."""
+    top5 = metrics.get("test_top5_accuracy")
+    accuracy = format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
+    print(f"test accuracy {accuracy}; the network is in {folder.best}")
+    print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
 
 
 def _default_folder(name: str, dataset: str, seed: int) -> Path:
