@@ -14,14 +14,14 @@ from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, observations
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
-from nas_agg.testing import TEXT, check_searcher
+from nas_agg.testing import EXAMPLE_SPACE, check_searcher
 
 SLOW_ASKS = {"gp": 14}  # trials in the place of 40
 
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return Space(TEXT, "testing")
+    return Space(EXAMPLE_SPACE, "testing")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -58,7 +58,11 @@ def test_what_the_conformance_kit_finds(space):
             check_searcher(kind, space)
     with pytest.raises(AssertionError, match="not an Optuna sampler"):
         check_searcher(Odd, space)
-    for kind, said in ((Unseeded, "one seed differ"), (OneSeed, "are equal"), (Remembers, "goes on otherwise")):
+    for kind, said in (
+        (Unseeded, "with one seed differ"),
+        (OneSeed, "are equal"),
+        (Remembers, "continues differently"),
+    ):
         with pytest.raises(AssertionError, match=said):
             check_searcher(kind, space, trials=12)
 
@@ -92,7 +96,7 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
 
     for kind, said in (
         (OfOne, "failed at trial 5: RuntimeError"),
-        (Remembers, "accuracy and macs killed at trial 4 goes on otherwise"),
+        (Remembers, "accuracy and macs that is interrupted at trial 4 continues differently"),
         (Trusting, "failed at trial"),
     ):
         with pytest.raises(AssertionError, match=said):
@@ -180,7 +184,11 @@ def test_local_search_tries_each_neighbour_of_the_centre_once(space):
 def test_local_search_with_workers_finds_what_it_finds_alone():
     """Trials that were begun around an earlier centre are no new beginnings."""
     names = {f"n{i}": {"from": 1, "to": 12} for i in range(4)}
-    text = TEXT | {"open": names, "net": [{"conv": 3, "out": " + ".join(names)}, "gap", {"linear": 4}], "let": {}}
+    text = EXAMPLE_SPACE | {
+        "open": names,
+        "net": [{"conv": 3, "out": " + ".join(names)}, "gap", {"linear": 4}],
+        "let": {},
+    }
     space = Space(text, "four")
     searcher = find_searcher("local")(space, 0)
     best = {}
@@ -207,7 +215,7 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
 )
 def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
     names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
-    text = TEXT | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
+    text = EXAMPLE_SPACE | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
     space = Space({**text, "let": {"this": ["relu"]}}, "wide")
     aims = Objectives([METRICS[name] for name in ("accuracy", "loss")[:objectives]])
     searcher = make_searcher(find_searcher(name), space, 0, aims)

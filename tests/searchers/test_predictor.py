@@ -19,14 +19,14 @@ from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 from nas_agg.study.samplers.point_searcher import Observation
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
 from nas_agg.study.tables.results_table import Table
-from nas_agg.testing import TEXT
+from nas_agg.testing import EXAMPLE_SPACE
 
 TABLES = [1 - np.eye(3)] * 4 + [np.abs(np.arange(5)[:, None] - np.arange(5)) / 4] * 3
 
 
 @pytest.fixture(scope="module")
 def space() -> Space:
-    return Space(TEXT, "testing")
+    return Space(EXAMPLE_SPACE, "testing")
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:

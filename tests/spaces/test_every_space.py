@@ -1,4 +1,4 @@
-"""What holds of every space: its points count as the built networks do, its samples are networks at every size."""
+"""Facts about every space: it conforms, its samples are valid networks at every size, searches of it end."""
 
 from __future__ import annotations
 
@@ -9,39 +9,24 @@ import numpy as np
 import optuna
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import nas_agg
 from nas_agg.compiler import build
-from nas_agg.compiler.network import Network
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
-from nas_agg.graph.graph import Graph
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space, Values, list_spaces, open_space
+from nas_agg.testing import _check_counts, check_space
 
 SPACES = {name: open_space(name) for name in list_spaces()}
-POINTS = [(space, point) for space in SPACES.values() for point in space.points]
 EACH = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 DRAWS = 40
-MANY = 30_000  # operations: of large networks fewer are drawn, yet 8
-LARGE = 2_000_000  # MACs of a network that is run for a test
-
-
-def check_counts(graph: Graph) -> None:
-    """The module, of tensors without memory, has the parameters and multiply-adds that arithmetic gives."""
-    cost = Cost(graph)
-    with torch.device("meta"):
-        network = Network(graph).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        output = network(torch.empty(1, *graph.shapes[0], device="meta"))
-    assert output.shape == (1, graph.shapes[graph.output][0])
-    assert sum(tensor.numel() for tensor in network.parameters()) == cost.params
-    assert counter.get_total_flops() == cost.flops == 2 * cost.macs
+MAX_OPERATIONS = 30_000  # of all samples of a size; at least 8 are drawn
+MAX_MACS = 2_000_000  # of a network that is run
 
 
 def smallest(space: Space) -> int:
-    """The side of the smallest images that a search takes."""
+    """The smallest side of images in a search."""
     return space.min_input or 8
 
 
@@ -51,7 +36,7 @@ def sides(space: Space) -> list[int]:
 
 
 def families(space: Space, rng: np.random.Generator) -> Iterator[tuple[Values, Values, Values]]:
-    """Samples, each with a mutant of it and a child of it and the one before."""
+    """Samples, each with a mutant of it and a child of it and the sample before it."""
     last = space.sample(rng)
     for _ in range(DRAWS):
         values = space.sample(rng)
@@ -59,9 +44,9 @@ def families(space: Space, rng: np.random.Generator) -> Iterator[tuple[Values, V
         last = values
 
 
-@pytest.mark.parametrize(("space", "point"), POINTS, ids=[f"{space.name}-{point}" for space, point in POINTS])
-def test_a_point_counts_as_the_built_network_does(space, point):
-    check_counts(expand(space.point(point)))
+@EACH
+def test_it_conforms(space):
+    check_space(space)
 
 
 @EACH
@@ -74,11 +59,11 @@ def test_samples_and_their_children_are_networks_at_every_size(space):
             assert all(graph.shapes[graph.output] == (7, 1, 1) for graph in graphs)
             operations += sum(map(len, graphs))
             counted += [graph for graph in graphs[:1] if len(graph) < 500][: 2 - len(counted)]
-            if operations > MANY and draw >= 8 and counted:
+            if operations > MAX_OPERATIONS and draw >= 8 and counted:
                 break
         assert counted
         for graph in counted:
-            check_counts(graph)
+            _check_counts(graph, f"{space.name}, images of {side}x{side}")
 
 
 @EACH
@@ -102,7 +87,7 @@ def test_a_search_of_it_comes_to_its_end(space):
         """The fewer multiply-adds the better; networks of few of them are run."""
         genotype = genotype.with_task(image, 5)
         macs = nas_agg.cost(genotype).macs
-        if macs < LARGE:
+        if macs < MAX_MACS:
             with torch.no_grad():
                 output = nas_agg.compile(genotype, seed=0).eval()(torch.randn(1, *image))
             assert output.shape == (1, 5) and output.isfinite().all()
@@ -117,10 +102,7 @@ def test_a_search_of_it_comes_to_its_end(space):
 
 
 @EACH
-def test_points_have_their_own_values_and_say_where_they_are(space):
-    for point in space.points:
-        genotype = space.point(point)
-        assert space.values_of(genotype) == space.points[point].values
+def test_it_has_a_description_and_a_family(space):
     assert space.about and space.family in (space.name, space.name.rpartition("-")[0])
 
 
