@@ -275,7 +275,8 @@ def _run(
         proposal = proposer.propose()
         proposal = proposer.propose()
         if not isinstance(proposal, Proposal):
-            raise AssertionError(f"no network is proposed for trial {len(record.trials)}: {proposal}")
+            reason = "timeout" if proposal is None else proposal.reason
+            raise AssertionError(f"no network is proposed for trial {len(record.trials)}: {reason}")
         _complete(record, proposal.number, proposal.candidate)
     return [trial.labels for trial in record.trials]
 
