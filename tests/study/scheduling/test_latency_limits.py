@@ -57,15 +57,15 @@ def test_the_reward():
 
 def test_a_network_above_the_limit_is_recorded_and_not_trained(tiny, slow, tmp_path, capsys):
     result = search(tiny, searcher="random", budget=5, seed=1, max_latency="2ms", out=tmp_path / "run", show=True)
-    refused = [trial for trial in result.trials if trial.state == "infeasible"]
+    infeasible = [trial for trial in result.trials if trial.state == "infeasible"]
     counted = [trial for trial in result.trials if trial.consumes_budget]
-    assert refused and len(counted) == 5
-    assert all(trial.latency_ms > 2 and trial.value is None for trial in refused)
+    assert infeasible and len(counted) == 5
+    assert all(trial.latency_ms > 2 and trial.value is None for trial in infeasible)
     assert all(trial.latency_ms <= 2 for trial in counted)
     trained = {int(line.split()[0]) for line in (tmp_path / "trained.txt").read_text().splitlines()}
     assert trained == {trial.number for trial in counted}
     output = capsys.readouterr().out
-    one = refused[0]
+    one = infeasible[0]
     assert (
         f"trial {one.number}: infeasible: latency {one.latency_ms:.4g} ms, more than 2 ms ({one.params:,} params"
         in output
@@ -81,9 +81,9 @@ def test_a_target_combines_accuracy_and_latency(tiny, slow, tmp_path, capsys):
     for trial in (trial for trial in result.trials if trial.consumes_budget):
         assert trial.value == pytest.approx(trial.accuracy * (trial.latency_ms / 2) ** -0.07)
     assert result.value == max(trial.value for trial in result.trials if trial.state == "complete")
-    twins = [trial for trial in result.trials if trial.state == "duplicate"]
-    assert twins and all(trial.accuracy == result.trials[trial.duplicate_of].accuracy for trial in twins)
-    assert all(trial.latency_ms == result.trials[trial.duplicate_of].latency_ms for trial in twins)
+    duplicates = [trial for trial in result.trials if trial.state == "duplicate"]
+    assert duplicates and all(trial.accuracy == result.trials[trial.duplicate_of].accuracy for trial in duplicates)
+    assert all(trial.latency_ms == result.trials[trial.duplicate_of].latency_ms for trial in duplicates)
     metrics, best = read_document(tmp_path / "run/best/metrics.json"), result.top[0]
     assert metrics["validation_accuracy"] == best.accuracy and metrics["score"] == best.value
     output = capsys.readouterr().out
@@ -104,10 +104,10 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tiny_file, slow, kept, tmp
 
     settings = {"searcher": "tpe", "budget": 6, "seed": 4, "max_latency": "1.5ms", "latency_target": "1ms"}
     search(tiny_file, out=tmp_path / "whole", **settings)
-    refuse = engine.StudyRecord.mark_infeasible
+    mark_infeasible = engine.StudyRecord.mark_infeasible
 
     def killed(*args, **more):
-        refuse(*args, **more)
+        mark_infeasible(*args, **more)
         raise Killed
 
     with monkeypatch.context() as patch:

@@ -9,7 +9,7 @@ from corpus.small_networks import dense_network
 
 import nas_agg
 import nas_agg.study.engine as engine
-import nas_agg.study.scheduling.memory_plan as means
+import nas_agg.study.scheduling.memory_plan as memory_plan
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import read_document
 from nas_agg.compiler.network import memory_of
@@ -22,7 +22,7 @@ from nas_agg.training.memory import PROCESS_OVERHEAD, USABLE_SHARE, step_bytes
 DENSE = dense_network(nodes=6, bottleneck=32)
 
 
-def needs(genotype, mode):
+def needed_bytes(genotype, mode):
     return step_bytes(nas_agg.cost(genotype), mode, 64)
 
 
@@ -37,22 +37,22 @@ def free(monkeypatch):
 
     def arrange(count):
         monkeypatch.setattr(memory, "free_main_memory", lambda: count)
-        monkeypatch.setattr(means, "free_bytes_in_subprocess", lambda devices: count)
+        monkeypatch.setattr(memory_plan, "free_bytes_in_subprocess", lambda devices: count)
 
     return arrange
 
 
-def enough(mode, dataset_bytes=0):
+def enough_bytes(mode, dataset_bytes=0):
     """The smallest number of free bytes for which a training in this process takes the mode."""
-    return round((needs(DENSE, mode) + 3 * dataset_bytes) / USABLE_SHARE) + 10
+    return round((needed_bytes(DENSE, mode) + 3 * dataset_bytes) / USABLE_SHARE) + 10
 
 
 def test_a_training_takes_the_mode_that_fits(tmp_path, free, capsys):
     dataset_bytes = 1797 * 64
-    free(enough("plain", dataset_bytes))
+    free(enough_bytes("plain", dataset_bytes))
     assert trained(tmp_path / "plain", show=True)["memory"] == "plain"
     assert "memory" not in capsys.readouterr().out
-    free(enough("lean", dataset_bytes))
+    free(enough_bytes("lean", dataset_bytes))
     assert trained(tmp_path / "lean", show=True)["memory"] == "lean"
     assert "using memory mode 'lean': a step in mode 'plain' needs about" in capsys.readouterr().out
     free(0)
@@ -73,19 +73,19 @@ def test_a_resumed_training_keeps_its_mode(tmp_path, free, monkeypatch):
         raise Killed
 
     monkeypatch.setattr(loop, "train", killed)
-    free(enough("lean", 1797 * 64))
+    free(enough_bytes("lean", 1797 * 64))
     for path, requested in [("a", "auto"), ("a", "auto"), ("a", "plain"), ("b", "leanest")]:
         with pytest.raises(Killed):
             trained(tmp_path / path, memory=requested)
         free(10**12)
-    assert modes == ["lean", "lean", "plain", "leanest"], "what is free later changes nothing; what is asked does"
+    assert modes == ["lean", "lean", "plain", "leanest"], "free bytes are measured once; another requested mode counts"
     run_json = read_document(tmp_path / "a/run.json") | {
         "status": "failed",
         "memory": {"requested": "auto", "mode": "lean"},
     }
     (tmp_path / "a/run.json").write_text(json.dumps(run_json))
     monkeypatch.setattr(loop, "train", train)
-    assert trained(tmp_path / "a")["memory"] == "plain", "a training that failed looks again"
+    assert trained(tmp_path / "a")["memory"] == "plain", "after a failure free bytes are measured again"
 
 
 def test_an_unknown_mode_is_rejected(tmp_path):
@@ -112,7 +112,7 @@ def test_trials_of_a_search_keep_their_mode(tiny_file, tmp_path, free, kept, mon
     result = search(tiny_file, out=tmp_path / "run", show=True, **settings)
     counted = [trial for trial in result.trials if trial.consumes_budget]
     assert [trial.memory for trial in counted] == ["leanest"] * 2
-    assert result.test["memory"] == "leanest", "what was free when the search began holds"
+    assert result.test["memory"] == "leanest", "free bytes are those at the beginning of the search"
     assert all(trial["attrs"]["nas_agg:memory"] == "leanest" for trial in kept(tmp_path / "run") if trial["values"])
     output = capsys.readouterr().out
     assert (
@@ -124,19 +124,21 @@ def test_trials_of_a_search_keep_their_mode(tiny_file, tmp_path, free, kept, mon
 def test_workers_share_the_memory_of_a_device(tiny, tmp_path, free, monkeypatch):
     genotype = nas_agg.load(DENSE)
     task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", dataset_bytes=1000)
-    enough_for_one = round((needs(DENSE, "plain") + PROCESS_OVERHEAD + 3000) / USABLE_SHARE) + 10
+    enough_for_one = round((needed_bytes(DENSE, "plain") + PROCESS_OVERHEAD + 3000) / USABLE_SHARE) + 10
     free(enough_for_one)
     folder = engine.RunFolder(tmp_path / "run")
     folder.begin({})
     settings = engine.Settings.parse(space="tiny")
-    two = means.make_memory_plan(folder, settings, task)
-    assert two.for_trial(genotype) == "leanest" and two.for_final_training(genotype).mode == "plain"
+    plan = memory_plan.make_memory_plan(folder, settings, task)
+    assert plan.for_trial(genotype) == "leanest" and plan.for_final_training(genotype).mode == "plain"
     free(1)
-    assert means.make_memory_plan(folder, settings, task) == two, "it is measured once"
+    assert memory_plan.make_memory_plan(folder, settings, task) == plan, "free bytes are measured once"
     folder.update(status="failed")
-    assert means.make_memory_plan(folder, settings, task).free_bytes == 1
-    requested = means.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
-    assert (requested.free_bytes, requested.for_trial(genotype)) == (None, "lean"), "nothing is measured in vain"
+    assert memory_plan.make_memory_plan(folder, settings, task).free_bytes == 1
+    requested = memory_plan.make_memory_plan(folder, settings.model_copy(update={"memory": "lean"}), task)
+    assert (requested.free_bytes, requested.for_trial(genotype)) == (None, "lean"), (
+        "free bytes are measured for auto only"
+    )
     folder.close()
 
 

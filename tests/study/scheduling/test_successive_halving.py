@@ -69,8 +69,10 @@ def test_rungs_are_a_factor_apart_and_below_the_last_epoch():
     assert SuccessiveHalving(1, 3, 28).epochs == (1, 3, 9, 27)
     assert SuccessiveHalving(2, 2, 12).epochs == (2, 4, 8)
     assert SuccessiveHalving(1, 3, 2).epochs == (1,)
-    rungs = SuccessiveHalving(1, 3, 12)
-    assert [rungs.next_rung(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))] == [
+    halving = SuccessiveHalving(1, 3, 12)
+    assert [
+        halving.next_rung(trial(0, dict.fromkeys(reached, (0.0,)))) for reached in ((), (1,), (1, 3), (1, 3, 9))
+    ] == [
         1,
         3,
         9,
@@ -79,17 +81,17 @@ def test_rungs_are_a_factor_apart_and_below_the_last_epoch():
 
 
 def test_the_best_of_each_rung_are_promoted():
-    rungs = SuccessiveHalving(1, 3, 9)
+    halving = SuccessiveHalving(1, 3, 9)
     first = [trial(number, {1: (value,)}) for number, value in enumerate((0.1, 0.5, 0.3))]
-    assert rungs.next_promotion(first[:2]) is None
-    assert rungs.next_promotion(first).number == 1
-    gone = [first[0], trial(1, {1: (0.5,)}, "running"), first[2]]
-    assert rungs.next_promotion(gone) is None
-    more = [*gone, *(trial(number, {1: (0.2,)}) for number in (3, 4, 5))]
-    assert rungs.next_promotion(more).number == 2
-    # A higher rung comes first: its networks are nearer to a result.
-    high = [trial(number, {1: (0.9,), 3: (0.9 + number / 100,)}) for number in (6, 7, 8)]
-    assert rungs.next_promotion([*more, *high]).number == 8
+    assert halving.next_promotion(first[:2]) is None
+    assert halving.next_promotion(first).number == 1
+    promoted_trials = [first[0], trial(1, {1: (0.5,)}, "running"), first[2]]
+    assert halving.next_promotion(promoted_trials) is None
+    later = [*promoted_trials, *(trial(number, {1: (0.2,)}) for number in (3, 4, 5))]
+    assert halving.next_promotion(later).number == 2
+    # Higher rungs come first: their networks are closer to a result.
+    higher = [trial(number, {1: (0.9,), 3: (0.9 + number / 100,)}) for number in (6, 7, 8)]
+    assert halving.next_promotion([*later, *higher]).number == 8
 
 
 SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, max_size=12)
@@ -97,32 +99,32 @@ SCORES = st.lists(st.tuples(st.integers(0, 5), st.integers(-5, 0)), min_size=3, 
 
 @given(SCORES, st.permutations(["accuracy", "macs"]))
 def test_a_promoted_trial_is_nondominated_among_the_waiting_ones(scores, names):
-    rungs = SuccessiveHalving(1, 3, 9, objectives=Objectives([METRICS[name] for name in names]))
+    halving = SuccessiveHalving(1, 3, 9, objectives=Objectives([METRICS[name] for name in names]))
     trials = [trial(number, {1: score}) for number, score in enumerate(scores)]
-    went = 0
-    while (promoted := rungs.next_promotion(trials)) is not None:
+    promotions = 0
+    while (promoted := halving.next_promotion(trials)) is not None:
         waiting = [one for one in trials if one.state == "paused"]
         order = nondomination_ranks(np.array([one.rungs[1] for one in waiting]))
         assert order[[one.number for one in waiting].index(promoted.number)] == 0
         trials[promoted.number] = trial(promoted.number, promoted.rungs, "running")
-        went += 1
-    assert went == len(scores) // 3
+        promotions += 1
+    assert promotions == len(scores) // 3
 
 
 @pytest.mark.parametrize("names", [["accuracy", "macs"], ["accuracy", "params", "macs"]])
 def test_a_promoted_trial_adds_most_hypervolume_to_the_promoted_ones(names):
-    rungs = SuccessiveHalving(1, 2, 9, objectives=Objectives([METRICS[name] for name in names]))
-    # Cheap and bad, dear and good, and next to it, one that is well between; the last fill up the lower half.
+    halving = SuccessiveHalving(1, 2, 9, objectives=Objectives([METRICS[name] for name in names]))
+    # Cheap and bad, expensive and good, one next to it, one in between; the others fill the lower half.
     points = [(0.1, 1), (0.9, 9), (0.89, 8.9), (0.7, 4), (0.2, 9), (0.2, 9), (0.2, 9), (0.2, 9)]
     trials = [
         trial(number, {1: (accuracy, *[-cost] * (len(names) - 1))}) for number, (accuracy, cost) in enumerate(points)
     ]
-    went = []
-    while (promoted := rungs.next_promotion(trials)) is not None:
-        went.append(promoted.number)
+    promotions = []
+    while (promoted := halving.next_promotion(trials)) is not None:
+        promotions.append(promoted.number)
         trials[promoted.number] = trial(promoted.number, promoted.rungs, "running")
-    assert went[0] == 3 and set(went[:3]) == {1, 2, 3}, "the cheap one that knows nothing is no start"
-    assert len(went) == 4
+    assert promotions[0] == 3 and set(promotions[:3]) == {1, 2, 3}, "the cheap network without accuracy comes last"
+    assert len(promotions) == 4
 
 
 def test_the_first_rung_is_a_third_of_the_epochs_by_default():
@@ -137,24 +139,24 @@ def test_the_first_rung_is_a_third_of_the_epochs_by_default():
 
 
 def test_brackets_alternate_and_the_last_trains_in_full():
-    rungs = SuccessiveHalving(1, 3, 9, brackets=True)
-    begins = [rungs.rungs(number) for number in range(200)]
-    assert set(begins) == {(1, 3), (3,), ()}
-    counts = [begins.count(kind) for kind in ((1, 3), (3,), ())]
+    halving = SuccessiveHalving(1, 3, 9, brackets=True)
+    rungs_of_trials = [halving.rungs(number) for number in range(200)]
+    assert set(rungs_of_trials) == {(1, 3), (3,), ()}
+    counts = [rungs_of_trials.count(kind) for kind in ((1, 3), (3,), ())]
     assert counts[0] > counts[1] >= counts[2] > 0
-    assert set(begins[:12]) == set(begins)
-    assert rungs.next_rung(trial(next(n for n in range(99) if begins[n] == ()), {})) == 9
+    assert set(rungs_of_trials[:12]) == set(rungs_of_trials)
+    assert halving.next_rung(trial(next(n for n in range(99) if rungs_of_trials[n] == ()), {})) == 9
 
 
 def test_a_search_with_successive_halving(tabled):
     rungs = {"pruner": "halving", "min_epochs": 1, "reduction_factor": 3}
     result = search(tabled, searcher="random", budget=27, **rungs, out=tabled._folder / "run")
-    whole = [trial for trial in result.trials if trial.state == "complete"]
+    uninterrupted = [trial for trial in result.trials if trial.state == "complete"]
     stopped = [trial for trial in result.trials if trial.state == "pruned"]
-    assert len(whole) + len(stopped) == 27
+    assert len(uninterrupted) + len(stopped) == 27
     assert not [trial for trial in result.trials if trial.state in ("paused", "running")]
-    assert all(set(trial.rungs) == {1, 3} for trial in whole)
-    assert 3 <= len(whole) <= 6
+    assert all(set(trial.rungs) == {1, 3} for trial in uninterrupted)
+    assert 3 <= len(uninterrupted) <= 6
     space = TabularSpace(tabled)
     for one in result.trials:
         row = space.row(tabled.values(one.labels))
@@ -169,7 +171,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tabled, tmp_path, monkeypa
     from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
     settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
-    whole = search(tabled, out=tmp_path / "whole", **settings)
+    uninterrupted = search(tabled, out=tmp_path / "whole", **settings)
     started, start = [], TableLookupExecutor.start
 
     def killed(self, job):
@@ -182,9 +184,9 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tabled, tmp_path, monkeypa
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             search(tabled, out=tmp_path / "broken", **settings)
-    again = search(tabled, out=tmp_path / "broken", **settings)
-    values = [(one.number, one.state, one.values, one.rungs) for one in whole.trials]
-    assert [(one.number, one.state, one.values, one.rungs) for one in again.trials] == values
+    resumed = search(tabled, out=tmp_path / "broken", **settings)
+    values = [(one.number, one.state, one.values, one.rungs) for one in uninterrupted.trials]
+    assert [(one.number, one.state, one.values, one.rungs) for one in resumed.trials] == values
 
 
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
@@ -195,8 +197,8 @@ def test_a_search_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, mon
     def values(result):
         return [(one.number, one.state, one.values, one.scores, one.rungs, one.seconds) for one in result.trials]
 
-    whole = values(search(tabled, out=tmp_path / "whole", **settings))
-    assert {state for _, state, *_ in whole} >= {"complete", "pruned"}
+    uninterrupted = values(search(tabled, out=tmp_path / "whole", **settings))
+    assert {state for _, state, *_ in uninterrupted} >= {"complete", "pruned"}
     for writes in itertools.count(2):
         with monkeypatch.context() as patch:
             dying_after(patch, writes)
@@ -205,7 +207,9 @@ def test_a_search_may_be_killed_in_the_middle_of_any_write(tabled, tmp_path, mon
                 break
             except Killed:
                 pass
-        assert values(search(tabled, out=tmp_path / f"{writes}", **settings)) == whole, f"killed at write {writes}"
+        assert values(search(tabled, out=tmp_path / f"{writes}", **settings)) == uninterrupted, (
+            f"killed at write {writes}"
+        )
     assert writes > 50
 
 
@@ -213,9 +217,9 @@ def test_a_finished_search_is_extended(tabled, tmp_path):
     settings = {"searcher": "random", "pruner": "halving", "min_epochs": 1, "out": tmp_path / "run"}
     before = search(tabled, budget=20, **settings)
     after = search(tabled, budget=40, **settings)
-    kept = [(one.number, one.state, one.values) for one in before.trials]
-    assert [(one.number, one.state, one.values) for one in after.trials[: len(kept)]] == kept
-    new = after.trials[len(kept) :]
+    earlier = [(one.number, one.state, one.values) for one in before.trials]
+    assert [(one.number, one.state, one.values) for one in after.trials[: len(earlier)]] == earlier
+    new = after.trials[len(earlier) :]
     assert sum(3 in one.rungs for one in new) >= 5
     assert any(one.state == "complete" for one in new)
 
@@ -246,8 +250,8 @@ def test_open_trials_are_closed_with_the_values_of_their_last_rung(tabled):
     assert [one.scores for one in record.trials] == [(0.5,), None, None]
     record.promote(0)
     assert record.trials[0].state == "running" and not record.trials[0].consumes_budget
-    cut = record.close_open_trials("timeout reached")
-    assert [(one.number, one.state, one.reason) for one in cut] == [
+    interrupted = record.close_open_trials("timeout reached")
+    assert [(one.number, one.state, one.reason) for one in interrupted] == [
         (0, "pruned", ""),
         (2, "interrupted", "timeout reached"),
     ]
@@ -271,9 +275,11 @@ def test_a_duplicate_of_a_pruned_trial_has_its_scores_and_is_at_no_rung(tabled):
     assert (record.trials[1].state, record.trials[1].scores) == ("duplicate", (0.5,))
     waiting = [trial(number, {1: (0.1,)}) for number in (2, 3, 4)]
     assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting[:2]]) is None, (
-        "there are but two networks"
+        "two networks are too few"
     )
-    assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting]).number == 2, "it did not go on"
+    assert SuccessiveHalving(1, 3, 9).next_promotion([record.trials[1], *waiting]).number == 2, (
+        "the duplicate was not promoted"
+    )
 
 
 def test_invalid_rungs_are_rejected(tabled, tiny, tmp_path):
@@ -297,16 +303,18 @@ def test_a_training_that_pauses_equals_an_uninterrupted_one(tmp_path):
     data, recipe = load_data("digits"), get_recipe("search")
     space = Space(TEXT, "t")
     genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
-    whole, parts = compile(genotype, 0), compile(genotype, 0)
-    unbroken = train(whole, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
+    uninterrupted, parts = compile(genotype, 0), compile(genotype, 0)
+    reference = train(uninterrupted, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
     paused = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", pause_after=2)
     assert (paused.stopped, paused.epochs) == ("paused", 2)
     parts = compile(genotype, 0)
     ended = train(parts, data, recipe, seed=0, epochs=3, out=tmp_path / "parts", resume=True)
     assert ended.stopped is None
-    own = [epoch["validation_accuracy"] for epoch in ended.history]
-    assert own == [epoch["validation_accuracy"] for epoch in unbroken.history]
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True))
+    accuracies = [epoch["validation_accuracy"] for epoch in ended.history]
+    assert accuracies == [epoch["validation_accuracy"] for epoch in reference.history]
+    assert all(
+        torch.equal(a, b) for a, b in zip(uninterrupted.state_dict().values(), parts.state_dict().values(), strict=True)
+    )
 
 
 def test_a_violation_at_a_rung_counts_when_the_search_ends(tabled):
