@@ -1,11 +1,11 @@
-"""The papers' claims put to the test on CIFAR: equal parameters, equal training, paired seeds.
+"""Tests of the papers' claims on CIFAR: equal parameters, equal training, paired seeds.
 
-    python benchmarks/claims.py plan                 # the arms: parameters, MACs, what is done
-    python benchmarks/claims.py run --minutes 30     # train what is missing; resumes, and may run several times at once
-    python benchmarks/claims.py report               # the contrasts with their intervals
+    python benchmarks/claims.py plan                 # arms: parameters, MACs, finished seeds
+    python benchmarks/claims.py run --minutes 30     # missing trainings; resumable, also in parallel processes
+    python benchmarks/claims.py report               # contrasts with their intervals
 
-The protocol, the arms and the planned contrasts stand in claims.yaml, raw results in results/claims/ (one line of JSON
-per training). `--data cifar10=npz:FILE` names other files than torchvision's.
+claims.yaml contains the protocol, the arms and the planned contrasts; raw results are in results/claims/ (one line of
+JSON per training). `--data cifar10=npz:FILE` replaces torchvision's files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from nas_agg.training.recipes import Recipe
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "claims"
 DOCUMENT = HERE.parent / "docs" / "claims.md"
-TOLERANCE = 0.02  # of an arm's parameters from its family's
+TOLERANCE = 0.02  # relative deviation of an arm's parameters from its family's
 
 
 class Arm(NamedTuple):
@@ -46,9 +46,9 @@ class Arm(NamedTuple):
 
     Attributes:
         family: Name of the family that trains it.
-        name: Its name there.
+        name: Its name in that family.
         dataset: ``cifar10`` or ``cifar100``.
-        genotype: With the data set's input and classes.
+        genotype: Its genotype, with the data set's input and classes.
     """
 
     family: str
@@ -74,23 +74,23 @@ def arms(family: str) -> list[Arm]:
     """The arms of a family, in the order of claims.yaml."""
     spec = plan()["families"][family]
     classes = {"cifar10": 10, "cifar100": 100}[spec["dataset"]]
-    found = []
+    result = []
     for name, arm in spec["arms"].items():
         if "like" in arm:
             other, name = arm["like"].split("/")
-            found += [one for one in arms(other) if one.name == name]
+            result += [one for one in arms(other) if one.name == name]
             continue
         own = "point" in arm
         changes = ({} if own else spec.get("with", {})) | arm.get("with", {})
         genotype = _changed(arm["point"] if own else spec["point"], changes).with_task((3, 32, 32), classes)
-        found.append(Arm(family, name, spec["dataset"], genotype))
-    return found
+        result.append(Arm(family, name, spec["dataset"], genotype))
+    return result
 
 
 def _changed(point: str, changes: dict[str, Any]) -> Genotype:
-    """A point (or a genotype file beside claims.yaml) with other text for names of its genotype."""
-    place = HERE / point
-    text = dict(open_genotype(str(place) if place.is_file() else point).text())
+    """The genotype of a point, or of a file beside claims.yaml, with changed values for some of its names."""
+    file = HERE / point
+    text = dict(open_genotype(str(file) if file.is_file() else point).text())
     let = dict(text.get("let") or {})
     if unknown := set(changes) - set(let):
         raise SystemExit(f"claims.yaml: {point} has no name {', '.join(sorted(unknown))}")
@@ -98,23 +98,23 @@ def _changed(point: str, changes: dict[str, Any]) -> Genotype:
 
 
 def runs() -> list[Run]:
-    """All trainings in their order: seeds 0 to 2 of every family, then the others."""
+    """All trainings in order: seeds 0 to 2 of every family, then the remaining seeds."""
     seeds = plan()["protocol"]["seeds"]
     families = [arms(family) for family in plan()["families"]]
     return [Run(arm, seed) for part in (seeds[:3], seeds[3:]) for family in families for seed in part for arm in family]
 
 
 def recipe() -> Recipe:
-    """The training of every arm."""
+    """The recipe of all arms."""
     return Recipe(name="claims", about="equal training of all arms", **plan()["protocol"]["recipe"])
 
 
 def study_data(name: str, spec: str) -> Data:
-    """The images of the study: equally many of each class, the same for every seed.
+    """The images of the study: equal numbers per class, the same for every seed.
 
     Args:
         name: ``cifar10`` or ``cifar100``.
-        spec: Where they are, as `nas_agg.training.data.load_data` takes it.
+        spec: The data set as accepted by `nas_agg.training.data.load_data`.
     """
     protocol = plan()["protocol"]
     data = load_data(spec, seed=0)
@@ -145,7 +145,7 @@ def finished() -> set[tuple[str, str, int]]:
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
-    """Whether this process alone works in a folder; another's claim ends with that process."""
+    """Lock a folder for this process; yields whether it was free. A lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
@@ -157,12 +157,12 @@ def _claimed(folder: Path) -> Iterator[bool]:
 
 
 def run_all(work: Path, minutes: float, specs: dict[str, str]) -> None:
-    """Train what is missing until the time is up; what is begun resumes from its last epoch.
+    """Run missing trainings within a time limit; interrupted ones resume from their last epoch.
 
     Args:
         work: Folder of checkpoints.
-        minutes: Time to spend; a training stops after the epoch in which it is up.
-        specs: Each data set's place.
+        minutes: Time limit; the training in progress stops after its current epoch.
+        specs: The data sets' specifications by name.
     """
     torch.set_num_threads(1)
     end = time.monotonic() + 60 * minutes
@@ -185,7 +185,7 @@ def run_all(work: Path, minutes: float, specs: dict[str, str]) -> None:
 
 
 def train_run(run: Run, data: Data, out: Path, end: float) -> dict[str, Any] | None:
-    """One training, an epoch at a time; none where the time was up before its end."""
+    """Run one training epoch by epoch; returns its results, or None if the time limit was reached first."""
     (arm, seed), how = run, recipe()
     model = nas_agg.compile(arm.genotype, seed)
     cost = nas_agg.cost(arm.genotype)
@@ -229,28 +229,28 @@ def _append(family: str, line: dict[str, Any]) -> None:
 
 
 def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True)
-    return found.stdout.strip()
+    result = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=HERE, capture_output=True, text=True)
+    return result.stdout.strip()
 
 
 def show_plan() -> None:
-    """Print every arm: parameters, their distance from the family's, MACs, finished seeds."""
+    """Print every arm with parameters, their deviation from the family's, MACs and finished seeds."""
     done = finished()
     for family, spec in plan()["families"].items():
         print(f"{family}, {spec['dataset']}, {spec['params']:,} parameters: {spec['about']}")
         for arm in arms(family):
             cost = nas_agg.cost(arm.genotype)
-            off = cost.params / spec["params"] - 1
+            deviation = cost.params / spec["params"] - 1
             seeds = [seed for seed in plan()["protocol"]["seeds"] if (arm.family, arm.name, seed) in done]
-            wide = "" if abs(off) <= TOLERANCE else "  TOO FAR"
+            warning = "" if abs(deviation) <= TOLERANCE else "  DEVIATES"
             print(
-                f"  {arm.name:24s} {cost.params:8,} ({100 * off:+.1f} %) {cost.macs / 1e6:6.1f}M MACs  "
-                f"depth {cost.depth:3d}  seeds done: {', '.join(map(str, seeds)) or 'none'}{wide}"
+                f"  {arm.name:24s} {cost.params:8,} ({100 * deviation:+.1f} %) {cost.macs / 1e6:6.1f}M MACs  "
+                f"depth {cost.depth:3d}  finished seeds: {', '.join(map(str, seeds)) or 'none'}{warning}"
             )
 
 
 def report() -> str:
-    """The contrasts of the families that have been trained, as Markdown."""
+    """The contrasts of all trained families as Markdown."""
     families = []
     for name, spec in plan()["families"].items():
         lines: dict[str, dict[int, Any]] = {}
@@ -263,12 +263,12 @@ def report() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("plan", help="the arms, counted, and what is done")
-    run = commands.add_parser("run", help="train what is missing")
-    run.add_argument("--minutes", type=float, default=30.0, help="time to spend")
+    commands.add_parser("plan", help="print the arms with their costs and finished seeds")
+    run = commands.add_parser("run", help="run missing trainings")
+    run.add_argument("--minutes", type=float, default=30.0, help="time limit")
     run.add_argument("--work", type=Path, default=Path("runs/claims"), help="folder of checkpoints")
-    run.add_argument("--data", action="append", default=[], help="NAME=PLACE, for instance cifar10=npz:cifar10.npz")
-    show = commands.add_parser("report", help="the contrasts with their intervals")
+    run.add_argument("--data", action="append", default=[], help="NAME=DATASET, for example cifar10=npz:cifar10.npz")
+    show = commands.add_parser("report", help="print the contrasts with their intervals")
     show.add_argument("--write", action="store_true", help="write docs/claims.md instead of printing")
     options = parser.parse_args()
     if options.command == "plan":
@@ -284,7 +284,7 @@ def main() -> None:
             name, _, spec = place.partition("=")
             if name not in specs or not spec:
                 parser.error(
-                    f"--data {place!r}: write cifar10=PLACE or cifar100=PLACE, such as cifar10=npz:cifar10.npz"
+                    f"--data {place!r}: expected cifar10=DATASET or cifar100=DATASET, e.g. cifar10=npz:cifar10.npz"
                 )
             specs[name] = spec
         run_all(options.work, options.minutes, specs)

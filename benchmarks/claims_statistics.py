@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-Results = Mapping[str, Mapping[int, float]]  # arm -> seed -> figure
+Results = Mapping[str, Mapping[int, float]]  # arm -> seed -> value
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference between means of arms, with its uncertainty.
+    """A difference between means of arms with its uncertainty.
 
     Attributes:
-        estimate: The difference, in the figure's unit.
+        estimate: The difference, in the unit of the values.
         half_width: Half of the 95 % confidence interval.
         p: Two-sided p-value of no difference.
-        seeds: Seeds that all arms of the family have.
+        seeds: Number of seeds common to all arms of the family.
         degrees: Degrees of freedom of the residual.
     """
 
@@ -36,18 +36,18 @@ class Contrast:
 
 
 def shared_seeds(results: Results, arms: Sequence[str]) -> list[int]:
-    """The seeds that every one of some arms was trained with."""
+    """The seeds common to some arms."""
     return sorted(set.intersection(*(set(results.get(arm, {})) for arm in arms)))
 
 
 def residual_deviation(results: Results, arms: Sequence[str]) -> tuple[float, int]:
-    """Standard deviation of what arms and seeds leave unexplained, and its degrees of freedom.
+    """Standard deviation of the residual of arms and seeds, and its degrees of freedom.
 
-    The model is additive: figure = arm + seed + residual, with ``(arms - 1) * (seeds - 1)`` degrees of freedom, so
-    that what a seed does to all arms alike (the images' order, the augmentation) is no noise.
+    The model is additive: value = arm + seed + residual, with ``(arms - 1) * (seeds - 1)`` degrees of freedom, so that
+    effects of a seed common to all arms (order of images, augmentation) are not noise.
 
     Raises:
-        ValueError: There are fewer than two arms, or fewer than two seeds that all of them have.
+        ValueError: There are fewer than two arms, or fewer than two common seeds.
     """
     seeds = shared_seeds(results, arms)
     if len(arms) < 2 or len(seeds) < 2:
@@ -59,15 +59,15 @@ def residual_deviation(results: Results, arms: Sequence[str]) -> tuple[float, in
 
 
 def contrast(results: Results, arms: Sequence[str], signs: Mapping[str, int]) -> Contrast:
-    """The mean of some arms less the mean of others; the residual is pooled over the family.
+    """The mean of some arms minus the mean of others; the residual is pooled over the family.
 
     Args:
-        results: Figures by arm and seed.
+        results: Values by arm and seed.
         arms: All arms of the family.
         signs: 1 for arms of the first mean, -1 for those of the second.
 
     Raises:
-        ValueError: One of the means is of no arm, or there are too few arms or seeds.
+        ValueError: One of the means has no arm, or there are too few arms or seeds.
     """
     counts = {sign: list(signs.values()).count(sign) for sign in (1, -1)}
     if not all(counts.values()):
@@ -86,7 +86,7 @@ def contrast(results: Results, arms: Sequence[str], signs: Mapping[str, int]) ->
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """P-values adjusted by Holm's step-down procedure (Holm 1979), in the order given."""
+    """P-values adjusted by Holm's step-down procedure (Holm, 1979), in the given order."""
     order = np.argsort(ps)
     adjusted = np.empty(len(ps))
     largest = 0.0

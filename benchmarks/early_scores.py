@@ -1,15 +1,15 @@
-"""What scores of early epochs are worth: rank correlation with the end of training, by both batch-norm statistics.
+"""Rank correlation of early-epoch scores with final accuracy, with running and with recomputed batch-norm statistics.
 
     python benchmarks/early_scores.py run --out benchmarks/results/early-scores-digits.jsonl
     python benchmarks/early_scores.py run --out FILE --data npz:cifar10.npz --side 16 --images 6000 --batch-size 64 \
         --networks 24
     python benchmarks/early_scores.py report FILE ...
 
-`run` trains networks of agg-bench and writes one line per network: its accuracy and loss after each epoch as a search
-scores it (score), with running averages (running), and with fresh statistics, also in late epochs where the product
-uses running averages (fresh). A run that was stopped goes on with the same command. `report` prints Kendall's tau with
-95 % bootstrap intervals over networks: on agg-bench's own data with the mean of the table's three seeds, of which the
-training's seed is none; elsewhere with the accuracy at the end of the same training.
+`run` trains networks of agg-bench and writes one line per network: accuracy and loss after each epoch as used by a
+search (score), with running averages (running), and with recomputed statistics (fresh), also in late epochs, where a
+search uses running averages. The same command resumes an interrupted run. `report` prints Kendall's tau with 95 %
+bootstrap intervals over networks: on agg-bench's own data set the correlation with the mean of the table's three seeds,
+which do not include the seed of the training; elsewhere with the accuracy at the end of the same training.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KINDS = ("score", "running", "fresh", "plain")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train the networks that the file does not have yet."""
+    """Train the networks that the output file lacks."""
     import torch
 
     from nas_agg.search_space.encoding import Encoding
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _data(options: argparse.Namespace) -> Any:
-    """The data set, split as for the table, or some of its images, averaged over areas to a smaller side."""
+    """The data set, split as for the table; or some of its images, scaled down by averaging blocks of pixels."""
     import torch
     from torch.nn import functional
 
@@ -92,7 +92,7 @@ def _data(options: argparse.Namespace) -> Any:
 
 
 def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -> dict[str, Any]:
-    """One training: accuracies and losses after each epoch, by each kind of statistics."""
+    """Train a network; returns accuracies and losses after each epoch with each kind of statistics."""
     from nas_agg.compiler import compile
     from nas_agg.training.augment import Augmentation
     from nas_agg.training.batch_norm_statistics import StatisticsImages, fresh_statistics
@@ -102,8 +102,8 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
     model = compile(genotype, options.seed)
     size, augmented = batch_size(data, "cpu"), recipe.augmentation(data.augmentation)
     images = {
-        name: StatisticsImages(data.train.images, size, how, data.mean, data.std, seed=1)
-        for name, how in (("fresh", augmented), ("plain", Augmentation()))
+        name: StatisticsImages(data.train.images, size, augmentation, data.mean, data.std, seed=1)
+        for name, augmentation in (("fresh", augmented), ("plain", Augmentation()))
     }
     line: dict[str, Any] = {f"{kind}{what}": [] for kind in KINDS for what in ("", "_loss")}
     shares = []
@@ -112,24 +112,24 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
         line[kind].append(round(accuracy, 5))
         line[f"{kind}_loss"].append(round(loss, 4))
 
-    def scored(kind: str) -> None:
+    def evaluate_with(kind: str) -> None:
         with fresh_statistics(model, images[kind]):
-            found = evaluate(model, data.validation, data)
-        add(kind, found["accuracy"], found["loss"])
+            metrics = evaluate(model, data.validation, data)
+        add(kind, metrics["accuracy"], metrics["loss"])
 
     def report(epoch: int, metrics: dict[str, Any]) -> bool:
         names = ("validation_accuracy", "validation_loss")
         score, running = ([metrics[f"{name}{more}"] for name in names] for more in ("", "_running_statistics"))
         add("score", *score)
         add("running", *running)
-        if score == running:  # the product takes no fresh ones any more
+        if score == running:  # the search uses running averages from here on
             start = time.perf_counter()
-            scored("fresh")
+            evaluate_with("fresh")
             shares.append((time.perf_counter() - start) / metrics["seconds"])
         else:
             add("fresh", *score)
         if options.plain:
-            scored("plain")
+            evaluate_with("plain")
         return False
 
     start = time.perf_counter()
@@ -144,27 +144,27 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Print the tables of some files."""
+    """Print the tables of result files."""
     for path in options.files:
         lines = _lines(path)[options.first : options.last]
         last = max(len(line["score"]) for line in lines)
-        whole = [line for line in lines if len(line["score"]) == last]
+        complete = [line for line in lines if len(line["score"]) == last]
         if "truth" in lines[0]:
             truth, name = [line["truth"] for line in lines], "the mean of the table's three seeds"
         else:
-            lines, truth, name = whole, [line["score"][-1] for line in whole], "the end of the same training"
+            lines, truth, name = complete, [line["score"][-1] for line in complete], "the end of the same training"
         print(f"{path}: {len(lines)} networks; Kendall's tau with {name}")
         for epoch in options.epochs:
             _print_epoch(epoch, lines, np.array(truth))
         if last > 1:
-            _print_end(whole)
+            _print_end(complete)
         print(flush=True)
 
 
 def _print_epoch(epoch: int, lines: list[dict[str, Any]], truth: np.ndarray) -> None:
-    """How the scores after an epoch rank the networks that came so far."""
-    there = np.array([len(line["score"]) >= epoch for line in lines])
-    lines, truth = [line for line, is_there in zip(lines, there, strict=True) if is_there], truth[there]
+    """Rank correlation of the scores after an epoch, for the networks trained that long."""
+    reached = np.array([len(line["score"]) >= epoch for line in lines])
+    lines, truth = [line for line, keep in zip(lines, reached, strict=True) if keep], truth[reached]
     if len(lines) < 3:
         return
     params = np.array([line["params"] for line in lines])
@@ -180,35 +180,37 @@ def _print_epoch(epoch: int, lines: list[dict[str, Any]], truth: np.ndarray) -> 
     print(f"| params | {params.mean():,.0f} | {_interval(params, truth, one)} | {_interval(params, truth, bins)} |")
 
 
-def _print_end(whole: list[dict[str, Any]]) -> None:
-    """How far apart the kinds of statistics are after the last epoch, and what fresh ones cost."""
+def _print_end(complete: list[dict[str, Any]]) -> None:
+    """Differences between kinds of statistics after the last epoch, and the cost of recomputed ones."""
     for kind in ("score", "fresh", "plain"):
-        if kind in whole[0] and len(whole) > 1:
-            apart = 100 * np.array([line[kind][-1] - line["running"][-1] for line in whole])
-            error = apart.std(ddof=1) / len(apart) ** 0.5
-            print(f"last epoch, {len(whole)} networks: {kind} - running = {apart.mean():+.2f} ± {error:.2f} points")
-    shares = [line["share"] for line in whole if line["share"] is not None]
+        if kind in complete[0] and len(complete) > 1:
+            differences = 100 * np.array([line[kind][-1] - line["running"][-1] for line in complete])
+            error = differences.std(ddof=1) / len(differences) ** 0.5
+            difference = f"{differences.mean():+.2f} ± {error:.2f} points"
+            print(f"last epoch, {len(complete)} networks: {kind} - running = {difference}")
+    shares = [line["share"] for line in complete if line["share"] is not None]
     if shares:
-        print(f"fresh statistics and their evaluation take {100 * np.mean(shares):.0f} % of an epoch without them")
+        share = f"{100 * np.mean(shares):.0f} % of the time of an epoch without them"
+        print(f"recomputed statistics and their evaluation take {share}")
 
 
 def _bins(params: np.ndarray) -> np.ndarray:
-    """The number of each network's decile of params; fewer bins where there would be under ten networks in one."""
+    """Each network's bin by number of parameters: deciles, or fewer bins of at least ten networks."""
     count = max(1, min(10, len(params) // 10))
     order = np.argsort(np.argsort(params, kind="stable"))
     return order * count // len(params)
 
 
 def _interval(scores: np.ndarray, truth: np.ndarray, bins: np.ndarray) -> str:
-    """Kendall's tau-b, a mean over bins, with its 95 % bootstrap interval over networks."""
+    """Kendall's tau-b, averaged over bins, with its 95 % bootstrap interval over networks."""
     draws = np.random.default_rng(0).integers(len(scores), size=(RESAMPLES, len(scores)))
-    found = [value for draw in draws if np.isfinite(value := _tau(scores[draw], truth[draw], bins[draw]))]
-    low, high = np.percentile(found, (2.5, 97.5))
+    taus = [value for draw in draws if np.isfinite(value := _tau(scores[draw], truth[draw], bins[draw]))]
+    low, high = np.percentile(taus, (2.5, 97.5))
     return f"{_tau(scores, truth, bins):.3f} ({low:.3f} to {high:.3f})"
 
 
 def _tau(scores: np.ndarray, truth: np.ndarray, bins: np.ndarray) -> float:
-    """Kendall's tau-b in each bin, weighted by the pairs in it that the truth tells apart."""
+    """Kendall's tau-b per bin, averaged with the number of pairs without ties in the truth as weights."""
     total = weight = 0.0
     for bin in np.unique(bins):
         x, y = scores[bins == bin], truth[bins == bin]
@@ -225,23 +227,25 @@ def _tau(scores: np.ndarray, truth: np.ndarray, bins: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     modes = parser.add_subparsers(dest="mode", required=True)
-    training = modes.add_parser("run", help="train networks and write what each epoch scores")
+    training = modes.add_parser("run", help="train networks and write their scores after each epoch")
     training.add_argument("--out", type=Path, required=True)
     training.add_argument("--data", default="digits")
-    training.add_argument("--side", type=int, help="average images over areas to this many pixels a side")
-    training.add_argument("--images", type=int, default=6000, help="with --side: how many, four in five to learn from")
+    training.add_argument("--side", type=int, help="scale images down to this many pixels per side")
+    training.add_argument(
+        "--images", type=int, default=6000, help="with --side: number of images, four in five of them for training"
+    )
     training.add_argument("--batch-size", type=int)
     training.add_argument("--networks", type=int, default=200)
-    training.add_argument("--draw", type=int, default=0, help="seed that networks are drawn with")
-    training.add_argument("--skip", type=int, default=0, help="leave out the first ones drawn")
-    training.add_argument("--seed", type=int, default=3, help="of the trainings; the table's are 0, 1 and 2")
+    training.add_argument("--draw", type=int, default=0, help="seed of the selection of networks")
+    training.add_argument("--skip", type=int, default=0, help="skip this many selected networks")
+    training.add_argument("--seed", type=int, default=3, help="seed of the trainings; the table used 0, 1 and 2")
     training.add_argument("--until", type=int, help="stop each training after this epoch")
-    training.add_argument("--plain", action="store_true", help="also with statistics of images that are not augmented")
-    printing = modes.add_parser("report", help="print what the files say")
+    training.add_argument("--plain", action="store_true", help="also use statistics of images without augmentation")
+    printing = modes.add_parser("report", help="print the tables of result files")
     printing.add_argument("files", type=Path, nargs="+")
     printing.add_argument("--epochs", type=int, nargs="+", default=[1, 2, 3, 4, 6])
-    printing.add_argument("--first", type=int, default=0, help="leave out the first lines of each file")
-    printing.add_argument("--last", type=int, help="and the lines from this one on")
+    printing.add_argument("--first", type=int, default=0, help="skip this many lines of each file")
+    printing.add_argument("--last", type=int, help="use only the lines before this one")
     options = parser.parse_args()
     sys.exit(run(options) if options.mode == "run" else report(options))
 

@@ -1,16 +1,15 @@
-"""What a search costs beside its evaluations: milliseconds a trial on a table, and the speed-up of eight workers.
+"""Overhead of the search engine: milliseconds per trial on a table, and the speed-up of eight workers.
 
     python benchmarks/engine.py [--searchers random,predictor] [--seeds 3]
     python benchmarks/engine.py --workers 8 [--searchers random,predictor]
 
-Overhead: whole searches of 150 networks of agg-bench, journal and run folder included, and of 30
-open names of four values each with a made-up score. A trial's time is that between the begins of two evaluations, on
-the processor and by the clock. Both medians and means are shown: a searcher that fits a
-model takes longer as trials come in.
+Overhead: complete searches of 150 networks of agg-bench, including journal and run folder, and of a synthetic function
+of 30 search variables with four values each. The time of a trial is that between the starts of two evaluations, as CPU
+time and wall time. Medians and means are shown, since searchers that fit a model slow down as trials accumulate.
 
-Workers: the same searches with worker processes that sleep for a second and tell the table's result. Speed-up is the
-evaluations' seconds by the seconds between the first evaluation's begin and the last one's end; the start of the
-workers, which one long search does not feel, is shown apart.
+Workers: the same searches with worker processes that sleep for a second and report the table's result. Speed-up is the
+total time of evaluations divided by the time from the start of the first to the end of the last evaluation; the startup
+time of the workers, negligible in a long search, is shown separately.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SLEEP = 1.0
 
 
 def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialOutcome | FinalOutcome]:
-    """What a worker process does: it sleeps, and looks a network up."""
+    """The evaluation function of a worker process: sleep, then look the network up."""
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import open_space
     from nas_agg.study.tables.results_table import TabularSpace
@@ -50,38 +49,38 @@ def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialO
             (out / "metrics.json").write_text(json.dumps(tested))
             out.rename(job.best)
             return FinalOutcome()
-        begun = time.time()
+        start = time.time()
         time.sleep(SLEEP)
         row = space.network(Genotype.model_validate(job.genotype))
         with (notes / "times.txt").open("a") as file:
-            file.write(f"{begun} {time.time()}\n")
+            file.write(f"{start} {time.time()}\n")
         return TrialOutcome(metrics={"accuracy": row.value}, seconds=SLEEP)
 
     return work
 
 
 def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of each trial of a search: of the processor, and by the clock."""
+    """Milliseconds per trial of a search: CPU time and wall time."""
     from nas_agg.study import search
     from nas_agg.study.workers.table_lookup import TableLookupExecutor
 
     cpu, wall = [time.process_time()], [time.perf_counter()]
 
-    def note() -> None:
+    def record_time() -> None:
         cpu.append(time.process_time())
         wall.append(time.perf_counter())
 
     def evaluate(values: dict[str, int], trial: Any) -> float:
-        note()
+        record_time()
         return -sum((value - place % 8) ** 2 for place, value in enumerate(values.values()))
 
-    class Noted(TableLookupExecutor):
+    class TimedExecutor(TableLookupExecutor):
         def start(self, assignment: Any) -> None:
-            note()
+            record_time()
             super().start(assignment)
 
     settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupExecutor", Noted):
+    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupExecutor", TimedExecutor):
         if names:
             search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
         else:
@@ -90,7 +89,7 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
 
 
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
-    """How many times faster than one after the other, and the seconds until the first evaluation began."""
+    """The speed-up over sequential evaluation, and the seconds until the first evaluation started."""
     import nas_agg.study.engine as engine
     from nas_agg.search_space.space import open_space
     from nas_agg.study.api import search
@@ -99,7 +98,7 @@ def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float
     with tempfile.TemporaryDirectory() as folder:
         task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
         engine.open_task, engine.WORKER_COMMAND = lambda settings, space: task, (sys.executable, __file__, "--serve")
-        begun = time.time()
+        started = time.time()
         search(
             open_space("agg-bench"),
             searcher=searcher,
@@ -111,7 +110,7 @@ def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float
         )
         times = [tuple(map(float, line.split())) for line in (Path(folder) / "times.txt").read_text().splitlines()]
     first, last = min(begin for begin, _ in times), max(end for _, end in times)
-    return len(times) * SLEEP / (last - first), first - begun
+    return len(times) * SLEEP / (last - first), first - started
 
 
 def main() -> None:
@@ -123,7 +122,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.workers:
-        print("| searcher | workers | networks | speed-up | of linear | first evaluation after |")
+        print("| searcher | workers | networks | speed-up | efficiency | first evaluation after |")
         print(f"|{'---|' * 6}")
         budget = options.budget or 20 * options.workers
         for searcher in options.searchers or ["random", "predictor"]:
@@ -132,15 +131,15 @@ def main() -> None:
             cells = [searcher, str(options.workers), str(budget), f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
             print(f"| {' | '.join(cells)} |", flush=True)
         return
-    print("| searcher | open names | processor, median | mean | by the clock, median | mean |")
+    print("| searcher | search variables | CPU time, median | mean | wall time, median | mean |")
     print(f"|{'---|' * 6}")
     for names in (0, 30):
         for searcher in options.searchers or ["random", "evolution", "local", "nsga2", "tpe", "predictor"]:
-            found: list[list[float]] = [[], []]
+            collected: list[list[float]] = [[], []]
             for seed in range(options.seeds):
-                for own, times in zip(found, overhead(searcher, seed, options.budget or 150, names), strict=True):
+                for own, times in zip(collected, overhead(searcher, seed, options.budget or 150, names), strict=True):
                     own += times
-            cells = [f"{of(times):.1f} ms" for times in found for of in (statistics.median, statistics.mean)]
+            cells = [f"{of(times):.1f} ms" for times in collected for of in (statistics.median, statistics.mean)]
             print(f"| {searcher} | {names or 8} | {' | '.join(cells)} |", flush=True)
 
 

@@ -1,15 +1,15 @@
-"""Records what a change that only moves or renames code must not alter, and compares two records.
+"""Golden records: what a refactoring must not alter, recorded before and after it and compared.
 
     python benchmarks/goldens.py record before    # at the commit before the change
     python benchmarks/goldens.py record after     # with the change, on the same machine
     python benchmarks/goldens.py compare before after
 
-A record is a folder: ``points.json`` (each point's hash, cost, kept bytes, and parameters of its emitted code),
-``models/`` (the emitted code), ``searches.json`` (trials of every searcher on a table, three seeds of 60 networks),
-``trainings.json`` (eight networks trained on digits by one worker) and ``files/`` (a genotype, a compiled model, an
-exported one, a run folder). Values that were trained depend on the processor and on torch: compare records of one
-machine. Emitted code may become shorter; `compare` prints by how much, and reports what is longer by more than 2 %.
-`check-files FOLDER` loads the files of an older record with the code at hand.
+A record is a folder: ``points.json`` (hash, cost, bytes kept for backward and parameters of the emitted code of each
+point), ``models/`` (emitted code), ``searches.json`` (trials of every searcher on a table, three seeds of 60 networks),
+``trainings.json`` (eight networks trained on digits by one worker) and ``files/`` (a genotype, weights, a compiled
+model, a run folder). Trained values depend on the processor and the version of torch: compare records of one machine.
+Emitted code may become shorter; `compare` prints the lengths and fails if the total grows by more than 2 %.
+`check-files FOLDER` loads the files of an older record with the current code.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ SEEDS, NETWORKS, LONGER = range(3), 60, 1.02
 
 
 def record(out: Path, jobs: int, parts: list[str]) -> None:
-    """Write a record into a folder.
+    """Write a record.
 
     Args:
-        out: The folder.
-        jobs: Processes.
-        parts: Of ``points``, ``searches``, ``trainings`` and ``files``.
+        out: Folder of the record.
+        jobs: Number of processes.
+        parts: Parts to record: ``points``, ``searches``, ``trainings``, ``files``.
     """
     from nas_agg.search_space.space import list_spaces, open_space
     from nas_agg.study.samplers.searcher import installed_searchers
@@ -62,7 +62,7 @@ def _write(path: Path, values: Any) -> None:
 
 
 def _point(reference: str, out: Path) -> dict[str, Any]:
-    """Cost, hash and code of a point; the code goes into a file of its own."""
+    """Cost and hash of a point; its emitted code is written to a file."""
     import torch
 
     import nas_agg
@@ -73,7 +73,7 @@ def _point(reference: str, out: Path) -> dict[str, Any]:
     text = emit(genotype, title=reference)
     (out / "models" / f"{reference.replace('/', '__')}.py").write_text(text)
     names: dict[str, Any] = {}
-    exec(compile(text, reference, "exec"), names)  # this very process wrote it
+    exec(compile(text, reference, "exec"), names)  # written by this process
     with torch.device("meta"):
         state = names["Network"]().state_dict()
     shapes = [f"{name} {list(tensor.shape)}" for name, tensor in state.items()]
@@ -96,7 +96,7 @@ def _search(case: tuple[str, int]) -> list[list[Any]]:
 
 
 def _trainings(out: Path) -> list[list[Any]]:
-    """Eight networks of a space that has no table, trained on the images that scikit-learn ships."""
+    """Eight networks of a space without a table, trained on scikit-learn's digits."""
     import nas_agg
 
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def _trainings(out: Path) -> list[list[Any]]:
 
 
 def _files(out: Path) -> None:
-    """Files that people keep: written here, read by a later version."""
+    """Write files that users keep, to be read by later versions."""
     import nas_agg
     from nas_agg.compiler.weights import save_weights
 
@@ -124,13 +124,13 @@ def _files(out: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Load the files of a record with the code at hand.
+    """Load the files of a record with the current code.
 
     Args:
-        folder: A record's folder.
+        folder: Folder of the record.
 
     Raises:
-        NasAggError: One of them cannot be read.
+        NasAggError: A file cannot be read.
     """
     import nas_agg
     from nas_agg.compiler.weights import load_weights
@@ -145,19 +145,19 @@ def check_files(folder: Path) -> None:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print where two records differ.
+    """Print the differences between two records.
 
     Returns:
         The number of differences.
     """
-    found = 0
+    differences = 0
     for name in ("points", "searches", "trainings"):
         if not all((folder / f"{name}.json").exists() for folder in (before, after)):
             print(f"{name}: not in both records")
             continue
         old, new = (json.loads((folder / f"{name}.json").read_text()) for folder in (before, after))
         if name == "points":
-            found += _compare_lengths(
+            differences += _compare_lengths(
                 {point: (old[point].pop("lines"), new[point].pop("lines")) for point in {*old} & {*new}}
             )
         keys = sorted({*old, *new}) if isinstance(old, dict) else range(max(len(old), len(new)))
@@ -165,8 +165,8 @@ def compare(before: Path, after: Path) -> int:
         print(f"{name}: {len(keys)} compared, {len(differing)} differ")
         for key in differing[:10]:
             print(f"  {key}: {_at(old, key)} -> {_at(new, key)}"[:300])
-        found += len(differing)
-    return found
+        differences += len(differing)
+    return differences
 
 
 def _at(values: Any, key: Any) -> Any:

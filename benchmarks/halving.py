@@ -1,11 +1,11 @@
-"""Halving against whole trainings, at equal epochs: what each finds of one objective or several.
+"""Successive halving against full training at an equal number of epochs, for one or several objectives.
 
     python benchmarks/halving.py [--objectives accuracy,macs] [--space agg-bench]
 
-Both ways propose by the same searcher. Whole trainings spend all epochs on each network; halving pauses at rungs, and
-one in so many of each rung go on. What counts is the networks that were trained to the end: of several objectives the
-hypervolume of their front, relative to that of all networks of the table (reference: the median accuracy, the largest
-costs); of the accuracy alone how far the best of them is from the table's best.
+Both variants use the same searcher. Full training spends all epochs on each network; successive halving pauses trials
+at rungs and promotes one in ``reduction_factor`` of each rung. Only networks trained to the end are evaluated: for
+several objectives by the hypervolume of their front relative to that of all networks in the table (reference: median
+accuracy, largest costs), for accuracy alone by the regret of the best one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import statistics
 import warnings
 
 import optuna
-from judging import Regret, Volume, figures_of, objectives_named
+from judging import Regret, RelativeHypervolume, metrics_of, parse_objectives
 
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
@@ -32,12 +32,12 @@ from nas_agg.study.tables.table_file import Row
 def run(
     space: TabularSpace, objectives: Objectives, searcher: str, seed: int, epochs: int, rungs: SuccessiveHalving | None
 ) -> tuple[list[Row], int]:
-    """One search; gives the networks trained to the end, and how many were begun."""
+    """Run one search; returns the networks trained to the end and the number of networks started."""
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     proposer = Proposer(
         space, make_searcher(find_searcher(searcher), space, seed, objectives), record, cost=space.network
     )
-    spent, whole = 0, []
+    spent, completed = 0, []
     while True:
         trial = rungs.next_promotion(record.trials) if rungs else None
         if trial is not None:
@@ -48,18 +48,18 @@ def run(
                 break
             trial = record.trials[proposal.number]
         row = space.row(space.values(trial.labels))
-        until = rungs.next_rung(trial) if rungs else space.epochs
-        step = until - max(trial.rungs, default=0)
+        next_epoch = rungs.next_rung(trial) if rungs else space.epochs
+        step = next_epoch - max(trial.rungs, default=0)
         if spent + step > epochs:
             break
         spent += step
-        if until == space.epochs:
-            record.complete(trial.number, objectives.values(figures_of(row)))
-            whole.append(row)
+        if next_epoch == space.epochs:
+            record.complete(trial.number, objectives.values(metrics_of(row)))
+            completed.append(row)
         else:
-            there = {**figures_of(row), "accuracy": row.curve[until - 1]}
-            record.pause(trial.number, until, objectives.values(there))
-    return whole, len(record.trials)
+            metrics = {**metrics_of(row), "accuracy": row.curve[next_epoch - 1]}
+            record.pause(trial.number, next_epoch, objectives.values(metrics))
+    return completed, len(record.trials)
 
 
 def main() -> None:
@@ -77,11 +77,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = TabularSpace(open_space(options.space))
-    objectives = objectives_named(parser, options.objectives)
-    judge, said = (
-        (Volume(space, objectives), "volume_end") if objectives.is_multi_objective else (Regret(), "regret_end")
+    objectives = parse_objectives(parser, options.objectives)
+    judge, key = (
+        (RelativeHypervolume(space, objectives), "volume_end")
+        if objectives.is_multi_objective
+        else (Regret(), "regret_end")
     )
-    print("| epochs | searcher | whole trainings | halving | networks begun | better in | worse in |")
+    print("| epochs | searcher | full training | halving | networks started | better in | worse in |")
     print(f"|{'---|' * 7}")
     settings = Settings.parse(
         space=options.space,
@@ -95,21 +97,26 @@ def main() -> None:
         epochs = networks * space.epochs
         for searcher in options.searchers:
             shares: list[list[float]] = [[], []]
-            begun = []
+            started = []
             for seed in range(options.first_seed, options.first_seed + options.seeds):
-                for place, way in enumerate((None, rungs)):
-                    found, count = run(space, objectives, searcher, seed, epochs, way)
-                    nothing = 0.0 if objectives.is_multi_objective else space.best
-                    shares[place].append(judge.of(found, len(found), space)[said] if found else nothing)
-                begun.append(count)
+                for position, schedule in enumerate((None, rungs)):
+                    rows, count = run(space, objectives, searcher, seed, epochs, schedule)
+                    worst = 0.0 if objectives.is_multi_objective else space.best
+                    shares[position].append(judge.evaluate(rows, len(rows), space)[key] if rows else worst)
+                started.append(count)
             pairs = list(zip(*shares, strict=True))
             counts = [sum(half > full for full, half in pairs), sum(half < full for full, half in pairs)]
-            counts = counts if objectives.is_multi_objective else counts[::-1]  # less regret is better
-            cells = [f"{epochs:,}", searcher, *map(told, shares), f"{networks} and {statistics.mean(begun):.0f}"]
+            counts = counts if objectives.is_multi_objective else counts[::-1]  # smaller regret is better
+            cells = [
+                f"{epochs:,}",
+                searcher,
+                *map(mean_with_error, shares),
+                f"{networks} and {statistics.mean(started):.0f}",
+            ]
             print(f"| {' | '.join([*cells, *(f'{count} of {options.seeds}' for count in counts)])} |", flush=True)
 
 
-def told(values: list[float]) -> str:
+def mean_with_error(values: list[float]) -> str:
     """A mean with its standard error."""
     error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return f"{statistics.mean(values):.4f} ± {error:.4f}"

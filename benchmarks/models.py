@@ -1,12 +1,13 @@
-"""Our networks beside torchvision's in one run: training step, inference, bytes kept for backward, peak memory.
+"""Our networks against torchvision's: training step, inference, bytes kept for backward, peak memory.
 
     python benchmarks/models.py [NETWORK ...] [--compiled] [--rounds 15] [--batch 4] [--side 96] [--threads 1]
 
-A round runs every form once, in an order that turns; a ratio is the median over rounds of a form's time to that of the
-first form in the same round, with the 95 % interval of that median. Bytes are the allocator's (glibc's live bytes, for
-hooks on saved tensors miss caches): what backward keeps alive an image, and the peak of a step above what was there
-before it, gradients of weights included. A GPU, where there is one, runs in bfloat16 as well.
-Every network has a process of its own. `--compiled` adds forms under `torch.compile`, whose compilation takes minutes.
+Each round runs every variant once, in rotating order. A ratio is the median over rounds of a variant's time divided by
+that of the first variant in the same round, with the 95 % interval of the median. Bytes are those of the allocator
+(glibc's live bytes, since hooks on saved tensors miss caches): bytes kept for backward per image, and the peak of a
+step above the level before it, including weight gradients. If there is a GPU, networks run there too, in bfloat16.
+Each network is measured in a process of its own. `--compiled` adds variants under `torch.compile`, whose compilation
+takes minutes.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.training.torch_compile import backend
 
 NETWORKS = ("densenet/121", "residual/resnet50", "efficientnet/b0", "sparsenet/121-k32", "dsnet/dsnet50")
-#: Points that are a model of torchvision's too, and that model.
-THEIRS: dict[str, Callable[..., nn.Module]] = {
+#: Points with an equivalent model in torchvision.
+TORCHVISION: dict[str, Callable[..., nn.Module]] = {
     "densenet/121": models.densenet121,
     "residual/resnet50": models.resnet50,
     "efficientnet/b0": models.efficientnet_b0,
@@ -45,14 +46,14 @@ THEIRS: dict[str, Callable[..., nn.Module]] = {
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of mallopt
 
 
-class Form(NamedTuple):
-    """A network in one form.
+class Variant(NamedTuple):
+    """One variant of a network.
 
     Attributes:
-        name: What it is called in the table.
-        network: On the device.
-        layout: Of its images.
-        predicted: Bytes kept an image, as `nas_agg cost` says them; None if it says none.
+        name: Its name in the table.
+        network: The network, on the device.
+        layout: Memory format of images.
+        predicted: Bytes kept per image as predicted by `nas_agg cost`; None if there is no prediction.
     """
 
     name: str
@@ -61,8 +62,8 @@ class Form(NamedTuple):
     predicted: float | None = None
 
 
-class Figures(NamedTuple):
-    """What was measured of one form; None where it was not."""
+class Measurement(NamedTuple):
+    """Measurements of one variant; None where not measured."""
 
     name: str
     step: list[float]
@@ -72,17 +73,17 @@ class Figures(NamedTuple):
     predicted: float | None
 
 
-# ---------------------------------------------------------------------- the forms
+# ---------------------------------------------------------------------- variants
 
 
 def at_side(name: str, side: int | None) -> Genotype:
-    """A point, on its own images or on others'."""
+    """A point's genotype, for images of another size if specified."""
     genotype = nas_agg.load(name)
     return genotype.with_task(input=(genotype.input[0], side, side)) if side else genotype
 
 
-def forms(name: str, options: argparse.Namespace, device: torch.device, training: bool) -> Iterator[Form]:
-    """The forms of a network; the first is what the others are compared with."""
+def variants(name: str, options: argparse.Namespace, device: torch.device, training: bool) -> Iterator[Variant]:
+    """The variants of a network; the first is the reference."""
     genotype = at_side(name, options.side)
     cost = Cost(expand(genotype))
     layouts = {"": torch.contiguous_format, " last": torch.channels_last}
@@ -95,33 +96,35 @@ def forms(name: str, options: argparse.Namespace, device: torch.device, training
     def predicted(memory: str) -> float | None:
         return cost.bytes_for_backward(memory, options.batch) if device.type == "cpu" else None
 
-    for said, layout in layouts.items():
-        if name in THEIRS:
-            yield Form(f"torchvision{said}", THEIRS[name]().to(device, memory_format=layout), layout)
+    for suffix, layout in layouts.items():
+        if name in TORCHVISION:
+            yield Variant(f"torchvision{suffix}", TORCHVISION[name]().to(device, memory_format=layout), layout)
             if training and name.startswith("densenet"):
-                network = THEIRS[name](memory_efficient=True).to(device, memory_format=layout)
-                yield Form(f"torchvision memory_efficient{said}", network, layout)
+                network = TORCHVISION[name](memory_efficient=True).to(device, memory_format=layout)
+                yield Variant(f"torchvision memory_efficient{suffix}", network, layout)
     for memory in MEMORY_MODES if training else ("plain",):
-        for said, layout in layouts.items():
+        for suffix, layout in layouts.items():
             network = ours(memory=memory).to(memory_format=layout)
-            yield Form(f"{memory}{said}", network, layout, predicted(memory))
+            yield Variant(f"{memory}{suffix}", network, layout, predicted(memory))
     if not training:
-        yield Form("fuse=True", ours(fuse=True), torch.contiguous_format)
+        yield Variant("fuse=True", ours(fuse=True), torch.contiguous_format)
     if options.compiled:
-        yield from compiled(name, ours, layouts, device, training)
+        yield from compiled_variants(name, ours, layouts, device, training)
 
 
-def compiled(name: str, ours: Callable, layouts: dict, device: torch.device, training: bool) -> Iterator[Form]:
-    """The forms under `torch.compile`, in the last of the layouts."""
-    said, layout = list(layouts.items())[-1]
-    if name in THEIRS:
-        theirs = THEIRS[name]().to(device, memory_format=layout)
-        yield Form(f"torchvision compiled{said}", torch.compile(theirs), layout)
-    yield Form(f"plain compiled{said}", torch.compile(ours().to(memory_format=layout)), layout)
+def compiled_variants(
+    name: str, ours: Callable, layouts: dict, device: torch.device, training: bool
+) -> Iterator[Variant]:
+    """The variants under `torch.compile`, in the last of the layouts."""
+    suffix, layout = list(layouts.items())[-1]
+    if name in TORCHVISION:
+        theirs = TORCHVISION[name]().to(device, memory_format=layout)
+        yield Variant(f"torchvision compiled{suffix}", torch.compile(theirs), layout)
+    yield Variant(f"plain compiled{suffix}", torch.compile(ours().to(memory_format=layout)), layout)
     if training:
         for memory in MEMORY_MODES[1:]:
             network = torch.compile(ours().to(memory_format=layout), backend=backend(memory))
-            yield Form(f"{memory} compiled{said}", network, layout)
+            yield Variant(f"{memory} compiled{suffix}", network, layout)
 
 
 # ---------------------------------------------------------------------- memory
@@ -135,34 +138,34 @@ class _Mallinfo(ctypes.Structure):
 
 
 def live_bytes(device: torch.device) -> int:
-    """Bytes that the allocator has given out."""
+    """Bytes currently allocated."""
     if device.type == "cuda":
         torch.cuda.synchronize()
         return torch.cuda.memory_allocated()
     libc = ctypes.CDLL("libc.so.6")
     libc.mallinfo2.restype = _Mallinfo
-    found = libc.mallinfo2()
-    return found.uordblks + found.hblkhd
+    info = libc.mallinfo2()
+    return info.uordblks + info.hblkhd
 
 
 def kept_bytes(step: Step) -> float:
-    """Bytes an image that are alive for backward: everything since before the images, but the gradients."""
-    found = []
+    """Bytes per image kept for backward: everything allocated since before the images, without gradients."""
+    kept = []
     for _ in range(2):
         step.run()
     for _ in range(2):
         gc.collect()
         before = live_bytes(step.device)
         loss = step.loss(step.images())
-        found.append((live_bytes(step.device) - before) / step.batch)
+        kept.append((live_bytes(step.device) - before) / step.batch)
         loss.backward()
         del loss
-    return min(found)
+    return min(kept)
 
 
 def peak_bytes(step: Step) -> float:
-    """The peak of a step above what was there before it, an image."""
-    step.forget()
+    """Peak bytes of a step above the level before it, per image."""
+    step.clear_gradients()
     gc.collect()
     if step.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -170,20 +173,20 @@ def peak_bytes(step: Step) -> float:
         step.run()
         return (torch.cuda.max_memory_allocated() - before) / step.batch
     ctypes.CDLL("libc.so.6").malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what there is
-    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak to the current level
+    before = _resident_bytes("VmRSS")
     step.run()
-    return (_resident("VmHWM") - before) / step.batch
+    return (_resident_bytes("VmHWM") - before) / step.batch
 
 
-def _resident(field: str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return 1024 * int(found.group(1))
+def _resident_bytes(field: str) -> int:
+    match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match
+    return 1024 * int(match.group(1))
 
 
-def give_back_at_once() -> None:
-    """Lets malloc map every tensor by itself, so that what is freed is no longer resident."""
+def return_freed_memory() -> None:
+    """Configure malloc to map tensors individually, so that freed memory is no longer resident."""
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(_MMAP_THRESHOLD, 65536)
     libc.mallopt(_TRIM_THRESHOLD, 65536)
@@ -193,31 +196,31 @@ def give_back_at_once() -> None:
 
 
 class Step:
-    """Forward, loss and backward of a form, or its inference."""
+    """A training step or inference of a variant."""
 
-    def __init__(self, form: Form, shape: tuple[int, ...], batch: int, device: torch.device):
-        self.form, self.shape, self.batch, self.device = form, shape, batch, device
+    def __init__(self, variant: Variant, shape: tuple[int, ...], batch: int, device: torch.device):
+        self.variant, self.shape, self.batch, self.device = variant, shape, batch, device
         self.labels = torch.zeros(batch, dtype=torch.long, device=device)
         self.x = self.images()
 
     def images(self) -> torch.Tensor:
-        made = torch.randn(self.batch, *self.shape, device=self.device)
-        return made.to(memory_format=self.form.layout)
+        images = torch.randn(self.batch, *self.shape, device=self.device)
+        return images.to(memory_format=self.variant.layout)
 
     def call(self, x: torch.Tensor) -> torch.Tensor:
         on_gpu = self.device.type == "cuda"
         with torch.autocast("cuda", torch.bfloat16) if on_gpu else contextlib.nullcontext():
-            return self.form.network(x)
+            return self.variant.network(x)
 
     def loss(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(self.call(x).float(), self.labels)
 
-    def forget(self) -> None:
-        for parameter in self.form.network.parameters():  # type: ignore[attr-defined]
+    def clear_gradients(self) -> None:
+        for parameter in self.variant.network.parameters():  # type: ignore[attr-defined]
             parameter.grad = None
 
     def run(self) -> None:
-        self.forget()
+        self.clear_gradients()
         self.loss(self.x).backward()
 
     def infer(self) -> None:
@@ -225,9 +228,9 @@ class Step:
             self.call(self.x)
 
 
-def timed(work: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each work in each round, in an order that turns; the first rounds warm up."""
-    found: dict[str, list[float]] = {name: [] for name in work}
+def time_rounds(work: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each function in each round, in rotating order; the first rounds are warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
     order = list(work)
     for number in range(rounds + 2):
         order = order[1:] + order[:1]
@@ -239,53 +242,54 @@ def timed(work: dict[str, Callable[[], None]], rounds: int, device: torch.device
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if number > 1:
-                found[name].append(time.perf_counter() - begin)
-    return found
+                seconds[name].append(time.perf_counter() - begin)
+    return seconds
 
 
-def measure(name: str, options: argparse.Namespace, device: torch.device) -> list[Figures]:
-    """All that is measured of a network on a device."""
+def measure(name: str, options: argparse.Namespace, device: torch.device) -> list[Measurement]:
+    """All measurements of a network on a device, except peak memory."""
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     shape = at_side(name, options.side).input
-    found: dict[str, list[Any]] = {}
+    results: dict[str, list[Any]] = {}
     steps = {}
-    for form in forms(name, options, device, training=True):
-        form.network.train()  # type: ignore[attr-defined]
-        steps[form.name] = Step(form, shape, options.batch, device)
-    times = timed({name: step.run for name, step in steps.items()}, options.rounds, device)
+    for variant in variants(name, options, device, training=True):
+        variant.network.train()  # type: ignore[attr-defined]
+        steps[variant.name] = Step(variant, shape, options.batch, device)
+    times = time_rounds({name: step.run for name, step in steps.items()}, options.rounds, device)
     for label, step in steps.items():
-        found[label] = [times[label], [], kept_bytes(step), None, step.form.predicted]  # the peak is measured apart
-        step.forget()
+        # The peak is measured separately.
+        results[label] = [times[label], [], kept_bytes(step), None, step.variant.predicted]
+        step.clear_gradients()
     inference = {}
-    for form in forms(name, options, device, training=False):
-        form.network.eval()  # type: ignore[attr-defined]
-        inference[form.name] = Step(form, shape, options.batch, device).infer
-    for label, seconds in timed(inference, options.rounds, device).items():
-        found.setdefault(label, [[], [], None, None, None])[1] = seconds
-    return [Figures(label, *values) for label, values in found.items()]
+    for variant in variants(name, options, device, training=False):
+        variant.network.eval()  # type: ignore[attr-defined]
+        inference[variant.name] = Step(variant, shape, options.batch, device).infer
+    for label, seconds in time_rounds(inference, options.rounds, device).items():
+        results.setdefault(label, [[], [], None, None, None])[1] = seconds
+    return [Measurement(label, *values) for label, values in results.items()]
 
 
 def peaks(name: str, options: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """The peak of a step of each form, in a process that did nothing else, so that what is freed is given back."""
+    """Peak bytes of a step of each variant, in a fresh process that returns freed memory."""
     torch.set_num_threads(options.threads)
     if device.type == "cpu":
-        give_back_at_once()
-    found = {}
-    for form in forms(name, options, device, training=True):
-        form.network.train()  # type: ignore[attr-defined]
-        step = Step(form, at_side(name, options.side).input, options.batch, device)
+        return_freed_memory()
+    results = {}
+    for variant in variants(name, options, device, training=True):
+        variant.network.train()  # type: ignore[attr-defined]
+        step = Step(variant, at_side(name, options.side).input, options.batch, device)
         step.run()
-        found[form.name] = peak_bytes(step)
-        step.forget()
-    return found
+        results[variant.name] = peak_bytes(step)
+        step.clear_gradients()
+    return results
 
 
-# ---------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------- table
 
 
 def ratio(times: list[float], first: list[float]) -> str:
-    """The median of paired ratios with its 95 % interval, by ranks."""
+    """The median of paired ratios with its 95 % interval by order statistics."""
     if not times:
         return ""
     ratios = sorted(a / b for a, b in zip(times, first, strict=True))
@@ -294,30 +298,30 @@ def ratio(times: list[float], first: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[low]:.2f} to {ratios[count - 1 - low]:.2f})"
 
 
-def row(figures: Figures, first: Figures, batch: int) -> str:
+def row(measurement: Measurement, first: Measurement, batch: int) -> str:
     def milliseconds(times: list[float]) -> str:
         return f"{1000 * statistics.median(times) / batch:.1f}" if times else ""
 
     def megabytes(number: float | None) -> str:
         return "" if number is None else f"{number / 1e6:.1f}"
 
-    kept = megabytes(figures.kept)
-    if figures.predicted and figures.kept:
-        kept += f" (predicted {100 * (figures.predicted / figures.kept - 1):+.1f} %)"
+    kept = megabytes(measurement.kept)
+    if measurement.predicted and measurement.kept:
+        kept += f" (predicted {100 * (measurement.predicted / measurement.kept - 1):+.1f} %)"
     cells = [
-        figures.name,
-        milliseconds(figures.step),
-        ratio(figures.step, first.step),
+        measurement.name,
+        milliseconds(measurement.step),
+        ratio(measurement.step, first.step),
         kept,
-        f"{figures.kept / first.kept:.3f}" if figures.kept and first.kept else "",
-        megabytes(figures.peak),
-        milliseconds(figures.inference),
-        ratio(figures.inference, first.inference),
+        f"{measurement.kept / first.kept:.3f}" if measurement.kept and first.kept else "",
+        megabytes(measurement.peak),
+        milliseconds(measurement.inference),
+        ratio(measurement.inference, first.inference),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-COLUMNS = ("form", "step ms", "ratio", "kept MB", "ratio", "peak MB", "inference ms", "ratio")
+COLUMNS = ("variant", "step ms", "ratio", "kept MB", "ratio", "peak MB", "inference ms", "ratio")
 
 
 def main() -> None:
@@ -325,21 +329,21 @@ def main() -> None:
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--side", type=int, help="of the images (default: the network's own)")
+    parser.add_argument("--side", type=int, help="side of images (default: the network's own)")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--compiled", action="store_true", help="forms under torch.compile too")
+    parser.add_argument("--compiled", action="store_true", help="add variants under torch.compile")
     options = parser.parse_args()
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
     for name in options.networks:
         for device in devices:
             with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-                found = pool.apply(measure, (name, options, device))
+                results = pool.apply(measure, (name, options, device))
                 peak = pool.apply(peaks, (name, options, device))
-            found = [figures._replace(peak=peak.get(figures.name)) for figures in found]
-            print(f"\n{name} on {device}, batch {options.batch}; all an image\n")
+            results = [measurement._replace(peak=peak.get(measurement.name)) for measurement in results]
+            print(f"\n{name} on {device}, batch {options.batch}; per image\n")
             print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-            for figures in found:
-                print(row(figures, found[0], options.batch), flush=True)
+            for measurement in results:
+                print(row(measurement, results[0], options.batch), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Networks trained a minute: nas_agg's search against the loop one would write with Optuna and a DataLoader.
+"""Networks trained per minute: nas_agg's search against a hand-written loop with Optuna and a DataLoader.
 
-Both sides train the same networks of the microdense space (the same genotypes, in the same order) on digits, for the
-same epochs with the same batch size and recipe, in two processes' worth of cores:
+Both train the same networks of the microdense space (the same genotypes in the same order) on digits, for the same
+number of epochs with the same batch size and recipe, on two cores:
 
     python benchmarks/search_loop.py [--networks 50] [--epochs 10] [--seed 0]
 
-The loop: one Optuna study, `torch.utils.data.DataLoader` over a `TensorDataset`, a random crop of torchvision's
-a batch, `torch.optim.SGD` with the same schedule, validation after each epoch, Optuna's MedianPruner as the search
-sets it, torch's own default threads. nas_agg's time includes the start of its workers, not the final training.
+The loop: one Optuna study, `torch.utils.data.DataLoader` over a `TensorDataset`, torchvision's random crop per batch,
+`torch.optim.SGD` with the same schedule, validation after each epoch, Optuna's MedianPruner with the settings of the
+search, and torch's default number of threads. nas_agg's time includes the startup of workers, not the final training.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ import numpy as np
 
 
 def networks(count: int, seed: int) -> list[dict]:
-    """Values of distinct networks within the space's own limit for a search on digits."""
+    """Values of distinct networks within the space's default limits for digits."""
     from nas_agg.expansion.costs import cost
     from nas_agg.search_space.space import open_space
 
-    space, rng, found, seen = open_space("microdense"), np.random.default_rng(seed), [], set()
-    while len(found) < count:
+    space, rng, networks, hashes = open_space("microdense"), np.random.default_rng(seed), [], set()
+    while len(networks) < count:
         values = space.sample(rng)
         counted = cost(space.genotype(values, input=(1, 8, 8), classes=10))
-        if counted.macs <= (space.search_defaults((1, 8, 8)).max_macs or math.inf) and counted.hash not in seen:
-            seen.add(counted.hash)
-            found.append(values)
-    return found
+        if counted.macs <= (space.search_defaults((1, 8, 8)).max_macs or math.inf) and counted.hash not in hashes:
+            hashes.add(counted.hash)
+            networks.append(values)
+    return networks
 
 
 def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[float]]:
-    """Seconds for all networks with the search's own workers, and their validation accuracies."""
+    """Seconds for all networks with the search's workers, and their validation accuracies."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import BaseSampler
 
@@ -51,7 +51,7 @@ def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[
     warnings.simplefilter("ignore", ExperimentalWarning)
 
     class Listed(Searcher):
-        """Proposes the chosen networks, one after another."""
+        """Proposes the given networks in order."""
 
         def sampler(self, number: int) -> BaseSampler:
             from optuna.samplers import PartialFixedSampler, RandomSampler
@@ -62,7 +62,7 @@ def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         result = search(space, searcher=Listed, budget=len(chosen), seed=seed, epochs=epochs, out=out)
-        # The search's own wall time, its workers' start included; the final training comes after it.
+        # The search's own wall time, including the startup of workers; the final training follows it.
         seconds = json.loads((out / "run.json").read_text())["seconds"]
         return seconds, [
             trial.value for trial in result.trials if trial.state == "complete" and trial.value is not None
@@ -70,7 +70,7 @@ def by_nas_agg(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[
 
 
 def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[float]]:
-    """Seconds for all networks with the loop one would write, and their validation accuracies."""
+    """Seconds for all networks with the hand-written loop, and their validation accuracies."""
     import optuna
     import torch
     from torch.nn import functional
@@ -114,8 +114,8 @@ def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[flo
                 optimiser.step()
             model.eval()
             with torch.no_grad():
-                right = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)
-            accuracy = right / len(parts[1])
+                correct = sum((model(images).argmax(1) == labels).sum().item() for images, labels in validation)
+            accuracy = correct / len(parts[1])
             trial.report(accuracy, epoch + 1)
             if epoch + 1 < epochs and trial.should_prune():
                 raise optuna.TrialPruned
@@ -140,8 +140,8 @@ def main() -> None:
         seconds, accuracies = side(chosen, options.epochs, options.seed)
         rows[name] = 60 * len(chosen) / seconds
         print(
-            f"{name:<8} {seconds:7.1f} s for {len(chosen)} networks: {rows[name]:5.1f} a minute, "
-            f"{len(accuracies)} in full, validation accuracy {100 * statistics.median(accuracies):.2f} % in the median "
+            f"{name:<8} {seconds:7.1f} s for {len(chosen)} networks: {rows[name]:5.1f} per minute, "
+            f"{len(accuracies)} completed, median validation accuracy {100 * statistics.median(accuracies):.2f} % "
             f"({100 * min(accuracies):.2f} to {100 * max(accuracies):.2f})"
         )
     print(f"ratio {rows['nas_agg'] / rows['by hand']:.2f}")

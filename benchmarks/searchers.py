@@ -1,19 +1,21 @@
-"""Searchers on tables of results: how far the best network found is from the table's best, after 50 and 150 networks.
+"""Searchers on tables of results: regret after 50 and after 150 networks.
 
     python benchmarks/searchers.py --table macro.csv.gz --genes arch --value mean_acc --costs params,flops --equal canon
     python benchmarks/searchers.py --table ... --objectives accuracy,macs
     python benchmarks/searchers.py --synthetic
 
-Ours run as in a search, where a network counts once; Optuna's own samplers run as their documentation has it, `ask` and
-`tell`, where every trial counts; two textbook forms count distinct networks. Networks that a table has no row of are
-refused to ours and to the textbook forms as in a search; to Optuna's samplers they are failed trials, which do not
-count, and after as many in a row as ours would wait, points are drawn at random until one is known. Each run of a seed
-is a line of the file that `--out` names, so that a benchmark that was stopped goes on.
+Our searchers run as in a search, where duplicates do not count. Optuna's samplers run as documented, with `ask` and
+`tell`, where every trial counts; the two textbook algorithms count distinct networks. Networks that are missing from
+the table are rejected for our searchers and the textbook algorithms, as in a search; for Optuna's samplers they are
+failed trials, which do not count, and after as many of them in a row as our limit of rejections, points are drawn at
+random until one is in the table. Each run is a line of the file given by `--out`, so that an interrupted benchmark can
+be resumed.
 
-Of one objective it prints the mean regret with its 95 % interval (bootstrap), the median, and the share of runs that
-hold the best network; of several the hypervolume as a share of that of the table's whole front, above the table's
-median result and largest costs. `--synthetic` is made-up scores, one a seed, on 20 names, 6 x 10^10 points in all, in
-units of their deviation; the best is the best of long local searches.
+For one objective it prints the mean regret with its 95 % bootstrap interval, the median, and the share of runs that
+found the optimum; for several objectives the hypervolume as a share of that of the table's Pareto front (reference: the
+table's median result and largest costs). `--synthetic` is a synthetic benchmark of 6 x 10^10 configurations of 20
+search variables, one function per seed; regret is in standard deviations of the function, from the best value found by
+long local searches.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from judging import Regret, Volume, figures_of, objectives_named
+from judging import Regret, RelativeHypervolume, metrics_of, parse_objectives
 
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
@@ -43,29 +45,29 @@ from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_s
 from nas_agg.study.tables.results_table import Table
 from nas_agg.study.tables.table_file import Row
 
-Run = Iterator[Row]  # one a network that counts
-Searched = "Table | MadeUp"
+Run = Iterator[Row]  # one row per network that counts
+SearchSpace = "Table | SyntheticBenchmark"
 
-PLAIN: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
+OPTUNA_SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "optuna tpe": lambda seed: optuna.samplers.TPESampler(seed=seed),
     "optuna nsga2": lambda seed: optuna.samplers.NSGAIISampler(seed=seed, population_size=20),
     "optuna gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }
-FEWER = {"gp": 20, "optuna gp": 20}  # seeds, where asks are slow
+MAX_SEEDS = {"gp": 20, "optuna gp": 20}  # of slow searchers
 
 
-class MadeUp(SearchVariables):
-    """A smooth score with interactions on ten lists of three words and ten of four numbers; nothing is enumerated.
+class SyntheticBenchmark(SearchVariables):
+    """A smooth function with pairwise interactions of ten categorical variables and ten ordered ones.
 
     Args:
-        seed: Which score.
+        seed: Selects the function.
 
     Attributes:
-        best: The best score that long local searches find.
+        best: The best value found by long local searches.
     """
 
-    name = "made up"
+    name = "synthetic"
 
     def __init__(self, seed: int = 0):
         words, numbers = Choice(("a", "b", "c")), Choice((1, 2, 4, 8))
@@ -90,18 +92,18 @@ class MadeUp(SearchVariables):
         ]
         self._unit = 1.0
         self._unit = float(self.scores(self._encoding.sample(10_000, rng)).std())
-        tops = sorted((self._climbed(row) for row in self._encoding.sample(100, rng)), key=lambda top: -top[0])
-        for _ in range(300):  # the best of them, shaken
-            score, row = self._climbed(self._encoding.mutate(tops[0][1][None], 4, rng)[0])
+        tops = sorted((self._climb(row) for row in self._encoding.sample(100, rng)), key=lambda top: -top[0])
+        for _ in range(300):  # iterated local search from perturbed optima
+            score, row = self._climb(self._encoding.mutate(tops[0][1][None], 4, rng)[0])
             tops = sorted([*tops, (score, row)], key=lambda top: -top[0])
         self.best = tops[0][0]
 
     def scores(self, rows: Rows) -> np.ndarray:
-        """The scores of some points."""
-        found = sum(alone[rows[:, j]] for j, alone in enumerate(self._alone))
-        return (found + sum(table[rows[:, a], rows[:, b]] for a, b, table in self._pairs)) / self._unit
+        """The function's values at encoded points."""
+        total = sum(alone[rows[:, j]] for j, alone in enumerate(self._alone))
+        return (total + sum(table[rows[:, a], rows[:, b]] for a, b, table in self._pairs)) / self._unit
 
-    def _climbed(self, row: np.ndarray) -> tuple[float, np.ndarray]:
+    def _climb(self, row: np.ndarray) -> tuple[float, np.ndarray]:
         rng = np.random.default_rng(0)
         while True:
             around = np.concatenate([row[None], self._encoding.neighbours(row, rng)])
@@ -112,60 +114,59 @@ class MadeUp(SearchVariables):
             row = around[place]
 
     def genotype(self, values: Values, input: object = None, classes: object = None) -> Values:
-        """The point itself."""
+        """The point itself; there is no network."""
         return self.validate(values)
 
     def row(self, values: Values) -> Row:
-        """The score of a point."""
+        """The result of a point."""
         row = self._encoding.encode(values)
         return Row(float(self.scores(row[None])[0]), (), row_key(row).hex())
 
 
-def ours(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
-    """A searcher of ours, through the engine's proposals and record."""
+def run_searcher(space: SearchSpace, objectives: Objectives, name: str, seed: int) -> Run:
+    """Run one of our searchers with the search's own proposer and record."""
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     searcher = make_searcher(find_searcher(name), space, seed, objectives)
     proposer = Proposer(space, searcher, record, cost=space.row)
     while isinstance(proposal := proposer.propose(), Proposal):
         number, network = proposal
         row = space.row(network.genotype)
-        record.complete(number, objectives.values(figures_of(row)))
+        record.complete(number, objectives.values(metrics_of(row)))
         yield row
 
 
-def looked_up(space: Searched, values: Values) -> Row | None:
-    """The row of a point; None if the table has none."""
+def look_up(space: SearchSpace, values: Values) -> Row | None:
+    """The row of a point; None if it is missing from the table."""
     try:
         return space.row(values)
     except InputError:
         return None
 
 
-def plain(space: Searched, objectives: Objectives, name: str, seed: int) -> Run:
-    """A sampler of Optuna by itself."""
-    study = optuna.create_study(directions=objectives.directions, sampler=PLAIN[name](seed))
-    own, chance, unknown = study.sampler, optuna.samplers.RandomSampler(seed=seed), 0
-    max_rejections = find_searcher("gp").max_rejections if name in FEWER else Searcher.max_rejections
+def run_optuna(space: SearchSpace, objectives: Objectives, name: str, seed: int) -> Run:
+    """Run a sampler of Optuna with ask and tell."""
+    study = optuna.create_study(directions=objectives.directions, sampler=OPTUNA_SAMPLERS[name](seed))
+    sampler, random_sampler, rejections = study.sampler, optuna.samplers.RandomSampler(seed=seed), 0
+    max_rejections = find_searcher("gp").max_rejections if name in MAX_SEEDS else Searcher.max_rejections
     while True:
-        study.sampler = (
-            own if unknown < max_rejections else chance
-        )  # a sure Gaussian process proposes the same for ever
+        # A confident Gaussian process proposes the same missing point again and again.
+        study.sampler = sampler if rejections < max_rejections else random_sampler
         trial = study.ask(space.distributions)
-        row = looked_up(space, space.values(trial.params))
+        row = look_up(space, space.values(trial.params))
         if row is None:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            unknown += 1
+            rejections += 1
         else:
-            study.tell(trial, objectives.values(figures_of(row)))
-            unknown = 0
+            study.tell(trial, objectives.values(metrics_of(row)))
+            rejections = 0
             yield row
 
 
-def textbook_evolution(space: Searched, seed: int) -> Run:
+def textbook_evolution(space: SearchSpace, seed: int) -> Run:
     """Regularised evolution: a population of 20, tournaments of 5, one mutation."""
     encoding, rng = Encoding(space), np.random.default_rng(seed)
     population: list[tuple[float, np.ndarray]] = []
-    known: set[str] = set()
+    evaluated: set[str] = set()
     while True:
         if len(population) < 20:
             row = encoding.sample(1, rng)[0]
@@ -173,55 +174,55 @@ def textbook_evolution(space: Searched, seed: int) -> Run:
             chosen = rng.choice(20, 5, replace=False)
             parent = max((population[place] for place in chosen), key=lambda one: one[0])[1]
             row = encoding.mutate(parent[None], 1, rng)[0]
-        found = looked_up(space, encoding.decode(row))
-        if found is None:
+        result = look_up(space, encoding.decode(row))
+        if result is None:
             continue
-        population = [*population, (found.value, row)][-20:]
-        if found.hash not in known:
-            known.add(found.hash)
-            yield found
+        population = [*population, (result.value, row)][-20:]
+        if result.hash not in evaluated:
+            evaluated.add(result.hash)
+            yield result
 
 
-def textbook_local(space: Searched, seed: int) -> Run:
+def textbook_local(space: SearchSpace, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
     encoding, rng = Encoding(space), np.random.default_rng(seed)
-    known: set[str] = set()
+    evaluated: set[str] = set()
     size = len({row.hash for row in space.rows.values()}) if isinstance(space, Table) else space.size()
-    while len(known) < size:
+    while len(evaluated) < size:
         around, value = encoding.sample(1, rng), -np.inf
         while True:
             values, rows = [], []
             for row in around:
-                found = looked_up(space, encoding.decode(row))
-                if found is None:
+                result = look_up(space, encoding.decode(row))
+                if result is None:
                     continue
-                values.append(found.value)
+                values.append(result.value)
                 rows.append(row)
-                if found.hash not in known:
-                    known.add(found.hash)
-                    yield found
+                if result.hash not in evaluated:
+                    evaluated.add(result.hash)
+                    yield result
             if max(values, default=-np.inf) <= value:
                 break
             centre, value = rows[int(np.argmax(values))], max(values)
             around = encoding.neighbours(centre, rng)
 
 
-def runs(space: Searched, objectives: Objectives) -> dict[str, Callable[[int], Run]]:
-    """Every searcher by name, each a function of the seed."""
-    found: dict[str, Callable[[int], Run]] = {}
+def runs(space: SearchSpace, objectives: Objectives) -> dict[str, Callable[[int], Run]]:
+    """All searchers by name, as functions of the seed."""
+    by_name: dict[str, Callable[[int], Run]] = {}
     for name in installed_searchers():
         if find_searcher(name).supports_multi_objective or not objectives.is_multi_objective:
-            found[name] = lambda seed, name=name: ours(space, objectives, name, seed)
-    for name in PLAIN:
-        found[name] = lambda seed, name=name: plain(space, objectives, name, seed)
+            by_name[name] = lambda seed, name=name: run_searcher(space, objectives, name, seed)
+    for name in OPTUNA_SAMPLERS:
+        by_name[name] = lambda seed, name=name: run_optuna(space, objectives, name, seed)
     if not objectives.is_multi_objective:
-        found["textbook evolution"] = lambda seed: textbook_evolution(space, seed)
-        found["textbook local"] = lambda seed: textbook_local(space, seed)
-    return found
+        by_name["textbook evolution"] = lambda seed: textbook_evolution(space, seed)
+        by_name["textbook local"] = lambda seed: textbook_local(space, seed)
+    return by_name
 
 
 def measure(run: Run, budget: int) -> tuple[list[Row], float, float]:
-    """A run's networks, and the median milliseconds of a trial: of the processor and by the clock."""
+    """A run's networks, and the median milliseconds per trial: CPU time and wall time."""
     rows, times = [], []
     begin = time.process_time(), time.perf_counter()
     for row in itertools.islice(run, budget):
@@ -248,17 +249,17 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def searched(
+def search_task(
     parser: argparse.ArgumentParser, options: argparse.Namespace
-) -> tuple[Callable[[int], Searched], Objectives]:
-    """What each seed searches, and for what."""
+) -> tuple[Callable[[int], SearchSpace], Objectives]:
+    """The search space of each seed, and the objectives."""
     if options.synthetic == (options.table is not None):
-        parser.error("name a --table, or --synthetic")
-    objectives = objectives_named(parser, options.objectives)
+        parser.error("specify either --table or --synthetic")
+    objectives = parse_objectives(parser, options.objectives)
     if options.synthetic and objectives.is_multi_objective:
-        parser.error("the objective of --synthetic is accuracy alone")
+        parser.error("--synthetic supports the objective accuracy only")
     if options.synthetic:
-        return functools.cache(MadeUp), objectives
+        return functools.cache(SyntheticBenchmark), objectives
     table = Table(options.table, options.genes, options.value, options.costs, options.equal)
     return lambda seed: table, objectives
 
@@ -268,22 +269,22 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space, objectives = searched(parser, options)
-    judge = Volume(space(0), objectives) if objectives.is_multi_objective else Regret()
+    space, objectives = search_task(parser, options)
+    judge = RelativeHypervolume(space(0), objectives) if objectives.is_multi_objective else Regret()
     names = list(runs(space(0), objectives))
     for name in options.searchers or ():
         if name not in names:
-            parser.error(f"no searcher {name!r}; there are {', '.join(names)}")
+            parser.error(f"unknown searcher {name!r}; choose from {', '.join(names)}")
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    of = {"table": space(0).name, "objectives": ",".join(objectives.names), "budget": options.budget}
-    known = {(line["searcher"], line["seed"]): line for line in done if of.items() <= line.items()}
-    print(f"| searcher | seeds | {' | '.join(judge.columns)} | ms a trial |")
+    case = {"table": space(0).name, "objectives": ",".join(objectives.names), "budget": options.budget}
+    known = {(line["searcher"], line["seed"]): line for line in done if case.items() <= line.items()}
+    print(f"| searcher | seeds | {' | '.join(judge.columns)} | ms per trial |")
     print(f"|{'---|' * (len(judge.columns) + 3)}")
     for name in options.searchers or names:
-        for seed in range(min(options.seeds, FEWER.get(name, options.seeds))):
+        for seed in range(min(options.seeds, MAX_SEEDS.get(name, options.seeds))):
             if (name, seed) not in known:
                 rows, cpu, wall = measure(runs(space(seed), objectives)[name](seed), options.budget)
-                line = {"searcher": name, "seed": seed, **of, **judge.of(rows, options.budget, space(seed))}
+                line = {"searcher": name, "seed": seed, **case, **judge.evaluate(rows, options.budget, space(seed))}
                 known[name, seed] = {**line, "ms": cpu, "ms_by_the_clock": wall}
                 with options.out.open("a") as file:
                     file.write(json.dumps(known[name, seed]) + "\n")

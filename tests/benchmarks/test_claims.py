@@ -104,7 +104,7 @@ def test_a_wrong_place_of_data_is_one_line(place, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         claims.main()
     assert end.value.code == 2
-    assert f"--data {place!r}: write cifar10=PLACE" in capsys.readouterr().err
+    assert f"--data {place!r}: expected cifar10=DATASET" in capsys.readouterr().err
 
 
 def test_the_document_is_what_the_results_say():
