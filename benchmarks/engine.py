@@ -90,14 +90,14 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
 
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
     """The speed-up over sequential evaluation, and the seconds until the first evaluation started."""
-    import nas_agg.study.engine as engine
+    import nas_agg.study.plan as plan
     from nas_agg.search_space.space import open_space
     from nas_agg.study.api import search
     from nas_agg.study.definition.task import Task
 
     with tempfile.TemporaryDirectory() as folder:
         task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
-        engine.open_task, engine.WORKER_COMMAND = lambda settings, space: task, (sys.executable, __file__, "--serve")
+        plan.DEFAULT_BACKEND = plan.Backend(lambda settings, space: task, (sys.executable, __file__, "--serve"))
         started = time.time()
         search(
             open_space("agg-bench"),

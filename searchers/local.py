@@ -11,8 +11,7 @@ from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
 if TYPE_CHECKING:
     import numpy as np
 
-    from nas_agg.search_space.parameters import Values
-    from nas_agg.search_space.space import Space
+    from nas_agg.search_space.parameters import SearchVariables, Values
 
 MAX_NEIGHBOURS = 5000  # of an incumbent
 
@@ -30,7 +29,7 @@ class LocalSearcher(PointSearcher):
 
     max_rejections = 200  # many neighbours may exceed a limit
 
-    def __init__(self, space: Space, seed: int):
+    def __init__(self, space: SearchVariables, seed: int):
         super().__init__(space, seed)
         self.encoding = Encoding(space)
 

@@ -13,6 +13,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from nas_agg.common.errors import InputError
 from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.searchable import SearchableSpace
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, RecordState, TrialRecord
@@ -114,7 +115,7 @@ class Proposer:
 
     def __init__(
         self,
-        space: Space,
+        space: SearchableSpace,
         searcher: Searcher,
         record: StudyRecord,
         *,

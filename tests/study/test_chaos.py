@@ -19,7 +19,7 @@ import pytest
 from optuna.pruners import NopPruner
 from postgres import postgres
 
-import nas_agg.study.engine as engine
+import nas_agg.study.plan as plan
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task
 from nas_agg.study.records.storages import open_storage
@@ -78,9 +78,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     """Searches in the wide space; gives the function that does so with some workers here."""
     (tmp_path / "notes").mkdir()
     task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
-    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(WORKER)))
-    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=3.0))
+    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(WORKER)), LeaseSettings(seconds=3.0))
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
 
     def go(workers, **more):
         return search(

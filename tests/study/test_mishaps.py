@@ -154,7 +154,7 @@ class Unmade(Searcher):
     ("searcher", "line"),
     [
         (Raises, "searcher Raises failed at trial 0: RuntimeError: no more"),
-        (GivesNothing, "searcher GivesNothing failed at trial 0: TypeError: its sampler() gave a NoneType, not an"),
+        (GivesNothing, "searcher GivesNothing failed at trial 0: TypeError: its sampler() returned a NoneType, not an"),
         (Outside, "searcher Outside failed at trial 0: ValueError: width cannot be 1000000"),
         (Mistold, "searcher Mistold failed at trial 0: KeyError: 'width'"),
     ],
@@ -193,14 +193,16 @@ def test_a_space_of_a_wrong_type_is_refused(score, space):
 
 @pytest.mark.parametrize("searcher", [5, None, int, object()])
 def test_a_searcher_of_a_wrong_type_is_refused(tiny, score, searcher):
-    assert said(InputError, search, tiny, score, searcher=searcher).startswith("searcher: a name or a subclass of")
+    assert said(InputError, search, tiny, score, searcher=searcher).startswith(
+        "searcher: expected a name or a subclass of"
+    )
 
 
 def test_other_wrong_types_are_refused(tiny, score, tmp_path):
     assert said(InputError, search, tiny, score, searcher=Unmade).startswith(
         "searcher Unmade cannot be created: TypeError"
     )
-    assert said(InputError, search, tiny, 5) == "evaluate: a function, not 5"
+    assert said(InputError, search, tiny, 5) == "evaluate: expected a function, not 5"
     for out in (5, "", b"run", {}):
         assert said(InputError, search, tiny, score, out=out).startswith("out: name a folder, not ")
     assert "cannot be used as a run folder" in said(InputError, search, tiny, score, out=f"{tmp_path}/a\0b")
@@ -243,7 +245,7 @@ def test_a_storage_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
     assert len(begins) == len(trials.splitlines()) - 1
     journal.write_text("".join(lines[: begins[1]]))
     line = said(InputError, search, tiny, score, **{**settings, "budget": 5})
-    assert line == f"{journal}: 1 trials, where trials.csv has {len(begins)}; restore it, or choose another --out"
+    assert line == f"{journal}: 1 trials, but trials.csv has {len(begins)}; restore it, or choose another --out"
     assert (path / "trials.csv").read_text() == trials
     assert not (path / "best-of-3").exists()
 

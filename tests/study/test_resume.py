@@ -124,7 +124,7 @@ def test_a_finished_search_goes_on_for_more_networks(tiny, score, tmp_path, sear
     before = json.loads((tmp_path / "run" / "best-of-14" / "metrics.json").read_text())
     assert before["value"] == first.value
     assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["value"] == whole.value
-    with pytest.raises(InputError, match="budget: 20 networks were asked for there; give as many or more"):
+    with pytest.raises(InputError, match="budget: the run has a budget of 20 networks; specify as many or more"):
         search(tiny, score, searcher=searcher, budget=19, out=tmp_path / "run")
 
 
@@ -151,9 +151,9 @@ def test_a_folder_of_a_training_is_no_search(tiny, score, tmp_path):
     folder = RunFolder(tmp_path / "train")
     folder.begin({"seed": 0}, kind="train")
     folder.close()
-    with pytest.raises(InputError, match="the folder of a training, not of a search"):
+    with pytest.raises(InputError, match="the run folder of a standalone training, not of a search"):
         resume(tmp_path / "train")
-    with pytest.raises(InputError, match="it is no search; choose another --out"):
+    with pytest.raises(InputError, match="it is not a search; choose another --out"):
         search(tiny, score, budget=1, out=tmp_path / "train")
 
 

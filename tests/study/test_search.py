@@ -381,8 +381,8 @@ def test_a_test_is_shown_with_its_images(tiny, score, capsys):
     ("call", "said"),
     [
         ({"searcher": "randm"}, "unknown searcher 'randm'; did you mean 'random'?"),
-        ({"workers": 2}, "evaluate is called in this process"),
-        ({"storage": "sqlite:///x.db"}, "storage: give out as well"),
+        ({"workers": 2}, "evaluate: called in this process"),
+        ({"storage": "sqlite:///x.db"}, "storage: it needs a run folder"),
         ({"budget": "ten"}, "budget: "),
     ],
 )

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
-    from nas_agg.search_space.parameters import Values
-    from nas_agg.search_space.space import Space
+    from nas_agg.search_space.parameters import SearchVariables, Values
     from nas_agg.study.definition.objectives import Objectives
 
 
@@ -103,14 +102,14 @@ class PointSampler(BaseSampler):
         raise LookupError(f"{name} is not a search variable of the space")
 
 
-def _then_random(proposals: Iterator[Values], space: Space, rng: np.random.Generator) -> Iterator[Values]:
+def _then_random(proposals: Iterator[Values], space: SearchVariables, rng: np.random.Generator) -> Iterator[Values]:
     yield from proposals
     while True:
         yield space.sample(rng)
 
 
 def observations(
-    study: Study, space: Space, objectives: Objectives, point_cache: dict[tuple, Values] | None = None
+    study: Study, space: SearchVariables, objectives: Objectives, point_cache: dict[tuple, Values] | None = None
 ) -> list[Observation]:
     """The networks of a study's trials, in their order.
 

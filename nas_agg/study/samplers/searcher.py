@@ -14,7 +14,7 @@ from nas_agg.study.definition.objectives import Objectives
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-    from nas_agg.search_space.space import Space
+    from nas_agg.search_space.parameters import SearchVariables
 
 GROUP = "nas_agg.searchers"
 
@@ -49,7 +49,7 @@ class Searcher(ABC):
     classes: int | None = None
     limits: Mapping[str, int] = {}
 
-    def __init__(self, space: Space, seed: int):
+    def __init__(self, space: SearchVariables, seed: int):
         self.space = space
         self.seed = seed
 
@@ -100,7 +100,9 @@ def find_searcher(name: str) -> type[Searcher]:
     return kind
 
 
-def make_searcher(kind: type[Searcher], space: Space, seed: int, objectives: Objectives | None = None) -> Searcher:
+def make_searcher(
+    kind: type[Searcher], space: SearchVariables, seed: int, objectives: Objectives | None = None
+) -> Searcher:
     """Create a searcher of a space.
 
     Args:

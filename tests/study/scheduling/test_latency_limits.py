@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import nas_agg.study.engine as engine
+import nas_agg.study.plan as plan
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import read_document
 from nas_agg.study import proposer
@@ -28,8 +29,8 @@ SLOW = Path(__file__).parents[1] / "slow_worker.py"
 def slow(monkeypatch, tmp_path):
     """Replaces workers by one whose latency in milliseconds is half the width of the network."""
     task = Task("a fake", {"notes": str(tmp_path)}, (1, 8, 8), 10, ("cpu",), "no device")
-    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(SLOW)))
+    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(SLOW)))
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
 
 
 @pytest.mark.parametrize(
@@ -162,5 +163,5 @@ def test_a_worker_does_not_train_a_network_that_is_too_slow(job, monkeypatch):
 
 @pytest.mark.parametrize("setting", ["max_latency", "latency_target", "memory", "compile"])
 def test_training_settings_are_rejected_with_a_function(tiny, score, setting):
-    with pytest.raises(InputError, match=f"{setting}: for networks that are trained here"):
+    with pytest.raises(InputError, match=f"{setting}: applies to trained networks only"):
         search(tiny, score, **{setting: "lean" if setting == "memory" else 5})

@@ -288,7 +288,7 @@ def test_invalid_rungs_are_rejected(tabled, tiny, tmp_path):
             search(tabled, out=tmp_path / "run", **settings)
     with pytest.raises(InputError, match="min_epochs: 9 must be less than the 9 epochs of a full training"):
         search(tabled, pruner="halving", min_epochs=9, out=tmp_path / "run")
-    with pytest.raises(InputError, match="pruner: for networks that are trained here"):
+    with pytest.raises(InputError, match="pruner: applies to trained networks only"):
         search(tiny, lambda genotype, trial: 1.0, pruner="halving")
 
 

@@ -57,5 +57,5 @@ def test_invalid_variables_are_rejected(names, message):
 
 
 def test_bare_variables_need_a_function():
-    with pytest.raises(InputError, match="give an evaluate function"):
+    with pytest.raises(InputError, match="specify an evaluate function"):
         search(NAMES)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -19,6 +20,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 
 import nas_agg.study.engine as engine
+import nas_agg.study.plan as plan
 import nas_agg.study.workers.agent as agent
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
@@ -361,8 +363,8 @@ def arranged(monkeypatch, tmp_path):
     arranged.lines, arranged.ways, arranged.poll = [], {"sleep": 0.05}, PollSettings()
     arranged.notes.mkdir()
     task = Task("a fake", {"sleep": 0.05, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
-    monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(FAKE)))
+    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(FAKE)))
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
     return arranged
 
 
@@ -397,7 +399,8 @@ def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged):
 def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
     arranged.ways = {"sleep": 0.3}
     slow = Task("a fake", {"sleep": 0.5, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
-    monkeypatch.setattr(engine, "open_task", lambda settings, space: slow)  # else it is done before another has joined
+    backend = replace(plan.DEFAULT_BACKEND, open_task=lambda settings, space: slow)
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)  # else it is done before another has joined
     arranged.machine()
     result = arranged.search(tiny, budget=20, epochs=2, workers=1, trial_timeout=30)
     assert sum(trial.consumes_budget for trial in result.trials) == 20
@@ -455,7 +458,8 @@ def _notes(arranged):
 
 
 def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monkeypatch):
-    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=2.0))
+    lease = LeaseSettings(seconds=2.0)
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", replace(plan.DEFAULT_BACKEND, lease=lease))
     first = arranged.process(hangs=[1])
 
     def sleep():
@@ -685,7 +689,8 @@ def test_without_grpcio_a_line_says_what_to_install(monkeypatch, tmp_path):
 
 
 def test_the_process_of_a_killed_machine_dies_too(tiny, arranged, monkeypatch):
-    monkeypatch.setattr(engine, "LEASE", LeaseSettings(seconds=1.5))
+    lease = LeaseSettings(seconds=1.5)
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", replace(plan.DEFAULT_BACKEND, lease=lease))
     machine = arranged.process(hangs=[0])
 
     def kill():

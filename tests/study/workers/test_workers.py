@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -15,6 +16,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 import nas_agg.study.engine as engine
+import nas_agg.study.plan as plan
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import resume, search
 from nas_agg.study.definition.task import Task, WorkerConfig
@@ -31,8 +33,8 @@ def fake(monkeypatch, tmp_path):
 
     def arrange(workers=1, device="cpu", **ways):
         task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, (device,) * workers, "no device")
-        monkeypatch.setattr(engine, "open_task", lambda settings, space: task)
-        monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, str(FAKE)))
+        backend = plan.Backend(lambda settings, space: task, (sys.executable, str(FAKE)))
+        monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
 
     return arrange
 
@@ -273,7 +275,8 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
 
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
     fake()
-    monkeypatch.setattr(engine, "WORKER_COMMAND", (sys.executable, "-c", "raise SystemExit('no torch here')"))
+    dying = replace(plan.DEFAULT_BACKEND, worker_command=(sys.executable, "-c", "raise SystemExit('no torch here')"))
+    monkeypatch.setattr(plan, "DEFAULT_BACKEND", dying)
     with pytest.raises(NasAggError, match=r"workers cannot start .*exited with status 1.*log\.txt"):
         search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
     assert "no torch here" in (tmp_path / "run/log.txt").read_text()
@@ -316,7 +319,7 @@ def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeyp
         patch.setattr(engine, "train_best", stopping)
         with pytest.raises(Stop):
             search(tiny_file, searcher="random", epochs=2, budget=3, seed=9, out=tmp_path / "run")
-    with pytest.raises(InputError, match="seed: cannot change when a search goes on"):
+    with pytest.raises(InputError, match="seed: cannot be changed when a search is resumed"):
         resume(tmp_path / "run", seed=1)
     result = resume(tmp_path / "run", workers=1)
     assert result.test["test_accuracy"] == 0.5

@@ -1,0 +1,141 @@
+"""The plan of a search: what it is made of, decided before anything is loaded or written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nas_agg.common.files import canonical_json
+from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.space import Space
+from nas_agg.study.definition.objectives import Objectives, objectives_of
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.task import Task, open_task
+from nas_agg.study.samplers.screening import ProxyScreener
+from nas_agg.study.samplers.searcher import Searcher, make_searcher
+from nas_agg.study.scheduling.feasible_share import format_limits
+from nas_agg.study.tables.bare_parameters import ParameterSpace
+from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.workers.pool import WORKER_COMMAND
+from nas_agg.study.workers.protocol import LeaseSettings
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+    from nas_agg.search_space.parameters import Values
+
+Evaluate = Callable[["Genotype | Values", "Trial"], float | Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How networks are trained.
+
+    Attributes:
+        open_task: Loads the data set and picks the devices.
+        worker_command: Starts a worker process.
+        lease: Timing of the leases of remote workers.
+    """
+
+    open_task: Callable[[Settings, Space], Task] = open_task
+    worker_command: Sequence[str] = WORKER_COMMAND
+    lease: LeaseSettings = field(default_factory=LeaseSettings)
+
+
+DEFAULT_BACKEND = Backend()
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What a search is made of.
+
+    Attributes:
+        space: The space: networks of a `TabularSpace` are looked up, points of a `ParameterSpace` are no networks.
+        settings: The settings as specified; what the space's defaults add is resolved when the search runs.
+        objectives: The objectives.
+        searcher: The searcher.
+        evaluate: Evaluates networks, in place of training.
+        is_named: Whether the settings alone describe the search, without any Python object.
+        backend: How networks are trained.
+    """
+
+    space: Space | ParameterSpace
+    settings: Settings
+    objectives: Objectives
+    searcher: Searcher
+    evaluate: Evaluate | None
+    is_named: bool
+    backend: Backend
+
+    @property
+    def trains(self) -> bool:
+        """Whether networks are trained, rather than evaluated by a function or looked up in a table."""
+        return self.evaluate is None and not isinstance(self.space, TabularSpace)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether the latency of networks is measured."""
+        settings = (self.settings.max_latency, self.settings.latency_target)
+        return settings != (None, None) or "latency" in self.objectives.names
+
+    def space_digest(self) -> str:
+        """Digest of the space: its text, its search variables, its defaults for a search and its table."""
+        from optuna.distributions import distribution_to_json
+
+        distributions: dict[str, BaseDistribution] = dict(self.space.distributions)
+        content: dict[str, Any] = {"open": {name: distribution_to_json(d) for name, d in distributions.items()}}
+        if isinstance(self.space, Space):
+            content |= {"template": self.space.template.text(), "search": self.space.search_text}
+        if isinstance(self.space, TabularSpace):
+            content |= {"table": self.space.table and self.space.table[1]}  # with more rows the search would differ
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]
+
+    def screener(self, data: dict[str, Any] | None) -> ProxyScreener | None:
+        """The screener of new networks, if the settings name a proxy.
+
+        Args:
+            data: Arguments of `nas_agg.training.data.load_data`, if there is a data set.
+
+        Raises:
+            InputError: The proxy needs a data set.
+        """
+        if self.settings.proxy is None:
+            return None
+        return ProxyScreener(self.settings.proxy, self.settings.proxy_candidates, data, self.settings.seed)
+
+
+def plan_search(
+    space: Space | ParameterSpace,
+    settings: Settings,
+    searcher: type[Searcher],
+    evaluate: Evaluate | None = None,
+    *,
+    is_named: bool = False,
+    backend: Backend | None = None,
+) -> SearchPlan:
+    """Plan a search; nothing is loaded or written.
+
+    Args:
+        space: The space.
+        settings: The settings.
+        searcher: Class of the searcher.
+        evaluate: Evaluates networks, in place of training.
+        is_named: Whether the settings alone describe the search.
+        backend: How networks are trained.
+
+    Raises:
+        InputError: The objectives, the searcher, the proxy or the table do not fit each other.
+    """
+    objectives = objectives_of(settings, evaluate is not None)
+    if isinstance(space, TabularSpace):
+        space.check_objectives(objectives, settings.pruner in ("halving", "hyperband"))
+    instance = make_searcher(searcher, space, settings.seed, objectives)
+    return SearchPlan(space, settings, objectives, instance, evaluate, is_named, backend or DEFAULT_BACKEND)
+
+
+def limits_text(settings: Settings, *names: str) -> str:
+    """Upper limits of some metrics, for people; empty if there are none."""
+    return format_limits({name: getattr(settings, f"max_{name}") for name in names})
