@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 
+from nas_agg.compiler.codegen.formatting import file
 from nas_agg.compiler.codegen.helpers import helpers
 from nas_agg.compiler.codegen.numbers import Unsaid
 from nas_agg.compiler.codegen.straight_line import flat
-from nas_agg.compiler.codegen.text import file
 from nas_agg.compiler.codegen.verification import holds
 from nas_agg.compiler.codegen.writer import Writer
 from nas_agg.expansion.costs import cost

@@ -38,6 +38,7 @@ class Class:
         args: The arguments of its constructor behind `in_`.
         defaults: Values of some.
         out: The text of its output's channels, in its own names; None if it is nothing short.
+        width: The same behind its constructor, however long.
         asked: What callers call these channels where they have no names for them.
         state: Whether the constructor takes the channels of the shortcut that is given.
         gives: Whether the forward gives a raw form beside its output; `takes`: whether it takes one; `raw_at`: behind
@@ -56,13 +57,12 @@ class Class:
     defaults: dict[str, str] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     out: str | None = None
-    out_line: str = ""
-    out_used: bool = False
+    width: str = ""
     asked: set[str] = field(default_factory=set)
-    lines: list[str] | None = None
-    doc: str = ""
     base: str = "nn.Module"
-    forward: list[str] = field(default_factory=list)
+    init: list[ast.stmt] = field(default_factory=list)
+    forward: list[ast.stmt] = field(default_factory=list)
+    forward_parameters: str = "x"
     behind: list[Any] = field(default_factory=list)
     ahead: list[Any] = field(default_factory=list)
     sliced: bool = False

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
+from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.selections import Selections, listed
@@ -219,10 +220,9 @@ class FittedText(Selections):
         made = self.made
         last = "in_" if self.output.kind == "input" else self.entering(self.output)
         made.out = self.text.leaving(self.width) if last == "widths[-1]" else None
-        made.out_line = f"self.out = {made.out or last}"
-        made.lines = self.init
-        head = "def forward(self, x, shortcut):" if made.mode == "given" else "def forward(self, x):"
-        made.forward = [head, *[f"    {line}" for line in lines]]
+        made.width = made.out or last
+        made.init, made.forward = statements(self.init), statements(lines)
+        made.forward_parameters = "x, shortcut" if made.mode == "given" else "x"
 
     def norm(self, role: Role) -> str:
         """The norm of a source, which all features have here, also those that no one reads."""

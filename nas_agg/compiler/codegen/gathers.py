@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING
 
 from nas_agg.compiler.codegen.classes import Class, signature
 from nas_agg.compiler.codegen.fits import Fits
+from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import Role
+from nas_agg.compiler.codegen.ir import rewrite, show, statements
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.owned import Owned
-from nas_agg.compiler.codegen.text import WIDTH
+from nas_agg.compiler.codegen.rewrites import SEQUENTIAL, text
 from nas_agg.compiler.codegen.unrolled import taken
 from nas_agg.expansion.trace import NodeRun, UnitRun
 
@@ -140,16 +143,12 @@ class GatherText(Owned, Fits):
         else:
             out = self.entering(self.output)
         made.out = self.text.leaving(out if out == "in_" else self.width)
-        made.out_line = f"self.out = {made.out or out}"
-        made.lines = self.init
-        given = (", shortcut" if made.mode == "given" else "") + (", raw" if made.takes else "")
-        head = f"def forward(self, x{given}):"
-        made.forward = [head, *[f"    {line}" for line in self.forward]]
-        if self.forward == ["for node in self:", "    x = node.unit(x)", "return x"]:
+        made.width = made.out or out
+        made.init, made.forward = statements(self.init), statements(self.forward)
+        made.forward_parameters = "x" + (", shortcut" if made.mode == "given" else "") + ", raw" * made.takes
+        if text(made.forward) == text(SEQUENTIAL):
             made.base, made.forward = "nn.Sequential", []
-            made.lines = [
-                re.sub(r'nn\.ModuleDict\(\{"unit": (.*)\}\)\)$', r"named(unit=\1))", line) for line in self.init
-            ]
+            made.init = rewrite(made.init, _named)
 
     # ------------------------------------------------------------------ forward
 
@@ -290,3 +289,10 @@ class GatherText(Owned, Fits):
             found = [taken(node.unit, self.classes) for node in run.nodes]
             if not same(found) or not found or None in found:
                 raise Unsaid
+
+
+def _named(node: ast.AST) -> ast.AST | None:
+    """A node that has but its unit, as a sequence of it."""
+    if isinstance(node, ast.Call) and show(node.func) == "nn.ModuleDict" and isinstance(node.args[0], ast.Dict):
+        return ast.Call(ast.Name("named"), [], [ast.keyword("unit", node.args[0].values[0])])
+    return None

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from nas_agg.compiler.codegen.inlining import nameable
+from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.joins import Joins, env
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import Unsaid
-from nas_agg.compiler.codegen.text import WIDTH
+from nas_agg.compiler.codegen.rewrites import nameable
 from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
 

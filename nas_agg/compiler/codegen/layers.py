@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from nas_agg.compiler.codegen.formatting import outside
 from nas_agg.compiler.codegen.numbers import Unsaid, same
-from nas_agg.compiler.codegen.text import outside
 from nas_agg.expansion.trace import StepRun
 from nas_agg.graph.primitives import ACTIVATIONS, Norm
 from nas_agg.language import layers

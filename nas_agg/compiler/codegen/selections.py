@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, Classes
+from nas_agg.compiler.codegen.formatting import split
 from nas_agg.compiler.codegen.gather_facts import Role, starts_of
 from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
-from nas_agg.compiler.codegen.text import split
 from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES

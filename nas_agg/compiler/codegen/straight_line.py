@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_agg.compiler.codegen.text import fitted
+from nas_agg.compiler.codegen.formatting import wrapped
 from nas_agg.graph.graph import Graph
 
 _PUT = '''def put(network, path, part):
@@ -37,8 +37,8 @@ def flat(graph: Graph) -> list[str]:
                 text = f"nn.Parameter(torch.full(({op.channels}, 1, 1), {op.start!r}))"  # type: ignore[attr-defined]
             else:
                 text = call(f"nn.{module[0]}", *module[1], **module[2])
-            made += fitted(f'put(self, "{path}", {text})', 8)
-        lines += fitted(f"x{i} = " + op.call(f'get(self, "{path}")', *[f"x{source}" for source in inputs]), 8)
+            made += wrapped(f'put(self, "{path}", {text})', 8)
+        lines += wrapped(f"x{i} = " + op.call(f'get(self, "{path}")', *[f"x{source}" for source in inputs]), 8)
     body = [
         "class Network(nn.Module):",
         "    def __init__(self):",

@@ -8,11 +8,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.compiler.codegen.classes import Class
+from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.inside import Inside
+from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.layers import Item, layer
 from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
-from nas_agg.compiler.codegen.text import WIDTH
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 
@@ -57,19 +58,18 @@ class UnitText(Inside):
         made.args = sorted(self.used, key=lambda name: ("nwgs".find(name) if name in "nwgs" else 9, name))
         level = not made.sliced and all(self.classes.channels(run.x) == self.classes.channels(run.out) for run in runs)
         made.out = "in_" if level and "self." in self.channels else self.channels
-        made.out_line = f"self.out = {made.out}"
-        made.doc = ""
+        made.width = made.out
         sequential = not self.root and self.sequential()
         for item in self.items:
             if item.module and not item.module[1]:
                 self.init.append(item.module[0])
             elif item.module and (sequential or item.call.startswith("self.") or item.module[0].startswith("!")):
                 self.init.append(f"self.{item.module[0].lstrip('!')} = {item.module[1]}")
-        made.lines = self.init
+        made.init = statements(self.init)
         if sequential:
             made.base = "nn.Sequential"
         else:
-            made.forward = self.forward()
+            made.forward = statements(self.forward())
 
     def sequential(self) -> bool:
         """Whether a unit is modules in a row; a join ahead of them or behind is then written by the callers."""
@@ -245,12 +245,10 @@ class UnitText(Inside):
         if self.root and not (items and "flatten(1))" in items[-1].call and not items[-1].call.endswith("]")):
             text = (f"({text})" if infix else text) + ".flatten(1)"
         given = {"given": ", shortcut=None" if made.optional else ", shortcut"}.get(made.mode, "")
-        given += ", raw" if made.takes else ""
+        made.forward_parameters = f"x{given}" + ", raw" * made.takes
         if made.gives and lines and lines[-1].startswith("x, raw = ") and text == "x":
-            return [f"def forward(self, x{given}):", *[f"    {x}" for x in lines[:-1]], f"    return {lines[-1][9:]}"]
-        head = f"def forward(self, x{given}):"
-        text += ", raw" if made.gives else ""
-        return [head, *[f"    {line}" for line in lines], f"    return {text}"]
+            return [*lines[:-1], f"return {lines[-1][9:]}"]
+        return [*lines, f"return {text}" + ", raw" * made.gives]
 
 
 def _instead(text: str, said: str, name: str) -> str:

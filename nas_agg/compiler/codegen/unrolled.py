@@ -6,13 +6,14 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import starts_of
+from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
-from nas_agg.compiler.codegen.lines import inlined, looped
 from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.compiler.codegen.selections import listed
 from nas_agg.compiler.codegen.slices import sliced
-from nas_agg.compiler.codegen.text import WIDTH
 from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, UnitRun
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Gated
@@ -36,7 +37,9 @@ class Listing:
         self.normed: dict[tuple[Key, tuple[int, ...]], str] = {}
         self.widths: dict[Key, str] = {}
         self.tests: dict[int, str] = {}
-        self.temporary = 0
+        self.temporaries: set[str] = set()
+        self.raws: set[str] = set()
+        self.count = 0
 
     def write(self) -> None:
         made, n = self.made, self.runs[0].n
@@ -56,17 +59,19 @@ class Listing:
         if len(self.forward) > 1 and self.forward[-2].startswith(f"{text} = "):
             last = self.forward.pop(-2)
             self.forward[-1] = "return " + last.removeprefix(f"{text} = ")
-        self.forward = inlined(self.forward)
-        body = "\n".join(self.forward)
-        for name in set(re.findall(r"\braw\d*\b", body)):
-            if len(re.findall(rf"\b{name}\b", body)) == 1:  # given, and needed by no one
-                self.forward = [re.sub(rf", {name} =", ", _ =", line) for line in self.forward]
-        made.lines = looped(self.init, self.classes.counter)
+        body = inline_names(statements(self.forward), self.temporaries, {f"y{k + 1}" for k in range(n)})
+        made.forward = drop_pairs(body, self.raws)
+        made.init = fold_loops(statements(self.init), self.classes.counter)
         made.out = self.text.leaving(width)
-        made.out_line = f"self.out = {made.out or width}"
-        given = (", shortcut" if made.mode == "given" else "") + (", raw" if made.takes else "")
-        head = f"def forward(self, x{given}):"
-        made.forward = [head, *[f"    {line}" for line in self.forward]]
+        made.width = made.out or width
+        made.forward_parameters = "x" + (", shortcut" if made.mode == "given" else "") + ", raw" * made.takes
+
+    def temporary(self, what: str) -> str:
+        """A name for what may be written where it is used; the features behind `each` keep theirs."""
+        self.count += 1
+        if what != "each":
+            self.temporaries.add(f"{what}{self.count}")
+        return f"{what}{self.count}"
 
     def key(self, l: int) -> Key:
         return tuple(run.features[l] for run in self.runs)
@@ -116,6 +121,7 @@ class Listing:
         if made.gives:
             pair = ", raw" if n == 1 else f", raw{k + 1}"
             self.names[self.raw_key(k + 1)] = pair[2:]
+            self.raws.add(pair[2:])
         if (made.ahead or made.behind) and given != "shortcut" and len(text + given) > WIDTH - 50:
             self.forward.append(f"shortcut = {given}")
             given = "shortcut"
@@ -204,8 +210,7 @@ class Listing:
             made, call = self.text.unit_call(runs, self.widths[base], rows, k)
             if made.gives or made.takes or parts.setdefault("each", call) != call:
                 raise Unsaid
-            self.temporary += 1
-            name = f"each{self.temporary}"
+            name = self.temporary("each")
             self.forward.append(f"{name} = {place}.each({self.names[base]})")
             self.names[behind] = name
             out = [self.classes.channels(tensor) for tensor in behind]
@@ -267,8 +272,7 @@ class Listing:
 
         call = self.text.writer.arguments(made, self.widths[base], said)
         parts.setdefault("match", {})[source] = call
-        self.temporary += 1
-        name = f"fit{self.temporary}"
+        name = self.temporary("fit")
         self.forward.append(f'{name} = {place}.match["{source}"]({self.names[base]})')
         self.names[key] = name
         out = [self.classes.channels(tensor) for tensor in key]
@@ -296,8 +300,7 @@ class Listing:
             call = f"torch.group_norm({text}, {text}.shape[1])"
         else:
             call = f"torch.group_norm({text}, math.gcd(32, {text}.shape[1]))"
-        self.temporary += 1
-        name = f"normed{self.temporary}"
+        name = self.temporary("normed")
         self.forward.append(f"{name} = {call}")
         self.normed[key, groups] = name
         return name

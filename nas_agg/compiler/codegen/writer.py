@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-import re
+import ast
 from typing import Any
 
 from nas_agg.compiler.codegen.aggregates import AggregateText, is_chain
 from nas_agg.compiler.codegen.classes import Class, Classes
-from nas_agg.compiler.codegen.inlining import bound, called, inline
 from nas_agg.compiler.codegen.inside import Inside
+from nas_agg.compiler.codegen.ir import (
+    ClassDef,
+    calls,
+    is_simple,
+    names,
+    parse,
+    show,
+    statements,
+    substitute,
+    walk,
+)
 from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.merging import merge
 from nas_agg.compiler.codegen.numbers import Unsaid, same
 from nas_agg.compiler.codegen.pre_activation import Raws
+from nas_agg.compiler.codegen.rewrites import drop_records, inline_sequences
 from nas_agg.compiler.codegen.slices import slicing
-from nas_agg.compiler.codegen.text import fitted
 from nas_agg.compiler.codegen.units import UnitText
 from nas_agg.expansion.trace import AggregateRun, StepRun, Trace
 from nas_agg.language.resolved import Sequence
-
-_SIMPLE = re.compile(r"(\d+ \* )?[\w.]+(\[-?\d+\][\w.]*)?")
 
 
 class Writer:
@@ -49,20 +57,32 @@ class Writer:
         if self.classes.lost:
             raise Unsaid  # something with weights leads nowhere, and the graph has left it out
         needed: list[Class] = []
+        kept: set[Class] = set()  # those that keep the channels of their output
         for made in reversed(self.order):
             # What a loop that did not work out had asked for may be needed by no one.
-            if made is self.classes.root or any(called(made.name, other) for other in needed):
-                made.out_used = any(called(made.name, other) and self.asks(made, other) for other in needed)
+            if made is self.classes.root or any(calls(other.init, made.name) for other in needed):
+                if any(calls(other.init, made.name) and self.asks(made, other, kept) for other in needed):
+                    kept.add(made)
                 needed.append(made)
-        for made in needed:
-            made.lines = bare(made)
-        parameters = {id(made): self.parameters(made) for made in needed}
-        return ["\n".join(self.text(made)) for made in inline(needed[::-1], parameters)]
+        found = inline_sequences([self.definition(made, made in kept) for made in needed[::-1]])
+        return ["\n".join(made.lines()) for made in found]
 
-    def asks(self, made: Class, other: Class) -> bool:
+    def definition(self, made: Class, keeps_width: bool) -> ClassDef:
+        """The class as it is emitted."""
+        init = drop_records(made.init, made.width if keeps_width else "")
+        if keeps_width:
+            init = [*init, *statements([f"self.out = {made.width}"])]
+        parameters = [] if made is self.classes.root else self.parameters(made)
+        defaults = {self.parameter(made, name): text for name, text in made.defaults.items() if name in made.args}
+        return ClassDef(
+            made.name, parameters, defaults, made.base, init, made.forward, made.forward_parameters, keeps_width
+        )
+
+    def asks(self, made: Class, other: Class, kept: set[Class]) -> bool:
         """Whether a class asks for the channels that another puts out."""
-        text = "\n".join([*(other.lines or ()), other.out_line * other.out_used])
-        return any(asked in text for asked in made.asked)
+        parts = [*other.init, *statements([other.width])] if other in kept else other.init
+        attributes = [show(part) for part in walk(parts) if isinstance(part, ast.Attribute) and part.attr == "out"]
+        return any(attribute.endswith(tuple(made.asked)) for attribute in attributes)
 
     def written(self, made: Class) -> Class:
         if made.failed:
@@ -120,20 +140,17 @@ class Writer:
                 keyed = True
                 continue
             parameter = self.parameter(made, name)
-            keyed = keyed or not re.match(r"[A-Za-z_(]", text)
+            keyed = keyed or text[0].isdigit() or text[0] in "-["
             parts.append(f"{parameter}={text}" if keyed else text)
         return f"{made.name}({', '.join(parts)})"
 
     def out(self, made: Class, call: str, otherwise: str) -> str:
         """The channels that a module puts out, in the names of its caller; or what else to call them."""
         given = {self.parameter(made, name): text for name, text in made.defaults.items()}
-        given |= bound(self.parameters(made), call[call.index("(") + 1 : -1])
-        if _SIMPLE.fullmatch(made.out or "") and set(re.findall(r"[A-Za-z_]\w*", made.out or "")) <= given.keys():
-            found = re.sub(r"[A-Za-z_]\w*", lambda word: given[word.group()], made.out or "")
-            if re.fullmatch(r"\d+ \* \d+", found):
-                number, _, other = found.partition(" * ")
-                return str(int(number) * int(other))
-            if _SIMPLE.fullmatch(found):
+        given |= arguments(parse(call), self.parameters(made))
+        if made.out and is_simple(made.out) and set(names(made.out)) <= given.keys():
+            found = product(substitute(made.out, given))
+            if is_simple(found):
                 return found
         if otherwise.endswith(".out"):
             made.asked.add(otherwise)
@@ -144,42 +161,6 @@ class Writer:
 
     def parameter(self, made: Class, name: str) -> str:
         return name if name in made.fields else self.classes.text(name)
-
-    # ------------------------------------------------------------------ the text of a class
-
-    def text(self, made: Class) -> list[str]:
-        root = made is self.classes.root
-        parameters = "" if root else ", in_, state" if made.state else ", in_"
-        for name in made.args:
-            parameters += ", " + self.parameter(made, name)
-            if name in made.defaults:
-                parameters += f"={made.defaults[name]}"
-        lines = [f"class {made.name}({made.base}):"]
-        if made.doc:
-            lines += [*fitted(f'"""{made.doc}"""', 4), ""]
-        lines += [*fitted(f"def __init__(self{parameters}):", 4), "        super().__init__()"]
-        for line in made.lines or ():
-            indent = len(line) - len(line.lstrip())
-            lines += fitted(line.lstrip(), 8 + indent)
-        if made.out_used:
-            lines.append(f"        {made.out_line}")
-        if made.forward:
-            lines.append("")
-            for line in made.forward:
-                indent = len(line) - len(line.lstrip())
-                lines += fitted(line.lstrip(), 4 + indent)
-        return lines
-
-
-def bare(made: Class) -> list[str]:
-    """The lines of a constructor without a record of channels that is not looked at."""
-    lines = made.lines or []
-    for record in (r"widths(?= = |\.append\()", r"c(?= = )"):
-        kept = [line for line in lines if not re.match(rf"\s*{record}", line)]
-        name = record.partition("(")[0]
-        if not re.search(rf"(?<![\w.]){name}(?!\w|=(?!=))", "\n".join([*kept, made.out_line * made.out_used])):
-            lines = kept
-    return lines
 
 
 def scope_of(run: Any) -> Any:
@@ -193,3 +174,18 @@ def literal(values: list) -> str:
     if isinstance(values[0], (list, tuple)):
         return f"[{', '.join(literal([value]) for value in values[0])}]"
     return str(values[0]) if isinstance(values[0], int) else repr(float(values[0]))
+
+
+def arguments(call: ast.expr, parameters: list[str]) -> dict[str, str]:
+    """Which parameter has which argument in a call."""
+    assert isinstance(call, ast.Call)
+    given = dict(zip(parameters, map(show, call.args), strict=False))
+    return given | {keyword.arg: show(keyword.value) for keyword in call.keywords if keyword.arg}
+
+
+def product(text: str) -> str:
+    """A product of two numbers as its value."""
+    match parse(text):
+        case ast.BinOp(left=ast.Constant(value=int(a)), op=ast.Mult(), right=ast.Constant(value=int(b))):
+            return str(a * b)
+    return text

@@ -53,7 +53,7 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
-def fitted(text: str, indent: int) -> list[str]:
+def wrapped(text: str, indent: int) -> list[str]:
     """A statement in lines of at most 120 characters: broken at its first brackets where it is longer."""
     pad = " " * indent
     if len(pad + text) <= WIDTH:
@@ -69,10 +69,10 @@ def fitted(text: str, indent: int) -> list[str]:
             lines.append(f"{pad}    {inner}")
         elif (loop := outside(inner).find(" for ")) > 0:
             for part in [*choices(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
-                lines += fitted(part, indent + 4)
+                lines += wrapped(part, indent + 4)
         else:
             for item in items:
-                lines.extend(fitted(f"{item},", indent + 4))
+                lines.extend(wrapped(f"{item},", indent + 4))
         lines.append(pad + text[end:])
         return lines
     return [pad + text]
