@@ -6,7 +6,7 @@ import contextlib
 
 from nas_agg.compiler.codegen.formatting import file
 from nas_agg.compiler.codegen.helpers import helpers
-from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.straight_line import flat
 from nas_agg.compiler.codegen.verification import holds
 from nas_agg.compiler.codegen.writer import Writer
@@ -44,12 +44,12 @@ def structured(traced: Trace) -> list[str]:
     """The parts of a file with a class for each distinct unit and aggregate.
 
     Raises:
-        Unsaid: If there is no such text.
+        NotExpressible: If there is no such text.
     """
     try:
         writer = Writer(traced)
         classes = writer.parts()
-    except Unsaid:
+    except NotExpressible:
         writer = Writer(traced, merged=False)
         classes = writer.parts()
     found, text = helpers("\n\n\n".join(classes), writer.squeezes)

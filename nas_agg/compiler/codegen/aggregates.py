@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.compiler.codegen.classes import Class, Classes, expression
 from nas_agg.compiler.codegen.fitted import FittedText
 from nas_agg.compiler.codegen.gathers import GatherText
-from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.compiler.codegen.unrolled import Listing
 from nas_agg.expansion.scope import NodeScope, ScheduleScope
 from nas_agg.expansion.trace import AggregateRun, NodeRun
@@ -53,7 +53,7 @@ class AggregateText:
         self.counts = [run.n for run in self.runs]
         self.rolled = (not self.aggregate.each and max(self.counts) > 1) or not same(self.counts)
         if self.aggregate.each and not same(self.counts):
-            raise Unsaid
+            raise NotExpressible
         for run in self.runs:
             run.let = dict(run.aggregate.let)  # type: ignore[attr-defined]
 
@@ -97,7 +97,7 @@ class AggregateText:
             if name in self.names:
                 self.used.add(name)
                 return self.names[name]
-            raise Unsaid
+            raise NotExpressible
         return self.schedule(name, values, nodes, k)
 
     def value(self, run: AggregateRun, node: NodeRun, name: str) -> Any:
@@ -107,11 +107,11 @@ class AggregateText:
         try:
             return NodeScope(run, node.l)[name]  # type: ignore[arg-type]
         except KeyError:
-            raise Unsaid from None
+            raise NotExpressible from None
 
     def nodes_text(self) -> str:
         if not self.rolled:
-            raise Unsaid
+            raise NotExpressible
         return "nodes"
 
     def schedule(self, name: str, values: list[list], nodes: list[list[NodeRun]], k: int | None) -> str:
@@ -132,13 +132,13 @@ class AggregateText:
         if alike and not (stepped and not level):
             try:
                 return self.local(name, rows[0], nodes, k)
-            except Unsaid:
+            except NotExpressible:
                 pass
         if level or stepped:
             return self.argument(name, field, stepped and not level, k)
         if all(same(found) for found in sites.values()):
             return self.listed(name, field, every, k)
-        raise Unsaid
+        raise NotExpressible
 
     def row(self, run: AggregateRun, name: str) -> Any:
         return run.let[name] if name in run.let else getattr(run.aggregate, _FIELDS[name])  # type: ignore[attr-defined]
@@ -206,14 +206,14 @@ class AggregateText:
         for inner in number.expression.names:
             if inner in own:
                 if inner == name:
-                    raise Unsaid
+                    raise NotExpressible
                 names[inner] = self.text_of(inner, nodes, k)
             elif inner in self.names:
                 names[inner] = self.names[inner]
         for inner in ("n",):
             if inner in names and same([use.get(inner) for use in uses]) and same(self.counts) and not self.rolled:
                 del names[inner]
-        found = Said(number.expression.tree(), uses, names)
+        found = Simplified(number.expression.tree(), uses, names)
         self.used |= found.used & set(self.names)
         self.counted = self.counted or ("l" in found.used)
         if found.text.isidentifier() or found.text.isdigit():
@@ -242,10 +242,10 @@ class AggregateText:
         made = self.made
         made.base = "nn.ModuleList"
         if not any(run.nodes for run in self.runs):
-            raise Unsaid
+            raise NotExpressible
         made.mode = "given" if self.runs[0].dealt else "none"
         if any(run.dealt != self.runs[0].dealt for run in self.runs):
-            raise Unsaid
+            raise NotExpressible
         self.bodies()
         order = {"nodes": 0, "growth": 1, "w": 1, "cardinality": 2, "g": 2, "stride": 3, "s": 3}
         args = [*made.fields, *self.used]
@@ -265,7 +265,7 @@ class AggregateText:
                     self.count_argument()
                 way(self).write()
                 return
-            except Unsaid as error:
+            except NotExpressible as error:
                 failed = error
                 self.reset()
         raise failed
@@ -312,7 +312,7 @@ class AggregateText:
         """The class of the units in question, and the call that makes one."""
         made = self.classes.of[id(units[0])]
         if any(self.classes.of[id(unit)] is not made for unit in units):
-            raise Unsaid
+            raise NotExpressible
         self.writer.written(made)
         return made, self.writer.arguments(made, channels, lambda name: self.text_of(name, nodes, k))
 

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
 from nas_agg.graph.primitives import Cat, Slice
 from nas_agg.language.layers import SliceLayer
@@ -74,7 +74,7 @@ class Class:
     takes: bool = False
     raw_at: set[int] = field(default_factory=set)
     done: bool = False
-    failed: Unsaid | None = None
+    failed: NotExpressible | None = None
 
 
 def expression(number: Number) -> str:
@@ -197,7 +197,7 @@ class Classes:
         for node in run.nodes:
             inside = (id(made), node.l if run.aggregate.each else 0)
             if node.unit.unit.joins and node.shortcut is None and not node.unit.dealt:
-                raise Unsaid  # a shortcut that is not there for an aggregate inside
+                raise NotExpressible  # a shortcut that is not there for an aggregate inside
             self.unit(node.unit, f"{made.name}Unit", inside)
             for gather in (node.reads, node.shortcut):
                 self._matches(gather, made, inside)

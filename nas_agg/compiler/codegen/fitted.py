@@ -9,7 +9,7 @@ from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import unit_call
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.selections import Selections, listed
 from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
@@ -30,9 +30,9 @@ class FittedText(Selections):
         self.init: list[str] = []
         self.shared = self.runs[0].aggregate.output is None  # what leaves is what one more node would have read
         if any((run.aggregate.output is None) != self.shared or run.dealt for run in self.runs):
-            raise Unsaid
+            raise NotExpressible
         if self.made.gives or self.made.takes:
-            raise Unsaid
+            raise NotExpressible
         outs = [[run.output] for run in self.runs if run.output]
         reads = [[node.reads for node in run.nodes] for run in self.runs]
         if self.shared:
@@ -49,19 +49,19 @@ class FittedText(Selections):
         """Writes a loop over the nodes.
 
         Raises:
-            Unsaid: If it takes more than this to say them.
+            NotExpressible: If it takes more than this to say them.
         """
         if any(feature not in self.classes.live for run in self.runs for feature in run.features):
-            raise Unsaid
+            raise NotExpressible
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
         unit = self.text.writer.written(self.classes.of[id(units[0])])
         if unit.state or unit.gives or unit.takes:
-            raise Unsaid
+            raise NotExpressible
         self.several = unit.several
         self.joins = unit.mode == "given"
         if self.joins and sum(map(len, self.shortcut.found)) < len(units):
-            raise Unsaid  # a node without a shortcut
+            raise NotExpressible  # a node without a shortcut
         roles = [self.reads, *[self.shortcut] * self.joins, *[self.output] * (not self.shared)]
         for role in roles:
             self.check(role)
@@ -78,10 +78,10 @@ class FittedText(Selections):
         if gather is None or role.kind != "pattern":
             return
         if gather.norm == "bn" or role.raw or (role.matched and gather.how in (Concat, Mixed)):
-            raise Unsaid
+            raise NotExpressible
         main = role is not self.shortcut
         if (role.matched or role.prepared) and main and any(one.main is None for one in role.all):
-            raise Unsaid
+            raise NotExpressible
         for run, row in zip(self.runs, role.found, strict=True) if role.matched else ():
             channels, scales = [self.classes.channels(t) for t in run.features], [1]
             for node in run.nodes:
@@ -92,14 +92,14 @@ class FittedText(Selections):
                 target = own[one.position - main]
                 new = [k for k, _ in one.sources if now[k] != target]
                 if list(one.matches) != [k for k in new if own[k] != target]:
-                    raise Unsaid
+                    raise NotExpressible
                 if len(one.matches) < len(new):
                     self.back.add(role.name)
                 for k in new:
                     now[k] = target
                 for k, match in one.matches.items():
                     if (match.scope["w"], match.scope["s"]) != (target[0], target[1] // own[k][1]):
-                        raise Unsaid
+                        raise NotExpressible
 
     # ------------------------------------------------------------------ the constructor
 
@@ -181,7 +181,7 @@ class FittedText(Selections):
         runs = [run for one in role.all for run in one.matches.values()]
         made = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made for run in runs) or made.gives or made.takes:
-            raise Unsaid
+            raise NotExpressible
         self.text.writer.written(made)
 
         def said(name: str) -> str:

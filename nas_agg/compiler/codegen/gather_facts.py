@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun, GatherRun
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES, Gather
@@ -59,7 +59,7 @@ class Role:
         self.all = [one for _, one in flat]
         self.gather: Gather | None = self.all[0].gather if self.all else None
         if self.gather and self.gather.each:
-            raise Unsaid
+            raise NotExpressible
         self.matched = any(one.matches for one in self.all)
         self.kind = "pattern"
         self.raw = self.apart = False
@@ -75,23 +75,23 @@ class Role:
         """Refuses what the loops below do not say."""
         assert self.gather is not None
         if self.gather.norm == "bn" and self.matched:
-            raise Unsaid
+            raise NotExpressible
         self.raw = any(tensor != run.features[s] for run, one in flat for s, tensor in one.sources) and not self.matched
         if self.raw and self.gather.raw:
             if self.name != "shortcut" or any(len(one.sources) < len(one.asked) for one in self.all):
-                raise Unsaid
+                raise NotExpressible
             return
         state: dict[int, list[int]] = {}
         for run, one in flat:
             tensors = state.setdefault(id(run), list(run.features))
             newest = self.name != "shortcut" and one.position - 1 in one.asked
             if len(one.sources) + newest != len(one.asked):
-                raise Unsaid  # a source was left out
+                raise NotExpressible  # a source was left out
             for source, tensor in one.sources:
                 if source in one.matches or tensor == run.features[source]:
                     tensors[source] = tensor
                 if tensors[source] != tensor:
-                    raise Unsaid
+                    raise NotExpressible
 
     @property
     def word(self) -> str:

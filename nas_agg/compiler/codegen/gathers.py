@@ -7,12 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from nas_agg.compiler.codegen.classes import Class, signature
-from nas_agg.compiler.codegen.fits import Fits
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.ir import rewrite, show, statements
 from nas_agg.compiler.codegen.layers import unit_call
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.owned import Owned
 from nas_agg.compiler.codegen.rewrites import SEQUENTIAL, text
 from nas_agg.compiler.codegen.unrolled import taken
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from nas_agg.compiler.codegen.aggregates import AggregateText
 
 
-class GatherText(Owned, Fits):
+class GatherText(Owned):
     """Writes the two bodies."""
 
     def __init__(self, text: AggregateText):
@@ -38,14 +37,16 @@ class GatherText(Owned, Fits):
         self.forward: list[str] = []
         if self.shortcut.raw and (self.shortcut.prepared or not self.chained(self.shortcut)):
             self.shortcut.apart = True
-        self.fit = self.fitting()
+        matched = self.reads.matched and self.output.kind == "pattern"
+        if (self.shortcut.matched and not self.chained(self.shortcut)) or self.output.matched or matched:
+            raise NotExpressible
 
     # ------------------------------------------------------------------ loops
 
     def write(self) -> None:
         """All nodes alike."""
         if any(feature not in self.classes.live for run in self.runs for feature in run.features):
-            raise Unsaid
+            raise NotExpressible
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
         wide = self.reads.kind != "newest" or (self.output.kind == "pattern")
@@ -54,10 +55,10 @@ class GatherText(Owned, Fits):
         joins = given.mode == "given" and not self.runs[0].dealt
         self.several = given.several
         if self.shortcut.apart and (not joins or given.state):
-            raise Unsaid
+            raise NotExpressible
         if joins:
             wide = wide or not self.chained(self.shortcut)
-        entering = self.entering(self.reads) if not self.fit and (wide or self.reads.kind != "newest") else "c"
+        entering = self.entering(self.reads) if wide or self.reads.kind != "newest" else "c"
         if given.state:
             entering += f", {self.state(wide)}"
         if self.level:
@@ -66,8 +67,6 @@ class GatherText(Owned, Fits):
         self.construct(made, call, wide, joins, nodes)
         if self.output.prepared and self.output.kind == "pattern":
             self.own_output()
-        if self.fit:
-            self.init += self.fitting_parts()
         self.run(made, wide, joins)
         self.finish(wide)
 
@@ -105,10 +104,7 @@ class GatherText(Owned, Fits):
             body += [f"node = nn.ModuleDict({{{written}}})", *after, "self.append(node)"]
         else:
             body.append(f"self.append(nn.ModuleDict({{{written}}}))")
-        if self.fit:
-            body += [f"c = {width}", f"widths.append({width})"]
-            self.init += ["c = in_", f"widths = [{width}]"]
-        elif width:
+        if width:
             body.append(f"widths.append({width})" if wide else f"c = {width}")
             self.init.append("widths = [in_]" if wide else "c = in_")
         self.width = width
@@ -159,7 +155,7 @@ class GatherText(Owned, Fits):
         assert self.reads.gather is not None
         same_as_reads = signature(role.gather) == signature(self.reads.gather) and role.gather.pattern.word != "edges"
         if not same_as_reads or (role.gather.norm != "none" and not self.late()) or self.shortcut.prepared:
-            raise Unsaid
+            raise NotExpressible
         parts = self.reads_parts()
         if not parts:
             return
@@ -171,7 +167,7 @@ class GatherText(Owned, Fits):
                   and (role.apart or (role.gather.norm != "none" and role.kind == "pattern"))
                   and (role is not self.shortcut or joins)]  # fmt: skip
         if len(listed) > 1:
-            raise Unsaid
+            raise NotExpressible
         own = joins and not self.chained(self.shortcut) and self.shortcut not in listed
         single = self.reads.kind == "newest" and self.output.kind == "newest" and not own
         body: list[str] = []
@@ -189,7 +185,7 @@ class GatherText(Owned, Fits):
             over = "for node, part in zip(self, shortcut.chunk(len(self), 1)):"
             shortcut = "part"
             if made.mode != "given":
-                raise Unsaid
+                raise NotExpressible
         elif joins:
             shortcut = self.shortcut_text(made, single)
         call = unit_call(made, "node.unit", x, shortcut)
@@ -209,13 +205,7 @@ class GatherText(Owned, Fits):
             over = "for node in list(self)[:-1]:"
         if self.text.writer.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
             lines, body = self.paired(lines, body, call, single)
-        behind: list[str] = []
-        if self.fit:
-            if numbered or (listed and not late):
-                raise Unsaid
-            over = f"for node in list(self)[1:{'-1' if '-1' in over or self.output.matched else ''}]:"
-            lines, behind = self.fitted_lines(self.norm(listed[0]) if listed else None)
-        lines += [over, *[f"    {line}" for line in body], *behind]
+        lines += [over, *[f"    {line}" for line in body]]
         lines.append(f"return {self.leaving(single)}{self.leaving_raw(single)}")
         if lines[:-1] == ["features = [x]", "for node in self:", "    features.append(node.unit(x))"]:
             text, branches = lines[-1].partition("features[1:]"), "[node.unit(x) for node in self]"
@@ -227,7 +217,7 @@ class GatherText(Owned, Fits):
         """The lines that put the newest feature into a list of sources; and whether they need the node's number."""
         assert role.gather is not None
         if role.apart and not single:
-            raise Unsaid
+            raise NotExpressible
         newest = "raw" if role.raw and role.apart else "x" if single else "features[-1]"
         if role.gather.norm == "bn":
             return [f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
@@ -242,7 +232,7 @@ class GatherText(Owned, Fits):
             raw = "raw" if self.shortcut.raw or self.made.gives else "_"
             return lines, [line if line != f"x = {call}" else f"x, {raw} = {call}" for line in body]
         if f"features.append({call})" not in body or self.shortcut.raw:
-            raise Unsaid
+            raise NotExpressible
         at = body.index(f"features.append({call})")
         if not self.made.gives:
             return lines, [*body[:at], f"y, _ = {call}", "features.append(y)", *body[at + 1 :]]
@@ -262,19 +252,19 @@ class GatherText(Owned, Fits):
         return "x" if single else self.source(self.output)
 
     def _refuse(self) -> str:
-        raise Unsaid
+        raise NotExpressible
 
     def shortcut_text(self, made: Class, single: bool) -> str:
         role = self.shortcut
         if any(not (node.shortcut and node.shortcut.sources) for run in self.runs for node in run.nodes):
-            raise Unsaid
+            raise NotExpressible
         if role.word == "mean" and not self.several:
             counts = {len(one.sources) for one in role.all}
             if len(counts) > 1:
-                raise Unsaid
+                raise NotExpressible
         if role.matched and not role.apart:
             if not single:
-                raise Unsaid
+                raise NotExpressible
             always = all(node.shortcut and node.shortcut.matches for run in self.runs for node in run.nodes)
             return "node.shortcut(x)" if always else 'node.shortcut(x) if "shortcut" in node else x'
         if role.raw and not role.apart:
@@ -288,7 +278,7 @@ class GatherText(Owned, Fits):
         for run in self.runs:
             found = [taken(node.unit, self.classes) for node in run.nodes]
             if not same(found) or not found or None in found:
-                raise Unsaid
+                raise NotExpressible
 
 
 def _named(node: ast.AST) -> ast.AST | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.joins import Joins, env
 from nas_agg.compiler.codegen.layers import Item
-from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.rewrites import nameable
 from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
@@ -120,7 +120,7 @@ class Inside(Joins):
             try:
                 texts.append(self.writer.call(made, channels, units, column, self))
                 briefs.append(self.brief_call(units, channels) if self.root and not made.gives else None)
-            except Unsaid:
+            except NotExpressible:
                 return False
         short = [brief for brief in briefs if brief and len(brief) < WIDTH - 12]
         texts = short if len(set(short)) == n else texts
@@ -139,7 +139,7 @@ class Inside(Joins):
         try:
             units = [run.run.nodes[0].unit for run in column]  # type: ignore[union-attr]
             text = None if units[0].unit.joins else self.brief(units, self.unbound(column[0].step))
-        except Unsaid:
+        except NotExpressible:
             text = None
         if text is None or len(f"self.{label} = chain({text})") > WIDTH - 8:
             self.channels, self.used = channels, used
@@ -179,7 +179,7 @@ class Inside(Joins):
             self.channels = channels
             if text is None:
                 text = self.writer.call(made, channels, units, there, self)
-        except Unsaid:
+        except NotExpressible:
             self.channels, self.used = channels, used
             return False
         finally:

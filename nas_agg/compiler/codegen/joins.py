@@ -8,7 +8,7 @@ from typing import Any
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 
 
@@ -43,10 +43,10 @@ class Joins:
             return "none"
         if self.runs[0].dealt or all(run.joined is None for run in self.runs):
             if not self.runs[0].dealt:
-                raise Unsaid
+                raise NotExpressible
             return "given"
         if any(run.joined is None for run in self.runs):
-            raise Unsaid
+            raise NotExpressible
         self.present = [bool(run.joined.sources) for run in self.runs]  # type: ignore[union-attr]
         if not any(self.present):
             return "none"
@@ -104,7 +104,7 @@ class Joins:
         if out == [step.local["c"] for step in column]:
             return
         if self.made.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
-            raise Unsaid
+            raise NotExpressible
         self.channels = self.entering
 
     def condition(self, column: list[StepRun]) -> str:
@@ -120,13 +120,13 @@ class Joins:
                     return text.removeprefix("self.residual = ")
         if width == self.present:
             return equal
-        raise Unsaid
+        raise NotExpressible
 
     def mixed(self, column: list[StepRun]) -> tuple[str, str]:
         found = [run.joined for run in self.runs if run.joined and run.joined.sources]
         numbers = [one.values["mixed"] for one in found]
         if len(found) < len(self.runs):
-            raise Unsaid
+            raise NotExpressible
         function = "mixed" if found[0].values["onto"] == "front" else "mixed_back"
         if same(numbers):
             return function, str(numbers[0])
@@ -139,7 +139,7 @@ class Joins:
         """The channels behind a join that appends some: those of the shortcut and some more."""
         widths = [self.classes.channels(step.out) for step in column]
         if self.made.optional:
-            raise Unsaid
+            raise NotExpressible
         given = [sum(self.classes.channels(t) for _, t in run.joined.sources) for run in self.runs if run.joined]
         more = [a - b for a, b in zip(widths, given, strict=True)]
         state = "in_" if self.made.mode == "own" else "state"
@@ -152,4 +152,4 @@ class Joins:
             if more == [run.scope.get(name) for run in self.runs]:
                 self.used.add(name)
                 return f"{state} + {text}"
-        raise Unsaid
+        raise NotExpressible

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from nas_agg.compiler.codegen.formatting import outside
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.expansion.trace import StepRun
 from nas_agg.graph.primitives import ACTIVATIONS, Norm
 from nas_agg.language import layers
@@ -95,7 +95,7 @@ def layer(
         file: What is to be known of the whole file.
 
     Raises:
-        Unsaid: If a number has no text.
+        NotExpressible: If a number has no text.
     """
     kind, word = runs[0].step.kind, runs[0].step.word
     done = [bool(found) for found in ops]
@@ -132,7 +132,7 @@ def layer(
         elif same(features):
             entering = str(features[0])
         else:
-            raise Unsaid
+            raise NotExpressible
         out = say("linear")
         Item_ = Item(f"{own}({{x}}.flatten(1))" + ("" if last else "[:, :, None, None]"),
                      (f"!{label}", f"nn.Linear({entering}, {out})"), 2, True)  # fmt: skip
@@ -238,7 +238,7 @@ def _pool(label: str, word: str, say: Say, values: list[dict], done: list[bool])
         if [number > 1 for number in numbers] == done and not said.isdigit():
             test = f"{said} > 1" if said.isidentifier() else f"({said}) > 1"
             return Made(Item(f"self.{label}({{x}})", (label, f"nn.{name}({text}) if {test} else nn.Identity()")))
-    raise Unsaid
+    raise NotExpressible
 
 
 def _dropout(label: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:

@@ -1,20 +1,20 @@
-"""Numbers of a genotype as Python text: as plain as they can be where every use in this network has its exact value."""
+"""Numbers of a genotype as Python expressions: as plain as they can be where every use in this network has its exact value."""
 
 from __future__ import annotations
 
 import ast
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import reduce
 from typing import Any
+
+from nas_agg.compiler.codegen.ir import parse, replaced, show
 
 Env = Mapping[str, Any]
 
-ATOM, POWER, UNARY, PRODUCT, SUM, TEST, CHOICE = range(7)  # how loosely a text holds together
 
-
-class Unsaid(Exception):
+class NotExpressible(Exception):
     """There is no text whose value is right at every use."""
 
 
@@ -22,8 +22,11 @@ def same(values: list) -> bool:
     return all(value == values[0] for value in values)
 
 
-class Said:
+class Simplified:
     """The text of an expression, and the names used in it.
+
+    Parts that are the same at every use become numbers, guards that never take effect and alternatives that are never
+    taken go; the result is evaluated at each use, in the arithmetic of Python.
 
     Args:
         tree: Of the expression; `in` is called ``_in`` in it.
@@ -31,7 +34,7 @@ class Said:
         names: What the names that may be used are called.
 
     Raises:
-        Unsaid: If no text of these names has the right value everywhere.
+        NotExpressible: If no text of these names has the right value everywhere.
     """
 
     def __init__(self, tree: ast.expr, uses: Sequence[Env], names: Mapping[str, str]):
@@ -41,89 +44,69 @@ class Said:
         try:
             values = [exact(tree, env) for env in uses]
         except KeyError:
-            raise Unsaid from None
+            raise NotExpressible from None
         self.integers = all(type(value) is int for value in values)
         if not self.integers and same(values):
             self.text = repr(float(values[0]))
             return
         for self.decimals in (True, False):  # where floating point is not exact there may be whole numbers
             self.used = set()
-            text = _held((self.whole if self.integers else self.broken)(tree, uses), CHOICE)
-            if self.right(text, uses, values):
+            found = self.part(tree, uses, self.integers)
+            if self.is_right(show(found), uses, values):
                 break
         else:
-            raise Unsaid
-        whole = text.startswith("__") and text.endswith("__") and text[2:-2].isidentifier()
-        self.text = _MARK.sub(lambda mark: self.called_as(mark.group(1), whole), text)
+            raise NotExpressible
+        self.text = show(replaced(found, {_mark(name): parse(names[name]) for name in self.used}))
 
-    def right(self, text: str, uses: list[Env], values: list) -> bool:
+    def is_right(self, text: str, uses: list[Env], values: list) -> bool:
         """Whether a text has the right value at each use."""
+        code = compile(text, "schedule", "eval")
         for env, value in zip(uses, values, strict=True):
-            known = {_mark(name): _number(env[name]) for name in self.used}
+            known = {_mark(name): number(env[name]) for name in self.used}
             try:
-                found = eval(text, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
+                found = eval(code, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
             except ArithmeticError:
                 return False
-            if found != _number(value) or (type(found) is not int and self.integers):
+            if found != number(value) or (type(found) is not int and self.integers):
                 return False
         return True
 
-    def called_as(self, name: str, alone: bool) -> str:
-        text = self.names[name]
-        return text if alone or re.fullmatch(r"[\w.]+", text) else f"({text})"
+    # ------------------------------------------------------------------ parts
 
-    # ------------------------------------------------------------------ parts, each as (text, how loosely it holds)
-
-    def whole(self, tree: ast.expr, uses: list[Env]) -> tuple[str, int]:
-        """A part whose values are whole."""
+    def part(self, tree: ast.expr, uses: list[Env], whole: bool = False) -> ast.expr:
+        """A part, simplified: in whole numbers where all its values are whole or must be, else in floating point."""
         values = [exact(tree, env) for env in uses]
-        if same(values) and not self.plain(tree):
+        whole = whole or all(type(value) is int for value in values)
+        if same(values) and not (whole and self.is_plain(tree)):
             return _constant(values[0])
         match tree:
             case ast.Name(id=name):
-                return self.name(name), ATOM
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                return self.choice(test, body, orelse, uses, self.whole)
-            case ast.Call(func=ast.Name(id="floor" | "round" | "ceil" as function), args=[inner]):
+                return self.name(name)
+            case ast.IfExp():
+                return self.choice(tree, uses, whole)
+            case ast.Call(func=ast.Name(id="floor" | "round" | "ceil" as function), args=[inner]) if whole:
                 return self.rounded(function, inner, uses)
-            case ast.Call(func=ast.Name(id=function), args=args):
+            case ast.Call(func=ast.Name(id=function), args=args) if whole:
                 return self.called(function, args, uses)
-            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
-                return self.binary(left, "//", right, uses, PRODUCT)
-            case ast.BinOp(left=left, op=ast.Mod(), right=right):
-                return self.binary(left, "%", right, uses, PRODUCT)
-            case ast.BinOp(left=left, op=ast.Pow(), right=right):
-                return self.power(left, right, uses)
-            case ast.BinOp(op=ast.Mult() | ast.Div()):
-                return self.product(tree, uses, "//")
-            case ast.BinOp(op=ast.Add() | ast.Sub()) | ast.UnaryOp():
-                return self.total(tree, uses, "//")
-        raise Unsaid
-
-    def broken(self, tree: ast.expr, uses: list[Env]) -> tuple[str, int]:
-        """A part whose values need not be whole, in floating point."""
-        values = [exact(tree, env) for env in uses]
-        if all(type(value) is int for value in values):
-            return self.whole(tree, uses)
-        if same(values):
-            return _constant(values[0])
-        match tree:
-            case ast.Name(id=name):
-                return self.name(name), ATOM
-            case ast.IfExp(test=test, body=body, orelse=orelse):
-                return self.choice(test, body, orelse, uses, self.broken)
-            case ast.BinOp(left=left, op=ast.Pow(), right=right):
-                base, exponent = self.broken(left, uses), self.whole(right, uses)
-                return f"{_held(base, ATOM)}**{_held(exponent, ATOM)}", POWER
-            case ast.BinOp(op=ast.Mult() | ast.Div()):
-                return self.product(tree, uses, "/")
-            case ast.BinOp(op=ast.Add() | ast.Sub()) | ast.UnaryOp():
-                return self.total(tree, uses, "/")
             case ast.Call(func=ast.Name(id="max" | "min" as function), args=args):
-                return f"{function}({', '.join(self.broken(arg, uses)[0] for arg in args)})", ATOM
-        raise Unsaid
+                return _call(function, [self.part(arg, uses) for arg in args])
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right) if whole:
+                if all(exact(right, env) == 1 for env in uses):
+                    return self.floored(left, uses)
+                return ast.BinOp(self.part(left, uses, True), ast.FloorDiv(), self.part(right, uses, True))
+            case ast.BinOp(left=left, op=ast.Mod(), right=right) if whole:
+                return ast.BinOp(self.part(left, uses, True), ast.Mod(), self.part(right, uses, True))
+            case ast.BinOp(left=left, op=ast.Pow(), right=right):
+                if whole and any(exact(right, env) < 0 for env in uses):
+                    raise NotExpressible
+                return ast.BinOp(self.part(left, uses, whole), ast.Pow(), self.part(right, uses, True))
+            case ast.BinOp(op=ast.Mult() | ast.Div()):
+                return self.divided(*self.factors(tree, uses), uses, whole)
+            case ast.BinOp(op=ast.Add() | ast.Sub()) | ast.UnaryOp():
+                return self.summed(_terms(tree), uses, whole)
+        raise NotExpressible
 
-    def plain(self, tree: ast.expr) -> bool:
+    def is_plain(self, tree: ast.expr) -> bool:
         """Whether an expression of one value reads well as it is: a name, or a name times a number."""
         match tree:
             case ast.Name(id=name):
@@ -132,215 +115,171 @@ class Said:
                 return name in self.names
         return False
 
-    def name(self, name: str) -> str:
+    def name(self, name: str) -> ast.expr:
         if name not in self.names:
-            raise Unsaid
+            raise NotExpressible
         self.used.add(name)
-        return _mark(name)
+        return ast.Name(_mark(name))
 
-    def choice(self, test: ast.expr, body: ast.expr, orelse: ast.expr, uses: list[Env], part: Callable) -> Any:
-        true = [env for env in uses if holds(test, env)]
-        false = [env for env in uses if not holds(test, env)]
+    def choice(self, tree: ast.IfExp, uses: list[Env], whole: bool) -> ast.expr:
+        """One of two, with its condition where both are taken."""
+        true = [env for env in uses if holds(tree.test, env)]
+        false = [env for env in uses if not holds(tree.test, env)]
         if not false or not true:
-            return part(body if true else orelse, uses)
-        yes, no = part(body, true), part(orelse, false)
-        return f"{_held(yes, TEST)} if {self.truth(test, uses)[0]} else {_held(no, CHOICE)}", CHOICE
+            return self.part(tree.body if true else tree.orelse, uses, whole)
+        yes, no = self.part(tree.body, true, whole), self.part(tree.orelse, false, whole)
+        return ast.IfExp(self.truth(tree.test, uses), yes, no)
 
-    def truth(self, test: ast.expr, uses: list[Env]) -> tuple[str, int]:
+    def truth(self, test: ast.expr, uses: list[Env]) -> ast.expr:
         """A condition without the parts that are the same at every use."""
         if isinstance(test, ast.BoolOp):
             both = isinstance(test.op, ast.And)
-            texts, left = [], uses
+            parts, left = [], uses
             for part in test.values:
                 found = [holds(part, env) for env in left]
                 if left and not all(value == both for value in found):
-                    texts.append(_held(self.truth(part, left), TEST))
+                    parts.append(self.truth(part, left))
                     left = [env for env, value in zip(left, found, strict=True) if value == both]
-            if len(texts) == 1:
-                return texts[0], TEST
-            return (" and " if both else " or ").join(texts), CHOICE
+            return parts[0] if len(parts) == 1 else ast.BoolOp(test.op, parts)
         assert isinstance(test, ast.Compare)
-        texts = [_held(self.broken(part, uses), SUM) for part in (test.left, *test.comparators)]
-        signs = [_SIGNS[type(op)] for op in test.ops]
-        return texts[0] + "".join(f" {sign} {text}" for sign, text in zip(signs, texts[1:], strict=True)), TEST
+        sides = [self.part(part, uses) for part in (test.left, *test.comparators)]
+        return ast.Compare(sides[0], test.ops, sides[1:])
 
-    def rounded(self, function: str, inner: ast.expr, uses: list[Env]) -> tuple[str, int]:
+    def rounded(self, function: str, inner: ast.expr, uses: list[Env]) -> ast.expr:
         if all(type(exact(inner, env)) is int for env in uses):
-            text, loose = self.whole(inner, uses)
+            found = self.part(inner, uses, True)
             broken = any(type(env[name]) is not int for env in uses for name in self.used)
-            return (f"round({text})", ATOM) if broken else (text, loose)
+            return _call("round", [found]) if broken else found
         if function == "floor":
             return self.floored(inner, uses)
-        return f"{'round' if function == 'round' else 'math.ceil'}({self.broken(inner, uses)[0]})", ATOM
+        return _call("round" if function == "round" else "math.ceil", [self.part(inner, uses)])
 
-    def floored(self, inner: ast.expr, uses: list[Env]) -> tuple[str, int]:
+    def floored(self, inner: ast.expr, uses: list[Env]) -> ast.expr:
         """The floor: by `//` where that is plain, else of floating point."""
         terms = _terms(inner)
         whole = [t for t in terms if all(type(exact(t[1], env)) is int for env in uses)]
         rest = [t for t in terms if t not in whole]
         if len(rest) == 1 and rest[0][0] > 0:
-            try:
-                said = self.quotient(rest[0][1], uses)
-            except Unsaid:
-                said = None
-            if said is not None:
-                return self.summed(whole, uses, said)
-        text = _held(self.broken(inner, uses), CHOICE)
-        return (f"int({text})" if min(exact(inner, env) for env in uses) >= 0 else f"math.floor({text})"), ATOM
-
-    def quotient(self, tree: ast.expr, uses: list[Env]) -> tuple[str, int] | None:
-        number, over, under = self.factors(tree, uses)
-        if any(type(exact(part, env)) is not int for part in (*over, *under) for env in uses):
-            return None
-        decimal = self.decimals and number.denominator > 10 and number.numerator > 1  # which reads better
-        return None if decimal else self.divided(number, over, under, uses, "//")
+            factor, over, under = self.factors(rest[0][1], uses)
+            exactly = all(type(exact(part, env)) is int for part in (*over, *under) for env in uses)
+            decimal = self.decimals and factor.denominator > 10 and factor.numerator > 1  # which reads better
+            if exactly and not decimal:
+                return self.summed(whole, uses, True, self.divided(factor, over, under, uses, True))
+        found = self.part(inner, uses)
+        return _call("int" if min(exact(inner, env) for env in uses) >= 0 else "math.floor", [found])
 
     # ------------------------------------------------------------------ arithmetic
 
-    def binary(self, left: ast.expr, sign: str, right: ast.expr, uses: list[Env], level: int) -> tuple[str, int]:
-        if sign == "//" and all(exact(right, env) == 1 for env in uses):
-            return self.floored(left, uses)
-        a, b = self.whole(left, uses), self.whole(right, uses)
-        return f"{_held(a, level)} {sign} {_held(b, level - 1)}", level
+    def called(self, function: str, args: list[ast.expr], uses: list[Env]) -> ast.expr:
+        """A call of whole numbers without the arguments that never decide."""
+        best = {"max": max, "min": min, "gcd": math.gcd}[function]
 
-    def power(self, left: ast.expr, right: ast.expr, uses: list[Env]) -> tuple[str, int]:
-        if all(exact(right, env) >= 0 for env in uses):
-            base, exponent = self.whole(left, uses), self.whole(right, uses)
-            sign = "**" if exponent[1] == ATOM and base[1] == ATOM and "(" not in base[0] + exponent[0] else " ** "
-            return f"{_held(base, ATOM)}{sign}{_held(exponent, ATOM)}", POWER
-        raise Unsaid
+        def values(parts: list[ast.expr]) -> list:
+            return [best(*[exact(part, env) for part in parts], *[exact(parts[0], env)]) for env in uses]
 
-    def called(self, function: str, args: list[ast.expr], uses: list[Env]) -> tuple[str, int]:
-        if function in ("max", "min"):
-            best = max if function == "max" else min
-            values = [best(exact(arg, env) for arg in args) for env in uses]
-            left = list(args)
-            for arg in args:
-                others = [other for other in left if other is not arg]
-                if others and [best(exact(other, env) for other in others) for env in uses] == values:
-                    left = others
-            # What is first to be left out is what comes first: the guards `max(1, ...)` are written so.
-            if len(left) == 1:
-                return self.whole(left[0], uses)
-            args = left
-        if function == "gcd":
-            values = [math.gcd(*[exact(arg, env) for arg in args]) for env in uses]
-            for arg in args:
-                if [exact(arg, env) for env in uses] == values:
-                    return self.whole(arg, uses)  # it divides the others at every use
-        texts = [_held(self.whole(arg, uses), CHOICE) for arg in args]
-        return f"{'math.' if function == 'gcd' else ''}{function}({', '.join(texts)})", ATOM
+        left = list(args)
+        for arg in args:  # what comes first goes first: the guards `max(1, ...)` are written so
+            others = [other for other in left if other is not arg]
+            if function != "gcd" and others and values(others) == values(args):
+                left = others
+            if function == "gcd" and [exact(arg, env) for env in uses] == values(args):
+                return self.part(arg, uses, True)  # it divides the others at every use
+        if len(left) == 1:
+            return self.part(left[0], uses, True)
+        return _call("math.gcd" if function == "gcd" else function, [self.part(arg, uses, True) for arg in left])
 
     def factors(self, tree: ast.expr, uses: list[Env]) -> tuple[Fraction, list[ast.expr], list[ast.expr]]:
         """A product as a number, factors and divisors."""
         match tree:
-            case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as op, right=right) if not self.plain(tree):
+            case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as op, right=right) if not self.is_plain(tree):
                 a, b = self.factors(left, uses), self.factors(right, uses)
                 if isinstance(op, ast.Mult):
                     return a[0] * b[0], a[1] + b[1], a[2] + b[2]
                 return a[0] / b[0], a[1] + b[2], a[2] + b[1]
-            case ast.BinOp(left=ast.Constant(value=int() as number), op=ast.Mult(), right=name) if self.plain(tree):
-                return Fraction(number), [name], []
+            case ast.BinOp(left=ast.Constant(value=int() as factor), op=ast.Mult(), right=name) if self.is_plain(tree):
+                return Fraction(factor), [name], []
         values = [exact(tree, env) for env in uses]
-        if same(values) and not self.plain(tree) and values[0] != 0:
+        if same(values) and not self.is_plain(tree) and values[0] != 0:
             return Fraction(values[0]), [], []
         return Fraction(1), [tree], []
 
-    def product(self, tree: ast.expr, uses: list[Env], sign: str) -> tuple[str, int]:
-        number, over, under = self.factors(tree, uses)
-        return self.divided(number, over, under, uses, sign)
-
     def divided(
-        self, number: Fraction, over: list[ast.expr], under: list[ast.expr], uses: list[Env], sign: str
-    ) -> tuple[str, int]:
-        part = self.whole if sign == "//" else self.broken
-        top = [_held(part(tree, uses), PRODUCT if not i and number.numerator == 1 else UNARY)
-               for i, tree in enumerate(over)]  # fmt: skip
-        bottom = [_held(part(tree, uses), UNARY) for tree in under]
-        if sign == "/" and number.denominator != 1 and _decimal(number) is not None:
-            top.insert(0, _decimal(number) or "")
+        self, factor: Fraction, over: list[ast.expr], under: list[ast.expr], uses: list[Env], whole: bool
+    ) -> ast.expr:
+        top = [self.part(tree, uses, whole) for tree in over]
+        bottom = [self.part(tree, uses, whole) for tree in under]
+        if not whole and factor.denominator != 1 and (decimal := _decimal(factor)) is not None:
+            top.insert(0, ast.Constant(decimal))
         else:
-            if number.numerator != 1 or not top:
-                top.insert(0, str(number.numerator))
-            if number.denominator != 1:
-                bottom.insert(0, str(number.denominator))
-        text = " * ".join(top)
-        if len(bottom) == 1:
-            return f"{text} {sign} {bottom[0]}", PRODUCT
-        if bottom:
-            return f"{text} {sign} ({' * '.join(bottom)})", PRODUCT
-        return text, PRODUCT if len(top) > 1 else ATOM if top[0].isidentifier() or top[0].isdigit() else PRODUCT
+            if factor.numerator != 1 or not top:
+                top.insert(0, _constant(factor.numerator))
+            if factor.denominator != 1:
+                bottom.insert(0, ast.Constant(factor.denominator))
+        product = reduce(lambda a, b: ast.BinOp(a, ast.Mult(), b), top)
+        if not bottom:
+            return product
+        divisor = reduce(lambda a, b: ast.BinOp(a, ast.Mult(), b), bottom)
+        return ast.BinOp(product, ast.FloorDiv() if whole else ast.Div(), divisor)
 
-    def total(self, tree: ast.expr, uses: list[Env], sign: str) -> tuple[str, int]:
-        return self.summed(_terms(tree), uses, None, sign)
-
-    def summed(self, terms: list, uses: list[Env], last: tuple[str, int] | None, sign: str = "//") -> tuple[str, int]:
-        text = ""
-        part = self.whole if sign == "//" else self.broken
-        if sign == "//" and any(type(exact(tree, env)) is not int for _, tree in terms for env in uses):
-            raise Unsaid
-        constants: Fraction | int = 0
-        said: list[tuple[int, str]] = []
-        for factor, tree in terms:
+    def summed(
+        self, terms: list[tuple[int, ast.expr]], uses: list[Env], whole: bool, last: ast.expr | None = None
+    ) -> ast.expr:
+        if whole and any(type(exact(tree, env)) is not int for _, tree in terms for env in uses):
+            raise NotExpressible
+        total: Fraction | int = 0
+        place = 0  # of the last number among the other terms
+        said: list[tuple[int, ast.expr]] = []
+        for sign, tree in terms:
             values = [exact(tree, env) for env in uses]
-            if same(values) and not self.plain(tree):
-                constants += factor * values[0]
-                at = len(said)
+            if same(values) and not self.is_plain(tree):
+                total += sign * values[0]
+                place = len(said)
             else:
-                said.append((factor, _held(part(tree, uses), PRODUCT)))
+                said.append((sign, self.part(tree, uses, whole)))
         if last is not None:
-            said.append((1, _held(last, PRODUCT)))
-        if constants:
-            first = isinstance(terms[0][1], ast.Constant) or (at == 0 and said and said[0][0] < 0)
-            entry = (1 if constants > 0 else -1, _constant(abs(constants))[0])
-            said.insert(0 if first and constants > 0 else len(said), entry)
+            said.append((1, last))
+        if total:
+            first = isinstance(terms[0][1], ast.Constant) or (place == 0 and said and said[0][0] < 0)
+            entry = (1 if total > 0 else -1, _constant(abs(total)))
+            said.insert(0 if first and total > 0 else len(said), entry)
         if not said:
-            return "0", ATOM
-        if len(said) == 1 and said[0][0] > 0:
-            return said[0][1], PRODUCT
-        for k, (factor, one) in enumerate(said):
-            text += (("-" if factor < 0 else "") if not k else (" - " if factor < 0 else " + ")) + one
-        return text, SUM
+            return ast.Constant(0)
+        found = said[0][1] if said[0][0] > 0 else ast.UnaryOp(ast.USub(), said[0][1])
+        for sign, part in said[1:]:
+            found = ast.BinOp(found, ast.Sub() if sign < 0 else ast.Add(), part)
+        return found
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """A value as the emitted file has it."""
     return value if isinstance(value, int) else float(value)
 
 
-_MARK = re.compile(r"__(\w+?)__")
-
-
 def _mark(name: str) -> str:
-    """How a name is written until its text is put in: as no name of the language or of Python is."""
+    """What a name is called until its text is put in: as no name of the language or of Python is."""
     return f"__{name}__"
 
 
 _PYTHON = {"max": max, "min": min, "round": round, "int": int, "math": math}
-_SIGNS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
-_COMPARED: dict[type, Callable] = {
-    ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b,
-    ast.GtE: lambda a, b: a >= b, ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
-}  # fmt: skip
 
 
-def _held(part: tuple[str, int], level: int) -> str:
-    """A part's text, in brackets where it holds together less than wanted."""
-    text, loose = part
-    return text if loose <= level else f"({text})"
+def _call(function: str, args: list[ast.expr]) -> ast.expr:
+    return ast.Call(parse(function), args, [])
 
 
-def _constant(value: Any) -> tuple[str, int]:
+def _constant(value: Any) -> ast.expr:
     if type(value) is int:
-        return str(value), ATOM if value >= 0 else UNARY
+        return ast.Constant(value) if value >= 0 else ast.UnaryOp(ast.USub(), ast.Constant(-value))
     decimal = _decimal(value)
-    return (decimal, ATOM) if decimal else (f"{value.numerator} / {value.denominator}", PRODUCT)
+    if decimal is not None:
+        return ast.Constant(decimal)
+    return ast.BinOp(_constant(value.numerator), ast.Div(), ast.Constant(value.denominator))
 
 
-def _decimal(value: Fraction) -> str | None:
+def _decimal(value: Fraction) -> float | None:
     """A fraction as a short decimal, where it is one."""
     text = repr(float(value))
-    return text if len(text) <= 8 and Fraction(text) == value else None
+    return float(value) if len(text) <= 8 and Fraction(text) == value else None
 
 
 def _terms(tree: ast.expr) -> list[tuple[int, ast.expr]]:
@@ -353,6 +292,12 @@ def _terms(tree: ast.expr) -> list[tuple[int, ast.expr]]:
             sign = -1 if isinstance(op, ast.USub) else 1
             return [(sign * factor, term) for factor, term in _terms(operand)]
     return [(1, tree)]
+
+
+_COMPARED: dict[type, Callable] = {
+    ast.Lt: lambda a, b: a < b, ast.LtE: lambda a, b: a <= b, ast.Gt: lambda a, b: a > b,
+    ast.GtE: lambda a, b: a >= b, ast.Eq: lambda a, b: a == b, ast.NotEq: lambda a, b: a != b,
+}  # fmt: skip
 
 
 def exact(tree: ast.expr, env: Env) -> Any:
@@ -372,7 +317,7 @@ def exact(tree: ast.expr, env: Env) -> Any:
             return _int(Fraction(_FUNCTIONS[name](*values)))
         case ast.BinOp(left=left, op=op, right=right):
             return _int(Fraction(_OPERATIONS[type(op)](exact(left, env), exact(right, env))))
-    raise Unsaid
+    raise NotExpressible
 
 
 def holds(test: ast.expr, env: Env) -> bool:

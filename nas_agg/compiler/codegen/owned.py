@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.selections import Selections
 from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated
@@ -20,7 +20,6 @@ class Owned(Selections):
 
     text: AggregateText
     shortcut: Role
-    fit: Class | None
 
     def chained(self, role: Role) -> bool:
         """Whether a role takes the newest feature alone."""
@@ -32,7 +31,7 @@ class Owned(Selections):
         if not role.matched and not role.prepared:
             return {}, []
         assert role.gather is not None
-        if role.matched and not self.fit:
+        if role.matched:
             return {}, self.match_lines(made, nodes, out)
         parts = {}
         if role.gather.norm == "bn":
@@ -71,22 +70,22 @@ class Owned(Selections):
                 one = node.shortcut
                 newest = dict(one.sources).get(node.l - 1) if one else None
                 if newest is None or tape.paths[tape.norms[newest, 0]] != f"{one.path}.norms.{node.l - 1}":  # type: ignore[union-attr]
-                    raise Unsaid
+                    raise NotExpressible
 
     def match_lines(self, made: Class, nodes: list[list[NodeRun]], out: str) -> list[str]:
         role = self.shortcut
         if not self.chained(role):
-            raise Unsaid
+            raise NotExpressible
         rows = [node for row in nodes for node in row]
         found = [node.shortcut for node in rows]
         if any(one is None or not one.sources for one in found):
-            raise Unsaid
+            raise NotExpressible
         runs: list[UnitRun] = [run for one in found if one for run in one.matches.values()]
         fits = [bool(one.matches) for one in found if one]
         stride = [node.scope["s"] == 1 for node in rows]
         width = [self.classes.channels(node.unit.x) == self.classes.channels(node.unit.out) for node in rows]
         if self.reads.kind != "newest":
-            raise Unsaid
+            raise NotExpressible
         wanted = [run.scope["w"] for run in runs]
         fitting = [n for n, fit in zip(rows, fits, strict=True) if fit]
         summed = wanted == [self.classes.channels(node.unit.out) for node in fitting] and not made.state
@@ -102,11 +101,11 @@ class Owned(Selections):
             elif fits == [not (s and w) for s, w in zip(stride, width, strict=True)] and summed:
                 tests = [f"{self.text.text_of('s', nodes, None)} > 1", f"c != {out}"]
             else:
-                raise Unsaid
+                raise NotExpressible
         matched = [[node for node in row if node.shortcut and node.shortcut.matches] for row in nodes]
         made_match = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made_match for run in runs):
-            raise Unsaid
+            raise NotExpressible
         self.text.writer.written(made_match)
         if made.state:
             made_match.asked.add("node.shortcut.match[0].out")
@@ -121,13 +120,13 @@ class Owned(Selections):
                     return str(ratios[0])
                 if ratios == strides:
                     return self.text.text_of("s", nodes, None)
-                raise Unsaid
+                raise NotExpressible
             values = [run.scope.get(name) for run in runs]
             if same(values) and values[0] is not None and name != "w":
                 return str(values[0])
             if values == [node.scope.get(name) for row in matched for node in row]:
                 return self.text.text_of(name, nodes, None)
-            raise Unsaid
+            raise NotExpressible
 
         call = self.text.writer.arguments(made_match, "c", said)
         line = f'node["shortcut"] = named(match=named(**{{str({self.counter} - 1): {call}}}))'
@@ -137,13 +136,13 @@ class Owned(Selections):
 
     def reads_parts(self) -> dict[str, str]:
         role = self.reads
-        if role.matched and not self.fit:
-            raise Unsaid
+        if role.matched:
+            raise NotExpressible
         if not role.prepared:
             return {}
         assert role.gather is not None
         if role.gather.norm == "bn" or not all(one.main is not None for one in role.all):
-            raise Unsaid
+            raise NotExpressible
         parts = {}
         chosen = self.selected(role, "widths", newest=False)
         if role.gather.weight:

@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import stateful
-from nas_agg.compiler.codegen.numbers import Unsaid
+from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language import layers
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
@@ -24,7 +24,7 @@ class Raws:
         classes: Of the network.
 
     Raises:
-        Unsaid: If a raw form is somewhere that two values do not reach.
+        NotExpressible: If a raw form is somewhere that two values do not reach.
     """
 
     def __init__(self, classes: Classes):
@@ -60,9 +60,9 @@ class Raws:
         output = run.output
         assert output is not None
         if not run.nodes or (len(output.asked) > 1 and output.gather.operator.word != "concat"):
-            raise Unsaid
+            raise NotExpressible
         if output.result != run.features[-1] and (stateful(output.gather) or output.matches or output.gather.raw):
-            raise Unsaid  # what leaves is made of features that were changed
+            raise NotExpressible  # what leaves is made of features that were changed
         if 0 in output.asked:
             self.take(made)
         for node in run.nodes:
@@ -83,7 +83,7 @@ class Raws:
             for run in made.runs:
                 self.give(self.classes.of[id(run.steps[j].run)])
         else:
-            raise Unsaid  # a part of a raw form, or raw forms put together
+            raise NotExpressible  # a part of a raw form, or raw forms put together
 
     def own(self, made: Class, j: int) -> bool:
         """Whether what stands behind step j is its own raw form at every use."""
@@ -98,5 +98,5 @@ class Raws:
         for site in made.sites:
             around: Any = self.by_id.get(site[0]) if site else None
             if around is None or not isinstance(around.part, Sequence):
-                raise Unsaid
+                raise NotExpressible
             self.before(around, site[1])

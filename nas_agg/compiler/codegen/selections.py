@@ -9,7 +9,7 @@ from typing import Any
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.formatting import split
 from nas_agg.compiler.codegen.gather_facts import Role, starts_of
-from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES
@@ -47,7 +47,7 @@ class Selections:
                 assert role.gather is not None
                 found.append(role.gather.pattern.values(scope)[word])
         if not same(found):
-            raise Unsaid
+            raise NotExpressible
         return found[0]
 
     def selected(self, role: Role, of: str, newest: bool = True) -> str:
@@ -76,7 +76,7 @@ class Selections:
         if word == "exponential":
             found = f"spaced({of}, {self.values(role, 'exponential')})"
             return f"{found}[:-1]" if end else found
-        raise Unsaid
+        raise NotExpressible
 
     def entering(self, role: Role) -> str:
         """The channels of what is gathered, from the list of widths; checked at every use."""
@@ -90,7 +90,7 @@ class Selections:
             self.check_width(role, lambda widths, one: sum(widths[k] for k in one.asked))
             return f"sum({self.selected(role, 'widths')})"
         if word == "mixed":
-            raise Unsaid
+            raise NotExpressible
         self.check_width(role, lambda widths, one: widths[one.asked[-1]])
         if all(one.asked[-1] == one.position - 1 for one in role.all):
             return "widths[-1]"
@@ -102,7 +102,7 @@ class Selections:
             for one in row:
                 assert one.result is not None
                 if width(widths, one) != self.classes.channels(one.result):
-                    raise Unsaid
+                    raise NotExpressible
 
     def joined(self, role: Role, tensors: str) -> str:
         """What the sources become."""
@@ -132,7 +132,7 @@ class Selections:
             number = f"max(1, {number})"
         names = {SOURCES: number} if role.name == "output" else {SOURCES: number, "l": self.counter}
         assert role.gather is not None and role.gather.start is not None
-        found = Said(role.gather.start.expression.tree(), [one.names for one in uses], names)
+        found = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
         return f"weights_from({found.text}, {widths})"
 
     def late(self) -> bool:
@@ -150,7 +150,7 @@ class Selections:
         lists = "sources" if role.apart else lists
         if not role.prepared:
             if role.word == "mixed" and role.name != "shortcut":
-                raise Unsaid
+                raise NotExpressible
             return self.joined(role, self.selected(role, lists))
         main = role.name != "shortcut"
         if main and role.gather.norm != "none" and self.late():
@@ -179,7 +179,7 @@ class Selections:
             del run
         word = role.gather.norm
         if word == "bn":
-            raise Unsaid
+            raise NotExpressible
         if word == "ln":
             return "torch.group_norm({x}, 1)"
         if word == "in":

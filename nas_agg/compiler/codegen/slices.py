@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, Classes
-from nas_agg.compiler.codegen.numbers import Said
+from nas_agg.compiler.codegen.numbers import Simplified
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.layers import SliceLayer
 from nas_agg.language.resolved import Aggregate, Sequence
@@ -58,7 +58,7 @@ def sliced(made: Class, units: list[UnitRun], x: str, width: str) -> tuple[str, 
     trees = {name: _tree(fields[name]) for name in ("from", "slice")}
 
     def say(name: str, whole: str) -> str:
-        return Said(trees[name], uses, {"_in": whole, "c": whole}).text
+        return Simplified(trees[name], uses, {"_in": whole, "c": whole}).text
 
     begin, size = say("from", "c"), say("slice", "c")
     last = all(v["from"] + v["slice"] == s.local["c"] for s, v in ((s, s.step.values(s.local)) for s in steps))

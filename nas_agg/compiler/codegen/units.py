@@ -13,7 +13,7 @@ from nas_agg.compiler.codegen.inside import Inside
 from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.layers import Item, layer
-from nas_agg.compiler.codegen.numbers import Said, Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 
@@ -109,7 +109,7 @@ class UnitText(Inside):
             self.join(column)
         elif all(run.x == run.out for run in column):
             if any(self.classes.stateful(run) for run in column):
-                raise Unsaid
+                raise NotExpressible
         elif isinstance(step, Sequence) and self.simple(step) and not any(map(self.classes.stateful, column)):
             self.inline(label, [run.run for run in column], names)  # type: ignore[misc]
         elif isinstance(step, Aggregate) and self.single(step, column):
@@ -132,7 +132,7 @@ class UnitText(Inside):
         known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
         if self.made.sliced:
             del known["_in"]
-        found = Said(tree, uses, known)
+        found = Simplified(tree, uses, known)
         self.used |= found.used - {"_in", "c"}
         return found.text
 
@@ -183,14 +183,14 @@ class UnitText(Inside):
         made = self.writer.written(self.classes.of[id(column[0].run)])
         runs = [run.run for run in column]
         if any(self.classes.of.get(id(run)) is not made for run in runs):
-            raise Unsaid
+            raise NotExpressible
         text = self.writer.call(made, self.channels, runs, column, self)
         joins = made.mode == "given"
         if joins and self.made.mode not in ("given", "own"):
-            raise Unsaid
+            raise NotExpressible
         given = "x" if self.made.mode == "own" else "shortcut"
         if joins and self.made.optional:
-            raise Unsaid
+            raise NotExpressible
         further = (f", {given}" if joins else "") + (", raw" if made.takes else "")
         mark = "!" if joins or made.gives or made.takes else ""
         pair = {True: "raw", False: "_"}[made.gives and column[0].label in self.kept()] if made.gives else ""

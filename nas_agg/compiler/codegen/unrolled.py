@@ -10,7 +10,7 @@ from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import starts_of
 from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.compiler.codegen.selections import listed
 from nas_agg.compiler.codegen.slices import sliced
@@ -44,7 +44,7 @@ class Listing:
     def write(self) -> None:
         made, n = self.made, self.runs[0].n
         if made.gives or self.runs[0].dealt:
-            raise Unsaid
+            raise NotExpressible
         self.name(0, "x", "in_")
         if made.takes:
             self.names.setdefault(self.raw_key(0), "raw")
@@ -85,19 +85,19 @@ class Listing:
 
     def node(self, k: int, nodes: list[NodeRun], n: int) -> None:
         if any(run.features[k + 1] not in self.classes.live for run in self.runs):
-            raise Unsaid
+            raise NotExpressible
         parts, text, width = self.gather("reads", [node.reads for node in nodes], f"self[{k}].reads")
         units = [node.unit for node in nodes]
         rows = [[node] for node in nodes]
         given, extra, state = "", dict[str, Any](), ""
         made = self.text.writer.written(self.classes.of[id(units[0])])
         if made.several:
-            raise Unsaid
+            raise NotExpressible
         if made.mode == "given":
             given, extra, state = self.given(k, nodes, made.optional)
         if made.sliced:
             if text != "x" or made.state:
-                raise Unsaid
+                raise NotExpressible
             text, width = sliced(made, units, text, width)
             if re.search(r"\bc\b", text) and "c = x.shape[1]" not in self.forward:
                 self.forward.insert(0, "c = x.shape[1]")
@@ -157,10 +157,10 @@ class Listing:
         first = ones[0]
         gather = first.gather
         if any(one.gather.how is not gather.how for one in ones):
-            raise Unsaid
+            raise NotExpressible
         sources = [source for source, _ in first.sources]
         if any([source for source, _ in one.sources] != sources for one in ones):
-            raise Unsaid
+            raise NotExpressible
         has_main = main and first.main is not None
         whole = main or first.main is None
         mains = tuple(-1 if one.main is None else one.main for one in ones)
@@ -186,11 +186,11 @@ class Listing:
             texts = [f"{changed}[0]"] if len(texts) == 1 else texts
         if has_main:
             if mains not in self.names:
-                raise Unsaid
+                raise NotExpressible
             texts.append(self.names[mains])
             widths.append(self.widths[mains])
         if not texts:
-            raise Unsaid
+            raise NotExpressible
         if changed and len(sources) > 1:
             return parts, *self.changed(ones, changed, texts[-1] if has_main else None, widths, whole)
         return parts, *self.joined(ones, texts, widths, bool(has_main), whole)
@@ -199,17 +199,17 @@ class Listing:
         """The unit that all features go through, if there is one; they bear names behind it."""
         parts: dict[str, Any] = {}
         if any((one.gather.raw and one.eaches) or list(one.eaches) != list(ones[0].eaches) for one in ones):
-            raise Unsaid
+            raise NotExpressible
         k = min(ones[0].position, self.runs[0].n) - 1  # at position n + 1 names are what they were at node n
         rows = [[run.nodes[k]] for run in self.runs]
         for source in ones[0].eaches:
             runs = [one.eaches[source] for one in ones]
             base, behind = tuple(run.x for run in runs), tuple(run.out for run in runs)
             if base not in self.names:
-                raise Unsaid
+                raise NotExpressible
             made, call = self.text.unit_call(runs, self.widths[base], rows, k)
             if made.gives or made.takes or parts.setdefault("each", call) != call:
-                raise Unsaid
+                raise NotExpressible
             name = self.temporary("each")
             self.forward.append(f"{name} = {place}.each({self.names[base]})")
             self.names[behind] = name
@@ -223,7 +223,7 @@ class Listing:
         if all(one.plain for one in starts):
             return f"weights({widths})"
         if not same([one.value for one in starts]):
-            raise Unsaid
+            raise NotExpressible
         return f"weights_from({starts[0].text}, {widths})"
 
     def changed(
@@ -233,7 +233,7 @@ class Listing:
         word, count = ones[0].gather.operator.word, len(ones[0].sources) + (main is not None)
         tensors = f"[*{sources}, {main}]" if main else sources
         if word == "mixed":
-            raise Unsaid
+            raise NotExpressible
         if word == "concat":
             return f"torch.cat({listed(tensors)}, 1)", _total(widths)
         if word == "product":
@@ -245,18 +245,18 @@ class Listing:
         matched = [source in one.matches for one in ones]
         if not any(matched):
             if key not in self.names:
-                raise Unsaid
+                raise NotExpressible
             return self.names[key]
         if not all(matched):
-            raise Unsaid
+            raise NotExpressible
         runs: list[UnitRun] = [one.matches[source] for one in ones]
         made = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made for run in runs):
-            raise Unsaid
+            raise NotExpressible
         self.text.writer.written(made)
         base = tuple(run.x for run in runs)
         if base not in self.names:
-            raise Unsaid
+            raise NotExpressible
         k = min(ones[0].position, self.runs[0].n) - 1  # at position n + 1 names are what they were at node n
         rows = [[run.nodes[min(k, run.n - 1)]] for run in self.runs] if self.runs[0].n else []
 
@@ -268,7 +268,7 @@ class Listing:
                 return self.text.text_of(name, rows, k)
             if None not in values and same(values):
                 return str(values[0])
-            raise Unsaid
+            raise NotExpressible
 
         call = self.text.writer.arguments(made, self.widths[base], said)
         parts.setdefault("match", {})[source] = call
@@ -311,7 +311,7 @@ class Listing:
         for one, tensor in zip(ones, key, strict=True):
             norm = tape.norms.get((tensor, 0))
             if norm is None or tape.paths[norm] != f"{one.path}.norms.{source}":
-                raise Unsaid
+                raise NotExpressible
 
     def joined(
         self, ones: list[GatherRun], texts: list[str], widths: list[str], has_main: bool, whole: bool
@@ -326,7 +326,7 @@ class Listing:
         if word == "concat":
             return f"torch.cat([{', '.join(texts)}], 1)", out or _total(widths)
         if word == "mixed":
-            raise Unsaid
+            raise NotExpressible
         if word == "product":
             return " * ".join(texts), out or self.widest(ones, widths, has_main)
         if word == "mean" and whole:
@@ -340,7 +340,7 @@ class Listing:
         for k, width in enumerate(widths):
             if all(row[k] == max(row) for row in channels):
                 return width
-        raise Unsaid
+        raise NotExpressible
 
     # ------------------------------------------------------------------ shortcuts
 
@@ -348,11 +348,11 @@ class Listing:
         """What a unit is given for its join."""
         ones = [node.shortcut for node in nodes]
         if any(one is None for one in ones):
-            raise Unsaid
+            raise NotExpressible
         found = [bool(one.sources) for one in ones if one]
         if not any(found):
             if not optional:
-                raise Unsaid
+                raise NotExpressible
             return "", {}, ""
         place = f"self[{k}].shortcut"
         if all(found):
@@ -365,7 +365,7 @@ class Listing:
         ones: list[GatherRun] = [node.shortcut for node in nodes]  # type: ignore[misc]
         model = next(one for one in ones if one.sources)
         if any(one.matches or one.eaches for one in ones):
-            raise Unsaid
+            raise NotExpressible
         # Where there is none, the features that it would take stand for it.
         taken = [
             one if one.sources else replace(one, sources=[(i, run.features[i]) for i, _ in model.sources])
@@ -391,7 +391,7 @@ class Listing:
         rows = [[node] for node in nodes]
         if found == [node.scope["s"] == 1 for node in nodes]:
             return f"{self.text.text_of('s', rows, k)} == 1"
-        raise Unsaid
+        raise NotExpressible
 
 
 def taken(run: UnitRun, classes: Any) -> int:

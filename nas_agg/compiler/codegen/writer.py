@@ -21,7 +21,7 @@ from nas_agg.compiler.codegen.ir import (
 )
 from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.merging import merge
-from nas_agg.compiler.codegen.numbers import Unsaid, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.pre_activation import Raws
 from nas_agg.compiler.codegen.rewrites import drop_records, inline_sequences
 from nas_agg.compiler.codegen.slices import slicing
@@ -38,7 +38,7 @@ class Writer:
         merged: Whether aggregates that differ in what leaves them are one class.
 
     Raises:
-        Unsaid: If it has no such text.
+        NotExpressible: If it has no such text.
     """
 
     def __init__(self, traced: Trace, merged: bool = True):
@@ -55,7 +55,7 @@ class Writer:
         """The text of each class, in the order in which they need one another."""
         self.written(self.classes.root)
         if self.classes.lost:
-            raise Unsaid  # something with weights leads nowhere, and the graph has left it out
+            raise NotExpressible  # something with weights leads nowhere, and the graph has left it out
         needed: list[Class] = []
         kept: set[Class] = set()  # those that keep the channels of their output
         for made in reversed(self.order):
@@ -86,7 +86,7 @@ class Writer:
 
     def written(self, made: Class) -> Class:
         if made.failed:
-            raise Unsaid from made.failed
+            raise NotExpressible from made.failed
         if not made.done:
             made.done = True
             try:
@@ -94,7 +94,7 @@ class Writer:
                     UnitText(self, made).write()
                 else:
                     AggregateText(self, made).write()
-            except Unsaid as error:
+            except NotExpressible as error:
                 made.failed = error
                 raise
             self.order.append(made)
@@ -129,7 +129,7 @@ class Writer:
             return literal(found)
         trees = [tree(run) for run in runs]
         if any(one is None for one in trees) or not same([one[0] for one in trees]):
-            raise Unsaid
+            raise NotExpressible
         return frame.said(trees[0][2], [env(one[1]) for one in trees], frame.names)
 
     def arguments(self, made: Class, channels: str, said: Any) -> str:
@@ -170,7 +170,7 @@ def scope_of(run: Any) -> Any:
 def literal(values: list) -> str:
     """A value that is the same at every use."""
     if None in values or not same(values):
-        raise Unsaid
+        raise NotExpressible
     if isinstance(values[0], (list, tuple)):
         return f"[{', '.join(literal([value]) for value in values[0])}]"
     return str(values[0]) if isinstance(values[0], int) else repr(float(values[0]))
