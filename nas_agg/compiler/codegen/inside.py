@@ -43,7 +43,7 @@ class Inside(Joins):
         if text is None or (len(f"self.{label} = {text}") > WIDTH - 8 and not once):
             self.channels, self.used = channels, used
             return False
-        self.items.append(Item(f"self.{label}({{x}})", (label, text), 1))
+        self.items.append(Item(f"self.{label}(X)", (label, text), 1))
         return True
 
     def brief(self, runs: list[UnitRun], names: Mapping[str, str]) -> str | None:
@@ -126,7 +126,7 @@ class Inside(Joins):
         texts = short if len(set(short)) == n else texts
         pair = ("raw" if column[0].label in self.kept() else "_") if around.gives else ""
         text = f"chain({', '.join(repeated(texts))})"
-        self.items.append(Item(f"self.{label}({{x}})", ("!" * bool(pair) + label, text), 1, pair=pair))
+        self.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, text), 1, pair=pair))
         if self.root:
             self.channels = str(self.classes.channels(column[0].out))
         else:
@@ -146,7 +146,7 @@ class Inside(Joins):
             return False
         gives = self.classes.of[id(column[0].run)].gives
         pair = ("raw" if column[0].label in self.kept() else "_") if gives else ""
-        self.items.append(Item(f"self.{label}({{x}})", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
+        self.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
         return True
 
     def brief_call(self, units: list[UnitRun], channels: str) -> str | None:
@@ -192,7 +192,7 @@ class Inside(Joins):
             test = test[len("1 if ") : -len(" else 0")]
         else:
             test = f"({test}) == 1"
-        self.items.append(Item(f"self.{label}({{x}})", (label, f"chain(*{made_} if {test} else {empty})"), 1))
+        self.items.append(Item(f"self.{label}(X)", (label, f"chain(*{made_} if {test} else {empty})"), 1))
         return True
 
     def unbound(self, step: Aggregate) -> dict[str, str]:

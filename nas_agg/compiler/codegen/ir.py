@@ -100,6 +100,12 @@ def substitute(text: str, given: Mapping[str, str]) -> str:
     return show(replaced(parse(text), known)) if known else text
 
 
+def replaced_part(text: str, part: str, name: str) -> str:
+    """An expression with a name in the place of a part."""
+    given = ast.Name(name)
+    return show(rewrite(parse(text), lambda node: given if isinstance(node, ast.expr) and show(node) == part else None))
+
+
 def is_simple(text: str) -> bool:
     """Whether an expression is a name, an attribute, an item, or a number times one of these."""
     tree = parse(text)

@@ -66,37 +66,36 @@ class Joins:
             return
         given = "x" if made.mode == "own" else "shortcut"
         if self.runs[0].dealt:
-            self.items.append(Item(f"{given} + {{x}}", None, 0, True, True))
+            self.items.append(Item(f"{given} + X"))
             return
         found = next(run.joined for run in self.runs if run.joined and run.joined.sources)
         word = found.gather.operator.word
-        infix = True
         if word == "concat":
-            call, infix = f"torch.cat([{given}, {{x}}], 1)", False
+            call = f"torch.cat([{given}, X], 1)"
             self.channels = self.width_of_join(column)
         elif word == "mean":
             counts = [len(run.joined.sources) for run in self.runs if run.joined and run.joined.sources]
-            call = f"({given} + {{x}}) / {counts[0] + 1}"
+            call = f"({given} + X) / {counts[0] + 1}"
             if not same(counts):  # the shortcut comes as a list
-                call, infix, made.several = f"mean([*{given}, {{x}}])", False, True
+                call, made.several = f"mean([*{given}, X])", True
         elif word == "mixed":
-            number, infix = self.mixed(column), False
-            call = f"{number[0]}({given}, {{x}}, {number[1]})"
+            number = self.mixed(column)
+            call = f"{number[0]}({given}, X, {number[1]})"
             if number[1] == "0":
-                call = f"torch.cat([{given}, {{x}}], 1)"
+                call = f"torch.cat([{given}, X], 1)"
             self.channels = self.width_of_join(column)
         elif word == "product":
-            call = f"{given} * {{x}}"
+            call = f"{given} * X"
             self.widen(column)
         else:
-            call = f"{given} + {{x}}"
+            call = f"{given} + X"
         if not made.optional:
-            self.items.append(Item(call, None, 0, True, infix))
+            self.items.append(Item(call))
             return
         if made.mode == "given":
-            self.items.append(Item(call, None, 0, True, True, "shortcut is not None"))
+            self.items.append(Item(call, test="shortcut is not None"))
             return
-        self.items.append(Item(call, ("!residual", self.condition(column)), 0, True, True, "self.residual"))
+        self.items.append(Item(call, ("!residual", self.condition(column)), test="self.residual"))
 
     def widen(self, column: list[StepRun]) -> None:
         """The channels behind a product, where the main path is a gate of a single one."""

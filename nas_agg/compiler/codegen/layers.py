@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from nas_agg.compiler.codegen.formatting import outside
+from nas_agg.compiler.codegen.ir import parse, show, substitute
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.expansion.trace import StepRun
 from nas_agg.graph.primitives import ACTIVATIONS, Norm
@@ -17,11 +17,9 @@ class Item(NamedTuple):
     """A step of a forward.
 
     Attributes:
-        call: Its expression, with ``{x}`` for what enters.
+        call: Its expression, with ``X`` for what enters.
         module: The text of a module that does it, and the attribute it is; or None.
         heavy: How much of a line of a forward it is; a line has at most 3.
-        bare: Whether ``{x}`` stands beside an operator, so that a sum there needs brackets.
-        infix: Whether the expression itself is one that needs brackets there.
         test: A condition without which it does nothing.
         pair: What the second value is called, where it gives two.
     """
@@ -29,8 +27,6 @@ class Item(NamedTuple):
     call: str
     module: tuple[str, str] | None = None
     heavy: int = 0
-    bare: bool = False
-    infix: bool = False
     test: str = ""
     pair: str = ""
 
@@ -42,13 +38,11 @@ class Made(NamedTuple):
     out: str | None = None
 
 
-def joined(behind: list[Item], x: str, shortcut: str) -> str:
+def joined(behind: Iterable[Item], x: str, shortcut: str) -> str:
     """What the join that ends a unit, and what follows it, make of what is ahead of the join; there may be none."""
-    infix = " + " in outside(x)
     for item in behind:
         if item.module or shortcut:
-            call = item.call.replace("shortcut", shortcut)
-            x, infix = call.replace("{x}", f"({x})" if infix and item.bare else x), item.infix
+            x = substitute(item.call, {"X": x, **({"shortcut": shortcut} if shortcut else {})})
     return x
 
 
@@ -70,7 +64,6 @@ _MODULES = {
     "sigmoid": "nn.Sigmoid()",
     "hardsigmoid": "nn.Hardsigmoid()",
 }
-Say = Callable[[str], str]
 
 
 class File(Protocol):
@@ -80,10 +73,8 @@ class File(Protocol):
     slices: bool
 
 
-def layer(
-    label: str, runs: list[StepRun], channels: str, say: Say, ops: list[list[Any]], last: bool, file: File
-) -> Made | None:
-    """A layer at all its uses, or None if it does nothing.
+class Uses:
+    """A layer at all its uses.
 
     Args:
         label: The attribute it goes by.
@@ -93,181 +84,189 @@ def layer(
         ops: What it wrote at each use.
         last: Whether it is the network's last step.
         file: What is to be known of the whole file.
-
-    Raises:
-        NotExpressible: If a number has no text.
     """
-    kind, word = runs[0].step.kind, runs[0].step.word
-    done = [bool(found) for found in ops]
-    values = [run.step.values(run.local) for run in runs]
-    own = f"self.{label}"
 
-    def module(text: str, call: str | None = None, heavy: int = 0) -> Item:
-        return Item(call or f"{own}({{x}})", (label, text), heavy)
+    def __init__(
+        self,
+        label: str,
+        runs: list[StepRun],
+        channels: str,
+        say: Callable[[str], str],
+        ops: list[list[Any]],
+        last: bool,
+        file: File,
+    ):
+        self.label, self.runs, self.channels, self.say = label, runs, channels, say
+        self.ops, self.last, self.file = ops, last, file
+        self.word = runs[0].step.word
+        self.values: list[dict[str, Any]] = [run.step.values(run.local) for run in runs]
+        self.done = [bool(found) for found in ops]  # where it does anything
+        self.own = f"self.{label}"
 
-    if kind in (layers.NormLayer, layers.GroupNorm):
-        return Made(module(_norm(runs, word, channels, say, ops)))
-    if kind is layers.Activation:
-        return Made(module(_MODULES[word], f"F.{ACTIVATIONS[word][0]}({{x}})"))
-    if kind is layers.ConvLayer:
-        return _conv(own, label, channels, say, values)
-    if issubclass(kind, layers.Pool):
-        return _pool(label, word, say, values, done)
-    if kind is layers.GapLayer:
-        size = say("gap")
-        call = f"F.adaptive_avg_pool2d({{x}}, {size})" if size.isdigit() else None
-        return Made(module(f"nn.AdaptiveAvgPool2d({size})", call))
-    if kind is layers.GmpLayer:
-        size = say("gmp")
-        call = f"F.adaptive_max_pool2d({{x}}, {size})" if size.isdigit() else None
-        return Made(module(f"nn.AdaptiveMaxPool2d({size})", call))
-    if kind is layers.ChannelPool:
-        name, function = ("ChannelMean()", "mean") if word == "channel-mean" else ("ChannelMax()", "amax")
-        return Made(Item(f"{{x}}.{function}(1, keepdim=True)", (label, name), 0, True), "1")
-    if kind is layers.LinearLayer:
-        features = [op[0].features for op in ops]
-        side = [(run_op[0].features, run.local["c"]) for run, run_op in zip(runs, ops, strict=True)]
-        if all(a == b for a, b in side):
-            entering = channels
+    def made(self) -> Made | None:
+        """The layer, or None if it does nothing.
+
+        Raises:
+            NotExpressible: If a number has no text.
+        """
+        if not any(self.done):
+            return None
+        return _LAYERS[self.runs[0].step.kind](self)
+
+    def module(self, text: str, call: str = "", out: str | None = None, heavy: int = 0) -> Made:
+        return Made(Item(call or f"{self.own}(X)", (self.label, text), heavy), out)
+
+    def parameter(self, text: str, call: str, out: str | None = None, heavy: int = 0) -> Made:
+        """A layer that is no module which a sequence could have."""
+        return Made(Item(call, (f"!{self.label}", text), heavy), out)
+
+    def where(self, text: str, test: str) -> Made:
+        """A module that is there where a test holds."""
+        return self.module(text if all(self.done) else f"{text} if {test} else nn.Identity()")
+
+    def padding(self, kernel: str, size: str) -> str:
+        """The padding: said, or what keeps a map's size at stride 1, half of what the kernel is more than 1."""
+        values = self.values
+        paddings = [(v[size] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
+        if same(paddings):
+            return str(paddings[0])
+        if values[0]["padding"] is not None:
+            return self.say("padding")
+        match parse(kernel):
+            case ast.IfExp(test=test, body=ast.Constant(value=int(a)), orelse=ast.Constant(value=int(b))):
+                return f"{(a - 1) // 2} if {show(test)} else {(b - 1) // 2}"
+            case ast.Name() if all(v[size] % 2 for v in values):
+                return f"{kernel} // 2"
+        return f"(({kernel}) - 1) // 2"
+
+    # ------------------------------------------------------------------ kinds
+
+    def norm(self) -> Made:
+        if self.word == "bn":
+            return self.module(f"nn.BatchNorm2d({self.channels})")
+        found: list[Norm] = [op[0] for op in self.ops]
+        single = [op.groups == op.channels for op in found]
+        tiny = any(one and run.local["h"] == 1 for one, run in zip(single, self.runs, strict=True))
+        if all(single):
+            groups = self.channels
+        elif same([op.groups for op in found]):
+            groups = str(found[0].groups)
+        else:
+            groups = f"math.gcd({self.say('gn') if self.word == 'gn' else 1}, {self.channels})"
+        return self.module(f"{'InstanceNorm' if tiny else 'nn.GroupNorm'}({groups}, {self.channels})")
+
+    def activation(self) -> Made:
+        return self.module(_MODULES[self.word], f"F.{ACTIVATIONS[self.word][0]}(X)")
+
+    def conv(self) -> Made:
+        kernel, out = self.say("conv"), self.say("out")
+        padding = self.padding(kernel, "conv")
+        options = {"stride": self.say("stride"), "padding": padding, "groups": self.say("groups")}
+        parts = [self.channels, out, kernel]
+        parts += [f"{name}={text}" for name, text in options.items() if text != ("0" if name == "padding" else "1")]
+        parts += [] if self.values[0]["bias"] else ["bias=False"]
+        return self.module(f"nn.Conv2d({', '.join(parts)})", out=out, heavy=2)
+
+    def pool(self) -> Made:
+        word, values = self.word, self.values
+        kernel = self.say(word)
+        sizes = [v[word] for v in values]
+        strides = [v[word] if v["stride"] is None else v["stride"] for v in values]
+        stride = kernel if strides == sizes else self.say("stride")
+        padding = self.padding(kernel, word)
+        text = kernel if stride == kernel else f"{kernel}, {stride}"
+        if padding != "0":
+            text += f", padding={padding}" if stride == kernel else f", {padding}"
+        name, function = {"maxpool": ("MaxPool2d", "max_pool2d"), "avgpool": ("AvgPool2d", "avg_pool2d")}[word]
+        if all(self.done):
+            fixed = all(part.isdigit() for part in (kernel, stride, padding))
+            return self.module(f"nn.{name}({text})", f"F.{function}(X, {text})" if fixed else "")
+        for said, numbers in ((kernel, sizes), (stride, strides)):
+            if [number > 1 for number in numbers] == self.done and not said.isdigit():
+                return self.where(f"nn.{name}({text})", substitute("_n > 1", {"_n": said}))
+        raise NotExpressible
+
+    def global_pool(self) -> Made:
+        word, kind = self.word, "Avg" if self.word == "gap" else "Max"
+        size = self.say(word)
+        call = f"F.adaptive_{kind.lower()}_pool2d(X, {size})" if size.isdigit() else ""
+        return self.module(f"nn.Adaptive{kind}Pool2d({size})", call)
+
+    def channel_pool(self) -> Made:
+        name, function = ("ChannelMean", "mean") if self.word == "channel-mean" else ("ChannelMax", "amax")
+        return self.module(f"{name}()", f"X.{function}(1, keepdim=True)", "1")
+
+    def linear(self) -> Made:
+        features = [op[0].features for op in self.ops]
+        if features == [run.local["c"] for run in self.runs]:
+            entering = self.channels
         elif same(features):
             entering = str(features[0])
         else:
             raise NotExpressible
-        out = say("linear")
-        Item_ = Item(f"{own}({{x}}.flatten(1))" + ("" if last else "[:, :, None, None]"),
-                     (f"!{label}", f"nn.Linear({entering}, {out})"), 2, True)  # fmt: skip
-        return Made(Item_, out)
-    if kind is layers.SqueezeExcitation:
-        act, gate = (f"F.{ACTIVATIONS[values[0][field]][0]}" for field in ("act", "gate"))
-        file.squeezes.add((act, gate, any(not value["se"] for value in values)))
-        return Made(module(f"SE({channels}, {say('se')}, act={act}, gate={gate})"))
-    if kind is layers.ScaleLayer:
-        text = f"nn.Parameter(torch.ones({channels}, 1, 1))"
-        return Made(Item(f"{{x}} * {own}", (f"!{label}", text), 0, True, True))
-    if kind is layers.DropoutLayer:
-        return _dropout(label, say, values, done)
-    if kind is layers.DropPathLayer:
-        return _drop_path(label, say("drop-path"), done)
-    if not any(done) and all(run.x == run.out for run in runs):
-        return None
-    if kind is layers.TimesLayer:
-        factor = say("times")
-        if re.fullmatch(r"[\d.]+", factor) and all(done):
-            return Made(Item(f"{{x}} * {factor}", (label, f"Times({factor})"), 0, True, True))
-        return Made(module(f"Times({factor})"))
-    if kind is layers.SliceLayer:
-        return _slice(label, runs, say, values, file.slices)
-    if kind is layers.PadLayer:
-        text = say("pad")
-        return Made(module(f"Pad({text})"), text)
-    assert kind is layers.ShuffleLayer
-    return Made(module(f"Shuffle({say('shuffle')})"))
+        out, end = self.say("linear"), "" if self.last else "[:, :, None, None]"
+        return self.parameter(f"nn.Linear({entering}, {out})", f"{self.own}(X.flatten(1)){end}", out, 2)
+
+    def squeeze(self) -> Made:
+        act, gate = (f"F.{ACTIVATIONS[self.values[0][field]][0]}" for field in ("act", "gate"))
+        self.file.squeezes.add((act, gate, any(not value["se"] for value in self.values)))
+        return self.module(f"SE({self.channels}, {self.say('se')}, act={act}, gate={gate})")
+
+    def scale(self) -> Made:
+        return self.parameter(f"nn.Parameter(torch.ones({self.channels}, 1, 1))", f"X * {self.own}")
+
+    def dropout(self) -> Made:
+        rate, name = self.say("dropout"), "Dropout2d" if self.values[0]["channels"] else "Dropout"
+        if all(self.done) and rate[0].isdigit():
+            return self.module(f"nn.{name}({rate})", f"F.{name.lower()}(X, {rate}, self.training)")
+        return self.where(f"nn.{name}({rate})", f"{rate} > 0")
+
+    def drop_path(self) -> Made:
+        rate = self.say("drop-path")
+        return self.where(f"DropPath({rate})", f"{rate} > 0")
+
+    def times(self) -> Made:
+        factor = self.say("times")
+        fixed = isinstance(parse(factor), ast.Constant) and all(self.done)
+        return self.module(f"Times({factor})", f"X * {factor}" if fixed else "")
+
+    def slice(self) -> Made:
+        first, width = self.say("from"), self.say("slice")
+        text = f"Slice({first}, {width})"
+        if first.isdigit() and width.isdigit():
+            begin, end = int(first), int(first) + int(width)
+            return self.module(text, f"X[:, {begin or ''}:{end}]", width)
+        if self.file.slices:
+            return self.module(text, out=width)
+        ends = [value["from"] + value["slice"] for value in self.values]
+        until = "None" if ends == [run.local["c"] for run in self.runs] else f"{first} + {width}"
+        return self.parameter(f"slice({first}, {until})", f"X[:, {self.own}]", width)
+
+    def pad(self) -> Made:
+        text = self.say("pad")
+        return self.module(f"Pad({text})", out=text)
+
+    def shuffle(self) -> Made:
+        return self.module(f"Shuffle({self.say('shuffle')})")
 
 
-def _norm(runs: list[StepRun], word: str, channels: str, say: Say, ops: list[list[Any]]) -> str:
-    if word == "bn":
-        return f"nn.BatchNorm2d({channels})"
-    found: list[Norm] = [op[0] for op in ops]
-    tiny = any(op.groups == op.channels and run.local["h"] == 1 for op, run in zip(found, runs, strict=True))
-    if all(op.groups == op.channels for op in found):
-        groups = channels
-    elif same([op.groups for op in found]):
-        groups = str(found[0].groups)
-    else:
-        groups = f"math.gcd({say('gn') if word == 'gn' else 1}, {channels})"
-    return f"{'InstanceNorm' if tiny else 'nn.GroupNorm'}({groups}, {channels})"
-
-
-def _conv(own: str, label: str, channels: str, say: Say, values: list[dict]) -> Made:
-    kernel, out = say("conv"), say("out")
-    text = f"nn.Conv2d({channels}, {out}, {kernel}"
-    paddings = [(v["conv"] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
-    if same(paddings):
-        padding = str(paddings[0])
-    elif values[0]["padding"] is None:
-        padding = _same_size(kernel, all(v["conv"] % 2 for v in values))
-    else:
-        padding = say("padding")
-    for name, said, default in (
-        ("stride", say("stride"), "1"),
-        ("padding", padding, "0"),
-        ("groups", say("groups"), "1"),
-    ):
-        if said != default:
-            text += f", {name}={said}"
-    text += ")" if values[0]["bias"] else ", bias=False)"
-    return Made(Item(f"{own}({{x}})", (label, text), 2), out)
-
-
-def _same_size(kernel: str, odd: bool) -> str:
-    """The padding that keeps a map's size at stride 1: half of what the kernel is more than 1."""
-    if choice := re.fullmatch(r"(\d+) if (.+) else (\d+)", kernel):
-        first, condition, second = choice.groups()
-        return f"{(int(first) - 1) // 2} if {condition} else {(int(second) - 1) // 2}"
-    if kernel.isidentifier():
-        return f"{kernel} // 2" if odd else f"({kernel} - 1) // 2"
-    return f"(({kernel}) - 1) // 2"
-
-
-def _pool(label: str, word: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:
-    if not any(done):
-        return None
-    kernel = say(word)
-    strides = [v[word] if v["stride"] is None else v["stride"] for v in values]
-    paddings = [(v[word] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
-    stride = kernel if strides == [v[word] for v in values] else say("stride")
-    if same(paddings):
-        padding = str(paddings[0])
-    else:
-        padding = (
-            _same_size(kernel, all(v[word] % 2 for v in values)) if values[0]["padding"] is None else say("padding")
-        )
-    text = kernel
-    if stride != kernel and padding != "0":
-        text += f", {stride}, {padding}"
-    elif stride != kernel:
-        text += f", {stride}"
-    elif padding != "0":
-        text += f", padding={padding}"
-    name, function = {"maxpool": ("MaxPool2d", "max_pool2d"), "avgpool": ("AvgPool2d", "avg_pool2d")}[word]
-    if all(done):
-        fixed = all(part.isdigit() for part in (kernel, stride, padding))
-        call = f"F.{function}({{x}}, {text})" if fixed else f"self.{label}({{x}})"
-        return Made(Item(call, (label, f"nn.{name}({text})")))
-    for said, numbers in ((kernel, [v[word] for v in values]), (stride, strides)):
-        if [number > 1 for number in numbers] == done and not said.isdigit():
-            test = f"{said} > 1" if said.isidentifier() else f"({said}) > 1"
-            return Made(Item(f"self.{label}({{x}})", (label, f"nn.{name}({text}) if {test} else nn.Identity()")))
-    raise NotExpressible
-
-
-def _dropout(label: str, say: Say, values: list[dict], done: list[bool]) -> Made | None:
-    if not any(done):
-        return None
-    rate = say("dropout")
-    name = "Dropout2d" if values[0]["channels"] else "Dropout"
-    text = f"nn.{name}({rate})" if all(done) else f"nn.{name}({rate}) if {rate} > 0 else nn.Identity()"
-    fixed = all(done) and rate[0].isdigit()
-    function = "dropout2d" if values[0]["channels"] else "dropout"
-    call = f"F.{function}({{x}}, {rate}, self.training)" if fixed else f"self.{label}({{x}})"
-    return Made(Item(call, (label, text)))
-
-
-def _drop_path(label: str, rate: str, done: list[bool]) -> Made | None:
-    if not any(done):
-        return None
-    text = f"DropPath({rate})" if all(done) else f"DropPath({rate}) if {rate} > 0 else nn.Identity()"
-    return Made(Item(f"self.{label}({{x}})", (label, text)))
-
-
-def _slice(label: str, runs: list[StepRun], say: Say, values: list[dict], modules: bool) -> Made:
-    first, width = say("from"), say("slice")
-    if first.isdigit() and width.isdigit():
-        begin, end = int(first), int(first) + int(width)
-        call = f"{{x}}[:, {begin}:{end}]" if begin else f"{{x}}[:, :{end}]"
-        return Made(Item(call, (label, f"Slice({first}, {width})"), 0, True), width)
-    if modules:
-        return Made(Item(f"self.{label}({{x}})", (label, f"Slice({first}, {width})")), width)
-    last = all(value["from"] + value["slice"] == run.local["c"] for value, run in zip(values, runs, strict=True))
-    until = "None" if last else f"{first} + {width}"
-    return Made(Item(f"{{x}}[:, self.{label}]", (f"!{label}", f"slice({first}, {until})"), 0, True), width)
+_LAYERS: dict[type, Callable[[Uses], Made]] = {
+    layers.NormLayer: Uses.norm,
+    layers.GroupNorm: Uses.norm,
+    layers.Activation: Uses.activation,
+    layers.ConvLayer: Uses.conv,
+    layers.MaxPoolLayer: Uses.pool,
+    layers.AvgPoolLayer: Uses.pool,
+    layers.GapLayer: Uses.global_pool,
+    layers.GmpLayer: Uses.global_pool,
+    layers.ChannelPool: Uses.channel_pool,
+    layers.LinearLayer: Uses.linear,
+    layers.SqueezeExcitation: Uses.squeeze,
+    layers.ScaleLayer: Uses.scale,
+    layers.DropoutLayer: Uses.dropout,
+    layers.DropPathLayer: Uses.drop_path,
+    layers.TimesLayer: Uses.times,
+    layers.SliceLayer: Uses.slice,
+    layers.PadLayer: Uses.pad,
+    layers.ShuffleLayer: Uses.shuffle,
+}

@@ -1,4 +1,4 @@
-"""Numbers of a genotype as Python expressions: as plain as they can be where every use in this network has its exact value."""
+"""Numbers of a genotype as Python expressions, as plain as they can be with the exact value at every use."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Simplified:
 
     def called(self, function: str, args: list[ast.expr], uses: list[Env]) -> ast.expr:
         """A call of whole numbers without the arguments that never decide."""
-        best = {"max": max, "min": min, "gcd": math.gcd}[function]
+        best: Callable = {"max": max, "min": min, "gcd": math.gcd}[function]
 
         def values(parts: list[ast.expr]) -> list:
             return [best(*[exact(part, env) for part in parts], *[exact(parts[0], env)]) for env in uses]

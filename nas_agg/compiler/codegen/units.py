@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.inside import Inside
-from nas_agg.compiler.codegen.ir import statements
+from nas_agg.compiler.codegen.ir import is_simple, replaced_part, statements, substitute
 from nas_agg.compiler.codegen.joins import env
-from nas_agg.compiler.codegen.layers import Item, layer
+from nas_agg.compiler.codegen.layers import Item, Uses
 from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
@@ -80,7 +79,7 @@ class UnitText(Inside):
         made = self.made
         if made.gives and made.mode == "none" and not made.takes:
             *ahead, last = [item for item in self.items if item.call != "raw"]
-            if last.pair and self.items[-1].call == "raw" and last.call.endswith("({x})") and modules(ahead):
+            if last.pair and self.items[-1].call == "raw" and last.call.endswith("(X)") and modules(ahead):
                 assert last.module is not None
                 self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
                 return True
@@ -149,18 +148,18 @@ class UnitText(Inside):
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        made = layer(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.writer)
+        made = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.writer).made()
         if made is None:
             return
+        item = made.item
         if made.out is not None:
-            made = made._replace(out=self.width(made.out, column))
-            if made.out != self.channels and re.fullmatch(r"c\d*", made.out or "") and made.item.module:
-                said, name = self.width_text, made.out or ""
-                self.items.append(Item("", (f"{name} = {said}", "")))
-                head, text = made.item.module
-                made = made._replace(item=made.item._replace(module=(head, _instead(text, said, name))))
-            self.channels = made.out or ""
-        self.items.append(made.item)
+            count = self.locals
+            self.channels = self.width(made.out, column)
+            if self.locals > count and item.module:
+                self.items.append(Item("", (f"{self.channels} = {made.out}", "")))
+                named = replaced_part(item.module[1], made.out, self.channels)
+                item = item._replace(module=(item.module[0], named))
+        self.items.append(item)
 
     def width(self, text: str, column: list[StepRun]) -> str:
         """How a width is called from here on: a long text gets a name of its own."""
@@ -168,10 +167,9 @@ class UnitText(Inside):
             return str(self.classes.channels(column[0].out))
         if all(run.local["c"] == self.classes.channels(run.out) for run in column) and text == self.channels:
             return text
-        if re.fullmatch(r"[\w.]+|\d+ \* \w+", text):
+        if is_simple(text):
             return text
         self.locals += 1
-        self.width_text = text
         return f"c{self.locals if self.locals > 1 else ''}"
 
     # ------------------------------------------------------------------ what is inside
@@ -194,7 +192,7 @@ class UnitText(Inside):
         further = (f", {given}" if joins else "") + (", raw" if made.takes else "")
         mark = "!" if joins or made.gives or made.takes else ""
         pair = {True: "raw", False: "_"}[made.gives and column[0].label in self.kept()] if made.gives else ""
-        self.items.append(Item(f"self.{label}({{x}}{further})", (mark + label, text), 1, pair=pair))
+        self.items.append(Item(f"self.{label}(X{further})", (mark + label, text), 1, pair=pair))
         self.channels = self.child_width(label, made, text, column)
 
     def kept(self) -> set[str]:
@@ -216,7 +214,7 @@ class UnitText(Inside):
         """The lines of the forward."""
         made = self.made
         keep = made.mode == "own"
-        variable, lines, text, infix, heavy = "x", [], "x", False, 0
+        variable, lines, text, heavy = "x", list[str](), "x", 0
         out = "y" if keep else "x"
         items, paired = [item for item in self.items if item.call], False
         for item in items:
@@ -224,36 +222,28 @@ class UnitText(Inside):
                 if not paired:
                     lines.append(f"raw = {text}")
                     variable = text = "raw"
-                    infix, heavy = False, 0
+                    heavy = 0
                 continue
             paired = bool(item.pair)
-            longer = len(item.call) + len(text) > WIDTH - 24
+            longer = len(item.call) + len(text) > WIDTH - 26
             if text != variable and (item.heavy + heavy > 3 or longer or item.test):
                 lines.append(f"{out} = {text}")
                 variable = text = out
-                infix, heavy = False, 0
+                heavy = 0
             if item.test:
-                call = item.call.replace("{x}", text)
-                text, infix, heavy = f"{call} if {item.test} else {text}", True, 3
+                call = substitute(item.call, {"X": text})
+                text, heavy = f"{call} if {item.test} else {text}", 3
                 continue
-            text = item.call.replace("{x}", f"({text})" if infix and item.bare else text)
-            infix, heavy = item.infix, heavy + item.heavy
+            text = substitute(item.call, {"X": text})
+            heavy += item.heavy
             if item.pair:
                 lines.append(f"{out}, {item.pair} = {text}")
                 variable = text = out
-                infix, heavy = False, 0
+                heavy = 0
         if self.root and not (items and "flatten(1))" in items[-1].call and not items[-1].call.endswith("]")):
-            text = (f"({text})" if infix else text) + ".flatten(1)"
+            text = substitute("X.flatten(1)", {"X": text})
         given = {"given": ", shortcut=None" if made.optional else ", shortcut"}.get(made.mode, "")
         made.forward_parameters = f"x{given}" + ", raw" * made.takes
         if made.gives and lines and lines[-1].startswith("x, raw = ") and text == "x":
             return [*lines[:-1], f"return {lines[-1][9:]}"]
         return [*lines, f"return {text}" + ", raw" * made.gives]
-
-
-def _instead(text: str, said: str, name: str) -> str:
-    """A call in which a long width has its name."""
-    text = re.sub(rf"(?<!\w)\({re.escape(said)}\)", name, text)
-    if re.fullmatch(r"[a-z.]+\([^()]*\)", said):
-        text = text.replace(said, name)
-    return text.replace(f", {said},", f", {name},", 1).replace(f", {said})", f", {name})", 1)
