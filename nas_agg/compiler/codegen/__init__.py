@@ -52,5 +52,5 @@ def structured(traced: Trace) -> list[str]:
     except NotExpressible:
         writer = Writer(traced, merged=False)
         classes = writer.parts()
-    found, text = helpers("\n\n\n".join(classes), writer.squeezes)
+    found, text = helpers("\n\n\n".join(classes), writer.calls.squeezes)
     return [*found, *text.split("\n\n\n")]

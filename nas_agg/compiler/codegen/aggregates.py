@@ -1,321 +1,47 @@
-"""Aggregates as classes: a list of nodes, and a loop over them."""
+"""Aggregates as classes: the plainest of a loop over nodes, a few nodes one by one, and a loop with more in it."""
 
 from __future__ import annotations
 
-import ast
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, Classes, expression
+from nas_agg.compiler.codegen.calls import Calls
+from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.fitted import FittedText
 from nas_agg.compiler.codegen.gathers import GatherText
-from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.unrolled import Listing
-from nas_agg.expansion.scope import NodeScope, ScheduleScope
-from nas_agg.expansion.trace import AggregateRun, NodeRun
-from nas_agg.language.expressions import Expression
-from nas_agg.language.resolved import Aggregate, Number
-
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.writer import Writer
+from nas_agg.expansion.trace import AggregateRun
 
 LISTED = 8  # nodes that are written one by one where no loop says them
-_FIELDS = {"w": "growth", "g": "cardinality", "s": "stride"}
-_LOCALS = {"w": "width", "g": "groups", "s": "step"}
+_ORDER = {"nodes": 0, "growth": 1, "w": 1, "cardinality": 2, "g": 2, "stride": 3, "s": 3}
 
 
-def is_chain(run: AggregateRun, classes: Classes) -> bool:
-    """Whether each node reads the one before, and the last leaves."""
-    if any(node.reads.result != run.features[node.l - 1] for node in run.nodes):
-        return False
-    assert run.output is not None
-    gathers = [*[node.reads for node in run.nodes], run.output]
-    return run.output.result == run.features[-1] and not any(gather.matches for gather in gathers)
+def write_aggregate(calls: Calls, made: Class) -> None:
+    """Write the class of an aggregate.
 
-
-class AggregateText:
-    """The text of one aggregate's class."""
-
-    def __init__(self, writer: Writer, made: Class):
-        self.writer, self.made, self.classes = writer, made, writer.classes
-        self.runs: list[AggregateRun] = made.runs
-        self.aggregate: Aggregate = made.part
-        self.names = {
-            name: self.classes.text(name)
-            for name in self.aggregate.free
-            if name not in ("l", "n")
-            and not self.bound(name)
-            and self.varies(name, [run.outer.get(name) for run in self.runs])
-        }
-        self.used: set[str] = set()
-        self.texts: dict[Any, str] = {}
-        self.loop: list[str] = []
-        self.counted = False
-        self.counts = [run.n for run in self.runs]
-        self.rolled = (not self.aggregate.each and max(self.counts) > 1) or not same(self.counts)
-        if self.aggregate.each and not same(self.counts):
-            raise NotExpressible
-        for run in self.runs:
-            run.let = dict(run.aggregate.let)  # type: ignore[attr-defined]
-
-    def bound(self, name: str) -> bool:
-        """Whether a name is the aggregate's own at any use."""
-        field = _FIELDS.get(name)
-        own = field and any(getattr(run.aggregate, field) is not None for run in self.runs)
-        return bool(own) or name in dict(self.aggregate.let)
-
-    def varies(self, name: str, values: list) -> bool:
-        return None not in values and (name == "w" or not same(values))
-
-    # ------------------------------------------------------------------ names
-
-    def text_of(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """What a name of a node's scope is called in the loop, or at node k where nodes are written one by one.
-
-        Args:
-            name: Of the scope.
-            nodes: For each use the nodes in question.
-            k: The node, or None in a loop.
-        """
-        key = (name, k)
-        if key not in self.texts:
-            self.texts[key] = self.found(name, nodes, k)
-        return self.texts[key]
-
-    def found(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
-        values = [[self.value(run, node, name) for node in row] for run, row in zip(self.runs, nodes, strict=True)]
-        flat = [value for row in values for value in row]
-        if same(flat) and name != "w":
-            return _number(flat[0])
-        if name == "l":
-            if k is not None:
-                return str(k + 1)
-            self.counted = True
-            return self.classes.counter
-        if name == "n":
-            return self.nodes_text()
-        if not self.bound(name):
-            if name in self.names:
-                self.used.add(name)
-                return self.names[name]
-            raise NotExpressible
-        return self.schedule(name, values, nodes, k)
-
-    def value(self, run: AggregateRun, node: NodeRun, name: str) -> Any:
-        """The value of a name at a node, also where only other names need it."""
-        if name in node.scope:
-            return node.scope[name]
-        try:
-            return NodeScope(run, node.l)[name]  # type: ignore[arg-type]
-        except KeyError:
-            raise NotExpressible from None
-
-    def nodes_text(self) -> str:
-        if not self.rolled:
-            raise NotExpressible
-        return "nodes"
-
-    def schedule(self, name: str, values: list[list], nodes: list[list[NodeRun]], k: int | None) -> str:
-        rows = [self.row(run, name) for run in self.runs]
-        field = _FIELDS.get(name, self.classes.text(name))
-        every = [[self.value(run, node, name) for node in run.nodes] for run in self.runs]
-        first = name == "s" and not all(run.aggregate.strides_each for run in self.runs)
-        level = all(same(row) for row in every if row)
-        stepped = first and all(same([1, *row[1:]]) for row in every if row)
-        alike = all(isinstance(row, Number) for row in rows) and same([expression(row) for row in rows])
-        sites: dict[Any, list] = {}
-        for run, site, row in zip(self.runs, self.made.sites, every, strict=True):
-            if run.nodes:
-                sites.setdefault(site, []).append(row)
-        fixed = all(same([row[0] for row in found]) for found in sites.values())
-        if (level or stepped) and (fixed or not alike):
-            return self.argument(name, field, stepped and not level, k)
-        if alike and not (stepped and not level):
-            try:
-                return self.local(name, rows[0], nodes, k)
-            except NotExpressible:
-                pass
-        if level or stepped:
-            return self.argument(name, field, stepped and not level, k)
-        if all(same(found) for found in sites.values()):
-            return self.listed(name, field, every, k)
+    Raises:
+        NotExpressible: If it has no text.
+    """
+    runs: list[AggregateRun] = made.runs
+    counts, each = [run.n for run in runs], made.part.each
+    if not any(counts) or (each and not same(counts)) or any(run.dealt != runs[0].dealt for run in runs):
         raise NotExpressible
-
-    def row(self, run: AggregateRun, name: str) -> Any:
-        return run.let[name] if name in run.let else getattr(run.aggregate, _FIELDS[name])  # type: ignore[attr-defined]
-
-    def argument(self, name: str, field: str, first: bool, k: int | None) -> str:
-        """A value that is the same at all nodes, or but at the first, comes as an argument."""
-        made = self.made
-        with_nodes = [run for run in self.runs if run.nodes]
-        values = [self.value(run, run.nodes[0], name) for run in with_nodes]
-
-        def value(run: AggregateRun) -> Any:
-            return self.value(run, run.nodes[0], name) if run.nodes else values[0]
-
-        def tree(run: AggregateRun) -> Any:
-            row = self.row(run, name)
-            if row is None:  # it comes from outside
-                return name, {name: run.outer[name]}, ast.Name(name)
-            if not isinstance(row, Number):
-                return None
-            known: dict[str, Any] = {}
-            tree = self.unfolded(run, name, row, known).tree()
-            return ast.unparse(tree), known, tree
-
-        made.fields[field] = (value, tree)
-        if same(values):
-            made.defaults[field] = _number(values[0])
-        if not first or k is not None:
-            return field if not first or k == 0 else "1"
-        self.counted = True
-        text = self.local_name(name)
-        self.loop.append(f"{text} = {field} if {self.classes.counter} == 1 else 1")
-        return text
-
-    def unfolded(self, run: AggregateRun, name: str, row: Number, known: dict[str, Any]) -> Expression:
-        """A schedule's expression with the aggregate's own names put in; `known` is told the values of the others."""
-        scope, put = ScheduleScope(NodeScope(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
-        for inner in row.expression.names:
-            own = run.let.get(inner)  # type: ignore[attr-defined]
-            if isinstance(own, Number) and inner != name:
-                put[inner] = self.unfolded(run, inner, own, known)
-            else:
-                known[inner] = scope[inner]
-        return row.expression.with_names(put)
-
-    def seen(self, name: str) -> tuple[str, ...]:
-        if name in dict(self.aggregate.let):
-            return ("w", "g", "s")
-        return {"w": ("g",), "g": ("w",)}.get(name, ())
-
-    def local_name(self, name: str) -> str:
-        return self.classes.text(name) if name not in self.names else _LOCALS.get(name, f"{name}_")
-
-    def local(self, name: str, number: Number, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """A value that is worked out at each node."""
-        uses, names = [], {"_in": "in_", "n": "nodes"}
-        if k is None:
-            names["l"] = self.classes.counter
-        for run, row in zip(self.runs, nodes, strict=True):
-            for node in row:
-                scope = NodeScope(run, node.l)  # type: ignore[arg-type]
-                seen = scope if name in run.let else ScheduleScope(scope, self.seen(name))  # type: ignore[attr-defined]
-                uses.append({("_in" if n == "in" else n): seen[n] for n in number.expression.names})
-        own = {n for n, _ in self.aggregate.let}
-        own |= {n for n in ("w", "g", "s") if self.bound(n)} & set(self.seen(name))
-        for inner in number.expression.names:
-            if inner in own:
-                if inner == name:
-                    raise NotExpressible
-                names[inner] = self.text_of(inner, nodes, k)
-            elif inner in self.names:
-                names[inner] = self.names[inner]
-        for inner in ("n",):
-            if inner in names and same([use.get(inner) for use in uses]) and same(self.counts) and not self.rolled:
-                del names[inner]
-        found = Simplified(number.expression.tree(), uses, names)
-        self.used |= found.used & set(self.names)
-        self.counted = self.counted or ("l" in found.used)
-        if found.text.isidentifier() or found.text.isdigit():
-            return found.text
-        text = self.local_name(name)
-        if k is not None:
-            return found.text
-        self.loop.append(f"{text} = {found.text}")
-        return text
-
-    def listed(self, name: str, field: str, every: list[list], k: int | None) -> str:
-        """A value that is listed for the nodes."""
-        text = self.local_name(name)
-        field = f"{field}_at" if field == text else field
-        lists = {id(run): row for run, row in zip(self.runs, every, strict=True)}
-        self.made.fields[field] = (lambda run: tuple(lists[id(run)]), lambda run: None)
-        if k is not None:
-            return f"{field}[{k}]"
-        self.counted = True
-        self.loop.append(f"{text} = {field}[{self.classes.counter} - 1]")
-        return text
-
-    # ------------------------------------------------------------------ the class
-
-    def write(self) -> None:
-        made = self.made
-        made.base = "nn.ModuleList"
-        if not any(run.nodes for run in self.runs):
-            raise NotExpressible
-        made.mode = "given" if self.runs[0].dealt else "none"
-        if any(run.dealt != self.runs[0].dealt for run in self.runs):
-            raise NotExpressible
-        self.bodies()
-        order = {"nodes": 0, "growth": 1, "w": 1, "cardinality": 2, "g": 2, "stride": 3, "s": 3}
-        args = [*made.fields, *self.used]
-        required = sorted((a for a in args if a not in made.defaults), key=lambda a: (order.get(a, 9), a))
-        optional = sorted((a for a in args if a in made.defaults), key=lambda a: (order.get(a, 9), a))
-        made.args = required + optional
-
-    def bodies(self) -> None:
-        """Writes the plainest bodies that there are: a loop, a few nodes one by one, a loop with more in it."""
-        few = same(self.counts) and (self.aggregate.each or self.counts[0] <= LISTED)
-        ways: list[Any] = [GatherText, FittedText] if self.rolled else []
-        ways += [Listing] * few + [FittedText] * (not self.rolled and not self.aggregate.each)
-        for way in ways:
-            self.rolled = way is not Listing
-            try:
-                if self.rolled:
-                    self.count_argument()
-                way(self).write()
-                return
-            except NotExpressible as error:
-                failed = error
-                self.reset()
-        raise failed
-
-    def reset(self) -> None:
-        """Forgets what was written for a loop."""
-        self.texts, self.loop, self.used = {}, [], set()
-        self.made.fields, self.made.defaults = {}, {}
-
-    def count_argument(self) -> None:
-        made = self.made
-
-        def tree(run: AggregateRun) -> Any:
-            number = run.aggregate.nodes
-            if number is None:
-                return None
-            own = set(dict(run.aggregate.let))
-            if own & set(number.expression.names):
-                return None
-            return expression(number), run.outer, number.expression.tree()
-
-        made.fields["nodes"] = (lambda run: run.n, tree)
-        if same(self.counts):
-            made.defaults["nodes"] = str(self.counts[0])
-
-    def leaving(self, text: str) -> str | None:
-        """The channels that leave as a parameter of the constructor, `text` if that is one; None if it is none."""
-        outs = [self.classes.channels(run.out) for run in self.runs]
-        if self.values(text) == outs:
-            return text
-        return "in_" if outs == [self.classes.channels(run.x) for run in self.runs] else None
-
-    def values(self, text: str) -> list | None:
-        """What a parameter of the constructor, or a number, is at each use."""
-        given = {self.names[name]: [run.outer[name] for run in self.runs] for name in self.used}
-        given |= {name: [values(run) for run in self.runs] for name, (values, _) in self.made.fields.items()}
-        number, _, name = text.rpartition(" * ")
-        found = [int(name)] * len(self.runs) if name.isdigit() else given.get(name)
-        return [int(number) * value for value in found] if found and number.isdigit() else None if number else found
-
-    def unit_call(
-        self, units: list[Any], channels: str, nodes: list[list[NodeRun]], k: int | None
-    ) -> tuple[Class, str]:
-        """The class of the units in question, and the call that makes one."""
-        made = self.classes.of[id(units[0])]
-        if any(self.classes.of[id(unit)] is not made for unit in units):
-            raise NotExpressible
-        self.writer.written(made)
-        return made, self.writer.arguments(made, channels, lambda name: self.text_of(name, nodes, k))
-
-
-def _number(value: Any) -> str:
-    return str(value) if isinstance(value, int) else repr(float(value))
+    made.base, made.mode = "nn.ModuleList", "given" if runs[0].dealt else "none"
+    rolled = (not each and max(counts) > 1) or not same(counts)
+    ways: list[Any] = [GatherText, FittedText] if rolled else []
+    ways += [Listing] * (same(counts) and (each or counts[0] <= LISTED)) + [FittedText] * (not rolled and not each)
+    failed = NotExpressible()
+    for way in ways:
+        made.fields, made.defaults = {}, {}
+        schedules = Schedules(calls, made, way is not Listing)
+        try:
+            if schedules.rolled:
+                schedules.count_argument()
+            way(schedules).write()
+        except NotExpressible as error:
+            failed = error
+            continue
+        made.args = sorted([*made.fields, *schedules.used], key=lambda a: (a in made.defaults, _ORDER.get(a, 9), a))
+        return
+    raise failed

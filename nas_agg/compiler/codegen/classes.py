@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,3 +252,17 @@ def live(traced: Trace) -> set[int]:
         if isinstance(op, (Cat, Slice)) and not found.isdisjoint(tape.inputs[i]):
             found.add(i)
     return found
+
+
+def env(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Names with their values, as expressions call them."""
+    return {"_in" if name == "in" else name: value for name, value in values.items()}
+
+
+def is_chain(run: AggregateRun) -> bool:
+    """Whether each node reads the one before, and the last leaves."""
+    if any(node.reads.result != run.features[node.l - 1] for node in run.nodes):
+        return False
+    assert run.output is not None
+    gathers = [*[node.reads for node in run.nodes], run.output]
+    return run.output.result == run.features[-1] and not any(gather.matches for gather in gathers)

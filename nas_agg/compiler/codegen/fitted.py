@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.selections import Selections, listed
 from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
-
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.aggregates import AggregateText
 
 
 class FittedText(Selections):
@@ -24,7 +22,7 @@ class FittedText(Selections):
     A list keeps each source as it was last wanted, in the constructor its shape, in the forward its value.
     """
 
-    def __init__(self, text: AggregateText):
+    def __init__(self, text: Schedules):
         self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
         self.counter = self.classes.counter
         self.init: list[str] = []
@@ -55,7 +53,7 @@ class FittedText(Selections):
             raise NotExpressible
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
-        unit = self.text.writer.written(self.classes.of[id(units[0])])
+        unit = self.text.calls.written(self.classes.of[id(units[0])])
         if unit.state or unit.gives or unit.takes:
             raise NotExpressible
         self.several = unit.several
@@ -107,7 +105,7 @@ class FittedText(Selections):
         nodes = [run.nodes for run in self.runs]
         entering = self.entering(self.reads)
         _, call = self.text.unit_call(units, entering, nodes, None)
-        width = self.text.writer.out(unit, call, "unit.out")
+        width = self.text.calls.out(unit, call, "unit.out")
         step = self.text.text_of("s", nodes, None) if self.scaled else "1"
         body, parts = [], {"unit": call}
         if not width.isidentifier():
@@ -182,7 +180,7 @@ class FittedText(Selections):
         made = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made for run in runs) or made.gives or made.takes:
             raise NotExpressible
-        self.text.writer.written(made)
+        self.text.calls.written(made)
 
         def said(name: str) -> str:
             if name == "w":
@@ -194,7 +192,7 @@ class FittedText(Selections):
                 return f"{scale} // scales[source]"
             return self.text.text_of(name, [run.nodes for run in self.runs], None)
 
-        return self.text.writer.arguments(made, "widths[source]", said)
+        return self.text.calls.arguments(made, "widths[source]", said)
 
     # ------------------------------------------------------------------ the forward
 

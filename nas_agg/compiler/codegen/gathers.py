@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import TYPE_CHECKING
 
 from nas_agg.compiler.codegen.classes import Class, signature
 from nas_agg.compiler.codegen.formatting import WIDTH
@@ -14,17 +13,15 @@ from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.owned import Owned
 from nas_agg.compiler.codegen.rewrites import SEQUENTIAL, text
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.unrolled import taken
 from nas_agg.expansion.trace import NodeRun, UnitRun
-
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.aggregates import AggregateText
 
 
 class GatherText(Owned):
     """Writes the two bodies."""
 
-    def __init__(self, text: AggregateText):
+    def __init__(self, text: Schedules):
         self.text, self.made, self.classes = text, text.made, text.classes
         self.runs = text.runs
         self.reads = Role("reads", self.runs, [[node.reads for node in run.nodes] for run in self.runs])
@@ -51,7 +48,7 @@ class GatherText(Owned):
         units = [node.unit for row in nodes for node in row]
         wide = self.reads.kind != "newest" or (self.output.kind == "pattern")
         given = self.classes.of[id(units[0])]
-        self.text.writer.written(given)
+        self.text.calls.written(given)
         joins = given.mode == "given" and not self.runs[0].dealt
         self.several = given.several
         if self.shortcut.apart and (not joins or given.state):
@@ -80,7 +77,7 @@ class GatherText(Owned):
 
     def construct(self, made: Class, call: str, wide: bool, joins: bool, nodes: list[list[NodeRun]]) -> None:
         body, parts = list(self.text.loop), {"unit": call}
-        width = self.text.writer.out(made, call, "unit.out")
+        width = self.text.calls.out(made, call, "unit.out")
         after: list[str] = []
         if joins:
             extra, after = self.shortcut_parts(made, nodes, width)
@@ -203,7 +200,7 @@ class GatherText(Owned):
             over = f"for {self.counter}, node in enumerate(self):"
         elif any(line.startswith("self.output = ") for line in self.init):
             over = "for node in list(self)[:-1]:"
-        if self.text.writer.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
+        if self.text.calls.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
             lines, body = self.paired(lines, body, call, single)
         lines += [over, *[f"    {line}" for line in body]]
         lines.append(f"return {self.leaving(single)}{self.leaving_raw(single)}")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+from nas_agg.compiler.codegen.calls import Calls
+from nas_agg.compiler.codegen.classes import env, is_chain
 from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.joins import Joins, env
+from nas_agg.compiler.codegen.joins import Joins
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.rewrites import nameable
 from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
-
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.writer import Writer
 
 FEW = 6  # nodes of an aggregate of the network that are written one by one where they follow one another
 
@@ -24,7 +22,7 @@ FEW = 6  # nodes of an aggregate of the network that are written one by one wher
 class Inside(Joins):
     """Writes these."""
 
-    writer: Writer
+    calls: Calls
     root: bool
 
     def step(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool = False) -> None:
@@ -79,7 +77,7 @@ class Inside(Joins):
         """Whether an aggregate is one node that does some layers without weights."""
         runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
         return (
-            all(run.n == 1 and self.writer.chain(run) for run in runs)
+            all(run.n == 1 and is_chain(run) for run in runs)
             and self.simple(step.units[0])
             and not step.units[0].joins
             and not any(map(self.classes.stateful, column))
@@ -100,7 +98,7 @@ class Inside(Joins):
             return False
         if not around.gives and self.conditional(label, column):
             return True
-        if n == 0 or any(run.n != n or not self.writer.chain(run) for run in runs):
+        if n == 0 or any(run.n != n or not is_chain(run) for run in runs):
             return False
         few = self.root and n <= FEW and len(around.runs) == 1
         if not (runs[0].aggregate.each or n == 1 or few):
@@ -113,12 +111,12 @@ class Inside(Joins):
         briefs: list[str | None] = []
         for k in range(n):
             units = [run.nodes[k].unit for run in runs]
-            made = self.writer.written(self.classes.of[id(units[0])])
+            made = self.calls.written(self.classes.of[id(units[0])])
             if made.mode == "given":
                 return False
             channels = str(self.classes.channels(units[0].x)) if self.root else self.channels
             try:
-                texts.append(self.writer.call(made, channels, units, column, self))
+                texts.append(self.calls.call(made, channels, units, column, self))
                 briefs.append(self.brief_call(units, channels) if self.root and not made.gives else None)
             except NotExpressible:
                 return False
@@ -130,7 +128,7 @@ class Inside(Joins):
         if self.root:
             self.channels = str(self.classes.channels(column[0].out))
         else:
-            self.channels = self.writer.out(made, texts[-1], f"self.{label}[-1].unit.out")
+            self.channels = self.calls.out(made, texts[-1], f"self.{label}[-1].unit.out")
         return True
 
     def brief_node(self, label: str, column: list[StepRun]) -> bool:
@@ -161,7 +159,7 @@ class Inside(Joins):
         """An aggregate of one node that is not there at some uses, and keeps the width."""
         runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
         counts = {run.n for run in runs}
-        if counts != {0, 1} or not all(self.writer.chain(run) for run in runs):
+        if counts != {0, 1} or not all(is_chain(run) for run in runs):
             return False
         if any(self.classes.channels(run.x) != self.classes.channels(run.out) for run in column):
             return False
@@ -169,7 +167,7 @@ class Inside(Joins):
         try:
             units = [run.nodes[0].unit for run in runs if run.n]
             there = [run for run in column if run.run.n]  # type: ignore[union-attr]
-            made = self.writer.written(self.classes.of[id(units[0])])
+            made = self.calls.written(self.classes.of[id(units[0])])
             if made.mode == "given" or runs[0].aggregate.nodes is None:
                 return False
             nodes = runs[0].aggregate.nodes.expression
@@ -178,7 +176,7 @@ class Inside(Joins):
             text = self.brief(units, self.names)
             self.channels = channels
             if text is None:
-                text = self.writer.call(made, channels, units, there, self)
+                text = self.calls.call(made, channels, units, there, self)
         except NotExpressible:
             self.channels, self.used = channels, used
             return False

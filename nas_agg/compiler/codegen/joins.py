@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, Classes
+from nas_agg.compiler.codegen.classes import Class, Classes, env
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.expansion.trace import StepRun, UnitRun
-
-
-def env(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names with their values, as expressions call them."""
-    return {"_in" if name == "in" else name: value for name, value in values.items()}
 
 
 class Joins:

@@ -172,7 +172,8 @@ class Simplified:
 
     def called(self, function: str, args: list[ast.expr], uses: list[Env]) -> ast.expr:
         """A call of whole numbers without the arguments that never decide."""
-        best: Callable = {"max": max, "min": min, "gcd": math.gcd}[function]
+        functions: dict[str, Callable] = {"max": max, "min": min, "gcd": math.gcd}
+        best = functions[function]
 
         def values(parts: list[ast.expr]) -> list:
             return [best(*[exact(part, env) for part in parts], *[exact(parts[0], env)]) for env in uses]

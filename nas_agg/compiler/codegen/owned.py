@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.selections import Selections
 from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated
-
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.aggregates import AggregateText
 
 
 class Owned(Selections):
     """Writes these, for a loop over nodes."""
 
-    text: AggregateText
+    text: Schedules
     shortcut: Role
 
     def chained(self, role: Role) -> bool:
@@ -106,7 +102,7 @@ class Owned(Selections):
         made_match = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made_match for run in runs):
             raise NotExpressible
-        self.text.writer.written(made_match)
+        self.text.calls.written(made_match)
         if made.state:
             made_match.asked.add("node.shortcut.match[0].out")
         ratios = [run.scope["s"] for run in runs]
@@ -128,7 +124,7 @@ class Owned(Selections):
                 return self.text.text_of(name, nodes, None)
             raise NotExpressible
 
-        call = self.text.writer.arguments(made_match, "c", said)
+        call = self.text.calls.arguments(made_match, "c", said)
         line = f'node["shortcut"] = named(match=named(**{{str({self.counter} - 1): {call}}}))'
         if not tests:
             return [line]

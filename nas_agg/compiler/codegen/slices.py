@@ -6,19 +6,19 @@ import ast
 import re
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, Classes
+from nas_agg.compiler.codegen.classes import Class, Classes, is_chain
 from nas_agg.compiler.codegen.numbers import Simplified
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.layers import SliceLayer
 from nas_agg.language.resolved import Aggregate, Sequence
 
 
-def slicing(classes: Classes, chain: Any) -> None:
+def slicing(classes: Classes) -> None:
     """Marks the units that begin so at all their uses, each a branch or a node that is written by itself."""
     listed = {
         id(node.unit)
         for made in classes.found.values()
-        if isinstance(made.part, Aggregate) and made.part.each and not any(map(chain, made.runs))
+        if isinstance(made.part, Aggregate) and made.part.each and not any(map(is_chain, made.runs))
         for run in made.runs
         for node in run.nodes
     }

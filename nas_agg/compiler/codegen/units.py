@@ -4,29 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class
+from nas_agg.compiler.codegen.calls import Calls
+from nas_agg.compiler.codegen.classes import Class, env
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.inside import Inside
 from nas_agg.compiler.codegen.ir import is_simple, replaced_part, statements, substitute
-from nas_agg.compiler.codegen.joins import env
 from nas_agg.compiler.codegen.layers import Item, Uses
 from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.writer import Writer
-
 
 class UnitText(Inside):
     """The text of one unit's class."""
 
-    def __init__(self, writer: Writer, made: Class):
-        self.writer, self.made, self.classes = writer, made, writer.classes
+    def __init__(self, calls: Calls, made: Class):
+        self.calls, self.made, self.classes = calls, made, calls.classes
         self.runs: list[UnitRun] = made.runs
-        self.root = made is writer.classes.root
+        self.root = made is calls.classes.root
         unit: Sequence = made.part
         self.names = {} if self.root else self.free(unit.free)
         self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
@@ -148,7 +145,7 @@ class UnitText(Inside):
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        made = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.writer).made()
+        made = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.calls).made()
         if made is None:
             return
         item = made.item
@@ -178,11 +175,11 @@ class UnitText(Inside):
         step = column[0].step
         if not isinstance(step, Sequence) and self.listed(label, column):
             return
-        made = self.writer.written(self.classes.of[id(column[0].run)])
+        made = self.calls.written(self.classes.of[id(column[0].run)])
         runs = [run.run for run in column]
         if any(self.classes.of.get(id(run)) is not made for run in runs):
             raise NotExpressible
-        text = self.writer.call(made, self.channels, runs, column, self)
+        text = self.calls.call(made, self.channels, runs, column, self)
         joins = made.mode == "given"
         if joins and self.made.mode not in ("given", "own"):
             raise NotExpressible
@@ -206,7 +203,7 @@ class UnitText(Inside):
         known = {self.entering: "in", **{name: own for own, name in self.names.items()}}
         same_as = [text for text, own in known.items() if widths == [run.local.get(own) for run in column]]
         self.used |= {name for name, text in self.names.items() if text in same_as[:1]}
-        return self.writer.out(made, text, (same_as or [f"self.{label}.out"])[0])
+        return self.calls.out(made, text, (same_as or [f"self.{label}.out"])[0])
 
     # ------------------------------------------------------------------ forward
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import starts_of
@@ -12,6 +12,7 @@ from nas_agg.compiler.codegen.ir import statements
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.selections import listed
 from nas_agg.compiler.codegen.slices import sliced
 from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, UnitRun
@@ -19,16 +20,13 @@ from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import Join
 
-if TYPE_CHECKING:
-    from nas_agg.compiler.codegen.aggregates import AggregateText
-
 Key = tuple[int, ...]  # a tensor: its number at each use
 
 
 class Listing:
     """Writes the bodies of an aggregate's constructor and forward node by node."""
 
-    def __init__(self, text: AggregateText):
+    def __init__(self, text: Schedules):
         self.text, self.made, self.classes = text, text.made, text.classes
         self.runs = text.runs
         self.init: list[str] = []
@@ -90,7 +88,7 @@ class Listing:
         units = [node.unit for node in nodes]
         rows = [[node] for node in nodes]
         given, extra, state = "", dict[str, Any](), ""
-        made = self.text.writer.written(self.classes.of[id(units[0])])
+        made = self.text.calls.written(self.classes.of[id(units[0])])
         if made.several:
             raise NotExpressible
         if made.mode == "given":
@@ -133,7 +131,7 @@ class Listing:
         key = self.key(k + 1)
         self.names[key] = name
         width = (
-            str(out[0]) if same(out) and len(self.runs) > 1 else self.text.writer.out(made, call, f"self[{k}].unit.out")
+            str(out[0]) if same(out) and len(self.runs) > 1 else self.text.calls.out(made, call, f"self[{k}].unit.out")
         )
         self.widths[key] = width
         if made.gives:
@@ -214,7 +212,7 @@ class Listing:
             self.forward.append(f"{name} = {place}.each({self.names[base]})")
             self.names[behind] = name
             out = [self.classes.channels(tensor) for tensor in behind]
-            self.widths[behind] = str(out[0]) if same(out) else self.text.writer.out(made, call, f"{place}.each.out")
+            self.widths[behind] = str(out[0]) if same(out) else self.text.calls.out(made, call, f"{place}.each.out")
         return parts
 
     def weights(self, ones: list[GatherRun], widths: str) -> str:
@@ -253,7 +251,7 @@ class Listing:
         made = self.classes.of[id(runs[0])]
         if any(self.classes.of[id(run)] is not made for run in runs):
             raise NotExpressible
-        self.text.writer.written(made)
+        self.text.calls.written(made)
         base = tuple(run.x for run in runs)
         if base not in self.names:
             raise NotExpressible
@@ -270,7 +268,7 @@ class Listing:
                 return str(values[0])
             raise NotExpressible
 
-        call = self.text.writer.arguments(made, self.widths[base], said)
+        call = self.text.calls.arguments(made, self.widths[base], said)
         parts.setdefault("match", {})[source] = call
         name = self.temporary("fit")
         self.forward.append(f'{name} = {place}.match["{source}"]({self.names[base]})')
@@ -282,7 +280,7 @@ class Listing:
         elif mains in self.widths and out == [self.classes.channels(main) for main in mains]:
             self.widths[key] = self.widths[mains]
         else:
-            self.widths[key] = self.text.writer.out(made, call, f'{place}.match["{source}"].out')
+            self.widths[key] = self.text.calls.out(made, call, f'{place}.match["{source}"].out')
         return name
 
     def norm(self, ones: list[GatherRun], source: int, key: Key, text: str, place: str, parts: dict) -> str:
