@@ -6,11 +6,11 @@ from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import Class
-from nas_agg.compiler.codegen.fitted import FittedText
-from nas_agg.compiler.codegen.gathers import GatherText
+from nas_agg.compiler.codegen.loops import PatternLoop
+from nas_agg.compiler.codegen.matching_loops import FittingLoop
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.unrolled import Listing
+from nas_agg.compiler.codegen.unrolled import Unrolled
 from nas_agg.expansion.trace import AggregateRun
 
 LISTED = 8  # nodes that are written one by one where no loop says them
@@ -29,12 +29,12 @@ def write_aggregate(calls: Calls, made: Class) -> None:
         raise NotExpressible
     made.base, made.mode = "nn.ModuleList", "given" if runs[0].dealt else "none"
     rolled = (not each and max(counts) > 1) or not same(counts)
-    ways: list[Any] = [GatherText, FittedText] if rolled else []
-    ways += [Listing] * (same(counts) and (each or counts[0] <= LISTED)) + [FittedText] * (not rolled and not each)
+    ways: list[Any] = [PatternLoop, FittingLoop] if rolled else []
+    ways += [Unrolled] * (same(counts) and (each or counts[0] <= LISTED)) + [FittingLoop] * (not rolled and not each)
     failed = NotExpressible()
     for way in ways:
         made.fields, made.defaults = {}, {}
-        schedules = Schedules(calls, made, way is not Listing)
+        schedules = Schedules(calls, made, way is not Unrolled)
         try:
             if schedules.rolled:
                 schedules.count_argument()

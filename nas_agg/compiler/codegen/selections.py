@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import math
-import re
+from collections.abc import Mapping
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, Classes
-from nas_agg.compiler.codegen.formatting import split
 from nas_agg.compiler.codegen.gather_facts import Role, starts_of
+from nas_agg.compiler.codegen.ir import parse, show
 from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
-from nas_agg.expansion.trace import AggregateRun
+from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES
 
@@ -20,22 +20,31 @@ def listed(tensors: str) -> str:
     return f"[*{tensors}]" if tensors.startswith("map(") else tensors
 
 
-def factors(tensors: str) -> list[str]:
-    """The lists whose products tensors are."""
-    return split(tensors[len("map(torch.mul, ") : -1]) if tensors.startswith("map(") else [tensors]
+def modules(parts: Mapping[Any, Any]) -> str:
+    """Modules under names."""
+    items = [f'"{name}": {modules(part) if isinstance(part, dict) else part}' for name, part in parts.items()]
+    return f"nn.ModuleDict({{{', '.join(items)}}})"
 
 
-class Selections:
-    """Writes selections for the uses of one aggregate."""
+class Loop:
+    """What loops over the nodes of an aggregate have in common: the features that gathers select, and their weights.
 
-    runs: list[AggregateRun]
-    classes: Classes
+    Args:
+        text: The names of the aggregate's class.
+
+    Attributes:
+        several: Whether the units take their shortcut as a list.
+        init: The lines of the constructor.
+    """
+
     reads: Role
     output: Role
-    counter: str
-    init: list[str]
-    made: Class
-    several = False
+
+    def __init__(self, text: Schedules):
+        self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
+        self.counter = self.classes.counter
+        self.init: list[str] = []
+        self.several = False
 
     def values(self, role: Role, word: str) -> Any:
         """A number of a pattern or an operator that is the same everywhere."""
@@ -110,7 +119,9 @@ class Selections:
             return tensors
         counts = {len(one.sources) + (one.main is not None and role.name != "shortcut") for one in role.all}
         if counts == {1}:
-            return " * ".join(f"{one.removesuffix('[-1:]')}[{-one.endswith('[-1:]')}]" for one in factors(tensors))
+            tree = parse(tensors)  # a list, or the products of two
+            lists = tree.args[1:] if isinstance(tree, ast.Call) and show(tree.func) == "map" else [tree]
+            return " * ".join(map(_only, map(show, lists)))
         if role.word in ("concat", "mixed"):
             return f"torch.cat({listed(tensors)}, 1)"
         if role.word == "mean" and role.name != "shortcut":
@@ -126,8 +137,8 @@ class Selections:
             return f"weights({widths})"
         if same([one.value for one in uses]):
             return f"weights_from({uses[0].text}, {widths})"
-        many = re.fullmatch(r"\[[^\[\]]*\] \* (.*)|.*", widths)
-        number = many[1] if many and many[1] else f"len({widths})"
+        tree = parse(widths)
+        number = show(tree.right) if isinstance(tree, ast.BinOp) else f"len({widths})"
         if not all(one.sources for one in role.all):
             number = f"max(1, {number})"
         names = {SOURCES: number} if role.name == "output" else {SOURCES: number, "l": self.counter}
@@ -171,7 +182,7 @@ class Selections:
         """The norm of a source, which has no parameters."""
         assert role.gather is not None
         if role.gather.norm == "none":
-            return "{x}"
+            return "X"
         groups = []
         for run, row in zip(self.runs, role.found, strict=True):
             for one in row:
@@ -181,12 +192,13 @@ class Selections:
         if word == "bn":
             raise NotExpressible
         if word == "ln":
-            return "torch.group_norm({x}, 1)"
+            return "torch.group_norm(X, 1)"
         if word == "in":
-            return "torch.group_norm({x}, {x}.shape[1])"
+            return "torch.group_norm(X, X.shape[1])"
         found = [math.gcd(32, c) for c in groups]
-        return (
-            f"torch.group_norm({{x}}, {found[0]})"
-            if same(found)
-            else "torch.group_norm({x}, math.gcd(32, {x}.shape[1]))"
-        )
+        return f"torch.group_norm(X, {found[0]})" if same(found) else "torch.group_norm(X, math.gcd(32, X.shape[1]))"
+
+
+def _only(tensors: str) -> str:
+    """The only one of some tensors."""
+    return f"{tensors[:-2]}]" if tensors.endswith("[-1:]") else f"{tensors}[0]"

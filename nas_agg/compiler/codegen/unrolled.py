@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import starts_of
-from nas_agg.compiler.codegen.ir import statements
+from nas_agg.compiler.codegen.ir import names, statements
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.selections import listed
+from nas_agg.compiler.codegen.selections import listed, modules
 from nas_agg.compiler.codegen.slices import sliced
 from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, UnitRun
 from nas_agg.language.layers import norm_groups
@@ -23,7 +22,7 @@ from nas_agg.language.resolved import Join
 Key = tuple[int, ...]  # a tensor: its number at each use
 
 
-class Listing:
+class Unrolled:
     """Writes the bodies of an aggregate's constructor and forward node by node."""
 
     def __init__(self, text: Schedules):
@@ -52,7 +51,7 @@ class Listing:
         outs = [run.output for run in self.runs]
         parts, text, width = self.gather("output", outs, "self.output")  # type: ignore[arg-type]
         if parts:
-            self.init.append(f"self.output = {_dict(parts)}")
+            self.init.append(f"self.output = {modules(parts)}")
         self.forward.append(f"return {text}")
         if len(self.forward) > 1 and self.forward[-2].startswith(f"{text} = "):
             last = self.forward.pop(-2)
@@ -97,14 +96,14 @@ class Listing:
             if text != "x" or made.state:
                 raise NotExpressible
             text, width = sliced(made, units, text, width)
-            if re.search(r"\bc\b", text) and "c = x.shape[1]" not in self.forward:
+            if "c" in names(text) and "c = x.shape[1]" not in self.forward:
                 self.forward.insert(0, "c = x.shape[1]")
         made, call = self.text.unit_call(units, f"{width}, {state}" if made.state else width, rows, k)
         written = {"unit": call}
         if parts:
-            written["reads"] = _dict(parts)
+            written["reads"] = modules(parts)
         if extra:
-            written["shortcut"] = _dict(extra)
+            written["shortcut"] = modules(extra)
         optional = written.pop("shortcut", None) if k in self.tests else None
         if sum(map(len, written.values())) > 80:
             for role in [role for role in written if role != "unit"]:
@@ -409,9 +408,3 @@ def _total(widths: list[str]) -> str:
     if all(width.isdigit() for width in widths):
         return str(sum(int(width) for width in widths))
     return " + ".join(widths)
-
-
-def _dict(parts: dict) -> str:
-    """Modules under names."""
-    written = [f'"{name}": {_dict(value) if isinstance(value, dict) else value}' for name, value in parts.items()]
-    return f"nn.ModuleDict({{{', '.join(written)}}})"

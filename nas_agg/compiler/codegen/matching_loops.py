@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import re
+import ast
 from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class
 from nas_agg.compiler.codegen.gather_facts import Role
-from nas_agg.compiler.codegen.ir import statements
+from nas_agg.compiler.codegen.ir import names, parse, statements, substitute
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.rewrites import reads
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.selections import Selections, listed
+from nas_agg.compiler.codegen.selections import Loop, listed, modules
 from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
 
 
-class FittedText(Selections):
+class FittingLoop(Loop):
     """Writes the two bodies as the language has it: a source is made to fit once for each shape that is wanted.
 
     A list keeps each source as it was last wanted, in the constructor its shape, in the forward its value.
     """
 
     def __init__(self, text: Schedules):
-        self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
-        self.counter = self.classes.counter
-        self.init: list[str] = []
+        super().__init__(text)
         self.shared = self.runs[0].aggregate.output is None  # what leaves is what one more node would have read
         if any((run.aggregate.output is None) != self.shared or run.dealt for run in self.runs):
             raise NotExpressible
@@ -119,15 +118,14 @@ class FittedText(Selections):
             if text:
                 parts[role.name] = text
         self.width = width
-        written = ", ".join(f'"{name}": {text}' for name, text in parts.items())
-        body.append(f"self.append(nn.ModuleDict({{{written}}}))")
+        body.append(f"self.append({modules(parts)})")
         records = {"widths": ("in_", width), "scales": ("1", "scale")} if self.scaled else {"widths": ("in_", width)}
         shape = ("(in_, 1)", f"({width}, scale)") if self.scaled else ("in_", width)
         records |= {self.lists[role.name]: shape for role in self.kept if role.matched}
         body += [f"{name}.append({new})" for name, (_, new) in records.items()]
         self.init += [f"{name} = [{first}]" for name, (first, _) in records.items()]
         body = self.text.loop + body
-        counted = re.search(rf"(?<![\w.]){self.counter}(?!\w)", "\n".join(body))
+        counted = self.counter in reads(statements(body))
         self.init.append(f"for {self.counter} in range(1, nodes + 1):" if counted else "for _ in range(nodes):")
         self.init += [f"    {line}" for line in body]
         lines, text = self.parts(self.output, "widths[-1]", "range(len(widths))")
@@ -171,8 +169,7 @@ class FittedText(Selections):
             parts["gates"] = f"gates({chosen})"
         if not parts:
             return [], ""
-        written = ", ".join(f'"{name}": {text}' for name, text in parts.items())
-        return [*lines, f"{name} = nn.ModuleDict({{{written}}})"], name
+        return [*lines, f"{name} = {modules(parts)}"], name
 
     def match_call(self, role: Role, width: str, scale: str) -> str:
         """The call that makes what gives a source its shape."""
@@ -197,7 +194,9 @@ class FittedText(Selections):
     # ------------------------------------------------------------------ the forward
 
     def run(self, unit: Class) -> None:
-        lists = {"features": "x"} | {self.lists[role.name]: self.norm(role).replace("{x}", "x") for role in self.kept}
+        lists = {"features": "x"} | {
+            self.lists[role.name]: substitute(self.norm(role), {"X": "x"}) for role in self.kept
+        }
         lines = [f"{', '.join(lists)} = {', '.join(f'[{text}]' for text in lists.values())}"]
         body = []
         for role in [self.reads, *[self.shortcut] * self.joins]:
@@ -211,7 +210,7 @@ class FittedText(Selections):
         lines += [f"    {line}" for line in body]
         if "output" in self.lists:
             norm = self.norm(self.output)
-            fits = "list(features)" if norm == "{x}" else f"[{norm.replace('{x}', 'x')} for x in features]"
+            fits = "list(features)" if norm == "X" else f"[{substitute(norm, {'X': 'x'})} for x in features]"
             lines.append(f"{self.lists['output']} = {fits}")
         lines += self.refit(self.output, "self.output")
         lines.append(f"return {self.gathered(self.output, 'self.output')}")
@@ -225,10 +224,10 @@ class FittedText(Selections):
     def norm(self, role: Role) -> str:
         """The norm of a source, which all features have here, also those that no one reads."""
         text = super().norm(role)
-        groups = re.fullmatch(r"torch.group_norm\(\{x\}, (\d+)\)", text)
         widths = [self.classes.channels(feature) for run in self.runs for feature in run.features]
-        if groups and any(width % int(groups[1]) for width in widths):
-            return "torch.group_norm({x}, math.gcd(32, {x}.shape[1]))"
+        match parse(text):
+            case ast.Call(args=[_, ast.Constant(value=int(groups))]) if any(width % groups for width in widths):
+                return "torch.group_norm(X, math.gcd(32, X.shape[1]))"
         return text
 
     def refit(self, role: Role, place: str) -> list[str]:
@@ -238,10 +237,10 @@ class FittedText(Selections):
         norm, name = self.norm(role), self.lists[role.name]
         lines = [f"for k, match in {place}.match.items():"]
         text = "match(features[int(k)])"
-        if norm.count("{x}") > 1:
+        if names(norm).count("X") > 1:
             lines.append(f"    y = {text}")
             text = "y"
-        return [*lines, f"    {name}[int(k)] = {norm.replace('{x}', text)}"]
+        return [*lines, f"    {name}[int(k)] = {substitute(norm, {'X': text})}"]
 
     def gathered(self, role: Role, place: str) -> str:
         if role.kind != "pattern" or (role.name not in self.lists and not role.prepared):
