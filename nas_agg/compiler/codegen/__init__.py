@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 
 from nas_agg.compiler.codegen.formatting import file
-from nas_agg.compiler.codegen.helpers import helpers
 from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.straight_line import flat
 from nas_agg.compiler.codegen.verification import holds
@@ -47,10 +46,6 @@ def structured(traced: Trace) -> list[str]:
         NotExpressible: If there is no such text.
     """
     try:
-        writer = Writer(traced)
-        classes = writer.parts()
+        return Writer(traced).parts()
     except NotExpressible:
-        writer = Writer(traced, merged=False)
-        classes = writer.parts()
-    found, text = helpers("\n\n\n".join(classes), writer.calls.squeezes)
-    return [*found, *text.split("\n\n\n")]
+        return Writer(traced, merged=False).parts()

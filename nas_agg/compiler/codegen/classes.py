@@ -266,3 +266,33 @@ def is_chain(run: AggregateRun) -> bool:
     assert run.output is not None
     gathers = [*[node.reads for node in run.nodes], run.output]
     return run.output.result == run.features[-1] and not any(gather.matches for gather in gathers)
+
+
+def slicing(classes: Classes) -> None:
+    """Marks the units that begin so at all their uses, each a branch or a node that is written by itself."""
+    listed = {
+        id(node.unit)
+        for made in classes.found.values()
+        if isinstance(made.part, Aggregate) and made.part.each and not any(map(is_chain, made.runs))
+        for run in made.runs
+        for node in run.nodes
+    }
+    for made in classes.found.values():
+        if isinstance(made.part, Sequence) and not (made.gives or made.takes):
+            here = all(id(run) in listed and leading(run) is not None for run in made.runs)
+            made.sliced = here and all(run.joined is None or not _whole(run) for run in made.runs)
+
+
+def _whole(run: UnitRun) -> bool:
+    """Whether a unit joins its own input, of which a slice alone would be there."""
+    assert run.joined is not None
+    return [tensor for _, tensor in run.joined.sources] == [run.x]
+
+
+def leading(run: UnitRun) -> StepRun | None:
+    """The slice that a unit begins with."""
+    first = run.steps[0] if run.steps else None
+    if first is not None and isinstance(first.run, UnitRun) and len(first.run.steps) == 1:
+        first = first.run.steps[0]
+    kind = getattr(first.step, "kind", None) if first else None
+    return first if kind is SliceLayer else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 _HELPERS = {
     "InstanceNorm": '''class InstanceNorm(nn.GroupNorm):
     """A group norm with a group per channel, which also takes one image with a map of one pixel."""
@@ -151,20 +149,26 @@ _HELPERS = {
 }
 
 
-def helpers(text: str, squeezes: set[tuple[str, str, bool]]) -> tuple[list[str], str]:
-    """The parts that a text uses, and the text with squeeze-and-excitations as they are."""
+def helpers(called: set[str], squeezes: set[tuple[str, str, bool]]) -> list[str]:
+    """The parts that a file uses.
+
+    Args:
+        called: The functions that its classes call.
+        squeezes: Its kinds of squeeze-and-excitation.
+    """
     found = []
     for name, part in _HELPERS.items():
-        if name in ("SE", "SE0"):
-            continue
-        word = name.replace("_front", "")
-        if re.search(rf"(?<![\w.]){word}\(", text) or (name == "named" and "chain(" in text):
+        function = name.removesuffix("_front")
+        if name not in ("SE", "SE0") and (function in called or (name == "named" and "chain" in called)):
             found.append(part)
-    if squeezes:
-        if len(squeezes) == 1 and not next(iter(squeezes))[2]:
-            act, gate, _ = next(iter(squeezes))
-            found.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
-            text = text.replace(f", act={act}, gate={gate})", ")")
-        else:
-            found.append(_HELPERS["SE0"])
-    return found, text
+    if single_squeeze(squeezes):
+        act, gate, _ = next(iter(squeezes))
+        found.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
+    elif squeezes:
+        found.append(_HELPERS["SE0"])
+    return found
+
+
+def single_squeeze(squeezes: set[tuple[str, str, bool]]) -> bool:
+    """Whether all squeeze-and-excitations of a file have the same activations, and none is without a squeeze."""
+    return len(squeezes) == 1 and not next(iter(squeezes))[2]

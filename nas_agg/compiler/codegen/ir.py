@@ -116,10 +116,10 @@ def is_simple(text: str) -> bool:
     return isinstance(tree, (ast.Name, ast.Constant))
 
 
-def calls(body: list[ast.stmt], name: str) -> bool:
-    """Whether statements call a class."""
-    functions = [part.func for part in walk(body) if isinstance(part, ast.Call)]
-    return any(isinstance(function, ast.Name) and function.id == name for function in functions)
+def functions(body: list[ast.stmt]) -> set[str]:
+    """The names of the functions and classes that statements call."""
+    called = [part.func for part in walk(body) if isinstance(part, ast.Call)]
+    return {function.id for function in called if isinstance(function, ast.Name)}
 
 
 # ---------------------------------------------------------------------- printing

@@ -1,35 +1,78 @@
-"""How shortcuts join inside units."""
+"""The body of a unit's class, and how shortcuts join in it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, Classes, env
+from nas_agg.compiler.codegen.calls import Calls
+from nas_agg.compiler.codegen.classes import Class, env
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 
 
-class Joins:
-    """Writes the joins of one unit's class."""
+class UnitBody:
+    """The body of one unit's class as far as it is written.
 
-    made: Class
-    runs: list[UnitRun]
-    classes: Classes
-    items: list[Item]
-    names: dict[str, str]
-    used: set[str]
-    channels: str
-    entering: str
-    present: list[bool]
+    Args:
+        calls: Of the constructors of other classes.
+        made: The class.
+
+    Attributes:
+        names: What the names that are arguments are called; those that are used are in `used`.
+        channels: The text of the channels behind the last step; `entering`: of what enters.
+        items: What the forward does.
+    """
+
+    def __init__(self, calls: Calls, made: Class):
+        self.calls, self.made, self.classes = calls, made, calls.classes
+        self.runs: list[UnitRun] = made.runs
+        self.root = made is calls.classes.root
+        self.names = {} if self.root else self.free(made.part.free)
+        self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
+        self.used: set[str] = set()
+        self.items: list[Item] = []
+        self.attributes = {label for label, _ in made.part.steps}
+        self.present: list[bool] = []
+
+    def free(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The names that are arguments; those of one value are numbers, but for the width."""
+        found = {}
+        for name in names:
+            values = [run.scope.get(name) for run in self.runs]
+            if None not in values and (name == "w" or not same(values)):
+                found[name] = self.classes.text(name)
+        return found
+
+    def state(self) -> tuple[str, set[str]]:
+        """What an attempt to write something may change."""
+        return self.channels, set(self.used)
+
+    def restore(self, state: tuple[str, set[str]]) -> None:
+        """Forget an attempt."""
+        self.channels, self.used = state
 
     def attribute(self, wanted: str) -> str:
-        raise NotImplementedError
+        """An attribute that is not taken."""
+        while wanted in self.attributes:
+            wanted += "_"
+        self.attributes.add(wanted)
+        return wanted
 
     def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
-        raise NotImplementedError
+        """The text of an expression in the names of the constructor."""
+        known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
+        if self.made.sliced:
+            del known["_in"]
+        found = Simplified(tree, uses, known)
+        self.used |= found.used - {"_in", "c"}
+        return found.text
+
+    def kept(self) -> set[str]:
+        """The steps whose raw form is kept."""
+        return {label for k, (label, _) in enumerate(self.made.part.steps) if k in self.made.raw_at}
 
     def mode(self) -> str:
         """How the shortcut joins; and whether it joins at every use."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from torch import nn
 
 from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.ir import ClassDef, calls, height, parse, replaced, rewrite, show, statements, walk
+from nas_agg.compiler.codegen.ir import ClassDef, functions, height, parse, replaced, rewrite, show, statements, walk
 
 LAYERS = 3  # that a sequence in a call may have
 SEQUENTIAL = statements(["for node in self:", "    x = node.unit(x)", "return x"])
@@ -57,7 +57,7 @@ def inline_sequences(classes: list[ClassDef]) -> list[ClassDef]:
     left = list(classes)
     known = {made.name: made for made in classes}
     for made in classes[:-1]:
-        callers = [other for other in left if other is not made and calls(other.init, made.name)]
+        callers = [other for other in left if other is not made and made.name in functions(other.init)]
         if not callers or made.base != "nn.Sequential" or made.forward or made.keeps_width:
             continue
         changed = [_inlined(made, other.init, known) for other in callers]

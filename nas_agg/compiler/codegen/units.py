@@ -4,43 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
-from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import Class, env
 from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.inside import Inside
 from nas_agg.compiler.codegen.ir import is_simple, replaced_part, statements, substitute
+from nas_agg.compiler.codegen.joins import UnitBody
 from nas_agg.compiler.codegen.layers import Item, Uses
-from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
-from nas_agg.expansion.trace import StepRun, UnitRun
+from nas_agg.compiler.codegen.nested import Nested
+from nas_agg.compiler.codegen.numbers import NotExpressible
+from nas_agg.expansion.trace import StepRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 
 
-class UnitText(Inside):
+class UnitText(UnitBody):
     """The text of one unit's class."""
 
     def __init__(self, calls: Calls, made: Class):
-        self.calls, self.made, self.classes = calls, made, calls.classes
-        self.runs: list[UnitRun] = made.runs
-        self.root = made is calls.classes.root
-        unit: Sequence = made.part
-        self.names = {} if self.root else self.free(unit.free)
-        self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
-        self.used: set[str] = set()
+        super().__init__(calls, made)
+        self.nested = Nested(self, self.step)
         self.init: list[str] = []
-        self.items: list[Item] = []
-        self.attributes = {label for label, _ in unit.steps}
         self.locals = 0
-
-    def free(self, names: tuple[str, ...]) -> dict[str, str]:
-        """The names that are arguments; those of one value are numbers, but for the width."""
-        found = {}
-        for name in names:
-            values = [run.scope.get(name) for run in self.runs]
-            if None not in values and (name == "w" or not same(values)):
-                found[name] = self.classes.text(name)
-        return found
 
     def write(self) -> None:
         made, runs = self.made, self.runs
@@ -106,31 +90,17 @@ class UnitText(Inside):
         elif all(run.x == run.out for run in column):
             if any(self.classes.stateful(run) for run in column):
                 raise NotExpressible
-        elif isinstance(step, Sequence) and self.simple(step) and not any(map(self.classes.stateful, column)):
-            self.inline(label, [run.run for run in column], names)  # type: ignore[misc]
-        elif isinstance(step, Aggregate) and self.single(step, column):
-            self.inline(label, [run.run.nodes[0].unit for run in column], self.unbound(step))  # type: ignore[union-attr]
-        elif not (isinstance(step, Sequence) and self.short(label, column)):
+        elif isinstance(step, Sequence) and self.nested.simple(step) and not any(map(self.classes.stateful, column)):
+            self.nested.inline(label, [run.run for run in column], names)  # type: ignore[misc]
+        elif isinstance(step, Aggregate) and self.nested.single(step, column):
+            self.nested.inline(label, [run.run.nodes[0].unit for run in column], self.nested.unbound(step))  # type: ignore[union-attr]
+        elif not (isinstance(step, Sequence) and self.nested.short(label, column)):
             self.child(label, column)
 
     def raw(self, column: list[StepRun]) -> bool:
         """Whether what is inside gives or takes raw forms."""
         made = self.classes.of.get(id(column[0].run))
         return made is not None and (made.gives or made.takes)
-
-    def attribute(self, wanted: str) -> str:
-        while wanted in self.attributes:
-            wanted += "_"
-        self.attributes.add(wanted)
-        return wanted
-
-    def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
-        known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
-        if self.made.sliced:
-            del known["_in"]
-        found = Simplified(tree, uses, known)
-        self.used |= found.used - {"_in", "c"}
-        return found.text
 
     def word(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool) -> None:
         fields = dict(column[0].step.numbers)
@@ -173,7 +143,7 @@ class UnitText(Inside):
 
     def child(self, label: str, column: list[StepRun]) -> None:
         step = column[0].step
-        if not isinstance(step, Sequence) and self.listed(label, column):
+        if not isinstance(step, Sequence) and self.nested.listed(label, column):
             return
         made = self.calls.written(self.classes.of[id(column[0].run)])
         runs = [run.run for run in column]
@@ -191,10 +161,6 @@ class UnitText(Inside):
         pair = {True: "raw", False: "_"}[made.gives and column[0].label in self.kept()] if made.gives else ""
         self.items.append(Item(f"self.{label}(X{further})", (mark + label, text), 1, pair=pair))
         self.channels = self.child_width(label, made, text, column)
-
-    def kept(self) -> set[str]:
-        """The steps whose raw form is kept."""
-        return {label for k, (label, _) in enumerate(self.made.part.steps) if k in self.made.raw_at}
 
     def child_width(self, label: str, made: Class, text: str, column: list[StepRun]) -> str:
         if self.root:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from typing import Any
 
+from nas_agg.compiler.codegen.classes import Class, leading
 from nas_agg.compiler.codegen.formatting import WIDTH
 from nas_agg.compiler.codegen.gather_facts import starts_of
-from nas_agg.compiler.codegen.ir import names, statements
+from nas_agg.compiler.codegen.ir import names, parse, show, statements
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
 from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.selections import listed, modules
-from nas_agg.compiler.codegen.slices import sliced
-from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, UnitRun
+from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, StepRun, UnitRun
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import Join
@@ -408,3 +409,40 @@ def _total(widths: list[str]) -> str:
     if all(width.isdigit() for width in widths):
         return str(sum(int(width) for width in widths))
     return " + ".join(widths)
+
+
+def sliced(made: Class, units: list[UnitRun], x: str, width: str) -> tuple[str, str]:
+    """The slice of what a node reads, and its channels.
+
+    Args:
+        made: The unit's class.
+        units: At each use.
+        x: The tensor that the node reads.
+        width: Its channels, in the constructor.
+    """
+    steps: list[StepRun] = [leading(unit) for unit in units]  # type: ignore[misc]
+    fields = {**dict(steps[0].step.fixed), **dict(steps[0].step.numbers)}
+    uses = [{"_in" if name == "in" else name: value for name, value in step.local.items()} for step in steps]
+    trees = {name: _tree(fields[name]) for name in ("from", "slice")}
+
+    def say(name: str, whole: str) -> str:
+        return Simplified(trees[name], uses, {"_in": whole, "c": whole}).text
+
+    begin, size = say("from", "c"), say("slice", "c")
+    last = all(v["from"] + v["slice"] == s.local["c"] for s, v in ((s, s.step.values(s.local)) for s in steps))
+    times = 1 if begin == size else _multiple(begin, size)
+    end = "" if last else size if begin == "0" else f"{times + 1} * ({size})" if times else f"{begin} + {size}"
+    begin = "" if begin == "0" else begin
+    return show(parse(f"{x}[:, {begin}:{end}]")), say("slice", width)
+
+
+def _multiple(text: str, part: str) -> int:
+    """How many times a part a text is; 0 if it is no such product."""
+    match parse(text):
+        case ast.BinOp(left=ast.Constant(value=int(times)), op=ast.Mult(), right=right) if show(right) == part:
+            return times
+    return 0
+
+
+def _tree(field: Any) -> ast.expr:
+    return field.expression.tree() if hasattr(field, "expression") else ast.Constant(field)

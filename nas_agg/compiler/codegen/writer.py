@@ -6,19 +6,13 @@ import ast
 
 from nas_agg.compiler.codegen.aggregates import write_aggregate
 from nas_agg.compiler.codegen.calls import Calls
-from nas_agg.compiler.codegen.classes import Class, Classes
-from nas_agg.compiler.codegen.ir import (
-    ClassDef,
-    calls,
-    show,
-    statements,
-    walk,
-)
+from nas_agg.compiler.codegen.classes import Class, Classes, slicing
+from nas_agg.compiler.codegen.helpers import helpers, single_squeeze
+from nas_agg.compiler.codegen.ir import ClassDef, functions, rewrite, show, statements, walk
 from nas_agg.compiler.codegen.merging import merge
 from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.pre_activation import Raws
 from nas_agg.compiler.codegen.rewrites import drop_records, inline_sequences
-from nas_agg.compiler.codegen.slices import slicing
 from nas_agg.compiler.codegen.units import UnitText
 from nas_agg.expansion.trace import Trace
 from nas_agg.language.resolved import Sequence
@@ -44,7 +38,7 @@ class Writer:
         self.calls = Calls(self.classes, write)
 
     def parts(self) -> list[str]:
-        """The text of each class, in the order in which they need one another."""
+        """The text of each helper and class, in the order in which they need one another."""
         self.calls.written(self.classes.root)
         if self.classes.lost:
             raise NotExpressible  # something with weights leads nowhere, and the graph has left it out
@@ -52,12 +46,16 @@ class Writer:
         kept: set[Class] = set()  # those that keep the channels of their output
         for made in reversed(self.calls.order):
             # What a loop that did not work out had asked for may be needed by no one.
-            if made is self.classes.root or any(calls(other.init, made.name) for other in needed):
-                if any(calls(other.init, made.name) and self.asks(made, other, kept) for other in needed):
+            if made is self.classes.root or any(made.name in functions(other.init) for other in needed):
+                if any(made.name in functions(other.init) and self.asks(made, other, kept) for other in needed):
                     kept.add(made)
                 needed.append(made)
         found = inline_sequences([self.definition(made, made in kept) for made in needed[::-1]])
-        return ["\n".join(made.lines()) for made in found]
+        if single_squeeze(self.calls.squeezes):
+            for definition in found:
+                definition.init = rewrite(definition.init, _without_activations)
+        called = {name for each in found for name in functions([*each.init, *each.forward])}
+        return [*helpers(called, self.calls.squeezes), *["\n".join(each.lines()) for each in found]]
 
     def definition(self, made: Class, keeps_width: bool) -> ClassDef:
         """The class as it is emitted."""
@@ -75,6 +73,13 @@ class Writer:
         parts = [*other.init, *statements([other.width])] if other in kept else other.init
         attributes = [show(part) for part in walk(parts) if isinstance(part, ast.Attribute) and part.attr == "out"]
         return any(attribute.endswith(tuple(made.asked)) for attribute in attributes)
+
+
+def _without_activations(node: ast.AST) -> ast.AST | None:
+    """A squeeze-and-excitation whose activations are those of the only kind."""
+    if isinstance(node, ast.Call) and show(node.func) == "SE":
+        return ast.Call(node.func, node.args[:2], [])
+    return None
 
 
 def write(calls: Calls, made: Class) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import ast
+from collections.abc import Callable, Mapping
 from itertools import groupby
 
-from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import env, is_chain
 from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.joins import Joins
+from nas_agg.compiler.codegen.ir import parse, show, substitute
+from nas_agg.compiler.codegen.joins import UnitBody
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.rewrites import nameable
@@ -19,49 +19,48 @@ from nas_agg.language.resolved import Aggregate, Sequence, WordUse
 FEW = 6  # nodes of an aggregate of the network that are written one by one where they follow one another
 
 
-class Inside(Joins):
-    """Writes these."""
+class Nested:
+    """Writes these.
 
-    calls: Calls
-    root: bool
+    Args:
+        unit: The unit around.
+        step: Writes a step of it: its label, its uses, the names around.
+    """
 
-    def step(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool = False) -> None:
-        raise NotImplementedError
-
-    def kept(self) -> set[str]:
-        raise NotImplementedError
+    def __init__(self, unit: UnitBody, step: Callable[[str, list[StepRun], Mapping[str, str]], None]):
+        self.unit, self.step = unit, step
 
     def short(self, label: str, column: list[StepRun]) -> bool:
         """A unit of a few layers, written where it stands."""
-        channels, used = self.channels, set(self.used)
-        text = self.brief([run.run for run in column], self.names)  # type: ignore[misc]
-        once = len(column[0].step.steps) <= (6 if self.root else 2) and len(
-            self.classes.of[id(column[0].run)].runs
+        state = self.unit.state()
+        text = self.brief([run.run for run in column], self.unit.names)  # type: ignore[misc]
+        once = len(column[0].step.steps) <= (6 if self.unit.root else 2) and len(
+            self.unit.classes.of[id(column[0].run)].runs
         ) == len(column)
         if text is None or (len(f"self.{label} = {text}") > WIDTH - 8 and not once):
-            self.channels, self.used = channels, used
+            self.unit.restore(state)
             return False
-        self.items.append(Item(f"self.{label}(X)", (label, text), 1))
+        self.unit.items.append(Item(f"self.{label}(X)", (label, text), 1))
         return True
 
     def brief(self, runs: list[UnitRun], names: Mapping[str, str]) -> str | None:
         """The text of a unit of a few layers as a value, or None."""
         unit = runs[0].unit
-        if not unit.steps or len(unit.steps) > (6 if self.root else 3) or unit.joins:
+        if not unit.steps or len(unit.steps) > (6 if self.unit.root else 3) or unit.joins:
             return None
-        items, around, known = self.items, self.entering, self.names
-        self.items, self.entering, self.names = [], self.channels, dict(names)
+        items, around, known = self.unit.items, self.unit.entering, self.unit.names
+        self.unit.items, self.unit.entering, self.unit.names = [], self.unit.channels, dict(names)
         try:
             for k, (own, _) in enumerate(unit.steps):
                 self.step(own, [run.steps[k] for run in runs], names)
-            parts = [item.module for item in self.items]
-            if len(parts) == 1 and self.items[0].pair and parts[0]:  # two values come out as they are
+            parts = [item.module for item in self.unit.items]
+            if len(parts) == 1 and self.unit.items[0].pair and parts[0]:  # two values come out as they are
                 parts = [(parts[0][0].lstrip("!"), parts[0][1])]
         finally:
-            self.items, self.entering, self.names = items, around, known
+            self.unit.items, self.unit.entering, self.unit.names = items, around, known
         if not parts or any(part is None or not part[1] or part[0].startswith("!") for part in parts):
             return None
-        if self.channels.startswith("self."):
+        if self.unit.channels.startswith("self."):
             return None
         if any("self." in part[1] or not nameable(part[0]) for part in parts if part):
             return None
@@ -80,30 +79,30 @@ class Inside(Joins):
             all(run.n == 1 and is_chain(run) for run in runs)
             and self.simple(step.units[0])
             and not step.units[0].joins
-            and not any(map(self.classes.stateful, column))
+            and not any(map(self.unit.classes.stateful, column))
         )
 
     def inline(self, label: str, runs: list[UnitRun], names: Mapping[str, str]) -> None:
-        around, self.entering = self.entering, self.channels
+        around, self.unit.entering = self.unit.entering, self.unit.channels
         for k, (own, _) in enumerate(runs[0].unit.steps):
-            self.step(self.attribute(f"{label}_{own}"), [run.steps[k] for run in runs], names)
-        self.entering = around
+            self.step(self.unit.attribute(f"{label}_{own}"), [run.steps[k] for run in runs], names)
+        self.unit.entering = around
 
     def listed(self, label: str, column: list[StepRun]) -> bool:
         """An aggregate whose nodes follow one another, as a list of its units."""
         runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
         n = runs[0].n
-        around = self.classes.of[id(runs[0])]
+        around = self.unit.classes.of[id(runs[0])]
         if around.takes or (around.gives and n != 1):
             return False
         if not around.gives and self.conditional(label, column):
             return True
         if n == 0 or any(run.n != n or not is_chain(run) for run in runs):
             return False
-        few = self.root and n <= FEW and len(around.runs) == 1
+        few = self.unit.root and n <= FEW and len(around.runs) == 1
         if not (runs[0].aggregate.each or n == 1 or few):
             return False
-        if n > 1 and not self.root:
+        if n > 1 and not self.unit.root:
             return False
         if n == 1 and self.brief_node(label, column):
             return True
@@ -111,49 +110,49 @@ class Inside(Joins):
         briefs: list[str | None] = []
         for k in range(n):
             units = [run.nodes[k].unit for run in runs]
-            made = self.calls.written(self.classes.of[id(units[0])])
+            made = self.unit.calls.written(self.unit.classes.of[id(units[0])])
             if made.mode == "given":
                 return False
-            channels = str(self.classes.channels(units[0].x)) if self.root else self.channels
+            channels = str(self.unit.classes.channels(units[0].x)) if self.unit.root else self.unit.channels
             try:
-                texts.append(self.calls.call(made, channels, units, column, self))
-                briefs.append(self.brief_call(units, channels) if self.root and not made.gives else None)
+                texts.append(self.unit.calls.call(made, channels, units, column, self.unit))
+                briefs.append(self.brief_call(units, channels) if self.unit.root and not made.gives else None)
             except NotExpressible:
                 return False
         short = [brief for brief in briefs if brief and len(brief) < WIDTH - 12]
         texts = short if len(set(short)) == n else texts
-        pair = ("raw" if column[0].label in self.kept() else "_") if around.gives else ""
+        pair = ("raw" if column[0].label in self.unit.kept() else "_") if around.gives else ""
         text = f"chain({', '.join(repeated(texts))})"
-        self.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, text), 1, pair=pair))
-        if self.root:
-            self.channels = str(self.classes.channels(column[0].out))
+        self.unit.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, text), 1, pair=pair))
+        if self.unit.root:
+            self.unit.channels = str(self.unit.classes.channels(column[0].out))
         else:
-            self.channels = self.calls.out(made, texts[-1], f"self.{label}[-1].unit.out")
+            self.unit.channels = self.unit.calls.out(made, texts[-1], f"self.{label}[-1].unit.out")
         return True
 
     def brief_node(self, label: str, column: list[StepRun]) -> bool:
         """An aggregate of one node with a few layers."""
-        channels, used = self.channels, set(self.used)
+        state = self.unit.state()
         try:
             units = [run.run.nodes[0].unit for run in column]  # type: ignore[union-attr]
             text = None if units[0].unit.joins else self.brief(units, self.unbound(column[0].step))
         except NotExpressible:
             text = None
         if text is None or len(f"self.{label} = chain({text})") > WIDTH - 8:
-            self.channels, self.used = channels, used
+            self.unit.restore(state)
             return False
-        gives = self.classes.of[id(column[0].run)].gives
-        pair = ("raw" if column[0].label in self.kept() else "_") if gives else ""
-        self.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
+        gives = self.unit.classes.of[id(column[0].run)].gives
+        pair = ("raw" if column[0].label in self.unit.kept() else "_") if gives else ""
+        self.unit.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
         return True
 
     def brief_call(self, units: list[UnitRun], channels: str) -> str | None:
         """The text of a network's unit of a few layers, from given channels on."""
-        around, self.channels = self.channels, channels
+        around, self.unit.channels = self.unit.channels, channels
         try:
             return self.brief(units, {})
         finally:
-            self.channels = around
+            self.unit.channels = around
 
     def conditional(self, label: str, column: list[StepRun]) -> bool:
         """An aggregate of one node that is not there at some uses, and keeps the width."""
@@ -161,43 +160,43 @@ class Inside(Joins):
         counts = {run.n for run in runs}
         if counts != {0, 1} or not all(is_chain(run) for run in runs):
             return False
-        if any(self.classes.channels(run.x) != self.classes.channels(run.out) for run in column):
+        if any(self.unit.classes.channels(run.x) != self.unit.classes.channels(run.out) for run in column):
             return False
-        channels, used, known = self.channels, set(self.used), self.names
+        state, channels, known = self.unit.state(), self.unit.channels, self.unit.names
         try:
             units = [run.nodes[0].unit for run in runs if run.n]
             there = [run for run in column if run.run.n]  # type: ignore[union-attr]
-            made = self.calls.written(self.classes.of[id(units[0])])
+            made = self.unit.calls.written(self.unit.classes.of[id(units[0])])
             if made.mode == "given" or runs[0].aggregate.nodes is None:
                 return False
             nodes = runs[0].aggregate.nodes.expression
-            test = self.said(nodes.tree(), [env(run.outer) for run in runs], self.names)
-            self.names = self.unbound(column[0].step)
-            text = self.brief(units, self.names)
-            self.channels = channels
+            test = self.unit.said(nodes.tree(), [env(run.outer) for run in runs], self.unit.names)
+            self.unit.names = self.unbound(column[0].step)
+            text = self.brief(units, self.unit.names)
+            self.unit.channels = channels
             if text is None:
-                text = self.calls.call(made, channels, units, there, self)
+                text = self.unit.calls.call(made, channels, units, there, self.unit)
         except NotExpressible:
-            self.channels, self.used = channels, used
+            self.unit.restore(state)
             return False
         finally:
-            self.names = known
-        made_, empty = f"[{text}]", "[]"
-        if " if " not in test:
-            test = f"{test} == 1"
-        elif re.fullmatch(r"[01] if [^()]* else [01]", test):
-            made_, empty = (made_, empty) if test[0] == "1" else (empty, made_)
-            test = test[len("1 if ") : -len(" else 0")]
-        else:
-            test = f"({test}) == 1"
-        self.items.append(Item(f"self.{label}(X)", (label, f"chain(*{made_} if {test} else {empty})"), 1))
+            self.unit.names = known
+        there_, empty = f"[{text}]", "[]"
+        match parse(test):
+            case ast.IfExp(test=found, body=ast.Constant(value=1), orelse=ast.Constant(value=0)):
+                test = show(found)
+            case ast.IfExp(test=found, body=ast.Constant(value=0), orelse=ast.Constant(value=1)):
+                test, there_, empty = show(found), empty, there_
+            case _:
+                test = substitute("_n == 1", {"_n": test})
+        self.unit.items.append(Item(f"self.{label}(X)", (label, f"chain(*{there_} if {test} else {empty})"), 1))
         return True
 
     def unbound(self, step: Aggregate) -> dict[str, str]:
         """The names that an aggregate leaves as they are."""
         bound = {name for name, value in (("w", step.growth), ("g", step.cardinality), ("s", step.stride)) if value}
         bound |= {"l", "n"} | {name for name, _ in step.let}
-        return {name: text for name, text in self.names.items() if name not in bound}
+        return {name: text for name, text in self.unit.names.items() if name not in bound}
 
 
 def repeated(texts: list[str]) -> list[str]:
