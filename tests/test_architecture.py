@@ -22,6 +22,7 @@ ROOMS = (
     "search_space",
     "compiler.remat",
     "compiler",
+    "compiler.codegen.syntax",
     "compiler.codegen",
     "training",
     "study.definition",
@@ -106,15 +107,14 @@ def test_no_circles():
     }
     graph = networkx.DiGraph((name, other) for name, others in edges.items() for other in others)
     circles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
-    # Classes of the code generator hold each other; no other room has a circle.
-    assert [circle for circle in circles if {room_of(name) for name in circle} != {"compiler.codegen"}] == []
+    assert circles == []
 
 
 @pytest.mark.parametrize("room", [room for room in ROOMS if room] + ["."])
 def test_rooms_stay_small_and_say_what_they_are(room):
     folder = PACKAGE.joinpath(*room.split(".")) if room != "." else PACKAGE
     files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
-    assert len(files) <= (26 if room == "compiler.codegen" else 16)
+    assert len(files) <= 16
     document = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert document and len(document) > 40
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from nas_agg.compiler.codegen.formatting import file
-from nas_agg.compiler.codegen.numbers import NotExpressible
 from nas_agg.compiler.codegen.straight_line import flat
+from nas_agg.compiler.codegen.syntax.formatting import file
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.compiler.codegen.verification import holds
 from nas_agg.compiler.codegen.writer import Writer
 from nas_agg.expansion.costs import cost

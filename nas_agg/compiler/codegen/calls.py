@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from nas_agg.compiler.codegen.classes import Class, Classes, env
-from nas_agg.compiler.codegen.ir import is_simple, names, parse, show, substitute
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.syntax.ir import is_simple, names, parse, show, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
 from nas_agg.expansion.trace import AggregateRun, StepRun
 
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_agg.compiler.codegen.numbers import NotExpressible
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun, GatherRun, StepRun, Trace, UnitRun
 from nas_agg.graph.primitives import Cat, Slice
 from nas_agg.language.layers import SliceLayer
-from nas_agg.language.operators import Sum
+from nas_agg.language.operators import Concat, Sum
 from nas_agg.language.resolved import Aggregate, Gather, Join, Number, Sequence, WordUse
 
 #: Names that emitted code has for itself.
@@ -296,3 +296,41 @@ def leading(run: UnitRun) -> StepRun | None:
         first = first.run.steps[0]
     kind = getattr(first.step, "kind", None) if first else None
     return first if kind is SliceLayer else None
+
+
+def merge(classes: Classes) -> None:
+    """Merges the classes of such aggregates.
+
+    Schedules may bind a name in one that comes from outside in the other.
+
+    Args:
+        classes: Of a network; the first of those that are alike takes the uses of the others.
+    """
+    first: dict[Any, Class] = {}
+    for key, made in list(classes.found.items()):
+        alike = likeness(made)
+        if alike is None:
+            continue
+        kept = first.setdefault((alike, key[-1]), made)
+        if kept is made:
+            continue
+        del classes.found[key]
+        kept.runs += made.runs
+        kept.sites += made.sites
+        kept.gives = kept.gives or made.gives
+        classes.of |= {id(run): kept for run in made.runs}
+        for other in classes.found.values():
+            other.sites = [(id(kept), *site[1:]) if site and site[0] == id(made) else site for site in other.sites]
+
+
+def likeness(made: Class) -> Any:
+    """What classes that are one have in common, or None."""
+    part = made.part
+    if not isinstance(part, Aggregate) or part.each or made.takes:
+        return None
+    output = part.output or part.reads
+    plain = output.norm == "none" and not (output.weight or output.raw or output.match or output.each)
+    if output.how is not Concat or not plain or output.pattern.word not in ("dense", "nodes"):
+        return None
+    gathers = [signature(gather) if gather else None for gather in (part.reads, part.shortcut)]
+    return tuple(map(signature, part.units)), *gathers, tuple(name for name, _ in part.let)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import math
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from nas_agg.compiler.codegen.numbers import NotExpressible
+from nas_agg.compiler.codegen.schedules import Schedules
+from nas_agg.compiler.codegen.syntax.ir import parse, show
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import AggregateRun, GatherRun
 from nas_agg.language.operators import Gated
 from nas_agg.language.resolved import SOURCES, Gather
@@ -101,3 +106,192 @@ class Role:
     @property
     def prepared(self) -> bool:
         return self.gather is not None and stateful(self.gather)
+
+
+def listed(tensors: str) -> str:
+    """Tensors as a list that can be gone over twice."""
+    return f"[*{tensors}]" if tensors.startswith("map(") else tensors
+
+
+def modules(parts: Mapping[Any, Any]) -> str:
+    """Modules under names."""
+    items = [f'"{name}": {modules(part) if isinstance(part, dict) else part}' for name, part in parts.items()]
+    return f"nn.ModuleDict({{{', '.join(items)}}})"
+
+
+class Loop:
+    """What loops over the nodes of an aggregate have in common: the features that gathers select, and their weights.
+
+    Args:
+        text: The names of the aggregate's class.
+
+    Attributes:
+        several: Whether the units take their shortcut as a list.
+        init: The lines of the constructor.
+    """
+
+    reads: Role
+    output: Role
+
+    def __init__(self, text: Schedules):
+        self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
+        self.counter = self.classes.counter
+        self.init: list[str] = []
+        self.several = False
+
+    def values(self, role: Role, word: str) -> Any:
+        """A number of a pattern or an operator that is the same everywhere."""
+        found = []
+        for run, row in zip(self.runs, role.found, strict=True):
+            for one in row:
+                node = run.nodes[min(one.position, run.n) - 1] if run.n else None
+                scope = node.scope if node else run.outer
+                assert role.gather is not None
+                found.append(role.gather.pattern.values(scope)[word])
+        if not same(found):
+            raise NotExpressible
+        return found[0]
+
+    def selected(self, role: Role, of: str, newest: bool = True) -> str:
+        """The sources among a list of features, or of their widths."""
+        assert role.gather is not None
+        word = role.gather.pattern.word
+        end = "" if newest else "-1"
+        if role.name == "output" and len({one.gather.pattern.word for one in role.all}) > 1:
+            self.made.fields["first"] = (lambda run: int(run.output.gather.pattern.word == "nodes"), lambda run: None)
+            if "self.first = first" not in self.init:
+                self.init.append("self.first = first")
+            return "widths[first:]" if of == "widths" else f"{of}[self.first :]"
+        if word == "previous":
+            return f"{of}[-1:]"
+        if word == "dense":
+            return f"{of}[:-1]" if end else of
+        if word == "nodes":
+            return f"{of}[1:{end}]"
+        if word == "input":
+            return f"{of}[:1]"
+        if word == "window":
+            return f"{of}[-{self.values(role, 'window')}:{end}]"
+        if word == "micro-dense":
+            m = self.values(role, "micro-dense")
+            return f"{of}[(len({of}) - 1) // {m} * {m} :{' -1' if end else ''}]"
+        if word == "exponential":
+            found = f"spaced({of}, {self.values(role, 'exponential')})"
+            return f"{found}[:-1]" if end else found
+        raise NotExpressible
+
+    def entering(self, role: Role) -> str:
+        """The channels of what is gathered, from the list of widths; checked at every use."""
+        if role.kind == "newest":
+            self.check_width(role, lambda widths, one: widths[one.position - 1])
+            return "widths[-1]"
+        if role.kind == "input":
+            return "in_"
+        word = role.word
+        if word == "concat":
+            self.check_width(role, lambda widths, one: sum(widths[k] for k in one.asked))
+            return f"sum({self.selected(role, 'widths')})"
+        if word == "mixed":
+            raise NotExpressible
+        self.check_width(role, lambda widths, one: widths[one.asked[-1]])
+        if all(one.asked[-1] == one.position - 1 for one in role.all):
+            return "widths[-1]"
+        return f"{self.selected(role, 'widths')}[-1]"
+
+    def check_width(self, role: Role, width: Any) -> None:
+        for run, row in zip(self.runs, role.found, strict=True):
+            widths = [self.classes.channels(tensor) for tensor in run.features]
+            for one in row:
+                assert one.result is not None
+                if width(widths, one) != self.classes.channels(one.result):
+                    raise NotExpressible
+
+    def joined(self, role: Role, tensors: str) -> str:
+        """What the sources become."""
+        if role.name == "shortcut" and self.several:
+            return tensors
+        counts = {len(one.sources) + (one.main is not None and role.name != "shortcut") for one in role.all}
+        if counts == {1}:
+            tree = parse(tensors)  # a list, or the products of two
+            lists = tree.args[1:] if isinstance(tree, ast.Call) and show(tree.func) == "map" else [tree]
+            return " * ".join(map(_only, map(show, lists)))
+        if role.word in ("concat", "mixed"):
+            return f"torch.cat({listed(tensors)}, 1)"
+        if role.word == "mean" and role.name != "shortcut":
+            return f"mean({listed(tensors)})"
+        return f"reduce(torch.{'mul' if role.word == 'product' else 'add'}, {tensors})"
+
+    def weights(self, role: Role, widths: str) -> str:
+        """The weights of sources of these widths, as they start."""
+        uses = starts_of(role.all)
+        if role is self.reads and self.output is not role and self.output.gather:
+            uses += starts_of(self.output.all)  # weighted as the reads are
+        if all(one.plain for one in uses):
+            return f"weights({widths})"
+        if same([one.value for one in uses]):
+            return f"weights_from({uses[0].text}, {widths})"
+        tree = parse(widths)
+        number = show(tree.right) if isinstance(tree, ast.BinOp) else f"len({widths})"
+        if not all(one.sources for one in role.all):
+            number = f"max(1, {number})"
+        names = {SOURCES: number} if role.name == "output" else {SOURCES: number, "l": self.counter}
+        assert role.gather is not None and role.gather.start is not None
+        found = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
+        return f"weights_from({found.text}, {widths})"
+
+    def late(self) -> bool:
+        """Whether a feature's norm waits until the feature is no longer the newest."""
+        role = self.reads
+        return role.prepared and role.gather is not None and role.gather.pattern.word == "dense"
+
+    def source(self, role: Role, lists: str = "features", node: str = "node") -> str:
+        """The expression of what a position gathers."""
+        if role.kind == "newest":
+            return f"{lists}[-1]"
+        if role.kind == "input":
+            return f"{lists}[0]"
+        assert role.gather is not None
+        lists = "sources" if role.apart else lists
+        if not role.prepared:
+            if role.word == "mixed" and role.name != "shortcut":
+                raise NotExpressible
+            return self.joined(role, self.selected(role, lists))
+        main = role.name != "shortcut"
+        if main and role.gather.norm != "none" and self.late():
+            tensors = "sources"
+        else:
+            tensors = self.selected(role, "sources" if role.gather.norm != "none" else lists, newest=not main)
+        part = "self.output" if role.name == "output" else f"{node}.{role.name}"
+        if role.gather.weight:
+            tensors = f"map(torch.mul, {tensors}, {part}.weights)"
+        if role.gather.how is Gated:
+            tensors = f"gated({listed(tensors)}, {part}.gates)"
+        if main:
+            tensors = f"[*{tensors}, {lists}[-1]]"
+            return self.joined(role, tensors)
+        return self.joined(role, tensors)
+
+    def norm(self, role: Role) -> str:
+        """The norm of a source, which has no parameters."""
+        assert role.gather is not None
+        if role.gather.norm == "none":
+            return "X"
+        groups = []
+        for run, row in zip(self.runs, role.found, strict=True):
+            for one in row:
+                groups += [self.classes.channels(tensor) for _, tensor in one.sources]
+            del run
+        word = role.gather.norm
+        if word == "bn":
+            raise NotExpressible
+        if word == "ln":
+            return "torch.group_norm(X, 1)"
+        if word == "in":
+            return "torch.group_norm(X, X.shape[1])"
+        found = [math.gcd(32, c) for c in groups]
+        return f"torch.group_norm(X, {found[0]})" if same(found) else "torch.group_norm(X, math.gcd(32, X.shape[1]))"
+
+
+def _only(tensors: str) -> str:
+    """The only one of some tensors."""
+    return f"{tensors[:-2]}]" if tensors.endswith("[-1:]") else f"{tensors}[0]"

@@ -9,7 +9,7 @@ from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import Class, env
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
-from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import StepRun, UnitRun
 
 

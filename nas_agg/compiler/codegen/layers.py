@@ -6,8 +6,8 @@ import ast
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from nas_agg.compiler.codegen.ir import parse, show, substitute
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.syntax.ir import parse, show, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
 from nas_agg.expansion.trace import StepRun
 from nas_agg.graph.primitives import ACTIVATIONS, Norm
 from nas_agg.language import layers

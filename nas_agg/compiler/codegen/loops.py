@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 
 from nas_agg.compiler.codegen.classes import Class, signature
-from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.gather_facts import Role
-from nas_agg.compiler.codegen.ir import rewrite, show, statements, substitute
+from nas_agg.compiler.codegen.gather_facts import Loop, Role, modules
 from nas_agg.compiler.codegen.layers import unit_call
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
-from nas_agg.compiler.codegen.rewrites import SEQUENTIAL, reads, text
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.selections import Loop, modules
+from nas_agg.compiler.codegen.syntax.formatting import WIDTH
+from nas_agg.compiler.codegen.syntax.ir import rewrite, show, statements, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.syntax.rewrites import SEQUENTIAL, reads, text
 from nas_agg.compiler.codegen.unrolled import taken
 from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated

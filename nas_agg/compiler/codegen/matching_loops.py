@@ -6,13 +6,12 @@ import ast
 from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class
-from nas_agg.compiler.codegen.gather_facts import Role
-from nas_agg.compiler.codegen.ir import names, parse, statements, substitute
+from nas_agg.compiler.codegen.gather_facts import Loop, Role, listed, modules
 from nas_agg.compiler.codegen.layers import unit_call
-from nas_agg.compiler.codegen.numbers import NotExpressible, same
-from nas_agg.compiler.codegen.rewrites import reads
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.selections import Loop, listed, modules
+from nas_agg.compiler.codegen.syntax.ir import names, parse, statements, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
+from nas_agg.compiler.codegen.syntax.rewrites import reads
 from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from itertools import groupby
 
 from nas_agg.compiler.codegen.classes import env, is_chain
-from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.ir import parse, show, substitute
 from nas_agg.compiler.codegen.joins import UnitBody
 from nas_agg.compiler.codegen.layers import Item
-from nas_agg.compiler.codegen.numbers import NotExpressible
-from nas_agg.compiler.codegen.rewrites import nameable
+from nas_agg.compiler.codegen.syntax.formatting import WIDTH
+from nas_agg.compiler.codegen.syntax.ir import parse, show, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
+from nas_agg.compiler.codegen.syntax.rewrites import nameable
 from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse
 

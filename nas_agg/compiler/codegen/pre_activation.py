@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, Classes
 from nas_agg.compiler.codegen.gather_facts import stateful
-from nas_agg.compiler.codegen.numbers import NotExpressible
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language import layers
 from nas_agg.language.resolved import Aggregate, Sequence, WordUse

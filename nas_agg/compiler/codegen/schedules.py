@@ -7,7 +7,7 @@ from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import Class, expression
-from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.scope import NodeScope, ScheduleScope
 from nas_agg.expansion.trace import AggregateRun, NodeRun
 from nas_agg.language.expressions import Expression

@@ -7,12 +7,12 @@ from fractions import Fraction
 
 from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import Class, env
-from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.ir import is_simple, replaced_part, statements, substitute
 from nas_agg.compiler.codegen.joins import UnitBody
 from nas_agg.compiler.codegen.layers import Item, Uses
 from nas_agg.compiler.codegen.nested import Nested
-from nas_agg.compiler.codegen.numbers import NotExpressible
+from nas_agg.compiler.codegen.syntax.formatting import WIDTH
+from nas_agg.compiler.codegen.syntax.ir import is_simple, replaced_part, statements, substitute
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.expansion.trace import StepRun
 from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
 

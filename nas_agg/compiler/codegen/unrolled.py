@@ -7,14 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from nas_agg.compiler.codegen.classes import Class, leading
-from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.gather_facts import starts_of
-from nas_agg.compiler.codegen.ir import names, parse, show, statements
+from nas_agg.compiler.codegen.gather_facts import listed, modules, starts_of
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
-from nas_agg.compiler.codegen.numbers import NotExpressible, Simplified, same
-from nas_agg.compiler.codegen.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.compiler.codegen.schedules import Schedules
-from nas_agg.compiler.codegen.selections import listed, modules
+from nas_agg.compiler.codegen.syntax.formatting import WIDTH
+from nas_agg.compiler.codegen.syntax.ir import names, parse, show, statements
+from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
+from nas_agg.compiler.codegen.syntax.rewrites import drop_pairs, fold_loops, inline_names
 from nas_agg.expansion.trace import AggregateRun, GatherRun, NodeRun, StepRun, UnitRun
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Gated

@@ -10,8 +10,18 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import nn
 
-from nas_agg.compiler.codegen.formatting import WIDTH
-from nas_agg.compiler.codegen.ir import ClassDef, functions, height, parse, replaced, rewrite, show, statements, walk
+from nas_agg.compiler.codegen.syntax.formatting import WIDTH
+from nas_agg.compiler.codegen.syntax.ir import (
+    ClassDef,
+    functions,
+    height,
+    parse,
+    replaced,
+    rewrite,
+    show,
+    statements,
+    walk,
+)
 
 LAYERS = 3  # that a sequence in a call may have
 SEQUENTIAL = statements(["for node in self:", "    x = node.unit(x)", "return x"])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from nas_agg.compiler.codegen.formatting import wrapped
+from nas_agg.compiler.codegen.syntax.formatting import wrapped
 
 Rule = Callable[[ast.AST], "ast.AST | None"]
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import reduce
 from typing import Any
 
-from nas_agg.compiler.codegen.ir import parse, replaced, show
+from nas_agg.compiler.codegen.syntax.ir import parse, replaced, show
 
 Env = Mapping[str, Any]
 
