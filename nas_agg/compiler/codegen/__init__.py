@@ -1,4 +1,11 @@
-"""Genotype -> the text of a Python file that imports torch alone."""
+"""Code generation: the Python file of a genotype, which imports torch alone.
+
+The trace of the expansion is grouped into classes (`classes.py`), each written with the names that differ between its
+uses as parameters (`units.py`; `loops.py`, `matching_loops.py`, `unrolled.py` for aggregates; `schedules.py` for the
+names). Classes are trees of `syntax/`, which rewrites and prints them. `verification.py` runs the file before it is
+given; where no such text holds, `straight_line.py` writes the graph operation by operation. `package.py` writes the
+folder of a compiled model.
+"""
 
 from __future__ import annotations
 
