@@ -273,7 +273,6 @@ def _run(
             record = StudyRecord(optuna.pruners.NopPruner(), storage, must_exist=True, objectives=objectives)
             proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
         proposal = proposer.propose()
-        proposal = proposer.propose()
         if not isinstance(proposal, Proposal):
             reason = "timeout" if proposal is None else proposal.reason
             raise AssertionError(f"no network is proposed for trial {len(record.trials)}: {reason}")
