@@ -1,10 +1,10 @@
-"""A network as the backbone of torchvision's Faster R-CNN with a feature pyramid, trained on made boxes.
+"""A network as the backbone of torchvision's Faster R-CNN with a feature pyramid, trained on synthetic images.
 
     python examples/backbone_detection.py                                          # ResNet-50, no download
     python examples/backbone_detection.py dsnet/ds2net50 --steps 20 --size 256
     python examples/backbone_detection.py runs/mine --weights runs/mine/best/weights.safetensors
 
-The pictures are grey noise with coloured rectangles, the class of a box is its colour. Prints the stages that feed the
+The images are grey noise with coloured rectangles; the class of a box is its colour. Prints the stages that feed the
 pyramid and the loss of each step.
 """
 
@@ -29,11 +29,11 @@ COLOURS = torch.tensor([[1.0, 0.1, 0.1], [0.1, 1.0, 0.1], [0.1, 0.1, 1.0]])
 
 
 class Pyramid(nn.Module):
-    """A backbone with a feature pyramid on its last four stages, and one more level that is pooled.
+    """A feature pyramid on the last four stages of a backbone, with an additional pooled level.
 
     Args:
-        backbone: What gives the stages' outputs.
-        out_channels: Of all levels.
+        backbone: The backbone.
+        out_channels: Channels of all levels.
     """
 
     def __init__(self, backbone: Backbone, out_channels: int = 256):
@@ -52,7 +52,7 @@ def detector(backbone: Backbone, size: int) -> FasterRCNN:
     """Faster R-CNN on a backbone, for images of one size."""
     pyramid = Pyramid(backbone)
     strides = [backbone.strides[name] for name in pyramid.stages]
-    sides = [*(8 * stride for stride in strides), 16 * strides[-1]]  # of anchors, as 32 to 512 pixels at 4 to 64
+    sides = [*(8 * stride for stride in strides), 16 * strides[-1]]  # of anchors: 32 to 512 pixels at strides 4 to 64
     return FasterRCNN(
         pyramid,
         num_classes=1 + len(COLOURS),
@@ -64,8 +64,8 @@ def detector(backbone: Backbone, size: int) -> FasterRCNN:
     )
 
 
-def pictures(count: int, size: int, generator: torch.Generator) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Images with coloured rectangles, and where these are."""
+def synthetic_images(count: int, size: int, generator: torch.Generator) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """Images with coloured rectangles, and their boxes and labels."""
     images, targets = [], []
     for _ in range(count):
         image = 0.4 + 0.1 * torch.rand(3, size, size, generator=generator)
@@ -81,9 +81,11 @@ def pictures(count: int, size: int, generator: torch.Generator) -> tuple[list[Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("genotype", nargs="?", default="residual/resnet50", help="a file, a space's point or a run")
-    parser.add_argument("--weights", help="of the whole network")
-    parser.add_argument("--size", type=int, default=128, help="of the pictures' sides")
+    parser.add_argument(
+        "genotype", nargs="?", default="residual/resnet50", help="genotype: a file, a named point or a run folder"
+    )
+    parser.add_argument("--weights", help="weights of the whole network")
+    parser.add_argument("--size", type=int, default=128, help="side of images in pixels")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(options.seed)
     model.train()
     for step in range(1, options.steps + 1):
-        losses = model(*pictures(2, options.size, generator))
+        losses = model(*synthetic_images(2, options.size, generator))
         loss = sum(losses.values())
         optimizer.zero_grad()
         loss.backward()
@@ -106,8 +108,8 @@ def main() -> None:
         print(f"step {step}: loss {loss.item():.3f} ({parts})")
     model.eval()
     with torch.no_grad():
-        images, _ = pictures(1, options.size, generator)
-        print(f"one more picture: {len(model(images)[0]['boxes'])} boxes found")
+        images, _ = synthetic_images(1, options.size, generator)
+        print(f"inference on a new image: {len(model(images)[0]['boxes'])} boxes found")
 
 
 if __name__ == "__main__":

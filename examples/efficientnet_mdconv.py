@@ -1,13 +1,13 @@
-"""Table 5 of the Micro-Dense Nets paper: EfficientNet-B0 beside the same network with MDConv-n in some of its blocks.
+"""Table 5 of the Micro-Dense Nets paper: EfficientNet-B0 against the same network with MDConv-n in some of its blocks.
 
-    python examples/efficientnet_mdconv.py                                     # digits, no download, some 2 minutes
+    python examples/efficientnet_mdconv.py                                     # digits, no download, about 2 minutes
     python examples/efficientnet_mdconv.py --dataset folder:./photos --image-size 224 --device cuda \
         --recipe microdense-imagenet --out mdconv                              # the paper's recipe: 300 epochs
 
-The compression r_a of the MDConv blocks (and n, unless it is given) is chosen for equal size at the paper's 224x224
-and 1000 classes: parameters within 1 % and MACs within 2.5 %. Both networks start from the same random weights in all
-blocks that they share, and are trained with the same images in the same order. With --weights both start from trained
-weights of B0 instead, and the MDConv blocks alone from random ones: an unequal start, which the paper does not have.
+The compression r_a of the MDConv blocks (and n, unless specified) is chosen for equal size at the paper's 224x224 and
+1000 classes: parameters within 1 % and MACs within 2.5 %. Both networks start from the same random weights in all
+shared blocks and are trained with the same images in the same order. With --weights both start from trained weights of
+B0 instead, and only the MDConv blocks from random ones: an unequal start, which is not in the paper.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: a busy machine's cores are not waited for
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is loaded: avoids spinning on a busy machine
 
 import torch
 
@@ -38,10 +38,10 @@ from nas_agg.training.loop import evaluate, pick_device, train
 from nas_agg.training.recipes import Recipe, get_recipe
 
 SPACE = open_space("efficientnet")
-STAGES = (1, 2, 2, 3, 3, 4, 1)  # blocks of each
-PLACES = [(stage, block) for stage, count in enumerate(STAGES, start=1) for block in range(count)]
-PARAMS_WITHIN, MACS_WITHIN = 1.0, 2.5  # percent: the size that counts as equal
-LAYERS = (3, 4, 2, 5, 1, 6)  # numbers of dense layers in the order in which they are tried; the paper's best is 3
+STAGES = (1, 2, 2, 3, 3, 4, 1)  # number of blocks
+BLOCKS = [(stage, block) for stage, count in enumerate(STAGES, start=1) for block in range(count)]
+PARAMS_WITHIN, MACS_WITHIN = 1.0, 2.5  # tolerances of equal size, in percent
+LAYERS = (3, 4, 2, 5, 1, 6)  # numbers of dense layers, in the order of trial; the paper's best is 3
 
 
 @dataclass(frozen=True)
@@ -66,23 +66,23 @@ class Variant:
 
     @property
     def excess(self) -> float:
-        """The larger of both differences, each as a multiple of what counts as equal."""
+        """The larger of both differences, as a multiple of its tolerance."""
         return max(abs(self.params) / PARAMS_WITHIN, abs(self.macs) / MACS_WITHIN)
 
     @property
     def size(self) -> str:
-        """Both differences, and whether they count as equal."""
+        """Both differences, and whether the sizes are equal within tolerance."""
         limits = f"parameters within {PARAMS_WITHIN:g} % and MACs within {MACS_WITHIN:g} %"
-        verdict = f"equal, {limits}" if self.excess <= 1 else f"NOT equal, which is {limits}"
-        return f"params {self.params:+.2f} %, MACs {self.macs:+.2f} % of B0's: {verdict}"
+        verdict = f"equal ({limits})" if self.excess <= 1 else f"NOT equal ({limits})"
+        return f"params {self.params:+.2f} %, MACs {self.macs:+.2f} % relative to B0: {verdict}"
 
 
 def variant(b0: Genotype, cost: Cost, blocks: list[int], n: int, ratio: Fraction, se: bool) -> Variant:
-    """The network with MDConv-n, compressed by r_a = ratio, in the place of some blocks.
+    """The network with MDConv-n and compression r_a = ratio in place of some blocks.
 
     Args:
         b0: EfficientNet-B0.
-        cost: What it costs.
+        cost: Its cost.
         blocks: Numbers of the blocks, counted from 1.
         n: Dense layers of each MDConv.
         ratio: r_a.
@@ -99,32 +99,34 @@ def variant(b0: Genotype, cost: Cost, blocks: list[int], n: int, ratio: Fraction
     return Variant(blocks, n, ratio, genotype, params, macs)
 
 
-def solved(b0: Genotype, blocks: list[int], n: int, se: bool) -> Variant:
-    """The variant whose r_a, in thousandths, has the least excess over equal parameters and MACs."""
+def variant_of_equal_size(b0: Genotype, blocks: list[int], n: int, se: bool) -> Variant:
+    """The variant whose r_a, in steps of 0.001, is closest to equal parameters and MACs."""
 
     cost = nas_agg.cost(b0)
 
-    def at(thousandths: int) -> Variant:
+    def with_ratio(thousandths: int) -> Variant:
         return variant(b0, cost, blocks, n, Fraction(thousandths, 1000), se)
 
-    # Both sizes grow with r_a: halve the range, then look at the neighbourhood, where whole channels make steps.
+    # Both sizes grow with r_a: bisect, then search the neighbourhood, where sizes change in steps of whole channels.
     low, high = 10, 1000
     while high - low > 1:
         middle = (low + high) // 2
-        found = at(middle)
-        more = found.params / PARAMS_WITHIN + found.macs / MACS_WITHIN > 0
-        low, high = (low, middle) if more else (middle, high)
-    return min(map(at, range(max(10, low - 15), min(1000, low + 15) + 1)), key=lambda found: found.excess)
+        candidate = with_ratio(middle)
+        too_large = candidate.params / PARAMS_WITHIN + candidate.macs / MACS_WITHIN > 0
+        low, high = (low, middle) if too_large else (middle, high)
+    return min(
+        map(with_ratio, range(max(10, low - 15), min(1000, low + 15) + 1)), key=lambda candidate: candidate.excess
+    )
 
 
-def chosen(b0: Genotype, blocks: list[int], n: int | None, se: bool) -> Variant:
-    """The variant of equal size: of n dense layers or, if n is none, of the first of `LAYERS` that can be equal."""
+def choose_variant(b0: Genotype, blocks: list[int], n: int | None, se: bool) -> Variant:
+    """The variant of equal size, with n dense layers or the first number of `LAYERS` for which sizes can be equal."""
     best = None
     for layers in LAYERS if n is None else (n,):
-        found = solved(b0, blocks, layers, se)
-        if found.excess <= 1:
-            return found
-        best = found if best is None or found.excess < best.excess else best
+        candidate = variant_of_equal_size(b0, blocks, layers, se)
+        if candidate.excess <= 1:
+            return candidate
+        best = candidate if best is None or candidate.excess < best.excess else best
     assert best is not None
     return best
 
@@ -133,11 +135,11 @@ def print_blocks(before: Genotype, after: Variant) -> None:
     """Print both networks block by block."""
     trees = [network_tree(genotype) for genotype in (before, after.genotype)]
     rows = []
-    for name, branch in trees[0].parts.items():
+    for name, node in trees[0].parts.items():
         if not name.startswith("stage"):
-            rows.append([name, "", *_cells(branch), *_cells(trees[1].parts[name])])
+            rows.append([name, "", *_cells(node), *_cells(trees[1].parts[name])])
             continue
-        for number, (stage, block) in enumerate(PLACES, start=1):
+        for number, (stage, block) in enumerate(BLOCKS, start=1):
             if name == f"stage{stage}":
                 parts = [tree.parts[name].parts[str(block)] for tree in trees]
                 kind = "MBConv -> MDConv" if number in after.blocks else "MBConv"
@@ -147,21 +149,21 @@ def print_blocks(before: Genotype, after: Variant) -> None:
     print_table(header, rows, right=(2, 3, 4, 5, 6, 7))
 
 
-def _cells(branch: TreeNode) -> list[str]:
-    return ["x".join(map(str, branch.shape)), f"{branch.params:,}", f"{branch.macs:,}"]
+def _cells(node: TreeNode) -> list[str]:
+    return ["x".join(map(str, node.shape)), f"{node.params:,}", f"{node.macs:,}"]
 
 
 def outside(state: dict[str, torch.Tensor], blocks: list[int]) -> dict[str, torch.Tensor]:
-    """The tensors of a network that are not in some blocks."""
-    own = tuple(f"stage{stage}.{block}.unit." for stage, block in (PLACES[number - 1] for number in blocks))
+    """The tensors of a network outside of some blocks."""
+    own = tuple(f"stage{stage}.{block}.unit." for stage, block in (BLOCKS[number - 1] for number in blocks))
     return {name: tensor for name, tensor in state.items() if not name.startswith(own)}
 
 
-def take(target: Network, source: Network, blocks: list[int]) -> tuple[int, list[str]]:
-    """Give a network another's weights, except in some blocks and where shapes differ.
+def copy_weights(target: Network, source: Network, blocks: list[int]) -> tuple[int, list[str]]:
+    """Copy weights from another network, except in some blocks and where shapes differ.
 
     Returns:
-        The number of tensors taken, and the names of those that were not.
+        The number of copied tensors, and the names of the others.
     """
     state, theirs = target.state_dict(), source.state_dict()
     ours = outside(state, blocks)
@@ -171,20 +173,20 @@ def take(target: Network, source: Network, blocks: list[int]) -> tuple[int, list
 
 
 def check_shared(target: Network, source: Network, blocks: list[int]) -> None:
-    """Compare all weights outside of some blocks, bit for bit."""
+    """Check that all weights outside of some blocks are equal, bit for bit."""
     ours, theirs = (outside(network.state_dict(), blocks) for network in (target, source))
     if ours.keys() != theirs.keys() or not all(torch.equal(ours[name], theirs[name]) for name in ours):
-        raise NasAggError("the blocks that were not replaced differ")
+        raise NasAggError("blocks that were not replaced differ")
 
 
 @dataclass(frozen=True)
 class Start:
-    """How both networks start.
+    """The initial weights of both networks.
 
     Attributes:
         networks: B0 and its variant.
-        names: Of each network's start, for the summary.
-        about: What was done.
+        names: Descriptions of each network's initial weights, for the summary.
+        about: A description of the comparison.
     """
 
     networks: list[Network]
@@ -192,24 +194,28 @@ class Start:
     about: str
 
 
-def started(b0: Genotype, after: Variant, data: Data, recipe: Recipe, options: argparse.Namespace) -> Start:
-    """Both networks for a data set, with equal weights in all blocks that they share."""
+def make_start(b0: Genotype, after: Variant, data: Data, recipe: Recipe, options: argparse.Namespace) -> Start:
+    """Build both networks for a data set, with equal weights in all shared blocks."""
     genotypes = [genotype.with_task(data.input, data.classes) for genotype in (b0, after.genotype)]
     networks = [compile(genotype, options.seed, **recipe.init_options) for genotype in genotypes]
     names = [f"random, seed {options.seed}", "as B0; MDConv random"]
-    about = "both random, an equal start: the MDConv blocks and what they replace have random weights of their own"
+    about = "equal, both random: only the MDConv blocks and those they replace have different random weights"
     if options.weights:
         pretrained = nas_agg.compile(b0, weights=options.weights)
-        taken, new = take(networks[0], pretrained, [])
-        print(f"B0 takes {taken} tensors from {options.weights}; new, of other shapes: {', '.join(new) or 'none'}")
+        copied, new = copy_weights(networks[0], pretrained, [])
+        print(
+            f"B0: {copied} tensors from {options.weights}; random, because of other shapes: {', '.join(new) or 'none'}"
+        )
         names = [Path(options.weights).name, "as B0; MDConv random"]
         about = (
             f"NOT equal: B0 starts from {options.weights} in all blocks, its variant in all but the MDConv blocks, "
-            "which are random; the paper starts both at random (leave out --weights)"
+            "which are random; the paper starts both at random (omit --weights)"
         )
-    taken, new = take(networks[1], networks[0], after.blocks)
+    copied, new = copy_weights(networks[1], networks[0], after.blocks)
     check_shared(networks[1], networks[0], after.blocks)
-    print(f"{taken} tensors of the shared blocks are B0's, bit for bit; {len(new)} are the MDConv blocks' own")
+    print(
+        f"{copied} tensors of shared blocks are equal to B0's, bit for bit; {len(new)} tensors belong to MDConv blocks"
+    )
     return Start(networks, names, about)
 
 
@@ -218,10 +224,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--blocks", default="8,9,10", help="MBConv blocks to replace, counted from 1 (default: 8,9,10)")
-    parser.add_argument("--n", type=int, help="dense layers of each MDConv (default: 3 if sizes can be equal with it)")
+    parser.add_argument("--n", type=int, help="dense layers of each MDConv (default: 3 if sizes can be equal)")
     parser.add_argument("--se", choices=["on", "off"], default="on", help="squeeze-excitation in MDConv (default: on)")
-    parser.add_argument("--dataset", default="digits", help="as in nas_agg train, such as folder:PATH or cifar10")
-    parser.add_argument("--image-size", type=int, help="side that images are scaled to")
+    parser.add_argument(
+        "--dataset", default="digits", help="data set as in nas_agg train, for example folder:PATH or cifar10"
+    )
+    parser.add_argument("--image-size", type=int, help="scale images to this side")
     parser.add_argument("--recipe", default="final", help="see nas_agg recipes (default: final)")
     parser.add_argument("--epochs", type=int, help="default: 15 on digits, else the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -245,48 +253,48 @@ def check(options: argparse.Namespace) -> list[int]:
         InputError: An option is out of range.
     """
     if not all(
-        part.isdecimal() and part.isascii() and len(part) < 3 and 1 <= int(part) <= len(PLACES)
+        part.isdecimal() and part.isascii() and len(part) < 3 and 1 <= int(part) <= len(BLOCKS)
         for part in options.blocks.split(",")
     ):
         raise InputError(
-            f"--blocks: '{options.blocks}' is not a list of blocks from 1 to {len(PLACES)}, such as 8,9,10"
+            f"--blocks: '{options.blocks}' is not a list of blocks from 1 to {len(BLOCKS)}; use for example 8,9,10"
         )
     if not 0 <= options.seed < 2**63:
-        raise InputError("--seed: give a whole number from 0 to 2**63 - 1")
+        raise InputError("--seed: must be an integer from 0 to 2**63 - 1")
     if options.n is not None and not 0 <= options.n <= 6:
-        raise InputError("--n: give 0 to 6 dense layers")
+        raise InputError("--n: must be 0 to 6")
     return sorted({int(part) for part in options.blocks.split(",")})
 
 
 def folders(out: Path | None) -> list[Path]:
-    """Where both networks go: one folder each, or none.
+    """The output folders of both networks; empty without ``--out``.
 
     Raises:
-        InputError: A folder cannot be made.
+        InputError: A folder cannot be created.
     """
-    found = [out / name for name in ("b0", "b0-mdconv")] if out else []
-    for folder in found:
+    paths = [out / name for name in ("b0", "b0-mdconv")] if out else []
+    for folder in paths:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out: {folder} cannot be made: {error.strerror}") from None
-    return found
+            raise InputError(f"--out: cannot create {folder}: {error.strerror}") from None
+    return paths
 
 
 def run(options: argparse.Namespace) -> None:
     blocks, out = check(options), folders(options.out)
     b0 = SPACE.point("b0")
-    after = chosen(b0, blocks, options.n, options.se == "on")
+    after = choose_variant(b0, blocks, options.n, options.se == "on")
     print(
         f"EfficientNet-B0, and with MDConv-{after.n} ({'with' if options.se == 'on' else 'no'} squeeze-excitation) "
-        f"in the place of blocks {options.blocks}: r_a = {float(after.ratio)}"
+        f"in place of blocks {options.blocks}: r_a = {float(after.ratio)}"
     )
     print_blocks(b0, after)
     print(f"{after.size}\n")
 
     data = load_data(options.dataset, options.seed, options.image_size, SPACE.min_input)
     device, recipe = pick_device(options.device), get_recipe(options.recipe)
-    start = started(b0, after, data, recipe, options)
+    start = make_start(b0, after, data, recipe, options)
     epochs = options.epochs
     if epochs is None:
         epochs = 15 if options.dataset == "digits" else recipe.epochs
@@ -312,7 +320,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _errors(test: dict[str, Any]) -> list[str]:
-    """Top-1 and, of more than 5 classes, top-5 error in percent."""
+    """Top-1 and, for more than 5 classes, top-5 error in percent."""
     return [f"{100 * (1 - test[name]):.2f}" for name in ("accuracy", "top5_accuracy") if name in test]
 
 

@@ -1,19 +1,18 @@
-"""Pictures of what trained networks have learned: weights by source, Grad-CAM, learning curves.
+"""Plots of trained networks: weights by source, Grad-CAM, learning curves.
 
     nas_agg train densenet/40-k12 --dataset cifar10 --epochs 20 --out runs/dense
     nas_agg train residual/wrn-16-8 --dataset cifar10 --epochs 20 --out runs/wide
-    python examples/inspect_network.py runs/dense runs/wide                   # all plots that apply, into pictures/
+    python examples/inspect_network.py runs/dense runs/wide                   # all applicable plots, into plots/
     python examples/inspect_network.py runs/dense --plot weights --aggregates block1,block3
     python examples/inspect_network.py runs/search runs/search:3 --plot curves      # the final training and a trial
     python examples/inspect_network.py residual/resnet50 --weights resnet50-11ad3fa6.pth --dataset folder:./photos
 
-weights   heat maps, source against reading layer: mean absolute weights of the filters that read a concat, and learned
-          scales of weighted sums (Figure 5 of SeqConv and of DenseNet)
-grad-cam  what the networks look at in images of the test split, a row per network (Micro-Dense Nets, Figure 3; DSNet,
-          Figure 5)
+weights   heat maps of source by reading layer: mean absolute weights of filters that read a concat, and learned scales
+          of weighted sums (Figure 5 of SeqConv and of DenseNet)
+grad-cam  Grad-CAM maps for images of the test split, one row per network (Micro-Dense Nets, Figure 3; DSNet, Figure 5)
 curves    error and loss over epochs of all networks (Figure 4 of Micro-Dense Nets, DSNet and SeqConv)
 
-Each picture is saved as PNG and SVG. Needs matplotlib, and captum for Grad-CAM: pip install 'nas-agg[inspect]'.
+Each plot is saved as PNG and SVG. Requires matplotlib, and captum for Grad-CAM: pip install 'nas-agg[inspect]'.
 """
 
 from __future__ import annotations
@@ -52,12 +51,12 @@ KINDS = {"filters": "weights of filters that read a concat", "scales": "learned 
 
 @dataclass
 class Subject:
-    """A network to look into.
+    """A network to be inspected.
 
     Attributes:
-        text: As it was named: a run folder, ``RUN:TRIAL``, or a genotype.
-        weights: The file of its weights; None where there are none.
-        run: The run folder it comes from; None for other genotypes.
+        text: Its reference: a run folder, ``RUN:TRIAL``, or a genotype.
+        weights: File of its weights; None if there are none.
+        run: Its run folder; None for other genotypes.
     """
 
     text: str
@@ -66,13 +65,13 @@ class Subject:
 
     @classmethod
     def of(cls, text: str, weights: str | None) -> Subject:
-        """The network that a text names; a run's own weights are taken unless others are given."""
+        """Resolve a reference; a run's own weights are used unless others are specified."""
         folder, colon, _ = text.rpartition(":")
         run = Path(text) if Path(text).is_dir() else Path(folder) if colon and Path(folder).is_dir() else None
         if run is not None:
             read_run(run)
         if run != Path(text):
-            nas_agg.load(text)  # says what is wrong with a name
+            nas_agg.load(text)  # raises an error for an invalid reference
         own = Path(text) / "best" / WEIGHTS
         return cls(text, weights or (own if own.is_file() else None), run)
 
@@ -85,13 +84,13 @@ class Subject:
     def network(self, genotype: Genotype) -> Network:
         """The network with its weights, in evaluation mode."""
         if self.weights is None:
-            raise InputError(f"{self.text}: no trained weights; name a finished run, or give --weights")
+            raise InputError(f"{self.text}: no trained weights; use a finished run, or --weights")
         return nas_agg.compile(genotype, weights=self.weights).eval()
 
     def history(self) -> list[dict[str, Any]]:
-        """The metrics of each epoch, as the training wrote them."""
+        """The metrics of each epoch, as written by the training."""
         if self.run is None:
-            raise InputError(f"{self.text}: not a run, so it has no learning curve")
+            raise InputError(f"{self.text}: not a run folder, so there is no learning curve")
         trial = self.text.rpartition(":")[2]
         places = ("best", "best.tmp") if Path(self.text).is_dir() else (f"trials/{trial}",)
         for place in places:
@@ -99,13 +98,13 @@ class Subject:
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
             history = [parse_document(line, str(path), "json") for line in lines]
             if not all(isinstance(metrics, dict) and "epoch" in metrics for metrics in history):
-                raise InputError(f"{path}: not the metrics of a training's epochs")
+                raise InputError(f"{path}: not metrics of epochs")
             if history:
                 return history
         raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS}l)")
 
     def test(self) -> dict[str, Any]:
-        """The test metrics of a finished run; nothing of a trial, which is not tested."""
+        """The test metrics of a finished run; empty for a trial, which is not tested."""
         path = Path(self.text) / "best" / METRICS
         return dict(read_document(path)) if path.is_file() else {}
 
@@ -114,22 +113,22 @@ class Subject:
 
 
 def plot_weights(subjects: list[Subject], options: argparse.Namespace) -> Figures:
-    """Heat maps of a network, a figure for each kind of weights that it has."""
+    """Heat maps of each network, one figure per kind of weights."""
     for subject in subjects:
         genotype = nas_agg.load(subject.text)
         tables = source_weights(expand(genotype), subject.network(genotype).state_dict())
         if not tables:
-            raise InputError(f"{subject.text}: no layer reads several sources by concat or by a weighted sum")
+            raise InputError(f"{subject.text}: no layer reads several sources by concat or weighted sum")
         known = list(dict.fromkeys(table.aggregate for table in tables))
         chosen = options.aggregates.split(",") if options.aggregates else known
         if unknown := [name for name in chosen if name not in known]:
             raise InputError(f"--aggregates: {subject.text} has no '{unknown[0]}'; it has {', '.join(known)}")
         for kind, about in KINDS.items():
-            alike = [table for table in tables if table.kind == kind and table.aggregate in chosen]
-            if alike:
-                count = min(len(alike), options.panels)
-                shown = [alike[round(k)] for k in np.linspace(0, len(alike) - 1, count)]
-                part = f", {count} of {len(alike)} aggregates" if count < len(alike) else ""
+            of_kind = [table for table in tables if table.kind == kind and table.aggregate in chosen]
+            if of_kind:
+                count = min(len(of_kind), options.panels)
+                shown = [of_kind[round(k)] for k in np.linspace(0, len(of_kind) - 1, count)]
+                part = f", {count} of {len(of_kind)} aggregates" if count < len(of_kind) else ""
                 title = f"{subject.name}: {about}{part}"
                 yield f"weights-{subject.name}-{kind}", heat_maps(shown, title, absolute=options.absolute)
 
@@ -141,13 +140,13 @@ def grad_cam(genotype: Genotype, network: nn.Module, images: Tensor, classes: Te
     """Grad-CAM at the network's last feature map (Selvaraju et al., 2017).
 
     Args:
-        genotype: Of the network.
-        network: Compiled, with its weights.
-        images: Normalised, ``(N, C, H, W)``.
-        classes: The class whose logit is explained, ``(N,)``.
+        genotype: The network's genotype.
+        network: The compiled network with its weights.
+        images: Normalised images, ``(N, C, H, W)``.
+        classes: The class whose logit is explained, per image, ``(N,)``.
 
     Returns:
-        The maps at the resolution of the feature map ``(N, h, w)``, not negative, and the logits ``(N, classes)``.
+        Non-negative maps at the resolution of the feature map ``(N, h, w)``, and logits ``(N, classes)``.
     """
     try:
         from captum.attr import LayerGradCam
@@ -162,7 +161,7 @@ def grad_cam(genotype: Genotype, network: nn.Module, images: Tensor, classes: Te
 
 
 def plot_grad_cam(subjects: list[Subject], options: argparse.Namespace) -> Figures:
-    """Test images, the first of each of some classes, and what each network looks at for the true class."""
+    """Grad-CAM maps of each network for the true class of test images, the first image of each of some classes."""
     data = load_data(**data_arguments(subjects, options))
     labels = data.test.labels.numpy()
     classes = np.linspace(0, data.classes - 1, min(options.images, data.classes)).round()
@@ -185,17 +184,17 @@ def data_name(data: Data) -> str:
 
 
 def data_arguments(subjects: list[Subject], options: argparse.Namespace) -> dict[str, Any]:
-    """The data set that all networks were trained on, unless one is named."""
+    """The data set specified, or else the one on which all networks were trained."""
     if options.dataset:
         return {"spec": options.dataset, "image_size": options.image_size}
-    found = []
+    arguments = []
     for subject in subjects:
         if subject.run is None:
-            raise InputError(f"{subject.text}: not a run; name the images with --dataset")
-        found.append(dataset_arguments(read_run(subject.run), subject.run))
-        if any(found[-1].get(name) != found[0].get(name) for name in ("spec", "image_size", "min_side")):
-            raise InputError(f"{subject.text}: trained on other images than {subjects[0].text}; name some by --dataset")
-    return found[0]
+            raise InputError(f"{subject.text}: not a run folder; specify images with --dataset")
+        arguments.append(dataset_arguments(read_run(subject.run), subject.run))
+        if any(arguments[-1].get(name) != arguments[0].get(name) for name in ("spec", "image_size", "min_side")):
+            raise InputError(f"{subject.text}: trained on other images than {subjects[0].text}; use --dataset")
+    return arguments[0]
 
 
 def plot_curves(subjects: list[Subject], options: argparse.Namespace) -> Figures:
@@ -208,48 +207,50 @@ PLOTS = {"weights": plot_weights, "grad-cam": plot_grad_cam, "curves": plot_curv
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("networks", nargs="+", metavar="NETWORK", help="a run folder, RUN:TRIAL, or a genotype")
     parser.add_argument("--plot", choices=PLOTS, help="one plot (default: all that apply)")
-    parser.add_argument("--out", type=Path, default=Path("pictures"), help="folder (default: pictures)")
-    parser.add_argument("--weights", help="of a single network: what nas_agg compile --weights takes")
+    parser.add_argument("--out", type=Path, default=Path("plots"), help="output folder (default: plots)")
+    parser.add_argument("--weights", help="weights of a single network, as in nas_agg compile --weights")
     parser.add_argument("--dataset", help="images for Grad-CAM (default: the run's data set)")
-    parser.add_argument("--image-size", type=int, help="side that images of --dataset are scaled to")
-    parser.add_argument("--images", type=int, default=6, help="for Grad-CAM, each of another class (default: 6)")
-    parser.add_argument("--aggregates", help="heat maps of these alone, such as block1,block3")
-    parser.add_argument("--panels", type=int, default=12, help="at most so many heat maps per picture (default: 12)")
-    parser.add_argument("--absolute", action="store_true", help="heat maps not relative to each reader's largest")
+    parser.add_argument("--image-size", type=int, help="scale images of --dataset to this side")
+    parser.add_argument(
+        "--images", type=int, default=6, help="images for Grad-CAM, each of a different class (default: 6)"
+    )
+    parser.add_argument("--aggregates", help="aggregates in heat maps, for example block1,block3 (default: all)")
+    parser.add_argument("--panels", type=int, default=12, help="maximum number of heat maps per plot (default: 12)")
+    parser.add_argument("--absolute", action="store_true", help="do not divide heat maps by the maximum of each reader")
     return parser
 
 
 def run(options: argparse.Namespace) -> None:
     for name in ("images", "panels"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name}: give 1 or more")
+            raise InputError(f"--{name}: must be 1 or more")
     if options.weights and len(options.networks) > 1:
-        raise InputError("--weights: for a single network; runs have weights of their own")
+        raise InputError("--weights: allowed for a single network only; runs have their own weights")
     check_matplotlib()
     subjects = [Subject.of(text, options.weights) for text in options.networks]
     if len({subject.name for subject in subjects}) < len(subjects):
-        raise InputError("two networks have the same name; rename a run's folder")
+        raise InputError("two networks have the same name; rename a run folder")
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--out: {options.out} cannot be made: {error.strerror}") from None
+        raise InputError(f"--out: cannot create {options.out}: {error.strerror}") from None
     plots = [options.plot] if options.plot else list(PLOTS)
-    drawn, skipped = 0, []
+    count, skipped = 0, []
     for name in plots:
         for group in [[subject] for subject in subjects] if name == "weights" else [subjects]:
             try:
                 for file, figure in PLOTS[name](group, options):
-                    drawn += 1
+                    count += 1
                     print(*save(figure, options.out / file))
             except InputError as error:
                 skipped.append(f"no {name} plot: {error}")
-    if not drawn:
+    if not count:
         raise InputError("; ".join(skipped))
     for line in skipped:
         print(line, file=sys.stderr)

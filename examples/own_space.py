@@ -1,9 +1,9 @@
-"""A space and a score of one's own, in Python: which connection pattern at equal cost, on digits, in under a minute.
+"""A custom search space and objective in Python: the best connection pattern on digits, in under a minute.
 
     python examples/own_space.py [--budget 12] [--epochs 2]
 
-The space has open names for the pattern, the operator and the growth rate of two blocks; the score is the validation
-accuracy after a short training, less a point for every 100,000 multiply-adds.
+The search variables are pattern, operator, growth rate and number of layers of two blocks. The objective is the
+validation accuracy after a short training minus one percentage point per 100,000 multiply-adds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nas_agg.training.loop import train
 from nas_agg.training.recipes import get_recipe
 
 SPACE: dict[str, Any] = {
-    "about": "dense blocks, chains and what lies between",
+    "about": "dense blocks, chains and patterns between them",
     "input": [1, 8, 8],
     "classes": 10,
     "open": {
@@ -52,13 +52,13 @@ def main() -> None:
     torch.set_num_threads(1)
     data, recipe = load_data("digits"), get_recipe("search")
 
-    def score(genotype: Genotype, trial: Trial) -> float:
+    def evaluate(genotype: Genotype, trial: Trial) -> float:
         network = nas_agg.compile(genotype, seed=trial.number)
         result = train(network, data, recipe, seed=trial.number, epochs=options.epochs)
         return result.metrics["validation_accuracy"] - nas_agg.cost(genotype).macs / 1e7
 
-    result = nas_agg.search(Space(SPACE, "own"), score, searcher="tpe", budget=options.budget, seed=0, show=True)
-    print(f"best score {result.value:.4f} with {result.values}")
+    result = nas_agg.search(Space(SPACE, "own"), evaluate, searcher="tpe", budget=options.budget, seed=0, show=True)
+    print(f"best value {result.value:.4f} with {result.values}")
 
 
 if __name__ == "__main__":

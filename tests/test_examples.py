@@ -36,7 +36,7 @@ def cells(line):
 def test_own_space():
     out = run("own_space.py", "--budget", "3", "--epochs", "1")
     assert "3 networks evaluated" in out
-    assert "best score" in out
+    assert "best value" in out
 
 
 def test_search_a_table():
@@ -46,13 +46,13 @@ def test_search_a_table():
 
 def test_efficientnet_with_mdconv(tmp_path):
     out = run("efficientnet_mdconv.py", "--epochs", "1", "--out", tmp_path)
-    assert "MDConv-3 (with squeeze-excitation) in the place of blocks 8,9,10: r_a = 0.263" in out
-    size = "params -0.42 %, MACs +0.75 % of B0's: equal, parameters within 1 % and MACs within 2.5 %"
-    assert out.count(size) == 2 and f"\nsize: {size}\nstart: both random, an equal start" in out
+    assert "MDConv-3 (with squeeze-excitation) in place of blocks 8,9,10: r_a = 0.263" in out
+    size = "params -0.42 %, MACs +0.75 % relative to B0: equal (parameters within 1 % and MACs within 2.5 %)"
+    assert out.count(size) == 2 and f"\nsize: {size}\nstart: equal, both random" in out
     blocks = {line.split()[1]: line for line in out.splitlines() if line.startswith("block ")}
     assert [number for number in blocks if "MBConv -> MDConv" in blocks[number]] == ["8", "9", "10"]
     assert "102,900" in blocks["8"] and "103,920" in blocks["8"]
-    assert "294 tensors of the shared blocks are B0's, bit for bit" in out
+    assert "294 tensors of shared blocks are equal to B0's, bit for bit" in out
     header, *rows = map(cells, out.splitlines()[-3:])
     assert header[-2:] == ["test error (%)", "top-5 error (%)"]
     for row, start, sizes in zip(
@@ -83,7 +83,7 @@ def example():
 @pytest.mark.parametrize("se", [True, False])
 def test_the_solved_network_has_b0s_size(example, se):
     b0 = nas_agg.load("efficientnet/b0")
-    found = example.chosen(b0, [8, 9, 10], None, se)
+    found = example.choose_variant(b0, [8, 9, 10], None, se)
     ours, theirs = nas_agg.cost(found.genotype), nas_agg.cost(b0)
     assert found.n == 3
     assert abs(ours.params / theirs.params - 1) < 0.01 and abs(ours.macs / theirs.macs - 1) < 0.025
@@ -98,27 +98,27 @@ def test_the_solved_network_has_b0s_size(example, se):
 
 def test_another_n_is_chosen_where_three_layers_cannot_be_equal(example, monkeypatch):
     b0 = nas_agg.load("efficientnet/b0")
-    solved = example.solved
+    variant_of_equal_size = example.variant_of_equal_size
 
     def without_three(b0, blocks, n, se):
-        found = solved(b0, blocks, n, se)
+        found = variant_of_equal_size(b0, blocks, n, se)
         return replace(found, macs=9.9) if n == 3 else found
 
-    monkeypatch.setattr(example, "solved", without_three)
-    assert example.chosen(b0, [8, 9, 10], None, True).n == 4
-    assert example.chosen(b0, [8, 9, 10], 3, True).n == 3
+    monkeypatch.setattr(example, "variant_of_equal_size", without_three)
+    assert example.choose_variant(b0, [8, 9, 10], None, True).n == 4
+    assert example.choose_variant(b0, [8, 9, 10], 3, True).n == 3
 
 
 def test_what_is_not_of_equal_size_is_called_so(example):
-    found = example.chosen(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
+    found = example.choose_variant(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
     assert found.excess > 1 and "NOT equal" in found.size
 
 
 @pytest.mark.parametrize("recipe", ["final", "seqconv-imagenet"])
 def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, recipe):
     b0, data, recipe = nas_agg.load("efficientnet/b0"), load_data("digits", image_size=32), get_recipe(recipe)
-    after = example.chosen(b0, [8, 9, 10], 3, True)
-    start = example.started(b0, after, data, recipe, argparse.Namespace(seed=5, weights=None))
+    after = example.choose_variant(b0, [8, 9, 10], 3, True)
+    start = example.make_start(b0, after, data, recipe, argparse.Namespace(seed=5, weights=None))
     first, second = (network.state_dict() for network in start.networks)
     blocks = ("stage4.2.", "stage5.0.", "stage5.1.")
     shared = [name for name in first if not name.startswith(blocks)]
@@ -127,7 +127,7 @@ def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, r
     assert torch.equal(
         compile(b0.with_task(data.input, 10), 5, **recipe.init_options).head.conv.weight, first["head.conv.weight"]
     )
-    assert "equal start" in start.about and "NOT" not in start.about
+    assert start.about.startswith("equal, both random") and "NOT" not in start.about
 
 
 def test_of_few_classes_there_is_no_top5_error(example):
@@ -140,8 +140,8 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
     torch.save(model.state_dict(), tmp_path / "b0.pth")
     size = ("--dataset", "digits", "--image-size", "32", "--epochs", "1", "--n", "5", "--blocks", "10")
     out = run("efficientnet_mdconv.py", *size, "--weights", tmp_path / "b0.pth")
-    assert "B0 takes 357 tensors" in out
-    assert "new, of other shapes: stem.conv.weight, linear.weight, linear.bias" in out
+    assert "B0: 357 tensors" in out
+    assert "random, because of other shapes: stem.conv.weight, linear.weight, linear.bias" in out
     assert f"start: NOT equal: B0 starts from {tmp_path / 'b0.pth'} in all blocks" in out
     assert [cells(line)[1] for line in out.splitlines()[-2:]] == ["b0.pth", "as B0; MDConv random"]
 
@@ -150,12 +150,12 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
     ("words", "said"),
     [
         (("--blocks", "8,17"), "--blocks: '8,17' is not a list of blocks from 1 to 16"),
-        (("--seed", "99999999999999999999"), "--seed: give a whole number"),
+        (("--seed", "99999999999999999999"), "--seed: must be an integer"),
         (("--epochs", "0"), "epochs 0: must be 1 or more"),
-        (("--out", "file"), "--out: file/b0 cannot be made: Not a directory"),
+        (("--out", "file"), "--out: cannot create file/b0: Not a directory"),
         (("--blocks", "1" * 10_000), "is not a list of blocks"),
-        (("--n", "7"), "--n: give 0 to 6 dense layers"),
-        (("--recipe", "seqconv-imagenet"), "color jitter works on 3 channels, these images have 1"),
+        (("--n", "7"), "--n: must be 0 to 6"),
+        (("--recipe", "seqconv-imagenet"), "color jitter requires 3 channels, but images have 1"),
         (("--dataset", "digit"), "unknown data set 'digit'; did you mean 'digits'?"),
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],

@@ -58,8 +58,8 @@ def test_all_plots_of_two_runs(runs: Path) -> None:
     ran = run("dense", "plain", cwd=runs)
     assert ran.returncode == 0, ran.stderr
     names = ("weights-dense-filters", "grad-cam", "curves")
-    assert ran.stdout.split() == [f"pictures/{name}.{ending}" for name in names for ending in ("png", "svg")]
-    assert ran.stderr == "no weights plot: plain: no layer reads several sources by concat or by a weighted sum\n"
+    assert ran.stdout.split() == [f"plots/{name}.{ending}" for name in names for ending in ("png", "svg")]
+    assert ran.stderr == "no weights plot: plain: no layer reads several sources by concat or weighted sum\n"
     for file in ran.stdout.split():
         assert (runs / file).stat().st_size > 5_000
 
@@ -115,14 +115,14 @@ def test_grad_cam_is_the_gradients_mean_times_the_map(example: Any) -> None:
         (("nowhere",), "no genotype 'nowhere': no such file, run or space/point"),
         ((".",), "not a run folder (it has no run.json)"),
         (("dense:7",), "no trial '7'"),
-        (("aggregation/densenet", "--plot", "weights"), "no trained weights; name a finished run, or give --weights"),
-        (("aggregation/densenet", "--plot", "curves"), "not a run, so it has no learning curve"),
-        (("plain", "--plot", "weights"), "plain: no layer reads several sources by concat or by a weighted sum"),
-        (("dense", "plain", "--weights", "x"), "--weights: for a single network"),
+        (("aggregation/densenet", "--plot", "weights"), "no trained weights; use a finished run, or --weights"),
+        (("aggregation/densenet", "--plot", "curves"), "not a run folder, so there is no learning curve"),
+        (("plain", "--plot", "weights"), "plain: no layer reads several sources by concat or weighted sum"),
+        (("dense", "plain", "--weights", "x"), "--weights: allowed for a single network only"),
         (("dense", "--weights", "x.safetensors", "--plot", "weights"), "x.safetensors: no such file"),
         (("dense", "dense"), "two networks have the same name"),
-        (("dense", "--images", "0"), "--images: give 1 or more"),
-        (("dense", "--out", "dense/run.json"), "--out: dense/run.json cannot be made"),
+        (("dense", "--images", "0"), "--images: must be 1 or more"),
+        (("dense", "--out", "dense/run.json"), "--out: cannot create dense/run.json"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_one_line(
     assert said in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not the metrics of a")])
+@pytest.mark.parametrize(("text", "said"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not metrics of epochs")])
 def test_spoilt_metrics_are_one_line(text: str, said: str, example: Any, runs: Path, tmp_path: Path) -> None:
     run_json, metrics = tmp_path / "run" / "run.json", tmp_path / "run" / "best" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
