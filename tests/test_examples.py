@@ -1,4 +1,4 @@
-"""The examples run, each in a process of its own as a user runs it."""
+"""The examples, each run in a separate process."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_own_space():
 
 
 def test_search_a_table():
-    said = run("search_a_table.py")
-    assert "the Pareto front" in said and "'stage_operator': 'concat'" not in said.splitlines()[0]
+    message = run("search_a_table.py")
+    assert "the Pareto front" in message and "'stage_operator': 'concat'" not in message.splitlines()[0]
 
 
 def test_efficientnet_with_mdconv(tmp_path):
@@ -83,15 +83,15 @@ def example():
 @pytest.mark.parametrize("se", [True, False])
 def test_the_solved_network_has_b0s_size(example, se):
     b0 = nas_agg.load("efficientnet/b0")
-    found = example.choose_variant(b0, [8, 9, 10], None, se)
-    ours, theirs = nas_agg.cost(found.genotype), nas_agg.cost(b0)
-    assert found.n == 3
+    result = example.choose_variant(b0, [8, 9, 10], None, se)
+    ours, theirs = nas_agg.cost(result.genotype), nas_agg.cost(b0)
+    assert result.n == 3
     assert abs(ours.params / theirs.params - 1) < 0.01 and abs(ours.macs / theirs.macs - 1) < 0.025
-    assert (found.params, found.macs) == pytest.approx(
+    assert (result.params, result.macs) == pytest.approx(
         (100 * (ours.params / theirs.params - 1), 100 * (ours.macs / theirs.macs - 1))
     )
-    assert "NOT" not in found.size
-    squeezed = [name for name in nas_agg.compile(found.genotype).state_dict() if ".se." in name]
+    assert "NOT" not in result.size
+    squeezed = [name for name in nas_agg.compile(result.genotype).state_dict() if ".se." in name]
     assert any(name.startswith("stage5.0.") for name in squeezed) == se
     assert any(name.startswith("stage5.2.") for name in squeezed)
 
@@ -101,8 +101,8 @@ def test_another_n_is_chosen_where_three_layers_cannot_be_equal(example, monkeyp
     variant_of_equal_size = example.variant_of_equal_size
 
     def without_three(b0, blocks, n, se):
-        found = variant_of_equal_size(b0, blocks, n, se)
-        return replace(found, macs=9.9) if n == 3 else found
+        result = variant_of_equal_size(b0, blocks, n, se)
+        return replace(result, macs=9.9) if n == 3 else result
 
     monkeypatch.setattr(example, "variant_of_equal_size", without_three)
     assert example.choose_variant(b0, [8, 9, 10], None, True).n == 4
@@ -110,8 +110,8 @@ def test_another_n_is_chosen_where_three_layers_cannot_be_equal(example, monkeyp
 
 
 def test_what_is_not_of_equal_size_is_called_so(example):
-    found = example.choose_variant(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
-    assert found.excess > 1 and "NOT equal" in found.size
+    result = example.choose_variant(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
+    assert result.excess > 1 and "NOT equal" in result.size
 
 
 @pytest.mark.parametrize("recipe", ["final", "seqconv-imagenet"])
@@ -147,7 +147,7 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("--blocks", "8,17"), "--blocks: '8,17' is not a list of blocks from 1 to 16"),
         (("--seed", "99999999999999999999"), "--seed: must be an integer"),
@@ -160,10 +160,10 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],
 )
-def test_a_wrong_word_of_the_example_is_one_line(words, said, tmp_path):
+def test_a_wrong_word_of_the_example_is_one_line(words, message, tmp_path):
     (tmp_path / "file").touch()
     ran = subprocess.run(
         [sys.executable, EXAMPLES / "efficientnet_mdconv.py", *words], capture_output=True, text=True, cwd=tmp_path
     )
     assert ran.returncode == 2
-    assert said in ran.stderr and ran.stderr.count("\n") == 1
+    assert message in ran.stderr and ran.stderr.count("\n") == 1

@@ -141,7 +141,7 @@ def train(
     try:
         run = _Training(model, data, recipe, seed, torch.device(device), epochs, on)
         if out is not None:
-            run.open(out, resume)
+            run.prepare_folder(out, resume)
         if compile and len(run.history) < epochs:
             run.compile()
         return run.run(report, checkpoint_seconds, min(epochs, pause_after or epochs))
@@ -193,7 +193,7 @@ class _Training:
             "data set": f"{data.name}, {len(images)} images {data.input}, mean {data.mean}",
         }
 
-    def open(self, out: Path, resume: bool) -> None:
+    def prepare_folder(self, out: Path, resume: bool) -> None:
         """Restore the folder's checkpoint if ``resume``; else remove what an earlier training left."""
         out.mkdir(parents=True, exist_ok=True)
         self.out = out

@@ -1,4 +1,4 @@
-"""The study of the papers' claims: its statistics, its arms, and the document that is generated from its results."""
+"""The study of the papers' claims: statistics, arms, and the generated document."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def figures(arms=3, seeds=4, seed=0):
 
 def test_two_arms_are_a_paired_t_test():
     results = figures(arms=2)
-    found = contrast(results, list(results), {"arm1": 1, "arm0": -1})
+    result = contrast(results, list(results), {"arm1": 1, "arm0": -1})
     one, other = (np.array(list(results[name].values())) for name in ("arm1", "arm0"))
     test = stats.ttest_rel(one, other)
-    assert found.p == pytest.approx(test.pvalue)
-    assert found.interval == pytest.approx(tuple(test.confidence_interval()))
-    assert found.degrees == 3
+    assert result.p == pytest.approx(test.pvalue)
+    assert result.interval == pytest.approx(tuple(test.confidence_interval()))
+    assert result.degrees == 3
 
 
 def test_what_a_seed_does_to_all_arms_is_no_noise():
@@ -43,11 +43,11 @@ def test_what_a_seed_does_to_all_arms_is_no_noise():
 
 def test_a_contrast_of_means_of_arms():
     results = figures(arms=4)
-    found = contrast(results, list(results), {"arm3": 1, "arm2": 1, "arm1": -1, "arm0": -1})
+    result = contrast(results, list(results), {"arm3": 1, "arm2": 1, "arm1": -1, "arm0": -1})
     means = {arm: np.mean(list(of.values())) for arm, of in results.items()}
-    assert found.estimate == pytest.approx((means["arm3"] + means["arm2"] - means["arm1"] - means["arm0"]) / 2)
+    assert result.estimate == pytest.approx((means["arm3"] + means["arm2"] - means["arm1"] - means["arm0"]) / 2)
     deviation, degrees = residual_deviation(results, list(results))
-    assert found.half_width == pytest.approx(stats.t.ppf(0.975, degrees) * deviation * np.sqrt(4 / 4 / 4))
+    assert result.half_width == pytest.approx(stats.t.ppf(0.975, degrees) * deviation * np.sqrt(4 / 4 / 4))
 
 
 def test_only_seeds_that_all_arms_have():

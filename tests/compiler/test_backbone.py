@@ -45,7 +45,7 @@ CHANNELS = {
 }
 
 
-def found(name: str) -> tuple[Any, list]:
+def result(name: str) -> tuple[Any, list]:
     path = Path(__file__).parents[2] / name
     graph = expand(nas_agg.load(path if path.suffix == ".yaml" else name))
     return graph, features(graph)
@@ -80,7 +80,7 @@ def test_maps_halve_at_every_point(space: Any, point: str) -> None:
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_channels_are_the_papers(name: str) -> None:
-    assert [stage.channels for stage in found(name)[1]] == CHANNELS[name]
+    assert [stage.channels for stage in result(name)[1]] == CHANNELS[name]
 
 
 # ---------------------------------------------------------------------- the tensors
@@ -130,7 +130,7 @@ def test_stages_are_those_of_torchvision(
      "sparsenet/40-k24", "examples/genotypes/nasbench201.yaml", "examples/genotypes/dla60.yaml"],
 )  # fmt: skip
 def test_outputs_are_tensors_of_the_whole_network(name: str) -> None:
-    graph, stages = found(name)
+    graph, stages = result(name)
     network = build(graph, 0).eval()
     backbone = Backbone(graph)
     backbone.load_state_dict(network.state_dict())

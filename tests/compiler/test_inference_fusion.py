@@ -1,4 +1,4 @@
-"""Fused networks compute what the networks compute that they are made of."""
+"""Fused networks compute the same outputs as the original networks."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def test_compile_fuses_weights_that_are_given(tmp_path):
     images = torch.randn(17, 3, 32, 32)
     wanted = network(images).detach()
     for count in (1, 17):
-        found = fused(images[:count])
-        assert not found.requires_grad
-        torch.testing.assert_close(found, wanted[:count], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        result = fused(images[:count])
+        assert not result.requires_grad
+        torch.testing.assert_close(result, wanted[:count], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
     buffer = io.BytesIO()
     torch.save(fused, buffer)
     buffer.seek(0)

@@ -1,4 +1,4 @@
-"""The last feature map as the output of a module: where it is, and that nothing else changes."""
+"""The last feature map as the output of a module; everything else is unchanged."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def graph_of(*net: Any, image: tuple[int, int, int] = (3, 8, 8)) -> Any:
 )
 def test_it_is_what_the_head_pools(point: str, shape: tuple[int, int, int], ends: str) -> None:
     graph = expand(nas_agg.load(point))
-    found = last_map(graph)
-    (reader,) = graph.readers[found]
+    result = last_map(graph)
+    (reader,) = graph.readers[result]
     assert graph.ops[reader].word == "gap"
-    assert (graph.shapes[found], graph.ops[found].word) == (shape, ends)
+    assert (graph.shapes[result], graph.ops[result].word) == (shape, ends)
 
 
 def test_a_head_that_pools_to_several_pixels_begins_ahead_of_the_pool() -> None:
@@ -65,12 +65,12 @@ def test_the_network_is_the_same_and_its_module_puts_out_the_map() -> None:
     network = Network(graph).eval()
     watched = Network(with_last_map(graph)).eval()
     watched.load_state_dict(network.state_dict())
-    seen = []
-    watched.get_submodule(LAST_MAP).register_forward_hook(lambda _, args, out: seen.append(out))  # type: ignore[misc]
+    observed = []
+    watched.get_submodule(LAST_MAP).register_forward_hook(lambda _, args, out: observed.append(out))  # type: ignore[misc]
     images = torch.randn(3, 3, 8, 8)
     logits = network(images)
     assert torch.equal(watched(images), logits)
-    (found,) = seen
-    assert found.shape == (3, 4, 8, 8)
+    (result,) = observed
+    assert result.shape == (3, 4, 8, 8)
     linear = network.get_submodule("linear")
-    assert torch.allclose(linear(found.mean((2, 3))), logits, atol=1e-6)
+    assert torch.allclose(linear(result.mean((2, 3))), logits, atol=1e-6)

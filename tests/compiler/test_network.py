@@ -1,4 +1,4 @@
-"""The compiled network: what torchvision's models give, what PyTorch counts, and what PyTorch can do with it."""
+"""Compiled networks against torchvision's models and PyTorch's own counts, and under PyTorch's tools."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def check(graph: Graph, seed: int) -> None:
         assert tensor.grad is not None and tensor.grad.isfinite().all(), name
 
 
-def said(value: Any) -> set[str]:
+def message(value: Any) -> set[str]:
     """All words and keys of a genotype."""
     if isinstance(value, dict):
-        return set(value) | {word for item in value.values() for word in said(item)}
+        return set(value) | {word for item in value.values() for word in message(item)}
     if isinstance(value, list):
-        return {word for item in value for word in said(item)}
+        return {word for item in value for word in message(item)}
     return {value} if isinstance(value, str) else set()
 
 
@@ -149,7 +149,7 @@ def test_300_random_networks_cost_what_is_counted_of_the_built_ones() -> None:
     words: set[str] = set()
     for number in range(300):
         genotype = random_genotype(rng)
-        words |= said(genotype)
+        words |= message(genotype)
         try:
             check(expand(Genotype.read(genotype)), number)
         except Exception as error:
@@ -313,7 +313,7 @@ def test_the_source_of_the_forward_is_one_line_an_operation() -> None:
 
 
 def test_parts_may_be_called_as_what_networks_have():
-    """Whatever attribute a network has, a part of that name is told apart from it."""
+    """A part whose name is an attribute of the network is distinguished from the attribute."""
     bare = nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["gap"]})
     for network in (nas_agg.compile(bare), nas_agg.compile(bare, fuse=True)):
         assert {name for name in dir(network) if not name.startswith("_")} <= TAKEN

@@ -1,4 +1,4 @@
-"""Branches that start at zero, and the other wishes of a recipe about first weights."""
+"""Zero-initialised residual branches, and the other initialisation options of recipes."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ PARALLEL = {"units": [[{"conv": 1}], ["relu", {"conv": 3}, "bn"]], "reads": {"pa
     ],
 )  # fmt: skip
 def test_the_last_layer_with_weights_is_the_end(unit, wanted):
-    found = [path.removeprefix("aggregate.0.unit.").removeprefix("aggregate.") for path in ends(unit)]
-    assert sorted(found) == wanted
+    result = [path.removeprefix("aggregate.0.unit.").removeprefix("aggregate.") for path in ends(unit)]
+    assert sorted(result) == wanted
 
 
 def test_sums_that_are_read_have_no_branches():
@@ -80,8 +80,8 @@ def test_sums_that_are_read_have_no_branches():
 def test_a_dealt_shortcut_has_a_branch_at_each_inner_node(pattern):
     inner = {"nodes": 2, "growth": 2, "unit": [{"conv": 3}, "join"]}
     inner["output"] = {"pattern": "nodes", "operator": "concat"}
-    found = ends([{"conv": 3}, inner], nodes=2, shortcut={"pattern": pattern})
-    assert found == [f"aggregate.{l}.unit.aggregate.{node}.unit.conv" for l in (0, 1) for node in (0, 1)]
+    result = ends([{"conv": 3}, inner], nodes=2, shortcut={"pattern": pattern})
+    assert result == [f"aggregate.{l}.unit.aggregate.{node}.unit.conv" for l in (0, 1) for node in (0, 1)]
 
 
 @pytest.mark.parametrize("name", ["SeqResNet r=4 k=8", "ResNet-50"])
@@ -95,12 +95,12 @@ def test_with_its_ends_at_zero_a_sum_is_its_shortcut(name):
             at = next(n for n, line in enumerate(lines) if line.startswith(f"    x{i} = "))
             lines[at] = lines[at].replace(f"x{i} =", f"seen(x{graph.inputs[i][-1]}); x{i} =", 1)
             watched += 1
-    seen = []
-    scope = {"torch": torch, "F": torch.nn.functional, "seen": lambda x: seen.append(x.abs().max().item())}
+    observed = []
+    scope = {"torch": torch, "F": torch.nn.functional, "seen": lambda x: observed.append(x.abs().max().item())}
     exec("\n".join(lines), scope)
     with torch.no_grad():
         scope["forward"](network, torch.randn(2, 3, 32, 32))
-    assert len(seen) == watched > 0 and not any(seen)
+    assert len(observed) == watched > 0 and not any(observed)
 
 
 def test_nothing_else_changes():

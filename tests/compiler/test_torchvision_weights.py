@@ -1,4 +1,4 @@
-"""torchvision's weights in our points: the same outputs, gradients and statistics, and clear refusals."""
+"""torchvision's weights in our points: equal outputs, gradients and statistics, and clear errors."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_model_loaded_computes_what_torchvision_s_computes(name, tmp_path):
         assert_near(ours(images()), model(images()), 1e-5)
     model.double()
     ours.double()
-    # Which tensor is which is told by the numbers in it, so that the test knows nothing of names and orders.
+    # Tensors are identified by their values, so that the test does not depend on names and order.
     place = {tensor.numpy().tobytes(): key for key, tensor in model.state_dict().items() if tensor.ndim}
     same = {key: place[tensor.numpy().tobytes()] for key, tensor in ours.state_dict().items() if tensor.ndim}
     assert len(place) == len(same) == len(set(same.values()))
@@ -149,7 +149,7 @@ def test_names_of_older_densenet_files(tmp_path):
 
 def test_a_name_is_looked_for_in_torch_hub_s_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("nobody asked for it"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("unexpected download"))
     network = point("efficientnet_b0")
     error = refusal(genotype=network, weights="efficientnet_b0")
     assert "efficientnet_b0_rwightman-" in error and "no such file" in error and "download=True" in error
@@ -212,11 +212,11 @@ def test_a_model_is_tested_on_a_data_set(tmp_path):
     labels = np.arange(24) % 2
     np.savez(tmp_path / "d.npz", x_train=pixels[:12], y_train=labels[:12], x_test=pixels[12:], y_test=labels[12:])
     spec = f"npz:{tmp_path / 'd.npz'}"
-    found = evaluate_genotype("efficientnet/b0", weights=tmp_path / "w.pth", dataset=spec, device="cpu")
+    result = evaluate_genotype("efficientnet/b0", weights=tmp_path / "w.pth", dataset=spec, device="cpu")
     data = load_data(spec)
     with torch.no_grad():
         loss = nn.functional.cross_entropy(model(normalise(data.test.images, data.mean, data.std)), data.test.labels)
-    assert found["images"] == 12 and found["loss"] == pytest.approx(loss.item(), rel=1e-4)
+    assert result["images"] == 12 and result["loss"] == pytest.approx(loss.item(), rel=1e-4)
 
 
 # ---------------------------------------------------------------------- refusals

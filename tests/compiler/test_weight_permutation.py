@@ -1,4 +1,4 @@
-"""Weights carried from one writing of a network into another."""
+"""Transfer of weights between equal networks that are written differently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products, shared units, stochastic depth and their like against a few lines of PyTorch that know nothing of ours."""
+"""Products, shared units, stochastic depth and other operations against plain PyTorch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of a backbone under a detector, in a process of its own as a user runs it."""
+"""The example of a detection backbone, run in a separate process."""
 
 from __future__ import annotations
 

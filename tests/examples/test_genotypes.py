@@ -1,4 +1,4 @@
-"""The example genotypes: published counts, equal outputs to others' models, and the space of NAS-Bench-201."""
+"""The example genotypes: published counts, outputs of other implementations, and NAS-Bench-201."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def in_float64(graph: Graph) -> nn.Module:
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """A model whose norms are told apart, in float64 for evaluation."""
+    """A model with distinct norms, in float64 and evaluation mode."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -84,10 +84,10 @@ def test_counts(name: str) -> None:
     assert (cost.params, cost.macs) == (params, macs)
     assert f"{params / 1e6:.{len(printed.partition('.')[2])}f}" == printed
     head = FILES[name].read_text(encoding="utf-8").partition("\n")[0]
-    said = re.search(r"([\d,]+) parameters, ([\d.]+) ([GM])MACs\.", head)
-    assert said and int(said[1].replace(",", "")) == params
-    unit = 1e9 if said[3] == "G" else 1e6
-    assert f"{macs / unit:.{len(said[2].partition('.')[2])}f}" == said[2]
+    message = re.search(r"([\d,]+) parameters, ([\d.]+) ([GM])MACs\.", head)
+    assert message and int(message[1].replace(",", "")) == params
+    unit = 1e9 if message[3] == "G" else 1e6
+    assert f"{macs / unit:.{len(message[2].partition('.')[2])}f}" == message[2]
 
 
 def all_operations(graph: Graph) -> int:
@@ -289,14 +289,14 @@ def test_nas_bench_201_wires() -> None:
 class Cell(nn.Module):
     """A cell as the benchmark says it: nodes are sums over edges, an edge has an operation."""
 
-    def __init__(self, said: str, width: int):
+    def __init__(self, message: str, width: int):
         super().__init__()
-        self.said = re.findall(r"(\w+)~(\d)", said)
+        self.words = re.findall(r"(\w+)~(\d)", message)
         self.edges = nn.ModuleList(
             nn.Sequential(nn.ReLU(), nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
             if name == "nor_conv_3x3"
             else nn.Identity()
-            for name, _ in self.said
+            for name, _ in self.words
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -324,12 +324,12 @@ class Reduction(nn.Module):
 
 
 def test_nas_bench_201_is_what_its_string_says() -> None:
-    (said,) = re.findall(r"^#\s+(\|.*\|)$", FILES["nasbench201"].read_text(encoding="utf-8"), re.M)
-    assert [int(source) for source in re.findall(r"~(\d)", said)] == [source for source, _ in EDGES]
+    (message,) = re.findall(r"^#\s+(\|.*\|)$", FILES["nasbench201"].read_text(encoding="utf-8"), re.M)
+    assert [int(source) for source in re.findall(r"~(\d)", message)] == [source for source, _ in EDGES]
     torch.manual_seed(0)
     theirs = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16))
     for width, wider in pairwise((16, 32, 64, None)):
-        theirs.extend([Cell(said, width) for _ in range(5)])
+        theirs.extend([Cell(message, width) for _ in range(5)])
         if wider:
             theirs.append(Reduction(width, wider))
     theirs.extend([nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)])

@@ -1,4 +1,4 @@
-"""The example of pictures of trained networks: as a user runs it, and its numbers against direct computations."""
+"""The example with plots of trained networks: run by command line, and its numbers against direct computations."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_all_plots_of_two_runs(runs: Path) -> None:
 
 def draw(example: Any, *words: str | Path) -> dict[str, Any]:
     """The figures that a command line would save, by file name."""
-    found = {}
-    example.save = lambda figure, path: found.setdefault(Path(path).name, figure) and []
+    result = {}
+    example.save = lambda figure, path: result.setdefault(Path(path).name, figure) and []
     example.run(example.parser().parse_args(list(map(str, words))))
-    return found
+    return result
 
 
 def test_curves_are_those_of_the_run(example: Any, runs: Path, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_grad_cam_is_the_gradients_mean_times_the_map(example: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("nowhere",), "no genotype 'nowhere': no such file, run or space/point"),
         ((".",), "not a run folder (it has no run.json)"),
@@ -126,21 +126,23 @@ def test_grad_cam_is_the_gradients_mean_times_the_map(example: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_one_line(
-    words: tuple[str, ...], said: str, example: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...], message: str, example: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs)
     with pytest.raises(nas_agg.InputError) as error:
         draw(example, *words)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("text", "said"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not metrics of epochs")])
-def test_spoilt_metrics_are_one_line(text: str, said: str, example: Any, runs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not metrics of epochs")]
+)
+def test_spoilt_metrics_are_one_line(text: str, message: str, example: Any, runs: Path, tmp_path: Path) -> None:
     run_json, metrics = tmp_path / "run" / "run.json", tmp_path / "run" / "best" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     run_json.write_bytes((runs / "dense" / "run.json").read_bytes())
     metrics.write_text(text)
-    with pytest.raises(nas_agg.InputError, match=said):
+    with pytest.raises(nas_agg.InputError, match=message):
         draw(example, run_json.parent, "--plot", "curves", "--out", tmp_path)
 
 

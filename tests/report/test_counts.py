@@ -64,13 +64,13 @@ def test_a_row_without_a_network_is_not_reproduced():
     assert count(differs, of).verdict == "differs for an unknown reason"
 
 
-@pytest.mark.parametrize(("figure", "like", "cut", "said"), [
+@pytest.mark.parametrize(("figure", "like", "cut", "message"), [
     (757_252, "0.76M", False, "0.76M"), (11_859_656, "11.8M", False, "11.9M"), (11_859_656, "11.8M", True, "11.8M"),
     (25_028_904, "25M", False, "25M"), (2_729_614_258, "2.73G", False, "2.73G"), (735_676, "735,677", False, "735,676"),
     (500, "0.0M", False, "0.0M"), (12, "13", False, "12"),
 ])  # fmt: skip
-def test_figures_with_the_digits_of_others(figure, like, cut, said):
-    assert as_printed(figure, like, cut) == said
+def test_figures_with_the_digits_of_others(figure, like, cut, message):
+    assert as_printed(figure, like, cut) == message
 
 
 @pytest.mark.parametrize("like", ["", "M", "1.2", "2.3K", "-1M", "1e3"])

@@ -43,9 +43,9 @@ def panels(root: ElementTree.Element) -> dict[str, ElementTree.Element]:
 
 
 def wires(root: ElementTree.Element, *kinds: str) -> set[tuple[int, int]]:
-    found = [(int(e.get("data-from", "")), int(e.get("data-to", ""))) for kind in kinds for e in of_class(root, kind)]
-    assert len(set(found)) == len(found)
-    return set(found)
+    result = [(int(e.get("data-from", "")), int(e.get("data-to", ""))) for kind in kinds for e in of_class(root, kind)]
+    assert len(set(result)) == len(result)
+    return set(result)
 
 
 def texts(root: ElementTree.Element) -> list[str]:
@@ -172,9 +172,9 @@ def test_bars_shrink_with_the_map() -> None:
 
 def test_a_shortcut_dealt_out_is_said() -> None:
     root = parsed(draw(nas_agg.load("seqconv/seqresnet-r4-k8")))
-    said = texts(root)
-    assert "shortcut, split among its nodes" in said
-    assert "its part of the outer shortcut" in said
+    message = texts(root)
+    assert "shortcut, split among its nodes" in message
+    assert "its part of the outer shortcut" in message
 
 
 # ---------------------------------------------------------------------- all networks
@@ -214,8 +214,8 @@ def test_random_genotypes(seed: int) -> None:
 
 
 def _every(steps: list) -> list[Opened]:
-    found = [step for step in steps if isinstance(step, Opened)]
-    return found + [inner for one in found for node in one.nodes for inner in _every(node.steps)]
+    result = [step for step in steps if isinstance(step, Opened)]
+    return result + [inner for one in result for node in one.nodes for inner in _every(node.steps)]
 
 
 def test_the_outline_has_the_shapes_of_the_graph() -> None:

@@ -1,4 +1,4 @@
-"""The papers' files: what is printed is there, as it is printed, and a file that is wrong is refused in one line."""
+"""The papers' files: printed values, and one-line errors for invalid files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def results(name: str, network: str) -> list[Result]:
 
 def value(name: str, network: str, table: str, metric: str = "error") -> Decimal:
     """A value of the table's first data set."""
-    found = [one.value for one in results(name, network) if (one.table, one.metric) == (table, metric)]
-    return Decimal(found[0].rstrip("*"))
+    result = [one.value for one in results(name, network) if (one.table, one.metric) == (table, metric)]
+    return Decimal(result[0].rstrip("*"))
 
 
 @pytest.mark.parametrize(("name", "tables"), [

@@ -1,4 +1,4 @@
-"""Figures hold the numbers they were given, and labels that can be read."""
+"""Plots: the plotted numbers and readable labels."""
 
 from __future__ import annotations
 

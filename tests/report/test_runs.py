@@ -1,4 +1,4 @@
-"""Runs beside the papers' rows: matched by network and data set, refused in one line where they are no results."""
+"""Runs matched to the papers' rows by network and data set; one-line errors for unsuitable runs."""
 
 from __future__ import annotations
 
@@ -49,33 +49,33 @@ def change(path: Path, **changes) -> None:
 def of(genotype: Genotype, data: str, **changes) -> TrainedNetwork:
     """A run of a network on a data set, 10 epochs long."""
     cost = Cost(expand(genotype))
-    found = TrainedNetwork(
+    result = TrainedNetwork(
         path="runs/x", title="the network", data=data, input=cost.graph.shapes[0],
         classes=cost.graph.shapes[cost.graph.output][0], params=cost.params, hash=cost.hash, error=12.5,
         images=10_000, epochs=10, recipe="search",
     )  # fmt: skip
-    return replace(found, **changes)
+    return replace(result, **changes)
 
 
 def rows(run: TrainedNetwork, *names: str) -> list[tuple[str, str, str]]:
     """The rows that match, by paper and network, and the reading."""
-    found, why = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
-    assert bool(found) != bool(why)
-    return [(one.paper, one.row.network, one.reading) for one in found]
+    result, why = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
+    assert bool(result) != bool(why)
+    return [(one.paper, one.row.network, one.reading) for one in result]
 
 
 # ---------------------------------------------------------------------- reading
 
 
 def test_a_run_is_read_from_its_folder(trained):
-    found = read_trained(str(trained), ["cifar10", "cifar100"])
+    result = read_trained(str(trained), ["cifar10", "cifar100"])
     metrics = json.loads((trained / "best" / "metrics.json").read_text())
-    assert (found.data, found.input, found.classes) == ("cifar100", (3, 32, 32), 100)
-    assert (found.params, found.hash) == (929_524, metrics["hash"])
-    assert found.error == pytest.approx(100 - 100 * metrics["correct"] / 50)
-    assert (found.images, found.epochs, found.recipe, found.title) == (50, 1, "final", "dsnet/dsnet26-0.25x")
-    assert found.about == f"1 epoch, recipe final, 50 test images ({trained})"
-    assert replace(found, images=10_000, epochs=2).about == f"2 epochs, recipe final ({trained})"
+    assert (result.data, result.input, result.classes) == ("cifar100", (3, 32, 32), 100)
+    assert (result.params, result.hash) == (929_524, metrics["hash"])
+    assert result.error == pytest.approx(100 - 100 * metrics["correct"] / 50)
+    assert (result.images, result.epochs, result.recipe, result.title) == (50, 1, "final", "dsnet/dsnet26-0.25x")
+    assert result.about == f"1 epoch, recipe final, 50 test images ({trained})"
+    assert replace(result, images=10_000, epochs=2).about == f"2 epochs, recipe final ({trained})"
 
 
 def test_data_sets_with_a_name_need_no_other(copy):
@@ -95,9 +95,9 @@ def test_files_are_known_as_what_the_user_says_and_no_guess(copy):
     genotype = load("dsnet/dsnet26-0.25x").with_task((3, 32, 32), 7)
     (best / "genotype.json").write_text(genotype.to_json())
     change(best / "metrics.json", hash=None)
-    found = read_trained(str(copy))
-    assert found.data == "npz:mine.npz (3x32x32, 7 classes)"
-    assert match(found, papers())[1].startswith(
+    result = read_trained(str(copy))
+    assert result.data == "npz:mine.npz (3x32x32, 7 classes)"
+    assert match(result, papers())[1].startswith(
         f"{copy}: no paper prints a result on npz:mine.npz (3x32x32, 7 classes)"
     )
 
@@ -165,8 +165,8 @@ def test_another_reading_is_matched_and_named():
 
 def test_a_run_without_a_row_is_one_line():
     def why(run: TrainedNetwork, *names: str) -> str:
-        found, line = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
-        assert found == [] and "\n" not in line
+        result, line = match(run, {name: paper for name, paper in papers().items() if name in names or not names})
+        assert result == [] and "\n" not in line
         return line
 
     light = of(load("aggregation/resnet"), "cifar10")
@@ -208,8 +208,8 @@ def test_a_run_stands_beside_what_is_printed(run, trained):
     _, out, _ = run("table", "--run", str(trained), "--as", "cifar100", "--format", "markdown")
     assert f"| {' | '.join(cells)} |" in out and out.count("## ") == 1
 
-    found = json.loads(run("table", "--run", str(trained), "--as", "cifar100", "--format", "json")[1])
-    (row,) = found
+    result = json.loads(run("table", "--run", str(trained), "--as", "cifar100", "--format", "json")[1])
+    (row,) = result
     assert (row["paper"], row["network"]) == ("dsnet", "DSNet26 0.25x")
     assert row["runs"] == [
         {"run": str(trained), "data": "cifar100", "test_error": pytest.approx(float(error)), "images": 50, "epochs": 1,
@@ -228,6 +228,6 @@ def test_several_runs_of_a_network_have_a_line_each(run, trained, copy):
 def test_a_run_of_no_row_is_a_note_beside_the_table(run, trained):
     status, out, err = run("table", "seqconv", "--run", str(trained), "--as", "cifar100")
     assert status == 0 and "SeqResNet r=4, k=8" in out
-    found = read_trained(str(trained), ["cifar100"])
-    network = f"dsnet/dsnet26-0.25x, hash {found.hash}"
+    result = read_trained(str(trained), ["cifar100"])
+    network = f"dsnet/dsnet26-0.25x, hash {result.hash}"
     assert err == f"note: {trained}: its network is in no row of the paper seqconv: {network}\n"

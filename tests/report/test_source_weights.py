@@ -1,4 +1,4 @@
-"""Weights by source: every cell is compared with a mean taken by hand from the state dict."""
+"""Weights by source against means computed directly from the state dict."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def mean(weights: Tensor, first: int, channels: int) -> float:
 
 def check(table: SourceWeights, cells: dict[tuple[str, str], float]) -> None:
     """A table has these cells, by source and reader, and no others."""
-    found = {
+    result = {
         (source, reader): table.values[i, j]
         for i, source in enumerate(table.sources)
         for j, reader in enumerate(table.readers)
         if not np.isnan(table.values[i, j])
     }
-    assert found == pytest.approx(cells)
+    assert result == pytest.approx(cells)
 
 
 HEAD: list[Any] = ["gap", {"linear": "classes"}]
@@ -66,9 +66,9 @@ def test_a_dense_block() -> None:
 
 def test_the_features_of_a_concat_that_enters_are_rows_of_their_own() -> None:
     """Two layers of SeqConv with a window: what a group reads falls on the groups of both layers."""
-    seen = [{"slice": 8, "from": "c - 8"}, {"conv": 3}, "relu"]
+    observed = [{"slice": 8, "from": "c - 8"}, {"conv": 3}, "relu"]
     first = {"nodes": 2, "growth": 4, "reads": {"pattern": "input"}, "unit": [{"conv": 3}], "output": "all"}
-    second = {"nodes": 2, "growth": 4, "reads": DENSE, "unit": seen, "output": "all"}
+    second = {"nodes": 2, "growth": 4, "reads": DENSE, "unit": observed, "output": "all"}
     net = [{"conv": 1, "out": 6}, {"like": "first"}, {"like": "second"}, {"conv": 1, "out": 3}, *HEAD]
     (table,), state = of(net, first=first, second=second, all={"pattern": "nodes", "operator": "concat"})
     assert table.sources == ("in 1", "in 2", "1", "2")

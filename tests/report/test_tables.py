@@ -1,4 +1,4 @@
-"""The papers' tables as they are read: counts, readings and results as texts, Markdown and JSON."""
+"""The papers' tables as text, Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_the_docs_hold_the_tables_of_today():
     ([("Cons", "error", "5.39*"), ("Pros", "error", "5.39*")], "5.39* (Cons, Pros)"),
 ])  # fmt: skip
 def test_results_as_a_text(results, text):
-    found = [Result(table, "imagenet", metric, value) for table, metric, value in results]
-    assert tables.printed_text(found) == text
+    result = [Result(table, "imagenet", metric, value) for table, metric, value in results]
+    assert tables.printed_text(result) == text
 
 
 def test_a_line_for_each_network_and_data_set():

@@ -1,4 +1,4 @@
-"""Augmentation on batches against what one image at a time would give."""
+"""Batched augmentation against single-image references."""
 
 from __future__ import annotations
 
@@ -44,35 +44,35 @@ def test_without_augmentation_the_chosen_images_come_out_normalised(images):
 def test_crop_and_flip_give_windows_of_the_padded_image_each_as_often(images):
     index = torch.arange(50).repeat(40)
     batch = augmenter(images, crop=1, flip=True).batch(index)
-    found = dict.fromkeys(((y, x, f) for y in range(3) for x in range(3) for f in range(2)), 0)
+    result = dict.fromkeys(((y, x, f) for y in range(3) for x in range(3) for f in range(2)), 0)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     for number, image in zip(index.tolist(), batch, strict=True):
         hits = []
         pixels = back(image)
-        for y, x, flip in found:
+        for y, x, flip in result:
             window = padded[number, :, y : y + 6, x : x + 5]
             if torch.equal(pixels, window.flip(2) if flip else window):
                 hits.append((y, x, flip))
         assert len(hits) == 1
-        found[hits[0]] += 1
-    assert min(found.values()) > 0.6 * 2000 / 18 and max(found.values()) < 1.4 * 2000 / 18
+        result[hits[0]] += 1
+    assert min(result.values()) > 0.6 * 2000 / 18 and max(result.values()) < 1.4 * 2000 / 18
 
 
 def test_windows_are_scaled_as_torchvision_does(images):
     windows = torch.tensor([[0, 0, 6, 5], [1, 2, 3, 2], [5, 4, 1, 1], [0, 3, 6, 2], [2, 0, 4, 5]])
     got = resize_windows(images[:5], *windows.T.float())
-    for image, found, window in zip(images, got, windows.tolist(), strict=False):
-        assert (found.int() - v2.functional.resized_crop(image, *window, [6, 5]).int()).abs().max() <= 1
+    for image, result, window in zip(images, got, windows.tolist(), strict=False):
+        assert (result.int() - v2.functional.resized_crop(image, *window, [6, 5]).int()).abs().max() <= 1
         exact = v2.functional.resized_crop(image.double(), *window, [6, 5], antialias=False)
-        assert (found - exact).abs().max() <= 0.5 + 1e-3
+        assert (result - exact).abs().max() <= 0.5 + 1e-3
     assert torch.equal(got[0], images[0])
 
 
 def test_windows_are_drawn_as_torchvision_does():
     torch.manual_seed(0)
     image = torch.zeros(1, 40, 30, dtype=torch.uint8)
-    made = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
-    got = torch.stack(made._crop_windows(20_000)).T
+    created = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
+    got = torch.stack(created._crop_windows(20_000)).T
     draw = v2.RandomResizedCrop(8).make_params
     want = torch.tensor([[*(draw([image])[key] for key in ("top", "left", "height", "width"))] for _ in range(5000)])
     top, left, height, width = got.T
@@ -89,8 +89,8 @@ def test_windows_are_drawn_as_torchvision_does():
 
 def test_resized_crops_are_batches_of_the_images_size(images):
     index = torch.arange(50)
-    made, same = (augmenter(images, 1, resized_crop=True, flip=True) for _ in range(2))
-    batch = made.batch(index)
+    created, same = (augmenter(images, 1, resized_crop=True, flip=True) for _ in range(2))
+    batch = created.batch(index)
     assert batch.shape == (50, 3, 6, 5) and torch.equal(batch, same.batch(index))
     grey = torch.full((4, 3, 9, 7), 77, dtype=torch.uint8)
     torch.testing.assert_close(augmenter(grey, resized_crop=True).batch(torch.arange(4)), normalise(grey, MEAN, STD))
@@ -109,16 +109,16 @@ def test_color_jitter_is_torchvisions_image_by_image(memory):
     random = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (60, 3, 31, 17), dtype=torch.uint8, generator=random)
     factors, order = 2 * torch.rand((3, 60), generator=random), torch.rand((3, 60), generator=random).argsort(0)
-    found = jitter_color(images.contiguous(memory_format=memory), factors, order)
+    result = jitter_color(images.contiguous(memory_format=memory), factors, order)
     want = torch.stack([changed(*one) for one in zip(images, factors.T, order.T, strict=True)])
     # Each step drops fractions: on processors that multiply and add in one, a last bit may make a whole level.
-    assert (found != want).float().mean() < 1e-3 and (found.int() - want.int()).abs().max() <= 3
+    assert (result != want).float().mean() < 1e-3 and (result.int() - want.int()).abs().max() <= 3
     assert torch.equal(jitter_color(images, torch.ones(3, 60), order), images)
 
 
 def test_every_image_draws_its_own_factors_and_order():
-    made = augmenter(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), color_jitter=0.4)
-    factors, order = made._jitter(20_000)
+    created = augmenter(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), color_jitter=0.4)
+    factors, order = created._jitter(20_000)
     assert factors.min() >= 0.6 and factors.max() <= 1.4
     assert factors.mean(1).tolist() == pytest.approx([1.0] * 3, abs=0.01)
     assert factors.std(1).tolist() == pytest.approx([0.8 / 12**0.5] * 3, abs=0.01)

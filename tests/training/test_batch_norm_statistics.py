@@ -1,4 +1,4 @@
-"""Batch-norm statistics of the current weights: what they are, when epochs are scored with them, what they leave."""
+"""Recomputed batch-norm statistics: their values, when they are used, and that the model is restored."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def test_a_model_without_running_averages_asks_for_no_images():
 
 @pytest.mark.parametrize("memory", ["lean", "leanest"])
 def test_networks_that_keep_less_have_the_same_ones(few, memory):
-    found = []
+    result = []
     for model in (network(), network(memory=memory)):
         with fresh_statistics(model.train(), images_of(few)):
-            found.append(buffers(model))
-    assert equal(*found)
+            result.append(buffers(model))
+    assert equal(*result)
 
 
 def test_the_images_are_always_the_same(few):
@@ -138,15 +138,15 @@ def test_an_epoch_is_scored_with_them_until_running_averages_follow():
 
 
 def test_metrics_of_a_training_hold_both(few, tmp_path):
-    model, seen = network(), []
+    model, observed = network(), []
 
     def report(epoch, metrics):
-        seen.append(evaluate(model, few.validation, few))
+        observed.append(evaluate(model, few.validation, few))
         return False
 
     history = train(model, few, SEARCH, seed=0, epochs=30, out=tmp_path, report=report).history
-    assert [line[RUNNING] for line in history] == [scored["accuracy"] for scored in seen]
-    assert [line["validation_loss_running_statistics"] for line in history] == [scored["loss"] for scored in seen]
+    assert [line[RUNNING] for line in history] == [scored["accuracy"] for scored in observed]
+    assert [line["validation_loss_running_statistics"] for line in history] == [scored["loss"] for scored in observed]
     fresh = [line["validation_loss"] != line["validation_loss_running_statistics"] for line in history]
     assert fresh == [running_averages_lag(line["lr"] / SEARCH.lr, 4 * line["epoch"]) for line in history]
     assert fresh[0] and not fresh[-1] and history[-1]["validation_accuracy"] == history[-1][RUNNING]

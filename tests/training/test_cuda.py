@@ -1,4 +1,4 @@
-"""What differs on a GPU: bfloat16, channels_last, the generators in a checkpoint. Needs one."""
+"""Training on a GPU: bfloat16, channels_last, random states in checkpoints. Needs a GPU."""
 
 from __future__ import annotations
 

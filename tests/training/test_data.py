@@ -1,4 +1,4 @@
-"""Reading and splitting data sets: what comes out is right, and what is malformed is refused in one line."""
+"""Reading and splitting data sets; malformed data are refused with a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latency: what is made of the times, how many there are, and that measuring leaves a network as it was."""
+"""Latency: statistics of times, number of passes, and that measuring does not change a network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Images(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.seen = []
+        self.observed = []
 
     def forward(self, x):
-        self.seen.append((tuple(x.shape), self.training, torch.is_inference_mode_enabled()))
+        self.observed.append((tuple(x.shape), self.training, torch.is_inference_mode_enabled()))
         return self.norm(x)
 
 
@@ -35,16 +35,16 @@ def test_figures_come_of_the_times(monkeypatch):
     times = iter([9.0, 9.0, 9.0, *[float(i) for i in range(1, 12)]])
     monkeypatch.setattr(module, "_time_on_cpu", lambda model, images: next(times))
     monkeypatch.setattr(module, "LEAST", 11)
-    found = measure(nn.Identity(), (3, 4, 4), batch=3, seconds=0)
-    assert (found.minimum_ms, found.low_ms, found.median_ms, found.high_ms) == (1.0, 3.5, 6.0, 8.5)
-    assert found.runs == 11, "what warms up is not counted"
-    assert (found.batch, found.device, found.images_per_second) == (3, "cpu", 500.0)
+    result = measure(nn.Identity(), (3, 4, 4), batch=3, seconds=0)
+    assert (result.minimum_ms, result.low_ms, result.median_ms, result.high_ms) == (1.0, 3.5, 6.0, 8.5)
+    assert result.runs == 11, "what warms up is not counted"
+    assert (result.batch, result.device, result.images_per_second) == (3, "cpu", 500.0)
 
 
 def test_ten_passes_at_least_and_as_long_as_is_said():
     model = Images()
     assert measure(model, (3, 4, 4), seconds=0).runs == 10
-    assert len(model.seen) == 13
+    assert len(model.observed) == 13
     assert measure(model, (3, 4, 4), seconds=0.1).runs > 20
 
 
@@ -52,22 +52,22 @@ def test_a_network_is_left_as_it_was():
     model = Images()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     measure(model, (3, 4, 4), batch=2, seconds=0)
-    assert set(model.seen) == {((2, 3, 4, 4), False, True)}
+    assert set(model.observed) == {((2, 3, 4, 4), False, True)}
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_in_python():
     threads = torch.get_num_threads()
-    found = nas_agg.latency(SMALL, device="cpu", batch=2, threads=1)
-    assert 0 < found.minimum_ms <= found.low_ms <= found.median_ms <= found.high_ms
-    assert (found.batch, found.threads, found.device) == (2, 1, "cpu")
+    result = nas_agg.latency(SMALL, device="cpu", batch=2, threads=1)
+    assert 0 < result.minimum_ms <= result.low_ms <= result.median_ms <= result.high_ms
+    assert (result.batch, result.threads, result.device) == (2, 1, "cpu")
     assert torch.get_num_threads() == threads
-    assert found.as_dict()["images_per_second"] == pytest.approx(2000 / found.median_ms, rel=0.01)
+    assert result.as_dict()["images_per_second"] == pytest.approx(2000 / result.median_ms, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ({"batch": 0}, "batch: must be 1 to 1,000,000, not 0"),
         ({"batch": 1.5}, "batch: must be 1 to 1,000,000, not 1.5"),
@@ -79,8 +79,8 @@ def test_in_python():
         ({"device": "cuda:99"}, "CUDA devices; use cpu or auto"),
     ],
 )
-def test_a_wrong_call_is_one_line(more, said):
-    with pytest.raises(InputError, match=said):
+def test_a_wrong_call_is_one_line(more, message):
+    with pytest.raises(InputError, match=message):
         nas_agg.latency(SMALL, **more)
 
 
@@ -94,8 +94,8 @@ def test_memory_that_runs_out_is_one_line():
 
 
 def command(*words):
-    told = subprocess.run([sys.executable, "-m", "nas_agg", "cost", *words], capture_output=True, text=True)
-    return told.returncode, told.stdout, told.stderr
+    completed = subprocess.run([sys.executable, "-m", "nas_agg", "cost", *words], capture_output=True, text=True)
+    return completed.returncode, completed.stdout, completed.stderr
 
 
 def test_options_of_a_latency_that_is_not_asked_for():
@@ -107,16 +107,16 @@ def test_options_of_a_latency_that_is_not_asked_for():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
-    found = nas_agg.latency("microdense/30a64", device="cuda")
-    assert found.device == "cuda:0" and found.runs >= 10 and 0 < found.minimum_ms <= found.median_ms < 1000
+    result = nas_agg.latency("microdense/30a64", device="cuda")
+    assert result.device == "cuda:0" and result.runs >= 10 and 0 < result.minimum_ms <= result.median_ms < 1000
 
 
 def test_the_command_shows_it_below_the_counts(monkeypatch, capsys):
     from nas_agg.cli.main import app
 
-    asked = []
-    found = module.Latency(2.5, 2.25, 3.0, 2.0, 400, 8, "cpu", 1)
-    monkeypatch.setattr(module, "latency", lambda genotype, **more: asked.append((genotype.input, more)) or found)
+    calls = []
+    result = module.Latency(2.5, 2.25, 3.0, 2.0, 400, 8, "cpu", 1)
+    monkeypatch.setattr(module, "latency", lambda genotype, **more: calls.append((genotype.input, more)) or result)
     words = ["cost", "microdense/30a64", "--input", "3x16x16", "--latency", "--device", "cpu", "--batch", "8"]
     app(words, standalone_mode=False)
     lines = capsys.readouterr().out.splitlines()
@@ -127,5 +127,5 @@ def test_the_command_shows_it_below_the_counts(monkeypatch, capsys):
     assert " 2.25 to 3 ms " in lines[-3] and " 2 ms " in lines[-2] and " 3,200.0 " in lines[-1]
     app([*words, "--format", "json"], standalone_mode=False)
     figures = json.loads(capsys.readouterr().out)
-    assert figures["params"] == 724_727 and figures["latency"] == found.as_dict()
-    assert asked == [((3, 16, 16), {"device": "cpu", "batch": 8, "threads": None})] * 2
+    assert figures["params"] == 724_727 and figures["latency"] == result.as_dict()
+    assert calls == [((3, 16, 16), {"device": "cpu", "batch": 8, "threads": None})] * 2

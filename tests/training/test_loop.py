@@ -1,4 +1,4 @@
-"""The training loop: what it learns, how it fails, and that a broken-off training ends as an unbroken one."""
+"""The training loop: updates, failures, and that a resumed training equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -93,11 +93,11 @@ class Recorder(nn.Module):
     def __init__(self):
         super().__init__()
         self.line = nn.Linear(64, 10)
-        self.seen = []
+        self.observed = []
 
     def forward(self, x):
         if self.training:
-            self.seen.append(x.detach().clone())
+            self.observed.append(x.detach().clone())
         return self.line(x.flatten(1))
 
 
@@ -109,10 +109,10 @@ def test_an_epoch_is_every_image_once_in_batches_of_nearly_one_size(digits, coun
     data = replace(digits, train=first(digits.train, count), augmentation=Augmentation())
     model = Recorder()
     train(model, data, SEARCH.model_copy(update={"batch_size": batch_size}), seed=0, epochs=1)
-    assert [len(batch) for batch in model.seen] == sizes
-    seen = torch.cat(model.seen).flatten(1)
+    assert [len(batch) for batch in model.observed] == sizes
+    observed = torch.cat(model.observed).flatten(1)
     want = normalise(data.train.images, data.mean, data.std).flatten(1)
-    assert sorted(seen.tolist()) == sorted(want.tolist())
+    assert sorted(observed.tolist()) == sorted(want.tolist())
 
 
 def test_the_first_step_is_sgd_by_hand(few):
@@ -121,7 +121,7 @@ def test_the_first_step_is_sgd_by_hand(few):
     weight, bias = model.line.weight.detach().clone(), model.line.bias.detach().clone()
     data = replace(few, train=first(few.train, 40), augmentation=Augmentation())
     train(model, data, recipe, seed=0, epochs=1)
-    images = model.seen[0].flatten(1)
+    images = model.observed[0].flatten(1)
     normal = normalise(data.train.images, data.mean, data.std).flatten(1)
     labels = data.train.labels[[int((normal == image).all(1).nonzero()[0, 0]) for image in images]]
     target = torch.full((40, 10), 0.01).scatter_(1, labels[:, None], 0.91)
@@ -223,14 +223,16 @@ def test_evaluate_refuses_a_network_of_other_classes(digits):
 
 
 def test_report_prunes(few, tmp_path):
-    seen = []
+    observed = []
 
     def report(epoch, metrics):
-        seen.append((epoch, metrics["epoch"]))
+        observed.append((epoch, metrics["epoch"]))
         return epoch == 2
 
     result = train(network(), few, SEARCH, seed=0, out=tmp_path, report=report, checkpoint_seconds=0)
-    assert result.stopped == "pruned" and result.epochs == 2 and seen == [(1, 1), (2, 2)] and len(lines(tmp_path)) == 2
+    assert (
+        result.stopped == "pruned" and result.epochs == 2 and observed == [(1, 1), (2, 2)] and len(lines(tmp_path)) == 2
+    )
 
 
 def test_the_rate_falls_at_milestones_in_a_training_that_resumes(few, tmp_path):

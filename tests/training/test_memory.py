@@ -1,4 +1,4 @@
-"""What a training step takes and what is free: predictions against a measured peak, and made-up machines."""
+"""Memory of a training step: predictions against measured peaks, and free memory on simulated machines."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ print(status("VmHWM") - before)
 @pytest.mark.parametrize("way", ["plain", "lean"])
 def test_a_step_stays_below_its_prediction(counted, way):
     words = [sys.executable, "-c", PEAK, way]
-    told = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
-    assert 0.3 < int(told.stdout) / step_bytes(counted, way, 8) < 1
+    completed = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
+    assert 0.3 < int(completed.stdout) / step_bytes(counted, way, 8) < 1
 
 
 def machine(tmp_path, groups, cgroup="0::/a/b\n", available=8_000_000):

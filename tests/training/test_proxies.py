@@ -1,4 +1,4 @@
-"""Each proxy beside a direct computation on a network of a few lines."""
+"""Each proxy against a direct computation on a small network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first weights that a recipe wishes for reach the network that is trained."""
+"""The weight initialisation of a recipe reaches the network that is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes: their learning rates, and how they are found."""
+"""Recipes: learning rates, augmentation overrides, lookup by name."""
 
 from __future__ import annotations
 

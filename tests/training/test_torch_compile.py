@@ -1,4 +1,4 @@
-"""Trainings under torch.compile are the trainings that they are without, whether it succeeds or fails."""
+"""Training under torch.compile equals training without it, also if compilation fails."""
 
 from __future__ import annotations
 
@@ -76,16 +76,16 @@ def test_batches_of_two_sizes_are_compiled_once(few, monkeypatch):
 def test_the_compiler_is_told_what_it_may_keep(few, monkeypatch, memory, budget):
     from torch._functorch import config
 
-    told = []
+    compilations = []
 
     def note(graph, inputs):
-        told.append((config.activation_memory_budget, {str(node.op) for node in graph.graph.nodes}))
+        compilations.append((config.activation_memory_budget, {str(node.op) for node in graph.graph.nodes}))
         return graph.forward
 
     monkeypatch.setattr(compiling, "BACKEND", note)
     before = config.activation_memory_budget
     _, result = trained(few, True, memory=memory, epochs=1)
-    assert [share for share, _ in told] == [budget] and result.compile_error == ""
+    assert [share for share, _ in compilations] == [budget] and result.compile_error == ""
     assert config.activation_memory_budget == before
 
 
@@ -173,8 +173,8 @@ def test_what_is_missing_is_said_before_anything(monkeypatch, tmp_path):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(compiling.sysconfig, "get_path", lambda name: str(tmp_path))
-    found = {"g++", "clang++", "gcc"}
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: name if name in found else None)
+    result = {"g++", "clang++", "gcc"}
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name if name in result else None)
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: "found")
     assert lacks() == lacks("cuda:0") == ""
     monkeypatch.setenv("CXX", "icpx -v")
@@ -183,7 +183,7 @@ def test_what_is_missing_is_said_before_anything(monkeypatch, tmp_path):
     headers.unlink()
     assert "Python.h" in lacks() and "Python.h" in lacks("cuda")
     headers.touch()
-    found.clear()
+    result.clear()
     assert "a C++ compiler" in lacks() and "a C compiler" in lacks("cuda")
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     assert "Triton" in lacks("cuda:1")

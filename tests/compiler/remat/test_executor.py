@@ -1,4 +1,4 @@
-"""Networks that keep less for backward: the same function, gradients and statistics, in the bytes predicted."""
+"""Rematerialised training: equal outputs, gradients and statistics, within the predicted bytes."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def state(
     torch.manual_seed(seed)
     output = network(x)
     (output * torch.randn(output.shape, generator=generator)).sum().backward()
-    found = {"output": output, "image": x.grad}
-    found |= {f"gradient of {name}": tensor.grad for name, tensor in network.named_parameters()}
-    return found | dict(network.named_buffers())
+    result = {"output": output, "image": x.grad}
+    result |= {f"gradient of {name}": tensor.grad for name, tensor in network.named_parameters()}
+    return result | dict(network.named_buffers())
 
 
 def check(graph: Graph, tolerance: float = 1e-10, **options: Any) -> None:
@@ -210,7 +210,7 @@ def test_running_statistics_move_once_a_step(graph: Graph) -> None:
 
 
 def test_autocast_is_as_near_to_full_precision(graph: Graph) -> None:
-    found = []
+    result = []
     for memory, dtype in (("plain", torch.float32), ("plain", torch.bfloat16), ("lean", torch.bfloat16)):
         network, x = (
             build(graph, 0, memory=memory),
@@ -222,20 +222,20 @@ def test_autocast_is_as_near_to_full_precision(graph: Graph) -> None:
         output.float().square().sum().backward()
         assert all(tensor.grad is not None and tensor.grad.dtype == torch.float32 for tensor in network.parameters())
         grads = torch.cat([tensor.grad.flatten() for tensor in network.parameters() if tensor.grad is not None])
-        found.append((output.float(), grads))
-    for wanted, plain, lean in zip(*found, strict=True):
+        result.append((output.float(), grads))
+    for wanted, plain, lean in zip(*result, strict=True):
         assert (lean - wanted).norm() < 1.3 * (plain - wanted).norm() + 0.01 * wanted.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_as_near_to_full_precision(graph: Graph, dtype: torch.dtype) -> None:
-    found = []
+    result = []
     for memory, kind in (("plain", torch.float32), ("plain", dtype), ("lean", dtype)):
         network = build(graph, 0, memory=memory).to(kind)  # type: ignore[arg-type]
         output = network(torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(1)).to(kind))
         output.float().square().sum().backward()
-        found.append(torch.cat([tensor.grad.flatten() for tensor in network.parameters() if tensor.grad is not None]))
-    wanted, plain, lean = found
+        result.append(torch.cat([tensor.grad.flatten() for tensor in network.parameters() if tensor.grad is not None]))
+    wanted, plain, lean = result
     assert lean.dtype == dtype
     assert (lean - wanted).norm() < 1.3 * (plain - wanted).norm() + 0.01 * wanted.norm()
 
@@ -281,20 +281,20 @@ def test_the_output_is_the_user_s_own(graph: Graph) -> None:
     plain, lean = build(graph, 0).double(), build(graph, 0, memory="lean").double()
     for network in (plain, lean):
         network(x.double()).mul_(2).sum().backward()
-    for wanted, found in zip(plain.parameters(), lean.parameters(), strict=True):
-        assert wanted.grad is not None and found.grad is not None
-        assert torch.allclose(found.grad, wanted.grad, rtol=1e-9, atol=1e-9)
+    for wanted, result in zip(plain.parameters(), lean.parameters(), strict=True):
+        assert wanted.grad is not None and result.grad is not None
+        assert torch.allclose(result.grad, wanted.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_hooks_and_other_modules_see_what_they_see_in_a_plain_network(graph: Graph) -> None:
     x = torch.randn(2, 3, 12, 12)
-    seen: list[torch.Tensor] = []
+    observed: list[torch.Tensor] = []
     for memory in ("plain", "lean"):
         network = build(graph, 0, memory=memory)
         module = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)][2]
-        module.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+        module.register_forward_hook(lambda module, inputs, output: observed.append(output.detach()))
         network(x).sum().backward()
-    assert len(seen) == 2 and torch.equal(*seen)
+    assert len(observed) == 2 and torch.equal(*observed)
     network = build(graph, 0, memory="lean").eval()
     before = network(x)
     network.linear = nn.Sequential(network.linear, nn.Softmax(1))  # type: ignore[arg-type]
@@ -333,19 +333,19 @@ def test_an_unknown_memory_is_refused() -> None:
 def kept(network: Network, x: torch.Tensor) -> int:
     """Bytes kept for backward: each storage once, parameters and buffers left out."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*network.parameters(), *network.buffers())}
-    found: dict[int, int] = {}
+    result: dict[int, int] = {}
     alive = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own and tensor.numel():
-            found[storage.data_ptr()] = storage.nbytes()
+            result[storage.data_ptr()] = storage.nbytes()
             alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         network(x)
-    return sum(found.values())
+    return sum(result.values())
 
 
 def test_what_is_kept_is_what_is_predicted() -> None:
