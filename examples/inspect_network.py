@@ -38,7 +38,7 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.plots import Explanation, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
-from nas_agg.study.records.run_folder import METRICS, WEIGHTS, dataset_arguments, read_run
+from nas_agg.study.records.run_folder import METRICS_FILE, WEIGHTS_FILE, dataset_arguments, read_run
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
 
@@ -72,7 +72,7 @@ class Subject:
             read_run(run)
         if run != Path(text):
             nas_agg.load(text)  # raises an error for an invalid reference
-        own = Path(text) / "best" / WEIGHTS
+        own = Path(text) / "best" / WEIGHTS_FILE
         return cls(text, weights or (own if own.is_file() else None), run)
 
     @property
@@ -94,18 +94,18 @@ class Subject:
         trial = self.text.rpartition(":")[2]
         places = ("best", "best.tmp") if Path(self.text).is_dir() else (f"trials/{trial}",)
         for place in places:
-            path = self.run / place / f"{METRICS}l"
+            path = self.run / place / f"{METRICS_FILE}l"
             lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
             history = [parse_document(line, str(path), "json") for line in lines]
             if not all(isinstance(metrics, dict) and "epoch" in metrics for metrics in history):
                 raise InputError(f"{path}: not metrics of epochs")
             if history:
                 return history
-        raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS}l)")
+        raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS_FILE}l)")
 
     def test(self) -> dict[str, Any]:
         """The test metrics of a finished run; empty for a trial, which is not tested."""
-        path = Path(self.text) / "best" / METRICS
+        path = Path(self.text) / "best" / METRICS_FILE
         return dict(read_document(path)) if path.is_file() else {}
 
 

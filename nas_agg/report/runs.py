@@ -15,7 +15,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.report.papers import DATA_SETS, Paper, Row
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run
-from nas_agg.study.records.run_folder import GENOTYPE, RUN_FILE, dataset_arguments, read_metrics, read_run
+from nas_agg.study.records.run_folder import GENOTYPE_FILE, RUN_FILE, dataset_arguments, read_metrics, read_run
 from nas_agg.study.standalone_training import finish_instructions
 
 
@@ -97,9 +97,9 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> TrainedNetwork:
     metrics = read_metrics(best)
     if not metrics.get("epochs") or not metrics.get("recipe"):
         raise InputError(f"{best}: its metrics lack epochs and recipe; train the network again")
-    cost = Cost(expand(open_genotype(str(best / GENOTYPE))))
+    cost = Cost(expand(open_genotype(str(best / GENOTYPE_FILE))))
     if metrics.get("hash", cost.hash) != cost.hash:
-        raise InputError(f"{best}: damaged: its metrics belong to another network than its {GENOTYPE}")
+        raise InputError(f"{best}: damaged: its metrics belong to another network than its {GENOTYPE_FILE}")
     graph = cost.graph
     input, classes = graph.shapes[0], graph.shapes[graph.output][0]
     return TrainedNetwork(

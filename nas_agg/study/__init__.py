@@ -1,7 +1,7 @@
-"""The search: `api` checks what a caller gives, `engine` assembles a search, `coordinator` runs its loop.
+"""The search: `api` checks arguments, `plan` plans a search, `engine` runs it, `coordinator` is its loop.
 
-Its rooms, from the top down: workers, scheduling, records, samplers, tables, definition. Imports `training`,
-`compiler` and what lies below them.
+Its packages, from the top down: workers, scheduling, records, samplers, tables, definition. Imports `training`,
+`compiler` and packages below them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SearchResult", "evaluate_run", "resume", "search"]
 
-_PLACES = {
+_MODULES = {
     "SearchResult": "definition.result",
     "evaluate_run": "standalone_training",
     "resume": "api",
@@ -25,7 +25,7 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    # A worker process and a searcher's module pass by here, and need none of it.
-    if name not in _PLACES:
+    # Imported on first use: worker processes and the modules of searchers need none of these.
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

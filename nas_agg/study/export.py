@@ -11,10 +11,10 @@ from nas_agg.common.files import read_document
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run, describe_source, describe_training
 from nas_agg.study.records.run_folder import (
-    GENOTYPE,
-    METRICS,
+    GENOTYPE_FILE,
+    METRICS_FILE,
     RUN_FILE,
-    WEIGHTS,
+    WEIGHTS_FILE,
     dataset_arguments,
     encodable,
     read_run,
@@ -111,11 +111,11 @@ def export_genotype(
 def _describe_best(path: Path) -> tuple[str, str, str | None]:
     """Title, description and weights of the final network of a run folder."""
     best = path / "best"
-    weights = str(best / WEIGHTS) if (best / WEIGHTS).is_file() else None
+    weights = str(best / WEIGHTS_FILE) if (best / WEIGHTS_FILE).is_file() else None
     if not (path / RUN_FILE).is_file():  # a copy of a final network; anything else is refused when it is opened
         return path.resolve().name, "", weights
     run = read_run(path)
-    if not (best / GENOTYPE).is_file() or not (weights or run.get("evaluate")):
+    if not (best / GENOTYPE_FILE).is_file() or not (weights or run.get("evaluate")):
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
     title, about = describe_run(run, path, _metrics(path).get("trial"))
     return title, about, weights
@@ -131,7 +131,7 @@ def _describe_training(path: Path) -> str:
 
 def _metrics(path: Path) -> dict[str, Any]:
     try:
-        metrics = read_document(path / "best" / METRICS)
+        metrics = read_document(path / "best" / METRICS_FILE)
     except InputError:
         return {}
     return metrics if isinstance(metrics, dict) else {}

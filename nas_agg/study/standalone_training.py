@@ -19,7 +19,7 @@ from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
 from nas_agg.study.records.provenance import describe_run, describe_source
-from nas_agg.study.records.run_folder import WEIGHTS, RunFolder, dataset_arguments, read_run, resume_instructions
+from nas_agg.study.records.run_folder import WEIGHTS_FILE, RunFolder, dataset_arguments, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 from nas_agg.study.workers.messages import FinalJob
@@ -277,7 +277,7 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
-    weights = weights or Path(source) / "best" / WEIGHTS
+    weights = weights or Path(source) / "best" / WEIGHTS_FILE
     model = compile(genotype.with_task(data.input, data.classes), weights=weights, download=download)
     return _finite(evaluate(model, data.test, data, pick_device(device)))
 
@@ -299,7 +299,7 @@ def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
         return "its networks were evaluated by a function, not trained"
     if run["status"] == "finished":
         remedy = f"restore it, or remove {path}/best and train again {resume_instructions(run, path)}"
-        return f"best/{WEIGHTS} is missing; {remedy}"
+        return f"best/{WEIGHTS_FILE} is missing; {remedy}"
     return f"finish it {resume_instructions(run, path)}"
 
 
@@ -323,9 +323,9 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
 
     run = read_run(path)
     best = Path(path) / "best"
-    if not (best / WEIGHTS).is_file():
+    if not (best / WEIGHTS_FILE).is_file():
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
     data = load_data(**dataset_arguments(run, path))
     model = compile(open_genotype(str(path)))
-    load_weights(model, best / WEIGHTS)
+    load_weights(model, best / WEIGHTS_FILE)
     return _finite(evaluate(model, data.test, data, pick_device(device)))

@@ -1,4 +1,4 @@
-"""What a study is: settings, objectives, the task, trials, the result, Pareto fronts, stop signals.
+"""The data that the other packages of a study exchange: settings, metrics, objectives, task, trials, result.
 
-The other rooms of a study exchange these; imports nothing of them.
+Also Pareto fronts and stop signals. Imports no other package of the study.
 """

@@ -1,4 +1,4 @@
-"""What a search found."""
+"""The result of a search, and the ranking of its trials."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The end of a search.
+    """The result of a search.
 
     Attributes:
-        best: The best network; of several objectives the one of the Pareto front that is best in the first.
-        values: The values of the space's open names that make it.
-        value: What it has for the (first) objective: validation accuracy (0 to 1), that weighed by latency if there is
-            a target, or what ``evaluate`` gave.
-        trials: Every trial, by number.
+        best: The best network; with several objectives, the network of the Pareto front that is best in the first.
+        values: Its values of the search variables.
+        value: Its value of the first objective: by default validation accuracy (0 to 1), a reward of accuracy and
+            latency if there is a latency target, or what ``evaluate`` returned.
+        trials: All trials, by number.
         reason: Why the search ended.
         path: The run folder, if there is one.
         test: ``metrics.json`` of the final network, if one was trained.
+        objectives: The objectives.
     """
 
     best: Genotype
@@ -43,16 +44,16 @@ class SearchResult:
 
     @property
     def top(self) -> list[TrialRecord]:
-        """The five best trials; of several objectives the Pareto front."""
+        """The five best trials; with several objectives, the Pareto front."""
         return self.front if self.objectives.is_multi_objective else ranked(self.trials)[:5]
 
     @property
     def front(self) -> list[TrialRecord]:
-        """The trials that no other is better than in all objectives, the best in the first objective first."""
-        return front(self.trials)
+        """The Pareto front, by the first objective."""
+        return pareto_front(self.trials)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for ``--format json``."""
+        """JSON values, for ``--format json``."""
         return {
             "path": None if self.path is None else str(self.path),
             "reason": self.reason,
@@ -66,27 +67,28 @@ class SearchResult:
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Networks with a result within the limits, best first.
+    """Trials with a result within the limits, best first.
 
-    Of one objective: by value, then fewer parameters, then number. Of several: the Pareto front, then the front of
-    those that are left, and so on. Networks whose training was stopped early stand behind those trained in full.
+    With one objective: by value, then fewer parameters, then number. With several: by nondomination rank, then as with
+    one. Trials that were pruned or paused come after those trained in full.
     """
-    found = _in_order(trial for trial in trials if trial.consumes_budget and trial.scores is not None)
-    if not found or len(found[0].scores or ()) == 1:
-        return found
-    fronts = nondomination_ranks(np.array([trial.scores for trial in found]))
-    order = sorted(range(len(found)), key=lambda place: (found[place].state != RecordState.COMPLETE, fronts[place]))
-    return [found[place] for place in order]
+    ordered = _by_first_objective(trial for trial in trials if trial.consumes_budget and trial.scores is not None)
+    if not ordered or len(ordered[0].scores or ()) == 1:
+        return ordered
+    ranks = nondomination_ranks(np.array([trial.scores for trial in ordered]))
+    order = sorted(range(len(ordered)), key=lambda i: (ordered[i].state != RecordState.COMPLETE, ranks[i]))
+    return [ordered[i] for i in order]
 
 
-def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The networks trained in full that no other is better than, the best in the first objective first."""
-    found = _in_order(trial for trial in trials if trial.state == RecordState.COMPLETE and trial.scores is not None)
-    if not found:
+def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The nondominated ones of the trials that were trained in full, by the first objective."""
+    complete = (trial for trial in trials if trial.state == RecordState.COMPLETE and trial.scores is not None)
+    ordered = _by_first_objective(complete)
+    if not ordered:
         return []
-    worse = dominated(np.array([trial.scores for trial in found]))
-    return [trial for trial, other in zip(found, worse, strict=True) if not other]
+    mask = dominated(np.array([trial.scores for trial in ordered]))
+    return [trial for trial, is_dominated in zip(ordered, mask, strict=True) if not is_dominated]
 
 
-def _in_order(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
+def _by_first_objective(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
     return sorted(trials, key=lambda t: (t.state != RecordState.COMPLETE, -(t.scores or (0.0,))[0], t.params, t.number))

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM: they stop a search at any moment but in the middle of a write to its storage.
+"""Ctrl-C and SIGTERM: they stop a search at any time except during a write to its storage.
 
-A write that is cut short does no harm to the record, but the libraries that write take the interruption for a fault of
-the storage; so it waits until they are done.
+An interrupted write does not damage the record, but storage drivers report it as an error of the storage; therefore a
+signal waits until the write is complete.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal said to stop.
+    """A stop signal arrived.
 
     Attributes:
-        status: The exit status that says so: 128 and the signal's number.
+        status: Exit status: 128 plus the signal's number.
     """
 
     def __init__(self, signum: int):
@@ -28,44 +28,44 @@ class Stopped(KeyboardInterrupt):
 
 
 class _State:
-    shields = 0
-    waiting: int | None = None
-    stopped = False
+    shields = 0  # nested
+    pending: int | None = None
+    is_stopping = False
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    if _State.stopped:
-        return  # it is stopping
-    if _State.shields:
-        _State.waiting = signum
+    if _State.is_stopping:
         return
-    _State.stopped = True
+    if _State.shields:
+        _State.pending = signum
+        return
+    _State.is_stopping = True
     raise Stopped(signum)
 
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Within, a signal raises :class:`Stopped`, once; in another thread than the main one nothing changes."""
+    """Within the context, a signal raises :class:`Stopped` once; outside the main thread nothing changes."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _stop:
         yield
         return
-    _State.stopped, _State.waiting = False, None
-    before = [signal.signal(number, _stop) for number in SIGNALS]
+    _State.is_stopping, _State.pending = False, None
+    handlers = [signal.signal(signum, _stop) for signum in SIGNALS]
     try:
         yield
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
+        for signum, handler in zip(SIGNALS, handlers, strict=True):
+            signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
 def shielded() -> Iterator[None]:
-    """Within, a signal waits for the end."""
+    """Within the context, a signal is deferred to its end."""
     _State.shields += 1
     try:
         yield
     finally:
         _State.shields -= 1
-        if _State.waiting is not None and not _State.shields:
-            signum, _State.waiting = _State.waiting, None
+        if _State.pending is not None and not _State.shields:
+            signum, _State.pending = _State.pending, None
             _stop(signum, None)

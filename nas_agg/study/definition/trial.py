@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+from nas_agg.study.definition.metrics import METRICS
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 Labels = dict[str, Any]
 OWN = "nas_agg:"  # prefix of this package's attributes, which a user's function may add its own to
 REMOTE = f"{OWN}remote:"  # prefix of the attributes that the coordinator and remote workers exchange
-MEASURED = ("accuracy", "loss", "latency_ms", "batch_size")  # attributes that training or measuring determines
+#: Attributes that measuring or training determines.
+MEASURED = (*(metric.attribute for metric in METRICS.values() if not metric.known_a_priori), "batch_size")
 
 
 class RecordState(StrEnum):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from nas_agg.common.console import format_accuracy, print_table
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.result import SearchResult, front, ranked
+from nas_agg.study.definition.result import SearchResult, pareto_front, ranked
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class ProgressReporter:
 
     def _best(self) -> str:
         if self._objectives.is_multi_objective:
-            count = len(front(self._trials()))
+            count = len(pareto_front(self._trials()))
             return f"{count} in the front" if count else ""
         best = ranked(self._trials())
         return f"best {self._value(best[0])}" if best else ""

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_agg.common.errors import InputError, did_you_mean, redact, truncate
 from nas_agg.common.files import parse_document, read_document, write_atomic, write_errors
+from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 RUN_FORMAT = 1  # of run.json and of all that a run stores; increase it when an older run can no longer be read
-GENOTYPE, WEIGHTS, METRICS = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
+GENOTYPE_FILE, WEIGHTS_FILE, METRICS_FILE = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
 _COLUMNS = (
-    *("number", "state", "value", "accuracy", "loss", "latency_ms", "params", "macs", "activation_bytes", "hash"),
-    *("seconds", "memory", "rejected_draws", "duplicate_of", "reason"),
+    *("number", "state", "value", *(metric.attribute for metric in METRICS.values()), "hash", "seconds"),
+    *("memory", "rejected_draws", "duplicate_of", "reason"),
 )
 
 
@@ -243,13 +244,13 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
         InputError: The folder is incomplete, or its metrics are damaged.
     """
     remedy = f"remove {best} to {'train the network again' if tested else 'have it written again'}"
-    if not (best / METRICS).is_file():
-        raise InputError(f"{best}: incomplete, it has no {METRICS}; {remedy}")
+    if not (best / METRICS_FILE).is_file():
+        raise InputError(f"{best}: incomplete, it has no {METRICS_FILE}; {remedy}")
     try:
-        return _validated(_TestedMetrics if tested else _ScoredMetrics, read_document(best / METRICS))
+        return _validated(_TestedMetrics if tested else _ScoredMetrics, read_document(best / METRICS_FILE))
     except InputError as error:
-        reason = str(error).removeprefix(f"{best / METRICS}: ")
-        raise InputError(f"{best / METRICS}: {reason}; {remedy}") from None
+        reason = str(error).removeprefix(f"{best / METRICS_FILE}: ")
+        raise InputError(f"{best / METRICS_FILE}: {reason}; {remedy}") from None
 
 
 class _StrictModel(BaseModel):

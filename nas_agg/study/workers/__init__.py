@@ -1,4 +1,4 @@
-"""Where trials run: local processes, workers on other machines behind a storage, look-ups in a table.
+"""Executors of trials: worker processes on this machine, remote workers behind a storage, table look-ups.
 
-Imports `study.scheduling` and what lies below it.
+Imports `study.scheduling` and packages below it.
 """

@@ -20,7 +20,7 @@ from nas_agg.compiler.network import memory_of
 from nas_agg.compiler.weights import save_weights
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.records.provenance import add_code_or_warn, describe_training
-from nas_agg.study.records.run_folder import GENOTYPE, METRICS, WEIGHTS
+from nas_agg.study.records.run_folder import GENOTYPE_FILE, METRICS_FILE, WEIGHTS_FILE
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 from nas_agg.training import loop
@@ -186,9 +186,9 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
         "class_names": list(data.class_names),
     }
     genotype = Genotype.model_validate(job.genotype)
-    save_weights(model, out / WEIGHTS)
-    write_atomic(out / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
-    write_atomic(out / METRICS, json.dumps(metrics, indent=2) + "\n")
+    save_weights(model, out / WEIGHTS_FILE)
+    write_atomic(out / GENOTYPE_FILE, json.dumps(genotype.text(), indent=2) + "\n")
+    write_atomic(out / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)
     os.rename(out, job.best)

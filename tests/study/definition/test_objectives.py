@@ -10,7 +10,7 @@ from nas_agg.expansion.costs import cost
 from nas_agg.study.api import search
 from nas_agg.study.definition.metrics import METRICS, SCORE, VALUE
 from nas_agg.study.definition.objectives import objectives_of
-from nas_agg.study.definition.result import front
+from nas_agg.study.definition.result import pareto_front
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.scheduling.constraints import constraint_violations
 
@@ -137,7 +137,7 @@ def test_networks_over_a_limit_are_no_front_and_the_sampler_knows(tiny):
         labels = next(record.draws(sampler, tiny.distributions))
         record.create_trial(labels, tiny.distributions, {"hash": str(number), "params": 1, "macs": 5, "seed": 0})
         record.complete(number, (0.5 + number / 10, 5.0), {"accuracy": much})
-    assert [trial.number for trial in front(record.trials)] == [0]
+    assert [trial.number for trial in pareto_front(record.trials)] == [0]
     assert [trial.number for trial in record.study.best_trials] == [0]
     assert record.trials[1].consumes_budget
     assert record.trials[1].scores is None
