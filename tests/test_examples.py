@@ -109,7 +109,7 @@ def test_another_n_is_chosen_where_three_layers_cannot_be_equal(example, monkeyp
     assert example.choose_variant(b0, [8, 9, 10], 3, True).n == 3
 
 
-def test_what_is_not_of_equal_size_is_called_so(example):
+def test_unequal_sizes_are_reported(example):
     result = example.choose_variant(nas_agg.load("efficientnet/b0"), [8, 9, 10], 0, True)
     assert result.excess > 1 and "NOT equal" in result.size
 

@@ -35,7 +35,7 @@ def test_two_arms_are_a_paired_t_test():
     assert result.degrees == 3
 
 
-def test_what_a_seed_does_to_all_arms_is_no_noise():
+def test_effects_of_a_seed_common_to_all_arms_are_not_noise():
     results = figures()
     shifted = {arm: {seed: value + 10 * seed for seed, value in of.items()} for arm, of in results.items()}
     assert residual_deviation(shifted, list(shifted)) == pytest.approx(residual_deviation(results, list(results)))
@@ -107,5 +107,5 @@ def test_a_wrong_place_of_data_is_one_line(place, monkeypatch, capsys):
     assert f"--data {place!r}: expected cifar10=DATASET" in capsys.readouterr().err
 
 
-def test_the_document_is_what_the_results_say():
+def test_the_document_is_generated_from_the_results():
     assert claims.DOCUMENT.read_text() == claims.report()

@@ -176,7 +176,7 @@ def test_a_backbone_trains() -> None:
 # ---------------------------------------------------------------------- weights
 
 
-def test_a_backbone_starts_as_the_whole_network() -> None:
+def test_a_backbone_is_initialised_as_the_whole_network() -> None:
     whole = nas_agg.compile("residual/preact-164", seed=3).state_dict()
     backbone = nas_agg.compile("residual/preact-164", seed=3, features=True)
     own = backbone.state_dict()

@@ -92,7 +92,7 @@ def test_a_norm_ahead_of_a_border_of_zeros_stays():
     assert sum(isinstance(module, torch.nn.BatchNorm2d) for module in fused.modules()) == 1
 
 
-def test_activations_are_not_written_over_what_others_read():
+def test_activations_are_not_in_place_where_others_read_their_input():
     residual = {"nodes": 1, "growth": 8, "unit": ["relu", {"conv": 1}, "join"], "shortcut": {}}
     net = [{"conv": 3, "out": 8}, residual, "relu", "gap", {"linear": 4}]
     fused = assert_equal(expand(nas_agg.load({"input": [3, 8, 8], "classes": 4, "net": net})))
@@ -160,7 +160,7 @@ def test_names_of_parts_and_networks_without_any():
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fuse(build(deep, 0), deep).modules())
 
 
-def test_what_does_not_fit_together_is_refused():
+def test_contradicting_options_are_refused():
     with pytest.raises(InputError, match="fused network is for inference"):
         nas_agg.compile("residual/resnet-110", fuse=True, memory="lean")
     with pytest.raises(InputError, match="a backbone cannot be fused"):

@@ -27,7 +27,7 @@ def graph_of(*net: Any, image: tuple[int, int, int] = (3, 8, 8)) -> Any:
         ("microdense/30a64", (80, 8, 8), "norm"),
     ],
 )
-def test_it_is_what_the_head_pools(point: str, shape: tuple[int, int, int], ends: str) -> None:
+def test_the_last_map_is_the_input_of_the_heads_pool(point: str, shape: tuple[int, int, int], ends: str) -> None:
     graph = expand(nas_agg.load(point))
     result = last_map(graph)
     (reader,) = graph.readers[result]

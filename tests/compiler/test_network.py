@@ -144,7 +144,7 @@ def message(value: Any) -> set[str]:
     return {value} if isinstance(value, str) else set()
 
 
-def test_300_random_networks_cost_what_is_counted_of_the_built_ones() -> None:
+def test_costs_of_300_random_networks_equal_counts_of_built_networks() -> None:
     rng = random.Random(2024)
     words: set[str] = set()
     for number in range(300):
@@ -158,7 +158,7 @@ def test_300_random_networks_cost_what_is_counted_of_the_built_ones() -> None:
 
 
 @pytest.mark.parametrize("name", ["Micro-Dense Net 30a64", "SeqResNet r=4 k=8", "MixNet-100", "Res2Net-50 26w4s"])
-def test_networks_of_the_papers_cost_what_is_counted(name: str) -> None:
+def test_costs_of_the_papers_networks_equal_counts(name: str) -> None:
     genotype = Genotype.read(GENOTYPES[name])
     graph = expand(genotype.with_task(input=(3, 64, 64) if genotype.input[1] > 64 else None))
     cost, network = Cost(graph), build(graph, 0).train()
@@ -312,7 +312,7 @@ def test_the_source_of_the_forward_is_one_line_an_operation() -> None:
     )
 
 
-def test_parts_may_be_called_as_what_networks_have():
+def test_parts_may_have_names_of_network_attributes():
     """A part whose name is an attribute of the network is distinguished from the attribute."""
     bare = nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["gap"]})
     for network in (nas_agg.compile(bare), nas_agg.compile(bare, fuse=True)):

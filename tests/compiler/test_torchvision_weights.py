@@ -81,7 +81,7 @@ def assert_near(ours: Tensor, wanted: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_loaded_computes_what_torchvision_s_computes(name, tmp_path):
+def test_loaded_weights_give_the_outputs_of_torchvision(name, tmp_path):
     model = theirs(name).eval()
     torch.save(model.state_dict(), tmp_path / "w.pth")
     ours = nas_agg.compile(point(name), weights=tmp_path / "w.pth").eval()
@@ -160,7 +160,7 @@ def test_a_name_is_looked_for_in_torch_hub_s_folder(tmp_path, monkeypatch):
     assert equal_to(nas_agg.compile(network, weights="efficientnet_b0.IMAGENET1K_V1"), model)
 
 
-def test_weights_are_fetched_only_when_asked_for(tmp_path, monkeypatch):
+def test_weights_are_downloaded_only_on_request(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     model = theirs("resnet50")
 

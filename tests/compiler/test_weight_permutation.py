@@ -91,7 +91,7 @@ def test_a_concat_in_another_order_takes_its_channels_along(behind):
     assert_same_function(other, graph, generator)
 
 
-def test_a_state_is_carried_whole_and_reads_like_the_target():
+def test_a_transferred_state_dict_is_complete_and_has_the_targets_names():
     graph = graph_of("bn", {"gn": 4}, "scale", "in", {"dropout": 0.5}, {"conv": 1, "out": 3, "bias": True})
     other = relabeled(random.Random(1), graph)
     state = random_state(graph, torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def test_a_state_is_carried_whole_and_reads_like_the_target():
     assert set(back) == set(state) and all(torch.equal(back[name], state[name]) for name in state)
 
 
-def test_what_does_not_fit_is_refused_in_one_line():
+def test_unequal_networks_and_states_are_refused_in_one_line():
     graph, other = graph_of({"conv": 3, "out": 4}), graph_of({"conv": 1, "out": 4})
     state = random_state(graph, torch.Generator().manual_seed(0))
     with pytest.raises(

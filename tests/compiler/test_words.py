@@ -167,7 +167,7 @@ def test_a_norm_that_features_share_moves_once_for_each() -> None:
     assert_computes(genotype, reference, steps=3)
 
 
-def test_what_is_shared_is_another_network_than_what_is_not() -> None:
+def test_shared_weights_change_the_network() -> None:
     """By its hash and its parameters; the order of the features does not matter, nor who comes by the weights first."""
 
     def twice(units: list, *, each: list | None = None, edges: Any = ((1, 2),)) -> Any:

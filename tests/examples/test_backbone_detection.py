@@ -29,7 +29,7 @@ def test_it_trains() -> None:
     assert "boxes found" in ran.stdout
 
 
-def test_what_is_not_there_is_one_line() -> None:
+def test_a_missing_genotype_is_a_one_line_error() -> None:
     ran = run("residual/resnet51")
     assert ran.returncode == 1
     assert "did you mean 'resnet50'" in ran.stderr and ran.stderr.count("\n") == 1

@@ -203,7 +203,7 @@ def test_hardnet_reads_and_widths_follow_the_powers_of_two(layers: int) -> None:
     assert block["output"]["pattern"] == {"edges": [sorted({*range(1, layers, 2), layers})]}
 
 
-def test_hardnet_widths_grow_with_what_is_read() -> None:
+def test_hardnet_widths_grow_with_the_number_of_sources() -> None:
     graph = expand(example("hardnet68"))
     widths = [shape[0] for op, shape in zip(graph.ops, graph.shapes, strict=True) if op.word == "conv"][2:]
     wanted = []
@@ -323,7 +323,7 @@ class Reduction(nn.Module):
         return self.main(x) + self.side(x)
 
 
-def test_nas_bench_201_is_what_its_string_says() -> None:
+def test_nas_bench_201_network_matches_its_string() -> None:
     (message,) = re.findall(r"^#\s+(\|.*\|)$", FILES["nasbench201"].read_text(encoding="utf-8"), re.M)
     assert [int(source) for source in re.findall(r"~(\d)", message)] == [source for source, _ in EDGES]
     torch.manual_seed(0)

@@ -125,7 +125,7 @@ def test_grad_cam_is_the_gradients_mean_times_the_map(example: Any) -> None:
         (("dense", "--out", "dense/run.json"), "--out: cannot create dense/run.json"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_wrong_arguments_are_a_one_line_error(
     words: tuple[str, ...], message: str, example: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(runs)
@@ -137,7 +137,9 @@ def test_what_is_wrong_is_one_line(
 @pytest.mark.parametrize(
     ("text", "message"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not metrics of epochs")]
 )
-def test_spoilt_metrics_are_one_line(text: str, message: str, example: Any, runs: Path, tmp_path: Path) -> None:
+def test_damaged_metrics_are_a_one_line_error(
+    text: str, message: str, example: Any, runs: Path, tmp_path: Path
+) -> None:
     run_json, metrics = tmp_path / "run" / "run.json", tmp_path / "run" / "best" / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     run_json.write_bytes((runs / "dense" / "run.json").read_bytes())

@@ -32,7 +32,7 @@ def test_all_rows_are_there(name, rows, missing, differ):
 
 
 @pytest.mark.parametrize(("name", "row"), WITH_READINGS, ids=[f"{name}-{row.network}" for name, row in WITH_READINGS])
-def test_readings_give_what_is_printed_or_are_known_not_to(name, row):
+def test_readings_agree_with_printed_numbers_or_are_known_to_differ(name, row):
     for one in count_readings(row, paper(name)):
         assert one.agrees == (one.reading.about not in ("global pooling", "100 classes") or row.network in AGREE)
 
@@ -74,7 +74,7 @@ def test_figures_with_the_digits_of_others(figure, like, cut, message):
 
 
 @pytest.mark.parametrize("like", ["", "M", "1.2", "2.3K", "-1M", "1e3"])
-def test_what_is_no_figure_is_refused(like):
+def test_invalid_numbers_are_refused(like):
     if like == "1.2":
         assert as_printed(1, like) == "1.0"
     else:
@@ -96,7 +96,7 @@ def test_ways_of_counting():
     assert with_norms.params - without.params == 53_120
 
 
-def test_what_a_row_may_not_say():
+def test_invalid_rows():
     row = Row(network="x", point="residual/resnet50", with_={"wdth": 3})
     with pytest.raises(InputError, match="residual/resnet50 has no name 'wdth'; did you mean 'width'"):
         count(row, paper("dsnet"))

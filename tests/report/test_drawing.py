@@ -170,7 +170,7 @@ def test_bars_shrink_with_the_map() -> None:
     assert heights == sorted(heights, reverse=True) and len(set(heights)) == 4
 
 
-def test_a_shortcut_dealt_out_is_said() -> None:
+def test_a_split_shortcut_is_labelled() -> None:
     root = parsed(draw(nas_agg.load("seqconv/seqresnet-r4-k8")))
     message = texts(root)
     assert "shortcut, split among its nodes" in message
@@ -291,6 +291,6 @@ def test_long_names_and_titles_are_cut() -> None:
     assert max(len(line) for line in texts(parsed(text))) < 200
 
 
-def test_what_is_no_network() -> None:
+def test_invalid_networks_are_refused() -> None:
     with pytest.raises(GenotypeError, match="the net must end in"):
         draw(Genotype.read({**NET, "net": [{"conv": 3, "out": 6}]}))

@@ -38,7 +38,7 @@ def test_every_value_of_every_table_is_there(name, tables):
     assert Counter(result.table for row in of.rows for result in of.results(row)) == tables
 
 
-def test_values_are_what_the_papers_say_of_them():
+def test_proxies_equal_the_papers_definitions():
     """Differences that the papers' texts state, of values that their tables print."""
     assert value("dsnet", "ResNet50 0.25x", "Table 2") - value("dsnet", "DSNet50 0.25x", "Table 2") == Decimal("2.01")
     assert value("dsnet", "ResNeXt50 1x", "Table 5") - value("dsnet", "DS2NeXt50 0.5x", "Table 5") == Decimal("0.66")

@@ -113,7 +113,7 @@ def test_curves_are_of_the_metrics() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["one", "two", "train", "validation", "test"]
 
 
-def test_overlays_say_what_was_predicted() -> None:
+def test_overlays_show_the_prediction() -> None:
     images = np.full((2, 8, 8, 1), 128, np.uint8)
     maps = np.array([[[0, 2], [1, 4.0]], [[0, 0], [0, 0]]])
     rows = [Explanation("net", maps, np.array([[0.9, 0.1], [0.3, 0.7]]))]

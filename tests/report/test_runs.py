@@ -86,7 +86,7 @@ def test_data_sets_with_a_name_need_no_other(copy):
         assert read_trained(str(copy), ["cifar100"]).data == data
 
 
-def test_files_are_known_as_what_the_user_says_and_no_guess(copy):
+def test_file_data_sets_need_an_explicit_name(copy):
     with pytest.raises(InputError, match=r"run: trained on npz:mine.npz; if that is CIFAR-100, add --as cifar100$"):
         read_trained(str(copy))
     with pytest.raises(InputError, match=r"npz:mine.npz \(3x32x32, 100 classes\), which is not CIFAR-10 or ImageNet$"):
@@ -185,7 +185,7 @@ def test_a_run_without_a_row_is_one_line():
 # ---------------------------------------------------------------------- the command
 
 
-def test_a_run_stands_beside_what_is_printed(run, trained):
+def test_a_run_is_listed_beside_the_printed_results(run, trained):
     error = f"{read_trained(str(trained), ['cifar100']).error:.2f}"
     status, out, err = run("table", "dsnet", "--run", str(trained), "--as", "cifar100")
     assert (status, err) == (0, "")

@@ -163,7 +163,7 @@ def test_scales_of_a_weighted_shortcut() -> None:
     check(table, cells)
 
 
-def test_scales_of_what_is_read_and_of_what_leaves() -> None:
+def test_scales_of_reads_and_output() -> None:
     block = {"nodes": 2, "growth": 4, "reads": {"pattern": "dense", "operator": "weighted"}, "unit": [{"conv": 3}]}
     (table,), state = of([{"conv": 3, "out": 4}, {"like": "block"}, *HEAD], block=block)
     check(table, {
@@ -179,7 +179,7 @@ def test_where_each_layer_reads_one_tensor_there_is_nothing_to_compare(point: st
     assert source_weights(expand(genotype), nas_agg.compile(genotype, seed=0).state_dict()) == []
 
 
-def test_a_reader_has_cells_for_the_features_that_stand_in_what_enters_it() -> None:
+def test_a_reader_has_cells_for_the_features_in_its_input() -> None:
     genotype = nas_agg.load("sparsenet/40-k24").with_task((3, 8, 8), 10)
     network = nas_agg.compile(genotype, seed=0).eval()
     (block, *_) = source_weights(expand(genotype), network.state_dict())

@@ -13,7 +13,7 @@ from nas_agg.report.papers import Result, paper
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_the_docs_hold_the_tables_of_today():
+def test_the_docs_contain_the_current_tables():
     written = (DOCS / "tables.md").read_text(encoding="utf-8")
     assert written.endswith("\n".join(map(tables.markdown, papers.papers().values())))
 

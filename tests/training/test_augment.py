@@ -127,7 +127,7 @@ def test_every_image_draws_its_own_factors_and_order():
     assert len(numbers) == 6 and counts.min() > 0.9 * 20_000 / 6 and (order.sum(0) == 3).all()
 
 
-def test_color_jitter_varies_what_a_batch_holds(images):
+def test_color_jitter_changes_a_batch(images):
     index = torch.arange(50)
     factors, order = augmenter(images, 4, color_jitter=0.4)._jitter(50)
     batch = augmenter(images, 4, color_jitter=0.4).batch(index)

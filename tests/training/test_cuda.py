@@ -57,7 +57,7 @@ def test_a_training_learns_on_a_gpu(tmp_path):
     assert next(model.parameters()).is_cuda
 
 
-def test_a_training_goes_on_from_a_checkpoint(tmp_path):
+def test_a_training_resumes_from_a_checkpoint(tmp_path):
     class Killed(Exception):
         pass
 

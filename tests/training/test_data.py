@@ -92,7 +92,7 @@ def test_image_size_scales_to_a_square_and_widens_the_crop(digits):
     assert load_data("digits", image_size=4).input == (1, 4, 4)
 
 
-def test_a_whole_fraction_of_the_size_is_the_mean_of_squares(tmp_path, digits):
+def test_scaling_to_an_integer_fraction_averages_blocks(tmp_path, digits):
     source = arrays(shape=(12, 12, 3))
     data = load_data(npz(tmp_path, **source), image_size=4)
     squares = source["x_test"].reshape(-1, 4, 3, 4, 3, 3).mean((2, 4)).transpose(0, 3, 1, 2)
@@ -103,7 +103,7 @@ def test_a_whole_fraction_of_the_size_is_the_mean_of_squares(tmp_path, digits):
     assert (other - wanted).abs().max() <= 0.5
 
 
-def test_as_many_images_as_are_asked_for_are_drawn_by_the_seed_class_by_class(tmp_path, digits):
+def test_the_requested_number_of_images_is_drawn_by_seed_and_class(tmp_path, digits):
     data = load_data("digits", train_images=100, validation_images=333)
     assert (len(data.train), len(data.validation)) == (100, 333)
     assert torch.equal(data.test.images, digits.test.images)
@@ -284,7 +284,7 @@ def test_images_that_cannot_fit_are_refused_before_they_are_scaled(monkeypatch):
 @pytest.mark.parametrize(
     "name, place", [("cifar10", "cifar-10-batches-py/"), ("cifar100", "cifar-100-python/"), ("fashion-mnist", "raw/")]
 )
-def test_a_download_that_is_impossible_says_what_to_put_where(tmp_path, monkeypatch, name, place):
+def test_a_failed_download_names_the_required_files(tmp_path, monkeypatch, name, place):
     import torchvision.datasets
 
     def refuse(self, *args, **options):

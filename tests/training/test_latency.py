@@ -41,7 +41,7 @@ def test_figures_come_of_the_times(monkeypatch):
     assert (result.batch, result.device, result.images_per_second) == (3, "cpu", 500.0)
 
 
-def test_ten_passes_at_least_and_as_long_as_is_said():
+def test_at_least_ten_passes_and_the_specified_time():
     model = Images()
     assert measure(model, (3, 4, 4), seconds=0).runs == 10
     assert len(model.observed) == 13
@@ -98,7 +98,7 @@ def command(*words):
     return completed.returncode, completed.stdout, completed.stderr
 
 
-def test_options_of_a_latency_that_is_not_asked_for():
+def test_latency_options_require_latency():
     for option in ("--device", "--batch", "--threads"):
         status, out, error = command("microdense/30a64", option, "1")
         assert (status, out) == (2, "")

@@ -300,7 +300,7 @@ def test_a_finished_training_resumes_without_an_epoch(few, tmp_path):
     assert resumed == result and same(model, again)
 
 
-def test_a_fresh_training_clears_what_an_old_one_left(few, tmp_path):
+def test_a_new_training_removes_files_of_an_earlier_one(few, tmp_path):
     train(network(), few, SEARCH, seed=0, epochs=2, out=tmp_path, checkpoint_seconds=0)
     assert (tmp_path / CHECKPOINT).exists()
     train(network(), few, SEARCH, seed=1, epochs=1, out=tmp_path)
@@ -358,7 +358,7 @@ def test_failures_have_reasons(few, failure, reason):
     assert "\n" not in str(error.value)
 
 
-def test_weights_spoilt_by_the_last_step_are_found(few):
+def test_weights_spoilt_by_the_last_step_are_detected(few):
     model = Recorder()
     model.line.weight.register_hook(lambda grad: grad * math.inf)
     data = replace(few, train=first(few.train, 40))  # one step

@@ -28,7 +28,7 @@ def counted():
     return nas_agg.cost("densenet/bc-100-k12")
 
 
-def test_the_first_way_that_fits_is_taken(counted):
+def test_the_first_mode_that_fits_is_chosen(counted):
     needs = {name: step_bytes(counted, name, 64) for name in ("plain", "lean", "leanest")}
     assert needs["plain"] > needs["lean"] > needs["leanest"]
     for name, need in needs.items():
@@ -37,7 +37,7 @@ def test_the_first_way_that_fits_is_taken(counted):
     assert choose_memory_mode(counted, 64, needs["lean"] - 1).mode == "leanest"
 
 
-def test_what_is_not_plain_is_said_and_what_does_not_fit_too(counted):
+def test_modes_other_than_plain_and_modes_that_do_not_fit_are_reported(counted):
     assert choose_memory_mode(counted, 64, 100 * GB).message == ""
     lean = choose_memory_mode(counted, 64, step_bytes(counted, "lean", 64)).message
     assert lean.startswith("using memory mode 'lean': a step in mode 'plain' needs about 3.") and "run out" not in lean
@@ -46,7 +46,7 @@ def test_what_is_not_plain_is_said_and_what_does_not_fit_too(counted):
     assert "100.00 MB are available" in leanest.message
 
 
-def test_what_is_asked_for_is_taken_and_unknown_room_is_enough(counted):
+def test_a_requested_mode_is_used_and_an_unknown_budget_suffices(counted):
     assert choose_memory_mode(counted, 64, 1, "lean") == ("lean", "")
     assert choose_memory_mode(counted, 64, None) == ("plain", "")
 
@@ -133,12 +133,12 @@ def test_this_machine_says():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_a_device_that_cannot_be_asked_is_unknown():
+def test_free_memory_of_a_missing_device_is_unknown():
     assert free_bytes_in_subprocess(["cuda:0"]) is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_is_asked():
+def test_free_memory_of_a_gpu():
     free, total = free_bytes_in_subprocess(["cuda:0"]), torch.cuda.mem_get_info(0)[1]
     assert free is not None and 0 < free <= total
     assert 0 < free_bytes("cuda:0") <= total

@@ -202,7 +202,7 @@ def test_dropout_is_no_luck(name, batch):
     assert math.isfinite(score(name, batch, graph=graph))
 
 
-def test_what_is_beyond_numbers(batch):
+def test_infinite_scores(batch):
     graph = expand(nas_agg.load("residual/preact-1001").with_task(input=(4, 8, 8), classes=3))
     assert score("synflow", batch, graph=graph) == math.inf
     dead = torch.zeros_like(batch[0]), batch[1]

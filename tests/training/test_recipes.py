@@ -92,7 +92,7 @@ def test_only_the_authors_code_on_imagenet_starts_convolutions_otherwise():
     }
 
 
-def test_what_a_source_leaves_unsaid_is_written_down():
+def test_choices_of_a_recipe_are_documented():
     choices = RECIPES["microdense-cifar"].choices
     assert all(words in choices for words in ("dynamic regularisation", "warm-up", "cutout", "fan-in"))
     assert all("initialised at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
@@ -102,7 +102,7 @@ def test_what_a_source_leaves_unsaid_is_written_down():
     assert all(recipe.choices for recipe in list(RECIPES.values())[3:])
 
 
-def test_a_recipe_changes_only_what_it_says_of_the_augmentation():
+def test_a_recipe_overrides_only_the_fields_it_sets():
     default = Augmentation(crop=4, flip=True)
     assert RECIPES["search"].augmentation(default) == default
     for data_set in (default, Augmentation(), Augmentation(crop=2)):

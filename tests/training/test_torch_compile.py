@@ -73,7 +73,7 @@ def test_batches_of_two_sizes_are_compiled_once(few, monkeypatch):
 
 
 @pytest.mark.parametrize(("memory", "budget"), [("plain", 1.0), ("lean", 0.5), ("leanest", 0.1)])
-def test_the_compiler_is_told_what_it_may_keep(few, monkeypatch, memory, budget):
+def test_the_compiler_receives_the_activation_budget(few, monkeypatch, memory, budget):
     from torch._functorch import config
 
     compilations = []
@@ -139,7 +139,7 @@ def test_a_torch_without_a_budget_trains_without_compiling(few, monkeypatch):
 
 
 @pytest.mark.parametrize("compiled", [(True, False), (False, True)])
-def test_a_training_goes_on_with_and_without(few, monkeypatch, tmp_path, compiled):
+def test_a_training_resumes_with_and_without_compilation(few, monkeypatch, tmp_path, compiled):
     class Killed(Exception):
         pass
 
@@ -167,7 +167,7 @@ def lacks(kind="cpu"):
     return ""
 
 
-def test_what_is_missing_is_said_before_anything(monkeypatch, tmp_path):
+def test_missing_requirements_are_reported_first(monkeypatch, tmp_path):
     headers = tmp_path / "Python.h"
     headers.touch()
     monkeypatch.delenv("CXX", raising=False)

@@ -286,7 +286,7 @@ def test_the_output_is_the_user_s_own(graph: Graph) -> None:
         assert torch.allclose(result.grad, wanted.grad, rtol=1e-9, atol=1e-9)
 
 
-def test_hooks_and_other_modules_see_what_they_see_in_a_plain_network(graph: Graph) -> None:
+def test_hooks_and_replaced_modules_observe_the_same_as_in_a_plain_network(graph: Graph) -> None:
     x = torch.randn(2, 3, 12, 12)
     observed: list[torch.Tensor] = []
     for memory in ("plain", "lean"):
@@ -348,7 +348,7 @@ def kept(network: Network, x: torch.Tensor) -> int:
     return sum(result.values())
 
 
-def test_what_is_kept_is_what_is_predicted() -> None:
+def test_kept_bytes_equal_the_prediction() -> None:
     rng = random.Random(11)
     graphs = [expand(Genotype.read(random_genotype(rng))) for _ in range(60)] + [graph_of(*MIXED, image=(3, 12, 12))]
     for graph in graphs:
