@@ -48,8 +48,8 @@ def test_invalid_networks_are_rejected() -> None:
     assert rejection(unpadded([9])).startswith(where)
     assert rejection(unpadded([7], min_input=6)).startswith(where.replace("9", "7").replace("8x8", "6x6"))
     points = {"small": {"values": {"kernel": 3}}, "large": {"values": {"kernel": 9}}}
-    said = rejection(unpadded([3, 9], points=points))
-    assert said.startswith("unpadded: point 'large': no valid network on images of 3x8x8: ")
+    message = rejection(unpadded([3, 9], points=points))
+    assert message.startswith("unpadded: point 'large': no valid network on images of 3x8x8: ")
 
 
 class Unchanged(Space):
@@ -127,5 +127,5 @@ def test_counts_are_compared_with_the_compiled_network(
 def test_emitted_code_is_compared_with_the_compiled_network(monkeypatch: pytest.MonkeyPatch) -> None:
     emit, other = codegen.emit, unpadded([5]).genotype({"kernel": 5})
     monkeypatch.setattr(codegen, "emit", lambda genotype: emit(other))
-    said = rejection(unpadded([3]))
-    assert said == 'unpadded: sample {"kernel":3}: the emitted code has other parameters than the compiled network'
+    message = rejection(unpadded([3]))
+    assert message == 'unpadded: sample {"kernel":3}: the emitted code has other parameters than the compiled network'

@@ -1,4 +1,4 @@
-"""Spaces: what is derived from open names, for spaces drawn at random; space files and their errors."""
+"""Search spaces: operations on points of random spaces; space files and their errors."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ RANGES = st.builds(
 )
 
 
-def plain(value: Any) -> Any:
-    """By what two values of a list are the same: 1 and 1.0 are, 1 and true are not."""
+def value_key(value: Any) -> Any:
+    """A key that is equal for equal values of a list: 1 and 1.0 are equal, 1 and true are not."""
     return value if isinstance(value, float) or type(value) is int else canonical_json(value)
 
 
-LISTS = st.lists(NUMBERS | JSON, min_size=1, max_size=4, unique_by=plain) | st.lists(
+LISTS = st.lists(NUMBERS | JSON, min_size=1, max_size=4, unique_by=value_key) | st.lists(
     NUMBERS, min_size=1, max_size=5, unique=True
 )
 
@@ -94,14 +94,14 @@ def changed(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 
 @given(spaces(), SEEDS)
-def test_a_sample_is_in_the_space_and_goes_by_the_seed(space: Space, seed: int) -> None:
+def test_a_sample_is_valid_and_depends_on_the_seed(space: Space, seed: int) -> None:
     values = space.sample(np.random.default_rng(seed))
     assert list(values) == list(space.names) and space.validate(values) == values
     assert values == space.sample(np.random.default_rng(seed))
 
 
 @given(spaces(), SEEDS)
-def test_labels_and_values_are_inverse_and_optuna_takes_the_labels(space: Space, seed: int) -> None:
+def test_labels_and_values_are_inverse_and_optuna_accepts_the_labels(space: Space, seed: int) -> None:
     values = space.sample(np.random.default_rng(seed))
     labels = space.labels(values)
     assert canonical_json(space.values(labels)) == canonical_json(values)
@@ -112,7 +112,7 @@ def test_labels_and_values_are_inverse_and_optuna_takes_the_labels(space: Space,
 
 
 @given(spaces(), SEEDS)
-def test_neighbours_are_all_points_one_name_away(space: Space, seed: int) -> None:
+def test_neighbours_are_all_points_that_differ_in_one_variable(space: Space, seed: int) -> None:
     values = space.sample(np.random.default_rng(seed))
     neighbours = list(space.neighbours(values))
     assert all(len(changed(values, other)) == 1 for other in neighbours)
@@ -130,7 +130,7 @@ def _all(distribution: optuna.distributions.BaseDistribution) -> Any:
 
 
 @given(spaces(), SEEDS, st.integers(1, 5))
-def test_a_mutant_differs_in_so_many_names_as_were_asked(space: Space, seed: int, changes: int) -> None:
+def test_a_mutant_differs_in_the_specified_number_of_variables(space: Space, seed: int, changes: int) -> None:
     rng = np.random.default_rng(seed)
     values = space.sample(rng)
     before = copy.deepcopy(values)
@@ -151,7 +151,7 @@ def test_a_child_has_each_value_from_a_parent(space: Space, seed: int) -> None:
 
 
 @given(spaces(), SEEDS)
-def test_the_code_has_one_length_and_tells_points_apart(space: Space, seed: int) -> None:
+def test_vectors_have_one_length_and_distinguish_points(space: Space, seed: int) -> None:
     rng = np.random.default_rng(seed)
     points = [space.sample(rng) for _ in range(6)]
     codes = [space.encode(point) for point in points]
@@ -162,7 +162,7 @@ def test_the_code_has_one_length_and_tells_points_apart(space: Space, seed: int)
             assert np.array_equal(code, other_code) == (canonical_json(point) == canonical_json(other))
 
 
-def test_every_value_is_drawn_evenly() -> None:
+def test_values_are_drawn_uniformly() -> None:
     space, rng = Space(TEXT, "mine"), np.random.default_rng(0)
     drawn = [space.sample(rng) for _ in range(3000)]
     mutants = [space.mutate(TEXT["points"]["small"]["values"], rng) for _ in range(3000)]
@@ -173,7 +173,7 @@ def test_every_value_is_drawn_evenly() -> None:
         assert sum(changed(small, mutant) == [name] for mutant in mutants) == pytest.approx(share, abs=90)
 
 
-def test_numbers_are_coded_by_rank_and_other_lists_one_hot() -> None:
+def test_numbers_are_encoded_by_rank_and_other_lists_one_hot() -> None:
     space = Space(TEXT, "mine")
     assert [d.__class__.__name__ for d in space.distributions.values()] == [
         "IntDistribution",
@@ -185,7 +185,7 @@ def test_numbers_are_coded_by_rank_and_other_lists_one_hot() -> None:
     assert space.labels(values) == {"depth": 3, "width": "12.5", "wires": '{"window":2}', "body": '[{"conv":1}]'}
 
 
-def test_points_and_the_genotypes_they_make() -> None:
+def test_points_and_their_genotypes() -> None:
     space = Space(TEXT, "mine")
     assert (space.about, space.family, space.min_input, space.size()) == ("A small space.", "mine", 8, 54)
     search = space.search_defaults((3, 8, 8))
@@ -201,7 +201,7 @@ def test_points_and_the_genotypes_they_make() -> None:
         assert space.values_of(space.genotype(values)) == values
 
 
-def test_a_point_may_be_like_one_before_it() -> None:
+def test_a_point_may_inherit_from_an_earlier_one() -> None:
     like = {"123": {"like": "121", "values": {"depth": 3}}, "124": {"like": "123", "classes": 7}}
     space = Space(TEXT | {"points": TEXT["points"] | like}, "mine")
     values = TEXT["points"]["121"]["values"] | {"depth": 3}
@@ -209,7 +209,7 @@ def test_a_point_may_be_like_one_before_it() -> None:
     assert space.points["124"] == Point(values, 7, (3, 32, 32))
 
 
-def test_a_genotype_of_another_space_has_no_values_here() -> None:
+def test_a_genotype_of_another_space_is_rejected() -> None:
     other = Space(TEXT | {"let": {"k": 5}}, "other")
     with pytest.raises(InputError, match="not in the search space mine"):
         Space(TEXT, "mine").values_of(other.point("small"))
@@ -277,18 +277,18 @@ BROKEN: list[tuple[Edit, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("edit", "said"), BROKEN, ids=[said for _, said in BROKEN])
-def test_a_broken_space_is_refused_with_one_line_that_names_the_field(edit: Edit, said: str) -> None:
+@pytest.mark.parametrize(("edit", "message"), BROKEN, ids=[message for _, message in BROKEN])
+def test_an_invalid_space_is_rejected_in_one_line_that_names_the_field(edit: Edit, message: str) -> None:
     text = copy.deepcopy(TEXT)
     edit(text)
     with pytest.raises(InputError) as caught:
         Space(text, "mine")
-    assert str(caught.value).startswith("mine: ") and said in str(caught.value)
+    assert str(caught.value).startswith("mine: ") and message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @given(st.recursive(JSON, lambda inner: st.lists(inner, max_size=2), max_leaves=4), st.sampled_from(sorted(TEXT)))
-def test_any_value_in_the_place_of_a_field_is_taken_or_refused_with_one_line(value: Any, field: str) -> None:
+def test_any_value_of_a_field_is_accepted_or_rejected_in_one_line(value: Any, field: str) -> None:
     try:
         Space(TEXT | {field: value}, "mine")
     except InputError as error:
@@ -308,11 +308,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_spaces_are_found_by_name_and_by_path(folder: Path) -> None:
+def test_spaces_are_opened_by_name_and_by_path(folder: Path) -> None:
     assert "microdense" in list_spaces()
     assert open_space("microdense").name == "microdense"
     assert open_space("./mine.json").name == open_space(folder / "mine.json").name == "mine"
-    for name, said in {
+    for name, message in {
         "microdens": "unknown search space 'microdens'; did you mean 'microdense'?",
         "zzz": "unknown search space 'zzz'; installed spaces: ",
         "min.json": "min.json: no such file; did you mean 'mine.json'?",
@@ -321,10 +321,10 @@ def test_spaces_are_found_by_name_and_by_path(folder: Path) -> None:
     }.items():
         with pytest.raises(InputError) as caught:
             open_space(name)
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
-def test_a_genotype_is_a_file_a_point_or_a_network_of_a_run(folder: Path) -> None:
+def test_genotypes_of_files_points_and_runs(folder: Path) -> None:
     small = Space(TEXT, "mine").point("small")
     for text in (
         "genotype.json",
@@ -340,7 +340,7 @@ def test_a_genotype_is_a_file_a_point_or_a_network_of_a_run(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("microdense", "microdense is a search space, not a genotype: specify one of its points, such as microdense/"),
         ("microdense/30a46", "microdense has no point '30a46'; did you mean '30a64'?"),
@@ -362,13 +362,15 @@ def test_a_genotype_is_a_file_a_point_or_a_network_of_a_run(folder: Path) -> Non
         ("a:b:c/d", "no"),
     ],
 )
-def test_an_unknown_genotype_is_one_line_with_what_is_near(folder: Path, text: str, said: str) -> None:
+def test_an_unknown_genotype_is_rejected_in_one_line_with_suggestions(folder: Path, text: str, message: str) -> None:
     with pytest.raises(InputError) as caught:
         open_genotype(text)
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_points_of_a_family_in_two_files_go_by_the_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_of_a_family_in_two_files_are_referred_to_by_the_family(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     points = TEXT["points"]
     package = tmp_path / "two_spaces_for_a_test"
     package.mkdir()
@@ -391,11 +393,11 @@ def test_points_of_a_family_in_two_files_go_by_the_family(tmp_path: Path, monkey
             open_genotype("small-net/212")
 
 
-def test_naming_a_point_imports_neither_torch_nor_optuna() -> None:
+def test_opening_a_point_imports_neither_torch_nor_optuna() -> None:
     code = "import sys; from nas_agg.search_space.references import open_genotype; open_genotype('microdense/30a64');"
     code += "print({'torch', 'optuna'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "set()", done.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "set()", result.stderr
 
 
 SMALL_MICRODENSE: dict[str, Any] = {
@@ -447,14 +449,14 @@ SMALL_MICRODENSE: dict[str, Any] = {
 }
 
 
-def test_wires_operators_and_growth_of_a_micro_dense_space_are_open():
-    """Any value may be open: a pattern, an operator, a schedule; and every point is a network."""
+def test_patterns_operators_and_schedules_as_search_variables():
+    """Patterns, operators and schedules may be search variables; every point is a valid network."""
     space = Space(SMALL_MICRODENSE, "small")
     assert space.size() == 6 * 6 * 4 * 4 * 5 * 2 * 3 * 3 * 2 * 3
     rng, hashes = np.random.default_rng(0), set()
     for _ in range(100):
         values = space.sample(rng)
-        found = cost(space.genotype(values))
-        hashes.add(found.hash)
+        counted = cost(space.genotype(values))
+        hashes.add(counted.hash)
         assert space.values_of(space.genotype(values)) == values
     assert len(hashes) > 90

@@ -1,4 +1,4 @@
-"""Every searcher does what a search needs of it, and what its own name says."""
+"""Every searcher conforms, and does what its method prescribes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_searchers_conform(name, space):
     check_searcher(find_searcher(name), space, trials=SLOW_ASKS.get(name, 40))
 
 
-def test_what_the_conformance_kit_finds(space):
+def test_the_check_rejects_searchers_with_one_fault(space):
     class Unseeded(Searcher):
         def sampler(self, number: int) -> BaseSampler:
             return RandomSampler()
@@ -42,11 +42,11 @@ def test_what_the_conformance_kit_finds(space):
     class Remembers(PointSearcher):
         def __init__(self, *args):
             super().__init__(*args)
-            self.told = 0
+            self.calls = 0
 
         def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
-            self.told += 1
-            rng.random(self.told)
+            self.calls += 1
+            rng.random(self.calls)
             yield self.space.sample(rng)
 
     class Odd(Searcher):
@@ -58,16 +58,16 @@ def test_what_the_conformance_kit_finds(space):
             check_searcher(kind, space)
     with pytest.raises(AssertionError, match="not an Optuna sampler"):
         check_searcher(Odd, space)
-    for kind, said in (
+    for kind, message in (
         (Unseeded, "with one seed differ"),
         (OneSeed, "are equal"),
         (Remembers, "continues differently"),
     ):
-        with pytest.raises(AssertionError, match=said):
+        with pytest.raises(AssertionError, match=message):
             check_searcher(kind, space, trials=12)
 
 
-def test_what_the_conformance_kit_finds_with_several_objectives(space):
+def test_the_check_rejects_searchers_with_one_fault_for_several_objectives(space):
     class OfOne(Searcher):
         supports_multi_objective = True
 
@@ -80,11 +80,11 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
 
     class Remembers(PointSearcher):
         supports_multi_objective = True
-        told = 0
+        calls = 0
 
         def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[dict]:
-            self.told += self.objectives.is_multi_objective
-            rng.random(self.told)
+            self.calls += self.objectives.is_multi_objective
+            rng.random(self.calls)
             yield self.space.sample(rng)
 
     class Trusting(PointSearcher):
@@ -94,12 +94,12 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
             assert all(len(other.scores) == len(self.objectives) for other in observations)
             yield self.space.sample(rng)
 
-    for kind, said in (
+    for kind, message in (
         (OfOne, "failed at trial 5: RuntimeError"),
         (Remembers, "accuracy and macs that is interrupted at trial 4 continues differently"),
         (Trusting, "failed at trial"),
     ):
-        with pytest.raises(AssertionError, match=said):
+        with pytest.raises(AssertionError, match=message):
             check_searcher(kind, space, trials=12)
         kind.supports_multi_objective = False
         if kind is not Trusting:
@@ -108,26 +108,26 @@ def test_what_the_conformance_kit_finds_with_several_objectives(space):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["tpe", "gp"])
-def test_stopped_trials_of_several_objectives_count_with_what_they_had(name, space):
-    """As Optuna's samplers count them if they were complete."""
-    rng, asked = np.random.default_rng(0), []
+def test_pruned_trials_of_several_objectives_count_with_their_last_values(name, space):
+    """As if they were complete."""
+    rng, proposed = np.random.default_rng(0), []
     points = [space.labels(space.sample(rng)) for _ in range(20)]
     values = rng.normal(size=(20, 2)).tolist()
     for stopped in (False, True):
         study = optuna.create_study(directions=["maximize", "minimize"])
         for number, (labels, own) in enumerate(zip(points, values, strict=True)):
-            said = {"state": optuna.trial.TrialState.COMPLETE, "values": own}
+            message = {"state": optuna.trial.TrialState.COMPLETE, "values": own}
             if stopped and number % 2:
-                said = {"state": optuna.trial.TrialState.PRUNED, "user_attrs": {"nas_agg:values": own}}
-                said["intermediate_values"] = {1: own[0]}
-            study.add_trial(optuna.trial.create_trial(params=labels, distributions=space.distributions, **said))
+                message = {"state": optuna.trial.TrialState.PRUNED, "user_attrs": {"nas_agg:values": own}}
+                message["intermediate_values"] = {1: own[0]}
+            study.add_trial(optuna.trial.create_trial(params=labels, distributions=space.distributions, **message))
         objectives = Objectives([METRICS["accuracy"], METRICS["macs"]])
         study.sampler = make_searcher(find_searcher(name), space, 0, objectives).sampler(20)
-        asked.append(study.ask(space.distributions).params)
-    assert asked[0] == asked[1]
+        proposed.append(study.ask(space.distributions).params)
+    assert proposed[0] == proposed[1]
 
 
-def test_nsga2_breeds_the_unbeaten_and_least_crowded(space):
+def test_nsga2_breeds_non_dominated_and_least_crowded_networks(space):
     searcher, rng = find_searcher("nsga2")(space, 0), np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(60)]
     scores = [(float(i), float(-i)) if i < 20 else (-1.0 - i, -60.0) for i in range(60)]  # of the first none is beaten
@@ -146,7 +146,7 @@ def history(space: Space, values: list[dict], scores: list[float]) -> list[Obser
     return [Observation(space.validate(point), (score,)) for point, score in zip(values, scores, strict=True)]
 
 
-def test_evolution_mutates_the_young_and_good(space):
+def test_evolution_mutates_young_networks_with_high_scores(space):
     searcher = find_searcher("evolution")(space, 0)
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(25)]
@@ -163,26 +163,26 @@ def test_evolution_mutates_the_young_and_good(space):
     assert np.mean(parents) > 18  # of a tournament of 5 among 5 to 24 the best is 20.8 on average
 
 
-def test_local_search_tries_each_neighbour_of_the_centre_once(space):
+def test_local_search_tries_each_neighbour_of_the_incumbent_once(space):
     searcher = find_searcher("local")(space, 0)
     rng = np.random.default_rng(0)
-    centre = space.sample(rng)
-    around = list(space.neighbours(centre))
-    tried = history(space, [centre, *around[:3]], [1.0, 0.5, 0.2, 1.0])
+    incumbent = space.sample(rng)
+    neighbours = list(space.neighbours(incumbent))
+    tried = history(space, [incumbent, *neighbours[:3]], [1.0, 0.5, 0.2, 1.0])
     proposed = list(searcher.proposals(tried, rng))
-    assert len(proposed) == len(around) - 3
-    assert all(point in around[3:] for point in proposed)
-    better = history(space, [centre, *around[:3], around[3]], [1.0, 0.5, 0.2, 0.1, 2.0])
-    assert all(sum(p[n] != around[3][n] for n in p) == 1 for p in searcher.proposals(better, rng))
-    all_tried = history(space, [centre, *around], [1.0] + [0.5] * len(around))
-    assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next centre
+    assert len(proposed) == len(neighbours) - 3
+    assert all(point in neighbours[3:] for point in proposed)
+    better = history(space, [incumbent, *neighbours[:3], neighbours[3]], [1.0, 0.5, 0.2, 0.1, 2.0])
+    assert all(sum(p[n] != neighbours[3][n] for n in p) == 1 for p in searcher.proposals(better, rng))
+    all_tried = history(space, [incumbent, *neighbours], [1.0] + [0.5] * len(neighbours))
+    assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next incumbent
     far = space.sample(rng)
-    assert sum(far[name] != centre[name] for name in far) > 1
+    assert sum(far[name] != incumbent[name] for name in far) > 1
     assert next(searcher.proposals([*all_tried, Observation(far, (0.1,))], rng)) in list(space.neighbours(far))
 
 
-def test_local_search_with_workers_finds_what_it_finds_alone():
-    """Trials that were begun around an earlier centre are no new beginnings."""
+def test_parallel_local_search_is_as_good_as_sequential():
+    """Neighbours of an earlier incumbent are no restarts."""
     names = {f"n{i}": {"from": 1, "to": 12} for i in range(4)}
     text = EXAMPLE_SPACE | {
         "open": names,
@@ -193,7 +193,7 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
     searcher = find_searcher("local")(space, 0)
     best = {}
     for workers in (1, 4):
-        found = []
+        results = []
         for seed in range(5):
             observations, open_ = [], []
             while len(observations) < 80:
@@ -203,8 +203,8 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
                 if len(open_) == workers:
                     point = open_.pop(0)
                     observations.append(Observation(point, (-sum(abs(value - 7) for value in point.values()),)))
-            found.append(max(other.value for other in observations))
-        best[workers] = np.mean(found)
+            results.append(max(other.value for other in observations))
+        best[workers] = np.mean(results)
     assert best[1] > -3
     assert best[4] > -4
 
@@ -213,12 +213,12 @@ def test_local_search_with_workers_finds_what_it_finds_alone():
     ("name", "objectives"),
     [("local", 1), ("predictor", 1), ("predictor", 2), ("evolution", 1), ("nsga2", 1), ("nsga2", 2)],
 )
-def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
+def test_ranges_of_any_width_and_scores_of_any_magnitude(name, objectives):
     names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
     text = EXAMPLE_SPACE | {"open": names, "net": [{"conv": 3, "out": "min(a, 9) + b"}, "only", "gap", {"linear": 4}]}
     space = Space({**text, "let": {"this": ["relu"]}}, "wide")
-    aims = Objectives([METRICS[name] for name in ("accuracy", "loss")[:objectives]])
-    searcher = make_searcher(find_searcher(name), space, 0, aims)
+    objective_set = Objectives([METRICS[name] for name in ("accuracy", "loss")[:objectives]])
+    searcher = make_searcher(find_searcher(name), space, 0, objective_set)
     observations = []
     for number in range(30):
         rng = np.random.default_rng(number)
@@ -228,7 +228,7 @@ def test_ranges_of_any_width_and_scores_of_any_size(name, objectives):
         observations.append(Observation(point, None if value is None else (value, -value)[:objectives]))
 
 
-def test_what_was_seen(space):
+def test_observations_of_a_study(space):
     study = optuna.create_study(direction="maximize")
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(4)]

@@ -1,4 +1,4 @@
-"""The Gaussian process, its target and its acquisition, and that the searcher finds what it should."""
+"""The Gaussian process, transforms and acquisition functions, and the searcher as a whole."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def space() -> Space:
     return Space(EXAMPLE_SPACE, "testing")
 
 
-def drawn(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def draw(count: int, seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     return np.stack([rng.integers(0, len(t), count) for t in TABLES], 1), [rng.normal(size=(count, 2))]
 
 
-def test_the_gradient_of_the_loss_is_that_of_finite_differences():
-    kernel, (codes, features) = SumKernel(TABLES, [2]), drawn(30, 0)
+def test_the_gradient_of_the_loss_by_finite_differences():
+    kernel, (codes, features) = SumKernel(TABLES, [2]), draw(30, 0)
     rng = np.random.default_rng(1)
     distances = kernel.distances(codes, features, codes, features)
     theta, y = kernel.start + 0.2 * rng.normal(size=len(kernel.start)), rng.normal(size=30)
@@ -45,8 +45,8 @@ def test_the_gradient_of_the_loss_is_that_of_finite_differences():
         assert gradient[i] == pytest.approx(slope, abs=1e-6)
 
 
-def test_predictions_are_those_of_the_textbook():
-    kernel, (codes, features), (others, their_features) = SumKernel(TABLES, [2]), drawn(20, 0), drawn(7, 1)
+def test_predictions_are_those_of_the_textbook_formula():
+    kernel, (codes, features), (others, their_features) = SumKernel(TABLES, [2]), draw(20, 0), draw(7, 1)
     y = np.random.default_rng(2).normal(size=20)
     process = GaussianProcess(kernel, codes, features, y)
     own = sum(kernel.covariances(process.theta, kernel.distances(codes, features, codes, features)))
@@ -58,27 +58,27 @@ def test_predictions_are_those_of_the_textbook():
     np.testing.assert_allclose(deviation**2, variance, rtol=1e-6)
 
 
-def test_it_learns_which_variables_and_features_matter():
-    codes, features = drawn(80, 0)
+def test_it_learns_which_variables_and_features_are_relevant():
+    codes, features = draw(80, 0)
     y = (codes[:, 0] == 1) + 0.5 * codes[:, 5] / 4 + 0.7 * features[0][:, 1]
     process = GaussianProcess(SumKernel(TABLES, [2]), codes[:60], [features[0][:60]], (y - y.mean())[:60])
     mean, _ = process.predict(codes[60:], [features[0][60:]])
     assert np.corrcoef(mean, y[60:])[0, 1] > 0.95
 
 
-def test_improvement_is_that_of_the_normal_distribution():
+def test_expected_improvement_of_the_normal_distribution():
     mean, deviation = np.array([0.0, 1.0, -2.0, -7.0]), np.array([1.0, 0.5, 0.7, 1.0])
     z = (mean - 0.3) / deviation
-    wanted = deviation * (z * norm.cdf(z) + norm.pdf(z))
-    found = acquisition.log_expected_improvement(mean, deviation, 0.3)
-    np.testing.assert_allclose(np.exp(found[:3]), wanted[:3], rtol=1e-9)
-    assert found[3] == pytest.approx(np.log(wanted[3]), abs=0.1)
+    expected = deviation * (z * norm.cdf(z) + norm.pdf(z))
+    result = acquisition.log_expected_improvement(mean, deviation, 0.3)
+    np.testing.assert_allclose(np.exp(result[:3]), expected[:3], rtol=1e-9)
+    assert result[3] == pytest.approx(np.log(expected[3]), abs=0.1)
     far = acquisition.log_expected_improvement(np.array([-50.0, -60.0]), np.ones(2), 0.0)
     assert np.isfinite(far).all()
     assert far[0] > far[1]
 
 
-def test_the_target_keeps_the_order_and_spreads_the_best():
+def test_log_gap_transform_keeps_the_order_and_spreads_the_best():
     scores = np.array([0.1, 0.5, 0.9, 0.95, 0.97])
     target = surrogate.log_gap_transform(scores)
     assert (np.diff(target) > 0).all()
@@ -108,7 +108,7 @@ def test_rows_encode_the_points_of_a_space(space):
     assert encoding.distance_tables[count][0, 1] == 0.25
 
 
-def test_features_are_what_networks_cost(space):
+def test_features_are_logarithms_of_costs(space):
     import nas_agg
 
     extractor, encoding = FeatureExtractor(space), Encoding(space)
@@ -120,8 +120,8 @@ def test_features_are_what_networks_cost(space):
     np.testing.assert_allclose(np.expm1(shapes[:, 0]), [cost.depth for cost in counted])
 
 
-def test_workers_spread_out(space):
-    """What is in training is not proposed, and a neighbour of it is worth less."""
+def test_pending_networks_are_not_proposed_again(space):
+    """Six workers propose six different networks."""
     searcher = find_searcher("predictor")(space, 0)
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(20)]
@@ -135,7 +135,7 @@ def test_workers_spread_out(space):
     assert len({str(sorted(point.items(), key=str)) for point in six}) == 6
 
 
-def test_it_beats_chance_by_far_on_a_space_of_ten_million():
+def test_it_is_far_better_than_random_search_on_ten_million_points():
     space = open_space("microdense")
 
     def score(values: dict) -> float:
@@ -156,7 +156,7 @@ def test_it_beats_chance_by_far_on_a_space_of_ten_million():
     assert best["predictor"] > best["random"] / 3
 
 
-def test_half_ranked_targets():
+def test_semi_rank_transform():
     scores = np.array([-1e6, 0.1, 0.2, 0.5, 0.6, 0.9, 1.0])
     target = surrogate.semi_rank_transform(scores)
     assert (np.diff(target) > 0).all()
@@ -166,7 +166,7 @@ def test_half_ranked_targets():
     assert np.isfinite(surrogate.semi_rank_transform(np.array([-1.7e308, 0.0, 1.0, 1.7e308]))).all()
 
 
-def front_gain(
+def acquisition_function(
     space: Space, pending: int = 0
 ) -> tuple[acquisition.ExpectedHypervolumeImprovement, surrogate.EncodedTrials]:
     cache = surrogate.SurrogateCache(FeatureExtractor(space))
@@ -179,16 +179,16 @@ def front_gain(
     ), trials
 
 
-def test_the_gain_of_a_front_is_that_of_its_volume(space):
-    model, trials = front_gain(space)
-    cache, learnt = (
+def test_expected_hypervolume_improvement_is_a_mean_of_hypervolumes(space):
+    model, trials = acquisition_function(space)
+    cache, model_of_accuracy = (
         model.cache,
         surrogate.Surrogate(model.cache, "0", trials, trials.scores[:, 0], surrogate.semi_rank_transform),
     )
-    front = np.stack([learnt.target, -np.log1p(-trials.scores[:, 1])], 1)
+    front = np.stack([model_of_accuracy.target, -np.log1p(-trials.scores[:, 1])], 1)
     reference = np.array([np.quantile(front[:, 0], 0.25), front[:, 1].min() - 0.05 * np.ptp(front[:, 1])])
     rows = cache.encoding.sample(10, np.random.default_rng(1))
-    mean, deviation = learnt.predict(rows, cache.extractor.features(rows))
+    mean, deviation = model_of_accuracy.predict(rows, cache.extractor.features(rows))
     known = -np.log1p(cache.extractor.cost(rows, "macs"))
     for row, middle, spread, cost in zip(rows, mean, deviation, known, strict=True):
         points = [(middle + spread * quantile, cost) for quantile in acquisition.QUANTILES]
@@ -197,47 +197,47 @@ def test_the_gain_of_a_front_is_that_of_its_volume(space):
         assert np.exp(model.evaluate(row[None], exact=True)[0]) == pytest.approx(gain, rel=1e-6, abs=1e-9)
 
 
-def test_costs_are_guessed_for_the_many_and_known_of_the_few(space):
-    model, _ = front_gain(space)
+def test_costs_are_predicted_and_exact_for_the_first_candidates(space):
+    model, _ = acquisition_function(space)
     rows = deduplicate(model.cache.encoding.sample(200, np.random.default_rng(1)), set())
-    guessed, known = model.evaluate(rows), model.evaluate(rows, exact=True)
-    assert np.corrcoef(np.argsort(np.argsort(guessed)), np.argsort(np.argsort(known)))[0, 1] > 0.5
+    predicted, known = model.evaluate(rows), model.evaluate(rows, exact=True)
+    assert np.corrcoef(np.argsort(np.argsort(predicted)), np.argsort(np.argsort(known)))[0, 1] > 0.5
     order = model.rerank(rows)[: acquisition.RERANK_STEP]
     assert (np.diff(model.evaluate(order, exact=True)) <= 0).all()
 
 
-def test_what_is_in_training_counts_for_the_front(space):
-    alone, _ = front_gain(space)
-    others, trials = front_gain(space, pending=6)
+def test_pending_networks_count_for_the_front(space):
+    alone, _ = acquisition_function(space)
+    others, trials = acquisition_function(space, pending=6)
     known = alone.evaluate(trials.pending, exact=True)
     place = int(np.argmax(known))
     assert others.evaluate(trials.pending, exact=True)[place] < known[place] - 0.5
 
 
 @pytest.mark.parametrize("names", [("accuracy",), ("accuracy", "macs")])
-def test_what_is_over_a_limit_is_not_proposed(names, space):
+def test_networks_over_a_limit_are_not_proposed(names, space):
     extractor = FeatureExtractor(space)
     rows = deduplicate(extractor.encoding.sample(60, np.random.default_rng(0)), set())
     macs = extractor.cost(rows, "macs")
     limit = int(np.median(macs))
-    aims = Objectives([METRICS[name] for name in names])
+    objectives = Objectives([METRICS[name] for name in names])
     observations = [
         Observation(extractor.encoding.decode(row), (float(np.log(cost)), -float(cost))[: len(names)])
         for row, cost in zip(rows, macs, strict=True)
         if cost <= limit
     ]
     over = []
-    for most in (0, limit):
-        searcher = make_searcher(find_searcher("predictor"), space, 0, aims)
-        searcher.limits = {"macs": most, "params": 0}
+    for maximum in (0, limit):
+        searcher = make_searcher(find_searcher("predictor"), space, 0, objectives)
+        searcher.limits = {"macs": maximum, "params": 0}
         proposals = searcher.proposals(observations, np.random.default_rng(0))
         first = extractor.encoding.encode_many([next(proposals) for _ in range(20)])
         over.append(int((extractor.cost(first, "macs") > limit).sum()))
-    assert over[0] >= 10 or len(names) > 1  # of one objective the best by far are over it
+    assert over[0] >= 10 or len(names) > 1  # for one objective by far the best networks exceed it
     assert over[1] == 0
 
 
-def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
+def test_nothing_is_proposed_if_all_networks_exceed_a_limit(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b,score,macs\n" + "".join(f"{i // 5},{i % 5},{i},{i}\n" for i in range(25)))
     table = Table(file, ["a", "b"], "score", ["macs"])
@@ -250,28 +250,28 @@ def test_where_all_are_over_a_limit_nothing_is_proposed(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("accuracy", "loss"), ("accuracy", "loss", "latency")])
-def test_it_beats_chance_by_far_on_several_objectives(names):
-    """All of them trained for; the open names make no networks."""
+def test_it_is_far_better_than_random_search_for_several_objectives(names):
+    """All objectives depend on training; the search variables make no networks."""
     space = SearchVariables({f"n{i}": Choice(tuple(range(6))) for i in range(8)})
-    aims = Objectives([METRICS[name] for name in names])
+    objectives = Objectives([METRICS[name] for name in names])
 
     def scores(values: dict) -> tuple[float, ...]:
         numbers = np.array(list(values.values())) / 5
         return tuple(-float(((numbers - place) ** 2).sum()) for place in (0.2, 0.7, 0.5)[: len(names)])
 
-    searcher, observations = make_searcher(find_searcher("predictor"), space, 0, aims), []
+    searcher, observations = make_searcher(find_searcher("predictor"), space, 0, objectives), []
     for number in range(40):
         rng = np.random.default_rng(number)
         point = next(searcher.proposals(observations, rng), None) or space.sample(rng)
         observations.append(Observation(point, scores(point)))
-    drawn = [scores(space.sample(rng)) for _ in range(400)]
+    draw = [scores(space.sample(rng)) for _ in range(400)]
     reference = np.full(len(names), -2.0)
     assert hypervolume(np.array([other.scores for other in observations]), reference) > hypervolume(
-        np.array(drawn), reference
+        np.array(draw), reference
     )
 
 
-def test_features_of_tables_and_of_names_that_make_no_networks(tmp_path):
+def test_features_of_tables_and_of_bare_variables(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("a,b,score,params,macs\n" + "".join(f"{i // 3},{i % 3},{i},{10 + i},{i}\n" for i in range(9)))
     for costs, known in ((["params", "macs"], True), (None, False)):
@@ -284,7 +284,7 @@ def test_features_of_tables_and_of_names_that_make_no_networks(tmp_path):
     assert FeatureExtractor(SearchVariables({"n": Choice((1, 2))})).features(np.array([[0]])) == []
 
 
-def test_features_are_those_of_the_task(space):
+def test_features_depend_on_input_and_classes(space):
     import nas_agg
 
     extractor = FeatureExtractor(space, input=(3, 16, 16), classes=7, activations=True)
@@ -300,7 +300,7 @@ def test_equal_networks_are_not_proposed_again(space, tmp_path):
     row = extractor.encoding.encode(values)
     assert extractor.is_duplicate(
         extractor.encoding.encode(values | {"how": "concat"}), row[None]
-    )  # one feature is read
+    )  # a single feature is read
     for other in ({"wires": "dense"}, {"kind": "deep"}):
         assert not extractor.is_duplicate(extractor.encoding.encode(values | other), row[None])
     searcher, rng = find_searcher("predictor")(space, 0), np.random.default_rng(0)
@@ -318,16 +318,16 @@ def test_equal_networks_are_not_proposed_again(space, tmp_path):
     assert not table.is_duplicate(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
 
 
-def test_what_many_networks_are_fitted_to_changes_by_fours():
+def test_the_training_set_changes_at_each_fourth_network():
     rng = np.random.default_rng(0)
     rows, scores, none = rng.integers(3, size=(430, 5)), rng.random((430, 1)), np.zeros((0, 5), np.int64)
 
-    def fewer(count):
-        found = surrogate.EncodedTrials(rows[:count], scores[:count], none, none).subsample()
-        assert len(found.rows) <= surrogate.MAX_FITTED + 3
-        assert found.rows[-1].tolist() == rows[count - 1].tolist(), "the latest is learnt from at once"
-        assert scores[:count].max() in found.scores
-        return found.rows[: len(found.rows) - found.unfitted].tolist()
+    def training_set(count):
+        result = surrogate.EncodedTrials(rows[:count], scores[:count], none, none).subsample()
+        assert len(result.rows) <= surrogate.MAX_FITTED + 3
+        assert result.rows[-1].tolist() == rows[count - 1].tolist(), "predictions are conditioned on the latest at once"
+        assert scores[:count].max() in result.scores
+        return result.rows[: len(result.rows) - result.unfitted].tolist()
 
-    assert fewer(420) == fewer(421) == fewer(422) == fewer(423) != fewer(424)
-    assert len(fewer(30)) == 30
+    assert training_set(420) == training_set(421) == training_set(422) == training_set(423) != training_set(424)
+    assert len(training_set(30)) == 30

@@ -15,7 +15,7 @@ def ask(kind, study, number, seed=0):
     return study.ask(SPACE)
 
 
-def told(kind, trials, seed=0):
+def completed_study(kind, trials, seed=0):
     study = optuna.create_study(direction="maximize")
     for number in range(trials):
         trial = ask(kind, study, number, seed)
@@ -24,23 +24,23 @@ def told(kind, trials, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["random", "tpe"])
-def test_a_proposal_depends_on_the_study_the_seed_and_the_number_alone(kind):
-    study = told(kind, 15)
-    again = optuna.create_study(direction="maximize")
-    again.add_trials(study.trials)
-    assert ask(kind, study, 15).params == ask(kind, again, 15).params
-    different = [told(kind, 15, seed=seed).trials[3].params for seed in range(5)]
+def test_a_proposal_depends_only_on_the_study_the_seed_and_the_number(kind):
+    study = completed_study(kind, 15)
+    copy = optuna.create_study(direction="maximize")
+    copy.add_trials(study.trials)
+    assert ask(kind, study, 15).params == ask(kind, copy, 15).params
+    different = [completed_study(kind, 15, seed=seed).trials[3].params for seed in range(5)]
     assert len({str(params) for params in different}) > 1
 
 
-def test_tpe_learns():
-    values = sorted(trial.value for trial in told("tpe", 60).trials)
-    by_chance = sorted(trial.value for trial in told("random", 60).trials)
-    assert sum(values[-30:]) > sum(by_chance[-30:]) + 30
+def test_tpe_is_better_than_random_search():
+    values = sorted(trial.value for trial in completed_study("tpe", 60).trials)
+    random_values = sorted(trial.value for trial in completed_study("random", 60).trials)
+    assert sum(values[-30:]) > sum(random_values[-30:]) + 30
     assert values[-1] == 0
 
 
-def test_seeds_are_apart():
+def test_derived_seeds_differ():
     seeds = {derive_seed(seed, number, purpose) for seed in range(5) for number in range(50) for purpose in ("a", "b")}
     assert len(seeds) == 500
     assert derive_seed(0, 0, "ask") == derive_seed(0, 0, "ask") < 2**32
@@ -52,13 +52,13 @@ def test_searchers_are_found_by_entry_point():
         find_searcher("tpr")
 
 
-def test_an_entry_point_that_is_no_searcher_is_refused(monkeypatch):
+def test_an_entry_point_that_is_not_a_searcher_is_rejected(monkeypatch):
     from importlib.metadata import EntryPoint
 
-    import nas_agg.study.samplers.searcher as place
+    import nas_agg.study.samplers.searcher as module
 
-    entries = [EntryPoint("odd", "json:dumps", place.GROUP), EntryPoint("gone", "no_such_module:X", place.GROUP)]
-    monkeypatch.setattr(place, "entry_points", lambda group: entries)
+    entries = [EntryPoint("odd", "json:dumps", module.GROUP), EntryPoint("gone", "no_such_module:X", module.GROUP)]
+    monkeypatch.setattr(module, "entry_points", lambda group: entries)
     with pytest.raises(InputError, match="is not a subclass"):
         find_searcher("odd")
     with pytest.raises(InputError, match="cannot be loaded"):

@@ -50,7 +50,7 @@ def test_it_conforms(space):
 
 
 @EACH
-def test_samples_and_their_children_are_networks_at_every_size(space):
+def test_samples_and_their_children_are_valid_networks_at_every_size(space):
     rng = np.random.default_rng(0)
     for side in sides(space):
         operations, counted = 0, []
@@ -67,7 +67,7 @@ def test_samples_and_their_children_are_networks_at_every_size(space):
 
 
 @EACH
-def test_a_search_by_the_space_s_own_limits_finds_networks_that_train(space):
+def test_networks_within_the_default_limits_can_be_trained(space):
     rng, image = np.random.default_rng(1), (1, smallest(space), smallest(space))
     limit = space.search_defaults(image).max_macs
     graphs = [expand(space.genotype(space.sample(rng), image, 3)) for _ in range(64)]
@@ -80,7 +80,7 @@ def test_a_search_by_the_space_s_own_limits_finds_networks_that_train(space):
 
 
 @EACH
-def test_a_search_of_it_comes_to_its_end(space):
+def test_a_search_runs_to_its_end(space):
     image = (3, smallest(space), smallest(space))
 
     def fewest(genotype: Genotype, trial: optuna.Trial) -> float:
@@ -107,7 +107,7 @@ def test_it_has_a_description_and_a_family(space):
 
 
 @pytest.mark.parametrize("path", sorted(Path(__file__).parents[2].glob("spaces/*.yaml")), ids=lambda path: path.stem)
-def test_a_space_reads_in_one_sitting(path):
+def test_a_space_file_has_at_most_200_lines(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 200
     assert max(map(len, lines)) <= 120

@@ -1,4 +1,4 @@
-"""Spaces that are parts of others."""
+"""Subspaces of other spaces."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ PART = {
 
 @pytest.fixture
 def part(tmp_path):
-    """Writes a part of `densenet` that leaves its first two names half of their values; gives a way to change it."""
-    whole = open_space("densenet")
-    first = whole.sample(np.random.default_rng(0))
-    left = whole.names[:2]
-    domains = {name: whole.domains[name] for name in left}
+    """A function that writes and opens a subspace of `densenet`, with two values for each of two variables."""
+    parent = open_space("densenet")
+    first = parent.sample(np.random.default_rng(0))
+    restricted = parent.names[:2]
+    domains = {name: parent.domains[name] for name in restricted}
     text = {
         **PART,
         "open": {name: [domain.at(0), domain.at(domain.size - 1)] for name, domain in domains.items()},
-        "values": {name: value for name, value in first.items() if name not in left},
+        "values": {name: value for name, value in first.items() if name not in restricted},
     }
 
     def write(**changes):
@@ -37,53 +37,53 @@ def part(tmp_path):
         file.write_text(yaml.safe_dump({**text, **changes}, sort_keys=False))
         return open_space(file)
 
-    write.text, write.whole = text, whole
+    write.text, write.parent = text, parent
     return write
 
 
-def test_every_point_of_a_part_is_one_of_the_whole(part):
+def test_every_point_of_a_subspace_is_a_point_of_its_parent(part):
     space = part()
     assert (space.name, space.family, space.size()) == ("part", "part", 4)
-    assert space.names == part.whole.names[:2]
+    assert space.names == part.parent.names[:2]
     assert space.points == {}
     rng = np.random.default_rng(1)
     for _ in range(4):
         values = space.sample(rng)
         own = space.genotype(values)
-        other = part.whole.genotype(values | part.text["values"], own.input, own.classes)
+        other = part.parent.genotype(values | part.text["values"], own.input, own.classes)
         assert canonical_hash(expand(own)) == canonical_hash(expand(other))
         assert space.values_of(own) == values
 
 
-def test_a_part_has_the_rest_of_the_whole_unless_it_says_its_own(part):
-    assert part().search_text == part.whole.search_text
+def test_a_subspace_inherits_fields_that_it_does_not_specify(part):
+    assert part().search_text == part.parent.search_text
     space = part(input=[1, 8, 8], search={"epochs": 3}, min_input=8)
     assert (space.template.input, space.search_text, space.min_input) == ((1, 8, 8), {"epochs": 3}, 8)
 
 
-def test_a_part_that_says_neither_has_all_points_of_the_whole(tmp_path):
+def test_a_subspace_without_values_or_open_has_all_points_of_its_parent(tmp_path):
     file = tmp_path / "same.yaml"
     file.write_text("like: agg-bench\ninput: [3, 16, 16]\ntable: {dataset: cifar10}\n")
-    space, whole = open_space(file), open_space("agg-bench")
+    space, parent = open_space(file), open_space("agg-bench")
     assert {name: str(domain) for name, domain in space.domains.items()} == {
-        name: str(domain) for name, domain in whole.domains.items()
+        name: str(domain) for name, domain in parent.domains.items()
     }
     assert (space.template.input, space.table, space.points) == ((3, 16, 16), None, {})
     values = space.sample(np.random.default_rng(0))
-    assert space.genotype(values) == whole.genotype(values, (3, 16, 16))
+    assert space.genotype(values) == parent.genotype(values, (3, 16, 16))
 
 
-def test_the_bench_space_is_a_part_of_aggregation():
-    space, whole = open_space("agg-bench"), open_space("aggregation")
+def test_the_bench_space_is_a_subspace_of_aggregation():
+    space, parent = open_space("agg-bench"), open_space("aggregation")
     assert space.size() == 2160
     rng = np.random.default_rng(2)
     for _ in range(5):
         genotype = space.genotype(space.sample(rng))
-        assert whole.values_of(genotype)["stem"] == 16
+        assert parent.values_of(genotype)["stem"] == 16
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"like": "dense"}, "part: like: .dense. is not an installed space"),
         ({"like": 3}, "part: like: 3 is not an installed space"),
@@ -94,17 +94,17 @@ def test_the_bench_space_is_a_part_of_aggregation():
         ({"values": 3}, "part: values: 3 is not an object"),
     ],
 )
-def test_what_is_no_part(part, changes, said):
-    with pytest.raises(InputError, match=f"^{said}"):
+def test_invalid_subspaces_are_rejected(part, changes, message):
+    with pytest.raises(InputError, match=f"^{message}"):
         part(**changes)
 
 
-def test_values_that_the_whole_has_not(part):
-    name = part.whole.names[0]
+def test_values_that_the_parent_lacks_are_rejected(part):
+    name = part.parent.names[0]
     with pytest.raises(InputError, match=rf"^part: open\.{name}: .* is not one of"):
         part(open={**part.text["open"], name: ["nonsense", "other"]})
-    closed = part.whole.names[3]
-    with pytest.raises(InputError, match=rf"^part: values\.{closed}: .* is not one of"):
-        part(values={**part.text["values"], closed: "nonsense"})
+    fixed = part.parent.names[3]
+    with pytest.raises(InputError, match=rf"^part: values\.{fixed}: .* is not one of"):
+        part(values={**part.text["values"], fixed: "nonsense"})
     with pytest.raises(InputError, match=r"also under 'values'"):
         part(values={**part.text["values"], name: 1})

@@ -1,4 +1,4 @@
-"""Candidates screened by a proxy: who is picked, and that nothing but genotype, seed and data decides it."""
+"""Candidates screened by a proxy: the selection, which depends on genotype, seed and data set alone."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ DIGITS = {"spec": "digits", "seed": 0, "image_size": None, "min_side": None}
 
 
 def network(width: int, kernel: int = 3, **first) -> Genotype:
-    """A network of digits; ``first`` is said of its first convolution."""
+    """A network for the digits; ``first`` are fields of its first convolution."""
     net = [{"conv": kernel, "out": width, **first}, "bn", "relu", "gap", {"linear": "classes"}]
     return Genotype.read({"input": [1, 8, 8], "classes": 10, "net": net})
 
 
 WIDTHS = (3, 12, 5, 8)
 NETWORKS = [network(width) for width in WIDTHS]
-BROKEN = network(9, 20, padding=0)  # no pixel of 8x8 is left of it
+BROKEN = network(9, 20, padding=0)  # larger than 8x8 images
 
 
 @pytest.mark.parametrize("proxy", ["params", "macs", "synflow", "naswot"])
-def test_the_widest_is_picked_by_proxies_that_prefer_width(proxy: str) -> None:
+def test_proxies_that_prefer_width_select_the_widest(proxy: str) -> None:
     assert ProxyScreener(proxy, 4, DIGITS, 0).best(NETWORKS) == 1
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_scores_are_those_of_the_data_set_in_any_order(proxy: str) -> None:
+def test_scores_do_not_depend_on_the_order_of_candidates(proxy: str) -> None:
     screen = ProxyScreener(proxy, 4, DIGITS, 7)
     scores = [screen.score(genotype) for genotype in NETWORKS]
     later = ProxyScreener(proxy, 4, DIGITS, 7)
@@ -63,7 +63,7 @@ def test_a_network_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("score", [math.inf, -math.inf, math.nan])
-def test_what_is_no_finite_number_ranks_last(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_are_not_finite_rank_last(score: float, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = dict(zip(NETWORKS, [score, -5.0, score, -9.0], strict=True))
     monkeypatch.setattr(ProxyScreener, "_score", lambda self, genotype: scores[genotype])
     assert ProxyScreener("zen", 4, DIGITS, 0).best(NETWORKS) == 1
@@ -71,14 +71,14 @@ def test_what_is_no_finite_number_ranks_last(score: float, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("proxy", PROXIES)
-def test_what_cannot_be_computed_ranks_last_and_of_equals_the_first_is_picked(proxy: str) -> None:
+def test_invalid_networks_rank_last_and_the_first_of_equals_is_selected(proxy: str) -> None:
     screen = ProxyScreener(proxy, 4, DIGITS, 0)
     assert screen.score(BROKEN) == -math.inf
     assert screen.best([BROKEN, NETWORKS[0], NETWORKS[0]]) == 1
     assert screen.best([BROKEN, BROKEN]) == 0
 
 
-def test_memory_that_runs_out_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     from nas_agg.training import proxies
 
     class Hungry(proxies.Proxy):
@@ -91,7 +91,7 @@ def test_memory_that_runs_out_ends_no_search(monkeypatch: pytest.MonkeyPatch) ->
     assert ProxyScreener("zen", 4, DIGITS, 0).best(NETWORKS) == 3
 
 
-def test_what_is_wrong_is_one_line() -> None:
+def test_invalid_arguments_are_rejected_in_one_line() -> None:
     for arguments, line in (
         (("synflo", 4, DIGITS, 0), "unknown proxy 'synflo'; did you mean 'synflow'\\?"),
         (("synflow", 0, DIGITS, 0), "candidates: 0 is not 1 or more"),
@@ -102,7 +102,7 @@ def test_what_is_wrong_is_one_line() -> None:
     assert ProxyScreener("params", 4, None, 0).best(NETWORKS) == 1
 
 
-def test_torch_waits_for_the_first_score() -> None:
+def test_torch_is_imported_at_the_first_score() -> None:
     code = f"""
 import sys
 from nas_agg.language.genotype import Genotype
@@ -114,13 +114,15 @@ print("torch" in sys.modules, "sklearn" in sys.modules)
 screens[2].best([network])
 print("torch" in sys.modules)
 """
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert told == "False False\nTrue\n"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output == "False False\nTrue\n"
 
 
-def test_the_screen_reads_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_set_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    monkeypatch.setattr("nas_agg.training.data.load_data", lambda **said: read.append(said) or load_data(**said))
+    monkeypatch.setattr(
+        "nas_agg.training.data.load_data", lambda **arguments: read.append(arguments) or load_data(**arguments)
+    )
     screen = screening.ProxyScreener("synflow", 4, DIGITS, 0)
     assert not read
     screen.best(NETWORKS)
@@ -129,29 +131,29 @@ def test_the_screen_reads_its_data_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_search_trains_the_best_of_its_candidates(wide, score):
     settings = {"searcher": "random", "seed": 2}
-    plain = search(wide, score, budget=8, **settings)
+    unscreened = search(wide, score, budget=8, **settings)
     screened = search(wide, score, budget=8, proxy="params", proxy_candidates=6, **settings)
-    params = [sorted(trial.params for trial in result.trials) for result in (plain, screened)]
+    params = [sorted(trial.params for trial in result.trials) for result in (unscreened, screened)]
     assert params[1][0] > params[0][0]
     assert params[1][3] > 1.5 * params[0][3]
     assert len({trial.hash for trial in screened.trials}) == 8
-    again = search(wide, score, budget=8, proxy="params", proxy_candidates=6, **settings)
-    assert [trial.labels for trial in again.trials] == [trial.labels for trial in screened.trials]
+    repeated = search(wide, score, budget=8, proxy="params", proxy_candidates=6, **settings)
+    assert [trial.labels for trial in repeated.trials] == [trial.labels for trial in screened.trials]
 
 
-def test_what_the_user_starts_from_is_not_screened(wide, score):
+def test_initial_points_are_not_screened(wide, score):
     start = [{"width": 3, "deep": 0, "kernel": 1, "end": "relu"}]
     result = search(wide, score, budget=2, proxy="params", proxy_candidates=10, start=start, searcher="random")
     assert wide.values(result.trials[0].labels) == start[0]
 
 
-def test_a_screened_search_ends_with_its_space(tiny, score):
+def test_a_screened_search_ends_when_the_space_is_exhausted(tiny, score):
     result = search(tiny, score, budget=1000, proxy="macs", proxy_candidates=4, searcher="random")
     assert len({trial.hash for trial in result.trials}) == len(result.trials) > 40
     assert "no other network" in result.reason
 
 
-def test_what_needs_images_is_refused_without(tiny, score, tmp_path):
+def test_a_proxy_that_needs_images_is_rejected_without_a_data_set(tiny, score, tmp_path):
     with pytest.raises(InputError, match="proxy: naswot needs images; specify a data set"):
         search(tiny, score, proxy="naswot", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
