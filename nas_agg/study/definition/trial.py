@@ -144,7 +144,7 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
     scores, state = scores_of(trial, objectives), _STATES[trial.state]
     if is_paused(trial):
         state = RecordState.PAUSED
-        if any(excess > 0 for excess in attrs.get("over", {}).values()):  # a constraint only once it is final
+        if any(excess > 0 for excess in attrs.get("violations", {}).values()):  # a constraint only once it is final
             scores = None
     elif attrs.get("interrupted"):
         state = RecordState.INTERRUPTED

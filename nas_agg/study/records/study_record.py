@@ -350,8 +350,8 @@ class StudyRecord:
 
     def _violation_attrs(self, number: int, violations: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """The violations as an attribute, which dashboards show; empty ones replace those of an earlier rung."""
-        earlier = OWN + "over" in self._memory.frozen_trial(number).user_attrs
-        return {"over": dict(violations)} if violations or earlier else {}
+        earlier = OWN + "violations" in self._memory.frozen_trial(number).user_attrs
+        return {"violations": dict(violations)} if violations or earlier else {}
 
     def close_open_trials(self, reason: str) -> list[TrialRecord]:
         """Close the trials that are still open when the search ends.
@@ -368,7 +368,7 @@ class StudyRecord:
         open_trials = [trial for trial in self._records if trial.state in (RecordState.PAUSED, RecordState.RUNNING)]
         for trial in open_trials:
             if trial.rungs:
-                violations = self._memory.frozen_trial(trial.number).user_attrs.get(OWN + "over", {})
+                violations = self._memory.frozen_trial(trial.number).user_attrs.get(OWN + "violations", {})
                 self._set_constraints(trial.number, violations)
                 self._finish(trial.number, TrialState.PRUNED, None, {})
             else:

@@ -65,7 +65,7 @@ def test_what_several_objectives_rule_out(tiny):
         objectives_of(Settings.parse(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
     with pytest.raises(InputError, match="latency_target: the objective is then a score of accuracy and latency"):
         objectives_of(Settings.parse(space="tiny", objective="loss", latency_target="5ms"), evaluated=False)
-    with pytest.raises(InputError, match="one objective, not at accuracy, macs"):
+    with pytest.raises(InputError, match="supports a single objective only, not accuracy, macs"):
         search(tiny, accuracy, searcher="local", objective="accuracy,macs", budget=3)
 
 
