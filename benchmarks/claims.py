@@ -90,11 +90,11 @@ def arms(family: str) -> list[Arm]:
 def _changed(point: str, changes: dict[str, Any]) -> Genotype:
     """The genotype of a point, or of a file beside claims.yaml, with changed values for some of its names."""
     file = HERE / point
-    text = dict(open_genotype(str(file) if file.is_file() else point).text())
+    text = dict(open_genotype(str(file) if file.is_file() else point).to_dict())
     let = dict(text.get("let") or {})
     if unknown := set(changes) - set(let):
         raise SystemExit(f"claims.yaml: {point} has no name {', '.join(sorted(unknown))}")
-    return Genotype.read(text | {"let": let | changes})
+    return Genotype.from_dict(text | {"let": let | changes})
 
 
 def runs() -> list[Run]:

@@ -29,7 +29,7 @@ from nas_agg.search_space.space import open_space
 
 def count(text: dict) -> tuple[int, int]:
     """Parameters and MACs by arithmetic, from the genotype's text."""
-    cost = Cost(expansion.expand(Genotype.read(text)))
+    cost = Cost(expansion.expand(Genotype.from_dict(text)))
     return cost.params, cost.macs
 
 
@@ -54,7 +54,7 @@ def compare(title: str, texts: list[dict], before: Callable[[], None] = lambda: 
         results: list[tuple[int, int]] = []
         before()
         ours.append(seconds(lambda text=text, results=results: results.append(count(text))))
-        graph = expansion.expand(Genotype.read(text))
+        graph = expansion.expand(Genotype.from_dict(text))
         theirs.append(seconds(lambda graph=graph, results=results: results.append(trace(graph))))
         assert results[0] == results[1], (title, results)
     ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
@@ -76,15 +76,17 @@ def main() -> None:
     trace(expansion.expand(paper))  # warm-up: torch imports modules lazily
 
     print(f"{'':<42} {'':>12}   {'static':>10}   {'meta':>10}   ratio (medians)")
-    compare("30a64, cold", [paper.text()] * 5, expansion.forget)
+    compare("30a64, cold", [paper.to_dict()] * 5, expansion.forget)
     task = {"input": (3, 32, 32), "classes": 10}
     parents = [space.sample(rng) for _ in range(options.genotypes)]
-    compare("random microdense networks, cold", [space.genotype(v, **task).text() for v in parents], expansion.forget)
+    compare(
+        "random microdense networks, cold", [space.genotype(v, **task).to_dict() for v in parents], expansion.forget
+    )
     expansion.forget()
     mutants = []
     for values in parents:
-        count(space.genotype(values, **task).text())
-        mutants.append(space.genotype(space.mutate(values, rng), **task).text())
+        count(space.genotype(values, **task).to_dict())
+        mutants.append(space.genotype(space.mutate(values, rng), **task).to_dict())
     compare("mutants of counted networks, warm", mutants)
 
 

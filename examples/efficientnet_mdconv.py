@@ -88,12 +88,12 @@ def variant(b0: Genotype, cost: Cost, blocks: list[int], n: int, ratio: Fraction
         ratio: r_a.
         se: Whether the blocks keep B0's squeeze-excitation.
     """
-    text = b0.text()
+    text = b0.to_dict()
     let: dict[str, Any] = dict(text["let"])
     for number in blocks:
         let |= {f"block{number}": "mdconv_se" if se else "mdconv"}
         let |= {f"layers{number}": n, f"ratio{number}": float(ratio)}
-    genotype = Genotype.read(text | {"let": let})
+    genotype = Genotype.from_dict(text | {"let": let})
     ours = nas_agg.cost(genotype)
     params, macs = (100 * (a / b - 1) for a, b in ((ours.params, cost.params), (ours.macs, cost.macs)))
     return Variant(blocks, n, ratio, genotype, params, macs)

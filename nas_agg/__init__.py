@@ -56,7 +56,7 @@ def load(source: Source) -> Genotype:
         from nas_agg.language.genotype import Genotype
         from nas_agg.language.resolver import Resolver
 
-        genotype = Genotype.read(source)
+        genotype = Genotype.from_dict(source)
         if not genotype.open:
             Resolver(genotype).network()
         return genotype

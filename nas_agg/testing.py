@@ -150,7 +150,7 @@ def _check_values(space: Space, encoding: Encoding, values: Values, where: str) 
     _expect(bool(((vector >= 0) & (vector <= 1)).all()), f"{where}: its vector has entries outside 0 to 1")
     genotype = space.genotype(values)
     _expect(_equal(space.values_of(genotype), values), f"{where}: its genotype has other values")
-    _expect(Genotype.read(json.loads(genotype.to_json())) == genotype, f"{where}: its genotype changes as JSON")
+    _expect(Genotype.from_dict(json.loads(genotype.to_json())) == genotype, f"{where}: its genotype changes as JSON")
 
 
 def _expand(genotype: Genotype, where: str) -> Graph:

@@ -20,9 +20,9 @@ from nas_agg.expansion.costs import cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph import primitives
 from nas_agg.graph.graph import MAX_OPERATIONS, MAX_READS
-from nas_agg.language import expressions, patterns, resolver
+from nas_agg.language import expressions, patterns, substitution
 from nas_agg.language.genotype import ADAPTERS as TYPES
-from nas_agg.language.genotype import MAX_NESTING, Genotype, typed
+from nas_agg.language.genotype import MAX_NESTING, Genotype, validate
 from nas_agg.language.layers import LAYERS
 from nas_agg.language.operators import OPERATORS
 from nas_agg.language.patterns import PATTERNS
@@ -52,7 +52,7 @@ def genotype_of(title: str) -> dict[str, Any]:
 
 
 def params(value: Any) -> int:
-    return cost(Genotype.read(value)).params
+    return cost(Genotype.from_dict(value)).params
 
 
 def ids(texts: Any) -> list[str]:
@@ -66,7 +66,7 @@ def test_blocks_are_found() -> None:
 
 @pytest.mark.parametrize("text", GENOTYPES, ids=ids(GENOTYPES))
 def test_counts_of_genotypes(text: str) -> None:
-    counted = cost(Genotype.read(GENOTYPES[text]))
+    counted = cost(Genotype.from_dict(GENOTYPES[text]))
     written = {unit: int(number.replace(",", "")) for number, unit in re.findall(r"([\d,]+) (parameters|MACs)", text)}
     assert written["parameters"] == counted.params
     assert written.get("MACs", counted.macs) == counted.macs
@@ -75,7 +75,7 @@ def test_counts_of_genotypes(text: str) -> None:
 def test_the_first_two_genotypes_are_one_network() -> None:
     first, second = list(GENOTYPES)[:2]
     assert "the same hash" in second
-    assert cost(Genotype.read(GENOTYPES[first])).hash == cost(Genotype.read(GENOTYPES[second])).hash
+    assert cost(Genotype.from_dict(GENOTYPES[first])).hash == cost(Genotype.from_dict(GENOTYPES[second])).hash
 
 
 @pytest.mark.parametrize("text", SPACES, ids=ids(SPACES))
@@ -145,7 +145,7 @@ def test_table_of_patterns() -> None:
     assert len(table) == len(PATTERNS) - 1  # all but edges
     for line in table:
         word, *cells = [cell.strip() for cell in line.strip("|").split("|")]
-        pattern = typed(TYPES["pattern"], parse_document(word.strip("`"), "table", "yaml"))
+        pattern = validate(TYPES["pattern"], parse_document(word.strip("`"), "table", "yaml"))
         kind = PATTERNS[pattern] if isinstance(pattern, str) else type(pattern)
         values = {} if isinstance(pattern, str) else pattern.model_dump(by_alias=True)
         for position, cell in enumerate(cells, 1):
@@ -153,7 +153,7 @@ def test_table_of_patterns() -> None:
 
 
 def test_names_of_parameters() -> None:
-    graph = expand(Genotype.read(next(v for text, v in GENOTYPES.items() if "fit: [{conv: 1}, bn]" in text)))
+    graph = expand(Genotype.from_dict(next(v for text, v in GENOTYPES.items() if "fit: [{conv: 1}, bn]" in text)))
     stateful = {path: op for path, op in zip(graph.paths, graph.ops, strict=True) if op.stateful}
     names = block("Names of parameters").split()
     assert len(names) == 9
@@ -184,7 +184,9 @@ def test_errors(message: str, fault: tuple) -> None:
     aggregate, step = fault
     with pytest.raises(GenotypeError) as error:
         expand(
-            Genotype.read({"input": [3, 32, 32], "classes": 10, "let": {"block": aggregate}, "net": [CONV, step, *END]})
+            Genotype.from_dict(
+                {"input": [3, 32, 32], "classes": 10, "let": {"block": aggregate}, "net": [CONV, step, *END]}
+            )
         )
     assert str(error.value) == message
 
@@ -192,7 +194,7 @@ def test_errors(message: str, fault: tuple) -> None:
 def test_limits() -> None:
     section = TEXT[TEXT.index("## 13.") : TEXT.index("## 14.")]
     for limit in (
-        MAX_CHARACTERS, MAX_NESTING, resolver.MAX_VALUES, patterns.MAX_NODES, MAX_OPERATIONS, MAX_READS,
+        MAX_CHARACTERS, MAX_NESTING, substitution.MAX_VALUES, patterns.MAX_NODES, MAX_OPERATIONS, MAX_READS,
         primitives.MAX_CHANNELS, primitives.MAX_SIDE, primitives.MAX_KERNEL, expressions.MAX_BITS,
     ):  # fmt: skip
         assert f"{limit:,}" in section
@@ -206,7 +208,7 @@ def test_hazards() -> None:
     assert f"{{avgpool: s, padding: {pooled['padding']}}}" in TEXT
 
     def last(net: list, side: int) -> tuple[int, ...]:
-        graph = expand(Genotype.read({"input": [3, side, side], "classes": 10, "net": [CONV, *net, *END]}))
+        graph = expand(Genotype.from_dict({"input": [3, side, side], "classes": 10, "net": [CONV, *net, *END]}))
         return graph.shapes[graph.inputs[-2][0]]
 
     def stage(match: list) -> dict:

@@ -21,7 +21,7 @@ from nas_agg.cli.options import (
 from nas_agg.common.console import format_bytes, format_count, print_table
 
 if TYPE_CHECKING:
-    from nas_agg.expansion.passes import Count
+    from nas_agg.expansion.passes import PassCount
     from nas_agg.study.export import ExportedModel
 
 _FILES = {
@@ -81,13 +81,13 @@ def compile_(
         _print(exported, seed)
 
 
-def _pass_counts(exported: ExportedModel) -> list[Count]:
+def _pass_counts(exported: ExportedModel) -> list[PassCount]:
     """Operations before and after each pass, those for inference included."""
     from nas_agg.compiler.inference_fusion import pass_counts as fused
     from nas_agg.compiler.network import build
-    from nas_agg.expansion.passes import as_written, passed
+    from nas_agg.expansion.passes import expand_unsimplified, run_passes
 
-    steps = passed(as_written(exported.genotype))
+    steps = run_passes(expand_unsimplified(exported.genotype))
     graph = steps[-1].graph
     return [*[step.counted for step in steps], *fused(build(graph, 0), graph)]
 

@@ -18,7 +18,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.compiler.network import CompiledModule, Network, build, compiled_forward, forward_source
 from nas_agg.compiler.torchvision_weights import Weights, load_weights_from
 from nas_agg.expansion.expansion import expand
-from nas_agg.expansion.passes import tidy
+from nas_agg.expansion.passes import apply_passes
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Act, AdaptivePool, Conv, Linear, MaxPool, Norm
 from nas_agg.graph.rematerialization import MemoryMode
@@ -135,7 +135,7 @@ def backbone(
     """
     if memory != "plain":
         raise InputError(f"a backbone supports memory mode 'plain' only, not {memory!r}")
-    graph = tidy(expand(genotype), passes)
+    graph = apply_passes(expand(genotype), passes)
     outputs = features(graph)
     network = build(graph, seed)
     if weights is not None:

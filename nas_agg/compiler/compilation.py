@@ -11,7 +11,7 @@ from nas_agg.compiler.network import Network, build
 from nas_agg.compiler.residual_branches import branch_ends
 from nas_agg.compiler.torchvision_weights import Weights, load_weights_from
 from nas_agg.expansion.expansion import expand
-from nas_agg.expansion.passes import tidy
+from nas_agg.expansion.passes import apply_passes
 from nas_agg.graph.rematerialization import MemoryMode
 from nas_agg.language.genotype import Genotype
 
@@ -52,7 +52,7 @@ def compile(
     """
     if fuse and memory != "plain":
         raise InputError(f"a fused network is for inference only; use memory mode 'plain', not {memory!r}")
-    graph = tidy(expand(genotype), passes)
+    graph = apply_passes(expand(genotype), passes)
     zeros = branch_ends(graph) if zero_branches else ()
     network = build(graph, seed, zeros=zeros, classifier_init=classifier_init, conv_init=conv_init, memory=memory)
     if weights is not None:

@@ -13,7 +13,7 @@ import torch
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.compiler.inference_modules import IN_PLACE, Buffer, Ceiling, Floor, InPlaceAct, Pointwise, Store
 from nas_agg.compiler.network import Network
-from nas_agg.expansion.passes import Copy, Count
+from nas_agg.expansion.passes import GraphRewriter, PassCount
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import (
     Act,
@@ -144,15 +144,15 @@ def _is_average(op: Primitive) -> bool:
 
 def remove_dropout(fusion: Fusion) -> None:
     """Remove dropout, the identity in inference."""
-    copy = Copy(fusion.graph)
+    copy = GraphRewriter(fusion.graph)
     for i, op, inputs in copy.operations():
-        copy.place.append(inputs[0] if isinstance(op, Dropout) else copy.add(i, op, inputs))
+        copy.new_tensors.append(inputs[0] if isinstance(op, Dropout) else copy.add(i, op, inputs))
     fusion.graph = copy.graph()
 
 
 def pools_before_convolutions(fusion: Fusion) -> None:
     """Move an average pool ahead of the 1x1 convolution that it follows: they commute, and it is cheaper."""
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     moved = {}
     for i, op in enumerate(graph.ops):
         if isinstance(op, Conv) and (op.kernel, op.stride, op.padding) == (1, 1, 0):
@@ -162,18 +162,18 @@ def pools_before_convolutions(fusion: Fusion) -> None:
     convs = set(moved.values())
     for i, op, inputs in copy.operations():
         if i in convs:
-            copy.place.append(inputs[0])
+            copy.new_tensors.append(inputs[0])
         elif i in moved:
             pooled = copy.add(i, op, inputs)
-            copy.place.append(copy.add(moved[i], graph.ops[moved[i]], (pooled,)))
+            copy.new_tensors.append(copy.add(moved[i], graph.ops[moved[i]], (pooled,)))
         else:
-            copy.place.append(copy.add(i, op, inputs))
+            copy.new_tensors.append(copy.add(i, op, inputs))
     fusion.graph = copy.graph()
 
 
 def fold_norms_into_preceding(fusion: Fusion) -> None:
     """Fold norms and scales into the convolution or linear layer that they follow."""
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     folded: set[int] = set()
     for i, op in enumerate(graph.ops):
         at: int | None = i if isinstance(op, (Conv, Linear)) else None
@@ -186,20 +186,20 @@ def fold_norms_into_preceding(fusion: Fusion) -> None:
             fusion.state[f"{path}.bias"] = bias * factor + term
             folded.add(at)
     for i, _, inputs in copy.operations():
-        copy.place.append(inputs[0] if i in folded else copy.add(i, fusion.with_bias(i), inputs))
+        copy.new_tensors.append(inputs[0] if i in folded else copy.add(i, fusion.with_bias(i), inputs))
     fusion.graph = copy.graph()
 
 
 def fold_norms_into_following(fusion: Fusion) -> None:
     """Fold norms and scales into the unpadded convolutions and linear layers that read them, also through averages."""
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     folded: set[int] = set()
     for i in range(len(graph)):
         if (affine := fusion.affine(i)) is not None and fusion.linear_readers(i):
             folded.add(i)
             fusion.fold_in(i, *affine)
     for i, _, inputs in copy.operations():
-        copy.place.append(inputs[0] if i in folded else copy.add(i, fusion.with_bias(i), inputs))
+        copy.new_tensors.append(inputs[0] if i in folded else copy.add(i, fusion.with_bias(i), inputs))
     fusion.graph = copy.graph()
 
 
@@ -208,7 +208,7 @@ def relus_before_norms(fusion: Fusion) -> None:
 
     Norm and relu become a bound, and s and t are folded into the convolutions that follow; where s is 0 the bound is 0.
     """
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     bounds: dict[int, torch.Tensor] = {}  # by relu: the bounds of its norm's input
     signs: dict[int, torch.Tensor] = {}
     for i, op in enumerate(graph.ops):
@@ -225,17 +225,17 @@ def relus_before_norms(fusion: Fusion) -> None:
     norms = {graph.inputs[relu][0] for relu in bounds}
     for i, _, inputs in copy.operations():
         if i in norms:
-            copy.place.append(inputs[0])
+            copy.new_tensors.append(inputs[0])
         elif i in bounds:
-            copy.place.append(
+            copy.new_tensors.append(
                 _add_bounds(fusion, copy, graph.paths[graph.inputs[i][0]], inputs[0], bounds[i], signs[i])
             )
         else:
-            copy.place.append(copy.add(i, fusion.with_bias(i), inputs))
+            copy.new_tensors.append(copy.add(i, fusion.with_bias(i), inputs))
     fusion.graph = copy.graph()
 
 
-def _add_bounds(fusion: Fusion, copy: Copy, path: str, x: int, bound: torch.Tensor, sign: torch.Tensor) -> int:
+def _add_bounds(fusion: Fusion, copy: GraphRewriter, path: str, x: int, bound: torch.Tensor, sign: torch.Tensor) -> int:
     """Add bounds of a tensor: from below where the sign is positive, from above where negative, both where it is 0."""
     copy.tape.path = path
     for name, kind, of_sign in (("floor", Floor, 1), ("ceiling", Ceiling, -1)):
@@ -248,19 +248,19 @@ def _add_bounds(fusion: Fusion, copy: Copy, path: str, x: int, bound: torch.Tens
 
 def share_buffers(fusion: Fusion) -> None:
     """Make concats that are runs of other concats views of one buffer, in which each feature is written once."""
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     buffer_of: dict[int, _Buffer] = {}
     for longest, concats in _concats_to_share(graph):
         buffer_of.update(dict.fromkeys(concats, _Buffer(graph, copy, longest)))
     for i, op, inputs in copy.operations():
-        copy.place.append(buffer_of[i].view(i) if i in buffer_of else copy.add(i, op, inputs))
+        copy.new_tensors.append(buffer_of[i].view(i) if i in buffer_of else copy.add(i, op, inputs))
     fusion.graph = copy.graph()
 
 
 class _Buffer:
     """A buffer that is filled part by part, as far as the concats so far need it."""
 
-    def __init__(self, graph: Graph, copy: Copy, longest: int):
+    def __init__(self, graph: Graph, copy: GraphRewriter, longest: int):
         self.graph, self.copy = graph, copy
         self.parts = graph.inputs[longest]
         self.begins = [0, *accumulate(graph.shapes[part][0] for part in self.parts)]
@@ -272,7 +272,7 @@ class _Buffer:
         tape.path = self.graph.paths[concat]
         first, count = _find_run(self.parts, self.graph.inputs[concat])
         for at in range(self.filled, first + count):
-            part = self.copy.place[self.parts[at]]
+            part = self.copy.new_tensors[self.parts[at]]
             fill: Primitive = Store(begins[at]) if at else Buffer(begins[-1])
             self.tensor = tape.add(fill, *((self.tensor, part) if at else (part,)))
         self.filled = max(self.filled, first + count)
@@ -311,24 +311,24 @@ def _concats_to_share(graph: Graph) -> list[tuple[int, list[int]]]:
 
 def fast_pointwise(fusion: Fusion) -> None:
     """Compute 1x1 convolutions by the kernel that is fast for few images."""
-    copy = Copy(fusion.graph)
+    copy = GraphRewriter(fusion.graph)
     for i, op, inputs in copy.operations():
         if isinstance(op, Conv) and (op.kernel, op.stride, op.padding, op.groups) == (1, 1, 0, 1):
             op = Pointwise(*op.arguments())
-        copy.place.append(copy.add(i, op, inputs))
+        copy.new_tensors.append(copy.add(i, op, inputs))
     fusion.graph = copy.graph()
 
 
 def activations_in_place(fusion: Fusion) -> None:
     """Compute activations in place, where nothing else reads their input."""
-    graph, copy = fusion.graph, Copy(fusion.graph)
+    graph, copy = fusion.graph, GraphRewriter(fusion.graph)
     own = (Conv, Norm, Add, Scale, MaxPool, Linear)  # operations whose output is new memory
     for i, op, inputs in copy.operations():
         if isinstance(op, Act) and op.function in IN_PLACE:
             source = graph.inputs[i][0]
             if fusion.only_reader(source) == i and isinstance(graph.ops[source], own):
                 op = InPlaceAct(op.function)
-        copy.place.append(copy.add(i, op, inputs))
+        copy.new_tensors.append(copy.add(i, op, inputs))
     fusion.graph = copy.graph()
 
 
@@ -365,12 +365,12 @@ def fuse(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS))
     return fused.eval().requires_grad_(False)
 
 
-def pass_counts(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS)) -> list[Count]:
+def pass_counts(network: Network, graph: Graph, passes: Iterable[str] = tuple(FUSIONS)) -> list[PassCount]:
     """The number of operations before and after each pass; see `fuse`."""
     return list(_apply_passes(Fusion(network, graph), passes))
 
 
-def _apply_passes(fusion: Fusion, passes: Iterable[str]) -> Iterator[Count]:
+def _apply_passes(fusion: Fusion, passes: Iterable[str]) -> Iterator[PassCount]:
     for name in passes:
         if name not in FUSIONS:
             raise InputError(
@@ -378,7 +378,7 @@ def _apply_passes(fusion: Fusion, passes: Iterable[str]) -> Iterator[Count]:
             )
         before = len(fusion.graph)
         FUSIONS[name](fusion)
-        yield Count(name, before, len(fusion.graph))
+        yield PassCount(name, before, len(fusion.graph))
 
 
 class Fused(Network):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.backbone import tensors_on_every_path
-from nas_agg.expansion.passes import Copy
+from nas_agg.expansion.passes import GraphRewriter
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Gap, Linear, Primitive
 
@@ -53,11 +53,11 @@ def with_last_map(graph: Graph) -> Graph:
         InputError: See `last_map`.
     """
     wanted = last_map(graph)
-    copy = Copy(graph)
+    copy = GraphRewriter(graph)
     for i, op, inputs in copy.operations():
         place = copy.add(i, op, inputs)
         if i == wanted:
             copy.tape.path = LAST_MAP
             place = copy.tape.add(Identity(), place)
-        copy.place.append(place)
+        copy.new_tensors.append(place)
     return copy.graph()

@@ -15,7 +15,7 @@ from nas_agg.graph.primitives import Primitive, Scale, Shape, format_shape
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Operator, Sum
 from nas_agg.language.patterns import Edges
-from nas_agg.language.resolved import SOURCES, Aggregate, Gather, Sequence
+from nas_agg.language.resolved import NUM_SOURCES, Aggregate, Gather, Unit
 
 Scope = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ Scope = Mapping[str, Any]
 class Observer(Protocol):
     """Receives the events of an expansion in their order: what begins and ends, nested, and what is gathered."""
 
-    def begin_unit(self, unit: Sequence, x: int, scope: Scope, path: str, split: bool) -> None:
+    def begin_unit(self, unit: Unit, x: int, scope: Scope, path: str, split: bool) -> None:
         """A unit begins behind tensor ``x``; ``split``: with a shortcut that was split among inner nodes."""
 
     def end_unit(self, output: int) -> None:
@@ -57,7 +57,7 @@ class UnitExpander(Protocol):
     tape: Tape
     observer: Observer | None
 
-    def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
+    def unit(self, unit: Unit, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         """Write a unit behind tensor ``x`` and give its output."""
 
 
@@ -142,16 +142,16 @@ class Nodes:
         self.features = [x]
         self.matched: dict[tuple, int] = {}
         self.read: set[int] = set()
-        self.shortcut = shortcut if aggregate.joins else None
+        self.shortcut = shortcut if aggregate.takes_shortcut else None
         self.n = self.count()
 
     def count(self) -> int:
         aggregate = self.aggregate
         if aggregate.nodes is None:
-            n = len(aggregate.units) if aggregate.each else 1
+            n = len(aggregate.units) if aggregate.unit_per_node else 1
         else:
             n = aggregate.nodes.value(NodeScope(self, None))
-        if aggregate.nodes is not None and aggregate.each and n != len(aggregate.units):
+        if aggregate.nodes is not None and aggregate.unit_per_node and n != len(aggregate.units):
             raise GenotypeError(f"{n} nodes, but {len(aggregate.units)} units", aggregate.nodes.where)
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
             if type(value) is tuple and len(value) != n:
@@ -165,7 +165,7 @@ class Nodes:
         dealt = self.shortcut.dealt(self.tape) if self.shortcut else None
         scope: Scope = self.outer
         for l in range(1, self.n + 1):
-            unit = aggregate.units[l - 1] if aggregate.each else aggregate.units[0]
+            unit = aggregate.units[l - 1] if aggregate.unit_per_node else aggregate.units[0]
             path = f"{self.path}.{l - 1}"
             self.tape.charge(20 + 4 * aggregate.work)
             try:
@@ -187,11 +187,11 @@ class Nodes:
                 raise GenotypeError(error.problem, aggregate.where) from None
         return self.leaving(scope if self.n else self.scope(0))
 
-    def node_shortcut(self, unit: Sequence, l: int, scope: Scope, path: str, dealt: SplitShortcut | None) -> Shortcut:
+    def node_shortcut(self, unit: Unit, l: int, scope: Scope, path: str, dealt: SplitShortcut | None) -> Shortcut:
         gather = self.aggregate.shortcut
         if gather is None:
             return dealt
-        if not unit.joins:
+        if not unit.takes_shortcut:
             if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
                 raise GenotypeError(
                     f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]"
@@ -199,7 +199,7 @@ class Nodes:
             return None
 
         def gathered(main: int | None) -> int | None:
-            if main is None and not gather.how.dealt:
+            if main is None and not gather.operator_type.splittable:
                 raise GenotypeError("only a sum can be dealt out to inner nodes", f"{gather.where}.operator")
             found = self.gather(gather, l, main, scope, f"{path}.shortcut", join=True)
             if found is None or found == main:
@@ -244,7 +244,7 @@ class Nodes:
         """The names that a node's unit and gathers need."""
         own = NodeScope(self, l)
         scope = dict(self.outer)
-        for name in self.aggregate.needed:
+        for name in self.aggregate.node_names:
             try:
                 scope[name] = own[name]
             except KeyError:
@@ -324,8 +324,8 @@ class Nodes:
     ) -> int:
         """Sources with their norms, weights and gates, joined."""
         tape = self.tape
-        start = float(gather.start.value({**scope, SOURCES: len(tensors)})) if gather.start else 0.0
-        changed = gather.norm != "none" or gather.weight or gather.how.prepare is not Operator.prepare
+        start = float(gather.start.value({**scope, NUM_SOURCES: len(tensors)})) if gather.start else 0.0
+        changed = gather.norm != "none" or gather.weight or gather.operator_type.prepare is not Operator.prepare
         prepared = [tensor for _, tensor in tensors]
         for k, (source, tensor) in enumerate(tensors if changed else ()):
             if gather.norm != "none":
@@ -336,10 +336,10 @@ class Nodes:
                 tape.path = f"{path}.weights.{k}"
                 tensor = tape.add(Scale(tape.shapes[tensor][0], start), tensor)
             tape.path = f"{path}.gates.{k}"
-            prepared[k] = gather.how.prepare(tape, tensor, "")
+            prepared[k] = gather.operator_type.prepare(tape, tensor, "")
         tape.path = path
         try:
-            return gather.how.join(tape, prepared, main, **values)
+            return gather.operator_type.join(tape, prepared, main, **values)
         except GenotypeError as error:
             raise located(error, gather.where) from None
 
@@ -353,14 +353,14 @@ class Nodes:
             tensors = [(i, tape.pre_activation(tensor)) for i, tensor in tensors]
         target = tape.shapes[main if main is not None else tensors[-1][1]]
         if all(
-            gather.how.fits(shape, target, len(tensors) == 1, **values)
+            gather.operator_type.fits(shape, target, len(tensors) == 1, **values)
             for shape in {tape.shapes[t] for _, t in tensors}
         ):
             return tensors
         found = []
         for source, tensor in tensors:
             shape = tape.shapes[tensor]
-            if not gather.how.fits(shape, target, len(tensors) == 1, **values):
+            if not gather.operator_type.fits(shape, target, len(tensors) == 1, **values):
                 if gather.match == "skip":
                     continue
                 if gather.match is None:
@@ -368,10 +368,10 @@ class Nodes:
                         f"feature {source}, {format_shape(shape)}, does not fit {format_shape(target)}: say a 'match'",
                         gather.where,
                     )
-                width = gather.how.width(shape, target, **values)
+                width = gather.operator_type.width(shape, target, **values)
                 tensor = self.match(gather, role, source, tensor, width, target, path)
                 made = tape.shapes[tensor]
-                if not gather.how.fits(made, target, len(tensors) == 1, **values):
+                if not gather.operator_type.fits(made, target, len(tensors) == 1, **values):
                     raise GenotypeError(
                         f"what 'match' makes of feature {source}, {format_shape(made)}, does not fit "
                         f"{format_shape(target)}",
@@ -390,7 +390,7 @@ class Nodes:
             tape.charge(4 * self.aggregate.work)
             own = NodeScope(self, None)
             scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
-            for name in gather.match.free:  # type: ignore[union-attr]
+            for name in gather.match.free_names:  # type: ignore[union-attr]
                 if name not in ("w", "s"):
                     try:
                         scope[name] = own[name]

@@ -14,9 +14,9 @@ from nas_agg.expansion.aggregates import Nodes, Observer, Scope, Shortcut, Split
 from nas_agg.graph.graph import MAX_OPERATIONS, Graph, Tape
 from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, format_shape
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, Join, ResolvedWord, Unit
 from nas_agg.language.resolver import Resolver
-from nas_agg.language.resolver import forget as forget_names
+from nas_agg.language.resolver import clear_caches as forget_names
 
 
 def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape, observer: Observer | None = None) -> Graph:
@@ -65,7 +65,7 @@ _kept = 0
 _SEEN_THROUGH = (Cat, Slice, Norm, Act)
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Empties what is kept of earlier genotypes, so that the next is expanded as if it were the first."""
     global _kept
     _written.clear()
@@ -84,7 +84,7 @@ class Expansion:
     def __init__(self, tape: Tape, observer: Observer | None = None):
         self.tape, self.observer = tape, observer
 
-    def network(self, net: Sequence, scope: dict[str, Any]) -> int:
+    def network(self, net: Unit, scope: dict[str, Any]) -> int:
         x, entering = 0, self.tape.shapes[0][0]
         if self.observer:
             self.observer.begin_unit(net, x, scope, "", False)
@@ -104,7 +104,7 @@ class Expansion:
 
     # ------------------------------------------------------------------ units
 
-    def unit(self, unit: Sequence, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
+    def unit(self, unit: Unit, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         """Runs a unit behind tensor x; `in` begins anew."""
         entering = self.tape.shapes[x][0]
         if self.observer:
@@ -114,18 +114,18 @@ class Expansion:
             self.observer.end_unit(x)
             return x
         for part in unit.parts or (unit,):
-            if part.joins:
+            if part.takes_shortcut:
                 for label, step in part.steps:
                     x = self.step(label, step, x, scope, f"{path}.{label}", entering, shortcut)
             else:
                 x = self.closed(part, x, scope, path, entering)
         return x
 
-    def closed(self, part: Sequence, x: int, scope: Scope, path: str, entering: int) -> int:
+    def closed(self, part: Unit, x: int, scope: Scope, path: str, entering: int) -> int:
         """Runs steps without a join, or writes again what they wrote before."""
         tape = self.tape
         opaque = not isinstance(tape.ops[x], _SEEN_THROUGH)
-        key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free])
+        key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free_names])
         known = _written.get(key)
         if known is not None:
             return self.again(known, x, path)
@@ -189,7 +189,7 @@ class Expansion:
     def written(self, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
         tape = self.tape
         tape.path = path
-        if isinstance(step, WordUse):
+        if isinstance(step, ResolvedWord):
             tape.charge(4 * step.work)
             channels, height, _ = tape.shapes[x]
             local = {**scope, "in": entering, "c": channels, "h": height} if step.numbers else scope

@@ -17,7 +17,7 @@ from nas_agg.graph.primitives import Cat, Dropout, Primitive, Slice
 from nas_agg.language.genotype import Genotype
 
 
-class AsWritten(Tape):
+class UnsimplifiedTape(Tape):
     """A tape that tidies nothing: concats of concats and slices of slices stay, and what nobody reads."""
 
     def cat(self, tensors: list[int]) -> int:
@@ -33,15 +33,15 @@ class AsWritten(Tape):
 class _Resolving(Tape):
     """A tape that keeps its concats flat and its slices resolved, and what nobody reads."""
 
-    graph = AsWritten.graph
+    graph = UnsimplifiedTape.graph
 
 
-def as_written(genotype: Genotype) -> Graph:
+def expand_unsimplified(genotype: Genotype) -> Graph:
     """A genotype's graph before anything is tidied."""
-    return expand(genotype, AsWritten)
+    return expand(genotype, UnsimplifiedTape)
 
 
-class Copy:
+class GraphRewriter:
     """A graph that is written again, operation by operation.
 
     Args:
@@ -53,16 +53,16 @@ class Copy:
         place: Where each of the graph's tensors stands on the tape.
     """
 
-    def __init__(self, graph: Graph, tape: type[Tape] = AsWritten):
+    def __init__(self, graph: Graph, tape: type[Tape] = UnsimplifiedTape):
         self.old = graph
         self.tape = tape(graph.shapes[0])
         self.tape.ops[0] = graph.ops[0]
-        self.place = [0]
+        self.new_tensors = [0]
 
     def operations(self) -> Iterator[tuple[int, Primitive, tuple[int, ...]]]:
         """The graph's operations behind the image, each with its inputs on the tape."""
         for i in range(1, len(self.old)):
-            yield i, self.old.ops[i], tuple(self.place[source] for source in self.old.inputs[i])
+            yield i, self.old.ops[i], tuple(self.new_tensors[source] for source in self.old.inputs[i])
 
     def add(self, i: int, op: Primitive, inputs: tuple[int, ...]) -> int:
         """Writes an operation in the place of the graph's own."""
@@ -70,14 +70,14 @@ class Copy:
         return self.tape.add(op, *inputs)
 
     def graph(self) -> Graph:
-        found = self.tape.graph(self.place[self.old.output])
+        found = self.tape.graph(self.new_tensors[self.old.output])
         found.notes = self.old.notes
         return found
 
 
 def flat(graph: Graph) -> Graph:
     """Concats of concats become one."""
-    copy = Copy(graph)
+    copy = GraphRewriter(graph)
     tape = copy.tape
     for i, op, inputs in copy.operations():
         if isinstance(op, Cat):
@@ -85,55 +85,55 @@ def flat(graph: Graph) -> Graph:
             for source in inputs:
                 parts.extend(tape.inputs[source] if isinstance(tape.ops[source], Cat) else [source])
             inputs = tuple(parts)
-        copy.place.append(copy.add(i, op, inputs))
+        copy.new_tensors.append(copy.add(i, op, inputs))
     return copy.graph()
 
 
 def slices(graph: Graph) -> Graph:
     """Slices are resolved: of slices, of concats, of everything; neighbours in a concat become one, and it is flat."""
-    copy = Copy(graph, _Resolving)
+    copy = GraphRewriter(graph, _Resolving)
     tape = copy.tape
     for i, op, inputs in copy.operations():
         tape.path = graph.paths[i]
         if isinstance(op, Slice):
-            copy.place.append(tape.slice(inputs[0], op.first, op.channels))
+            copy.new_tensors.append(tape.slice(inputs[0], op.first, op.channels))
         elif isinstance(op, Cat):
-            copy.place.append(tape.cat(list(inputs)))
+            copy.new_tensors.append(tape.cat(list(inputs)))
         else:
-            copy.place.append(copy.add(i, op, inputs))
+            copy.new_tensors.append(copy.add(i, op, inputs))
     return copy.graph()
 
 
 def shared(graph: Graph) -> Graph:
     """Equal work on equal tensors is done once: pools, gates' averages, activations, reads; nothing with weights."""
-    copy = Copy(graph)
+    copy = GraphRewriter(graph)
     known: dict[tuple, int] = {}
     for i, op, inputs in copy.operations():
         if op.stateful or isinstance(op, Dropout):
-            copy.place.append(copy.add(i, op, inputs))
+            copy.new_tensors.append(copy.add(i, op, inputs))
             continue
         if (op, inputs) not in known:
             known[op, inputs] = copy.add(i, op, inputs)
-        copy.place.append(known[op, inputs])
+        copy.new_tensors.append(known[op, inputs])
     return copy.graph()
 
 
 def views(graph: Graph) -> Graph:
     """A concat whose parts stand side by side in an earlier one is a view on that one, and copies nothing."""
-    copy = Copy(graph)
+    copy = GraphRewriter(graph)
     tape = copy.tape
     holders: dict[int, list[int]] = {}  # a tensor -> the concats that hold it
     for i, op, inputs in copy.operations():
         view = _held(tape, holders.get(inputs[0], ()), inputs) if isinstance(op, Cat) else None
         if view is None:
-            copy.place.append(copy.add(i, op, inputs))
+            copy.new_tensors.append(copy.add(i, op, inputs))
             if isinstance(op, Cat):
                 for part in set(inputs):
-                    holders.setdefault(part, []).append(copy.place[i])
+                    holders.setdefault(part, []).append(copy.new_tensors[i])
         else:
             whole, first = view
             tape.path = graph.paths[i]
-            copy.place.append(whole if graph.shapes[i] == tape.shapes[whole] else
+            copy.new_tensors.append(whole if graph.shapes[i] == tape.shapes[whole] else
                               tape.slice(whole, first, graph.shapes[i][0]))  # fmt: skip
     return copy.graph()
 
@@ -165,7 +165,7 @@ PASSES: dict[str, Callable[[Graph], Graph]] = {
 }
 
 
-class Count(NamedTuple):
+class PassCount(NamedTuple):
     """What a pass leaves.
 
     Attributes:
@@ -179,14 +179,14 @@ class Count(NamedTuple):
     after: int
 
 
-class Passed(NamedTuple):
+class PassResult(NamedTuple):
     """One pass over a graph: what it left, and the graph it gave."""
 
-    counted: Count
+    counted: PassCount
     graph: Graph
 
 
-def passed(graph: Graph, passes: Iterable[str] | None = None) -> list[Passed]:
+def run_passes(graph: Graph, passes: Iterable[str] | None = None) -> list[PassResult]:
     """Runs passes one after another, each on what the one before gave.
 
     Args:
@@ -196,19 +196,19 @@ def passed(graph: Graph, passes: Iterable[str] | None = None) -> list[Passed]:
     Raises:
         InputError: If there is no such pass.
     """
-    found: list[Passed] = []
+    found: list[PassResult] = []
     if passes is not None and (isinstance(passes, str) or not isinstance(passes, Iterable)):
         raise InputError(f"passes: names of passes, not {passes!r}")
     for name in PASSES if passes is None else passes:
         if not isinstance(name, str) or name not in PASSES:
             raise InputError(f"no pass {name!r}{did_you_mean(str(name), PASSES)}; there are {', '.join(PASSES)}")
         after = PASSES[name](graph)
-        found.append(Passed(Count(name, len(graph), len(after)), after))
+        found.append(PassResult(PassCount(name, len(graph), len(after)), after))
         graph = after
     return found
 
 
-def tidy(graph: Graph, passes: Iterable[str] | None = None) -> Graph:
+def apply_passes(graph: Graph, passes: Iterable[str] | None = None) -> Graph:
     """The graph behind some passes; all if unsaid."""
-    found = passed(graph, passes)
+    found = run_passes(graph, passes)
     return found[-1].graph if found else graph

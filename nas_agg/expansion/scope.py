@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.language.resolved import Aggregate, Number, Schedule
+from nas_agg.language.resolved import Aggregate, NumberField, Schedule
 
 
 class Nodes(Protocol):
@@ -55,12 +55,12 @@ class NodeScope(Mapping[str, Any]):
         schedule = schedules.get(name)
         if schedule is None or l == 0:
             return nodes.outer[name]
-        if name == "s" and not aggregate.strides_each and l != 1:
+        if name == "s" and not aggregate.stride_per_node and l != 1:
             return 1
         return self.scheduled(schedule, ScheduleScope(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
 
     def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
-        if isinstance(schedule, Number):
+        if isinstance(schedule, NumberField):
             return schedule.value(scope)
         if not self.l:
             raise KeyError("l")

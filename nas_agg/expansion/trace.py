@@ -13,7 +13,7 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph, Tape
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import Aggregate, Gather, Sequence
+from nas_agg.language.resolved import Aggregate, Gather, Unit
 
 
 @dataclass(eq=False)
@@ -25,7 +25,7 @@ class UnitRun:
         dealt: Whether it takes a slice of a shortcut that was split.
     """
 
-    unit: Sequence
+    unit: Unit
     x: int
     scope: Scope
     path: str
@@ -136,7 +136,7 @@ class _Recorder:
         self.last: UnitRun | AggregateRun | None = None  # what ended last
         self.sources: dict[tuple[Nodes, str], dict[int, UnitRun]] = {}  # of gathers that have not ended
 
-    def begin_unit(self, unit: Sequence, x: int, scope: Scope, path: str, split: bool) -> None:
+    def begin_unit(self, unit: Unit, x: int, scope: Scope, path: str, split: bool) -> None:
         self.units.append(UnitRun(unit, x, scope, path, dealt=split))
 
     def end_unit(self, output: int) -> None:
@@ -153,7 +153,7 @@ class _Recorder:
     def end_step(self, output: int) -> None:
         step = self.units[-1].steps[-1]
         step.out, step.ops = output, range(step.ops.start, len(self.tape.ops))
-        if isinstance(step.step, (Aggregate, Sequence)):
+        if isinstance(step.step, (Aggregate, Unit)):
             step.run = self.last
 
     def begin_aggregate(self, nodes: Nodes) -> None:

@@ -1,7 +1,7 @@
-"""The types of the language: units and aggregates, gathers, the genotype. `docs/language.md` says what they mean.
+"""The types of the language: units, aggregates, gathers and the genotype; `docs/language.md` defines their meaning.
 
-A genotype keeps its text as it was written; `names.py` puts the names in. Unions are told apart by the key an object
-has, so that one fault is one error.
+A genotype keeps its text as it was written; `resolver.py` substitutes its names. Unions are discriminated by the keys
+of an object, so that one mistake gives one error.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from nas_agg.common.files import canonical_json
 from nas_agg.graph.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.language.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.language.expressions import is_name
+from nas_agg.language.frozen import FrozenDict, freeze, thaw
 from nas_agg.language.layers import LAYERS
-from nas_agg.language.operators import OPERATORS, SOURCE_NORMS, START
+from nas_agg.language.operators import OPERATORS, SOURCE_NORMS, WEIGHT_START
 from nas_agg.language.patterns import MAX_NODES, PATTERNS
 from nas_agg.language.schema import Bounds, Choice, Flag, Model, Number, Word
 
@@ -41,7 +42,7 @@ VERSION = 1
 MAX_NESTING = 48
 JOIN = "join"
 
-#: What a name may not be.
+#: Words that cannot be names.
 RESERVED = (
     EXPRESSION_WORDS
     | {word for words in (LAYERS, PATTERNS, OPERATORS) for kind in words.values() for word in kind.bare}
@@ -49,40 +50,8 @@ RESERVED = (
 )
 
 
-class Frozen(dict):
-    """An object of JSON that does not change."""
-
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("a genotype does not change; make another with fill() or model_copy()")
-
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(frozenset(self.items()))
-
-    def __reduce__(self) -> tuple:
-        return Frozen, (dict(self),)
-
-    def __deepcopy__(self, memo: dict) -> Frozen:
-        return self
-
-
-def freeze(value: Any) -> Any:
-    """JSON that cannot change: objects frozen, lists as tuples."""
-    if isinstance(value, Mapping):
-        return Frozen({key: freeze(item) for key, item in value.items()})
-    return tuple(freeze(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def thaw(value: Any) -> Any:
-    """Plain JSON: dicts and lists."""
-    if isinstance(value, Mapping):
-        return {key: thaw(item) for key, item in value.items()}
-    return [thaw(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _tag(words: Mapping[str, type[Word]], further: Iterable[str] = ()) -> Any:
-    """The kind of a text, list or object, for a union of words."""
+def _tag(words: Mapping[str, type[Word]], aggregate_keys: Iterable[str] = ()) -> Any:
+    """Return the discriminator of a union of words, which gives the kind of a text, a list or an object."""
 
     def tag(value: Any) -> str:
         if isinstance(value, BaseModel):
@@ -95,19 +64,19 @@ def _tag(words: Mapping[str, type[Word]], further: Iterable[str] = ()) -> Any:
             for key in value:
                 if key in words and words[key].key == key:
                     return f"<{words[key].__name__}>"
-            if any(key in value for key in further):
+            if any(key in value for key in aggregate_keys):
                 return "<Aggregate>"
         return ""
 
     return Discriminator(tag)
 
 
-def _union(words: Mapping[str, type[Word]], *further: Any) -> Any:
-    """A type for a name, a bare word or an object of some words."""
+def _union(words: Mapping[str, type[Word]], *others: Any) -> Any:
+    """Return the type of a name, a bare word, an object of some words, or other types."""
     kinds: Any = Annotated[StrictStr, Tag("<name>")]
     for kind in dict.fromkeys(kind for kind in words.values() if kind.key):
         kinds |= Annotated[kind, Tag(f"<{kind.__name__}>")]
-    for other in further:
+    for other in others:
         kinds |= other
     return kinds
 
@@ -117,14 +86,14 @@ OperatorText: Any = Annotated[_union(OPERATORS), _tag(OPERATORS)]
 
 
 class Gather(Model):
-    """How earlier features come together: what a node reads, what joins as its shortcut, or what leaves."""
+    """How earlier features are combined: what a node reads, what its shortcut joins, or what leaves the aggregate."""
 
     pattern: PatternText = "previous"
     operator: OperatorText = "sum"
     each: Unit | StrictStr | None = None
     norm: Annotated[StrictStr, Choice(SOURCE_NORMS)] | None = None
     weight: Flag | None = None
-    start: Annotated[Number, START] = "1/k"
+    start: Annotated[Number, WEIGHT_START] = "1/k"
     match: Unit | StrictStr | None = None
     raw: Flag = False
 
@@ -133,13 +102,13 @@ Schedule = Number | tuple[Number, ...]
 
 
 class Aggregate(Model):
-    """Nodes that gather earlier features, run a unit, and join a shortcut."""
+    """Nodes that gather earlier features, apply a unit, and join a shortcut."""
 
-    marks: ClassVar[tuple[str, ...]] = ("unit", "units", "like")
+    keys: ClassVar[tuple[str, ...]] = ("unit", "units", "like")
 
     unit: Unit | StrictStr | None = None
     units: tuple[Unit | StrictStr, ...] | StrictStr | None = None
-    nodes: Annotated[Number, Bounds(0, MAX_NODES, "a number of nodes")] | None = None
+    nodes: Annotated[Number, Bounds(0, MAX_NODES, "the number of nodes")] | None = None
     growth: Schedule | None = None
     cardinality: Schedule | None = None
     stride: Schedule | None = None
@@ -158,12 +127,12 @@ else:
         "Step",
         Annotated[
             _union(LAYERS, Annotated[Aggregate, Tag("<Aggregate>")], Annotated["Unit", Tag("<list>")]),
-            _tag(LAYERS, Aggregate.marks),
+            _tag(LAYERS, Aggregate.keys),
         ],
     )
     Unit = TypeAliasType("Unit", tuple[Step, ...])
 
-Text = Annotated[
+JsonObject = Annotated[
     Mapping[str, JsonValue],
     AfterValidator(freeze),
     PlainSerializer(thaw),
@@ -178,79 +147,81 @@ def _check_names(names: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_name(name: str, where: str = "") -> None:
-    """Refuses what cannot be a name of `let` or `open`.
+    """Check that a text can be a name of ``let`` or ``open``.
 
     Raises:
-        GenotypeError: If it is a word of the language, or not a name at all.
+        GenotypeError: It is a word of the language, or not a valid name.
     """
     where = truncate(where)
     if name in RESERVED:
         raise GenotypeError(f"'{name}' is a word of the language and cannot be a name", where)
     if keyword.iskeyword(name):
-        raise GenotypeError(f"'{name}' is a word of Python and cannot be a name", where)
-    if len(name) > LONGEST_NAME:
-        raise GenotypeError(f"'{truncate(name)}' is longer than {LONGEST_NAME} characters", where)
+        raise GenotypeError(f"'{name}' is a Python keyword and cannot be a name", where)
+    if len(name) > MAX_NAME_LENGTH:
+        raise GenotypeError(f"'{truncate(name)}' is longer than {MAX_NAME_LENGTH} characters", where)
     if not is_name(name):
-        raise GenotypeError(f"'{truncate(name)}' is not a name: a letter, then letters, digits and underscores", where)
+        raise GenotypeError(
+            f"'{truncate(name)}' is not a valid name; use a letter followed by letters, digits and underscores", where
+        )
 
 
-LONGEST_NAME = 100  # a path repeats the names on its way
+MAX_NAME_LENGTH = 100  # paths repeat the names that lead to them
 Channels = Annotated[StrictInt, Field(ge=1, le=MAX_CHANNELS)]
 Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
 
 
 class Genotype(Model):
-    """A network, said in the language.
+    """A network written in the language.
 
     Attributes:
-        version: Of the language.
+        version: Version of the language.
         input: Channels, height and width of an image.
         classes: Number of classes.
-        let: What each name stands for, as JSON.
-        net: The whole network, stem to classifier.
-        open: The values of each open name: only in a space.
+        let: The text that each name stands for, as JSON.
+        net: The whole network, from stem to classifier.
+        open: The values of each search variable; only in a space.
     """
 
     version: Annotated[StrictInt, Field(ge=VERSION, le=VERSION)] = VERSION
     input: tuple[Channels, Side, Side]
     classes: Channels
-    let: Text = Field(default_factory=Frozen)
+    let: JsonObject = Field(default_factory=FrozenDict)
     net: Unit
-    open: Text | None = None
+    open: JsonObject | None = None
 
     @classmethod
-    def read(cls, value: Any) -> Genotype:
-        """A genotype from JSON values, or one line that says where it is not one.
+    def from_dict(cls, value: Any) -> Genotype:
+        """Read a genotype from JSON values.
 
         Raises:
-            GenotypeError: With the path of the first fault.
+            GenotypeError: It is not valid; the error has the path of the first mistake.
         """
         if not isinstance(value, Mapping):
-            raise GenotypeError("a genotype is an object with 'input', 'classes' and 'net'")
+            raise GenotypeError("a genotype must be an object with 'input', 'classes' and 'net'")
         _check_nesting(value)
-        genotype = typed(_GENOTYPE, value)
+        genotype = validate(_GENOTYPE, value)
         for part in ("let", "open"):
             for name in getattr(genotype, part) or ():
                 check_name(name, f"{part}.{name}")
         return genotype
 
-    def text(self) -> dict[str, Any]:
-        """Plain JSON values, as they were written."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the genotype as JSON values, as it was written."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
     def to_json(self) -> str:
-        """Compact JSON with sorted keys: equal texts for equal genotypes."""
-        return canonical_json(self.text())
+        """Return compact JSON with sorted keys, so that equal genotypes give equal text."""
+        return canonical_json(self.to_dict())
 
     def with_task(self, input: tuple[int, int, int] | None = None, classes: int | None = None) -> Genotype:
-        """The same network for another task."""
-        return Genotype.read(
-            {**self.text(), **({"input": input} if input else {}), **({"classes": classes} if classes else {})}
+        """Return the same network for another image shape or number of classes."""
+        return Genotype.from_dict(
+            {**self.to_dict(), **({"input": input} if input else {}), **({"classes": classes} if classes else {})}
         )
 
     def fill(self, values: Mapping[str, Any]) -> Genotype:
-        """The genotype with a value for each open name: they move into `let`."""
-        let = Frozen({**self.let, **{name: freeze(value) for name, value in values.items()}})
+        """Return the genotype with a value for each search variable; they move into ``let``."""
+        let = FrozenDict({**self.let, **{name: freeze(value) for name, value in values.items()}})
         filled = self.model_copy(update={"let": let, "open": None})
         filled.model_fields_set.discard("open")
         return filled
@@ -292,41 +263,41 @@ ADAPTERS: dict[str, TypeAdapter] = {
 }
 
 
-def typed(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
-    """A value as a type of the language.
+def validate(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
+    """Convert a value to a type of the language.
 
     Raises:
-        GenotypeError: The first fault, with the path of its field.
+        GenotypeError: It is not valid; the error has the path of the first mistake.
     """
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        raise _first_fault(error, where) from None
+        raise _convert_error(error, where) from None
     except RecursionError:
-        raise GenotypeError("is nested too deep", where) from None
+        raise GenotypeError("is nested too deeply", where) from None
 
 
-def _first_fault(error: ValidationError, where: str) -> GenotypeError:
-    # A union reports a fault for each of its kinds; the field that lies deepest is the one that was meant.
-    faults = [(*_place(fault["loc"]), fault) for fault in error.errors(include_url=False)]
-    # Of faults side by side an unknown field tells more than the missing one that it was meant to be.
-    path, model, _ = max(faults, key=lambda fault: (len(fault[0]), fault[2]["type"] == "extra_forbidden"))
-    said = _said([fault for at, _, fault in faults if at == path], path, model)
+def _convert_error(error: ValidationError, where: str) -> GenotypeError:
+    # A union reports an issue for each of its kinds; the deepest field is the one that was meant.
+    issues = [(*_locate(issue["loc"]), issue) for issue in error.errors(include_url=False)]
+    # Of issues in one object, an unknown field is more informative than the missing field that it was meant to be.
+    path, model, _ = max(issues, key=lambda issue: (len(issue[0]), issue[2]["type"] == "extra_forbidden"))
+    message = _describe([issue for issue_path, _, issue in issues if issue_path == path], path, model)
     for part in path:
         word = f"[{part}]" if isinstance(part, int) else truncate(part) or "''"
         where += f".{word}" if where and not isinstance(part, int) else word
-    return GenotypeSyntaxError(said, where)
+    return GenotypeSyntaxError(message, where)
 
 
 _KINDS = ("tuple[", "function-", "json-or-", "union[", "tagged-union[", "nullable[")
 
 
-def _place(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
-    """The fields that lead to a fault, and the model it lies in, from pydantic's account of its way."""
+def _locate(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
+    """Return the path of fields and the innermost model of a location that pydantic reports."""
     path: list[int | str] = []
     model = "Genotype"
     for part in loc:
-        if isinstance(part, int) or (path and path[-1] == "let"):  # what follows `let` is always a name
+        if isinstance(part, int) or (path and path[-1] == "let"):  # `let` is always followed by a name
             path.append(part)
         elif part.startswith("<"):
             model = part[1:-1]
@@ -341,67 +312,68 @@ _MODELS: list[type[Model]] = [Genotype, Aggregate, Gather, *LAYERS.values(), *PA
 MODELS = {kind.__name__: kind for kind in _MODELS}
 
 
-#: What a field takes, by the kinds of fault that pydantic found with it.
+#: What a field expects, by the types of pydantic's issues with it.
 _NUMBER = {"int_type", "float_type", "string_type"}
-_WANTED = (
-    ({*_NUMBER, "tuple_type"}, "a number, an expression or a list with one entry a node is"),
-    (_NUMBER, "a number or an expression is"),
-    ({"bool_type", "string_type"}, "true, false or a name of one is"),
-    ({"tuple_type", "string_type"}, "a list or a name of one is"),
-    ({"model_type", "string_type"}, "an object or a name of one is"),
-    ({"tuple_type"}, "a list is"),
-    ({"dict_type"}, "an object is"),
-    ({"model_type"}, "an object is"),
-    ({"int_type"}, "a whole number is"),
-    ({"string_type"}, "a word is"),
+_EXPECTED = (
+    ({*_NUMBER, "tuple_type"}, "a number, an expression or a list with one entry per node"),
+    (_NUMBER, "a number or an expression"),
+    ({"bool_type", "string_type"}, "true, false or a name for one of them"),
+    ({"tuple_type", "string_type"}, "a list or the name of one"),
+    ({"model_type", "string_type"}, "an object or the name of one"),
+    ({"tuple_type"}, "a list"),
+    ({"dict_type"}, "an object"),
+    ({"model_type"}, "an object"),
+    ({"int_type"}, "an integer"),
+    ({"string_type"}, "a string"),
 )
 
 
-def _said(faults: list[Any], path: tuple[int | str, ...], model: str) -> str:
-    fault = faults[0]
-    kinds, found = {one["type"] for one in faults}, fault["input"]
+def _describe(issues: list[Any], path: tuple[int | str, ...], model: str) -> str:
+    """Return the message for the issues that pydantic has with one field."""
+    issue = issues[0]
+    kinds, value = {one["type"] for one in issues}, issue["input"]
     if path == ("input",) and kinds & {"too_long", "tuple_type"}:
-        return f"[channels, height, width] is wanted, not {shown(found)}"
+        return f"expected [channels, height, width], not {format_value(value)}"
     if path[:1] == ("input",) and len(path) == 2 and "missing" in kinds:
-        return "is missing; [channels, height, width] is wanted"
+        return "is missing; expected [channels, height, width]"
     for kind in ("extra_forbidden", "invalid_key"):
         if kind in kinds:
             fields = [field.alias or name for name, field in MODELS[model].model_fields.items()]
-            return "no such field here" + did_you_mean(str(path[-1]), fields)
+            return "unknown field" + did_you_mean(str(path[-1]), fields)
     if "missing" in kinds:
         return "is missing"
     if kinds & {"union_tag_invalid", "union_tag_not_found"}:
-        return _unknown(next(one["input"] for one in faults if one["type"].startswith("union_tag")), path[-1:])
+        return _describe_unknown(next(one["input"] for one in issues if one["type"].startswith("union_tag")), path[-1:])
     if kinds & {"greater_than_equal", "less_than_equal"}:
         if path[-1:] == ("version",):
-            return f"version {shown(found)} is not known; this is version {VERSION}"
+            return f"unsupported version {format_value(value)}; expected {VERSION}"
         most = MAX_SIDE if path in (("input", 1), ("input", 2)) else MAX_CHANNELS
-        return f"a whole number from 1 to {most:,} is wanted, not {shown(found)}"
+        return f"expected an integer from 1 to {most:,}, not {format_value(value)}"
     if "finite_number" in kinds:
-        return f"{shown(found)} is not a number to compute with"
-    for wanted, said in _WANTED:
-        if wanted <= kinds:
-            return f"{said} wanted, not {shown(found)}"
-    return f"{shown(found)} is wrong here: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+        return f"{format_value(value)} is not a finite number"
+    for types, expected in _EXPECTED:
+        if types <= kinds:
+            return f"expected {expected}, not {format_value(value)}"
+    return f"invalid value {format_value(value)}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
 
 
-def _unknown(found: Any, field: tuple[int | str, ...]) -> str:
-    """What is no step, pattern or operator."""
-    known: Iterable[str]
-    what, known = "a step", [*LAYERS, *Aggregate.marks, JOIN]
+def _describe_unknown(value: Any, field: tuple[int | str, ...]) -> str:
+    """Return the message for a value that is not a step, a pattern or an operator."""
+    words: Iterable[str]
+    what, words = "a step", [*LAYERS, *Aggregate.keys, JOIN]
     if field in (("pattern",), ("operator",)):
-        what, known = ("a pattern", PATTERNS) if field == ("pattern",) else ("an operator", OPERATORS)
-    if not isinstance(found, Mapping):
-        return f"{shown(found)} is not {what}"
-    if not found:
-        return "an empty object says nothing"
-    key = str(next(iter(found)))
-    return f"no {what.split()[1]} has the key '{truncate(key)}'{did_you_mean(key, known)}"
+        what, words = ("a pattern", PATTERNS) if field == ("pattern",) else ("an operator", OPERATORS)
+    if not isinstance(value, Mapping):
+        return f"{format_value(value)} is not {what}"
+    if not value:
+        return "an object must not be empty"
+    key = str(next(iter(value)))
+    return f"unknown {what.split()[1]} '{truncate(key)}'{did_you_mean(key, words)}"
 
 
-def shown(value: Any) -> str:
-    """A value in an error, cut where it is long."""
+def format_value(value: Any) -> str:
+    """Format a value for an error message, truncated if it is long."""
     try:
         return truncate(json.dumps(thaw(value), default=str))
-    except (ValueError, RecursionError):  # a number of thousands of digits, a list in itself
+    except (ValueError, RecursionError):  # a number of thousands of digits, a list that contains itself
         return f"this {type(value).__name__}"

@@ -1,7 +1,7 @@
-"""The layers that a unit is written with. Each becomes one operation of the graph, or a few.
+"""The layers of the language. Each becomes one operation of the graph, or a few.
 
-A layer's fields are worked out where it stands; ``build`` then puts it on the tape. A fault that belongs to one field
-is raised with that field's path (``.groups``).
+A layer's fields are evaluated at each place where it is used; ``build`` then appends it to the tape. An error of one
+field is raised with that field's relative path (``.groups``).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from nas_agg.language.schema import Bounds, Choice, Flag, Number, Word, registry
 if TYPE_CHECKING:
     from nas_agg.graph.graph import Tape
 
-GROUPS = 32  # of a gn that does not say its own
+GROUPS = 32  # default of a group norm
 
 
-Kernel = Annotated[Number, Bounds(1, MAX_KERNEL, "a kernel")]
-Channels = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of channels")]
-Stride = Annotated[Number, Bounds(1, MAX_SIDE, "a stride")]
-Groups = Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of groups")]
-Padding = Annotated[Number, Bounds(0, MAX_KERNEL, "a padding")]
+Kernel = Annotated[Number, Bounds(1, MAX_KERNEL, "the kernel size")]
+Channels = Annotated[Number, Bounds(1, MAX_CHANNELS, "the number of channels")]
+Stride = Annotated[Number, Bounds(1, MAX_SIDE, "the stride")]
+Groups = Annotated[Number, Bounds(1, MAX_CHANNELS, "the number of groups")]
+Padding = Annotated[Number, Bounds(0, MAX_KERNEL, "the padding")]
 ActivationWord = Annotated[StrictStr, Choice(tuple(ACTIVATIONS))]
 
 
@@ -56,24 +56,24 @@ class Layer(Word):
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
-        """Puts the layer behind tensor ``x`` and gives its output.
+        """Append the layer after tensor ``x`` and return its output.
 
         Args:
-            tape: The graph being written.
-            x: What enters.
-            word: The text or key the layer was written with.
-            **values: Its fields, worked out.
+            tape: The tape.
+            x: The tensor that enters.
+            word: The text or key that the layer was written with.
+            **values: Values of its fields.
         """
         raise NotImplementedError
 
 
 def norm_groups(word: str, channels: int, groups: int = GROUPS) -> int:
-    """The groups of a norm as the graph has them: 0 is batch norm; a gn's become their gcd with the channels."""
+    """Return the groups of a norm in the graph: 0 for batch norm, and for ``gn`` their gcd with the channels."""
     return {"bn": 0, "ln": 1, "in": channels}.get(word, math.gcd(groups, channels))
 
 
 class NormLayer(Layer):
-    """Batch norm, layer norm (one group), instance norm (a group per channel), with affine."""
+    """Batch norm, layer norm (one group) or instance norm (one group per channel), with affine parameters."""
 
     bare: ClassVar[tuple[str, ...]] = ("bn", "ln", "in")
 
@@ -84,11 +84,11 @@ class NormLayer(Layer):
 
 
 class GroupNorm(Layer):
-    """Group norm with affine."""
+    """Group norm with affine parameters."""
 
     bare: ClassVar[tuple[str, ...]] = ("gn",)
     key: ClassVar[str] = "gn"
-    gn: Annotated[Number, Bounds(1, MAX_CHANNELS, "the groups of a norm")] = GROUPS
+    gn: Annotated[Number, Bounds(1, MAX_CHANNELS, "the number of groups")] = GROUPS
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -97,7 +97,7 @@ class GroupNorm(Layer):
 
 
 class Activation(Layer):
-    """An activation; leaky has a slope of 0.01."""
+    """An activation; ``leaky`` has a slope of 0.01."""
 
     bare: ClassVar[tuple[str, ...]] = tuple(ACTIVATIONS)
 
@@ -113,7 +113,7 @@ def _conv(
 
 
 class ConvLayer(Layer):
-    """A convolution: ``out`` channels (default w), square kernel."""
+    """A convolution with ``out`` channels (default w) and a square kernel."""
 
     key: ClassVar[str] = "conv"
     conv: Kernel
@@ -151,7 +151,7 @@ class Pool(Layer):
 
 
 class MaxPoolLayer(Pool):
-    """Max pooling; its stride is its kernel unless said. Kernel = stride = 1 is nothing."""
+    """Max pooling, by default with stride = kernel. With kernel and stride 1 it is the identity."""
 
     key: ClassVar[str] = "maxpool"
     primitive: ClassVar[type[MaxPool]] = MaxPool
@@ -159,7 +159,7 @@ class MaxPoolLayer(Pool):
 
 
 class AvgPoolLayer(Pool):
-    """Average pooling; padded zeros count. Otherwise as max pooling."""
+    """Average pooling that includes padded zeros; otherwise like max pooling."""
 
     key: ClassVar[str] = "avgpool"
     primitive: ClassVar[type[MaxPool]] = AvgPool
@@ -171,7 +171,7 @@ class GapLayer(Layer):
 
     bare: ClassVar[tuple[str, ...]] = ("gap",)
     key: ClassVar[str] = "gap"
-    gap: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
+    gap: Annotated[Number, Bounds(1, MAX_SIDE, "the size")] = 1
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -183,7 +183,7 @@ class GmpLayer(Layer):
 
     bare: ClassVar[tuple[str, ...]] = ("gmp",)
     key: ClassVar[str] = "gmp"
-    gmp: Annotated[Number, Bounds(1, MAX_SIDE, "a size")] = 1
+    gmp: Annotated[Number, Bounds(1, MAX_SIDE, "the size")] = 1
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -191,7 +191,7 @@ class GmpLayer(Layer):
 
 
 class ChannelPool(Layer):
-    """The mean or the largest value over all channels: a map of one channel."""
+    """The mean or the maximum over all channels, as a map of one channel."""
 
     bare: ClassVar[tuple[str, ...]] = ("channel-mean", "channel-max")
 
@@ -204,7 +204,7 @@ class LinearLayer(Layer):
     """A linear layer with bias on the flattened map."""
 
     key: ClassVar[str] = "linear"
-    linear: Annotated[Number, Bounds(1, MAX_CHANNELS, "a number of outputs")]
+    linear: Annotated[Number, Bounds(1, MAX_CHANNELS, "the number of outputs")]
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -212,10 +212,10 @@ class LinearLayer(Layer):
 
 
 class SqueezeExcitation(Layer):
-    """The map times gate(1x1(act(1x1(gap)))), both 1x1 with bias; squeeze 0: one 1x1 and no act."""
+    """The map times gate(1x1(act(1x1(gap)))), both 1x1 with bias; with squeeze 0, a single 1x1 without ``act``."""
 
     key: ClassVar[str] = "se"
-    se: Annotated[Number, Bounds(0, MAX_CHANNELS, "a squeeze width")]
+    se: Annotated[Number, Bounds(0, MAX_CHANNELS, "the squeeze width")]
     act: ActivationWord = "relu"
     gate: ActivationWord = "sigmoid"
 
@@ -231,7 +231,7 @@ class SqueezeExcitation(Layer):
 
 
 class ScaleLayer(Layer):
-    """Times a learned number per channel."""
+    """Multiplication by a learned number per channel."""
 
     bare: ClassVar[tuple[str, ...]] = ("scale",)
 
@@ -241,10 +241,10 @@ class ScaleLayer(Layer):
 
 
 class TimesLayer(Layer):
-    """Times a fixed number; 1 is nothing."""
+    """Multiplication by a fixed number; 1 is the identity."""
 
     key: ClassVar[str] = "times"
-    times: Annotated[Number, Bounds(-1000, 1000, "a factor", fraction=True)]
+    times: Annotated[Number, Bounds(-1000, 1000, "the factor", fraction=True)]
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -252,11 +252,11 @@ class TimesLayer(Layer):
 
 
 class SliceLayer(Layer):
-    """Some of the channels, from ``from`` on."""
+    """A number of channels, starting at channel ``from``."""
 
     key: ClassVar[str] = "slice"
     slice: Channels
-    from_: Annotated[Number, Bounds(0, MAX_CHANNELS, "a first channel")] = Field(0, alias="from")
+    from_: Annotated[Number, Bounds(0, MAX_CHANNELS, "the first channel")] = Field(0, alias="from")
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
@@ -268,7 +268,7 @@ class SliceLayer(Layer):
 
 
 class PadLayer(Layer):
-    """Zero channels up to that many."""
+    """Appends zero channels up to a number of channels."""
 
     key: ClassVar[str] = "pad"
     pad: Channels
@@ -277,12 +277,12 @@ class PadLayer(Layer):
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:
         extra = values["pad"] - tape.shapes[x][0]
         if extra < 0:
-            raise GenotypeError(f"{tape.shapes[x][0]} channels are more than the {values['pad']} to pad up to", ".pad")
+            raise GenotypeError(f"cannot pad {tape.shapes[x][0]} channels to {values['pad']}", ".pad")
         return tape.add(Pad(extra), x) if extra else x
 
 
 class ShuffleLayer(Layer):
-    """A channel shuffle."""
+    """Channel shuffle between groups (ShuffleNet)."""
 
     key: ClassVar[str] = "shuffle"
     shuffle: Groups
@@ -293,10 +293,10 @@ class ShuffleLayer(Layer):
 
 
 class DropoutLayer(Layer):
-    """Dropout in training; ``channels`` drops whole channels."""
+    """Dropout in training, with ``channels`` of whole channels."""
 
     key: ClassVar[str] = "dropout"
-    dropout: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)]
+    dropout: Annotated[Number, Bounds(0, 1, "the dropout rate", fraction=True)]
     channels: Flag = False
 
     @staticmethod
@@ -305,10 +305,10 @@ class DropoutLayer(Layer):
 
 
 class DropPathLayer(Layer):
-    """Stochastic depth in training: drops the whole map of an image (Huang et al. 2016)."""
+    """Stochastic depth (Huang et al. 2016): drops the whole map of an image in training."""
 
     key: ClassVar[str] = "drop-path"
-    rate: Annotated[Number, Bounds(0, 1, "a dropout rate", fraction=True)] = Field(alias="drop-path")
+    rate: Annotated[Number, Bounds(0, 1, "the dropout rate", fraction=True)] = Field(alias="drop-path")
 
     @staticmethod
     def build(tape: Tape, x: int, word: str, **values: Any) -> int:

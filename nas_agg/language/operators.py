@@ -1,7 +1,7 @@
-"""How sources become one tensor.
+"""Aggregation operators, which join several sources into one tensor.
 
-An operator joins the *main path*, which is taken as it is, with other sources. Sources come oldest first, the main path
-last.
+An operator joins the *main path*, which is used unchanged, with other sources. Sources are ordered from oldest to
+newest, with the main path last.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ class Operator(Word):
     """An aggregation operator.
 
     Attributes:
-        norm: The norm of a source, where the gather does not say it.
-        weight: Whether a source is weighted, where the gather does not say it.
-        dealt: Whether the sources' sum means something without a main path, so that it can be dealt out.
+        norm: Default norm of a source.
+        weight: Whether sources are weighted by default.
+        splittable: Whether the sources can be summed without a main path, and then split among inner nodes.
     """
 
     norm: ClassVar[str] = "none"
     weight: ClassVar[bool] = False
-    dealt: ClassVar[bool] = False
+    splittable: ClassVar[bool] = False
 
     @staticmethod
     def fits(source: Shape, main: Shape, alone: bool, **values: Any) -> bool:
-        """Whether a source fits the main path as it is; ``alone`` if it is the only one."""
+        """Return whether a source fits the main path without ``match``; ``alone`` if it is the only source."""
         return source == main
 
     @staticmethod
     def width(source: Shape, main: Shape, **values: Any) -> int:
-        """The channels that a source should have, which ``match`` knows as w."""
+        """Return the number of channels that a source should have, which is w in ``match``."""
         return main[0]
 
     @staticmethod
     def prepare(tape: Tape, source: int, at: str) -> int:
-        """What is done to a source after its norm and weight; ``at`` names the place of its parameters."""
+        """Transform a source after its norm and weight; ``at`` is the relative path of the parameters."""
         return source
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
-        """The tensor that the sources and the main path become."""
+        """Append the join of the sources and the main path, and return its output."""
         raise NotImplementedError
 
 
@@ -60,7 +60,7 @@ class Sum(Operator):
     """The sum (ResNet)."""
 
     bare: ClassVar[tuple[str, ...]] = ("sum",)
-    dealt: ClassVar[bool] = True
+    splittable: ClassVar[bool] = True
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
@@ -68,7 +68,7 @@ class Sum(Operator):
 
 
 class Weighted(Sum):
-    """The sum of normalised sources, each times a learned number per edge and channel (DSNet)."""
+    """The sum of normalized sources, each weighted by a learned number per edge and channel (DSNet)."""
 
     bare: ClassVar[tuple[str, ...]] = ("weighted",)
     norm: ClassVar[str] = "gn"
@@ -76,7 +76,7 @@ class Weighted(Sum):
 
 
 class MeanOf(Operator):
-    """The mean over everything joined (FractalNet)."""
+    """The mean of all joined tensors (FractalNet)."""
 
     bare: ClassVar[tuple[str, ...]] = ("mean",)
 
@@ -86,7 +86,7 @@ class MeanOf(Operator):
 
 
 class Gated(Sum):
-    """The sum of sources, each times sigmoid(1x1(gap(source)))."""
+    """The sum of sources, each multiplied by sigmoid(1x1(gap(source)))."""
 
     bare: ClassVar[tuple[str, ...]] = ("gated",)
 
@@ -99,7 +99,7 @@ class Gated(Sum):
 
 
 class ProductOf(Operator):
-    """The product, element by element (Highway networks, CBAM); a gate of one channel or one pixel goes with all."""
+    """The element-wise product (Highway networks, CBAM); a gate of one channel or one pixel is broadcast."""
 
     bare: ClassVar[tuple[str, ...]] = ("product",)
 
@@ -109,19 +109,19 @@ class ProductOf(Operator):
 
     @staticmethod
     def join(tape: Tape, sources: list[int], main: int | None, **values: Any) -> int:
-        found, *others = _all(sources, main)
-        if len(others) == 1:  # a channel's gate is written as in `se`, which is the same network
-            for x, gate in ((found, others[0]), (others[0], found)):
+        product, *others = _all(sources, main)
+        if len(others) == 1:  # a gate per channel is the operation of `se`, so that equal networks have equal hashes
+            for x, gate in ((product, others[0]), (others[0], product)):
                 shape = tape.shapes[x]
                 if tape.shapes[gate] == (shape[0], 1, 1) != shape:
                     return tape.add(Mul(), x, gate)
         for other in others:
-            found = tape.add(Product(), found, other)
-        return found
+            product = tape.add(Product(), product, other)
+        return product
 
 
 class Concat(Operator):
-    """The channels one after another (DenseNet)."""
+    """Concatenation of channels (DenseNet)."""
 
     bare: ClassVar[tuple[str, ...]] = ("concat",)
 
@@ -139,10 +139,10 @@ class Concat(Operator):
 
 
 class Mixed(Operator):
-    """The first channels of the main path are added onto the sources, the rest is appended (DPN, MixNet)."""
+    """The first channels of the main path are added to the sources, the others are appended (DPN, MixNet)."""
 
     key: ClassVar[str] = "mixed"
-    mixed: Annotated[Number, Bounds(0, MAX_CHANNELS, "the summed channels")]
+    mixed: Annotated[Number, Bounds(0, MAX_CHANNELS, "the number of summed channels")]
     onto: Annotated[StrictStr, Choice(("front", "back"))] = "front"
 
     @staticmethod
@@ -158,7 +158,7 @@ class Mixed(Operator):
         mixed = values["mixed"]
         if main is None:
             raise GenotypeError(
-                "mixed needs a main path: the newest feature among what is read, or a shortcut's", ".operator"
+                "'mixed' needs a main path: a shortcut, or reads that include the newest feature", ".operator"
             )
         if not sources or mixed == 0:
             return tape.cat([*sources, main])
@@ -166,8 +166,8 @@ class Mixed(Operator):
         have, given = tape.shapes[state][0], tape.shapes[main][0]
         if have < mixed or given < mixed:
             raise GenotypeError(
-                f"mixed {mixed} needs as many channels on both sides, "
-                f"not {have} of the sources and {given} of the main path",
+                f"'mixed' of {mixed} channels needs at least as many in the sources and in the main path, "
+                f"not {have} and {given}",
                 ".operator.mixed",
             )
         first = 0 if values["onto"] == "front" else have - mixed
@@ -183,6 +183,6 @@ class Mixed(Operator):
 
 
 OPERATORS = registry(Sum, Weighted, MeanOf, Gated, ProductOf, Concat, Mixed)
-START = Bounds(-1000, 1000, "the start of a weight", fraction=True)
-#: Norms of a source, without affine: the groups of a map of c channels (0: batch norm).
+WEIGHT_START = Bounds(-1000, 1000, "the initial weight", fraction=True)
+#: Norms of a source, without affine parameters.
 SOURCE_NORMS = ("gn", "ln", "in", "bn", "none")

@@ -1,4 +1,4 @@
-"""Who reads whom. Position l reads some of T_0 ... T_{l-1}; T_0 is what enters the aggregate."""
+"""Connection patterns. Position l reads some of T_0 ... T_{l-1}, where T_0 is the input of the aggregate."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Pattern(Word):
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
-        """The features that a position reads, oldest first.
+        """Return the features that a position reads, oldest first.
 
         Args:
-            position: From 1; n + 1 is what leaves an aggregate of n nodes.
-            **values: The pattern's fields, worked out.
+            position: Number of the node, from 1; n + 1 is the output of an aggregate of n nodes.
+            **values: Values of the pattern's fields.
         """
         raise NotImplementedError
 
 
 class Previous(Pattern):
-    """The newest feature alone: a plain chain."""
+    """Only the newest feature: a plain chain."""
 
     bare: ClassVar[tuple[str, ...]] = ("previous",)
 
@@ -47,7 +47,7 @@ class Dense(Pattern):
 
 
 class Nodes(Pattern):
-    """All features but the input."""
+    """All features except the input."""
 
     bare: ClassVar[tuple[str, ...]] = ("nodes",)
 
@@ -57,7 +57,7 @@ class Nodes(Pattern):
 
 
 class InputOnly(Pattern):
-    """The input alone: parallel branches."""
+    """Only the input: parallel branches."""
 
     bare: ClassVar[tuple[str, ...]] = ("input",)
 
@@ -70,7 +70,7 @@ class Window(Pattern):
     """The last m features."""
 
     key: ClassVar[str] = "window"
-    window: Annotated[Number, Bounds(1, MAX_NODES, "a window")]
+    window: Annotated[Number, Bounds(1, MAX_NODES, "the window")]
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
@@ -78,25 +78,25 @@ class Window(Pattern):
 
 
 class Exponential(Pattern):
-    """l-1, l-c, l-c^2, ...: the offsets of SparseNet."""
+    """Features l-1, l-c, l-c^2, ... (SparseNet)."""
 
     key: ClassVar[str] = "exponential"
-    exponential: Annotated[Number, Bounds(2, MAX_NODES, "the base of an exponential pattern")]
+    exponential: Annotated[Number, Bounds(2, MAX_NODES, "the base of the exponential pattern")]
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
-        found, offset = [], 1
+        sources, offset = [], 1
         while offset <= position:
-            found.append(position - offset)
+            sources.append(position - offset)
             offset *= values["exponential"]
-        return found[::-1]
+        return sources[::-1]
 
 
 class MicroDense(Pattern):
-    """Dense inside groups of m nodes; a group's last feature is the next group's input."""
+    """Dense within groups of m nodes; the last feature of a group is the input of the next (Micro-Dense Nets)."""
 
     key: ClassVar[str] = "micro-dense"
-    micro_dense: Annotated[Number, Bounds(1, MAX_NODES, "a micro-dense group")] = Field(alias="micro-dense")
+    micro_dense: Annotated[Number, Bounds(1, MAX_NODES, "the micro-dense group size")] = Field(alias="micro-dense")
 
     @staticmethod
     def sources(position: int, **values: Any) -> list[int]:
@@ -105,7 +105,7 @@ class MicroDense(Pattern):
 
 
 class Edges(Pattern):
-    """Written out: a row of features for each position."""
+    """An explicit list of features for each position."""
 
     key: ClassVar[str] = "edges"
     edges: tuple[tuple[StrictInt, ...], ...]
@@ -115,9 +115,9 @@ class Edges(Pattern):
         row = values["edges"][position - 1]
         for source in row:
             if not 0 <= source < position:
-                raise GenotypeError(f"row {position} reads feature {source}; it may read 0 to {position - 1}", ".edges")
+                raise GenotypeError(f"row {position} reads feature {source}; allowed are 0 to {position - 1}", ".edges")
         if len(set(row)) < len(row):
-            raise GenotypeError(f"row {position} names a feature twice", ".edges")
+            raise GenotypeError(f"row {position} contains a feature twice", ".edges")
         return sorted(row)
 
 

@@ -1,7 +1,6 @@
-"""What a genotype is made of once its names are put in: units, aggregates and gathers whose numbers are expressions.
+"""The resolved genotype: units, aggregates and gathers whose names are substituted and whose numbers are expressions.
 
-Equal parts written at the same place are one object, also in another genotype, so that `expansion.py` does equal work
-once.
+Equal parts written at the same place are interned, across genotypes, so that their expansion can be cached.
 """
 
 from __future__ import annotations
@@ -14,90 +13,29 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from nas_agg.common.errors import GenotypeError, truncate
-from nas_agg.language.expressions import VARIABLES, Expression, ExpressionError, whole
+from nas_agg.language.expressions import VARIABLES, Expression, ExpressionError, check_integer
+from nas_agg.language.module_attributes import MODULE_ATTRIBUTES
 from nas_agg.language.operators import Operator
 from nas_agg.language.schema import Bounds, Word
 
-ANY = Bounds(0, 0, "")  # a number of an aggregate's let: whole or not
+UNBOUNDED = Bounds(0, 0, "the value")  # a number of an aggregate's `let`, which may be a fraction
 
-#: Names that torch.nn.Module or the compiled network has for itself, so that no part of a network may go by them.
-TAKEN = frozenset(
-    [
-        "T_destination",
-        "add_module",
-        "apply",
-        "bfloat16",
-        "buffers",
-        "call_super_init",
-        "children",
-        "compile",
-        "cpu",
-        "cuda",
-        "double",
-        "dump_patches",
-        "eval",
-        "extra_repr",
-        "float",
-        "forward",
-        "get_buffer",
-        "get_extra_state",
-        "get_parameter",
-        "get_submodule",
-        "half",
-        "ipu",
-        "load_state_dict",
-        "modules",
-        "mtia",
-        "named_buffers",
-        "named_children",
-        "named_modules",
-        "named_parameters",
-        "parameters",
-        "register_backward_hook",
-        "register_buffer",
-        "register_forward_hook",
-        "register_forward_pre_hook",
-        "register_full_backward_hook",
-        "register_full_backward_pre_hook",
-        "register_load_state_dict_post_hook",
-        "register_load_state_dict_pre_hook",
-        "register_module",
-        "register_parameter",
-        "register_state_dict_post_hook",
-        "register_state_dict_pre_hook",
-        "requires_grad_",
-        "set_extra_state",
-        "set_submodule",
-        "share_memory",
-        "source",
-        "start",
-        "state_dict",
-        "to",
-        "to_empty",
-        "train",
-        "training",
-        "type",
-        "xpu",
-        "zero_grad",
-    ]
-)
-
-SOURCES = "k"  # the number of a gather's sources, which its `start` alone knows
-_LOCAL = frozenset({"in", "c", "h"})  # known from the tensor at hand
+NUM_SOURCES = "k"  # the number of a gather's sources, known only to its `start`
+_TENSOR_NAMES = frozenset({"in", "c", "h"})  # known from the tensor that enters, not from the scope
 
 
-class Number(NamedTuple):
-    """A number, as an expression, with the place it was written at."""
+class NumberField(NamedTuple):
+    """A number, as an expression with the place where it was written."""
 
     expression: Expression
     where: str
     bounds: Bounds
 
     def value(self, scope: Mapping[str, Any]) -> Any:
-        """Works it out: an int, or a fraction where its field takes one.
+        """Evaluate the expression to an int, or to a fraction if its field takes one.
 
         Raises:
-            GenotypeError: If a name is not known here, or the value is none that the field takes.
+            GenotypeError: A name is not defined here, or the value is out of bounds.
         """
         try:
             value = self.expression.constant
@@ -105,51 +43,57 @@ class Number(NamedTuple):
                 value = self.expression.value(scope)
         except KeyError as error:
             name = error.args[0]
-            raise GenotypeError(f"'{name}' ({VARIABLES.get(name, 'a number')}) is not known here", self.where) from None
+            meaning = VARIABLES.get(name, "a number")
+            raise GenotypeError(f"'{name}' ({meaning}) is not defined here", self.where) from None
         except ExpressionError as error:
             raise GenotypeError(str(error), self.where) from None
         bounds = self.bounds
-        if bounds is ANY:
+        if bounds is UNBOUNDED:
             return value
         if bounds.fraction:
             if not bounds.least <= value < bounds.most:
-                within = f"goes from {bounds.least} to below {bounds.most}"
-                raise GenotypeError(f"{bounds.what} {within}, not {float(value):g}", self.where)
+                limits = f"at least {bounds.least} and below {bounds.most}"
+                raise GenotypeError(f"{bounds.what} must be {limits}, not {float(value):g}", self.where)
             return value
         if value.__class__ is int and bounds.least <= value <= bounds.most:
             return value
         try:
-            return whole(value, bounds.least, bounds.most, bounds.what, self.expression.text)
+            return check_integer(value, bounds.least, bounds.most, bounds.what, self.expression.text)
         except GenotypeError as error:
             raise GenotypeError(error.problem, self.where) from None
 
 
-Schedule = Number | tuple[Number, ...]
+Schedule = NumberField | tuple[NumberField, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class WordUse:
+class ResolvedWord:
     """A layer, a pattern or an operator with its fields.
 
     Attributes:
-        size: How many values it is written with.
-        work: How much is to be worked out where it stands.
+        where: Path where it was written.
+        word: The text or key that it was written with.
+        kind: Its class.
+        fixed: Fields that are not numbers, with their values.
+        numbers: Fields that are numbers, with their expressions.
+        size: Number of values that it is written with.
+        work: Cost of evaluating its numbers, in nodes of expressions.
     """
 
     where: str
     word: str
     kind: type[Word]
     fixed: tuple[tuple[str, Any], ...]
-    numbers: tuple[tuple[str, Number], ...]
+    numbers: tuple[tuple[str, NumberField], ...]
     size: int
     work: int
 
     def values(self, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """Its fields, worked out."""
-        found = dict(self.fixed)
+        """Evaluate its fields."""
+        values = dict(self.fixed)
         for field, number in self.numbers:
-            found[field] = number.value(scope)
-        return found
+            values[field] = number.value(scope)
+        return values
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -160,211 +104,249 @@ class Join:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Sequence:
+class Unit:
     """A unit.
 
     Attributes:
-        steps: Each with its label, which is unique in the unit.
-        joins: Whether a join in it takes the shortcut of an aggregate around it.
-        free: The names that it needs from around, but for in, c and h.
-        parts: The steps in runs: those without such a join together, one with it alone.
+        where: Path where it was written.
+        steps: The steps with their labels, which are unique in the unit.
+        takes_shortcut: Whether a join in it takes the shortcut of an enclosing aggregate.
+        free_names: Names from the enclosing scope that it needs, except for in, c and h.
+        size: Number of values that it is written with.
+        parts: The steps in runs: consecutive steps without such a join, and the step with it on its own.
     """
 
     where: str
     steps: tuple[tuple[str, Any], ...]
-    joins: bool
-    free: tuple[str, ...]
+    takes_shortcut: bool
+    free_names: tuple[str, ...]
     size: int
-    parts: tuple[Sequence, ...]
+    parts: tuple[Unit, ...]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Gather:
-    """A gather with its defaults filled in; `start` is None where sources have no weights."""
+    """A gather with its defaults filled in; ``start`` is None if sources have no weights."""
 
     where: str
-    pattern: WordUse
-    operator: WordUse
-    each: Sequence | None
+    pattern: ResolvedWord
+    operator: ResolvedWord
+    each: Unit | None
     norm: str
     weight: bool
-    start: Number | None
-    match: Sequence | str | None
+    start: NumberField | None
+    match: Unit | str | None
     raw: bool
     size: int
 
     @property
-    def how(self) -> type[Operator]:
+    def operator_type(self) -> type[Operator]:
+        """Class of the operator."""
         return self.operator.kind  # type: ignore[return-value]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Aggregate:
-    """An aggregate, `like` merged."""
+    """An aggregate, with the fields of its ``like`` merged in.
+
+    Attributes:
+        where: Path where it was written.
+        units: One unit for all nodes, or one per node.
+        unit_per_node: Whether there is one unit per node.
+        nodes: Number of nodes, or None for the default.
+        growth: Schedule of widths.
+        cardinality: Schedule of groups.
+        stride: Schedule of strides.
+        stride_per_node: Whether the stride applies to each node, and not to the first alone.
+        reads: What each node reads.
+        shortcut: What joins at each node's join.
+        output: What leaves; None if it is what a further node would read.
+        let: Numbers bound in the aggregate.
+        takes_shortcut: Whether its units have joins but it has no shortcut, so that it takes an enclosing one.
+        free_names: Names from the enclosing scope that it needs, except for in, c and h.
+        node_names: Names of its own scope that its nodes need.
+        size: Number of values that it is written with.
+        work: Cost of evaluating its numbers at one node, in nodes of expressions.
+    """
 
     where: str
-    units: tuple[Sequence, ...]
-    each: bool  # one unit a node
-    nodes: Number | None
+    units: tuple[Unit, ...]
+    unit_per_node: bool
+    nodes: NumberField | None
     growth: Schedule | None
     cardinality: Schedule | None
     stride: Schedule | None
-    strides_each: bool
+    stride_per_node: bool
     reads: Gather
     shortcut: Gather | None
     output: Gather | None
     let: tuple[tuple[str, Schedule], ...]
-    joins: bool
-    free: tuple[str, ...]
-    needed: tuple[str, ...]
+    takes_shortcut: bool
+    free_names: tuple[str, ...]
+    node_names: tuple[str, ...]
     size: int
     work: int
 
 
-known: dict[tuple, Any] = {}
+interned: dict[tuple, Any] = {}
 
 
-def made(kind: Callable[..., Any], *values: Any) -> Any:
-    """One object for equal values."""
+def intern(kind: Callable[..., Any], *values: Any) -> Any:
+    """Construct an object, or return the existing one with equal values."""
     key = (kind, *values)
-    found = known.get(key)
-    if found is None:
-        if len(known) > 100_000:
-            known.clear()
-        found = known[key] = kind(*values)
-    return found
+    existing = interned.get(key)
+    if existing is None:
+        if len(interned) > 100_000:
+            interned.clear()
+        existing = interned[key] = kind(*values)
+    return existing
 
 
-def joins_in(step: Any) -> bool:
-    return isinstance(step, Join) or getattr(step, "joins", False)
+def contains_open_join(step: Any) -> bool:
+    """Return whether a step is, or contains, a join of an enclosing aggregate's shortcut."""
+    return isinstance(step, Join) or getattr(step, "takes_shortcut", False)
 
 
-def join_place(unit: Sequence) -> str:
-    """Where the join of a unit was written."""
+def join_location(unit: Unit) -> str:
+    """Return where the join of a unit was written."""
     step: Any = unit
     while not isinstance(step, Join):
-        steps = [inner for _, inner in step.steps] if isinstance(step, Sequence) else step.units
-        step = next(inner for inner in steps if joins_in(inner))
+        steps = [inner for _, inner in step.steps] if isinstance(step, Unit) else step.units
+        step = next(inner for inner in steps if contains_open_join(inner))
     return step.where
 
 
-def labelled(steps: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
-    """Labels that are unique: numbered where one comes more than once."""
-    times = Counter(label for label, _ in steps)
-    found, seen, taken = [], dict.fromkeys(times, 0), set()
+def label_steps(steps: list[tuple[str, Any]]) -> tuple[tuple[str, Any], ...]:
+    """Make labels unique: a label that occurs more than once is numbered."""
+    counts = Counter(label for label, _ in steps)
+    label_steps, numbers, taken = [], dict.fromkeys(counts, 0), set()
     for label, step in steps:
-        seen[label] += 1
-        own = f"{label}{seen[label]}" if times[label] > 1 else label
-        while own in taken or own in TAKEN or keyword.iskeyword(own):
-            own += "_"
-        taken.add(own)
-        found.append((own, step))
-    return tuple(found)
+        numbers[label] += 1
+        unique = f"{label}{numbers[label]}" if counts[label] > 1 else label
+        while unique in taken or unique in MODULE_ATTRIBUTES or keyword.iskeyword(unique):
+            unique += "_"
+        taken.add(unique)
+        label_steps.append((unique, step))
+    return tuple(label_steps)
 
 
-def sequence_of(where: str, steps: tuple[tuple[str, Any], ...], parts: tuple[Sequence, ...]) -> Sequence:
+def make_unit(where: str, steps: tuple[tuple[str, Any], ...], parts: tuple[Unit, ...]) -> Unit:
+    """Construct a unit from labelled steps.
+
+    Args:
+        where: Path where it was written.
+        steps: Its steps with unique labels.
+        parts: The same steps in runs, if one of them contains an open join.
+    """
     free: set[str] = set()
     for _, step in steps:
-        if isinstance(step, WordUse):
+        if isinstance(step, ResolvedWord):
             free.update(name for _, number in step.numbers for name in number.expression.names)
         else:
-            free.update(getattr(step, "free", ()))
-    joins = any(joins_in(step) for _, step in steps)
+            free.update(getattr(step, "free_names", ()))
+    takes_shortcut = any(contains_open_join(step) for _, step in steps)
     size = 1 + sum(getattr(step, "size", 1) for _, step in steps)
-    return made(Sequence, where, steps, joins, tuple(sorted(free - _LOCAL)), size, parts)
+    return intern(Unit, where, steps, takes_shortcut, tuple(sorted(free - _TENSOR_NAMES)), size, parts)
 
 
-def _names(value: Schedule | None) -> set[str]:
-    if value is None:
+def _names(schedule: Schedule | None) -> set[str]:
+    if schedule is None:
         return set()
-    numbers = value if type(value) is tuple else (value,)
+    numbers = schedule if type(schedule) is tuple else (schedule,)
     return {name for number in numbers for name in number.expression.names}  # type: ignore[union-attr]
 
 
-def each_node(stride: Schedule | None, let: dict[str, Schedule]) -> bool:
-    """Whether a stride is each node's: a list, or an expression that uses l, itself or through a name."""
+def is_per_node(stride: Schedule | None, let: dict[str, Schedule]) -> bool:
+    """Return whether a stride applies to each node: a list, or an expression that depends on l, also by a name."""
     if stride is None or type(stride) is tuple:
         return stride is not None
-    found, further = set(), _names(stride)
-    while further:
-        found |= further
-        rows = [let[name] for name in further & let.keys()]
-        if any(type(row) is tuple for row in rows):
+    visited, pending = set(), _names(stride)
+    while pending:
+        visited |= pending
+        schedules = [let[name] for name in pending & let.keys()]
+        if any(type(schedule) is tuple for schedule in schedules):
             return True
-        further = {name for row in rows for name in _names(row)} - found
-    return "l" in found
+        pending = {name for schedule in schedules for name in _names(schedule)} - visited
+    return "l" in visited
 
 
-def check_circles(aggregate: Aggregate, where: str) -> None:
-    """Refuses numbers of an aggregate that need one another."""
-    rows: dict[str, Schedule] = dict(aggregate.let)
+def check_cycles(aggregate: Aggregate, where: str) -> None:
+    """Check that the numbers of an aggregate do not depend on each other in a cycle.
+
+    Raises:
+        GenotypeError: They do.
+    """
+    let: dict[str, Schedule] = dict(aggregate.let)
     own = {n for n, value in (("w", aggregate.growth), ("g", aggregate.cardinality), ("s", aggregate.stride)) if value}
-    known = rows.keys() | own
-    needs: dict[str, list[str]] = {}
-    # A schedule sees the outer w, g and s, but growth an own cardinality and the reverse.
-    for name, schedule, seen in (
+    defined = let.keys() | own
+    dependencies: dict[str, list[str]] = {}
+    # A schedule sees the outer w, g and s, except that growth sees its own cardinality and vice versa.
+    for name, schedule, visible in (
         ("w", aggregate.growth, "g"),
         ("g", aggregate.cardinality, "w"),
         ("s", aggregate.stride, ""),
     ):
-        needs[name] = sorted((_names(schedule) & known) - own.difference(seen))
-    for name, row in rows.items():
-        needs[name] = sorted(_names(row) & known)
+        dependencies[name] = sorted((_names(schedule) & defined) - own.difference(visible))
+    for name, schedule in let.items():
+        dependencies[name] = sorted(_names(schedule) & defined)
     try:
-        graphlib.TopologicalSorter(needs).prepare()
+        graphlib.TopologicalSorter(dependencies).prepare()
     except graphlib.CycleError as error:
         fields = {"w": "growth", "g": "cardinality", "s": "stride"}
-        circle = [fields.get(name, name) for name in reversed(error.args[1])]
-        raise GenotypeError(f"a circle: {truncate(' -> '.join(circle))}", where) from None
+        cycle = [fields.get(name, name) for name in reversed(error.args[1])]
+        raise GenotypeError(f"circular definition: {truncate(' -> '.join(cycle))}", where) from None
 
 
-def _entries(value: Schedule | None) -> int:
-    return len(value) if type(value) is tuple else int(value is not None)
+def _count_entries(schedule: Schedule | None) -> int:
+    return len(schedule) if type(schedule) is tuple else int(schedule is not None)
 
 
-def measured(aggregate: Aggregate) -> Aggregate:
-    """An aggregate with its free names, its size, and the work of its numbers at one node."""
+def with_derived_fields(aggregate: Aggregate) -> Aggregate:
+    """Fill in an aggregate's free names, its size, and the work of evaluating its numbers at one node."""
     gathers = [gather for gather in (aggregate.reads, aggregate.shortcut, aggregate.output) if gather]
-    schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[row for _, row in aggregate.let]]
-    inside: list[Any] = [*aggregate.units, *gathers]
+    schedules = [aggregate.growth, aggregate.cardinality, aggregate.stride, *[value for _, value in aggregate.let]]
+    parts: list[Any] = [*aggregate.units, *gathers]
     work = 1 + sum(gather.pattern.work + gather.operator.work for gather in gathers)
     work += sum(gather.start.expression.size for gather in gathers if gather.start)
-    for value in schedules:
-        numbers = value if type(value) is tuple else (value,) if value else ()
+    for schedule in schedules:
+        numbers = schedule if type(schedule) is tuple else (schedule,) if schedule else ()
         work += max([number.expression.size for number in numbers], default=0)  # type: ignore[union-attr]
-    free, needed = _free(aggregate)
-    size = 1 + sum(part.size for part in inside) + sum(map(_entries, schedules))
-    return replace(aggregate, free=free, needed=needed, size=size, work=work)
+    free_names, node_names = _free_names(aggregate)
+    size = 1 + sum(part.size for part in parts) + sum(map(_count_entries, schedules))
+    return replace(aggregate, free_names=free_names, node_names=node_names, size=size, work=work)
 
 
 def _gather_names(gather: Gather | None) -> tuple[set[str], set[str]]:
-    """The names that a gather needs at each node, and those its match needs."""
+    """Return the names that a gather needs at each node, and those that its match needs."""
     if gather is None:
         return set(), set()
-    own = {
-        n for word in (gather.pattern, gather.operator) for _, number in word.numbers for n in number.expression.names
+    at_node = {
+        name
+        for word in (gather.pattern, gather.operator)
+        for _, number in word.numbers
+        for name in number.expression.names
     }
-    match = set(gather.match.free) if isinstance(gather.match, Sequence) else set()
+    in_match = set(gather.match.free_names) if isinstance(gather.match, Unit) else set()
     if gather.each:
-        own |= set(gather.each.free)
+        at_node |= set(gather.each.free_names)
     if gather.start:
-        own |= set(gather.start.expression.names) - {SOURCES}
-    return own, match - {"w", "s"}
+        at_node |= set(gather.start.expression.names) - {NUM_SOURCES}
+    return at_node, in_match - {"w", "s"}
 
 
-def _free(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names an aggregate needs from around, and those its nodes need of the aggregate's own scope."""
-    inside: set[str] = {name for unit in aggregate.units for name in unit.free}
+def _free_names(aggregate: Aggregate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names that an aggregate needs from outside, and those that its nodes need of its own scope."""
+    inside: set[str] = {name for unit in aggregate.units for name in unit.free_names}
     for gather in (aggregate.reads, aggregate.shortcut, aggregate.output):
         at_node, in_match = _gather_names(gather)
         inside |= at_node | in_match
     own = {name for name, _ in aggregate.let}
     schedules = {"w": aggregate.growth, "g": aggregate.cardinality, "s": aggregate.stride}
     outer = inside - own - {"l", "n"} - {name for name, value in schedules.items() if value is not None}
-    for value in (*schedules.values(), *(row for _, row in aggregate.let)):
+    for value in (*schedules.values(), *(number for _, number in aggregate.let)):
         outer |= _names(value) - own - {"l", "n"}
-    counted = _names(aggregate.nodes)
-    if counted & own:  # numbers of its own let, which in `nodes` see the outer l and n
-        counted = counted.union(*[_names(row) for _, row in aggregate.let])
-    outer |= counted - own
-    return tuple(sorted(outer - _LOCAL)), tuple(sorted(inside - _LOCAL))
+    in_nodes = _names(aggregate.nodes)
+    if in_nodes & own:  # numbers of its own `let`, which see the outer l and n in `nodes`
+        in_nodes = in_nodes.union(*[_names(number) for _, number in aggregate.let])
+    outer |= in_nodes - own
+    return tuple(sorted(outer - _TENSOR_NAMES)), tuple(sorted(inside - _TENSOR_NAMES))

@@ -1,7 +1,7 @@
-"""What a word of the language is: its fields, the bounds of its numbers, how it is written.
+"""Base classes of the language's words: fields, bounds of numbers, and registries.
 
-A word is one small class. Its pydantic fields are the fields of its object; the first one bears the word's name. Adding
-a layer, a pattern or an operator is adding such a class to `layers.py`, `patterns.py` or `operators.py`.
+A word is one small class. Its pydantic fields are the fields of its object; the first is named after the word. To add a
+layer, a pattern or an operator, add such a class to `layers.py`, `patterns.py` or `operators.py`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ from pydantic import BaseModel, ConfigDict, StrictBool, StrictFloat, StrictInt, 
 
 
 class Model(BaseModel):
-    """A part of a genotype: immutable, and without unknown fields."""
+    """A part of a genotype: immutable and without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=False)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How a number field is worked out: whole and within bounds, or a fraction from `least` to below `most`.
+    """Bounds of a number field: an integer from ``least`` to ``most``, or a fraction from ``least`` to below ``most``.
 
-    It stands in a field's annotation: ``Annotated[Number, Bounds(1, 255, "a kernel")]``.
+    Bounds are part of a field's annotation: ``Annotated[Number, Bounds(1, 255, "the kernel size")]``.
+
+    Attributes:
+        least: Lower bound.
+        most: Upper bound.
+        what: Name of the quantity, with its article, for messages.
+        fraction: Whether the number may be a fraction.
     """
 
     least: int
@@ -33,7 +39,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Choice:
-    """A field that takes one of some words, or a name that stands for one."""
+    """A field that takes one of some words, or a name for one."""
 
     words: tuple[str, ...]
 
@@ -47,8 +53,8 @@ class Word(Model):
     """A word with its fields.
 
     Attributes:
-        bare: The texts it may be written as without an object.
-        key: The key of its object form, or None if it has none.
+        bare: Texts as which it may be written without an object.
+        key: Key of its object form, or None if it has none.
     """
 
     bare: ClassVar[tuple[str, ...]] = ()
@@ -56,5 +62,5 @@ class Word(Model):
 
 
 def registry(*words: type[Word]) -> dict[str, type[Word]]:
-    """Every text and key by which some words are known."""
+    """Return words by their bare texts and keys."""
     return {name: word for word in words for name in (*word.bare, *([word.key] if word.key else []))}

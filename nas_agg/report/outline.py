@@ -21,7 +21,7 @@ from nas_agg.graph.primitives import (
     Times,
 )
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import Gather, WordUse
+from nas_agg.language.resolved import Gather, ResolvedWord
 
 
 @dataclass
@@ -161,7 +161,7 @@ class _Outline:
                 steps += self.steps(step.run, operator)
             elif isinstance(step.run, AggregateRun):
                 steps += _without_frame(self.aggregate(step.label, step.run, operator))
-            elif step.out != step.x and isinstance(step.step, WordUse):
+            elif step.out != step.x and isinstance(step.step, ResolvedWord):
                 ops = self.tape.ops[step.ops.start : step.ops.stop]
                 steps.append(_layer(step.step.word, ops, self.shapes[step.x], self.shapes[step.out]))
             elif step.out != step.x:

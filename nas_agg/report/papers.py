@@ -293,7 +293,7 @@ def _genotype(
     """A point's genotype with values for some of its names."""
     genotype = open_genotype(point)
     if with_ or values:
-        text = dict(genotype.text())
+        text = dict(genotype.to_dict())
         let = dict(text.get("let") or {})
         for name in with_:
             if name not in let:
@@ -301,5 +301,5 @@ def _genotype(
         for name in values or {}:
             if name not in let and name not in with_.values():
                 raise InputError(f"{where}: {point} has no name '{name}'{did_you_mean(name, let)}")
-        genotype = Genotype.read(text | {"let": let | dict(with_) | dict(values or {})})
+        genotype = Genotype.from_dict(text | {"let": let | dict(with_) | dict(values or {})})
     return genotype.with_task(classes=classes)

@@ -12,7 +12,7 @@ from nas_agg.graph.connectivity import Connectivity, aggregate_connectivity
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Conv, Linear, Norm, Primitive, Shape, format_shape
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import Aggregate, Gather, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, Gather, ResolvedWord, Unit
 from nas_agg.language.resolver import Resolver
 
 
@@ -114,11 +114,11 @@ def _describe(op: Primitive, inputs: list[Shape]) -> str:
     return f"{op.word} {arguments}".strip() if len(inputs) < 2 else f"{op.word} of {len(inputs)}"
 
 
-def _gathers(net: Sequence) -> dict[str, str]:
+def _gathers(net: Unit) -> dict[str, str]:
     """Descriptions of each aggregate's gathers by its path; `*` stands for any node."""
     descriptions: dict[str, str] = {}
 
-    def walk(unit: Sequence, path: str) -> None:
+    def walk(unit: Unit, path: str) -> None:
         for label, step in unit.steps:
             here = f"{path}.{label}" if path else label
             if isinstance(step, Aggregate):
@@ -126,7 +126,7 @@ def _gathers(net: Sequence) -> dict[str, str]:
                 descriptions[here] = "; ".join(f"{role} {_gather(gather)}" for role, gather in roles if gather)
                 for inner in step.units:
                     walk(inner, f"{here}.*.unit")
-            elif isinstance(step, Sequence):
+            elif isinstance(step, Unit):
                 walk(step, here)
 
     walk(net, "")
@@ -140,7 +140,7 @@ def _gather(gather: Gather) -> str:
     return " ".join(words)
 
 
-def _word(use: WordUse) -> str:
+def _word(use: ResolvedWord) -> str:
     fields = {name: number.expression.text for name, number in use.numbers} | dict(use.fixed)
     fields = {name: value for name, value in fields.items() if value is not None}
     return canonical_json(fields).replace('"', "").strip("{}") if fields else use.word

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import GenotypeError, InputError, did_you_mean
 from nas_agg.common.files import canonical_json
-from nas_agg.language.genotype import shown
+from nas_agg.language.genotype import format_value
 
 if TYPE_CHECKING:
     from optuna.distributions import CategoricalDistribution, IntDistribution
@@ -46,7 +46,7 @@ class IntRange:
         """
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         if not is_integer or not self.low <= value <= self.high or (value - self.low) % self.step:
-            raise InputError(f"{shown(value)} is not one of {self}")
+            raise InputError(f"{format_value(value)} is not one of {self}")
         return (value - self.low) // self.step
 
     def label(self, value: Any) -> int:
@@ -125,7 +125,7 @@ class Choice:
             index = next(equal, None)
         if index is None:
             hint = did_you_mean(value, [v for v in self.values if isinstance(v, str)]) if isinstance(value, str) else ""
-            raise InputError(f"{shown(value)} is not one of {self}{hint}")
+            raise InputError(f"{format_value(value)} is not one of {self}{hint}")
         return index
 
     def label(self, value: Any) -> str:
@@ -139,7 +139,7 @@ class Choice:
             InputError: No value has this label.
         """
         if not isinstance(label, str) or label not in self._indices:
-            raise InputError(f"{shown(label)} is not the label of any of {self}")
+            raise InputError(f"{format_value(label)} is not the label of any of {self}")
         return self.values[self._indices[label]]
 
     def encode(self, value: Any) -> list[float]:
@@ -156,7 +156,7 @@ class Choice:
         return CategoricalDistribution(self.labels)
 
     def __str__(self) -> str:
-        text = ", ".join(shown(value) for value in self.values)
+        text = ", ".join(format_value(value) for value in self.values)
         return text if len(text) <= 200 else text[:197] + "..."
 
 
@@ -176,14 +176,14 @@ def parse_domain(values: Any, where: str) -> Domain:
     if isinstance(values, Mapping):
         return _range(values, where)
     if not isinstance(values, (list, tuple)):
-        raise GenotypeError(f'{shown(values)} is neither a list of values nor {{"from": a, "to": b}}', where)
+        raise GenotypeError(f'{format_value(values)} is neither a list of values nor {{"from": a, "to": b}}', where)
     if not values:
         raise GenotypeError("empty list; specify at least one value", where)
     keys: set[Any] = set()
     for index, value in enumerate(values):
         key = value if _is_number(value) else canonical_json(value)  # 1 and 1.0 are the same value, "1" is another
         if key in keys:
-            raise GenotypeError(f"duplicate value {shown(value)}", f"{where}[{index}]")
+            raise GenotypeError(f"duplicate value {format_value(value)}", f"{where}[{index}]")
         keys.add(key)
     return Choice(tuple(values))
 
@@ -200,7 +200,7 @@ def _range(values: Mapping[str, Any], where: str) -> IntRange:
             raise GenotypeError(f"a range needs '{key}'", where)
     for key, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_BOUND:
-            raise GenotypeError(f"{shown(value)} is not an integer from -10^9 to 10^9", f"{where}.{key}")
+            raise GenotypeError(f"{format_value(value)} is not an integer from -10^9 to 10^9", f"{where}.{key}")
     low, high, step = values["from"], values["to"], values.get("step", 1)
     if step < 1:
         raise GenotypeError(f"{step} is not a positive integer", f"{where}.step")

@@ -57,7 +57,7 @@ def _from_file(path: Path) -> Genotype:
             hint = f"specify one of its points, such as {path}/{next(iter(points))}"
         raise InputError(f"{path}: a search space, not a genotype: {hint}")
     try:
-        genotype = Genotype.read(value)
+        genotype = Genotype.from_dict(value)
         Resolver(genotype).network()
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -22,8 +22,8 @@ from typing import Any
 
 from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, InputError, did_you_mean
 from nas_agg.common.files import read_document
-from nas_agg.language.expressions import ExpressionError, parse
-from nas_agg.language.genotype import Genotype, shown
+from nas_agg.language.expressions import ExpressionError, parse_expression
+from nas_agg.language.genotype import Genotype, format_value
 from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.domains import Choice, parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
@@ -102,7 +102,7 @@ class Space(SearchVariables):
         names = text.get("open")
         if not isinstance(names, Mapping) or not names:
             raise GenotypeError("a search space needs search variables: {name: [values]} or {name: {from, to}}", "open")
-        self.template = Genotype.read({k: v for k, v in text.items() if k not in _SPACE_FIELDS})
+        self.template = Genotype.from_dict({k: v for k, v in text.items() if k not in _SPACE_FIELDS})
         super().__init__({key: parse_domain(value, f"open.{key}") for key, value in names.items()})
         for key in self.names:
             if key in self.template.let:
@@ -118,7 +118,7 @@ class Space(SearchVariables):
         for key, point in _object(text, "points").items():
             if not key or not key.isprintable() or "/" in key:
                 raise GenotypeError(
-                    f"invalid point name {shown(key)}: it is empty, or contains '/' or a line break", "points"
+                    f"invalid point name {format_value(key)}: it is empty, or contains '/' or a line break", "points"
                 )
             self.points[key] = self._read_point(point, f"points.{key}")
 
@@ -138,16 +138,16 @@ class Space(SearchVariables):
     def _read_table(self, text: Any) -> tuple[tuple[Path, str] | None, TableSettings]:
         """The file of the table with its SHA-256, if there is one, and the settings of the table."""
         if not isinstance(text, Mapping):
-            raise GenotypeError(f"{shown(text)} is not a table; write {{file: NAME, sha256: DIGEST}}", "table")
+            raise GenotypeError(f"{format_value(text)} is not a table; write {{file: NAME, sha256: DIGEST}}", "table")
         file = {name: text[name] for name in ("file", "sha256") if name in text}
         settings = TableSettings.read({name: value for name, value in text.items() if name not in file})
         if not file:
             return None, settings
         if len(file) < 2 or not all(map(_is_text, file.values())):
-            raise GenotypeError(f"{shown(text)} is not a table; write {{file: NAME, sha256: DIGEST}}", "table")
+            raise GenotypeError(f"{format_value(text)} is not a table; write {{file: NAME, sha256: DIGEST}}", "table")
         if self._folder is None or Path(file["file"]).name != file["file"]:
             raise GenotypeError(
-                f"{shown(file['file'])} is not the name of a file in the folder of the space file", "table.file"
+                f"{format_value(file['file'])} is not the name of a file in the folder of the space file", "table.file"
             )
         return (self._folder / file["file"], file["sha256"]), settings
 
@@ -155,7 +155,7 @@ class Space(SearchVariables):
         """Parse a point; fields that it lacks are taken from the earlier point that it is like."""
         fields = ("like", "values", "classes", "input")
         if not isinstance(point, Mapping):
-            raise GenotypeError(f"{shown(point)} is not a point: {{values: {{name: value}}}}", where)
+            raise GenotypeError(f"{format_value(point)} is not a point: {{values: {{name: value}}}}", where)
         for key in point:
             if key not in fields:
                 hint = did_you_mean(key, fields)
@@ -164,14 +164,14 @@ class Space(SearchVariables):
         if like is not None:
             if not isinstance(like, str) or like not in self.points:
                 hint = did_you_mean(like, self.points) if isinstance(like, str) else ""
-                raise GenotypeError(f"{shown(like)} is not an earlier point{hint}", f"{where}.like")
+                raise GenotypeError(f"{format_value(like)} is not an earlier point{hint}", f"{where}.like")
             base = self.points[like]
         if not isinstance(point.get("values", {} if like else None), Mapping):
             raise GenotypeError("a point needs 'values', an object with a value for each search variable", where)
         size = point.get("input")
         if size is not None:
             if not isinstance(size, (list, tuple)) or len(size) != 3:
-                raise GenotypeError(f"{shown(size)} is not [channels, height, width]", f"{where}.input")
+                raise GenotypeError(f"{format_value(size)} is not [channels, height, width]", f"{where}.input")
             for index, side in enumerate(size):
                 _count(side, f"{where}.input[{index}]")
         values = self.validate({**base.values, **point.get("values", {})}, f"{where}.values.")
@@ -190,7 +190,7 @@ class Space(SearchVariables):
         defaults = {}
         for name, value in self.search_text.items():
             try:
-                number = parse(value).value({"in": input[0], "h": input[1]})
+                number = parse_expression(value).value({"in": input[0], "h": input[1]})
             except KeyError as error:
                 raise GenotypeError(f"unknown name '{error.args[0]}'; available: in, h", f"search.{name}") from None
             except ExpressionError as error:
@@ -212,7 +212,7 @@ class Space(SearchVariables):
         """
         try:
             fixed = _object(text, "values")
-            restricted = _object(text if text.keys() & {"values", "open"} else self.template.text(), "open")
+            restricted = _object(text if text.keys() & {"values", "open"} else self.template.to_dict(), "open")
             for field in ("let", "net"):
                 if field in text:
                     raise GenotypeError("inherited from the space under 'like'; leave it out", field)
@@ -234,7 +234,7 @@ class Space(SearchVariables):
                     raise GenotypeError(f"search variable '{key}' is missing here and under 'values'", "open")
         except GenotypeError as error:
             raise InputError(f"{name}: {error}") from None
-        template = self.template.text()
+        template = self.template.to_dict()
         template["let"] = {**(template.get("let") or {}), **fixed}
         fields: dict[str, Any] = {"family": name, "min_input": self.min_input, "search": self.search_text, **template}
         fields |= {key: value for key, value in text.items() if key not in ("like", "values")}
@@ -289,7 +289,7 @@ class Space(SearchVariables):
         Raises:
             InputError: The genotype is not in the space.
         """
-        text, template = genotype.text(), self.template.text()
+        text, template = genotype.to_dict(), self.template.to_dict()
         let = dict(text.get("let") or {})
         values = {name: let.pop(name) for name in self.names if name in let}
         if let != (template.get("let") or {}) or text["net"] != template["net"]:
@@ -336,7 +336,7 @@ def _space(text: Any, name: str, folder: Path) -> Space:
     like = text["like"]
     if not isinstance(like, str) or like not in _installed():
         raise InputError(
-            f"{name}: like: {shown(like)} is not an installed space{did_you_mean(str(like), _installed())}"
+            f"{name}: like: {format_value(like)} is not an installed space{did_you_mean(str(like), _installed())}"
         )
     if like == name:
         raise InputError(f"{name}: like: a space cannot be a subspace of itself")
@@ -376,21 +376,21 @@ def _is_text(value: Any) -> bool:
 def _object(text: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     value = text.get(field)
     if value is not None and not isinstance(value, Mapping):
-        raise GenotypeError(f"{shown(value)} is not an object", field)
+        raise GenotypeError(f"{format_value(value)} is not an object", field)
     return value or {}
 
 
 def _string(text: Mapping[str, Any], field: str, default: str) -> str:
     value = text.get(field, default)
     if not isinstance(value, str):
-        raise GenotypeError(f"{shown(value)} is not text", field)
+        raise GenotypeError(f"{format_value(value)} is not text", field)
     return value.strip()
 
 
 def _count(value: Any, where: str) -> int | None:
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
         raise GenotypeError(
-            f"{value if isinstance(value, Fraction) else shown(value)} is not a positive integer", where
+            f"{value if isinstance(value, Fraction) else format_value(value)} is not a positive integer", where
         )
     return value
 
@@ -398,7 +398,7 @@ def _count(value: Any, where: str) -> int | None:
 def _search_text(value: Any) -> dict[str, Any]:
     fields = SearchDefaults.__annotations__
     if value is not None and not isinstance(value, Mapping):
-        raise GenotypeError(f"{shown(value)} is not an object", "search")
+        raise GenotypeError(f"{format_value(value)} is not an object", "search")
     for key in value or {}:
         if key not in fields:
             hint = did_you_mean(key, fields)

@@ -310,7 +310,7 @@ class _Search:
         assert settings.epochs is not None
         trained = [metric.name for metric in self.plan.objectives if metric.depends_on_training]
         job = TrialJob(
-            genotype=candidate.genotype.text(),
+            genotype=candidate.genotype.to_dict(),
             seed=trial.seed,
             recipe=settings.recipe or "search",
             epochs=settings.epochs,

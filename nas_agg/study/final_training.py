@@ -90,7 +90,7 @@ def _final_job(
     if settings.latency_target is not None:
         cost["score"] = best.value
     return FinalJob(
-        genotype=genotype.text(),
+        genotype=genotype.to_dict(),
         seed=derive_seed(settings.seed, best.number, "final"),
         recipe=recipe,
         out=str((folder.path / "best.tmp").resolve()),

@@ -88,7 +88,7 @@ class SearchPlan:
         distributions: dict[str, BaseDistribution] = dict(self.space.distributions)
         content: dict[str, Any] = {"open": {name: distribution_to_json(d) for name, d in distributions.items()}}
         if isinstance(self.space, Space):
-            content |= {"template": self.space.template.text(), "search": self.space.search_text}
+            content |= {"template": self.space.template.to_dict(), "search": self.space.search_text}
         if isinstance(self.space, TabularSpace):
             content |= {"table": self.space.table and self.space.table[1]}  # with more rows the search would differ
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()[:16]

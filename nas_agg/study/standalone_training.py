@@ -81,7 +81,7 @@ def train_genotype(
     if compile:
         check_compiler(device)
     settings = {
-        "genotype": genotype.text(),
+        "genotype": genotype.to_dict(),
         "dataset": absolute(dataset),
         "recipe": recipe,
         "epochs": epochs,
@@ -175,7 +175,7 @@ def _run(
         _log(folder, choice.message, show)
     title, about = describe_run(folder.run, folder.path)
     job = FinalJob(
-        genotype=genotype.text(),
+        genotype=genotype.to_dict(),
         seed=settings["seed"],
         recipe=recipe.name,
         epochs=settings["epochs"],

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from nas_agg.compiler.network import Network, build
 from nas_agg.expansion.costs import Cost
-from nas_agg.expansion.passes import Copy
+from nas_agg.expansion.passes import GraphRewriter
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
 from nas_agg.training.data import Data
@@ -225,9 +225,9 @@ PROXIES: dict[str, Proxy] = {
 
 def remove_operations(graph: Graph, *kinds: type[Primitive]) -> Graph:
     """The graph without some kinds of operations."""
-    copy = Copy(graph)
+    copy = GraphRewriter(graph)
     for i, op, inputs in copy.operations():
-        copy.place.append(inputs[0] if isinstance(op, kinds) else copy.add(i, op, inputs))
+        copy.new_tensors.append(inputs[0] if isinstance(op, kinds) else copy.add(i, op, inputs))
     return copy.graph()
 
 

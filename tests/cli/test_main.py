@@ -147,7 +147,7 @@ def test_errors_are_one_line(refused, words, message):
 
 def test_an_error_in_a_file_names_file_and_field(refused, tmp_path):
     (tmp_path / "bad.json").write_text('{"input": [3, 32, 32], "classes": 10, "net": [{"conv": 3, "ot": 16}]}')
-    assert "bad.json: net[0].ot: no such field here; did you mean 'out'?" in refused("cost", "bad.json")
+    assert "bad.json: net[0].ot: unknown field; did you mean 'out'?" in refused("cost", "bad.json")
 
 
 def test_a_billion_channels_are_refused_at_once(refused, tmp_path):

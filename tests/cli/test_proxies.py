@@ -33,7 +33,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("finished_run") / "widths"
 
     def score(genotype: Genotype, trial: object) -> float:
-        return genotype.text()["let"]["width"]
+        return genotype.to_dict()["let"]["width"]
 
     nas_agg.search(space, score, searcher="random", budget=6, out=path)
     return path
@@ -150,7 +150,7 @@ def test_notes_list_what_is_left_out(run, small, finished_run, monkeypatch):
             width = graph.shapes[1][0]
             return float("inf") if width == min(widths) else -width
 
-    widths = [nas_agg.load(f"{finished_run}:{number}").text()["let"]["width"] for number in range(6)]
+    widths = [nas_agg.load(f"{finished_run}:{number}").to_dict()["let"]["width"] for number in range(6)]
     monkeypatch.setitem(proxies.PROXIES, "snip", Odd())
     out = run("proxies", "--rank", str(finished_run), "--dataset", "digits", "--proxy", "snip", "--seed", "9")[
         1

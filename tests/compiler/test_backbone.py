@@ -148,7 +148,7 @@ def test_outputs_are_tensors_of_the_whole_network(name: str) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_genotypes(seed: int) -> None:
-    graph = expand(Genotype.read(random_genotype(random.Random(seed))))
+    graph = expand(Genotype.from_dict(random_genotype(random.Random(seed))))
     try:
         stages = features(graph)
     except InputError as error:

@@ -43,7 +43,7 @@ def test_points(space, point):
 @pytest.mark.parametrize("first", range(0, 100, 25))
 def test_random_genotypes(first):
     for seed in range(first, first + 25):
-        assert_equal(expand(Genotype.read(random_genotype(random.Random(seed)))))
+        assert_equal(expand(Genotype.from_dict(random_genotype(random.Random(seed)))))
 
 
 @pytest.mark.parametrize("name", FUSIONS)

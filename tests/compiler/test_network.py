@@ -63,7 +63,7 @@ SMALL: dict[str, Any] = {
 
 @pytest.fixture
 def network() -> torch.nn.Module:
-    return compile(Genotype.read(SMALL), seed=0)
+    return compile(Genotype.from_dict(SMALL), seed=0)
 
 
 def images(graph: Graph, count: int, seed: int = 0) -> torch.Tensor:
@@ -85,7 +85,7 @@ def images(graph: Graph, count: int, seed: int = 0) -> torch.Tensor:
 def test_the_same_weights_give_torchvision_s_outputs(name: str, model: Any) -> None:
     torch.manual_seed(0)
     theirs = model(weights=None).double().eval()
-    ours = compile(Genotype.read(GENOTYPES[name])).double().eval()
+    ours = compile(Genotype.from_dict(GENOTYPES[name])).double().eval()
     for module in theirs.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.0)
@@ -151,7 +151,7 @@ def test_costs_of_300_random_networks_equal_counts_of_built_networks() -> None:
         genotype = random_genotype(rng)
         words |= message(genotype)
         try:
-            check(expand(Genotype.read(genotype)), number)
+            check(expand(Genotype.from_dict(genotype)), number)
         except Exception as error:
             raise AssertionError(f"{error}: {json.dumps(genotype)}") from error
     assert {*PATTERNS, *OPERATORS, *LAYERS} <= words, "every pattern, operator and layer is met"
@@ -159,7 +159,7 @@ def test_costs_of_300_random_networks_equal_counts_of_built_networks() -> None:
 
 @pytest.mark.parametrize("name", ["Micro-Dense Net 30a64", "SeqResNet r=4 k=8", "MixNet-100", "Res2Net-50 26w4s"])
 def test_costs_of_the_papers_networks_equal_counts(name: str) -> None:
-    genotype = Genotype.read(GENOTYPES[name])
+    genotype = Genotype.from_dict(GENOTYPES[name])
     graph = expand(genotype.with_task(input=(3, 64, 64) if genotype.input[1] > 64 else None))
     cost, network = Cost(graph), build(graph, 0).train()
     few = 2
@@ -182,7 +182,7 @@ def test_logits_of_images(network: torch.nn.Module) -> None:
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone() -> None:
-    genotype = Genotype.read(SMALL)
+    genotype = Genotype.from_dict(SMALL)
     before = torch.get_rng_state()
     one, two, other = (compile(genotype, seed=seed).state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -197,7 +197,7 @@ def test_equal_seeds_give_equal_weights_and_leave_the_global_state_alone() -> No
 
 
 def test_weights_start_as_he_et_al_say() -> None:
-    genotype = Genotype.read(
+    genotype = Genotype.from_dict(
         {"input": [16, 4, 4], "classes": 9, "net": [{"conv": 3, "out": 400, "bias": True}, "relu", {"linear": 9}]}
     )
     network = compile(genotype, seed=0)
@@ -246,7 +246,7 @@ def test_copies_and_pickles_compute_the_same(network: torch.nn.Module, tmp_path:
     network.eval()
     others = [copy.deepcopy(network), pickle.loads(pickle.dumps(network))]
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    loaded = compile(Genotype.read(SMALL)).eval()
+    loaded = compile(Genotype.from_dict(SMALL)).eval()
     loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     for other in (*others, loaded):
         assert torch.equal(other(x), network(x))
@@ -287,7 +287,7 @@ def test_compile_without_a_break(network: torch.nn.Module) -> None:
 def test_random_networks_can_be_copied_pickled_exported_and_compiled() -> None:
     rng = random.Random(7)
     for number in range(6):
-        graph = expand(Genotype.read(random_genotype(rng, most_ops=60)))
+        graph = expand(Genotype.from_dict(random_genotype(rng, most_ops=60)))
         network, x = build(graph, number).eval(), images(graph, 2)
         wanted = network(x)
         assert torch.equal(copy.deepcopy(network)(x), wanted)

@@ -20,7 +20,7 @@ GENOTYPES = {network["name"]: network["genotype"] for network in NETWORKS}
 
 
 def genotype(name):
-    return Genotype.read(GENOTYPES[name])
+    return Genotype.from_dict(GENOTYPES[name])
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_nothing_else_changes():
 @pytest.mark.parametrize("conv_init", ["fan_in", "fan_out", "fan_out_uniform"])
 def test_convolutions_start_with_the_variance_of_their_fan(conv_init):
     net = [{"conv": 3, "out": 64, "groups": 4}, "relu", {"conv": 3, "out": 256}, "relu", "gap", {"linear": 30}]
-    text = Genotype.read({"input": [16, 8, 8], "classes": 30, "net": net})
+    text = Genotype.from_dict({"input": [16, 8, 8], "classes": 30, "net": net})
     started = compile(text, 0, conv_init=conv_init)
     for name, fan_in, fan_out in (("conv1", 4 * 9, 64 * 9), ("conv2", 64 * 9, 256 * 9)):
         weight = started.get_parameter(f"{name}.weight").detach()
@@ -128,7 +128,9 @@ def test_convolutions_start_with_the_variance_of_their_fan(conv_init):
 
 
 def test_glorot_is_uniform_and_of_linear_layers_alone():
-    text = Genotype.read({"input": [16, 8, 8], "classes": 30, "net": [{"conv": 3, "out": 50}, "relu", {"linear": 30}]})
+    text = Genotype.from_dict(
+        {"input": [16, 8, 8], "classes": 30, "net": [{"conv": 3, "out": 50}, "relu", {"linear": 30}]}
+    )
     he, glorot = compile(text, 0), compile(text, 0, classifier_init="glorot")
     assert torch.equal(he.get_parameter("conv.weight"), glorot.get_parameter("conv.weight"))
     weight, bound = glorot.get_parameter("linear.weight").detach(), math.sqrt(6 / (50 * 64 + 30))

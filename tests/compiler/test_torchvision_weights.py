@@ -291,6 +291,6 @@ def test_files_that_hold_no_state(tmp_path):
 
 def test_a_stride_elsewhere_is_refused(tmp_path):
     torch.save(shapes("resnet50"), tmp_path / "w.pth")
-    text = nas_agg.load("residual/resnet50").text()
+    text = nas_agg.load("residual/resnet50").to_dict()
     error = refusal(genotype=text | {"let": text["let"] | {"strided": 1}}, weights=tmp_path / "w.pth")
     assert "'layer2.0.conv1' has stride (1, 1), 'stage2.0.unit.bottleneck.conv1' (2, 2)" in error

@@ -24,7 +24,7 @@ NETWORKS = 500  # drawn at random, each with three near ones
 
 def graph_of(*net: Any) -> Graph:
     text = {"input": [3, 8, 8], "classes": 5, "net": [{"conv": 3, "out": 8}, *net, {"linear": "classes"}]}
-    return expand(Genotype.read(text))
+    return expand(Genotype.from_dict(text))
 
 
 def random_state(graph: Graph, generator: torch.Generator) -> dict[str, torch.Tensor]:
@@ -118,9 +118,9 @@ def drawn_networks(rng: random.Random, number: int):
     """Random networks, each followed by another writing of it, one with concats reordered, and a network near it."""
     for _ in range(number):
         genotype = random_genotype(rng)
-        graph = expand(Genotype.read(genotype))
+        graph = expand(Genotype.from_dict(genotype))
         yield graph
-        yield equivalent_graph(rng, expand(Genotype.read(equivalent_genotype(rng, genotype))))
+        yield equivalent_graph(rng, expand(Genotype.from_dict(equivalent_genotype(rng, genotype))))
         yield with_permuted_concats(rng, graph)
         yield near_duplicate(rng, graph)
 

@@ -40,7 +40,7 @@ CBAM = [
 
 def network_of(*net: Any, **let: Any) -> Genotype:
     steps = [STEM, *net, "gap", {"linear": "classes"}]
-    return Genotype.read({"input": [3, 8, 8], "classes": 5, "let": let, "net": steps})
+    return Genotype.from_dict({"input": [3, 8, 8], "classes": 5, "let": let, "net": steps})
 
 
 def assert_computes(genotype: Genotype, reference: Any, steps: int = 1) -> None:
@@ -194,7 +194,7 @@ def test_features_that_cannot_share_weights() -> None:
     assert str(caught.value) == (
         "net[1].reads.each (node 2): the same weights are wanted for all, and feature 0 is 8x8x8, feature 1 is 6x8x8"
     )
-    with pytest.raises(GenotypeError, match=r"each\[1\]: a 'each' has no shortcut to join"):
+    with pytest.raises(GenotypeError, match=r"each\[1\]: 'each' cannot contain a 'join', as it has no shortcut"):
         expand(network_of({"nodes": 2, "unit": [], "reads": {"each": [*each, "join"]}}))
     with pytest.raises(GenotypeError, match=r"feature 0, 8x8x8, does not fit 8x4x4: say a 'match'"):
         expand(network_of({"units": [[{"maxpool": 2}, "join"]], "shortcut": TIMES_INPUT}))

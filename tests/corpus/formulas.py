@@ -13,7 +13,9 @@ CONV = {"conv": 1}
 
 def graph_of(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> Graph:
     """The graph of some steps on an image, with a classifier behind them."""
-    return expand(Genotype.read({"input": list(image), "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields}))
+    return expand(
+        Genotype.from_dict({"input": list(image), "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields})
+    )
 
 
 def formula(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> str:

@@ -21,7 +21,7 @@ from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
 
 #: The place of a fault: a field of a genotype with its path, or a place in the text.
-PLACE = re.compile(r"\S.{0,400}?: |a genotype is an object", re.DOTALL)
+PLACE = re.compile(r"\S.{0,400}?: |a genotype must be an object", re.DOTALL)
 
 
 def bases() -> list[dict[str, Any]]:
@@ -183,7 +183,7 @@ def read(text: str) -> str:
     """Reads, expands and counts a file; "" if it is a network, else what is said."""
     try:
         value = parse_document(text, "net.json")
-        genotype = Genotype.read(value)
+        genotype = Genotype.from_dict(value)
         values = {name: first(choice) for name, choice in (genotype.open or {}).items()}
         if values and None not in values.values():
             genotype = genotype.fill(values)

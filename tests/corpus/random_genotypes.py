@@ -50,7 +50,7 @@ def random_genotype(
 
 def _is_network(drawn: dict[str, Any], most_ops: int) -> bool:
     try:
-        graph = expand(Genotype.read(drawn))
+        graph = expand(Genotype.from_dict(drawn))
     except GenotypeError:
         return False
     return len(graph) <= most_ops and max(channels for channels, _, _ in graph.shapes) <= 256

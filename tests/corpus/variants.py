@@ -10,5 +10,5 @@ from nas_agg.language.genotype import Genotype
 
 def variant(family: str, point: str, classes: int | None = None, /, **let: Any) -> Genotype:
     """Return the genotype of ``FAMILY/POINT`` with some names of its ``let`` replaced, search variables or others."""
-    written = nas_agg.load(f"{family}/{point}").with_task(classes=classes).text()
-    return Genotype.read({**written, "let": written["let"] | let})
+    written = nas_agg.load(f"{family}/{point}").with_task(classes=classes).to_dict()
+    return Genotype.from_dict({**written, "let": written["let"] | let})

@@ -38,7 +38,7 @@ COUNTS = {
 
 def example(name: str, side: int | None = None) -> Genotype:
     """An example, for images of another side if one is given."""
-    genotype = Genotype.read(read_document(FILES[name]))
+    genotype = Genotype.from_dict(read_document(FILES[name]))
     return genotype if side is None else genotype.with_task(input=(3, side, side))
 
 
@@ -188,7 +188,7 @@ def test_regnet_is_torchvision_s() -> None:
     ],
 )
 def test_blocks(name: str, block: dict[str, Any], channels: int, wanted: str) -> None:
-    assert formula(block, image=(channels, 8, 8), let=example(name).text()["let"]) == wanted
+    assert formula(block, image=(channels, 8, 8), let=example(name).to_dict()["let"]) == wanted
 
 
 def powers_dividing(l: int) -> list[int]:
@@ -197,7 +197,7 @@ def powers_dividing(l: int) -> list[int]:
 
 @pytest.mark.parametrize("layers", [4, 8, 16])
 def test_hardnet_reads_and_widths_follow_the_powers_of_two(layers: int) -> None:
-    block = example("hardnet68").text()["let"][f"block{layers}"]
+    block = example("hardnet68").to_dict()["let"][f"block{layers}"]
     reads = [sorted(l - power for power in powers_dividing(l)) for l in range(1, layers + 1)]
     assert block["reads"]["pattern"] == {"edges": reads}
     assert block["output"]["pattern"] == {"edges": [sorted({*range(1, layers, 2), layers})]}
@@ -226,13 +226,13 @@ def tree(levels: int, x: int, children: list[int], rows: list[list[int]]) -> int
 def test_dla_trees(name: str, levels: int, children: list[int]) -> None:
     rows: list[list[int]] = []
     tree(levels, 0, children, rows)
-    assert example("dla60").text()["let"][name]["reads"]["pattern"] == {"edges": rows}
+    assert example("dla60").to_dict()["let"][name]["reads"]["pattern"] == {"edges": rows}
 
 
 def test_dla_tree_of_three_levels() -> None:
     rows: list[list[int]] = []
     tree(3, 0, [0], rows)
-    let = example("dla60").text()["let"]
+    let = example("dla60").to_dict()["let"]
     assert let["tree3"]["reads"]["pattern"] == {"edges": rows}
     leaves = [unit == "leaf" for unit in let["tree3"]["units"]]
     assert let["tree3"]["shortcut"]["pattern"] == {
@@ -247,9 +247,9 @@ EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
 
 def cell_of(operations: list[str]) -> Genotype:
     """The example with other operations on the six edges."""
-    text = example("nasbench201").text()
+    text = example("nasbench201").to_dict()
     text["let"]["cell"]["units"] = operations
-    return Genotype.read(text)
+    return Genotype.from_dict(text)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_nas_bench_201_counts_by_arithmetic(seed: int) -> None:
 
 
 def test_nas_bench_201_wires() -> None:
-    cell: dict[str, Any] = example("nasbench201").text()["let"]["cell"]
+    cell: dict[str, Any] = example("nasbench201").to_dict()["let"]["cell"]
     conv = [{"conv": 1, "out": 4}]
     assert formula({**cell, "units": [conv] * 6}) == "(d(x) + e(a(x)) + f((b(x) + c(a))))"
 

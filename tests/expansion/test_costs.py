@@ -45,7 +45,7 @@ def test_depth_is_that_of_the_longest_path() -> None:
     branches = {"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "input"}, "output": {"pattern": "nodes"}}
     assert costs(branches).depth == 2
     assert costs({"unit": [CONV, {"se": 2}, "join"], "growth": 8, "shortcut": {"match": [CONV]}}).depth == 4
-    by_name = {network["name"]: cost(Genotype.read(network["genotype"])).depth for network in NETWORKS}
+    by_name = {network["name"]: cost(Genotype.from_dict(network["genotype"])).depth for network in NETWORKS}
     assert by_name["ResNet-50"] == 50 and by_name["DenseNet-121"] == 121 and by_name["PyramidNet-110 a48"] == 110
 
 
@@ -91,8 +91,8 @@ def by_simulation(graph: Graph) -> int:
 
 def test_peak_bytes_are_those_of_a_simulation() -> None:
     rng = random.Random(5)
-    graphs = [expand(Genotype.read(random_genotype(rng))) for _ in range(150)]
-    graphs += [expand(Genotype.read(network["genotype"])) for network in NETWORKS]
+    graphs = [expand(Genotype.from_dict(random_genotype(rng))) for _ in range(150)]
+    graphs += [expand(Genotype.from_dict(network["genotype"])) for network in NETWORKS]
     for graph in graphs:
         assert Cost(graph).peak_bytes_inference == by_simulation(graph)
 
@@ -105,7 +105,7 @@ def test_all_figures_are_given() -> None:
 
 
 def test_scaling_the_image_scales_the_multiply_adds() -> None:
-    genotype = Genotype.read(next(n["genotype"] for n in NETWORKS if n["name"] == "Micro-Dense Net 30a64"))
+    genotype = Genotype.from_dict(next(n["genotype"] for n in NETWORKS if n["name"] == "Micro-Dense Net 30a64"))
     small, large = cost(genotype), cost(genotype.with_task(input=(3, 64, 64)))
     classifier = 80 * 10
     assert large.params == small.params and large.macs - classifier == 4 * (small.macs - classifier)
@@ -118,7 +118,7 @@ def test_counting_imports_no(module: str) -> None:
         "import json, sys\n"
         "from nas_agg.expansion.costs import cost\n"
         "from nas_agg.language.genotype import Genotype\n"
-        "figures = cost(Genotype.read(json.load(sys.stdin))).as_dict()\n"
+        "figures = cost(Genotype.from_dict(json.load(sys.stdin))).as_dict()\n"
         f"assert {module!r} not in sys.modules\n"
         "print(figures['params'], figures['macs'])"
     )

@@ -58,7 +58,7 @@ def test_nodes_that_read_the_input_are_parallel_branches() -> None:
     net = {"nodes": 3, "growth": 4, "unit": [CONV], "reads": {"pattern": "input"}}
     assert formula({**net, "output": {"pattern": "nodes"}}) == "(a(x) + b(x) + c(x))"
     assert formula({**net, "output": {"pattern": {"edges": [[0, 2]]}}}) == "(x + a(x))"
-    assert refusal(net) == "net[0].output: nodes that read the input alone need an 'output'"
+    assert refusal(net) == "net[0].output: nodes that read only the input need an 'output'"
 
 
 def test_by_default_what_nobody_reads_leaves() -> None:
@@ -75,8 +75,8 @@ def test_by_default_what_nobody_reads_leaves() -> None:
         ({"reads": [[0], [1]]}, "net[0].reads.pattern.edges: 2 rows, and 3 or 4 wanted"),
         ({"shortcut": [[0], [1], [2], [3]]}, "net[0].shortcut.pattern.edges: 4 rows, and 3 wanted"),
         ({"output": [[0], [1]]}, "net[0].output.pattern.edges: 2 rows, and 1 wanted"),
-        ({"reads": [[0], [2], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 reads feature 2; it may read 0 to 1"),
-        ({"reads": [[0], [1, 1], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 names a feature twice"),
+        ({"reads": [[0], [2], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 reads feature 2; allowed are 0 to 1"),
+        ({"reads": [[0], [1, 1], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 contains a feature twice"),
         ({"reads": [[0], [], [1]]}, "net[0].reads (node 2): reads nothing"),
         ({"output": [[4]]}, "net[0].output.pattern.edges[0]: reads feature 4; there are 0 to 3"),
         ({"output": [[]]}, "net[0].output: nothing leaves"),
@@ -183,13 +183,13 @@ def test_a_name_of_let_is_text_and_means_what_its_place_means() -> None:
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        ({"unit": [CONV]}, "net[0].unit[0].out (node 1): 'w' (width of this node) is not known here"),
-        ({"unit": [CONV], "growth": "w"}, "net[0].growth (node 1): 'w' (width of this node) is not known here"),
+        ({"unit": [CONV]}, "net[0].unit[0].out (node 1): 'w' (width of this node) is not defined here"),
+        ({"unit": [CONV], "growth": "w"}, "net[0].growth (node 1): 'w' (width of this node) is not defined here"),
         (
             {"unit": [CONV], "growth": "c"},
-            "net[0].growth (node 1): 'c' (channels entering this layer) is not known here",
+            "net[0].growth (node 1): 'c' (channels entering this layer) is not defined here",
         ),
-        ({"unit": [], "nodes": "l"}, "net[0].nodes: 'l' (number of this node) is not known here"),
+        ({"unit": [], "nodes": "l"}, "net[0].nodes: 'l' (number of this node) is not defined here"),
         ({"unit": [CONV], "nodes": 2, "growth": [4]}, "net[0].growth: a list of 1, and the number of nodes is 2"),
         ({"unit": [CONV], "growth": [4, 5]}, "net[0].growth: a list of 2, and the number of nodes is 1"),
         ({"units": [[], [CONV], []], "growth": [4, 5]}, "net[0].growth: a list of 2, and the number of nodes is 3"),
@@ -201,7 +201,7 @@ def test_a_name_of_let_is_text_and_means_what_its_place_means() -> None:
         ),
         (
             {"unit": [CONV], "growth": "in/3"},
-            "net[0].growth (node 1): 'in/3' is 1.33333, and a width must be whole; write floor(...)",
+            "net[0].growth (node 1): the width must be an integer, but 'in/3' is 1.33333; use floor(...)",
         ),
         ({"unit": [], "nodes": 4097}, "net[0].nodes: 4,097, and a number of nodes goes from 0 to 4,096"),
         ({"unit": [], "nodes": -1}, "net[0].nodes: -1, and a number of nodes goes from 0 to 4,096"),
@@ -282,13 +282,13 @@ def test_a_sum_of_sources_is_dealt_out() -> None:
 @pytest.mark.parametrize(
     ("net", "said"),
     [
-        ("join", "net[0]: a join that no shortcut reaches"),
-        ({"unit": [{"unit": ["bn", "join"]}]}, "net[0].unit[0].unit[1]: a join that no shortcut reaches"),
+        ("join", "net[0]: a 'join' without a shortcut"),
+        ({"unit": [{"unit": ["bn", "join"]}]}, "net[0].unit[0].unit[1]: a 'join' without a shortcut"),
         ({"unit": [CONV], "shortcut": {}}, 'net[0].shortcut: a shortcut that no join takes: write "join" in the unit'),
-        ({"unit": ["join", "join"], "shortcut": {}}, "net[0].unit[1]: two joins in a unit; one shortcut joins once"),
+        ({"unit": ["join", "join"], "shortcut": {}}, "net[0].unit[1]: a unit may have only one 'join'"),
         (
             {"unit": [{"unit": ["join"]}, "join"], "shortcut": {}},
-            "net[0].unit[1]: two joins in a unit; one shortcut joins once",
+            "net[0].unit[1]: a unit may have only one 'join'",
         ),
         (
             {"units": [["join"], []], "shortcut": {"pattern": {"edges": [[0], [1]]}}},
@@ -336,8 +336,10 @@ def test_the_net_must_end_in_the_classes() -> None:
         ([{"conv": 1, "out": 10}], "10x8x8"),
     ]:
         with pytest.raises(GenotypeError, match=f"^net: the net must end in 10x1x1, the classes, and ends in {said}$"):
-            expand(Genotype.read({"input": [3, 8, 8], "classes": 10, "net": net}))
-    expand(Genotype.read({"input": [3, 8, 8], "classes": 10, "net": [{"conv": 8, "out": "classes", "padding": 0}]}))
+            expand(Genotype.from_dict({"input": [3, 8, 8], "classes": 10, "net": net}))
+    expand(
+        Genotype.from_dict({"input": [3, 8, 8], "classes": 10, "net": [{"conv": 8, "out": "classes", "padding": 0}]})
+    )
 
 
 def test_equal_work_is_done_once_and_gives_an_equal_graph() -> None:
@@ -416,7 +418,7 @@ def test_a_network_within_the_limits_is_expanded() -> None:
 
 
 def test_a_trace_has_what_positions_gather():
-    genotype = Genotype.read(
+    genotype = Genotype.from_dict(
         {
             "input": [3, 8, 8],
             "classes": 4,

@@ -14,7 +14,7 @@ import nas_agg
 from nas_agg.common.errors import InputError
 from nas_agg.compiler import build
 from nas_agg.expansion.expansion import expand
-from nas_agg.expansion.passes import PASSES, AsWritten, as_written, tidy
+from nas_agg.expansion.passes import PASSES, UnsimplifiedTape, apply_passes, expand_unsimplified
 from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Act, Add, AvgPool, Cat, Conv, Dropout, Gap, Pad, Slice
@@ -44,34 +44,34 @@ def assert_equal(graph: Graph, other: Graph) -> None:
 @pytest.mark.parametrize(("space", "point"), POINT_CASES)
 def test_each_pass_on_points(space, point):
     genotype = at_smallest_input(space, point)
-    written = as_written(genotype)
-    plain = tidy(written, ["dead"])  # a dropout that nobody reads draws from the same random numbers
-    assert_equal(plain, tidy(written))
+    written = expand_unsimplified(genotype)
+    plain = apply_passes(written, ["dead"])  # a dropout that nobody reads draws from the same random numbers
+    assert_equal(plain, apply_passes(written))
     for name in PASSES:
-        if len(alone := tidy(plain, [name, "dead"])) != len(plain):
+        if len(alone := apply_passes(plain, [name, "dead"])) != len(plain):
             assert_equal(plain, alone)
-    assert canonical_hash(tidy(written)) == canonical_hash(expand(genotype))
+    assert canonical_hash(apply_passes(written)) == canonical_hash(expand(genotype))
 
 
 @pytest.mark.parametrize("first", range(0, 100, 20))
 def test_each_pass_on_random_genotypes(first):
     changed = set()
     for seed in range(first, first + 20):
-        genotype = Genotype.read(random_genotype(random.Random(seed)))
-        written = as_written(genotype)
-        plain = tidy(written, ["dead"])
-        assert_equal(plain, tidy(written))
+        genotype = Genotype.from_dict(random_genotype(random.Random(seed)))
+        written = expand_unsimplified(genotype)
+        plain = apply_passes(written, ["dead"])
+        assert_equal(plain, apply_passes(written))
         for name in PASSES:
-            alone = tidy(plain, [name, "dead"])
+            alone = apply_passes(plain, [name, "dead"])
             if len(alone) != len(plain):
                 changed.add(name)
                 assert_equal(plain, alone)
     assert changed
 
 
-def graph_of(write: Callable[[AsWritten, int], int]) -> Graph:
+def graph_of(write: Callable[[UnsimplifiedTape, int], int]) -> Graph:
     """What is written behind a convolution of 8 channels, then averaged."""
-    tape = AsWritten((3, 8, 8))
+    tape = UnsimplifiedTape((3, 8, 8))
     x = tape.add(Conv(3, 8, 3, 1, 1, 1, False), 0, at="conv")
     return tape.graph(tape.add(Gap(1), write(tape, x)))
 
@@ -82,26 +82,26 @@ def words(graph: Graph) -> list[str]:
 
 def test_concats_of_concats_are_one():
     graph = graph_of(lambda tape, x: tape.add(Cat(), x, tape.add(Cat(), x, tape.add(Cat(), x, x)), x))
-    assert words(tidy(graph, ["flat", "dead"])) == ["cat"]
-    assert len(tidy(graph, ["flat", "dead"]).inputs[2]) == 5
-    assert_equal(graph, tidy(graph, ["flat"]))
+    assert words(apply_passes(graph, ["flat", "dead"])) == ["cat"]
+    assert len(apply_passes(graph, ["flat", "dead"]).inputs[2]) == 5
+    assert_equal(graph, apply_passes(graph, ["flat"]))
 
 
 def test_slices_are_resolved():
-    def write(tape: AsWritten, x: int) -> int:
+    def write(tape: UnsimplifiedTape, x: int) -> int:
         both = tape.add(Cat(), x, tape.add(Act("relu"), x))
         middle = tape.add(Slice(2, 12), both)
         ends = [tape.add(Slice(first, 2), middle) for first in (0, 2, 4)]  # channels 2 to 7 of x
         return tape.add(Cat(), *ends)
 
     graph = graph_of(write)
-    after = tidy(graph, ["slices", "dead"])
+    after = apply_passes(graph, ["slices", "dead"])
     assert after.ops[2:-1] == [Slice(2, 6)]
     assert_equal(graph, after)
 
 
 def test_equal_work_is_done_once_but_not_dropout_nor_weights():
-    def write(tape: AsWritten, x: int) -> int:
+    def write(tape: UnsimplifiedTape, x: int) -> int:
         pools = [tape.add(AvgPool(2, 2, 0), x) for _ in range(2)]
         relus = [tape.add(Act("relu"), pool) for pool in pools]
         drops = [tape.add(Dropout(0.5, False), relu) for relu in relus]
@@ -109,13 +109,13 @@ def test_equal_work_is_done_once_but_not_dropout_nor_weights():
         return tape.add(Add(), *convs)
 
     graph = graph_of(write)
-    after = tidy(graph, ["shared"])
+    after = apply_passes(graph, ["shared"])
     assert words(after) == ["avgpool", "act", "dropout", "dropout", "conv", "conv", "add"]
     assert_equal(graph, after)
 
 
 def test_a_run_of_an_earlier_concat_is_a_view():
-    def write(tape: AsWritten, x: int) -> int:
+    def write(tape: UnsimplifiedTape, x: int) -> int:
         relu, pad = tape.add(Act("relu"), x), tape.add(Pad(2), x)
         wide = tape.add(Cat(), x, relu, pad)
         narrow, again = tape.add(Cat(), relu, pad), tape.add(Cat(), x, relu, pad)
@@ -123,7 +123,7 @@ def test_a_run_of_an_earlier_concat_is_a_view():
         return tape.add(Cat(), wide, narrow, apart, again)
 
     graph = graph_of(write)
-    after = tidy(graph, ["views"])
+    after = apply_passes(graph, ["views"])
     assert words(after) == ["act", "pad", "cat", "slice", "cat", "cat"]
     assert after.ops[5] == Slice(8, 18)
     assert_equal(graph, after)
@@ -131,13 +131,13 @@ def test_a_run_of_an_earlier_concat_is_a_view():
 
 def test_what_nobody_reads_is_dropped():
     graph = graph_of(lambda tape, x: (tape.add(Act("relu"), x), tape.add(Act("gelu"), x))[1])
-    assert words(tidy(graph, ["dead"])) == ["act"]
-    assert_equal(graph, tidy(graph))
+    assert words(apply_passes(graph, ["dead"])) == ["act"]
+    assert_equal(graph, apply_passes(graph))
 
 
 def test_an_unknown_pass_is_refused():
     with pytest.raises(InputError, match=r"no pass 'flatt'; did you mean 'flat'\?; there are flat, slices"):
-        tidy(graph_of(lambda tape, x: x), ["flatt"])
+        apply_passes(graph_of(lambda tape, x: x), ["flatt"])
 
 
 def test_compile_takes_passes():

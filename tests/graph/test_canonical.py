@@ -27,7 +27,7 @@ DENSE = {"pattern": "dense", "operator": "concat"}
 def graph_of(*net: Any, **fields: Any) -> Graph:
     """The graph of stem, net and classifier."""
     genotype = {"input": [3, 8, 8], "classes": 5, "net": [{"conv": 3, "out": 8}, *net, "gap", {"linear": "classes"}]}
-    return expand(Genotype.read({**genotype, **fields}))
+    return expand(Genotype.from_dict({**genotype, **fields}))
 
 
 def hash_of(*net: Any, **fields: Any) -> str:
@@ -286,9 +286,9 @@ def test_other_writings_of_random_networks_have_their_hash():
     rng = random.Random(1)
     for _ in range(400):
         genotype = random_genotype(rng)
-        graph = expand(Genotype.read(genotype))
+        graph = expand(Genotype.from_dict(genotype))
         wanted = canonical_hash(graph)
-        assert canonical_hash(expand(Genotype.read(equivalent_genotype(rng, genotype)))) == wanted, genotype
+        assert canonical_hash(expand(Genotype.from_dict(equivalent_genotype(rng, genotype)))) == wanted, genotype
         assert canonical_hash(relabeled(rng, graph)) == wanted, genotype
         assert canonical_hash(equivalent_graph(rng, graph)) == wanted, genotype
 
@@ -296,7 +296,7 @@ def test_other_writings_of_random_networks_have_their_hash():
 def test_places_pair_the_operations_of_equal_networks():
     rng = random.Random(2)
     for _ in range(100):
-        graph = expand(Genotype.read(random_genotype(rng)))
+        graph = expand(Genotype.from_dict(random_genotype(rng)))
         other = equivalent_graph(rng, graph)
         paired = []
         for one in (graph, other):
@@ -309,7 +309,7 @@ def test_nearly_equal_networks_are_told_apart_by_what_they_count():
     rng = random.Random(3)
     seen = Counter()
     for _ in range(400):
-        graph = expand(Genotype.read(random_genotype(rng)))
+        graph = expand(Genotype.from_dict(random_genotype(rng)))
         other = near_duplicate(rng, graph)
         equal = canonical_hash(graph) == canonical_hash(other)
         assert not equal or sum(op.params for op in graph.ops) == sum(op.params for op in other.ops)

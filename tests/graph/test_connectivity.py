@@ -124,7 +124,7 @@ def test_a_chain_of_blocks_has_the_same_figures_in_any_writing():
 
 def test_dsnet_without_its_words_is_the_resnet_it_is_compared_with():
     resnet = nas_agg.load("residual/resnet50")
-    text = nas_agg.load("dsnet/dsnet50").text()
+    text = nas_agg.load("dsnet/dsnet50").to_dict()
     plain = {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
     same = nas_agg.load(text | {"let": text["let"] | plain})
     wanted = [Connectivity(n, n * (n + 1) // 2, 1) for n in (3, 4, 6, 3)]

@@ -105,7 +105,7 @@ def test_what_does_not_lead_to_the_output_is_dropped() -> None:
 def test_an_order_in_which_it_can_be_computed() -> None:
     rng = random.Random(3)
     for _ in range(30):
-        graph = expand(Genotype.read(random_genotype(rng)))
+        graph = expand(Genotype.from_dict(random_genotype(rng)))
         assert all(source < i for i, row in enumerate(graph.inputs) for source in row)
         assert graph.output == len(graph) - 1 and graph.shapes[graph.output] == (5, 1, 1)
         for i, (op, row) in enumerate(zip(graph.ops, graph.inputs, strict=True)):

@@ -16,7 +16,9 @@ from nas_agg.language.layers import LAYERS
 
 
 def graph_of(*net: Any, image: tuple[int, int, int] = (8, 9, 9), **fields: Any) -> Graph:
-    return expand(Genotype.read({"input": list(image), "classes": 1, "net": [*net, "gap", {"linear": 1}], **fields}))
+    return expand(
+        Genotype.from_dict({"input": list(image), "classes": 1, "net": [*net, "gap", {"linear": 1}], **fields})
+    )
 
 
 def behind(*net: Any, image: tuple[int, int, int] = (8, 9, 9)) -> tuple[tuple[int, int, int], int, int]:
@@ -120,21 +122,24 @@ def test_not_square() -> None:
         ({"conv": 3, "out": 8, "groups": 3}, "net[0].groups: 3 groups do not divide 8 input and 8 output channels"),
         ({"conv": 3, "out": 9, "groups": 2}, "net[0].groups: 2 groups do not divide 8 input and 9 output channels"),
         ({"conv": 11, "out": 8, "padding": 0}, "net[0]: kernel size 11 with padding 0 does not fit a 9x9 map"),
-        ({"conv": 256, "out": 8}, "net[0].conv: 256, and a kernel goes from 1 to 255"),
-        ({"conv": 3, "out": 0}, "net[0].out: 0, and a number of channels goes from 1 to 1,000,000"),
-        ({"conv": 3, "out": 1.5}, "net[0].out: '1.5' is 1.5, and a number of channels must be whole; write floor(...)"),
+        ({"conv": 256, "out": 8}, "net[0].conv: the kernel size must be from 1 to 255, not 256"),
+        ({"conv": 3, "out": 0}, "net[0].out: the number of channels must be from 1 to 1,000,000, not 0"),
+        (
+            {"conv": 3, "out": 1.5},
+            "net[0].out: the number of channels must be an integer, but '1.5' is 1.5; use floor(...)",
+        ),
         (
             {"conv": 1, "out": "c*200000"},
-            "net[0].out: 'c*200000' is 1,600,000, and a number of channels goes from 1 to 1,000,000",
+            "net[0].out: the number of channels must be from 1 to 1,000,000, but 'c*200000' is 1,600,000",
         ),
         ({"maxpool": 3, "padding": 2}, "net[0]: padding 2 is more than half the kernel size 3"),
         ({"slice": 5, "from": 4}, "net[0]: channels 4 to 8 exceed the input's 8 channels"),
-        ({"pad": 7}, "net[0].pad: 8 channels are more than the 7 to pad up to"),
+        ({"pad": 7}, "net[0].pad: cannot pad 8 channels to 7"),
         ({"shuffle": 3}, "net[0]: 3 groups do not divide 8 channels"),
-        ({"dropout": 1}, "net[0].dropout: a dropout rate goes from 0 to below 1, not 1"),
-        ({"dropout": "-1/2"}, "net[0].dropout: a dropout rate goes from 0 to below 1, not -0.5"),
-        ({"drop-path": 1}, "net[0].drop-path: a dropout rate goes from 0 to below 1, not 1"),
-        ({"times": 1000}, "net[0].times: a factor goes from -1000 to below 1000, not 1000"),
+        ({"dropout": 1}, "net[0].dropout: the dropout rate must be at least 0 and below 1, not 1"),
+        ({"dropout": "-1/2"}, "net[0].dropout: the dropout rate must be at least 0 and below 1, not -0.5"),
+        ({"drop-path": 1}, "net[0].drop-path: the dropout rate must be at least 0 and below 1, not 1"),
+        ({"times": 1000}, "net[0].times: the factor must be at least -1000 and below 1000, not 1000"),
         ({"gmp": 10}, "net[0]: a 9x9 map cannot be pooled to the larger size 10x10"),
         ({"se": 2, "act": "relo"}, "net[0].act: 'relo' is not one of"),
         ({"conv": 1, "out": 8, "padding": 255}, ""),

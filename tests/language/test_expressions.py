@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_agg.common.errors import GenotypeError
-from nas_agg.language.expressions import MAX_RESULT, ExpressionError, is_name, parse, whole
+from nas_agg.language.expressions import MAX_RESULT, ExpressionError, check_integer, is_name, parse_expression
 
 NAMES = {"in": 48, "c": Fraction(7, 2), "w": 3, "l": 5, "n": 12, "k": -2}
 
@@ -52,7 +52,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("text", "scope", "value"), VALUES)
 def test_values(text: str, scope: dict[str, int], value: int | Fraction) -> None:
-    found = parse(text).value(scope)
+    found = parse_expression(text).value(scope)
     assert found == value
     assert isinstance(found, int) == (Fraction(value).denominator == 1)
 
@@ -108,48 +108,50 @@ REFUSED = [
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_is_not_an_expression_is_refused(text: str) -> None:
     with pytest.raises(ExpressionError) as caught:
-        parse(text)
+        parse_expression(text)
     assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("value", [True, None, [1], {}, float("nan"), float("inf"), 10**400, -(10**10), 1e300], ids=str)
 def test_values_that_are_no_numbers_are_refused(value: Any) -> None:
     with pytest.raises(ExpressionError):
-        parse(value)
+        parse_expression(value)
 
 
 def test_numbers_stand_for_themselves_and_floats_for_their_decimals() -> None:
-    assert parse(7).constant == 7
-    assert parse(0.2875).constant == Fraction(23, 80)
-    assert parse(2.0).constant == 2 and isinstance(parse(2.0).constant, int)
+    assert parse_expression(7).constant == 7
+    assert parse_expression(0.2875).constant == Fraction(23, 80)
+    assert parse_expression(2.0).constant == 2 and isinstance(parse_expression(2.0).constant, int)
 
 
 def test_an_expression_knows_the_names_it_needs() -> None:
-    found = parse("max(w, l) + in*w if c > k else n")
+    found = parse_expression("max(w, l) + in*w if c > k else n")
     assert found.names == ("c", "in", "k", "l", "n", "w") and found.constant is None
     with pytest.raises(KeyError):
         found.value({"w": 1})
 
 
 def test_names_put_in_are_worked_out_where_they_stand() -> None:
-    found = parse("2*a + in").with_names({"a": parse("b - in").with_names({"b": parse("7/2")})})
+    found = parse_expression("2*a + in").substitute(
+        {"a": parse_expression("b - in").substitute({"b": parse_expression("7/2")})}
+    )
     assert found.names == ("in",) and found.value({"in": 3}) == 4
     assert found.text == "2*a + in"
-    assert parse("a*a").with_names({"a": parse("1 + 2")}).constant == 9
-    assert parse("2**a").with_names({"a": parse("-1")}).constant == Fraction(1, 2)
-    assert parse("w + 1").with_names({"a": parse("1")}).names == ("w",)
+    assert parse_expression("a*a").substitute({"a": parse_expression("1 + 2")}).constant == 9
+    assert parse_expression("2**a").substitute({"a": parse_expression("-1")}).constant == Fraction(1, 2)
+    assert parse_expression("w + 1").substitute({"a": parse_expression("1")}).names == ("w",)
 
 
 def test_names_that_grow_without_end_are_refused() -> None:
-    found = parse("l")
+    found = parse_expression("l")
     with pytest.raises(ExpressionError, match="too large"):
         for _ in range(60):
-            found = parse("a + a").with_names({"a": found})
+            found = parse_expression("a + a").substitute({"a": found})
 
 
 def test_two_hundred_characters_are_allowed() -> None:
-    assert parse("1" + "+1" * 99).constant == 100
-    assert parse("(" * 99 + "4" + ")" * 99).constant == 4
+    assert parse_expression("1" + "+1" * 99).constant == 100
+    assert parse_expression("(" * 99 + "4" + ")" * 99).constant == 4
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_two_hundred_characters_are_allowed() -> None:
     ["1.01**(l%100)" + "*1.01**l" * 20, "l" + "*l" * 60, "(l/7)" + "+l/(7+l)" * 20, "2**(l*10)" + "*2**(l*10)" * 14],
 )
 def test_no_value_on_the_way_may_grow_so_long_that_it_takes_time(text: str) -> None:
-    found, began = parse(text), time.process_time()
+    found, began = parse_expression(text), time.process_time()
     for _ in range(20):
         with contextlib.suppress(ExpressionError):
             assert abs(found.value({"l": 99})) <= MAX_RESULT
@@ -165,13 +167,13 @@ def test_no_value_on_the_way_may_grow_so_long_that_it_takes_time(text: str) -> N
 
 
 def test_whole_numbers_within_bounds() -> None:
-    assert whole(4, 1, 9, "a kernel", "l") == 4
-    with pytest.raises(GenotypeError, match=r"'in/2' is 1.5, and a kernel must be whole; write floor"):
-        whole(Fraction(3, 2), 1, 9, "a kernel", "in/2")
-    with pytest.raises(GenotypeError, match=r"'l' is 10, and a kernel goes from 1 to 9"):
-        whole(10, 1, 9, "a kernel", "l")
-    with pytest.raises(GenotypeError, match=r"^0, and a kernel goes from 1 to 9"):
-        whole(0, 1, 9, "a kernel", "0")
+    assert check_integer(4, 1, 9, "the kernel", "l") == 4
+    with pytest.raises(GenotypeError, match=r"the kernel must be an integer, but 'in/2' is 1.5; use floor"):
+        check_integer(Fraction(3, 2), 1, 9, "the kernel", "in/2")
+    with pytest.raises(GenotypeError, match=r"the kernel must be from 1 to 9, but 'l' is 10"):
+        check_integer(10, 1, 9, "the kernel", "l")
+    with pytest.raises(GenotypeError, match=r"^the kernel must be from 1 to 9, not 0"):
+        check_integer(0, 1, 9, "the kernel", "0")
 
 
 def test_names() -> None:
@@ -236,10 +238,10 @@ def test_equal_to_exact_arithmetic(tree: Any) -> None:
         value = None
     if len(text) > 200:
         with pytest.raises(ExpressionError, match="at most 200 characters"):
-            parse(text)
+            parse_expression(text)
     elif value is None or abs(value) > MAX_RESULT:
-        with pytest.raises(ExpressionError, match=r"by zero|beyond"):
-            parse(text).value(NAMES)
+        with pytest.raises(ExpressionError, match=r"by zero|exceeds"):
+            parse_expression(text).value(NAMES)
     else:
-        found = parse(text).value(NAMES)
+        found = parse_expression(text).value(NAMES)
         assert found == value and isinstance(found, int) == (value.denominator == 1)

@@ -82,7 +82,7 @@ def test_30a64_is_the_network_of_the_language_s_specification() -> None:
             *["bn", "gap", {"linear": "classes"}],
         ],
     }
-    assert canonical_hash(expand(SPACE.point("30a64"))) == canonical_hash(expand(Genotype.read(written)))
+    assert canonical_hash(expand(SPACE.point("30a64"))) == canonical_hash(expand(Genotype.from_dict(written)))
 
 
 @pytest.mark.parametrize("side", [8, 28, 32])

@@ -155,11 +155,11 @@ def test_weights_start_at_an_expression_in_the_number_of_sources(start: Any, wan
 
 def test_a_start_wants_a_weight() -> None:
     for gather in ({"start": 1}, {"operator": "weighted", "weight": False, "start": 1}):
-        with pytest.raises(GenotypeError, match=r"reads\.start: there is no weight to start; write 'weight: true'"):
+        with pytest.raises(GenotypeError, match=r"reads\.start: 'start' needs weights; add 'weight: true'"):
             two(gather, "reads")
-    with pytest.raises(GenotypeError, match=r"shortcut\.start.*the start of a weight goes from -1000 to below 1000"):
+    with pytest.raises(GenotypeError, match=r"\.start.*the initial weight must be at least -1000 and below 1000"):
         two({"weight": True, "start": 1000}, "shortcut")
-    with pytest.raises(GenotypeError, match=r"'k' is neither a word of the language nor a name of let"):
+    with pytest.raises(GenotypeError, match=r"'k' is neither a word of the language nor a name in 'let'"):
         two({"weight": True, "match": [{"conv": 1, "out": "k"}]}, "reads", {"conv": 3, "out": "3 + l"})
 
 
@@ -253,8 +253,8 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
         ),
         (
             {"growth": 3, "unit": [CONV, "join"], "shortcut": {"operator": {"mixed": 4}}},
-            "net[0].shortcut.operator.mixed (node 1): mixed 4 needs as many channels on both sides, "
-            "not 4 of the sources and 3 of the main path",
+            "net[0].shortcut.operator.mixed (node 1): 'mixed' of 4 channels needs at least as many in the sources "
+            "and in the main path, not 4 and 3",
         ),
         (
             {
@@ -264,16 +264,16 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
                 "reads": {"pattern": "input", "operator": {"mixed": 2}},
                 "output": {},
             },
-            "net[0].reads.operator (node 2): mixed needs a main path: "
-            "the newest feature among what is read, or a shortcut's",
+            "net[0].reads.operator (node 2): 'mixed' needs a main path: "
+            "a shortcut, or reads that include the newest feature",
         ),
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {"match": [{"conv": 1, "out": "w*l"}]}},
-            "net[0].shortcut.match: a 'match' is shared by its readers and sees no 'l'",
+            "net[0].shortcut.match: a 'match' is shared by all readers and cannot depend on 'l'",
         ),
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {"match": [CONV, "join"]}},
-            "net[0].shortcut.match[1]: a 'match' has no shortcut to join",
+            "net[0].shortcut.match[1]: 'match' cannot contain a 'join', as it has no shortcut",
         ),
         (
             {
@@ -283,7 +283,7 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
                 "unit": [CONV, "join"],
                 "shortcut": {"match": [{"conv": 1, "groups": "g"}]},
             },
-            "net[0].cardinality (node 1): 'l' (number of this node) is not known here",
+            "net[0].cardinality (node 1): 'l' (number of this node) is not defined here",
         ),
     ],
 )

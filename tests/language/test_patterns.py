@@ -59,9 +59,9 @@ def test_every_position_reads_earlier_features_oldest_first(position: int, patte
 @pytest.mark.parametrize(
     ("edges", "position", "said"),
     [
-        ([[0], [2]], 2, "row 2 reads feature 2; it may read 0 to 1"),
-        ([[-1]], 1, "row 1 reads feature -1; it may read 0 to 0"),
-        ([[0], [1, 1]], 2, "row 2 names a feature twice"),
+        ([[0], [2]], 2, "row 2 reads feature 2; allowed are 0 to 1"),
+        ([[-1]], 1, "row 1 reads feature -1; allowed are 0 to 0"),
+        ([[0], [1, 1]], 2, "row 2 contains a feature twice"),
     ],
 )
 def test_edges_that_cannot_be(edges: list[list[int]], position: int, said: str) -> None:

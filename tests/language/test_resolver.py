@@ -12,7 +12,7 @@ from torch import nn
 from nas_agg.common.errors import GenotypeError
 from nas_agg.compiler.network import Network
 from nas_agg.language.genotype import Genotype
-from nas_agg.language.resolved import TAKEN
+from nas_agg.language.module_attributes import MODULE_ATTRIBUTES
 from nas_agg.language.resolver import Resolver
 
 
@@ -24,7 +24,7 @@ def refusal(*net: Any, **fields: Any) -> str:
     """What is found without expanding."""
     value = {"input": [4, 8, 8], "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields}
     with pytest.raises(GenotypeError) as caught:
-        Resolver(Genotype.read(value)).network()
+        Resolver(Genotype.from_dict(value)).network()
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and len(message) < 300
     return message
@@ -104,7 +104,7 @@ def test_let_merges_by_name_through_all_that_is_alike() -> None:
 def test_unit_replaces_units_and_the_reverse() -> None:
     let = {"one": {"growth": 5, "unit": [CONV]}, "two": {"growth": 6, "units": [[CONV], [CONV]]}}
     assert widths({"like": "one", "units": [[CONV], [], [CONV]]}, {"like": "two", "unit": [CONV]}, let=let) == [5, 5, 6]
-    assert refusal({"unit": [], "units": []}) == "net[0].units: an aggregate has 'unit' or 'units', not both"
+    assert refusal({"unit": [], "units": []}) == "net[0].units: an aggregate takes 'unit' or 'units', not both"
 
 
 def test_an_aggregate_may_hold_another_that_is_like_the_same_one() -> None:
@@ -116,61 +116,74 @@ def test_an_aggregate_may_hold_another_that_is_like_the_same_one() -> None:
 
 BLOCK = {"unit": ["bn", "relu", {"conv": 3, "out": 4}]}
 FAULTS = [
-    (["bnn"], {}, "net[0]: 'bnn' is neither a word of the language nor a name of let; did you mean 'bn'?"),
+    (["bnn"], {}, "net[0]: 'bnn' is neither a word of the language nor a name in 'let'; did you mean 'bn'?"),
     (
         ["blok"],
         {"block": BLOCK},
-        "net[0]: 'blok' is neither a word of the language nor a name of let; did you mean 'block'?",
+        "net[0]: 'blok' is neither a word of the language nor a name in 'let'; did you mean 'block'?",
     ),
-    (["dense"], {}, "net[0]: the word 'dense' does not belong here"),
-    ([{"unit": [], "reads": {"pattern": "sum"}}], {}, "net[0].reads.pattern: the word 'sum' does not belong here"),
+    (["dense"], {}, "net[0]: the word 'dense' is not allowed here"),
+    ([{"unit": [], "reads": {"pattern": "sum"}}], {}, "net[0].reads.pattern: the word 'sum' is not allowed here"),
     (
         ["block"],
         {"block": {"unit": ["bn", "relu", {"conv": 3, "ot": 3}]}},
-        "let.block.unit[2].ot (net[0]): no such field here; did you mean 'out'?",
+        "let.block.unit[2].ot (net[0]): unknown field; did you mean 'out'?",
     ),
     (
         ["gap", {"like": "block"}],
         {"block": {"unit": ["bn", "relo"]}},
-        "let.block.unit[1] (net[1]): 'relo' is neither a word of the language nor a name of let; did you mean 'relu'?",
+        "let.block.unit[1] (net[1]): 'relo' is neither a word of the language nor a name in 'let'; "
+        "did you mean 'relu'?",
     ),
-    ([{"unit": [], "growth": "4*+"}], {}, "net[0].growth: '4*+' is not an expression"),
-    ([{"unit": [CONV], "growth": "k"}], {"k": "4*+"}, "let.k (net[0]): '4*+' is not an expression"),
-    ([{"conv": 3, "out": "2*k"}], {"k": ["bn"]}, "net[0].out: 'k' in an expression must be a number, and is [\"bn\"]"),
-    ([{"conv": 3, "out": "k"}], {"k": ["bn"]}, 'net[0].out: a number of channels is wanted, and let.k is ["bn"]'),
-    ([{"conv": 3, "out": "k"}], {"k": True}, "net[0].out: a number of channels is wanted, and let.k is true"),
+    ([{"unit": [], "growth": "4*+"}], {}, "net[0].growth: '4*+' is not a valid expression"),
+    ([{"unit": [CONV], "growth": "k"}], {"k": "4*+"}, "let.k (net[0]): '4*+' is not a valid expression"),
+    ([{"conv": 3, "out": "2*k"}], {"k": ["bn"]}, "net[0].out: 'k' in an expression must be a number, not [\"bn\"]"),
+    (
+        [{"conv": 3, "out": "k"}],
+        {"k": ["bn"]},
+        'net[0].out: the number of channels must be a number, but let.k is ["bn"]',
+    ),
+    ([{"conv": 3, "out": "k"}], {"k": True}, "net[0].out: the number of channels must be a number, but let.k is true"),
     (
         [{"conv": 3, "out": "kk"}],
         {"k": 1},
-        "net[0].out: 'kk' is neither a word of the language nor a name of let; did you mean 'k'?",
+        "net[0].out: 'kk' is neither a word of the language nor a name in 'let'; did you mean 'k'?",
     ),
-    ([{"conv": 300, "out": 3}], {}, "net[0].conv: 300, and a kernel goes from 1 to 255"),
-    ([{"conv": "k", "out": 3}], {"k": 300}, "let.k (net[0]): 300, and a kernel goes from 1 to 255"),
-    ([{"like": "b"}], {}, "net[0].like: 'b' is neither a word of the language nor a name of let; did you mean 'bn'?"),
-    ([{"like": "b"}], {"b": ["bn"]}, "let.b (net[0]): 'like' takes the name of an aggregate, and this is [\"bn\"]"),
+    ([{"conv": 300, "out": 3}], {}, "net[0].conv: the kernel size must be from 1 to 255, not 300"),
+    ([{"conv": "k", "out": 3}], {"k": 300}, "let.k (net[0]): the kernel size must be from 1 to 255, not 300"),
+    ([{"like": "b"}], {}, "net[0].like: 'b' is neither a word of the language nor a name in 'let'; did you mean 'bn'?"),
+    ([{"like": "b"}], {"b": ["bn"]}, "let.b (net[0]): 'like' takes the name of an aggregate, not [\"bn\"]"),
     ([{"like": "b"}], {"b": {"growth": 3}}, "net[0]: an aggregate needs a 'unit' or 'units'"),
-    ([{"units": []}], {}, "net[0].units: at least one unit is wanted"),
-    ([{"conv": 3, "bias": "k"}], {"k": 1}, "let.k (net[0]): true or false is wanted, not 1"),
+    ([{"units": []}], {}, "net[0].units: expected at least one unit"),
+    ([{"conv": 3, "bias": "k"}], {"k": 1}, "let.k (net[0]): expected true or false, not 1"),
     (
         [{"se": 1, "act": "k"}],
         {"k": 1},
-        "let.k (net[0]): one of relu, relu6, leaky, elu, swish, gelu, hardswish, sigmoid, hardsigmoid is wanted, not 1",
+        "let.k (net[0]): expected one of relu, relu6, leaky, elu, swish, gelu, hardswish, sigmoid, hardsigmoid, not 1",
     ),
     ([{"unit": [], "let": {"in": 3}}], {}, "net[0].let.in: 'in' is a word of the language and cannot be a name"),
-    (["a"], {"a": ["b"], "b": ["a"]}, "let.a (net[0]): a circle of names: a -> b -> a"),
-    (["e"], {"e": ["a"], "a": ["b"], "b": ["a"]}, "let.a (net[0]): a circle of names: a -> b -> a"),
-    ([{"like": "a"}], {"a": {"like": "a"}}, "let.a (net[0]): a circle of names: a -> a"),
-    ([{"like": "a"}], {"a": {"unit": [{"like": "a"}]}}, "let.a (net[0]): a circle of names: a -> a"),
+    (["a"], {"a": ["b"], "b": ["a"]}, "let.a (net[0]): circular names: a -> b -> a"),
+    (["e"], {"e": ["a"], "a": ["b"], "b": ["a"]}, "let.a (net[0]): circular names: a -> b -> a"),
+    ([{"like": "a"}], {"a": {"like": "a"}}, "let.a (net[0]): circular names: a -> a"),
+    ([{"like": "a"}], {"a": {"unit": [{"like": "a"}]}}, "let.a (net[0]): circular names: a -> a"),
     (
         [{"like": "a"}],
         {"a": {"unit": ["bn", "join"], "shortcut": {"match": [{"like": "a"}]}}},
-        "let.a (net[0]): a circle of names: a -> a",
+        "let.a (net[0]): circular names: a -> a",
     ),
-    ([{"conv": 1, "out": "a"}], {"a": "b + 1", "b": "2*a"}, "let.a (net[0]): a circle of names: a -> b -> a"),
-    ([{"unit": [], "growth": "g", "cardinality": "w"}], {}, "net[0]: a circle: growth -> cardinality -> growth"),
-    ([{"unit": [], "growth": "k", "let": {"k": "j", "j": "w"}}], {}, "net[0]: a circle: growth -> k -> j -> growth"),
-    ([{"unit": [], "let": {"k": "k + 1"}}], {}, "net[0]: a circle: k -> k"),
-    ([{"unit": [], "stride": "k", "let": {"k": "s"}}], {}, "net[0]: a circle: stride -> k -> stride"),
+    ([{"conv": 1, "out": "a"}], {"a": "b + 1", "b": "2*a"}, "let.a (net[0]): circular names: a -> b -> a"),
+    (
+        [{"unit": [], "growth": "g", "cardinality": "w"}],
+        {},
+        "net[0]: circular definition: growth -> cardinality -> growth",
+    ),
+    (
+        [{"unit": [], "growth": "k", "let": {"k": "j", "j": "w"}}],
+        {},
+        "net[0]: circular definition: growth -> k -> j -> growth",
+    ),
+    ([{"unit": [], "let": {"k": "k + 1"}}], {}, "net[0]: circular definition: k -> k"),
+    ([{"unit": [], "stride": "k", "let": {"k": "s"}}], {}, "net[0]: circular definition: stride -> k -> stride"),
 ]
 
 
@@ -189,16 +202,16 @@ def test_a_fault_of_the_expansion_names_its_node() -> None:
 
 
 def test_an_open_name_wants_a_value() -> None:
-    said = "net[0].out: 'k' is an open name: name a point of the space, or give it a value"
+    said = "net[0].out: 'k' is a search variable; choose a point of the space, or give it a value"
     assert refusal({"conv": 1, "out": "k"}, open={"k": [1, 2]}) == said
-    assert refusal({"se": 1, "act": "k"}, open={"k": ["relu"]}).startswith("net[0].act: 'k' is an open name")
+    assert refusal({"se": 1, "act": "k"}, open={"k": ["relu"]}).startswith("net[0].act: 'k' is a search variable")
     genotype = {
         "input": [4, 8, 8],
         "classes": 3,
         "net": [{"conv": 1, "out": "k"}, "gap", {"linear": 3}],
         "open": {"k": [5]},
     }
-    Resolver(Genotype.read(genotype).fill({"k": 5})).network()
+    Resolver(Genotype.from_dict(genotype).fill({"k": 5})).network()
 
 
 # ---------------------------------------------------------------------- limits
@@ -278,4 +291,4 @@ def test_names_of_the_parts_of_a_network() -> None:
 
 def test_no_label_is_one_that_a_module_has_for_itself() -> None:
     inside = {name for name in (*dir(nn.Module()), *vars(nn.Module()), *dir(Network)) if not name.startswith("_")}
-    assert inside <= TAKEN
+    assert inside <= MODULE_ATTRIBUTES

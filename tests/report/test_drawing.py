@@ -27,7 +27,7 @@ NET: dict[str, Any] = {"input": [3, 8, 8], "classes": 4}
 def network(block: dict[str, Any], **let: Any) -> Genotype:
     """A network of one aggregate between a convolution and a classifier."""
     net = [{"conv": 3, "out": 6}, "block", "gap", {"linear": "classes"}]
-    return Genotype.read({**NET, "let": {"block": block, **let}, "net": net})
+    return Genotype.from_dict({**NET, "let": {"block": block, **let}, "net": net})
 
 
 def parsed(text: str) -> ElementTree.Element:
@@ -199,7 +199,7 @@ def test_examples(path: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_random_genotypes(seed: int) -> None:
-    genotype = Genotype.read(random_genotype(random.Random(seed)))
+    genotype = Genotype.from_dict(random_genotype(random.Random(seed)))
     text = draw(genotype, f"random {seed}")
     root = parsed(text)
     assert text == draw(genotype, f"random {seed}")
@@ -253,7 +253,7 @@ def test_a_network_of_many_stages_stays_small() -> None:
     net: list[Any] = [{"conv": 3, "out": 4}]
     for k in range(120):
         net.append({"nodes": 2, "growth": 4, "unit": [{"conv": 2 * k + 1}, "join"], "shortcut": {}})
-    text = draw(Genotype.read({**NET, "net": [*net, "gap", {"linear": "classes"}]}))
+    text = draw(Genotype.from_dict({**NET, "net": [*net, "gap", {"linear": "classes"}]}))
     root = parsed(text)
     assert len(text) < 150_000
     assert len(panels(root)) == 16
@@ -265,7 +265,9 @@ def test_a_thousand_layers() -> None:
 
 
 def test_without_aggregates() -> None:
-    root = parsed(draw(Genotype.read({**NET, "net": [{"conv": 3, "out": 6}, "relu", "gap", {"linear": "classes"}]})))
+    root = parsed(
+        draw(Genotype.from_dict({**NET, "net": [{"conv": 3, "out": 6}, "relu", "gap", {"linear": "classes"}]}))
+    )
     assert not panels(root)
     assert {"3×3, 6", "global avg", "linear 4"} <= set(texts(root))
 
@@ -293,4 +295,4 @@ def test_long_names_and_titles_are_cut() -> None:
 
 def test_invalid_networks_are_refused() -> None:
     with pytest.raises(GenotypeError, match="the net must end in"):
-        draw(Genotype.read({**NET, "net": [{"conv": 3, "out": 6}]}))
+        draw(Genotype.from_dict({**NET, "net": [{"conv": 3, "out": 6}]}))

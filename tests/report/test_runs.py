@@ -152,14 +152,14 @@ def test_a_network_is_matched_with_the_classes_of_its_data_set():
 
 def test_a_row_with_other_text_is_the_network_with_that_text():
     """ResNet50 0.25x is no point: it is a DSNet with the shortcuts of a ResNet."""
-    text = load("dsnet/dsnet50-0.25x").text()
+    text = load("dsnet/dsnet50-0.25x").to_dict()
     plain = text["let"] | {"wires": "previous", "norm": "none", "weight": False, "within": "transform"}
-    assert rows(of(Genotype.read(text | {"let": plain}), "cifar100"), "dsnet") == [("dsnet", "ResNet50 0.25x", "")]
+    assert rows(of(Genotype.from_dict(text | {"let": plain}), "cifar100"), "dsnet") == [("dsnet", "ResNet50 0.25x", "")]
 
 
 def test_another_reading_is_matched_and_named():
-    text = load("residual/resnet-110").text()
-    normed = Genotype.read(text | {"let": text["let"] | {"fit": "normed"}})
+    text = load("residual/resnet-110").to_dict()
+    normed = Genotype.from_dict(text | {"let": text["let"] | {"fit": "normed"}})
     assert rows(of(normed, "cifar10"), "sparsenet", "seqconv") == [("sparsenet", "ResNet-110", "shortcut option B")]
 
 

@@ -245,7 +245,7 @@ BROKEN: list[tuple[Edit, str]] = [
     ),
     (
         lambda t: t["open"].update(body=[[{"conv": 1}], [{"conv": 1, "growth": 3}]]),
-        "open.body[1]: no such field here",
+        "open.body[1]: unknown field",
     ),
     (lambda t: t["points"]["small"].pop("values"), "points.small: a point needs 'values'"),
     (

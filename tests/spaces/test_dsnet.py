@@ -158,7 +158,7 @@ def test_dsnext_is_resnext_with_weights(name: str) -> None:
 
 
 def test_dsnet_50_and_resnet_50_are_those_written_by_hand() -> None:
-    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in NETWORKS}
+    hashes = {one["name"]: canonical_hash(expand(Genotype.from_dict(one["genotype"]))) for one in NETWORKS}
     assert canonical_hash(expand(network("dsnet50"))) == hashes["DSNet-50"]
     assert canonical_hash(expand(network("ds2net50"))) == hashes["DS2Net-50"]
 

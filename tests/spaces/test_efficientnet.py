@@ -47,7 +47,7 @@ def test_counts(point: str, params: int, gmacs: float) -> None:
 
 
 def test_two_of_them_are_those_written_by_hand() -> None:
-    hashes = {one["name"]: canonical_hash(expand(Genotype.read(one["genotype"]))) for one in NETWORKS}
+    hashes = {one["name"]: canonical_hash(expand(Genotype.from_dict(one["genotype"]))) for one in NETWORKS}
     assert canonical_hash(expand(SPACE.point("b0"))) == hashes["EfficientNet-B0"]
     assert canonical_hash(expand(SPACE.point("b0-mdconv-stage"))) == hashes["EfficientNet-B0 with MDConv-3"]
 

@@ -132,7 +132,7 @@ def test_a_wide_resnet_is_what_its_text_says() -> None:
     ]
     nodes = {"nodes": 3, "growth": "128*2**(l - 1)", "let": {"t": [1, 2, 2]}, "unit": stage}
     net = [{"conv": 3, "out": 16}, nodes, "bn", "relu", "gap", {"linear": 10}]
-    written = Genotype.read({"input": [3, 32, 32], "classes": 10, "net": net})
+    written = Genotype.from_dict({"input": [3, 32, 32], "classes": 10, "net": net})
     assert canonical_hash(expand(CIFAR.point("wrn-16-8"))) == canonical_hash(expand(written))
 
 
@@ -260,9 +260,9 @@ def test_res2next_with_squeeze_and_excitation_is_a_few_lines_of_torch(first: str
     values = CIFAR.points["res2next-29-6c24w6s-se"].values | {
         "depth1": 2, "depth2": 2, "depth3": 1, "widen": 0.5, "inner": 8, "scales": 4, "cardinality": 2, "first": first
     }  # fmt: skip
-    text = CIFAR.genotype(values, input=(3, 8, 8), classes=5).text()
+    text = CIFAR.genotype(values, input=(3, 8, 8), classes=5).to_dict()
     del text["net"][6:8]  # the third stage and what leads to it
-    checked(Genotype.read(text), partial(res2next, scales=4, groups=2, convolved=first == "convolved"))
+    checked(Genotype.from_dict(text), partial(res2next, scales=4, groups=2, convolved=first == "convolved"))
 
 
 def test_se_resnet_50_is_torchvision_s_with_gates() -> None:

@@ -55,7 +55,7 @@ def tiny_file(tmp_path: Path) -> Path:
 
 def score(genotype: Genotype, trial: optuna.Trial) -> float:
     """Seven reports that rise to a score; networks of odd width lag behind and may be stopped."""
-    let = genotype.text()["let"]
+    let = genotype.to_dict()["let"]
     width, deep = let["width"] // 2, let["deep"]
     top = 1 / (1 + abs(width - 4)) + deep / 10
     for step in range(1, 8):

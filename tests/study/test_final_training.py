@@ -31,7 +31,7 @@ def test_the_final_network_is_tested_once_and_can_be_tested_again(tiny_file, tmp
         "weights.safetensors",
     }
     assert not (tmp_path / "run/best.tmp").exists()
-    assert read_document(best / "genotype.json") == result.best.text()
+    assert read_document(best / "genotype.json") == result.best.to_dict()
     again = evaluate_run(tmp_path / "run", device="cpu")
     assert again["correct"] == result.test["correct"] > 36
     assert again["images"] == result.test["images"] == len(load_data("digits").test)
@@ -69,7 +69,7 @@ def test_a_resumed_final_training_equals_an_uninterrupted_one(tiny, tmp_path):
 
     def job(name):
         out = {"out": str(tmp_path / f"{name}.tmp"), "best": str(tmp_path / name)}
-        rest = {"genotype": genotype.text(), "seed": 5, "recipe": "search", "trial": 7, "validation_accuracy": 0.5}
+        rest = {"genotype": genotype.to_dict(), "seed": 5, "recipe": "search", "trial": 7, "validation_accuracy": 0.5}
         return FinalJob(**out, **rest, cost={"params": 1}, title="tiny, trial 7")
 
     whole = train_final(job("whole"), data, lambda step, value: False)
@@ -94,7 +94,7 @@ def test_a_resumed_trial_reports_its_earlier_epochs(tiny, tmp_path, monkeypatch)
     work = prepare(WorkerConfig(data={"spec": "digits"}))
 
     def job(name):
-        return TrialJob(genotype=genotype.text(), seed=5, recipe="search", epochs=5, out=str(tmp_path / name))
+        return TrialJob(genotype=genotype.to_dict(), seed=5, recipe="search", epochs=5, out=str(tmp_path / name))
 
     reports = []
 

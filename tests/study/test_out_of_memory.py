@@ -20,7 +20,7 @@ def digits():
 @pytest.fixture
 def job(tiny, tmp_path):
     network = tiny.genotype({"width": 4, "deep": 0, "kernel": 1, "end": "relu"})
-    return TrialJob(genotype=network.text(), seed=1, recipe="search", epochs=2, out=str(tmp_path))
+    return TrialJob(genotype=network.to_dict(), seed=1, recipe="search", epochs=2, out=str(tmp_path))
 
 
 @pytest.fixture

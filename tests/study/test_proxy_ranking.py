@@ -111,7 +111,7 @@ def data() -> Data:
 
 def network(width: int, deep: int = 1) -> Genotype:
     unit = [{"conv": 3, "out": width}, "bn", "relu"]
-    return Genotype.read({"input": [1, 8, 8], "classes": 10, "net": [*unit * deep, "gap", {"linear": "classes"}]})
+    return Genotype.from_dict({"input": [1, 8, 8], "classes": 10, "net": [*unit * deep, "gap", {"linear": "classes"}]})
 
 
 def test_genotypes_are_ranked(data: Data) -> None:
@@ -152,7 +152,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if trial.number % 4 == 3:
             trial.report(0.0, 1)
             raise optuna.TrialPruned
-        return 1 / (1 + abs(genotype.text()["let"]["width"] - 4)) + trial.number / 100
+        return 1 / (1 + abs(genotype.to_dict()["let"]["width"] - 4)) + trial.number / 100
 
     nas_agg.search(space, score, searcher="random", budget=12, out=path)
     return path
@@ -317,7 +317,7 @@ def test_reasons_of_excluded_scores(folder: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(proxies.PROXIES, "zen", Odd())
     result = rank_run(folder, ["zen"], dataset="digits")
-    widths = [nas_agg.load(f"{folder}:{row['number']}").text()["let"]["width"] for row in trials(folder)]
+    widths = [nas_agg.load(f"{folder}:{row['number']}").to_dict()["let"]["width"] for row in trials(folder)]
     assert {2, 3} < set(widths)
     assert result.correlations[2].excluded == sum(width in (2, 3) for width in widths)
     assert result.correlations[0].excluded == 0

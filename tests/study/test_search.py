@@ -50,7 +50,7 @@ def point(width, deep="0", kernel="3", end='"relu"'):
 
 
 def width_of(genotype, trial):
-    return genotype.text()["let"]["width"] // 2
+    return genotype.to_dict()["let"]["width"] // 2
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe"])

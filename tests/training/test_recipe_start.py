@@ -47,7 +47,7 @@ def trained(monkeypatch):
 
 @pytest.mark.parametrize("recipe", ["seqconv-cifar", "seqconv-imagenet", "final"])
 def test_single_and_search_trainings_start_as_the_recipe_says(trained, recipe, tmp_path):
-    job = TrialJob(genotype=GENOTYPE.text(), recipe=recipe, seed=5, epochs=1, out=str(tmp_path))
+    job = TrialJob(genotype=GENOTYPE.to_dict(), recipe=recipe, seed=5, epochs=1, out=str(tmp_path))
     with pytest.raises(Caught):
         training.train_trial(job, load_data("digits"), lambda step, value: False)
     with pytest.raises(Caught):

@@ -14,7 +14,7 @@ from nas_agg.expansion.trace import AggregateRun, GatherRun, StepRun, Trace, Uni
 from nas_agg.graph.primitives import Cat, Slice
 from nas_agg.language.layers import SliceLayer
 from nas_agg.language.operators import Concat, Sum
-from nas_agg.language.resolved import Aggregate, Gather, Join, Number, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, Gather, Join, NumberField, ResolvedWord, Unit
 
 #: Names that emitted code has for itself.
 _WORDS = """
@@ -78,27 +78,27 @@ class Class:
     failed: NotExpressible | None = None
 
 
-def expression(number: Number) -> str:
+def expression(number: NumberField) -> str:
     return ast.unparse(number.expression.tree())
 
 
 def signature(part: Any) -> Any:
     """The text of a part, without the places it was written at and without an aggregate's schedules."""
-    if isinstance(part, WordUse):
+    if isinstance(part, ResolvedWord):
         return part.word, part.kind.__name__, part.fixed, tuple((name, expression(n)) for name, n in part.numbers)
     if isinstance(part, Join):
         return "join"
-    if isinstance(part, Sequence):
+    if isinstance(part, Unit):
         return "unit", tuple((label, signature(step)) for label, step in part.steps)
     if isinstance(part, Gather):
-        match = signature(part.match) if isinstance(part.match, Sequence) else part.match
+        match = signature(part.match) if isinstance(part.match, Unit) else part.match
         start = expression(part.start) if part.start else None
         each = signature(part.each) if part.each else None
         return signature(part.pattern), signature(part.operator), each, part.norm, start, match, part.raw
     assert isinstance(part, Aggregate)
     return (
         "aggregate",
-        part.each,
+        part.unit_per_node,
         tuple(signature(unit) for unit in part.units),
         tuple(value is not None for value in (part.growth, part.cardinality, part.stride)),
         tuple(signature(gather) if gather else None for gather in (part.reads, part.shortcut, part.output)),
@@ -167,7 +167,7 @@ class Classes:
         for index, step in enumerate(run.steps):
             site = (id(around), index)
             if isinstance(step.run, UnitRun):
-                if step.run.unit.joins:
+                if step.run.unit.takes_shortcut:
                     step.run.joined, step.run.nested = run.joined, True  # type: ignore[attr-defined]
                     step.run.dealt = run.dealt
                 self.unit(step.run, _base(step.label, labels), site)
@@ -177,7 +177,7 @@ class Classes:
     def unit(self, run: UnitRun, role: str, site: Any) -> Class:
         named = re.fullmatch(r"let\.(\w+)", run.unit.where)
         joins: Any = None
-        if run.unit.joins:
+        if run.unit.takes_shortcut:
             joins = "dealt" if run.dealt else self.context(run)
         nested = getattr(run, "nested", False)
         made = self._register(
@@ -190,14 +190,14 @@ class Classes:
         """What joins mean to a unit: sums are alike, whatever is done to the sources before."""
         if run.joined is None:
             return "none"
-        how = run.joined.gather.how
+        how = run.joined.gather.operator_type
         return "sum" if issubclass(how, Sum) else signature(run.joined.gather.operator)
 
     def aggregate(self, run: AggregateRun, role: str, site: Any) -> Class:
         made = self._register(("aggregate", signature(run.aggregate), run.dealt), run.aggregate, run, site, role)
         for node in run.nodes:
-            inside = (id(made), node.l if run.aggregate.each else 0)
-            if node.unit.unit.joins and node.shortcut is None and not node.unit.dealt:
+            inside = (id(made), node.l if run.aggregate.unit_per_node else 0)
+            if node.unit.unit.takes_shortcut and node.shortcut is None and not node.unit.dealt:
                 raise NotExpressible  # a shortcut that is not there for an aggregate inside
             self.unit(node.unit, f"{made.name}Unit", inside)
             for gather in (node.reads, node.shortcut):
@@ -221,7 +221,7 @@ class Classes:
 
         def sliced(run: UnitRun) -> bool:
             inside = [step.run for step in run.steps if isinstance(step.run, UnitRun) and not self.stateful(step)]
-            words = [step.step for step in run.steps if isinstance(step.step, WordUse)]
+            words = [step.step for step in run.steps if isinstance(step.step, ResolvedWord)]
             return any(word.kind is SliceLayer for word in words) or any(map(sliced, inside))
 
         units = [run for run in made.runs if isinstance(run, UnitRun)]
@@ -278,7 +278,7 @@ def slicing(classes: Classes) -> None:
         for node in run.nodes
     }
     for made in classes.found.values():
-        if isinstance(made.part, Sequence) and not (made.gives or made.takes):
+        if isinstance(made.part, Unit) and not (made.gives or made.takes):
             here = all(id(run) in listed and leading(run) is not None for run in made.runs)
             made.sliced = here and all(run.joined is None or not _whole(run) for run in made.runs)
 
@@ -326,11 +326,11 @@ def merge(classes: Classes) -> None:
 def likeness(made: Class) -> Any:
     """What classes that are one have in common, or None."""
     part = made.part
-    if not isinstance(part, Aggregate) or part.each or made.takes:
+    if not isinstance(part, Aggregate) or part.unit_per_node or made.takes:
         return None
     output = part.output or part.reads
     plain = output.norm == "none" and not (output.weight or output.raw or output.match or output.each)
-    if output.how is not Concat or not plain or output.pattern.word not in ("dense", "nodes"):
+    if output.operator_type is not Concat or not plain or output.pattern.word not in ("dense", "nodes"):
         return None
     gathers = [signature(gather) if gather else None for gather in (part.reads, part.shortcut)]
     return tuple(map(signature, part.units)), *gathers, tuple(name for name, _ in part.let)

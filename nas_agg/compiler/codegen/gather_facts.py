@@ -13,12 +13,12 @@ from nas_agg.compiler.codegen.syntax.ir import parse, show
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.trace import AggregateRun, GatherRun
 from nas_agg.language.operators import Gated
-from nas_agg.language.resolved import SOURCES, Gather
+from nas_agg.language.resolved import NUM_SOURCES, Gather
 
 
 def stateful(gather: Gather) -> bool:
     """Whether sources are changed before they are joined, but for what makes them fit."""
-    return bool(gather.each) or gather.norm != "none" or gather.weight or gather.how is Gated
+    return bool(gather.each) or gather.norm != "none" or gather.weight or gather.operator_type is Gated
 
 
 class Start(NamedTuple):
@@ -30,7 +30,7 @@ class Start(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether it is one over the number of sources."""
-        return self.value == Fraction(1, self.names[SOURCES])
+        return self.value == Fraction(1, self.names[NUM_SOURCES])
 
     @property
     def text(self) -> str:
@@ -42,7 +42,7 @@ def starts_of(gathers: list[GatherRun]) -> list[Start]:
     found = []
     for one in gathers:
         if one.gather.start and one.sources:
-            names = {**one.scope, SOURCES: len(one.sources)}
+            names = {**one.scope, NUM_SOURCES: len(one.sources)}
             found.append(Start(one.gather.start.value(names), names))
     return found
 
@@ -264,7 +264,7 @@ class Loop:
         part = "self.output" if role.name == "output" else f"{node}.{role.name}"
         if role.gather.weight:
             tensors = f"map(torch.mul, {tensors}, {part}.weights)"
-        if role.gather.how is Gated:
+        if role.gather.operator_type is Gated:
             tensors = f"gated({listed(tensors)}, {part}.gates)"
         if main:
             tensors = f"[*{tensors}, {lists}[-1]]"

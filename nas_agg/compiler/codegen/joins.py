@@ -30,7 +30,7 @@ class UnitBody:
         self.calls, self.made, self.classes = calls, made, calls.classes
         self.runs: list[UnitRun] = made.runs
         self.root = made is calls.classes.root
-        self.names = {} if self.root else self.free(made.part.free)
+        self.names = {} if self.root else self.free(made.part.free_names)
         self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
         self.used: set[str] = set()
         self.items: list[Item] = []
@@ -77,7 +77,7 @@ class UnitBody:
     def mode(self) -> str:
         """How the shortcut joins; and whether it joins at every use."""
         made = self.made
-        if not made.part.joins:
+        if not made.part.takes_shortcut:
             return "none"
         if self.runs[0].dealt or all(run.joined is None for run in self.runs):
             if not self.runs[0].dealt:

@@ -294,7 +294,7 @@ class PatternLoop(Loop):
             parts["norms"] = f"nn.ModuleDict({{str({self.counter} - 1): {norm}}})"
         if role.gather.weight:
             parts["weights"] = self.weights(role, self.widths(role))
-        if role.gather.how is Gated:
+        if role.gather.operator_type is Gated:
             parts["gates"] = f"gates({self.widths(role)})"
         if not parts:
             return {}, []
@@ -399,7 +399,7 @@ class PatternLoop(Loop):
         chosen = self.selected(role, "widths", newest=False)
         if role.gather.weight:
             parts["weights"] = self.weights(role, chosen)
-        if role.gather.how is Gated:
+        if role.gather.operator_type is Gated:
             parts["gates"] = f"gates({chosen})"
         if not parts:
             return {}

@@ -73,7 +73,7 @@ class FittingLoop(Loop):
         gather = role.gather
         if gather is None or role.kind != "pattern":
             return
-        if gather.norm == "bn" or role.raw or (role.matched and gather.how in (Concat, Mixed)):
+        if gather.norm == "bn" or role.raw or (role.matched and gather.operator_type in (Concat, Mixed)):
             raise NotExpressible
         main = role is not self.shortcut
         if (role.matched or role.prepared) and main and any(one.main is None for one in role.all):
@@ -164,7 +164,7 @@ class FittingLoop(Loop):
             chosen = self.selected(role, "widths", newest=role is self.shortcut)
         if role.gather.weight:
             parts["weights"] = self.weights(role, chosen)
-        if role.gather.how is Gated:
+        if role.gather.operator_type is Gated:
             parts["gates"] = f"gates({chosen})"
         if not parts:
             return [], ""
@@ -249,7 +249,7 @@ class FittingLoop(Loop):
         tensors = self.selected(role, name, newest=not (main and role.prepared))
         if role.gather.weight:
             tensors = f"map(torch.mul, {tensors}, {place}.weights)"
-        if role.gather.how is Gated:
+        if role.gather.operator_type is Gated:
             tensors = f"gated({listed(tensors)}, {place}.gates)"
         if main and role.prepared:
             tensors = f"[*{tensors}, features[-1]]"

@@ -14,7 +14,7 @@ from nas_agg.compiler.codegen.syntax.ir import parse, show, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.compiler.codegen.syntax.rewrites import nameable
 from nas_agg.expansion.trace import AggregateRun, StepRun, UnitRun
-from nas_agg.language.resolved import Aggregate, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, ResolvedWord, Unit
 
 FEW = 6  # nodes of an aggregate of the network that are written one by one where they follow one another
 
@@ -46,7 +46,7 @@ class Nested:
     def brief(self, runs: list[UnitRun], names: Mapping[str, str]) -> str | None:
         """The text of a unit of a few layers as a value, or None."""
         unit = runs[0].unit
-        if not unit.steps or len(unit.steps) > (6 if self.unit.root else 3) or unit.joins:
+        if not unit.steps or len(unit.steps) > (6 if self.unit.root else 3) or unit.takes_shortcut:
             return None
         items, around, known = self.unit.items, self.unit.entering, self.unit.names
         self.unit.items, self.unit.entering, self.unit.names = [], self.unit.channels, dict(names)
@@ -66,10 +66,10 @@ class Nested:
             return None
         return f"named({', '.join(f'{part[0]}={part[1]}' for part in parts if part)})"
 
-    def simple(self, unit: Sequence) -> bool:
+    def simple(self, unit: Unit) -> bool:
         """Whether a unit is but layers."""
         return all(
-            isinstance(step, WordUse) or (isinstance(step, Sequence) and self.simple(step)) for _, step in unit.steps
+            isinstance(step, ResolvedWord) or (isinstance(step, Unit) and self.simple(step)) for _, step in unit.steps
         )
 
     def single(self, step: Aggregate, column: list[StepRun]) -> bool:
@@ -78,7 +78,7 @@ class Nested:
         return (
             all(run.n == 1 and is_chain(run) for run in runs)
             and self.simple(step.units[0])
-            and not step.units[0].joins
+            and not step.units[0].takes_shortcut
             and not any(map(self.unit.classes.stateful, column))
         )
 
@@ -100,7 +100,7 @@ class Nested:
         if n == 0 or any(run.n != n or not is_chain(run) for run in runs):
             return False
         few = self.unit.root and n <= FEW and len(around.runs) == 1
-        if not (runs[0].aggregate.each or n == 1 or few):
+        if not (runs[0].aggregate.unit_per_node or n == 1 or few):
             return False
         if n > 1 and not self.unit.root:
             return False
@@ -135,7 +135,7 @@ class Nested:
         state = self.unit.state()
         try:
             units = [run.run.nodes[0].unit for run in column]  # type: ignore[union-attr]
-            text = None if units[0].unit.joins else self.brief(units, self.unbound(column[0].step))
+            text = None if units[0].unit.takes_shortcut else self.brief(units, self.unbound(column[0].step))
         except NotExpressible:
             text = None
         if text is None or len(f"self.{label} = chain({text})") > WIDTH - 8:

@@ -203,8 +203,8 @@ def _fill(
     folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str, onnx: bool, export: bool
 ) -> list[str]:
     """Writes all files into a folder, and gives what could not be checked."""
-    write_atomic(folder / GENOTYPE, json.dumps(genotype.text(), indent=2) + "\n")
-    if Genotype.read(read_document(folder / GENOTYPE)) != genotype:
+    write_atomic(folder / GENOTYPE, json.dumps(genotype.to_dict(), indent=2) + "\n")
+    if Genotype.from_dict(read_document(folder / GENOTYPE)) != genotype:
         raise NasAggError(f"{GENOTYPE}: does not say the genotype; this is a fault of nas_agg")
     save_weights(network, folder / WEIGHTS)
     notes: list[str] = []

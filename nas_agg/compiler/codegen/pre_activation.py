@@ -12,7 +12,7 @@ from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.expansion.trace import AggregateRun
 from nas_agg.language import layers
-from nas_agg.language.resolved import Aggregate, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, ResolvedWord, Unit
 
 _TRANSPARENT = (layers.NormLayer, layers.GroupNorm, layers.Activation)
 
@@ -50,7 +50,7 @@ class Raws:
         if made.gives:
             return
         made.gives = True
-        if isinstance(made.part, Sequence):
+        if isinstance(made.part, Unit):
             self.before(made, len(made.part.steps))
             return
         for run in made.runs:
@@ -72,14 +72,14 @@ class Raws:
         """The raw form of what stands ahead of step k of a unit."""
         steps = [step for _, step in made.part.steps]
         j = k - 1
-        while j >= 0 and isinstance(steps[j], WordUse) and issubclass(steps[j].kind, _TRANSPARENT):
+        while j >= 0 and isinstance(steps[j], ResolvedWord) and issubclass(steps[j].kind, _TRANSPARENT):
             j -= 1
         made.raw_at.add(j)
         if j < 0:
             self.take(made)
         elif self.own(made, j):
             pass
-        elif isinstance(steps[j], (Sequence, Aggregate)):
+        elif isinstance(steps[j], (Unit, Aggregate)):
             for run in made.runs:
                 self.give(self.classes.of[id(run.steps[j].run)])
         else:
@@ -97,6 +97,6 @@ class Raws:
         made.takes = True
         for site in made.sites:
             around: Any = self.by_id.get(site[0]) if site else None
-            if around is None or not isinstance(around.part, Sequence):
+            if around is None or not isinstance(around.part, Unit):
                 raise NotExpressible
             self.before(around, site[1])

@@ -11,7 +11,7 @@ from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, 
 from nas_agg.expansion.scope import NodeScope, ScheduleScope
 from nas_agg.expansion.trace import AggregateRun, NodeRun
 from nas_agg.language.expressions import Expression
-from nas_agg.language.resolved import Aggregate, Number
+from nas_agg.language.resolved import Aggregate, NumberField
 
 _FIELDS = {"w": "growth", "g": "cardinality", "s": "stride"}
 _LOCALS = {"w": "width", "g": "groups", "s": "step"}
@@ -32,7 +32,7 @@ class Schedules:
         self.aggregate: Aggregate = made.part
         self.names = {
             name: self.classes.text(name)
-            for name in self.aggregate.free
+            for name in self.aggregate.free_names
             if name not in ("l", "n")
             and not self.bound(name)
             and self.varies(name, [run.outer.get(name) for run in self.runs])
@@ -106,10 +106,10 @@ class Schedules:
         rows = [self.row(run, name) for run in self.runs]
         field = _FIELDS.get(name, self.classes.text(name))
         every = [[self.value(run, node, name) for node in run.nodes] for run in self.runs]
-        first = name == "s" and not all(run.aggregate.strides_each for run in self.runs)
+        first = name == "s" and not all(run.aggregate.stride_per_node for run in self.runs)
         level = all(same(row) for row in every if row)
         stepped = first and all(same([1, *row[1:]]) for row in every if row)
-        alike = all(isinstance(row, Number) for row in rows) and same([expression(row) for row in rows])
+        alike = all(isinstance(row, NumberField) for row in rows) and same([expression(row) for row in rows])
         sites: dict[Any, list] = {}
         for run, site, row in zip(self.runs, self.made.sites, every, strict=True):
             if run.nodes:
@@ -144,7 +144,7 @@ class Schedules:
             row = self.row(run, name)
             if row is None:  # it comes from outside
                 return name, {name: run.outer[name]}, ast.Name(name)
-            if not isinstance(row, Number):
+            if not isinstance(row, NumberField):
                 return None
             known: dict[str, Any] = {}
             tree = self.unfolded(run, name, row, known).tree()
@@ -160,16 +160,16 @@ class Schedules:
         self.loop.append(f"{text} = {field} if {self.classes.counter} == 1 else 1")
         return text
 
-    def unfolded(self, run: AggregateRun, name: str, row: Number, known: dict[str, Any]) -> Expression:
+    def unfolded(self, run: AggregateRun, name: str, row: NumberField, known: dict[str, Any]) -> Expression:
         """A schedule's expression with the aggregate's own names put in; `known` is told the values of the others."""
         scope, put = ScheduleScope(NodeScope(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
         for inner in row.expression.names:
             own = run.let.get(inner)  # type: ignore[attr-defined]
-            if isinstance(own, Number) and inner != name:
+            if isinstance(own, NumberField) and inner != name:
                 put[inner] = self.unfolded(run, inner, own, known)
             else:
                 known[inner] = scope[inner]
-        return row.expression.with_names(put)
+        return row.expression.substitute(put)
 
     def seen(self, name: str) -> tuple[str, ...]:
         if name in dict(self.aggregate.let):
@@ -179,7 +179,7 @@ class Schedules:
     def local_name(self, name: str) -> str:
         return self.classes.text(name) if name not in self.names else _LOCALS.get(name, f"{name}_")
 
-    def local(self, name: str, number: Number, nodes: list[list[NodeRun]], k: int | None) -> str:
+    def local(self, name: str, number: NumberField, nodes: list[list[NodeRun]], k: int | None) -> str:
         """A value that is worked out at each node."""
         uses, names = [], {"_in": "in_", "n": "nodes"}
         if k is None:

@@ -14,7 +14,7 @@ from nas_agg.compiler.codegen.syntax.formatting import WIDTH
 from nas_agg.compiler.codegen.syntax.ir import is_simple, replaced_part, statements, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.expansion.trace import StepRun
-from nas_agg.language.resolved import Aggregate, Join, Sequence, WordUse
+from nas_agg.language.resolved import Aggregate, Join, ResolvedWord, Unit
 
 
 class UnitText(UnitBody):
@@ -83,18 +83,18 @@ class UnitText(UnitBody):
         step = column[0].step
         if self.raw(column):
             self.child(label, column)
-        elif isinstance(step, WordUse):
+        elif isinstance(step, ResolvedWord):
             self.word(label, column, names, last)
         elif isinstance(step, Join):
             self.join(column)
         elif all(run.x == run.out for run in column):
             if any(self.classes.stateful(run) for run in column):
                 raise NotExpressible
-        elif isinstance(step, Sequence) and self.nested.simple(step) and not any(map(self.classes.stateful, column)):
+        elif isinstance(step, Unit) and self.nested.simple(step) and not any(map(self.classes.stateful, column)):
             self.nested.inline(label, [run.run for run in column], names)  # type: ignore[misc]
         elif isinstance(step, Aggregate) and self.nested.single(step, column):
             self.nested.inline(label, [run.run.nodes[0].unit for run in column], self.nested.unbound(step))  # type: ignore[union-attr]
-        elif not (isinstance(step, Sequence) and self.nested.short(label, column)):
+        elif not (isinstance(step, Unit) and self.nested.short(label, column)):
             self.child(label, column)
 
     def raw(self, column: list[StepRun]) -> bool:
@@ -143,7 +143,7 @@ class UnitText(UnitBody):
 
     def child(self, label: str, column: list[StepRun]) -> None:
         step = column[0].step
-        if not isinstance(step, Sequence) and self.nested.listed(label, column):
+        if not isinstance(step, Unit) and self.nested.listed(label, column):
             return
         made = self.calls.written(self.classes.of[id(column[0].run)])
         runs = [run.run for run in column]

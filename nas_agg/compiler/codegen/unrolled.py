@@ -153,7 +153,7 @@ class Unrolled:
         """Its modules, its expression and its channels."""
         first = ones[0]
         gather = first.gather
-        if any(one.gather.how is not gather.how for one in ones):
+        if any(one.gather.operator_type is not gather.operator_type for one in ones):
             raise NotExpressible
         sources = [source for source, _ in first.sources]
         if any([source for source, _ in one.sources] != sources for one in ones):
@@ -177,7 +177,7 @@ class Unrolled:
             parts["weights"] = self.weights(ones, f"[{', '.join(widths)}]")
             changed = f"map(torch.mul, [{', '.join(texts)}], {place}.weights)"
             texts = [f"{texts[0]} * {place}.weights[0]"] if len(texts) == 1 else texts
-        if gather.how is Gated and sources:
+        if gather.operator_type is Gated and sources:
             parts["gates"] = f"gates([{', '.join(widths)}])"
             changed = f"gated({listed(changed) or '[' + ', '.join(texts) + ']'}, {place}.gates)"
             texts = [f"{changed}[0]"] if len(texts) == 1 else texts
@@ -397,7 +397,7 @@ def taken(run: UnitRun, classes: Any) -> int:
     for step in run.steps:
         if isinstance(step.step, Join):
             total += classes.channels(step.x)
-        elif isinstance(step.run, UnitRun) and step.run.unit.joins:
+        elif isinstance(step.run, UnitRun) and step.run.unit.takes_shortcut:
             total += taken(step.run, classes)
         elif isinstance(step.run, AggregateRun) and step.run.dealt:
             total += sum(taken(node.unit, classes) for node in step.run.nodes)

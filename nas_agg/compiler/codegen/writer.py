@@ -18,7 +18,7 @@ from nas_agg.compiler.codegen.syntax.rewrites import drop_records, inline_sequen
 from nas_agg.compiler.codegen.units import UnitText
 from nas_agg.compiler.codegen.unrolled import Unrolled
 from nas_agg.expansion.trace import AggregateRun, Trace
-from nas_agg.language.resolved import Sequence
+from nas_agg.language.resolved import Unit
 
 
 class Writer:
@@ -91,7 +91,7 @@ def write(calls: Calls, made: Class) -> None:
     Raises:
         NotExpressible: If it has no text.
     """
-    if isinstance(made.part, Sequence):
+    if isinstance(made.part, Unit):
         UnitText(calls, made).write()
     else:
         write_aggregate(calls, made)

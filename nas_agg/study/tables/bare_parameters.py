@@ -7,7 +7,7 @@ from typing import Any
 
 from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.common.files import canonical_json
-from nas_agg.language.genotype import shown
+from nas_agg.language.genotype import format_value
 from nas_agg.search_space.domains import parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.study.tables.table_file import Row
@@ -31,7 +31,7 @@ class ParameterSpace(SearchVariables):
         try:
             for key in text:
                 if not isinstance(key, str) or not key:
-                    raise GenotypeError(f"{shown(key)} is not a name")
+                    raise GenotypeError(f"{format_value(key)} is not a name")
             super().__init__({key: parse_domain(values, key) for key, values in text.items()})
         except GenotypeError as error:
             raise InputError(f"space: {error}") from None

@@ -187,7 +187,7 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
     }
     genotype = Genotype.model_validate(job.genotype)
     save_weights(model, out / WEIGHTS_FILE)
-    write_atomic(out / GENOTYPE_FILE, json.dumps(genotype.text(), indent=2) + "\n")
+    write_atomic(out / GENOTYPE_FILE, json.dumps(genotype.to_dict(), indent=2) + "\n")
     write_atomic(out / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)

@@ -94,7 +94,7 @@ def test_samples_of_spaces(space):
 @pytest.mark.parametrize("space", list_spaces())
 def test_few_samples_are_written_plainly(space):
     # A weighted state of mixed links is written plainly.
-    found = (one for one in sampled(space, 1, 16) if one.text()["let"].get("state") != "weighted_norm")
+    found = (one for one in sampled(space, 1, 16) if one.to_dict()["let"].get("state") != "weighted_norm")
     texts = [emit(genotype) for genotype in islice(found, 8)]
     assert sum(PLAIN in text for text in texts) <= 1
     assert max(text.count("\n") for text in texts if PLAIN not in text) <= 320
@@ -125,7 +125,7 @@ def test_sources_that_are_made_to_fit(pattern, word):
     left = {"nodes": 5, "growth": "4 + l//2", "unit": unit, "output": around}
     text = {"input": [3, 8, 8], "classes": 4,
             "net": [{"conv": 3, "out": 8}, joined, read, left, "gap", {"linear": "classes"}]}  # fmt: skip
-    genotype = Genotype.read(text)
+    genotype = Genotype.from_dict(text)
     found = emit(genotype)
     assert PLAIN not in found
     assert_equal(genotype, found)
@@ -148,7 +148,7 @@ def test_weights_that_start_at_something_else(pattern, start):
         ]
     for net in nets:
         text = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 8}, net, "gap", {"linear": "classes"}]}
-        genotype = Genotype.read(text)
+        genotype = Genotype.from_dict(text)
         found = emit(genotype)
         assert PLAIN not in found
         assert_equal(genotype, found)
@@ -164,7 +164,7 @@ def test_numbers_that_floating_point_does_not_hold():
         "unit": [{"conv": 1, "out": "floor(0.29*in)"}, inner, {"conv": 1}],
     }
     text = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 8}, stage, "gap", {"linear": "classes"}]}
-    genotype = Genotype.read(text)
+    genotype = Genotype.from_dict(text)
     found = emit(genotype)
     assert PLAIN not in found
     assert_equal(genotype, found)
@@ -180,7 +180,7 @@ def test_every_point(space, point):
 @pytest.mark.parametrize("first", range(0, 120, 10))
 def test_random_genotypes(first):
     for seed in range(first, first + 10):
-        genotype = Genotype.read(random_genotype(random.Random(seed)))
+        genotype = Genotype.from_dict(random_genotype(random.Random(seed)))
         try:
             assert_equal(genotype, emit(genotype))
         except AssertionError as error:
@@ -189,7 +189,7 @@ def test_random_genotypes(first):
 
 def test_edges_that_are_gated_and_leave():
     edges = {"pattern": {"edges": [[0], [0, 1], [0, 1, 2], [2, 3]]}, "operator": "gated"}
-    genotype = Genotype.read(
+    genotype = Genotype.from_dict(
         {
             "input": [3, 8, 8],
             "classes": 4,
@@ -202,7 +202,7 @@ def test_edges_that_are_gated_and_leave():
 
 @pytest.mark.parametrize("seed", [306, 315, 435, 808, 1394, 1432, 2011])
 def test_random_genotypes_that_were_hard(seed):
-    genotype = Genotype.read(random_genotype(random.Random(seed), later_words=False))
+    genotype = Genotype.from_dict(random_genotype(random.Random(seed), later_words=False))
     assert_equal(genotype, emit(genotype))
 
 
@@ -223,7 +223,7 @@ def test_other_genotypes():
         "net": [{"conv": 3, "out": 8}, "float", "self", "self", {"like": "float", "unit": ["maybe", {"conv": 3}]},
                 "gap", {"linear": "classes"}],
     }  # fmt: skip
-    read = Genotype.read(genotype)
+    read = Genotype.from_dict(genotype)
     assert_equal(read, emit(read))
 
 
@@ -250,7 +250,7 @@ def test_points_are_at_most_200_lines(space, monkeypatch):
 
 def test_random_genotypes_are_tidy(tmp_path):
     for seed in range(12):
-        assert tidy(emit(Genotype.read(random_genotype(random.Random(seed)))), tmp_path) == ""
+        assert tidy(emit(Genotype.from_dict(random_genotype(random.Random(seed)))), tmp_path) == ""
 
 
 @pytest.mark.parametrize("space", VARIED)

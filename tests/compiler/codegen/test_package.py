@@ -118,7 +118,7 @@ def test_random_genotypes(first, tmp_path):
     folders = []
     for seed in range(first, first + 10):
         folders.append(tmp_path / str(seed))
-        assert_same(Genotype.read(random_genotype(random.Random(seed))), folders[-1])
+        assert_same(Genotype.from_dict(random_genotype(random.Random(seed))), folders[-1])
     assert_alone(folders)
 
 

@@ -135,7 +135,7 @@ def test_random_networks() -> None:
         genotype = random_genotype(rng, image=(3, 9, 9))
         layout = torch.channels_last if number % 2 else torch.contiguous_format
         try:  # maps of single values are near to singular: 1e-8
-            check(expand(Genotype.read(genotype)), 1e-8, seed=number, layout=layout)
+            check(expand(Genotype.from_dict(genotype)), 1e-8, seed=number, layout=layout)
         except Exception as error:
             raise AssertionError(f"{error}: {json.dumps(genotype)}") from error
 
@@ -350,7 +350,9 @@ def kept(network: Network, x: torch.Tensor) -> int:
 
 def test_kept_bytes_equal_the_prediction() -> None:
     rng = random.Random(11)
-    graphs = [expand(Genotype.read(random_genotype(rng))) for _ in range(60)] + [graph_of(*MIXED, image=(3, 12, 12))]
+    graphs = [expand(Genotype.from_dict(random_genotype(rng))) for _ in range(60)] + [
+        graph_of(*MIXED, image=(3, 12, 12))
+    ]
     for graph in graphs:
         cost = Cost(graph)
         for memory in ("lean", "leanest"):

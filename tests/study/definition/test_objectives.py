@@ -17,7 +17,7 @@ from nas_agg.study.scheduling.constraints import constraint_violations
 
 def accuracy(genotype, trial):
     """Grows with the width, up to a point."""
-    width = genotype.text()["let"]["width"] // 2
+    width = genotype.to_dict()["let"]["width"] // 2
     return 1 - 0.4 / width - 0.02 * width
 
 
@@ -114,7 +114,7 @@ def test_a_function_gives_what_arithmetic_does_not_know(tiny):
 
 
 def test_a_single_objective_may_be_minimised(tiny):
-    result = search(tiny, lambda genotype, trial: genotype.text()["let"]["width"], objective="width:min", budget=12)
+    result = search(tiny, lambda genotype, trial: genotype.to_dict()["let"]["width"], objective="width:min", budget=12)
     assert result.value == min(trial.value for trial in result.trials if trial.consumes_budget)
     assert [trial.value for trial in result.top] == sorted(trial.value for trial in result.top)
 

@@ -63,7 +63,7 @@ def test_unspecified_settings_are_the_spaces_own(tiny):
 
 
 def _text(space):
-    return {**space.template.text(), "open": {"width": {"from": 2, "to": 13}, **_lists}}
+    return {**space.template.to_dict(), "open": {"width": {"from": 2, "to": 13}, **_lists}}
 
 
 _lists = {"deep": [0, 1], "kernel": [1, 3], "end": ["relu", ["bn", "relu"]]}

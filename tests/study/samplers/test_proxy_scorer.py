@@ -24,7 +24,7 @@ from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
 from nas_agg.training.recipes import get_recipe
 
-SMALL = Genotype.read(
+SMALL = Genotype.from_dict(
     {
         "input": [3, 16, 16],
         "classes": 4,
@@ -32,7 +32,7 @@ SMALL = Genotype.read(
     }
 )
 #: Too large for 8x8 images: nothing is left after its first convolution.
-LARGE = Genotype.read(
+LARGE = Genotype.from_dict(
     {"input": [1, 32, 32], "classes": 4, "net": [*[{"conv": 7, "out": 4, "padding": 0}] * 2, "gap", {"linear": 4}]}
 )
 RANDOM = [name for name in PROXIES if name not in ("params", "macs")]

@@ -23,7 +23,7 @@ DIGITS = {"spec": "digits", "seed": 0, "image_size": None, "min_side": None}
 def network(width: int, kernel: int = 3, **first) -> Genotype:
     """A network for the digits; ``first`` are fields of its first convolution."""
     net = [{"conv": kernel, "out": width, **first}, "bn", "relu", "gap", {"linear": "classes"}]
-    return Genotype.read({"input": [1, 8, 8], "classes": 10, "net": net})
+    return Genotype.from_dict({"input": [1, 8, 8], "classes": 10, "net": net})
 
 
 WIDTHS = (3, 12, 5, 8)
@@ -54,7 +54,7 @@ def test_a_network_is_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def scores_or_nan(self, genotype, names):
         scored.append(genotype)
-        return {"snip": genotype.text()["net"][0]["out"]}
+        return {"snip": genotype.to_dict()["net"][0]["out"]}
 
     monkeypatch.setattr(ProxyScorer, "scores_or_nan", scores_or_nan)
     screen = ProxyScreener("snip", 3, DIGITS, 0)
@@ -107,7 +107,7 @@ def test_torch_is_imported_at_the_first_score() -> None:
 import sys
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.samplers.screening import ProxyScreener
-network = Genotype.read({NETWORKS[0].text()})
+network = Genotype.from_dict({NETWORKS[0].to_dict()})
 screens = [ProxyScreener(proxy, 4, {DIGITS}, 0) for proxy in ("params", "macs", "zen")]
 screens[0].best([network]), screens[1].best([network])
 print("torch" in sys.modules, "sklearn" in sys.modules)

@@ -124,7 +124,7 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tiny_file, slow, kept, tmp
 @pytest.fixture
 def job(tiny, tmp_path):
     genotype = tiny.genotype(tiny.values({"width": 8, "deep": "0", "kernel": "3", "end": '"relu"'}))
-    return TrialJob(genotype=genotype.text(), seed=5, recipe="search", epochs=2, out=str(tmp_path / "trial"))
+    return TrialJob(genotype=genotype.to_dict(), seed=5, recipe="search", epochs=2, out=str(tmp_path / "trial"))
 
 
 def latency(median):
