@@ -76,13 +76,15 @@ def main() -> None:
     trace(expansion.expand(paper))  # warm-up: torch imports modules lazily
 
     print(f"{'':<42} {'':>12}   {'static':>10}   {'meta':>10}   ratio (medians)")
-    compare("30a64, cold", [paper.to_dict()] * 5, expansion.forget)
+    compare("30a64, cold", [paper.to_dict()] * 5, expansion.clear_caches)
     task = {"input": (3, 32, 32), "classes": 10}
     parents = [space.sample(rng) for _ in range(options.genotypes)]
     compare(
-        "random microdense networks, cold", [space.genotype(v, **task).to_dict() for v in parents], expansion.forget
+        "random microdense networks, cold",
+        [space.genotype(v, **task).to_dict() for v in parents],
+        expansion.clear_caches,
     )
-    expansion.forget()
+    expansion.clear_caches()
     mutants = []
     for values in parents:
         count(space.genotype(values, **task).to_dict())

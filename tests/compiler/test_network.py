@@ -26,9 +26,9 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.layers import LAYERS
+from nas_agg.language.module_attributes import MODULE_ATTRIBUTES
 from nas_agg.language.operators import OPERATORS
 from nas_agg.language.patterns import PATTERNS
-from nas_agg.language.resolved import TAKEN
 
 GENOTYPES = {network["name"]: network["genotype"] for network in NETWORKS}
 SMALL: dict[str, Any] = {
@@ -316,7 +316,7 @@ def test_parts_may_have_names_of_network_attributes():
     """A part whose name is an attribute of the network is distinguished from the attribute."""
     bare = nas_agg.load({"input": [3, 8, 8], "classes": 3, "net": ["gap"]})
     for network in (nas_agg.compile(bare), nas_agg.compile(bare, fuse=True)):
-        assert {name for name in dir(network) if not name.startswith("_")} <= TAKEN
+        assert {name for name in dir(network) if not name.startswith("_")} <= MODULE_ATTRIBUTES
     for name in ("memory", "source", "training", "forward"):
         net = {"input": [3, 8, 8], "classes": 3, "let": {name: ["relu", {"conv": 3, "out": 4}]},
                "net": [name, "gap", {"linear": 3}]}  # fmt: skip

@@ -273,7 +273,7 @@ def slicing(classes: Classes) -> None:
     listed = {
         id(node.unit)
         for made in classes.found.values()
-        if isinstance(made.part, Aggregate) and made.part.each and not any(map(is_chain, made.runs))
+        if isinstance(made.part, Aggregate) and made.part.unit_per_node and not any(map(is_chain, made.runs))
         for run in made.runs
         for node in run.nodes
     }

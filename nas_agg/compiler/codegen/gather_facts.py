@@ -234,7 +234,7 @@ class Loop:
         number = show(tree.right) if isinstance(tree, ast.BinOp) else f"len({widths})"
         if not all(one.sources for one in role.all):
             number = f"max(1, {number})"
-        names = {SOURCES: number} if role.name == "output" else {SOURCES: number, "l": self.counter}
+        names = {NUM_SOURCES: number} if role.name == "output" else {NUM_SOURCES: number, "l": self.counter}
         assert role.gather is not None and role.gather.start is not None
         found = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
         return f"weights_from({found.text}, {widths})"
