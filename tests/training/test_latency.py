@@ -34,7 +34,7 @@ class Images(nn.Module):
 def test_figures_come_of_the_times(monkeypatch):
     times = iter([9.0, 9.0, 9.0, *[float(i) for i in range(1, 12)]])
     monkeypatch.setattr(module, "_time_on_cpu", lambda model, images: next(times))
-    monkeypatch.setattr(module, "LEAST", 11)
+    monkeypatch.setattr(module, "MIN_RUNS", 11)
     result = measure(nn.Identity(), (3, 4, 4), batch=3, seconds=0)
     assert (result.minimum_ms, result.low_ms, result.median_ms, result.high_ms) == (1.0, 3.5, 6.0, 8.5)
     assert result.runs == 11, "what warms up is not counted"
