@@ -108,7 +108,7 @@ def write_aggregate(calls: Calls, made: Class) -> None:
         NotExpressible: If it has no text.
     """
     runs: list[AggregateRun] = made.runs
-    counts, each = [run.n for run in runs], made.part.each
+    counts, each = [run.n for run in runs], made.part.unit_per_node
     if not any(counts) or (each and not same(counts)) or any(run.dealt != runs[0].dealt for run in runs):
         raise NotExpressible
     made.base, made.mode = "nn.ModuleList", "given" if runs[0].dealt else "none"
