@@ -71,13 +71,13 @@ class PendingShortcut:
         joined = self.gathered(x)
         return x if joined is None else joined
 
-    def dealt(self, tape: Tape) -> SplitShortcut | None:
+    def split(self, tape: Tape) -> SplitShortcut | None:
         total = self.gathered(None)
         return None if total is None else SplitShortcut(tape, total)
 
 
 class SplitShortcut:
-    """A shortcut dealt out to the nodes of an inner aggregate, slice by slice of channels."""
+    """A shortcut that is split among the nodes of an inner aggregate, slice by slice of channels."""
 
     def __init__(self, tape: Tape, total: int):
         self.tape, self.total, self.used = tape, total, 0
@@ -90,7 +90,7 @@ class SplitShortcut:
         self.used += width
         return Sum.join(self.tape, [part], x)
 
-    def dealt(self, tape: Tape) -> SplitShortcut:
+    def split(self, tape: Tape) -> SplitShortcut:
         return self
 
     def check_used(self) -> None:
@@ -111,7 +111,7 @@ class Gathered(NamedTuple):
         join: Whether it is a shortcut.
         scope: The names at this node.
         path: Of the gather's own parameters.
-        asked: The features that its pattern names, by number.
+        selected: The features that its pattern names, by number.
         main: The tensor of the main path, which is used as it is.
         sources: The other features, in raw form or matched if so said, as (number, tensor).
         values: The numbers of its operator.
@@ -123,7 +123,7 @@ class Gathered(NamedTuple):
     join: bool
     scope: Scope
     path: str
-    asked: list[int]
+    selected: list[int]
     main: int | None
     sources: list[tuple[int, int]]
     values: dict[str, Any]
@@ -134,7 +134,7 @@ class Nodes:
     """The expansion of one aggregate at one place."""
 
     def __init__(self, run: UnitExpander, aggregate: Aggregate, x: int, scope: Scope, path: str, shortcut: Shortcut):
-        self.run_, self.tape, self.aggregate, self.path = run, run.tape, aggregate, path
+        self.expander, self.tape, self.aggregate, self.path = run, run.tape, aggregate, path
         self.observer = run.observer
         channels, height, _ = self.tape.shapes[x]
         self.outer = {**scope, "in": channels, "h": height}
@@ -162,7 +162,7 @@ class Nodes:
     def run(self) -> int:
         aggregate, features = self.aggregate, self.features
         self.check_rows()
-        dealt = self.shortcut.dealt(self.tape) if self.shortcut else None
+        split = self.shortcut.split(self.tape) if self.shortcut else None
         scope: Scope = self.outer
         for l in range(1, self.n + 1):
             unit = aggregate.units[l - 1] if aggregate.unit_per_node else aggregate.units[0]
@@ -174,23 +174,23 @@ class Nodes:
                 if x is None:
                     raise GenotypeError("reads nothing", aggregate.reads.where)
                 features.append(
-                    self.run_.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, dealt))
+                    self.expander.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, split))
                 )
                 if self.observer:
                     self.observer.end_node(self)
             except GenotypeError as error:
                 raise error.within(f"node {l}") from None
-        if dealt and isinstance(self.shortcut, PendingShortcut):
+        if split and isinstance(self.shortcut, PendingShortcut):
             try:
-                dealt.check_used()
+                split.check_used()
             except GenotypeError as error:
                 raise GenotypeError(error.problem, aggregate.where) from None
-        return self.leaving(scope if self.n else self.scope(0))
+        return self.output(scope if self.n else self.scope(0))
 
-    def node_shortcut(self, unit: Unit, l: int, scope: Scope, path: str, dealt: SplitShortcut | None) -> Shortcut:
+    def node_shortcut(self, unit: Unit, l: int, scope: Scope, path: str, split: SplitShortcut | None) -> Shortcut:
         gather = self.aggregate.shortcut
         if gather is None:
-            return dealt
+            return split
         if not unit.takes_shortcut:
             if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
                 raise GenotypeError(
@@ -219,7 +219,7 @@ class Nodes:
                 said = " or ".join(str(number) for number in sorted(wanted))
                 raise GenotypeError(f"{have} rows, and {said} wanted", f"{gather.pattern.where}.edges")
 
-    def leaving(self, scope: Scope) -> int:
+    def output(self, scope: Scope) -> int:
         """What leaves: said by `output`, else what a node n + 1 would have read."""
         aggregate, position, path = self.aggregate, self.n + 1, f"{self.path}.output"
         gather = aggregate.output
@@ -281,10 +281,10 @@ class Nodes:
                 sources = pattern.kind.sources(position, **pattern.values(scope))  # type: ignore[attr-defined]
         except GenotypeError as error:
             raise located(error, gather.pattern.where) from None
-        asked = list(sources)
-        sources = list(asked)
+        selected = list(sources)
+        sources = list(selected)
         self.tape.charge(len(sources))
-        features = self.passed(gather, asked, scope, path) if gather.each else self.features
+        features = self.through_each(gather, selected, scope, path) if gather.each else self.features
         if not join:
             if gather is self.aggregate.reads:
                 self.read.update(sources)
@@ -293,20 +293,20 @@ class Nodes:
                 sources.remove(position - 1)
         role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
         tensors = [(i, features[i]) for i in sources]
-        tensors = self.fitted(gather, role, tensors, main, values, path) if sources else []
-        found = self.joined(gather, tensors, main, values, scope, path) if tensors else main
+        tensors = self.match_sources(gather, role, tensors, main, values, path) if sources else []
+        found = self.join_sources(gather, tensors, main, values, scope, path) if tensors else main
         if self.observer:
-            record = Gathered(gather, position, join, scope, path, asked, main, tensors, values, found)
+            record = Gathered(gather, position, join, scope, path, selected, main, tensors, values, found)
             self.observer.gathered(self, record)
         return found
 
-    def passed(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
+    def through_each(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
         """The features behind `each`: written at one path for all, so that they have its weights in common."""
         tape, found = self.tape, {}
         weights: dict[str, Primitive] = {}
         for source in sources:
             begin = len(tape.ops)
-            found[source] = self.run_.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
+            found[source] = self.expander.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
             if self.observer:
                 self.observer.end_source(self, "each", source)
             for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
@@ -319,7 +319,7 @@ class Nodes:
                     )
         return found
 
-    def joined(
+    def join_sources(
         self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, scope: Scope, path: str
     ) -> int:
         """Sources with their norms, weights and gates, joined."""
@@ -343,7 +343,7 @@ class Nodes:
         except GenotypeError as error:
             raise located(error, gather.where) from None
 
-    def fitted(
+    def match_sources(
         self, gather: Gather, role: str, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str
     ) -> list[tuple[int, int]]:
         """Each source's raw form if so said, and through `match` where it does not fit."""
@@ -397,7 +397,7 @@ class Nodes:
                     except KeyError:
                         scope.pop(name, None)
             scope.update(w=width, s=ratio)
-            self.matched[key] = self.run_.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
+            self.matched[key] = self.expander.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
             if self.observer:
                 self.observer.end_source(self, "match", source)
         return self.matched[key]

@@ -128,7 +128,7 @@ class Expansion:
         key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free_names])
         known = _written.get(key)
         if known is not None:
-            return self.again(known, x, path)
+            return self.replay(known, x, path)
         start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
         tape.lowest = MAX_OPERATIONS
         tape.charge(5 * len(part.steps))
@@ -137,11 +137,11 @@ class Expansion:
             output = self.step(label, step, output, scope, f"{path}.{label}", entering, None)
         seen = tape.lowest
         if (seen >= start or (opaque and seen == x)) and len(tape.notes) == notes:
-            self.remember(key, x, start, output, tape.reads - reads, path)
+            self.memoize(key, x, start, output, tape.reads - reads, path)
         tape.lowest = min(lowest, seen)
         return output
 
-    def remember(self, key: tuple, x: int, start: int, output: int, reads: int, path: str) -> None:
+    def memoize(self, key: tuple, x: int, start: int, output: int, reads: int, path: str) -> None:
         tape = self.tape
         place = {x: -1, **{i: i - start for i in range(start, len(tape.ops))}}
         inputs = tape.inputs[start:]
@@ -165,7 +165,7 @@ class Expansion:
             place[output],
         )
 
-    def again(self, known: _Written, x: int, path: str) -> int:
+    def replay(self, known: _Written, x: int, path: str) -> int:
         tape, start = self.tape, len(self.tape.ops)
         tape.reads += known.reads
         tape.charge(5 + len(known.ops))

@@ -22,7 +22,7 @@ class UnitRun:
 
     Attributes:
         joined: The shortcut that joins in it, of the node that it is the unit of.
-        dealt: Whether it takes a slice of a shortcut that was split.
+        split: Whether it takes a slice of a shortcut that was split.
     """
 
     unit: Unit
@@ -32,7 +32,7 @@ class UnitRun:
     steps: list[StepRun] = field(default_factory=list)
     out: int = -1
     joined: GatherRun | None = None
-    dealt: bool = False
+    split: bool = False
 
 
 @dataclass(eq=False)
@@ -69,7 +69,7 @@ class GatherRun:
     join: bool
     scope: Scope
     path: str
-    asked: list[int]
+    selected: list[int]
     main: int | None
     sources: list[tuple[int, int]]
     values: dict[str, Any]
@@ -98,7 +98,7 @@ class AggregateRun:
     n: int
     outer: dict[str, Any]
     path: str
-    dealt: bool
+    split: bool
     features: list[int]
     nodes: list[NodeRun] = field(default_factory=list)
     output: GatherRun | None = None
@@ -137,7 +137,7 @@ class _Recorder:
         self.sources: dict[tuple[Nodes, str], dict[int, UnitRun]] = {}  # of gathers that have not ended
 
     def begin_unit(self, unit: Unit, x: int, scope: Scope, path: str, split: bool) -> None:
-        self.units.append(UnitRun(unit, x, scope, path, dealt=split))
+        self.units.append(UnitRun(unit, x, scope, path, split=split))
 
     def end_unit(self, output: int) -> None:
         self.last = self.units.pop()

@@ -192,7 +192,7 @@ class _Outline:
         for match in run.matches.values():
             if (steps := self.steps(match, operator)) or match.out not in matches:
                 matches[match.out] = steps
-        newest = [run.position - 1] if not run.join and run.position - 1 in run.asked else []
+        newest = [run.position - 1] if not run.join and run.position - 1 in run.selected else []
         numbers = [source for source, _ in run.sources] + newest
         fits = {source: matches[tensor] for source, tensor in run.sources if tensor in matches}
         return Gathered(numbers, run.gather.operator.word, fits)

@@ -435,7 +435,7 @@ def test_a_trace_has_what_positions_gather():
     assert run.output
     gathers = [gather for node in run.nodes for gather in (node.reads, node.shortcut) if gather] + [run.output]
     found = [
-        (gather.position, gather.join, gather.asked, [source for source, _ in gather.sources],
+        (gather.position, gather.join, gather.selected, [source for source, _ in gather.sources],
          None if gather.result is None else traced.shape(gather.result))
         for gather in gathers
     ]  # fmt: skip

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import contextlib
 
-from nas_agg.compiler.codegen.straight_line import flat
+from nas_agg.compiler.codegen.straight_line import write_operations
 from nas_agg.compiler.codegen.syntax.formatting import file
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
-from nas_agg.compiler.codegen.verification import holds
+from nas_agg.compiler.codegen.verification import matches_graph
 from nas_agg.compiler.codegen.writer import Writer
 from nas_agg.expansion.costs import cost
 from nas_agg.expansion.trace import Trace, trace
@@ -40,13 +40,13 @@ def emit(genotype: Genotype, title: str = "", about: str = "") -> str:
     traced = trace(genotype)
     costs = cost(genotype)
     with contextlib.suppress(Exception):  # what cannot be written so is written plainly
-        text = file(genotype, costs, title, about, structured(traced))
-        if holds(text, traced.graph):
+        text = file(genotype, costs, title, about, write_classes(traced))
+        if matches_graph(text, traced.graph):
             return text
-    return file(genotype, costs, title, about, flat(traced.graph))
+    return file(genotype, costs, title, about, write_operations(traced.graph))
 
 
-def structured(traced: Trace) -> list[str]:
+def write_classes(traced: Trace) -> list[str]:
     """The parts of a file with a class for each distinct unit and aggregate.
 
     Raises:

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from nas_agg.compiler.codegen.classes import Class, Classes, env
+from nas_agg.compiler.codegen.classes import Classes, EmittedClass, env
 from nas_agg.compiler.codegen.syntax.ir import is_simple, names, parse, show, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
 from nas_agg.expansion.trace import AggregateRun, StepRun
@@ -15,16 +15,16 @@ from nas_agg.expansion.trace import AggregateRun, StepRun
 class Frame(Protocol):
     """The unit that calls."""
 
-    made: Class
+    code: EmittedClass
     names: dict[str, str]
     used: set[str]
 
-    def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
+    def express(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
         """The text of an expression in its names."""
 
 
 class Calls:
-    """What the writers of classes share: all classes, and the calls of their constructors.
+    """The classes of a file and the calls of their constructors, shared by all who write classes.
 
     Args:
         classes: Of the network.
@@ -36,97 +36,97 @@ class Calls:
         order: The written classes, in the order in which they need one another.
     """
 
-    def __init__(self, classes: Classes, write: Callable[[Calls, Class], None]):
+    def __init__(self, classes: Classes, write: Callable[[Calls, EmittedClass], None]):
         self.classes, self.write = classes, write
         self.squeezes: set[tuple[str, str, bool]] = set()
-        self.slices = sum(map(classes.slices, classes.found.values())) > 1
-        self.order: list[Class] = []
+        self.slices = sum(map(classes.slices, classes.by_key.values())) > 1
+        self.order: list[EmittedClass] = []
 
-    def written(self, made: Class) -> Class:
+    def written(self, code: EmittedClass) -> EmittedClass:
         """A class, written when the first call of it is.
 
         Raises:
             NotExpressible: If it has no text, each time.
         """
-        if made.failed:
-            raise NotExpressible from made.failed
-        if not made.done:
-            made.done = True
+        if code.failed:
+            raise NotExpressible from code.failed
+        if not code.done:
+            code.done = True
             try:
-                self.write(self, made)
+                self.write(self, code)
             except NotExpressible as error:
-                made.failed = error
+                code.failed = error
                 raise
-            self.order.append(made)
-        return made
+            self.order.append(code)
+        return code
 
-    def written_for(self, runs: list[Any]) -> Class:
+    def written_for(self, runs: list[Any]) -> EmittedClass:
         """The written class of some uses.
 
         Raises:
             NotExpressible: If they are of several classes.
         """
-        made = self.classes.of[id(runs[0])]
-        if any(self.classes.of[id(run)] is not made for run in runs):
+        code = self.classes.of[id(runs[0])]
+        if any(self.classes.of[id(run)] is not code for run in runs):
             raise NotExpressible
-        return self.written(made)
+        return self.written(code)
 
-    def call(self, made: Class, channels: str, runs: list[Any], column: list[StepRun], frame: Frame) -> str:
+    def call(self, code: EmittedClass, channels: str, runs: list[Any], column: list[StepRun], frame: Frame) -> str:
         """The call of a constructor inside a unit."""
 
-        def said(name: str) -> str:
-            if name in made.fields:
-                return self.field(made, name, runs, frame)
+        def express(name: str) -> str:
+            if name in code.fields:
+                return self.field(code, name, runs, frame)
             values = [scope_of(run).get(name) for run in runs]
             if name in frame.names and values == [step.local.get(name) for step in column]:
                 frame.used.add(name)
                 return frame.names[name]
             return literal(values)
 
-        if made.state and frame.made.mode == "given":
-            frame.made.state = True
-        state = (", state" if frame.made.mode == "given" else ", in_") if made.state else ""
-        return self.arguments(made, channels + state, said)
+        if code.state and frame.code.mode == "given":
+            frame.code.state = True
+        state = (", state" if frame.code.mode == "given" else ", in_") if code.state else ""
+        return self.arguments(code, channels + state, express)
 
-    def field(self, made: Class, name: str, runs: list[AggregateRun], frame: Frame) -> str:
-        values, tree = made.fields[name]
-        found = [values(run) for run in runs]
-        if same(found):
-            return literal(found)
+    def field(self, code: EmittedClass, name: str, runs: list[AggregateRun], frame: Frame) -> str:
+        values, tree = code.fields[name]
+        result = [values(run) for run in runs]
+        if same(result):
+            return literal(result)
         trees = [tree(run) for run in runs]
         if any(one is None for one in trees) or not same([one[0] for one in trees]):
             raise NotExpressible
-        return frame.said(trees[0][2], [env(one[1]) for one in trees], frame.names)
+        return frame.express(trees[0][2], [env(one[1]) for one in trees], frame.names)
 
-    def arguments(self, made: Class, channels: str, said: Any) -> str:
+    def arguments(self, code: EmittedClass, channels: str, express: Any) -> str:
         parts, keyed = [channels], False
-        for name in made.args:
-            text = said(name)
-            if made.defaults.get(name) == text:
+        for name in code.args:
+            text = express(name)
+            if code.defaults.get(name) == text:
                 keyed = True
                 continue
-            parameter = self.parameter(made, name)
+            parameter = self.parameter(code, name)
             keyed = keyed or text[0].isdigit() or text[0] in "-["
             parts.append(f"{parameter}={text}" if keyed else text)
-        return f"{made.name}({', '.join(parts)})"
+        return f"{code.name}({', '.join(parts)})"
 
-    def out(self, made: Class, call: str, otherwise: str) -> str:
-        """The channels that a module puts out, in the names of its caller; or what else to call them."""
-        given = {self.parameter(made, name): text for name, text in made.defaults.items()}
-        given |= arguments(parse(call), self.parameters(made))
-        if made.out and is_simple(made.out) and set(names(made.out)) <= given.keys():
-            found = product(substitute(made.out, given))
-            if is_simple(found):
-                return found
+    def out(self, code: EmittedClass, call: str, otherwise: str) -> str:
+        """The channels that a module puts out, in the names of its caller; otherwise a given expression."""
+        given = {self.parameter(code, name): text for name, text in code.defaults.items()}
+        given |= arguments(parse(call), self.parameters(code))
+        if code.out and is_simple(code.out) and set(names(code.out)) <= given.keys():
+            result = product(substitute(code.out, given))
+            if is_simple(result):
+                return result
         if otherwise.endswith(".out"):
-            made.asked.add(otherwise)
+            code.asked.add(otherwise)
         return otherwise
 
-    def parameters(self, made: Class) -> list[str]:
-        return ["in_", *["state"] * made.state, *[self.parameter(made, name) for name in made.args]]
+    def parameters(self, code: EmittedClass) -> list[str]:
+        return ["in_", *["state"] * code.state, *[self.parameter(code, name) for name in code.args]]
 
-    def parameter(self, made: Class, name: str) -> str:
-        return name if name in made.fields else self.classes.text(name)
+    def parameter(self, code: EmittedClass, name: str) -> str:
+        return name if name in code.fields else self.classes.text(name)
 
 
 def scope_of(run: Any) -> Any:
@@ -143,7 +143,7 @@ def literal(values: list) -> str:
 
 
 def arguments(call: ast.expr, parameters: list[str]) -> dict[str, str]:
-    """Which parameter has which argument in a call."""
+    """The argument of each parameter in a call."""
     assert isinstance(call, ast.Call)
     given = dict(zip(parameters, map(show, call.args), strict=False))
     return given | {keyword.arg: show(keyword.value) for keyword in call.keywords if keyword.arg}

@@ -1,4 +1,4 @@
-"""Which classes a file has: one for each distinct unit and aggregate, with all its uses in the network."""
+"""The classes of a file: one for each distinct unit and aggregate, with all its uses in the network."""
 
 from __future__ import annotations
 
@@ -30,24 +30,26 @@ _TAKEN = frozenset([*_WORDS.split(), *_HELPERS, *dir(builtins)])
 
 
 @dataclass(eq=False)
-class Class:
-    """A class of the emitted file.
+class EmittedClass:
+    """A class of the emitted file, with all its uses.
 
     Attributes:
         runs: Its uses.
         sites: For each use the place in the text of its call.
-        args: The arguments of its constructor behind `in_`.
-        defaults: Values of some.
+        args: The arguments of its constructor behind `in_`; `defaults`: values of some.
+        fields: The arguments that are an aggregate's own: how to get the value, and the expression, of a use.
         out: The text of its output's channels, in its own names; None if it is nothing short.
         width: The same behind its constructor, however long.
-        asked: What callers call these channels where they have no names for them.
-        state: Whether the constructor takes the channels of the shortcut that is given.
-        gives: Whether the forward gives a raw form beside its output; `takes`: whether it takes one; `raw_at`: behind
-            which steps of a unit one is kept.
-        behind: The join and what follows it, where they are written at the calls of a unit; `ahead`: a join that a
-            unit begins with; `sliced`: whether its first slice is written there.
-        several: Whether a unit's shortcut comes as a list.
-        mode: How a shortcut joins: not at all, its own input, or one that is given to it.
+        asked: The expressions that callers use for these channels where they have no names for them.
+        mode: How a shortcut joins: `none`, `own` for the input of the unit, or `given` to the forward.
+        optional: Whether the shortcut is missing at some uses; `shortcut_is_list`: whether it comes as a list.
+        state: Whether the constructor takes the channels of the given shortcut.
+        leading_join: A join that a unit begins with, written at its calls; `trailing_join`: the join and what follows
+            it, written there.
+        sliced: Whether the slice that a unit begins with is written at its calls.
+        returns_pre_activation: Whether the forward returns a pre-activation beside its output;
+            `takes_pre_activation`: whether it takes one.
+        pre_activation_at: The steps of a unit behind which a pre-activation is kept.
     """
 
     part: Any
@@ -64,16 +66,16 @@ class Class:
     init: list[ast.stmt] = field(default_factory=list)
     forward: list[ast.stmt] = field(default_factory=list)
     forward_parameters: str = "x"
-    behind: list[Any] = field(default_factory=list)
-    ahead: list[Any] = field(default_factory=list)
+    trailing_join: list[Any] = field(default_factory=list)
+    leading_join: list[Any] = field(default_factory=list)
     sliced: bool = False
-    several: bool = False
+    shortcut_is_list: bool = False
     mode: str = "none"
     optional: bool = False
     state: bool = False
-    gives: bool = False
-    takes: bool = False
-    raw_at: set[int] = field(default_factory=set)
+    returns_pre_activation: bool = False
+    takes_pre_activation: bool = False
+    pre_activation_at: set[int] = field(default_factory=set)
     done: bool = False
     failed: NotExpressible | None = None
 
@@ -111,29 +113,29 @@ class Classes:
 
     def __init__(self, traced: Trace, taken: set[str]):
         self.traced = traced
-        self.found: dict[Any, Class] = {}
-        self.of: dict[int, Class] = {}
+        self.by_key: dict[Any, EmittedClass] = {}
+        self.of: dict[int, EmittedClass] = {}
         self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm", *_HELPERS}
         self.safe: dict[str, str] = {}
         self.live = live(traced)
         self.lost = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
         names = self._names(traced.root)
         self.counter = next(name for name in ("i", "j", "position", "index", "i_") if name not in names)
-        self.root = Class(traced.root.unit, "Network", [traced.root], [None])
+        self.root = EmittedClass(traced.root.unit, "Network", [traced.root], [None])
         self._steps(traced.root, self.root)
 
     def _names(self, run: UnitRun) -> set[str]:
-        found: set[str] = set(run.scope)
+        result: set[str] = set(run.scope)
         for step in run.steps:
             if isinstance(step.run, UnitRun):
-                found |= self._names(step.run)
+                result |= self._names(step.run)
             elif isinstance(step.run, AggregateRun):
                 for node in step.run.nodes:
-                    found |= self._names(node.unit) | set(node.scope)
-        return found - {"in", "c", "h", "l", "n"}
+                    result |= self._names(node.unit) | set(node.scope)
+        return result - {"in", "c", "h", "l", "n"}
 
     def text(self, name: str) -> str:
-        """What a name of the genotype is called in Python."""
+        """The Python name of a name of the genotype."""
         if name in ("l", "n", "_in"):
             return {"l": self.counter, "n": "nodes", "_in": "in_"}[name]
         if name not in self.safe:
@@ -153,59 +155,59 @@ class Classes:
 
     # ------------------------------------------------------------------ collecting
 
-    def _register(self, key: Any, part: Any, run: Any, site: Any, wanted: str) -> Class:
-        if key not in self.found:
-            self.found[key] = Class(part, self.free_name(wanted))
-        made = self.found[key]
-        made.runs.append(run)
-        made.sites.append(site)
-        self.of[id(run)] = made
-        return made
+    def _register(self, key: Any, part: Any, run: Any, site: Any, wanted: str) -> EmittedClass:
+        if key not in self.by_key:
+            self.by_key[key] = EmittedClass(part, self.free_name(wanted))
+        code = self.by_key[key]
+        code.runs.append(run)
+        code.sites.append(site)
+        self.of[id(run)] = code
+        return code
 
-    def _steps(self, run: UnitRun, around: Class) -> None:
+    def _steps(self, run: UnitRun, around: EmittedClass) -> None:
         labels = [step.label for step in run.steps]
         for index, step in enumerate(run.steps):
             site = (id(around), index)
             if isinstance(step.run, UnitRun):
                 if step.run.unit.takes_shortcut:
                     step.run.joined, step.run.nested = run.joined, True  # type: ignore[attr-defined]
-                    step.run.dealt = run.dealt
+                    step.run.split = run.split
                 self.unit(step.run, _base(step.label, labels), site)
             elif isinstance(step.run, AggregateRun):
                 self.aggregate(step.run, _base(step.label, labels), site)
 
-    def unit(self, run: UnitRun, role: str, site: Any) -> Class:
+    def unit(self, run: UnitRun, role: str, site: Any) -> EmittedClass:
         named = re.fullmatch(r"let\.(\w+)", run.unit.where)
         joins: Any = None
         if run.unit.takes_shortcut:
-            joins = "dealt" if run.dealt else self.context(run)
+            joins = "dealt" if run.split else self.context(run)
         nested = getattr(run, "nested", False)
-        made = self._register(
+        code = self._register(
             ("unit", signature(run.unit), joins, nested), run.unit, run, site, named.group(1) if named else role
         )
-        self._steps(run, made)
-        return made
+        self._steps(run, code)
+        return code
 
     def context(self, run: UnitRun) -> Any:
-        """What joins mean to a unit: sums are alike, whatever is done to the sources before."""
+        """The meaning of joins to a unit: sums are alike, whatever is done to the sources before."""
         if run.joined is None:
             return "none"
         how = run.joined.gather.operator_type
         return "sum" if issubclass(how, Sum) else signature(run.joined.gather.operator)
 
-    def aggregate(self, run: AggregateRun, role: str, site: Any) -> Class:
-        made = self._register(("aggregate", signature(run.aggregate), run.dealt), run.aggregate, run, site, role)
+    def aggregate(self, run: AggregateRun, role: str, site: Any) -> EmittedClass:
+        code = self._register(("aggregate", signature(run.aggregate), run.split), run.aggregate, run, site, role)
         for node in run.nodes:
-            inside = (id(made), node.l if run.aggregate.unit_per_node else 0)
-            if node.unit.unit.takes_shortcut and node.shortcut is None and not node.unit.dealt:
+            inside = (id(code), node.l if run.aggregate.unit_per_node else 0)
+            if node.unit.unit.takes_shortcut and node.shortcut is None and not node.unit.split:
                 raise NotExpressible  # a shortcut that is not there for an aggregate inside
-            self.unit(node.unit, f"{made.name}Unit", inside)
+            self.unit(node.unit, f"{code.name}Unit", inside)
             for gather in (node.reads, node.shortcut):
-                self._matches(gather, made, inside)
-        self._matches(run.output, made, (id(made), "output"))
-        return made
+                self._matches(gather, code, inside)
+        self._matches(run.output, code, (id(code), "output"))
+        return code
 
-    def _matches(self, gather: GatherRun | None, around: Class, site: Any) -> None:
+    def _matches(self, gather: GatherRun | None, around: EmittedClass, site: Any) -> None:
         for run in gather.matches.values() if gather else ():
             self.unit(run, f"{around.name}Match", site)
         for run in gather.eaches.values() if gather else ():
@@ -216,15 +218,15 @@ class Classes:
     def stateful(self, step: StepRun) -> bool:
         return any(self.traced.tape.ops[i].stateful for i in step.ops)
 
-    def slices(self, made: Class) -> bool:
-        """Whether a unit with weights slices by itself, and not in a class inside."""
+    def slices(self, code: EmittedClass) -> bool:
+        """True if a unit with weights slices by itself, and not in a class inside."""
 
         def sliced(run: UnitRun) -> bool:
             inside = [step.run for step in run.steps if isinstance(step.run, UnitRun) and not self.stateful(step)]
             words = [step.step for step in run.steps if isinstance(step.step, ResolvedWord)]
             return any(word.kind is SliceLayer for word in words) or any(map(sliced, inside))
 
-        units = [run for run in made.runs if isinstance(run, UnitRun)]
+        units = [run for run in code.runs if isinstance(run, UnitRun)]
         return any(sliced(run) and any(map(self.stateful, run.steps)) for run in units)
 
     def channels(self, tensor: int) -> int:
@@ -233,25 +235,25 @@ class Classes:
 
 def _base(label: str, labels: list[str]) -> str:
     """A label without the number that tells it from others of its name."""
-    found = re.fullmatch(r"(\w*?[A-Za-z_])(\d+)", label)
-    if found and f"{found.group(1)}1" in labels and f"{found.group(1)}2" in labels:
-        return found.group(1)
+    result = re.fullmatch(r"(\w*?[A-Za-z_])(\d+)", label)
+    if result and f"{result.group(1)}1" in labels and f"{result.group(1)}2" in labels:
+        return result.group(1)
     return label.rstrip("_") or label
 
 
 def live(traced: Trace) -> set[int]:
     """The tensors that lead to the output, and what is but put together from them and was taken apart again."""
     tape = traced.tape
-    found, todo = set(), [traced.root.out]
+    result, todo = set(), [traced.root.out]
     while todo:
         tensor = todo.pop()
-        if tensor not in found:
-            found.add(tensor)
+        if tensor not in result:
+            result.add(tensor)
             todo.extend(tape.inputs[tensor])
     for i, op in enumerate(tape.ops):
-        if isinstance(op, (Cat, Slice)) and not found.isdisjoint(tape.inputs[i]):
-            found.add(i)
-    return found
+        if isinstance(op, (Cat, Slice)) and not result.isdisjoint(tape.inputs[i]):
+            result.add(i)
+    return result
 
 
 def env(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,7 +262,7 @@ def env(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_chain(run: AggregateRun) -> bool:
-    """Whether each node reads the one before, and the last leaves."""
+    """True if each node reads the previous one, and the last is the output."""
     if any(node.reads.result != run.features[node.l - 1] for node in run.nodes):
         return False
     assert run.output is not None
@@ -272,19 +274,19 @@ def slicing(classes: Classes) -> None:
     """Marks the units that begin so at all their uses, each a branch or a node that is written by itself."""
     listed = {
         id(node.unit)
-        for made in classes.found.values()
-        if isinstance(made.part, Aggregate) and made.part.unit_per_node and not any(map(is_chain, made.runs))
-        for run in made.runs
+        for code in classes.by_key.values()
+        if isinstance(code.part, Aggregate) and code.part.unit_per_node and not any(map(is_chain, code.runs))
+        for run in code.runs
         for node in run.nodes
     }
-    for made in classes.found.values():
-        if isinstance(made.part, Unit) and not (made.gives or made.takes):
-            here = all(id(run) in listed and leading(run) is not None for run in made.runs)
-            made.sliced = here and all(run.joined is None or not _whole(run) for run in made.runs)
+    for code in classes.by_key.values():
+        if isinstance(code.part, Unit) and not (code.returns_pre_activation or code.takes_pre_activation):
+            here = all(id(run) in listed and leading(run) is not None for run in code.runs)
+            code.sliced = here and all(run.joined is None or not _whole(run) for run in code.runs)
 
 
 def _whole(run: UnitRun) -> bool:
-    """Whether a unit joins its own input, of which a slice alone would be there."""
+    """True if a unit joins its own input, of which only a slice would be passed."""
     assert run.joined is not None
     return [tensor for _, tensor in run.joined.sources] == [run.x]
 
@@ -306,27 +308,27 @@ def merge(classes: Classes) -> None:
     Args:
         classes: Of a network; the first of those that are alike takes the uses of the others.
     """
-    first: dict[Any, Class] = {}
-    for key, made in list(classes.found.items()):
-        alike = likeness(made)
+    first: dict[Any, EmittedClass] = {}
+    for key, code in list(classes.by_key.items()):
+        alike = likeness(code)
         if alike is None:
             continue
-        kept = first.setdefault((alike, key[-1]), made)
-        if kept is made:
+        kept = first.setdefault((alike, key[-1]), code)
+        if kept is code:
             continue
-        del classes.found[key]
-        kept.runs += made.runs
-        kept.sites += made.sites
-        kept.gives = kept.gives or made.gives
-        classes.of |= {id(run): kept for run in made.runs}
-        for other in classes.found.values():
-            other.sites = [(id(kept), *site[1:]) if site and site[0] == id(made) else site for site in other.sites]
+        del classes.by_key[key]
+        kept.runs += code.runs
+        kept.sites += code.sites
+        kept.returns_pre_activation = kept.returns_pre_activation or code.returns_pre_activation
+        classes.of |= {id(run): kept for run in code.runs}
+        for other in classes.by_key.values():
+            other.sites = [(id(kept), *site[1:]) if site and site[0] == id(code) else site for site in other.sites]
 
 
-def likeness(made: Class) -> Any:
-    """What classes that are one have in common, or None."""
-    part = made.part
-    if not isinstance(part, Aggregate) or part.unit_per_node or made.takes:
+def likeness(code: EmittedClass) -> Any:
+    """The key that mergeable classes share, or None."""
+    part = code.part
+    if not isinstance(part, Aggregate) or part.unit_per_node or code.takes_pre_activation:
         return None
     output = part.output or part.reads
     plain = output.norm == "none" and not (output.weight or output.raw or output.match or output.each)

@@ -1,4 +1,4 @@
-"""What is to be known of the gathers of one kind, at all uses of an aggregate."""
+"""Facts about the gathers of one role at all uses of an aggregate, and the expressions that select their features."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nas_agg.language.resolved import NUM_SOURCES, Gather
 
 
 def stateful(gather: Gather) -> bool:
-    """Whether sources are changed before they are joined, but for what makes them fit."""
+    """True if sources are normed, weighted, gated or passed through `each` before they are joined."""
     return bool(gather.each) or gather.norm != "none" or gather.weight or gather.operator_type is Gated
 
 
 class Start(NamedTuple):
-    """How the weights of one gather start: the value, and the names that it was worked out from."""
+    """The initial value of the weights of one gather, and the names that it was computed from."""
 
     value: Any
     names: dict[str, Any]
 
     @property
     def plain(self) -> bool:
-        """Whether it is one over the number of sources."""
+        """True if it is one over the number of sources."""
         return self.value == Fraction(1, self.names[NUM_SOURCES])
 
     @property
@@ -39,28 +39,28 @@ class Start(NamedTuple):
 
 def starts_of(gathers: list[GatherRun]) -> list[Start]:
     """The starts of the weights of those gathers that have some."""
-    found = []
+    result = []
     for one in gathers:
         if one.gather.start and one.sources:
             names = {**one.scope, NUM_SOURCES: len(one.sources)}
-            found.append(Start(one.gather.start.value(names), names))
-    return found
+            result.append(Start(one.gather.start.value(names), names))
+    return result
 
 
 class Role:
-    """What is to be known of the reads, the shortcuts or the output of an aggregate at all its uses.
+    """Facts about the reads, the shortcuts or the output of an aggregate at all its uses.
 
     Attributes:
         name: The role.
-        found: For each use the gathers that found anything.
+        rows: For each use the gathers that found anything.
         kind: `newest` or `input` where that feature alone is taken as it is, else `pattern`.
         matched: Whether any source goes through `match`.
         apart: Whether its sources are a list of their own beside the features.
     """
 
-    def __init__(self, name: str, runs: list[AggregateRun], found: list[list[GatherRun]]):
-        self.name, self.runs, self.found = name, runs, found
-        flat = [(run, one) for run, row in zip(runs, found, strict=True) for one in row]
+    def __init__(self, name: str, runs: list[AggregateRun], rows: list[list[GatherRun]]):
+        self.name, self.runs, self.rows = name, runs, rows
+        flat = [(run, one) for run, row in zip(runs, rows, strict=True) for one in row]
         self.all = [one for _, one in flat]
         self.gather: Gather | None = self.all[0].gather if self.all else None
         if self.gather and self.gather.each:
@@ -83,14 +83,14 @@ class Role:
             raise NotExpressible
         self.raw = any(tensor != run.features[s] for run, one in flat for s, tensor in one.sources) and not self.matched
         if self.raw and self.gather.raw:
-            if self.name != "shortcut" or any(len(one.sources) < len(one.asked) for one in self.all):
+            if self.name != "shortcut" or any(len(one.sources) < len(one.selected) for one in self.all):
                 raise NotExpressible
             return
         state: dict[int, list[int]] = {}
         for run, one in flat:
             tensors = state.setdefault(id(run), list(run.features))
-            newest = self.name != "shortcut" and one.position - 1 in one.asked
-            if len(one.sources) + newest != len(one.asked):
+            newest = self.name != "shortcut" and one.position - 1 in one.selected
+            if len(one.sources) + newest != len(one.selected):
                 raise NotExpressible  # a source was left out
             for source, tensor in one.sources:
                 if source in one.matches or tensor == run.features[source]:
@@ -120,13 +120,13 @@ def modules(parts: Mapping[Any, Any]) -> str:
 
 
 class Loop:
-    """What loops over the nodes of an aggregate have in common: the features that gathers select, and their weights.
+    """Base of the loops over nodes: the features that gathers select, and their weights.
 
     Args:
         text: The names of the aggregate's class.
 
     Attributes:
-        several: Whether the units take their shortcut as a list.
+        shortcut_is_list: Whether the units take their shortcut as a list.
         init: The lines of the constructor.
     """
 
@@ -134,23 +134,23 @@ class Loop:
     output: Role
 
     def __init__(self, text: Schedules):
-        self.text, self.made, self.classes, self.runs = text, text.made, text.classes, text.runs
+        self.text, self.code, self.classes, self.runs = text, text.code, text.classes, text.runs
         self.counter = self.classes.counter
         self.init: list[str] = []
-        self.several = False
+        self.shortcut_is_list = False
 
     def values(self, role: Role, word: str) -> Any:
         """A number of a pattern or an operator that is the same everywhere."""
-        found = []
-        for run, row in zip(self.runs, role.found, strict=True):
+        result = []
+        for run, row in zip(self.runs, role.rows, strict=True):
             for one in row:
                 node = run.nodes[min(one.position, run.n) - 1] if run.n else None
                 scope = node.scope if node else run.outer
                 assert role.gather is not None
-                found.append(role.gather.pattern.values(scope)[word])
-        if not same(found):
+                result.append(role.gather.pattern.values(scope)[word])
+        if not same(result):
             raise NotExpressible
-        return found[0]
+        return result[0]
 
     def selected(self, role: Role, of: str, newest: bool = True) -> str:
         """The sources among a list of features, or of their widths."""
@@ -158,7 +158,10 @@ class Loop:
         word = role.gather.pattern.word
         end = "" if newest else "-1"
         if role.name == "output" and len({one.gather.pattern.word for one in role.all}) > 1:
-            self.made.fields["first"] = (lambda run: int(run.output.gather.pattern.word == "nodes"), lambda run: None)
+            self.code.fields["first"] = (
+                lambda run: int(run.output.gather.pattern.word == "nodes"),
+                lambda run: None,
+            )
             if "self.first = first" not in self.init:
                 self.init.append("self.first = first")
             return "widths[first:]" if of == "widths" else f"{of}[self.first :]"
@@ -176,8 +179,8 @@ class Loop:
             m = self.values(role, "micro-dense")
             return f"{of}[(len({of}) - 1) // {m} * {m} :{' -1' if end else ''}]"
         if word == "exponential":
-            found = f"spaced({of}, {self.values(role, 'exponential')})"
-            return f"{found}[:-1]" if end else found
+            result = f"spaced({of}, {self.values(role, 'exponential')})"
+            return f"{result}[:-1]" if end else result
         raise NotExpressible
 
     def entering(self, role: Role) -> str:
@@ -189,17 +192,17 @@ class Loop:
             return "in_"
         word = role.word
         if word == "concat":
-            self.check_width(role, lambda widths, one: sum(widths[k] for k in one.asked))
+            self.check_width(role, lambda widths, one: sum(widths[k] for k in one.selected))
             return f"sum({self.selected(role, 'widths')})"
         if word == "mixed":
             raise NotExpressible
-        self.check_width(role, lambda widths, one: widths[one.asked[-1]])
-        if all(one.asked[-1] == one.position - 1 for one in role.all):
+        self.check_width(role, lambda widths, one: widths[one.selected[-1]])
+        if all(one.selected[-1] == one.position - 1 for one in role.all):
             return "widths[-1]"
         return f"{self.selected(role, 'widths')}[-1]"
 
     def check_width(self, role: Role, width: Any) -> None:
-        for run, row in zip(self.runs, role.found, strict=True):
+        for run, row in zip(self.runs, role.rows, strict=True):
             widths = [self.classes.channels(tensor) for tensor in run.features]
             for one in row:
                 assert one.result is not None
@@ -207,8 +210,8 @@ class Loop:
                     raise NotExpressible
 
     def joined(self, role: Role, tensors: str) -> str:
-        """What the sources become."""
-        if role.name == "shortcut" and self.several:
+        """The joined sources."""
+        if role.name == "shortcut" and self.shortcut_is_list:
             return tensors
         counts = {len(one.sources) + (one.main is not None and role.name != "shortcut") for one in role.all}
         if counts == {1}:
@@ -236,11 +239,11 @@ class Loop:
             number = f"max(1, {number})"
         names = {NUM_SOURCES: number} if role.name == "output" else {NUM_SOURCES: number, "l": self.counter}
         assert role.gather is not None and role.gather.start is not None
-        found = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
-        return f"weights_from({found.text}, {widths})"
+        result = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
+        return f"weights_from({result.text}, {widths})"
 
     def late(self) -> bool:
-        """Whether a feature's norm waits until the feature is no longer the newest."""
+        """True if a feature is normed only once it is no longer the newest."""
         role = self.reads
         return role.prepared and role.gather is not None and role.gather.pattern.word == "dense"
 
@@ -277,7 +280,7 @@ class Loop:
         if role.gather.norm == "none":
             return "X"
         groups = []
-        for run, row in zip(self.runs, role.found, strict=True):
+        for run, row in zip(self.runs, role.rows, strict=True):
             for one in row:
                 groups += [self.classes.channels(tensor) for _, tensor in one.sources]
             del run
@@ -288,8 +291,8 @@ class Loop:
             return "torch.group_norm(X, 1)"
         if word == "in":
             return "torch.group_norm(X, X.shape[1])"
-        found = [math.gcd(32, c) for c in groups]
-        return f"torch.group_norm(X, {found[0]})" if same(found) else "torch.group_norm(X, math.gcd(32, X.shape[1]))"
+        result = [math.gcd(32, c) for c in groups]
+        return f"torch.group_norm(X, {result[0]})" if same(result) else "torch.group_norm(X, math.gcd(32, X.shape[1]))"
 
 
 def _only(tensors: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
-from nas_agg.compiler.codegen.classes import Class, env
+from nas_agg.compiler.codegen.classes import EmittedClass, env
 from nas_agg.compiler.codegen.gather_facts import stateful
 from nas_agg.compiler.codegen.layers import Item
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
@@ -26,28 +26,28 @@ class UnitBody:
         items: What the forward does.
     """
 
-    def __init__(self, calls: Calls, made: Class):
-        self.calls, self.made, self.classes = calls, made, calls.classes
-        self.runs: list[UnitRun] = made.runs
-        self.root = made is calls.classes.root
-        self.names = {} if self.root else self.free(made.part.free_names)
+    def __init__(self, calls: Calls, code: EmittedClass):
+        self.calls, self.code, self.classes = calls, code, calls.classes
+        self.runs: list[UnitRun] = code.runs
+        self.root = code is calls.classes.root
+        self.names = {} if self.root else self.free(code.part.free_names)
         self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
         self.used: set[str] = set()
         self.items: list[Item] = []
-        self.attributes = {label for label, _ in made.part.steps}
+        self.attributes = {label for label, _ in code.part.steps}
         self.present: list[bool] = []
 
     def free(self, names: tuple[str, ...]) -> dict[str, str]:
         """The names that are arguments; those of one value are numbers, but for the width."""
-        found = {}
+        result = {}
         for name in names:
             values = [run.scope.get(name) for run in self.runs]
             if None not in values and (name == "w" or not same(values)):
-                found[name] = self.classes.text(name)
-        return found
+                result[name] = self.classes.text(name)
+        return result
 
     def state(self) -> tuple[str, set[str]]:
-        """What an attempt to write something may change."""
+        """The state that an attempt to write something may change."""
         return self.channels, set(self.used)
 
     def restore(self, state: tuple[str, set[str]]) -> None:
@@ -61,26 +61,26 @@ class UnitBody:
         self.attributes.add(wanted)
         return wanted
 
-    def said(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
+    def express(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
         """The text of an expression in the names of the constructor."""
         known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
-        if self.made.sliced:
+        if self.code.sliced:
             del known["_in"]
-        found = Simplified(tree, uses, known)
-        self.used |= found.used - {"_in", "c"}
-        return found.text
+        result = Simplified(tree, uses, known)
+        self.used |= result.used - {"_in", "c"}
+        return result.text
 
     def kept(self) -> set[str]:
-        """The steps whose raw form is kept."""
-        return {label for k, (label, _) in enumerate(self.made.part.steps) if k in self.made.raw_at}
+        """The steps whose pre-activation is kept."""
+        return {label for k, (label, _) in enumerate(self.code.part.steps) if k in self.code.pre_activation_at}
 
     def mode(self) -> str:
-        """How the shortcut joins; and whether it joins at every use."""
-        made = self.made
-        if not made.part.takes_shortcut:
+        """The mode in which the shortcut joins; also sets `optional`."""
+        code = self.code
+        if not code.part.takes_shortcut:
             return "none"
-        if self.runs[0].dealt or all(run.joined is None for run in self.runs):
-            if not self.runs[0].dealt:
+        if self.runs[0].split or all(run.joined is None for run in self.runs):
+            if not self.runs[0].split:
                 raise NotExpressible
             return "given"
         if any(run.joined is None for run in self.runs):
@@ -88,26 +88,26 @@ class UnitBody:
         self.present = [bool(run.joined.sources) for run in self.runs]  # type: ignore[union-attr]
         if not any(self.present):
             return "none"
-        made.optional = not all(self.present)
+        code.optional = not all(self.present)
         if getattr(self.runs[0], "nested", False):
             return "given"
         for run in self.runs:
-            found = run.joined
-            assert found is not None
-            if found.sources and (stateful(found.gather) or [tensor for _, tensor in found.sources] != [run.x]):
+            result = run.joined
+            assert result is not None
+            if result.sources and (stateful(result.gather) or [tensor for _, tensor in result.sources] != [run.x]):
                 return "given"
         return "own"
 
     def join(self, column: list[StepRun]) -> None:
-        made = self.made
-        if made.mode == "none":
+        code = self.code
+        if code.mode == "none":
             return
-        given = "x" if made.mode == "own" else "shortcut"
-        if self.runs[0].dealt:
+        given = "x" if code.mode == "own" else "shortcut"
+        if self.runs[0].split:
             self.items.append(Item(f"{given} + X"))
             return
-        found = next(run.joined for run in self.runs if run.joined and run.joined.sources)
-        word = found.gather.operator.word
+        result = next(run.joined for run in self.runs if run.joined and run.joined.sources)
+        word = result.gather.operator.word
         if word == "concat":
             call = f"torch.cat([{given}, X], 1)"
             self.channels = self.width_of_join(column)
@@ -115,7 +115,7 @@ class UnitBody:
             counts = [len(run.joined.sources) for run in self.runs if run.joined and run.joined.sources]
             call = f"({given} + X) / {counts[0] + 1}"
             if not same(counts):  # the shortcut comes as a list
-                call, made.several = f"mean([*{given}, X])", True
+                call, code.shortcut_is_list = f"mean([*{given}, X])", True
         elif word == "mixed":
             number = self.mixed(column)
             call = f"{number[0]}({given}, X, {number[1]})"
@@ -127,10 +127,10 @@ class UnitBody:
             self.widen(column)
         else:
             call = f"{given} + X"
-        if not made.optional:
+        if not code.optional:
             self.items.append(Item(call))
             return
-        if made.mode == "given":
+        if code.mode == "given":
             self.items.append(Item(call, test="shortcut is not None"))
             return
         self.items.append(Item(call, ("!residual", self.condition(column)), test="self.residual"))
@@ -140,7 +140,7 @@ class UnitBody:
         out = [self.classes.channels(step.out) for step in column]
         if out == [step.local["c"] for step in column]:
             return
-        if self.made.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
+        if self.code.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
             raise NotExpressible
         self.channels = self.entering
 
@@ -160,27 +160,27 @@ class UnitBody:
         raise NotExpressible
 
     def mixed(self, column: list[StepRun]) -> tuple[str, str]:
-        found = [run.joined for run in self.runs if run.joined and run.joined.sources]
-        numbers = [one.values["mixed"] for one in found]
-        if len(found) < len(self.runs):
+        result = [run.joined for run in self.runs if run.joined and run.joined.sources]
+        numbers = [one.values["mixed"] for one in result]
+        if len(result) < len(self.runs):
             raise NotExpressible
-        function = "mixed" if found[0].values["onto"] == "front" else "mixed_back"
+        function = "mixed" if result[0].values["onto"] == "front" else "mixed_back"
         if same(numbers):
             return function, str(numbers[0])
-        tree = dict(found[0].gather.operator.numbers)["mixed"].expression.tree()
-        text = self.said(tree, [env(run.scope) for run in self.runs], self.names)
+        tree = dict(result[0].gather.operator.numbers)["mixed"].expression.tree()
+        text = self.express(tree, [env(run.scope) for run in self.runs], self.names)
         self.items.append(Item("", (f"!{(name := self.attribute('summed'))}", text)))
         return function, f"self.{name}"
 
     def width_of_join(self, column: list[StepRun]) -> str:
         """The channels behind a join that appends some: those of the shortcut and some more."""
         widths = [self.classes.channels(step.out) for step in column]
-        if self.made.optional:
+        if self.code.optional:
             raise NotExpressible
         given = [sum(self.classes.channels(t) for _, t in run.joined.sources) for run in self.runs if run.joined]
         more = [a - b for a, b in zip(widths, given, strict=True)]
-        state = "in_" if self.made.mode == "own" else "state"
-        self.made.state = state == "state"
+        state = "in_" if self.code.mode == "own" else "state"
+        self.code.state = state == "state"
         if more == [step.local["c"] for step in column]:
             return f"{state} + {self.channels}"
         if same(more):

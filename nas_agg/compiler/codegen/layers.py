@@ -21,7 +21,7 @@ class Item(NamedTuple):
         module: The text of a module that does it, and the attribute it is; or None.
         heavy: How much of a line of a forward it is; a line has at most 3.
         test: A condition without which it does nothing.
-        pair: What the second value is called, where it gives two.
+        pair: The name of the second value, where it returns two.
     """
 
     call: str
@@ -31,7 +31,7 @@ class Item(NamedTuple):
     pair: str = ""
 
 
-class Made(NamedTuple):
+class LayerForm(NamedTuple):
     """A layer: its item and the text of its output's channels, or None where they stay."""
 
     item: Item
@@ -39,18 +39,18 @@ class Made(NamedTuple):
 
 
 def joined(behind: Iterable[Item], x: str, shortcut: str) -> str:
-    """What the join that ends a unit, and what follows it, make of what is ahead of the join; there may be none."""
+    """Apply the join that ends a unit, and what follows it; the shortcut may be missing."""
     for item in behind:
         if item.module or shortcut:
             x = substitute(item.call, {"X": x, **({"shortcut": shortcut} if shortcut else {})})
     return x
 
 
-def unit_call(made: Any, place: str, x: str, shortcut: str) -> str:
+def unit_call(code: Any, place: str, x: str, shortcut: str) -> str:
     """The call of a unit, with those of its joins that are written there."""
-    if not made.ahead and not made.behind and shortcut:
+    if not code.leading_join and not code.trailing_join and shortcut:
         return f"{place}({x}, {shortcut})"
-    return joined(made.behind, f"{place}({joined(made.ahead, x, shortcut)})", shortcut)
+    return joined(code.trailing_join, f"{place}({joined(code.leading_join, x, shortcut)})", shortcut)
 
 
 _MODULES = {
@@ -67,7 +67,7 @@ _MODULES = {
 
 
 class File(Protocol):
-    """What layers know of the whole file: the kinds of squeeze-and-excitation, and whether slices are modules."""
+    """Properties of the whole file: the kinds of squeeze-and-excitation, and whether slices are modules."""
 
     squeezes: set[tuple[str, str, bool]]
     slices: bool
@@ -100,10 +100,10 @@ class Uses:
         self.ops, self.last, self.file = ops, last, file
         self.word = runs[0].step.word
         self.values: list[dict[str, Any]] = [run.step.values(run.local) for run in runs]
-        self.done = [bool(found) for found in ops]  # where it does anything
+        self.done = [bool(result) for result in ops]  # where it does anything
         self.own = f"self.{label}"
 
-    def made(self) -> Made | None:
+    def form(self) -> LayerForm | None:
         """The layer, or None if it does nothing.
 
         Raises:
@@ -113,19 +113,19 @@ class Uses:
             return None
         return _LAYERS[self.runs[0].step.kind](self)
 
-    def module(self, text: str, call: str = "", out: str | None = None, heavy: int = 0) -> Made:
-        return Made(Item(call or f"{self.own}(X)", (self.label, text), heavy), out)
+    def module(self, text: str, call: str = "", out: str | None = None, heavy: int = 0) -> LayerForm:
+        return LayerForm(Item(call or f"{self.own}(X)", (self.label, text), heavy), out)
 
-    def parameter(self, text: str, call: str, out: str | None = None, heavy: int = 0) -> Made:
+    def parameter(self, text: str, call: str, out: str | None = None, heavy: int = 0) -> LayerForm:
         """A layer that is no module which a sequence could have."""
-        return Made(Item(call, (f"!{self.label}", text), heavy), out)
+        return LayerForm(Item(call, (f"!{self.label}", text), heavy), out)
 
-    def where(self, text: str, test: str) -> Made:
+    def where(self, text: str, test: str) -> LayerForm:
         """A module that is there where a test holds."""
         return self.module(text if all(self.done) else f"{text} if {test} else nn.Identity()")
 
     def padding(self, kernel: str, size: str) -> str:
-        """The padding: said, or what keeps a map's size at stride 1, half of what the kernel is more than 1."""
+        """The specified padding, or `(kernel - 1) // 2`, which keeps the size of a map at stride 1."""
         values = self.values
         paddings = [(v[size] - 1) // 2 if v["padding"] is None else v["padding"] for v in values]
         if same(paddings):
@@ -141,24 +141,24 @@ class Uses:
 
     # ------------------------------------------------------------------ kinds
 
-    def norm(self) -> Made:
+    def norm(self) -> LayerForm:
         if self.word == "bn":
             return self.module(f"nn.BatchNorm2d({self.channels})")
-        found: list[Norm] = [op[0] for op in self.ops]
-        single = [op.groups == op.channels for op in found]
+        result: list[Norm] = [op[0] for op in self.ops]
+        single = [op.groups == op.channels for op in result]
         tiny = any(one and run.local["h"] == 1 for one, run in zip(single, self.runs, strict=True))
         if all(single):
             groups = self.channels
-        elif same([op.groups for op in found]):
-            groups = str(found[0].groups)
+        elif same([op.groups for op in result]):
+            groups = str(result[0].groups)
         else:
             groups = f"math.gcd({self.say('gn') if self.word == 'gn' else 1}, {self.channels})"
         return self.module(f"{'InstanceNorm' if tiny else 'nn.GroupNorm'}({groups}, {self.channels})")
 
-    def activation(self) -> Made:
+    def activation(self) -> LayerForm:
         return self.module(_MODULES[self.word], f"F.{ACTIVATIONS[self.word][0]}(X)")
 
-    def conv(self) -> Made:
+    def conv(self) -> LayerForm:
         kernel, out = self.say("conv"), self.say("out")
         padding = self.padding(kernel, "conv")
         options = {"stride": self.say("stride"), "padding": padding, "groups": self.say("groups")}
@@ -167,7 +167,7 @@ class Uses:
         parts += [] if self.values[0]["bias"] else ["bias=False"]
         return self.module(f"nn.Conv2d({', '.join(parts)})", out=out, heavy=2)
 
-    def pool(self) -> Made:
+    def pool(self) -> LayerForm:
         word, values = self.word, self.values
         kernel = self.say(word)
         sizes = [v[word] for v in values]
@@ -181,22 +181,22 @@ class Uses:
         if all(self.done):
             fixed = all(part.isdigit() for part in (kernel, stride, padding))
             return self.module(f"nn.{name}({text})", f"F.{function}(X, {text})" if fixed else "")
-        for said, numbers in ((kernel, sizes), (stride, strides)):
-            if [number > 1 for number in numbers] == self.done and not said.isdigit():
-                return self.where(f"nn.{name}({text})", substitute("_n > 1", {"_n": said}))
+        for express, numbers in ((kernel, sizes), (stride, strides)):
+            if [number > 1 for number in numbers] == self.done and not express.isdigit():
+                return self.where(f"nn.{name}({text})", substitute("_n > 1", {"_n": express}))
         raise NotExpressible
 
-    def global_pool(self) -> Made:
+    def global_pool(self) -> LayerForm:
         word, kind = self.word, "Avg" if self.word == "gap" else "Max"
         size = self.say(word)
         call = f"F.adaptive_{kind.lower()}_pool2d(X, {size})" if size.isdigit() else ""
         return self.module(f"nn.Adaptive{kind}Pool2d({size})", call)
 
-    def channel_pool(self) -> Made:
+    def channel_pool(self) -> LayerForm:
         name, function = ("ChannelMean", "mean") if self.word == "channel-mean" else ("ChannelMax", "amax")
         return self.module(f"{name}()", f"X.{function}(1, keepdim=True)", "1")
 
-    def linear(self) -> Made:
+    def linear(self) -> LayerForm:
         features = [op[0].features for op in self.ops]
         if features == [run.local["c"] for run in self.runs]:
             entering = self.channels
@@ -207,30 +207,30 @@ class Uses:
         out, end = self.say("linear"), "" if self.last else "[:, :, None, None]"
         return self.parameter(f"nn.Linear({entering}, {out})", f"{self.own}(X.flatten(1)){end}", out, 2)
 
-    def squeeze(self) -> Made:
+    def squeeze(self) -> LayerForm:
         act, gate = (f"F.{ACTIVATIONS[self.values[0][field]][0]}" for field in ("act", "gate"))
         self.file.squeezes.add((act, gate, any(not value["se"] for value in self.values)))
         return self.module(f"SE({self.channels}, {self.say('se')}, act={act}, gate={gate})")
 
-    def scale(self) -> Made:
+    def scale(self) -> LayerForm:
         return self.parameter(f"nn.Parameter(torch.ones({self.channels}, 1, 1))", f"X * {self.own}")
 
-    def dropout(self) -> Made:
+    def dropout(self) -> LayerForm:
         rate, name = self.say("dropout"), "Dropout2d" if self.values[0]["channels"] else "Dropout"
         if all(self.done) and rate[0].isdigit():
             return self.module(f"nn.{name}({rate})", f"F.{name.lower()}(X, {rate}, self.training)")
         return self.where(f"nn.{name}({rate})", f"{rate} > 0")
 
-    def drop_path(self) -> Made:
+    def drop_path(self) -> LayerForm:
         rate = self.say("drop-path")
         return self.where(f"DropPath({rate})", f"{rate} > 0")
 
-    def times(self) -> Made:
+    def times(self) -> LayerForm:
         factor = self.say("times")
         fixed = isinstance(parse(factor), ast.Constant) and all(self.done)
         return self.module(f"Times({factor})", f"X * {factor}" if fixed else "")
 
-    def slice(self) -> Made:
+    def slice(self) -> LayerForm:
         first, width = self.say("from"), self.say("slice")
         text = f"Slice({first}, {width})"
         if first.isdigit() and width.isdigit():
@@ -242,15 +242,15 @@ class Uses:
         until = "None" if ends == [run.local["c"] for run in self.runs] else f"{first} + {width}"
         return self.parameter(f"slice({first}, {until})", f"X[:, {self.own}]", width)
 
-    def pad(self) -> Made:
+    def pad(self) -> LayerForm:
         text = self.say("pad")
         return self.module(f"Pad({text})", out=text)
 
-    def shuffle(self) -> Made:
+    def shuffle(self) -> LayerForm:
         return self.module(f"Shuffle({self.say('shuffle')})")
 
 
-_LAYERS: dict[type, Callable[[Uses], Made]] = {
+_LAYERS: dict[type, Callable[[Uses], LayerForm]] = {
     layers.NormLayer: Uses.norm,
     layers.GroupNorm: Uses.norm,
     layers.Activation: Uses.activation,

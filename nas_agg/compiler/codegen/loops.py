@@ -1,17 +1,17 @@
-"""How nodes gather: the bodies of an aggregate's constructor and forward."""
+"""Loops over the nodes of an aggregate, whose gathers select from a list of features."""
 
 from __future__ import annotations
 
 import ast
 
-from nas_agg.compiler.codegen.classes import Class, signature
+from nas_agg.compiler.codegen.classes import EmittedClass, signature
 from nas_agg.compiler.codegen.gather_facts import Loop, Role, modules
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.syntax.formatting import WIDTH
 from nas_agg.compiler.codegen.syntax.ir import rewrite, show, statements, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
-from nas_agg.compiler.codegen.syntax.rewrites import SEQUENTIAL, reads, text
+from nas_agg.compiler.codegen.syntax.rewrites import SEQUENTIAL, fold_branches, reads, text
 from nas_agg.compiler.codegen.unrolled import taken
 from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated
@@ -45,8 +45,8 @@ class PatternLoop(Loop):
         wide = self.reads.kind != "newest" or (self.output.kind == "pattern")
         given = self.classes.of[id(units[0])]
         self.text.calls.written(given)
-        joins = given.mode == "given" and not self.runs[0].dealt
-        self.several = given.several
+        joins = given.mode == "given" and not self.runs[0].split
+        self.shortcut_is_list = given.shortcut_is_list
         if self.shortcut.apart and (not joins or given.state):
             raise NotExpressible
         if joins:
@@ -56,11 +56,11 @@ class PatternLoop(Loop):
             entering += f", {self.state(wide)}"
         if self.level:
             entering = "in_"
-        made, call = self.text.unit_call(units, entering, nodes, None)
-        self.construct(made, call, wide, joins, nodes)
+        code, call = self.text.unit_call(units, entering, nodes, None)
+        self.construct(code, call, wide, joins, nodes)
         if self.output.prepared and self.output.kind == "pattern":
             self.own_output()
-        self.run(made, wide, joins)
+        self.run(code, joins)
         self.finish(wide)
 
     def state(self, wide: bool) -> str:
@@ -71,17 +71,17 @@ class PatternLoop(Loop):
             return "widths[-1]" if wide else "c"
         return self.entering(self.shortcut)
 
-    def construct(self, made: Class, call: str, wide: bool, joins: bool, nodes: list[list[NodeRun]]) -> None:
+    def construct(self, code: EmittedClass, call: str, wide: bool, joins: bool, nodes: list[list[NodeRun]]) -> None:
         body, parts = list(self.text.loop), {"unit": call}
-        width = self.text.calls.out(made, call, "unit.out")
+        width = self.text.calls.out(code, call, "unit.out")
         after: list[str] = []
         if joins:
-            extra, after = self.shortcut_parts(made, nodes, width)
+            extra, after = self.shortcut_parts(code, nodes, width)
             parts |= extra
         if self.reads.kind == "pattern":
             parts |= self.reads_parts()
         body += self.text.loop[len(body) :]
-        if made.state and self.shortcut.matched:
+        if code.state and self.shortcut.matched:
             self.stated(call, width.replace("unit.out", "node.unit.out"), body, after)
             return
         if width == "unit.out" and len(parts) == 1 and not after:
@@ -89,7 +89,7 @@ class PatternLoop(Loop):
         elif width == "unit.out" or len(parts) > 1:
             body.append(f"unit = {call}")
             parts["unit"] = "unit"
-        if not wide and made.out == "in_":
+        if not wide and code.out == "in_":
             width = ""
             parts["unit"] = parts["unit"].replace("(c", "(in_", 1)
         if after:
@@ -123,20 +123,23 @@ class PatternLoop(Loop):
         return self.counter in reads(statements([text]))
 
     def finish(self, wide: bool) -> None:
-        made = self.made
+        code = self.code
         if self.output.kind == "input":
             out = "in_"
         elif self.output.kind == "newest":
             out = "widths[-1]" if wide else "c" if "c = in_" in self.init else "in_"
         else:
             out = self.entering(self.output)
-        made.out = self.text.leaving(out if out == "in_" else self.width)
-        made.width = made.out or out
-        made.init, made.forward = statements(self.init), statements(self.forward)
-        made.forward_parameters = "x" + (", shortcut" if made.mode == "given" else "") + ", raw" * made.takes
-        if text(made.forward) == text(SEQUENTIAL):
-            made.base, made.forward = "nn.Sequential", []
-            made.init = rewrite(made.init, _named)
+        code.out = self.text.leaving(out if out == "in_" else self.width)
+        code.width = code.out or out
+        code.init, code.forward = statements(self.init), statements(self.forward)
+        code.forward_parameters = (
+            "x" + (", shortcut" if code.mode == "given" else "") + ", raw" * code.takes_pre_activation
+        )
+        if text(code.forward) == text(SEQUENTIAL):
+            code.base, code.forward = "nn.Sequential", []
+            code.init = rewrite(code.init, _named)
+        code.forward = fold_branches(code.forward) if code.forward else []
 
     # ------------------------------------------------------------------ forward
 
@@ -153,57 +156,69 @@ class PatternLoop(Loop):
             return
         self.init.append(f"self.output = {parts['reads']}")
 
-    def run(self, made: Class, wide: bool, joins: bool) -> None:
-        lines: list[str] = []
-        listed = [role for role in (self.reads, self.shortcut) if role.gather
-                  and (role.apart or (role.gather.norm != "none" and role.kind == "pattern"))
-                  and (role is not self.shortcut or joins)]  # fmt: skip
-        if len(listed) > 1:
-            raise NotExpressible
-        own = joins and not self.chained(self.shortcut) and self.shortcut not in listed
+    def run(self, code: EmittedClass, joins: bool) -> None:
+        """The forward: lists of features and sources, the loop, what leaves."""
+        listed = self.listed_role(joins)
+        own = joins and not self.chained(self.shortcut) and self.shortcut is not listed
         single = self.reads.kind == "newest" and self.output.kind == "newest" and not own
+        late, numbered = listed is self.reads and self.late(), False
+        lines: list[str] = ["sources = []"] if listed else []
         body: list[str] = []
-        late, numbered = bool(listed) and listed[0] is self.reads and self.late(), False
         if listed:
-            lines.append("sources = []")
-            body, numbered = self.another_source(listed[0], late, single)
-        if not single:
+            body, numbered = self.another_source(listed, late, single)
+        if not single and self.code.returns_pre_activation:
+            lines.append(f"features, raws = [x], [{'raw' if self.code.takes_pre_activation else 'x'}]")
+        elif not single:
             lines.append("features = [x]")
         x = "x" if single or self.reads.kind == "input" else self.source(self.reads)
-        shortcut = ""
-        over = "for node in self:"
-        if self.runs[0].dealt:
-            self.check_dealt()
-            over = "for node, part in zip(self, shortcut.chunk(len(self), 1)):"
-            shortcut = "part"
-            if made.mode != "given":
-                raise NotExpressible
-        elif joins:
-            shortcut = self.shortcut_text(made, single)
-        call = unit_call(made, "node.unit", x, shortcut)
-        if (made.ahead or made.behind) and (" if " in shortcut or len(call) > WIDTH - 40):
+        shortcut = self.shortcut_text(code, single, joins)
+        call = unit_call(code, "node.unit", x, shortcut)
+        if (code.leading_join or code.trailing_join) and (" if " in shortcut or len(call) > WIDTH - 40):
             body.append(f"shortcut = {shortcut}")
-            call = unit_call(made, "node.unit", x, "shortcut")
-        if single:
-            body.append(f"x = {call}")
-        else:
-            if late:
-                body += [f"x = {call}", f"sources.append({substitute(self.norm(listed[0]), {'X': 'features[-1]'})})"]
-                call = "x"
-            body.append(f"features.append({call})")
+            call = unit_call(code, "node.unit", x, "shortcut")
+        body += self.results(code, call, single, late)
+        lines += [self.head(numbered), *[f"    {line}" for line in body]]
+        self.forward = [*lines, f"return {self.leaving(single)}{self.leaving_raw(single)}"]
+
+    def listed_role(self, joins: bool) -> Role | None:
+        """The role whose sources are a list of their own: in pre-activation or normed."""
+        roles = [self.reads, *[self.shortcut] * joins]
+        result = [
+            role
+            for role in roles
+            if role.gather and (role.apart or (role.gather.norm != "none" and role.kind == "pattern"))
+        ]
+        if len(result) > 1:
+            raise NotExpressible
+        return result[0] if result else None
+
+    def head(self, numbered: bool) -> str:
+        """The head of the loop."""
         if numbered:
-            over = f"for {self.counter}, node in enumerate(self):"
-        elif any(line.startswith("self.output = ") for line in self.init):
-            over = "for node in list(self)[:-1]:"
-        if self.text.calls.classes.of[id(self.runs[0].nodes[0].unit if self.runs[0].nodes else self.first())].gives:
-            lines, body = self.paired(lines, body, call, single)
-        lines += [over, *[f"    {line}" for line in body]]
-        lines.append(f"return {self.leaving(single)}{self.leaving_raw(single)}")
-        if lines[:-1] == ["features = [x]", "for node in self:", "    features.append(node.unit(x))"]:
-            text, branches = lines[-1].partition("features[1:]"), "[node.unit(x) for node in self]"
-            if text[1] and "features" not in text[0] + text[2]:
-                lines = [text[0] + branches + text[2]]
-        self.forward = lines
+            return f"for {self.counter}, node in enumerate(self):"
+        if any(line.startswith("self.output = ") for line in self.init):
+            return "for node in list(self)[:-1]:"
+        if self.runs[0].split:
+            return "for node, part in zip(self, shortcut.chunk(len(self), 1)):"
+        return "for node in self:"
+
+    def results(self, code: EmittedClass, call: str, single: bool, late: bool) -> list[str]:
+        """The lines that keep the output of a unit, and its pre-activation where it returns that too."""
+        if single:
+            raw = ", raw" if self.shortcut.raw or self.code.returns_pre_activation else ", _"
+            return [f"x{raw if code.returns_pre_activation else ''} = {call}"]
+        if not code.returns_pre_activation:
+            if not late:
+                return [f"features.append({call})"]
+            norm = substitute(self.norm(self.reads), {"X": "features[-1]"})
+            return [f"x = {call}", f"sources.append({norm})", "features.append(x)"]
+        if late or self.shortcut.raw:
+            raise NotExpressible
+        return [
+            f"y, {'raw' if self.code.returns_pre_activation else '_'} = {call}",
+            "features.append(y)",
+            *["raws.append(raw)"] * self.code.returns_pre_activation,
+        ]
 
     def another_source(self, role: Role, late: bool, single: bool) -> tuple[list[str], bool]:
         """The lines that put the newest feature into a list of sources; and whether they need the node's number."""
@@ -215,26 +230,8 @@ class PatternLoop(Loop):
             return [f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
         return [] if late else [f"sources.append({substitute(self.norm(role), {'X': newest})})"], False
 
-    def first(self) -> UnitRun:
-        return next(node.unit for run in self.runs for node in run.nodes)
-
-    def paired(self, lines: list[str], body: list[str], call: str, single: bool) -> tuple[list[str], list[str]]:
-        """The loop over units that give raw forms too."""
-        if single:
-            raw = "raw" if self.shortcut.raw or self.made.gives else "_"
-            return lines, [line if line != f"x = {call}" else f"x, {raw} = {call}" for line in body]
-        if f"features.append({call})" not in body or self.shortcut.raw:
-            raise NotExpressible
-        at = body.index(f"features.append({call})")
-        if not self.made.gives:
-            return lines, [*body[:at], f"y, _ = {call}", "features.append(y)", *body[at + 1 :]]
-        lines = [line for line in lines if line != "features = [x]"]
-        start = f"features, raws = [x], [{'raw' if self.made.takes else 'x'}]"
-        more = [f"y, raw = {call}", "features.append(y)", "raws.append(raw)"]
-        return [*lines, start], [*body[:at], *more, *body[at + 1 :]]
-
     def leaving_raw(self, single: bool) -> str:
-        if not self.made.gives:
+        if not self.code.returns_pre_activation:
             return ""
         return ", raw" if single else f", {self.source(self.output, 'raws')}"
 
@@ -246,11 +243,19 @@ class PatternLoop(Loop):
     def _refuse(self) -> str:
         raise NotExpressible
 
-    def shortcut_text(self, made: Class, single: bool) -> str:
+    def shortcut_text(self, code: EmittedClass, single: bool, joins: bool) -> str:
+        """The expression of the shortcut that a unit joins."""
         role = self.shortcut
+        if self.runs[0].split:
+            self.check_dealt()
+            if code.mode != "given":
+                raise NotExpressible
+            return "part"
+        if not joins:
+            return ""
         if any(not (node.shortcut and node.shortcut.sources) for run in self.runs for node in run.nodes):
             raise NotExpressible
-        if role.word == "mean" and not self.several:
+        if role.word == "mean" and not self.shortcut_is_list:
             counts = {len(one.sources) for one in role.all}
             if len(counts) > 1:
                 raise NotExpressible
@@ -268,24 +273,26 @@ class PatternLoop(Loop):
     def check_dealt(self) -> None:
         """Each node takes as many channels."""
         for run in self.runs:
-            found = [taken(node.unit, self.classes) for node in run.nodes]
-            if not same(found) or not found or None in found:
+            result = [taken(node.unit, self.classes) for node in run.nodes]
+            if not same(result) or not result or None in result:
                 raise NotExpressible
 
     # ------------------------------------------------------------------ what reads and shortcuts own
 
     def chained(self, role: Role) -> bool:
-        """Whether a role takes the newest feature alone."""
-        return all(one.asked == [one.position - 1] for one in role.all) and not role.prepared
+        """True if a role takes the newest feature alone."""
+        return all(one.selected == [one.position - 1] for one in role.all) and not role.prepared
 
-    def shortcut_parts(self, made: Class, nodes: list[list[NodeRun]], out: str) -> tuple[dict[str, str], list[str]]:
+    def shortcut_parts(
+        self, code: EmittedClass, nodes: list[list[NodeRun]], out: str
+    ) -> tuple[dict[str, str], list[str]]:
         """Modules of a node's shortcut, and lines behind the node's making."""
         role = self.shortcut
         if not role.matched and not role.prepared:
             return {}, []
         assert role.gather is not None
         if role.matched:
-            return {}, self.match_lines(made, nodes, out)
+            return {}, self.match_lines(code, nodes, out)
         parts = {}
         if role.gather.norm == "bn":
             self.check_norms(nodes)
@@ -302,7 +309,7 @@ class PatternLoop(Loop):
 
     @property
     def level(self) -> bool:
-        """Whether a node reads the one before alone, its shortcut reads all, and they are all as wide as the input."""
+        """True if nodes read the previous one, shortcuts read all, and all are as wide as the input."""
         dense = self.shortcut.gather is not None and self.shortcut.gather.pattern.word == "dense"
         same_width = all(same([self.classes.channels(feature) for feature in run.features]) for run in self.runs)
         return dense and same_width and self.reads.kind == self.output.kind == "newest" and not self.shortcut.matched
@@ -324,67 +331,57 @@ class PatternLoop(Loop):
                 if newest is None or tape.paths[tape.norms[newest, 0]] != f"{one.path}.norms.{node.l - 1}":  # type: ignore[union-attr]
                     raise NotExpressible
 
-    def match_lines(self, made: Class, nodes: list[list[NodeRun]], out: str) -> list[str]:
-        role = self.shortcut
-        if not self.chained(role):
-            raise NotExpressible
+    def match_lines(self, code: EmittedClass, nodes: list[list[NodeRun]], out: str) -> list[str]:
+        """The lines that make the newest feature fit a node's output, where it does not."""
         rows = [node for row in nodes for node in row]
-        found = [node.shortcut for node in rows]
-        if any(one is None or not one.sources for one in found):
+        if not self.chained(self.shortcut) or self.reads.kind != "newest":
             raise NotExpressible
-        runs: list[UnitRun] = [run for one in found if one for run in one.matches.values()]
-        fits = [bool(one.matches) for one in found if one]
-        stride = [node.scope["s"] == 1 for node in rows]
-        width = [self.classes.channels(node.unit.x) == self.classes.channels(node.unit.out) for node in rows]
-        if self.reads.kind != "newest":
+        if not all(node.shortcut and node.shortcut.sources for node in rows):
             raise NotExpressible
-        wanted = [run.scope["w"] for run in runs]
-        fitting = [n for n, fit in zip(rows, fits, strict=True) if fit]
-        summed = wanted == [self.classes.channels(node.unit.out) for node in fitting] and not made.state
-        tests = []
-        self.text.counted = True
-        if not all(fits):
-            if fits == [node.l == 1 for node in rows] and not summed:
-                tests = [f"{self.counter} == 1"]
-            elif fits == [not w for w in width] and summed:
-                tests = [f"c != {out}"]
-            elif fits == [not s for s in stride]:
-                tests = [f"{self.text.text_of('s', nodes, None)} > 1"]
-            elif fits == [not (s and w) for s, w in zip(stride, width, strict=True)] and summed:
-                tests = [f"{self.text.text_of('s', nodes, None)} > 1", f"c != {out}"]
-            else:
-                raise NotExpressible
         matched = [[node for node in row if node.shortcut and node.shortcut.matches] for row in nodes]
-        made_match = self.classes.of[id(runs[0])]
-        if any(self.classes.of[id(run)] is not made_match for run in runs):
-            raise NotExpressible
-        self.text.calls.written(made_match)
-        if made.state:
-            made_match.asked.add("node.shortcut.match[0].out")
-        ratios = [run.scope["s"] for run in runs]
-        strides = [node.scope["s"] for row in matched for node in row]
+        fitting = [node for row in matched for node in row]
+        runs: list[UnitRun] = [run for node in fitting if node.shortcut for run in node.shortcut.matches.values()]
+        wanted = [run.scope["w"] for run in runs]
+        summed = wanted == [self.classes.channels(node.unit.out) for node in fitting] and not code.state
+        self.text.counted = True
+        tests = self.match_tests(rows, nodes, out, summed) if len(fitting) < len(rows) else []
+        match = self.text.calls.written_for(runs)
+        if code.state:
+            match.asked.add("node.shortcut.match[0].out")
 
-        def said(name: str) -> str:
+        def express(name: str) -> str:
             if name == "w" and summed:
                 return out
-            if name == "s":
-                if same(ratios):
-                    return str(ratios[0])
-                if ratios == strides:
-                    return self.text.text_of("s", nodes, None)
-                raise NotExpressible
             values = [run.scope.get(name) for run in runs]
-            if same(values) and values[0] is not None and name != "w":
+            if name != "w" and values[0] is not None and same(values):
                 return str(values[0])
-            if values == [node.scope.get(name) for row in matched for node in row]:
-                return self.text.text_of(name, nodes, None)
+            if values == [node.scope.get(name) for node in fitting]:
+                return self.text.text_of(name, nodes if name == "s" else matched, None)
             raise NotExpressible
 
-        call = self.text.calls.arguments(made_match, "c", said)
+        call = self.text.calls.arguments(match, "c", express)
         line = f'node["shortcut"] = named(match=named(**{{str({self.counter} - 1): {call}}}))'
-        if not tests:
-            return [line]
-        return [f"if {' or '.join(tests)}:", f"    {line}"]
+        return [f"if {' or '.join(tests)}:", f"    {line}"] if tests else [line]
+
+    def match_tests(self, rows: list[NodeRun], nodes: list[list[NodeRun]], out: str, summed: bool) -> list[str]:
+        """The conditions, of which one holds where a node's shortcut goes through `match`."""
+        fits = [bool(node.shortcut and node.shortcut.matches) for node in rows]
+        first = [node.l == 1 for node in rows]
+        strided = [node.scope["s"] != 1 for node in rows]
+        widened = [self.classes.channels(node.unit.x) != self.classes.channels(node.unit.out) for node in rows]
+        either = [a or b for a, b in zip(strided, widened, strict=True)]
+        rules = (  # where there are matches, whether they are as wide as the units' outputs, the conditions
+            (first, (False,), [f"{self.counter} == 1"]),
+            (widened, (True,), [f"c != {out}"]),
+            (strided, (True, False), ["s > 1"]),
+            (either, (True,), ["s > 1", f"c != {out}"]),
+        )
+        tests = next((tests for column, widths, tests in rules if column == fits and summed in widths), None)
+        if tests is None:
+            raise NotExpressible
+        if "s > 1" in tests:
+            tests = [f"{self.text.text_of('s', nodes, None)} > 1", *tests[1:]]
+        return tests
 
     def reads_parts(self) -> dict[str, str]:
         role = self.reads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class
+from nas_agg.compiler.codegen.classes import EmittedClass
 from nas_agg.compiler.codegen.gather_facts import Loop, Role, listed, modules
 from nas_agg.compiler.codegen.layers import unit_call
 from nas_agg.compiler.codegen.schedules import Schedules
@@ -25,9 +25,9 @@ class FittingLoop(Loop):
     def __init__(self, text: Schedules):
         super().__init__(text)
         self.shared = self.runs[0].aggregate.output is None  # what leaves is what one more node would have read
-        if any((run.aggregate.output is None) != self.shared or run.dealt for run in self.runs):
+        if any((run.aggregate.output is None) != self.shared or run.split for run in self.runs):
             raise NotExpressible
-        if self.made.gives or self.made.takes:
+        if self.code.returns_pre_activation or self.code.takes_pre_activation:
             raise NotExpressible
         outs = [[run.output] for run in self.runs if run.output]
         reads = [[node.reads for node in run.nodes] for run in self.runs]
@@ -52,11 +52,11 @@ class FittingLoop(Loop):
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
         unit = self.text.calls.written(self.classes.of[id(units[0])])
-        if unit.state or unit.gives or unit.takes:
+        if unit.state or unit.returns_pre_activation or unit.takes_pre_activation:
             raise NotExpressible
-        self.several = unit.several
+        self.shortcut_is_list = unit.shortcut_is_list
         self.joins = unit.mode == "given"
-        if self.joins and sum(map(len, self.shortcut.found)) < len(units):
+        if self.joins and sum(map(len, self.shortcut.rows)) < len(units):
             raise NotExpressible  # a node without a shortcut
         roles = [self.reads, *[self.shortcut] * self.joins, *[self.output] * (not self.shared)]
         for role in roles:
@@ -78,7 +78,7 @@ class FittingLoop(Loop):
         main = role is not self.shortcut
         if (role.matched or role.prepared) and main and any(one.main is None for one in role.all):
             raise NotExpressible
-        for run, row in zip(self.runs, role.found, strict=True) if role.matched else ():
+        for run, row in zip(self.runs, role.rows, strict=True) if role.matched else ():
             channels, scales = [self.classes.channels(t) for t in run.features], [1]
             for node in run.nodes:
                 scales.append(scales[-1] * node.scope.get("s", 1) if self.scaled else 1)
@@ -99,7 +99,7 @@ class FittingLoop(Loop):
 
     # ------------------------------------------------------------------ the constructor
 
-    def construct(self, unit: Class, units: list[UnitRun]) -> None:
+    def construct(self, unit: EmittedClass, units: list[UnitRun]) -> None:
         nodes = [run.nodes for run in self.runs]
         entering = self.entering(self.reads)
         _, call = self.text.unit_call(units, entering, nodes, None)
@@ -137,7 +137,7 @@ class FittingLoop(Loop):
         return [role for role in (self.reads, self.shortcut) if role.name in self.lists]
 
     def parts(self, role: Role, width: str, numbers: str) -> tuple[list[str], str]:
-        """What a position owns: the lines that make it, and its name."""
+        """The modules of a position: the lines that create them, and their name."""
         if role.gather is None or role.kind != "pattern" or not (role.matched or role.prepared):
             return [], ""
         leaves = numbers != f"range({self.counter})"
@@ -171,14 +171,18 @@ class FittingLoop(Loop):
         return [*lines, f"{name} = {modules(parts)}"], name
 
     def match_call(self, role: Role, width: str, scale: str) -> str:
-        """The call that makes what gives a source its shape."""
+        """The call that creates the projection of a source."""
         runs = [run for one in role.all for run in one.matches.values()]
-        made = self.classes.of[id(runs[0])]
-        if any(self.classes.of[id(run)] is not made for run in runs) or made.gives or made.takes:
+        code = self.classes.of[id(runs[0])]
+        if (
+            any(self.classes.of[id(run)] is not code for run in runs)
+            or code.returns_pre_activation
+            or code.takes_pre_activation
+        ):
             raise NotExpressible
-        self.text.calls.written(made)
+        self.text.calls.written(code)
 
-        def said(name: str) -> str:
+        def express(name: str) -> str:
             if name == "w":
                 return width
             values: list[Any] = [run.scope.get(name) for run in runs]
@@ -188,11 +192,11 @@ class FittingLoop(Loop):
                 return f"{scale} // scales[source]"
             return self.text.text_of(name, [run.nodes for run in self.runs], None)
 
-        return self.text.calls.arguments(made, "widths[source]", said)
+        return self.text.calls.arguments(code, "widths[source]", express)
 
     # ------------------------------------------------------------------ the forward
 
-    def run(self, unit: Class) -> None:
+    def run(self, unit: EmittedClass) -> None:
         lists = {"features": "x"} | {
             self.lists[role.name]: substitute(self.norm(role), {"X": "x"}) for role in self.kept
         }
@@ -213,12 +217,12 @@ class FittingLoop(Loop):
             lines.append(f"{self.lists['output']} = {fits}")
         lines += self.refit(self.output, "self.output")
         lines.append(f"return {self.gathered(self.output, 'self.output')}")
-        made = self.made
+        code = self.code
         last = "in_" if self.output.kind == "input" else self.entering(self.output)
-        made.out = self.text.leaving(self.width) if last == "widths[-1]" else None
-        made.width = made.out or last
-        made.init, made.forward = statements(self.init), statements(lines)
-        made.forward_parameters = "x, shortcut" if made.mode == "given" else "x"
+        code.out = self.text.leaving(self.width) if last == "widths[-1]" else None
+        code.width = code.out or last
+        code.init, code.forward = statements(self.init), statements(lines)
+        code.forward_parameters = "x, shortcut" if code.mode == "given" else "x"
 
     def norm(self, role: Role) -> str:
         """The norm of a source, which all features have here, also those that no one reads."""

@@ -1,4 +1,4 @@
-"""What stands inside a unit and is written there: short units, and aggregates whose nodes follow one another."""
+"""Parts of a unit that are written in place: short units, and aggregates whose nodes form a chain."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ class Nested:
         return f"named({', '.join(f'{part[0]}={part[1]}' for part in parts if part)})"
 
     def simple(self, unit: Unit) -> bool:
-        """Whether a unit is but layers."""
+        """True if a unit has only layers."""
         return all(
             isinstance(step, ResolvedWord) or (isinstance(step, Unit) and self.simple(step)) for _, step in unit.steps
         )
 
     def single(self, step: Aggregate, column: list[StepRun]) -> bool:
-        """Whether an aggregate is one node that does some layers without weights."""
+        """True if an aggregate is a single node of layers without weights."""
         runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
         return (
             all(run.n == 1 and is_chain(run) for run in runs)
@@ -91,44 +91,55 @@ class Nested:
     def listed(self, label: str, column: list[StepRun]) -> bool:
         """An aggregate whose nodes follow one another, as a list of its units."""
         runs: list[AggregateRun] = [run.run for run in column]  # type: ignore[misc]
-        n = runs[0].n
-        around = self.unit.classes.of[id(runs[0])]
-        if around.takes or (around.gives and n != 1):
+        n, unit = runs[0].n, self.unit
+        around = unit.classes.of[id(runs[0])]
+        if around.takes_pre_activation or (around.returns_pre_activation and n != 1):
             return False
-        if not around.gives and self.conditional(label, column):
+        if not around.returns_pre_activation and self.conditional(label, column):
             return True
         if n == 0 or any(run.n != n or not is_chain(run) for run in runs):
             return False
-        few = self.unit.root and n <= FEW and len(around.runs) == 1
-        if not (runs[0].aggregate.unit_per_node or n == 1 or few):
-            return False
-        if n > 1 and not self.unit.root:
+        few = unit.root and (runs[0].aggregate.unit_per_node or (n <= FEW and len(around.runs) == 1))
+        if n > 1 and not few:
             return False
         if n == 1 and self.brief_node(label, column):
             return True
+        texts = self.nodes([[run.nodes[k].unit for run in runs] for k in range(n)], column)
+        if texts is None:
+            return False
+        self.units_item(label, column, f"chain({', '.join(repeated(texts))})")
+        if unit.root:
+            unit.channels = str(unit.classes.channels(column[0].out))
+        else:
+            last = unit.classes.of[id(runs[0].nodes[-1].unit)]
+            unit.channels = unit.calls.out(last, texts[-1], f"self.{label}[-1].unit.out")
+        return True
+
+    def nodes(self, rows: list[list[UnitRun]], column: list[StepRun]) -> list[str] | None:
+        """The calls of nodes' units one by one, all of a few layers where these differ; None if there are none."""
+        unit = self.unit
         texts: list[str] = []
         briefs: list[str | None] = []
-        for k in range(n):
-            units = [run.nodes[k].unit for run in runs]
-            made = self.unit.calls.written(self.unit.classes.of[id(units[0])])
-            if made.mode == "given":
-                return False
-            channels = str(self.unit.classes.channels(units[0].x)) if self.unit.root else self.unit.channels
+        for units in rows:
+            code = unit.calls.written(unit.classes.of[id(units[0])])
+            if code.mode == "given":
+                return None
+            channels = str(unit.classes.channels(units[0].x)) if unit.root else unit.channels
             try:
-                texts.append(self.unit.calls.call(made, channels, units, column, self.unit))
-                briefs.append(self.brief_call(units, channels) if self.unit.root and not made.gives else None)
+                texts.append(unit.calls.call(code, channels, units, column, unit))
+                briefs.append(
+                    self.brief_call(units, channels) if unit.root and not code.returns_pre_activation else None
+                )
             except NotExpressible:
-                return False
+                return None
         short = [brief for brief in briefs if brief and len(brief) < WIDTH - 12]
-        texts = short if len(set(short)) == n else texts
-        pair = ("raw" if column[0].label in self.unit.kept() else "_") if around.gives else ""
-        text = f"chain({', '.join(repeated(texts))})"
+        return short if len(set(short)) == len(rows) else texts
+
+    def units_item(self, label: str, column: list[StepRun], text: str) -> None:
+        """The item of a list of units, which gives a pre-activation where its aggregate does."""
+        gives = self.unit.classes.of[id(column[0].run)].returns_pre_activation
+        pair = ("raw" if column[0].label in self.unit.kept() else "_") if gives else ""
         self.unit.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, text), 1, pair=pair))
-        if self.unit.root:
-            self.unit.channels = str(self.unit.classes.channels(column[0].out))
-        else:
-            self.unit.channels = self.unit.calls.out(made, texts[-1], f"self.{label}[-1].unit.out")
-        return True
 
     def brief_node(self, label: str, column: list[StepRun]) -> bool:
         """An aggregate of one node with a few layers."""
@@ -141,9 +152,7 @@ class Nested:
         if text is None or len(f"self.{label} = chain({text})") > WIDTH - 8:
             self.unit.restore(state)
             return False
-        gives = self.unit.classes.of[id(column[0].run)].gives
-        pair = ("raw" if column[0].label in self.unit.kept() else "_") if gives else ""
-        self.unit.items.append(Item(f"self.{label}(X)", ("!" * bool(pair) + label, f"chain({text})"), 1, pair=pair))
+        self.units_item(label, column, f"chain({text})")
         return True
 
     def brief_call(self, units: list[UnitRun], channels: str) -> str | None:
@@ -166,16 +175,16 @@ class Nested:
         try:
             units = [run.nodes[0].unit for run in runs if run.n]
             there = [run for run in column if run.run.n]  # type: ignore[union-attr]
-            made = self.unit.calls.written(self.unit.classes.of[id(units[0])])
-            if made.mode == "given" or runs[0].aggregate.nodes is None:
+            code = self.unit.calls.written(self.unit.classes.of[id(units[0])])
+            if code.mode == "given" or runs[0].aggregate.nodes is None:
                 return False
             nodes = runs[0].aggregate.nodes.expression
-            test = self.unit.said(nodes.tree(), [env(run.outer) for run in runs], self.unit.names)
+            test = self.unit.express(nodes.tree(), [env(run.outer) for run in runs], self.unit.names)
             self.unit.names = self.unbound(column[0].step)
             text = self.brief(units, self.unit.names)
             self.unit.channels = channels
             if text is None:
-                text = self.unit.calls.call(made, channels, units, there, self.unit)
+                text = self.unit.calls.call(code, channels, units, there, self.unit)
         except NotExpressible:
             self.unit.restore(state)
             return False
@@ -183,10 +192,10 @@ class Nested:
             self.unit.names = known
         there_, empty = f"[{text}]", "[]"
         match parse(test):
-            case ast.IfExp(test=found, body=ast.Constant(value=1), orelse=ast.Constant(value=0)):
-                test = show(found)
-            case ast.IfExp(test=found, body=ast.Constant(value=0), orelse=ast.Constant(value=1)):
-                test, there_, empty = show(found), empty, there_
+            case ast.IfExp(test=result, body=ast.Constant(value=1), orelse=ast.Constant(value=0)):
+                test = show(result)
+            case ast.IfExp(test=result, body=ast.Constant(value=0), orelse=ast.Constant(value=1)):
+                test, there_, empty = show(result), empty, there_
             case _:
                 test = substitute("_n == 1", {"_n": test})
         self.unit.items.append(Item(f"self.{label}(X)", (label, f"chain(*{there_} if {test} else {empty})"), 1))
@@ -201,8 +210,8 @@ class Nested:
 
 def repeated(texts: list[str]) -> list[str]:
     """Calls, of which those that follow one another alike are written once."""
-    found = []
+    result = []
     for text, group in groupby(texts):
         times = len(list(group))
-        found += [f"*({text} for _ in range({times}))"] if times > 2 else [text] * times
-    return found
+        result += [f"*({text} for _ in range({times}))"] if times > 2 else [text] * times
+    return result

@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
-from nas_agg.compiler.codegen.classes import Class, expression
+from nas_agg.compiler.codegen.classes import EmittedClass, expression
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, Simplified, same
 from nas_agg.expansion.scope import NodeScope, ScheduleScope
 from nas_agg.expansion.trace import AggregateRun, NodeRun
@@ -26,10 +26,10 @@ class Schedules:
         rolled: Whether its nodes are made in a loop.
     """
 
-    def __init__(self, calls: Calls, made: Class, rolled: bool):
-        self.calls, self.made, self.classes, self.rolled = calls, made, calls.classes, rolled
-        self.runs: list[AggregateRun] = made.runs
-        self.aggregate: Aggregate = made.part
+    def __init__(self, calls: Calls, code: EmittedClass, rolled: bool):
+        self.calls, self.code, self.classes, self.rolled = calls, code, calls.classes, rolled
+        self.runs: list[AggregateRun] = code.runs
+        self.aggregate: Aggregate = code.part
         self.names = {
             name: self.classes.text(name)
             for name in self.aggregate.free_names
@@ -46,7 +46,7 @@ class Schedules:
             run.let = dict(run.aggregate.let)  # type: ignore[attr-defined]
 
     def bound(self, name: str) -> bool:
-        """Whether a name is the aggregate's own at any use."""
+        """True if the aggregate binds a name at any use."""
         field = _FIELDS.get(name)
         own = field and any(getattr(run.aggregate, field) is not None for run in self.runs)
         return bool(own) or name in dict(self.aggregate.let)
@@ -57,7 +57,7 @@ class Schedules:
     # ------------------------------------------------------------------ names
 
     def text_of(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """What a name of a node's scope is called in the loop, or at node k where nodes are written one by one.
+        """The expression of a name of a node's scope in the loop, or at node k where nodes are written one by one.
 
         Args:
             name: Of the scope.
@@ -66,10 +66,10 @@ class Schedules:
         """
         key = (name, k)
         if key not in self.texts:
-            self.texts[key] = self.found(name, nodes, k)
+            self.texts[key] = self.worked_out(name, nodes, k)
         return self.texts[key]
 
-    def found(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
+    def worked_out(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
         values = [[self.value(run, node, name) for node in row] for run, row in zip(self.runs, nodes, strict=True)]
         flat = [value for row in values for value in row]
         if same(flat) and name != "w":
@@ -86,7 +86,7 @@ class Schedules:
                 self.used.add(name)
                 return self.names[name]
             raise NotExpressible
-        return self.schedule(name, values, nodes, k)
+        return self.schedule(name, nodes, k)
 
     def value(self, run: AggregateRun, node: NodeRun, name: str) -> Any:
         """The value of a name at a node, also where only other names need it."""
@@ -102,38 +102,41 @@ class Schedules:
             raise NotExpressible
         return "nodes"
 
-    def schedule(self, name: str, values: list[list], nodes: list[list[NodeRun]], k: int | None) -> str:
-        rows = [self.row(run, name) for run in self.runs]
+    def schedule(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
+        """A name that the aggregate binds: as an argument, as an expression, or as a list of its values."""
         field = _FIELDS.get(name, self.classes.text(name))
         every = [[self.value(run, node, name) for node in run.nodes] for run in self.runs]
-        first = name == "s" and not all(run.aggregate.stride_per_node for run in self.runs)
-        level = all(same(row) for row in every if row)
-        stepped = first and all(same([1, *row[1:]]) for row in every if row)
-        alike = all(isinstance(row, NumberField) for row in rows) and same([expression(row) for row in rows])
+        schedules = [self.row(run, name) for run in self.runs]
+        level = all(map(same, every))
+        stepped = not level and self.is_stepped(name, every)
+        alike = all(isinstance(one, NumberField) for one in schedules) and same([expression(one) for one in schedules])
         sites: dict[Any, list] = {}
-        for run, site, row in zip(self.runs, self.made.sites, every, strict=True):
+        for run, site, row in zip(self.runs, self.code.sites, every, strict=True):
             if run.nodes:
                 sites.setdefault(site, []).append(row)
-        fixed = all(same([row[0] for row in found]) for found in sites.values())
-        if (level or stepped) and (fixed or not alike):
-            return self.argument(name, field, stepped and not level, k)
-        if alike and not (stepped and not level):
+        fixed = all(same([row[0] for row in rows]) for rows in sites.values())
+        if alike and not stepped and not (level and fixed):
             try:
-                return self.local(name, rows[0], nodes, k)
+                return self.local(name, schedules[0], nodes, k)
             except NotExpressible:
                 pass
         if level or stepped:
-            return self.argument(name, field, stepped and not level, k)
-        if all(same(found) for found in sites.values()):
+            return self.argument(name, field, stepped, k)
+        if all(map(same, sites.values())):
             return self.listed(name, field, every, k)
         raise NotExpressible
+
+    def is_stepped(self, name: str, every: list[list]) -> bool:
+        """True if a stride is the first node's alone."""
+        first = name == "s" and not all(run.aggregate.stride_per_node for run in self.runs)
+        return first and all(same([1, *row[1:]]) for row in every)
 
     def row(self, run: AggregateRun, name: str) -> Any:
         return run.let[name] if name in run.let else getattr(run.aggregate, _FIELDS[name])  # type: ignore[attr-defined]
 
     def argument(self, name: str, field: str, first: bool, k: int | None) -> str:
         """A value that is the same at all nodes, or but at the first, comes as an argument."""
-        made = self.made
+        code = self.code
         with_nodes = [run for run in self.runs if run.nodes]
         values = [self.value(run, run.nodes[0], name) for run in with_nodes]
 
@@ -150,9 +153,9 @@ class Schedules:
             tree = self.unfolded(run, name, row, known).tree()
             return ast.unparse(tree), known, tree
 
-        made.fields[field] = (value, tree)
+        code.fields[field] = (value, tree)
         if same(values):
-            made.defaults[field] = _number(values[0])
+            code.defaults[field] = _number(values[0])
         if not first or k is not None:
             return field if not first or k == 0 else "1"
         self.counted = True
@@ -201,15 +204,15 @@ class Schedules:
         for inner in ("n",):
             if inner in names and same([use.get(inner) for use in uses]) and same(self.counts) and not self.rolled:
                 del names[inner]
-        found = Simplified(number.expression.tree(), uses, names)
-        self.used |= found.used & set(self.names)
-        self.counted = self.counted or ("l" in found.used)
-        if found.text.isidentifier() or found.text.isdigit():
-            return found.text
+        result = Simplified(number.expression.tree(), uses, names)
+        self.used |= result.used & set(self.names)
+        self.counted = self.counted or ("l" in result.used)
+        if result.text.isidentifier() or result.text.isdigit():
+            return result.text
         text = self.local_name(name)
         if k is not None:
-            return found.text
-        self.loop.append(f"{text} = {found.text}")
+            return result.text
+        self.loop.append(f"{text} = {result.text}")
         return text
 
     def listed(self, name: str, field: str, every: list[list], k: int | None) -> str:
@@ -217,7 +220,7 @@ class Schedules:
         text = self.local_name(name)
         field = f"{field}_at" if field == text else field
         lists = {id(run): row for run, row in zip(self.runs, every, strict=True)}
-        self.made.fields[field] = (lambda run: tuple(lists[id(run)]), lambda run: None)
+        self.code.fields[field] = (lambda run: tuple(lists[id(run)]), lambda run: None)
         if k is not None:
             return f"{field}[{k}]"
         self.counted = True
@@ -225,7 +228,7 @@ class Schedules:
         return text
 
     def count_argument(self) -> None:
-        made = self.made
+        code = self.code
 
         def tree(run: AggregateRun) -> Any:
             number = run.aggregate.nodes
@@ -236,9 +239,9 @@ class Schedules:
                 return None
             return expression(number), run.outer, number.expression.tree()
 
-        made.fields["nodes"] = (lambda run: run.n, tree)
+        code.fields["nodes"] = (lambda run: run.n, tree)
         if same(self.counts):
-            made.defaults["nodes"] = str(self.counts[0])
+            code.defaults["nodes"] = str(self.counts[0])
 
     def leaving(self, text: str) -> str | None:
         """The channels that leave as a parameter of the constructor, `text` if that is one; None if it is none."""
@@ -248,19 +251,19 @@ class Schedules:
         return "in_" if outs == [self.classes.channels(run.x) for run in self.runs] else None
 
     def values(self, text: str) -> list | None:
-        """What a parameter of the constructor, or a number, is at each use."""
+        """The values of a parameter of the constructor, or of a number, at each use."""
         given = {self.names[name]: [run.outer[name] for run in self.runs] for name in self.used}
-        given |= {name: [values(run) for run in self.runs] for name, (values, _) in self.made.fields.items()}
+        given |= {name: [values(run) for run in self.runs] for name, (values, _) in self.code.fields.items()}
         number, _, name = text.rpartition(" * ")
-        found = [int(name)] * len(self.runs) if name.isdigit() else given.get(name)
-        return [int(number) * value for value in found] if found and number.isdigit() else None if number else found
+        result = [int(name)] * len(self.runs) if name.isdigit() else given.get(name)
+        return [int(number) * value for value in result] if result and number.isdigit() else None if number else result
 
     def unit_call(
         self, units: list[Any], channels: str, nodes: list[list[NodeRun]], k: int | None
-    ) -> tuple[Class, str]:
+    ) -> tuple[EmittedClass, str]:
         """The class of the units in question, and the call that makes one."""
-        made = self.calls.written_for(units)
-        return made, self.calls.arguments(made, channels, lambda name: self.text_of(name, nodes, k))
+        code = self.calls.written_for(units)
+        return code, self.calls.arguments(code, channels, lambda name: self.text_of(name, nodes, k))
 
 
 def _number(value: Any) -> str:

@@ -25,9 +25,9 @@ def get(network, path):
 '''
 
 
-def flat(graph: Graph) -> list[str]:
+def write_operations(graph: Graph) -> list[str]:
     """The parts of a file that computes a graph, one line an operation."""
-    made, lines = [], []
+    code, lines = [], []
     for i, (op, inputs, path) in enumerate(zip(graph.ops, graph.inputs, graph.paths, strict=True)):
         if not inputs:
             continue
@@ -37,13 +37,13 @@ def flat(graph: Graph) -> list[str]:
                 text = f"nn.Parameter(torch.full(({op.channels}, 1, 1), {op.start!r}))"  # type: ignore[attr-defined]
             else:
                 text = call(f"nn.{module[0]}", *module[1], **module[2])
-            made += wrapped(f'put(self, "{path}", {text})', 8)
+            code += wrapped(f'put(self, "{path}", {text})', 8)
         lines += wrapped(f"x{i} = " + op.call(f'get(self, "{path}")', *[f"x{source}" for source in inputs]), 8)
     body = [
         "class Network(nn.Module):",
         "    def __init__(self):",
         "        super().__init__()",
-        *made,
+        *code,
         "",
         "    def forward(self, x0):",
         *lines,

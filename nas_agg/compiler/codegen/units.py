@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from nas_agg.compiler.codegen.calls import Calls
-from nas_agg.compiler.codegen.classes import Class, env
+from nas_agg.compiler.codegen.classes import EmittedClass, env
 from nas_agg.compiler.codegen.joins import UnitBody
 from nas_agg.compiler.codegen.layers import Item, Uses
 from nas_agg.compiler.codegen.nested import Nested
@@ -20,62 +20,71 @@ from nas_agg.language.resolved import Aggregate, Join, ResolvedWord, Unit
 class UnitText(UnitBody):
     """The text of one unit's class."""
 
-    def __init__(self, calls: Calls, made: Class):
-        super().__init__(calls, made)
+    def __init__(self, calls: Calls, code: EmittedClass):
+        super().__init__(calls, code)
         self.nested = Nested(self, self.step)
         self.init: list[str] = []
         self.locals = 0
 
     def write(self) -> None:
-        made, runs = self.made, self.runs
-        made.mode = self.mode()
-        steps = made.part.steps
-        for k in range(made.sliced, len(steps)):
+        code, runs = self.code, self.runs
+        code.mode = self.mode()
+        steps = code.part.steps
+        for k in range(code.sliced, len(steps)):
             column = [run.steps[k] for run in runs]
             self.step(column[0].label, column, self.names, k == len(steps) - 1)
-            if k in made.raw_at:
+            if k in code.pre_activation_at:
                 self.items.append(Item("raw"))
-        made.args = sorted(self.used, key=lambda name: ("nwgs".find(name) if name in "nwgs" else 9, name))
-        level = not made.sliced and all(self.classes.channels(run.x) == self.classes.channels(run.out) for run in runs)
-        made.out = "in_" if level and "self." in self.channels else self.channels
-        made.width = made.out
+        code.args = sorted(self.used, key=lambda name: ("nwgs".find(name) if name in "nwgs" else 9, name))
+        level = not code.sliced and all(self.classes.channels(run.x) == self.classes.channels(run.out) for run in runs)
+        code.out = "in_" if level and "self." in self.channels else self.channels
+        code.width = code.out
         sequential = not self.root and self.sequential()
         for item in self.items:
             if item.module and not item.module[1]:
                 self.init.append(item.module[0])
             elif item.module and (sequential or item.call.startswith("self.") or item.module[0].startswith("!")):
                 self.init.append(f"self.{item.module[0].lstrip('!')} = {item.module[1]}")
-        made.init = statements(self.init)
+        code.init = statements(self.init)
         if sequential:
-            made.base = "nn.Sequential"
+            code.base = "nn.Sequential"
         else:
-            made.forward = statements(self.forward())
+            code.forward = statements(self.forward())
 
     def sequential(self) -> bool:
-        """Whether a unit is modules in a row; a join ahead of them or behind is then written by the callers."""
-
-        def modules(items: list[Item]) -> bool:
-            return bool(items) and all(item.module and not item.module[0].startswith("!") for item in items)
-
-        made = self.made
-        if made.gives and made.mode == "none" and not made.takes:
-            *ahead, last = [item for item in self.items if item.call != "raw"]
-            if last.pair and self.items[-1].call == "raw" and last.call.endswith("(X)") and modules(ahead):
-                assert last.module is not None
-                self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
-                return True
-        if made.gives or made.takes or made.raw_at:
+        """True if a unit is a row of modules; a join before or after them is then written by the callers."""
+        code = self.code
+        if code.returns_pre_activation and code.mode == "none" and not code.takes_pre_activation:
+            return self.ends_in_pair()
+        if code.returns_pre_activation or code.takes_pre_activation or code.pre_activation_at:
             return False
+        if code.mode == "given" and not code.state and not getattr(self.runs[0], "nested", False):
+            return self.joins_at_end()
+        return code.mode == "none" and (are_modules(self.items) or (code.sliced and not self.items))
+
+    def ends_in_pair(self) -> bool:
+        """True if the last of a row of modules returns a pre-activation, which is also that of the unit."""
+        *ahead, last = [item for item in self.items if item.call != "raw"]
+        if not (last.pair and self.items[-1].call == "raw" and last.call.endswith("(X)") and are_modules(ahead)):
+            return False
+        assert last.module is not None
+        self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
+        return True
+
+    def joins_at_end(self) -> bool:
+        """True if a unit's only join comes before or after a row of modules; it is then left to the callers."""
         joins = [k for k, item in enumerate(self.items) if "shortcut" in item.call]
-        if made.mode == "given" and len(joins) == 1 and not made.state and not getattr(self.runs[0], "nested", False):
-            ahead, behind = self.items[: joins[0]], self.items[joins[0] :]
-            if not ahead and modules(behind[1:]) and not made.optional:
-                self.items, made.ahead = behind[1:], behind[:1]
-                return True
-            if modules(ahead) and not any("self." in item.call or "!" in str(item.module) for item in behind):
-                self.items, made.behind = ahead, behind
-                return True
-        return made.mode == "none" and (modules(self.items) or (made.sliced and not self.items))
+        if len(joins) != 1:
+            return False
+        ahead, behind = self.items[: joins[0]], self.items[joins[0] :]
+        if not ahead and are_modules(behind[1:]) and not self.code.optional:
+            self.items, self.code.leading_join = behind[1:], behind[:1]
+            return True
+        own = any("self." in item.call or (item.module and item.module[0].startswith("!")) for item in behind)
+        if are_modules(ahead) and not own:
+            self.items, self.code.trailing_join = ahead, behind
+            return True
+        return False
 
     # ------------------------------------------------------------------ steps
 
@@ -98,9 +107,9 @@ class UnitText(UnitBody):
             self.child(label, column)
 
     def raw(self, column: list[StepRun]) -> bool:
-        """Whether what is inside gives or takes raw forms."""
-        made = self.classes.of.get(id(column[0].run))
-        return made is not None and (made.gives or made.takes)
+        """True if the class inside returns or takes pre-activations."""
+        code = self.classes.of.get(id(column[0].run))
+        return code is not None and (code.returns_pre_activation or code.takes_pre_activation)
 
     def word(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool) -> None:
         fields = dict(column[0].step.numbers)
@@ -109,27 +118,27 @@ class UnitText(UnitBody):
 
         def say(field: str) -> str:
             if field in fields:
-                return self.said(fields[field].expression.tree(), uses, names)
+                return self.express(fields[field].expression.tree(), uses, names)
             value = fixed[field]
             return repr(float(value)) if isinstance(value, Fraction) else str(value)
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        made = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.calls).made()
-        if made is None:
+        form = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.calls).form()
+        if form is None:
             return
-        item = made.item
-        if made.out is not None:
+        item = form.item
+        if form.out is not None:
             count = self.locals
-            self.channels = self.width(made.out, column)
+            self.channels = self.width(form.out, column)
             if self.locals > count and item.module:
-                self.items.append(Item("", (f"{self.channels} = {made.out}", "")))
-                named = replaced_part(item.module[1], made.out, self.channels)
+                self.items.append(Item("", (f"{self.channels} = {form.out}", "")))
+                named = replaced_part(item.module[1], form.out, self.channels)
                 item = item._replace(module=(item.module[0], named))
         self.items.append(item)
 
     def width(self, text: str, column: list[StepRun]) -> str:
-        """How a width is called from here on: a long text gets a name of its own."""
+        """The name of a width from here on: a long expression gets a local variable."""
         if self.root:
             return str(self.classes.channels(column[0].out))
         if all(run.local["c"] == self.classes.channels(run.out) for run in column) and text == self.channels:
@@ -145,38 +154,42 @@ class UnitText(UnitBody):
         step = column[0].step
         if not isinstance(step, Unit) and self.nested.listed(label, column):
             return
-        made = self.calls.written(self.classes.of[id(column[0].run)])
+        code = self.calls.written(self.classes.of[id(column[0].run)])
         runs = [run.run for run in column]
-        if any(self.classes.of.get(id(run)) is not made for run in runs):
+        if any(self.classes.of.get(id(run)) is not code for run in runs):
             raise NotExpressible
-        text = self.calls.call(made, self.channels, runs, column, self)
-        joins = made.mode == "given"
-        if joins and self.made.mode not in ("given", "own"):
+        text = self.calls.call(code, self.channels, runs, column, self)
+        joins = code.mode == "given"
+        if joins and self.code.mode not in ("given", "own"):
             raise NotExpressible
-        given = "x" if self.made.mode == "own" else "shortcut"
-        if joins and self.made.optional:
+        given = "x" if self.code.mode == "own" else "shortcut"
+        if joins and self.code.optional:
             raise NotExpressible
-        further = (f", {given}" if joins else "") + (", raw" if made.takes else "")
-        mark = "!" if joins or made.gives or made.takes else ""
-        pair = {True: "raw", False: "_"}[made.gives and column[0].label in self.kept()] if made.gives else ""
+        further = (f", {given}" if joins else "") + (", raw" if code.takes_pre_activation else "")
+        mark = "!" if joins or code.returns_pre_activation or code.takes_pre_activation else ""
+        pair = (
+            {True: "raw", False: "_"}[code.returns_pre_activation and column[0].label in self.kept()]
+            if code.returns_pre_activation
+            else ""
+        )
         self.items.append(Item(f"self.{label}(X{further})", (mark + label, text), 1, pair=pair))
-        self.channels = self.child_width(label, made, text, column)
+        self.channels = self.child_width(label, code, text, column)
 
-    def child_width(self, label: str, made: Class, text: str, column: list[StepRun]) -> str:
+    def child_width(self, label: str, code: EmittedClass, text: str, column: list[StepRun]) -> str:
         if self.root:
             return str(self.classes.channels(column[0].out))
         widths = [self.classes.channels(run.out) for run in column]
         known = {self.entering: "in", **{name: own for own, name in self.names.items()}}
         same_as = [text for text, own in known.items() if widths == [run.local.get(own) for run in column]]
         self.used |= {name for name, text in self.names.items() if text in same_as[:1]}
-        return self.calls.out(made, text, (same_as or [f"self.{label}.out"])[0])
+        return self.calls.out(code, text, (same_as or [f"self.{label}.out"])[0])
 
     # ------------------------------------------------------------------ forward
 
     def forward(self) -> list[str]:
         """The lines of the forward."""
-        made = self.made
-        keep = made.mode == "own"
+        code = self.code
+        keep = code.mode == "own"
         variable, lines, text, heavy = "x", list[str](), "x", 0
         out = "y" if keep else "x"
         items, paired = [item for item in self.items if item.call], False
@@ -205,8 +218,13 @@ class UnitText(UnitBody):
                 heavy = 0
         if self.root and not (items and "flatten(1))" in items[-1].call and not items[-1].call.endswith("]")):
             text = substitute("X.flatten(1)", {"X": text})
-        given = {"given": ", shortcut=None" if made.optional else ", shortcut"}.get(made.mode, "")
-        made.forward_parameters = f"x{given}" + ", raw" * made.takes
-        if made.gives and lines and lines[-1].startswith("x, raw = ") and text == "x":
+        given = {"given": ", shortcut=None" if code.optional else ", shortcut"}.get(code.mode, "")
+        code.forward_parameters = f"x{given}" + ", raw" * code.takes_pre_activation
+        if code.returns_pre_activation and lines and lines[-1].startswith("x, raw = ") and text == "x":
             return [*lines[:-1], f"return {lines[-1][9:]}"]
-        return [*lines, f"return {text}" + ", raw" * made.gives]
+        return [*lines, f"return {text}" + ", raw" * code.returns_pre_activation]
+
+
+def are_modules(items: list[Item]) -> bool:
+    """True if a sequence of modules does the same as these items."""
+    return bool(items) and all(item.module and not item.module[0].startswith("!") for item in items)

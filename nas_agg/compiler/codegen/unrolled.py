@@ -6,7 +6,7 @@ import ast
 from dataclasses import replace
 from typing import Any
 
-from nas_agg.compiler.codegen.classes import Class, leading
+from nas_agg.compiler.codegen.classes import EmittedClass, leading
 from nas_agg.compiler.codegen.gather_facts import listed, modules, starts_of
 from nas_agg.compiler.codegen.layers import Item, joined, unit_call
 from nas_agg.compiler.codegen.schedules import Schedules
@@ -22,34 +22,41 @@ from nas_agg.language.resolved import Join
 Key = tuple[int, ...]  # a tensor: its number at each use
 
 
+class _Known(dict[Key, str]):
+    """The names of tensors."""
+
+    def __missing__(self, key: Key) -> str:
+        raise NotExpressible
+
+
 class Unrolled:
     """Writes the bodies of an aggregate's constructor and forward node by node."""
 
     def __init__(self, text: Schedules):
-        self.text, self.made, self.classes = text, text.made, text.classes
+        self.text, self.code, self.classes = text, text.code, text.classes
         self.runs = text.runs
         self.init: list[str] = []
         self.forward: list[str] = []
-        self.names: dict[Key, str] = {}
+        self.names = _Known()
         self.normed: dict[tuple[Key, tuple[int, ...]], str] = {}
-        self.widths: dict[Key, str] = {}
+        self.widths = _Known()
         self.tests: dict[int, str] = {}
         self.temporaries: set[str] = set()
         self.raws: set[str] = set()
         self.count = 0
 
     def write(self) -> None:
-        made, n = self.made, self.runs[0].n
-        if made.gives or self.runs[0].dealt:
+        code, n = self.code, self.runs[0].n
+        if code.returns_pre_activation or self.runs[0].split:
             raise NotExpressible
         self.name(0, "x", "in_")
-        if made.takes:
+        if code.takes_pre_activation:
             self.names.setdefault(self.raw_key(0), "raw")
             self.widths.setdefault(self.raw_key(0), "in_")
         for k in range(n):
             self.node(k, [run.nodes[k] for run in self.runs], n)
         outs = [run.output for run in self.runs]
-        parts, text, width = self.gather("output", outs, "self.output")  # type: ignore[arg-type]
+        parts, text, width = self.gather(outs, "self.output")  # type: ignore[arg-type]
         if parts:
             self.init.append(f"self.output = {modules(parts)}")
         self.forward.append(f"return {text}")
@@ -57,11 +64,13 @@ class Unrolled:
             last = self.forward.pop(-2)
             self.forward[-1] = "return " + last.removeprefix(f"{text} = ")
         body = inline_names(statements(self.forward), self.temporaries, {f"y{k + 1}" for k in range(n)})
-        made.forward = drop_pairs(body, self.raws)
-        made.init = fold_loops(statements(self.init), self.classes.counter)
-        made.out = self.text.leaving(width)
-        made.width = made.out or width
-        made.forward_parameters = "x" + (", shortcut" if made.mode == "given" else "") + ", raw" * made.takes
+        code.forward = drop_pairs(body, self.raws)
+        code.init = fold_loops(statements(self.init), self.classes.counter)
+        code.out = self.text.leaving(width)
+        code.width = code.out or width
+        code.forward_parameters = (
+            "x" + (", shortcut" if code.mode == "given" else "") + ", raw" * code.takes_pre_activation
+        )
 
     def temporary(self, what: str) -> str:
         """A name for what may be written where it is used; the features behind `each` keep theirs."""
@@ -81,60 +90,60 @@ class Unrolled:
         self.widths.setdefault(self.key(l), width)
 
     def node(self, k: int, nodes: list[NodeRun], n: int) -> None:
+        """A node: its modules, and the call of its unit."""
         if any(run.features[k + 1] not in self.classes.live for run in self.runs):
             raise NotExpressible
-        parts, text, width = self.gather("reads", [node.reads for node in nodes], f"self[{k}].reads")
+        parts, text, width = self.gather([node.reads for node in nodes], f"self[{k}].reads")
         units = [node.unit for node in nodes]
-        rows = [[node] for node in nodes]
-        given, extra, state = "", dict[str, Any](), ""
-        made = self.text.calls.written(self.classes.of[id(units[0])])
-        if made.several:
+        code = self.text.calls.written_for(units)
+        if code.shortcut_is_list:
             raise NotExpressible
-        if made.mode == "given":
-            given, extra, state = self.given(k, nodes, made.optional)
-        if made.sliced:
-            if text != "x" or made.state:
+        given, shortcut, state = self.given(k, nodes, code.optional) if code.mode == "given" else ("", {}, "")
+        if code.sliced:
+            if text != "x" or code.state:
                 raise NotExpressible
-            text, width = sliced(made, units, text, width)
+            text, width = sliced(code, units, text, width)
             if "c" in names(text) and "c = x.shape[1]" not in self.forward:
                 self.forward.insert(0, "c = x.shape[1]")
-        made, call = self.text.unit_call(units, f"{width}, {state}" if made.state else width, rows, k)
+        entering = f"{width}, {state}" if code.state else width
+        call = self.text.unit_call(units, entering, [[node] for node in nodes], k)[1]
+        self.append(k, call, parts, shortcut)
+        name = "x" if n == 1 and self.runs[0].output and self.simple_end() else f"y{k + 1}"
+        raw = ("raw" if n == 1 else f"raw{k + 1}") if code.returns_pre_activation else ""
+        self.call(k, code, text, given, (name, raw))
+        out = [self.classes.channels(unit.out) for unit in units]
+        fixed = same(out) and len(self.runs) > 1
+        width = str(out[0]) if fixed else self.text.calls.out(code, call, f"self[{k}].unit.out")
+        self.names[self.key(k + 1)], self.widths[self.key(k + 1)] = name, width
+        if raw:
+            self.raws.add(raw)
+            self.names[self.raw_key(k + 1)], self.widths[self.raw_key(k + 1)] = raw, width
+
+    def append(self, k: int, call: str, reads: dict[str, Any], shortcut: dict[str, Any]) -> None:
+        """The lines of the constructor that make a node's modules."""
         written = {"unit": call}
-        if parts:
-            written["reads"] = modules(parts)
-        if extra:
-            written["shortcut"] = modules(extra)
-        optional = written.pop("shortcut", None) if k in self.tests else None
+        if reads:
+            written["reads"] = modules(reads)
+        optional = modules(shortcut) if shortcut else ""
+        if optional and k not in self.tests:
+            written["shortcut"], optional = optional, ""
         if sum(map(len, written.values())) > 80:
             for role in [role for role in written if role != "unit"]:
                 self.init.append(f"{role} = {written[role]}")
                 written[role] = role
-        inner = ", ".join(f'"{name}": {value}' for name, value in written.items())
-        self.init.append(f"self.append(nn.ModuleDict({{{inner}}}))")
+        self.init.append(f"self.append({modules(written)})")
         if optional:
             self.init += [f"if {self.tests[k]}:", f'    self[{k}]["shortcut"] = {optional}']
-        name = "x" if n == 1 and self.runs[0].output and self.simple_end() else f"y{k + 1}"
-        pair = ""
-        if made.gives:
-            pair = ", raw" if n == 1 else f", raw{k + 1}"
-            self.names[self.raw_key(k + 1)] = pair[2:]
-            self.raws.add(pair[2:])
-        if (made.ahead or made.behind) and given != "shortcut" and len(text + given) > WIDTH - 50:
+
+    def call(self, k: int, code: EmittedClass, x: str, given: str, targets: tuple[str, str]) -> None:
+        """The lines of the forward that call a node's unit."""
+        if (code.leading_join or code.trailing_join) and given != "shortcut" and len(x + given) > WIDTH - 50:
             self.forward.append(f"shortcut = {given}")
             given = "shortcut"
-        if made.behind and k in self.tests:
-            self.join(k, made.behind, name, text)
+        if code.trailing_join and k in self.tests:
+            self.join(k, code.trailing_join, targets[0], x)
         else:
-            self.forward.append(f"{name}{pair} = {unit_call(made, f'self[{k}].unit', text, given)}")
-        out = [self.classes.channels(unit.out) for unit in units]
-        key = self.key(k + 1)
-        self.names[key] = name
-        width = (
-            str(out[0]) if same(out) and len(self.runs) > 1 else self.text.calls.out(made, call, f"self[{k}].unit.out")
-        )
-        self.widths[key] = width
-        if made.gives:
-            self.widths[self.raw_key(k + 1)] = width
+            self.forward.append(f"{', '.join(filter(None, targets))} = {unit_call(code, f'self[{k}].unit', x, given)}")
 
     def join(self, k: int, behind: list[Item], name: str, text: str) -> None:
         """The call of a unit whose join, which is there at some uses, and what follows it are written here."""
@@ -144,12 +153,12 @@ class Unrolled:
         self.forward.append(f"{name} = {joined(behind[1:], 'y', '')}")
 
     def simple_end(self) -> bool:
-        """Whether nothing but the newest feature is needed behind a single node."""
-        return all(run.output is not None and run.output.asked == [1] for run in self.runs)
+        """True if only the newest feature is needed after a single node."""
+        return all(run.output is not None and run.output.selected == [1] for run in self.runs)
 
     # ------------------------------------------------------------------ gathers
 
-    def gather(self, role: str, ones: list[GatherRun], place: str, main: bool = True) -> tuple[dict, str, str]:
+    def gather(self, ones: list[GatherRun], place: str, main: bool = True) -> tuple[dict, str, str]:
         """Its modules, its expression and its channels."""
         first = ones[0]
         gather = first.gather
@@ -158,32 +167,20 @@ class Unrolled:
         sources = [source for source, _ in first.sources]
         if any([source for source, _ in one.sources] != sources for one in ones):
             raise NotExpressible
-        has_main = main and first.main is not None
-        whole = main or first.main is None
-        mains = tuple(-1 if one.main is None else one.main for one in ones)
+        has_main, whole = main and first.main is not None, main or first.main is None
         texts: list[str] = []
         widths: list[str] = []
         parts = self.passed(ones, place)
         for k, source in enumerate(sources):
             key = tuple(one.sources[k][1] for one in ones)
-            text = self.source(role, ones, source, key, place, parts)
-            width = self.widths[key]
-            if gather.norm != "none":
-                text = self.norm(ones, source, key, text, place, parts)
-            texts.append(text)
-            widths.append(width)
-        changed = ""
-        if gather.weight and sources:
-            parts["weights"] = self.weights(ones, f"[{', '.join(widths)}]")
-            changed = f"map(torch.mul, [{', '.join(texts)}], {place}.weights)"
-            texts = [f"{texts[0]} * {place}.weights[0]"] if len(texts) == 1 else texts
-        if gather.operator_type is Gated and sources:
-            parts["gates"] = f"gates([{', '.join(widths)}])"
-            changed = f"gated({listed(changed) or '[' + ', '.join(texts) + ']'}, {place}.gates)"
-            texts = [f"{changed}[0]"] if len(texts) == 1 else texts
+            text = self.source(ones, source, key, place, parts)
+            texts.append(self.norm(ones, source, key, text, place, parts) if gather.norm != "none" else text)
+            widths.append(self.widths[key])
+        changed = self.prepared(ones, texts, widths, place, parts) if sources else ""
+        if changed and len(texts) == 1:
+            texts = [f"{texts[0]} * {place}.weights[0]" if gather.operator_type is not Gated else f"{changed}[0]"]
         if has_main:
-            if mains not in self.names:
-                raise NotExpressible
+            mains = self.mains(ones)
             texts.append(self.names[mains])
             widths.append(self.widths[mains])
         if not texts:
@@ -191,6 +188,20 @@ class Unrolled:
         if changed and len(sources) > 1:
             return parts, *self.changed(ones, changed, texts[-1] if has_main else None, widths, whole)
         return parts, *self.joined(ones, texts, widths, bool(has_main), whole)
+
+    def prepared(self, ones: list[GatherRun], texts: list[str], widths: list[str], place: str, parts: dict) -> str:
+        """The sources with their weights and gates, as a list; empty if they have none."""
+        gather, changed, sources = ones[0].gather, "", f"[{', '.join(texts)}]"
+        if gather.weight:
+            parts["weights"] = self.weights(ones, f"[{', '.join(widths)}]")
+            changed = f"map(torch.mul, {sources}, {place}.weights)"
+        if gather.operator_type is Gated:
+            parts["gates"] = f"gates([{', '.join(widths)}])"
+            changed = f"gated({listed(changed) or sources}, {place}.gates)"
+        return changed
+
+    def mains(self, ones: list[GatherRun]) -> Key:
+        return tuple(-1 if one.main is None else one.main for one in ones)
 
     def passed(self, ones: list[GatherRun], place: str) -> dict[str, Any]:
         """The unit that all features go through, if there is one; they bear names behind it."""
@@ -202,16 +213,14 @@ class Unrolled:
         for source in ones[0].eaches:
             runs = [one.eaches[source] for one in ones]
             base, behind = tuple(run.x for run in runs), tuple(run.out for run in runs)
-            if base not in self.names:
-                raise NotExpressible
-            made, call = self.text.unit_call(runs, self.widths[base], rows, k)
-            if made.gives or made.takes or parts.setdefault("each", call) != call:
+            code, call = self.text.unit_call(runs, self.widths[base], rows, k)
+            if code.returns_pre_activation or code.takes_pre_activation or parts.setdefault("each", call) != call:
                 raise NotExpressible
             name = self.temporary("each")
             self.forward.append(f"{name} = {place}.each({self.names[base]})")
             self.names[behind] = name
             out = [self.classes.channels(tensor) for tensor in behind]
-            self.widths[behind] = str(out[0]) if same(out) else self.text.calls.out(made, call, f"{place}.each.out")
+            self.widths[behind] = str(out[0]) if same(out) else self.text.calls.out(code, call, f"{place}.each.out")
         return parts
 
     def weights(self, ones: list[GatherRun], widths: str) -> str:
@@ -226,7 +235,7 @@ class Unrolled:
     def changed(
         self, ones: list[GatherRun], sources: str, main: str | None, widths: list[str], whole: bool
     ) -> tuple[str, str]:
-        """What sources become that were weighted or gated together."""
+        """The joined sources, which were weighted or gated as a list."""
         word, count = ones[0].gather.operator.word, len(ones[0].sources) + (main is not None)
         tensors = f"[*{sources}, {main}]" if main else sources
         if word == "mixed":
@@ -238,49 +247,44 @@ class Unrolled:
         total = f"reduce(torch.add, {tensors})"
         return f"{total} / {count}" if word == "mean" and whole else total, widths[-1]
 
-    def source(self, role: str, ones: list[GatherRun], source: int, key: Key, place: str, parts: dict) -> str:
+    def source(self, ones: list[GatherRun], source: int, key: Key, place: str, parts: dict) -> str:
+        """A source, through `match` where it goes through that."""
         matched = [source in one.matches for one in ones]
         if not any(matched):
-            if key not in self.names:
-                raise NotExpressible
             return self.names[key]
         if not all(matched):
             raise NotExpressible
-        runs: list[UnitRun] = [one.matches[source] for one in ones]
-        made = self.classes.of[id(runs[0])]
-        if any(self.classes.of[id(run)] is not made for run in runs):
-            raise NotExpressible
-        self.text.calls.written(made)
+        runs = [one.matches[source] for one in ones]
         base = tuple(run.x for run in runs)
-        if base not in self.names:
-            raise NotExpressible
-        k = min(ones[0].position, self.runs[0].n) - 1  # at position n + 1 names are what they were at node n
-        rows = [[run.nodes[min(k, run.n - 1)]] for run in self.runs] if self.runs[0].n else []
-
-        def said(name: str) -> str:
-            values = [run.scope.get(name) for run in runs]
-            if None not in values and same(values) and name != "w":
-                return str(values[0])
-            if rows and values == [row[0].scope.get(name) for row in rows]:
-                return self.text.text_of(name, rows, k)
-            if None not in values and same(values):
-                return str(values[0])
-            raise NotExpressible
-
-        call = self.text.calls.arguments(made, self.widths[base], said)
+        code = self.text.calls.written_for(runs)
+        call = self.match_call(ones, runs, code, self.widths[base])
         parts.setdefault("match", {})[source] = call
-        name = self.temporary("fit")
+        name = self.names[key] = self.temporary("fit")
         self.forward.append(f'{name} = {place}.match["{source}"]({self.names[base]})')
-        self.names[key] = name
-        out = [self.classes.channels(tensor) for tensor in key]
-        mains = tuple(-1 if one.main is None else one.main for one in ones)
+        out, mains = [self.classes.channels(tensor) for tensor in key], self.mains(ones)
         if same(out):
             self.widths[key] = str(out[0])
         elif mains in self.widths and out == [self.classes.channels(main) for main in mains]:
             self.widths[key] = self.widths[mains]
         else:
-            self.widths[key] = self.text.calls.out(made, call, f'{place}.match["{source}"].out')
+            self.widths[key] = self.text.calls.out(code, call, f'{place}.match["{source}"].out')
         return name
+
+    def match_call(self, ones: list[GatherRun], runs: list[UnitRun], code: EmittedClass, width: str) -> str:
+        """The call that creates the projection of a source."""
+        k = min(ones[0].position, self.runs[0].n) - 1  # at position n + 1 names are what they were at node n
+        rows = [[run.nodes[min(k, run.n - 1)]] for run in self.runs] if self.runs[0].n else []
+
+        def express(name: str) -> str:
+            values = [run.scope.get(name) for run in runs]
+            fixed = None not in values and same(values)
+            if rows and values == [row[0].scope.get(name) for row in rows] and not (fixed and name != "w"):
+                return self.text.text_of(name, rows, k)
+            if fixed:
+                return str(values[0])
+            raise NotExpressible
+
+        return self.text.calls.arguments(code, width, express)
 
     def norm(self, ones: list[GatherRun], source: int, key: Key, text: str, place: str, parts: dict) -> str:
         word = ones[0].gather.norm
@@ -316,8 +320,8 @@ class Unrolled:
         word = ones[0].gather.operator.word
         out = ""
         if whole and len(self.runs) > 1:
-            found = [self.classes.channels(one.result) for one in ones if one.result is not None]
-            out = str(found[0]) if same(found) else ""
+            result = [self.classes.channels(one.result) for one in ones if one.result is not None]
+            out = str(result[0]) if same(result) else ""
         if len(texts) == 1:
             return texts[0], widths[0]
         if word == "concat":
@@ -342,22 +346,22 @@ class Unrolled:
     # ------------------------------------------------------------------ shortcuts
 
     def given(self, k: int, nodes: list[NodeRun], optional: bool) -> tuple[str, dict, str]:
-        """What a unit is given for its join."""
+        """The expression of the shortcut that a unit joins."""
         ones = [node.shortcut for node in nodes]
         if any(one is None for one in ones):
             raise NotExpressible
-        found = [bool(one.sources) for one in ones if one]
-        if not any(found):
+        result = [bool(one.sources) for one in ones if one]
+        if not any(result):
             if not optional:
                 raise NotExpressible
             return "", {}, ""
         place = f"self[{k}].shortcut"
-        if all(found):
-            parts, text, width = self.gather("shortcut", ones, place, main=False)  # type: ignore[arg-type]
+        if all(result):
+            parts, text, width = self.gather(ones, place, main=False)  # type: ignore[arg-type]
             return text, parts, width
-        return self.sometimes(k, nodes, found, place)
+        return self.sometimes(k, nodes, result, place)
 
-    def sometimes(self, k: int, nodes: list[NodeRun], found: list[bool], place: str) -> tuple[str, dict, str]:
+    def sometimes(self, k: int, nodes: list[NodeRun], result: list[bool], place: str) -> tuple[str, dict, str]:
         """A shortcut that is there at some uses alone."""
         ones: list[GatherRun] = [node.shortcut for node in nodes]  # type: ignore[misc]
         model = next(one for one in ones if one.sources)
@@ -368,12 +372,12 @@ class Unrolled:
             one if one.sources else replace(one, sources=[(i, run.features[i]) for i, _ in model.sources])
             for run, one in zip(self.runs, ones, strict=True)
         ]
-        begin, names, normed = len(self.forward), dict(self.names), dict(self.normed)
-        parts, text, width = self.gather("shortcut", taken, place, main=False)
-        self.names, self.normed = names, normed
+        begin, known, normed = len(self.forward), _Known(self.names), dict(self.normed)
+        parts, text, width = self.gather(taken, place, main=False)
+        self.names, self.normed = known, normed
         lines = self.forward[begin:]
         del self.forward[begin:]
-        test = self.when(k, nodes, found)
+        test = self.when(k, nodes, result)
         check = f'"shortcut" in self[{k}]'
         if not parts:
             check = f"self.joined{k}"
@@ -383,10 +387,10 @@ class Unrolled:
         self.tests[k] = test
         return "shortcut", parts, width
 
-    def when(self, k: int, nodes: list[NodeRun], found: list[bool]) -> str:
+    def when(self, k: int, nodes: list[NodeRun], result: list[bool]) -> str:
         """The condition of a shortcut, in the names that decide it."""
         rows = [[node] for node in nodes]
-        if found == [node.scope["s"] == 1 for node in nodes]:
+        if result == [node.scope["s"] == 1 for node in nodes]:
             return f"{self.text.text_of('s', rows, k)} == 1"
         raise NotExpressible
 
@@ -399,7 +403,7 @@ def taken(run: UnitRun, classes: Any) -> int:
             total += classes.channels(step.x)
         elif isinstance(step.run, UnitRun) and step.run.unit.takes_shortcut:
             total += taken(step.run, classes)
-        elif isinstance(step.run, AggregateRun) and step.run.dealt:
+        elif isinstance(step.run, AggregateRun) and step.run.split:
             total += sum(taken(node.unit, classes) for node in step.run.nodes)
     return total
 
@@ -410,7 +414,7 @@ def _total(widths: list[str]) -> str:
     return " + ".join(widths)
 
 
-def sliced(made: Class, units: list[UnitRun], x: str, width: str) -> tuple[str, str]:
+def sliced(code: EmittedClass, units: list[UnitRun], x: str, width: str) -> tuple[str, str]:
     """The slice of what a node reads, and its channels.
 
     Args:
@@ -436,7 +440,7 @@ def sliced(made: Class, units: list[UnitRun], x: str, width: str) -> tuple[str, 
 
 
 def _multiple(text: str, part: str) -> int:
-    """How many times a part a text is; 0 if it is no such product."""
+    """The factor by which an expression multiplies a part; 0 if it is no such product."""
     match parse(text):
         case ast.BinOp(left=ast.Constant(value=int(times)), op=ast.Mult(), right=right) if show(right) == part:
             return times

@@ -1,4 +1,4 @@
-"""Whether a text is the network that it should be: it is run where tensors have shapes alone."""
+"""Verification of emitted code: it is run on the meta device, and its names and shapes are compared with the graph."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nas_agg.compiler.network import Network
 from nas_agg.graph.graph import Graph
 
 
-def holds(text: str, graph: Graph) -> bool:
-    """Whether a file's network has the names and shapes of a graph's, and puts out as many logits.
+def matches_graph(text: str, graph: Graph) -> bool:
+    """True if a file's network has the parameter names and shapes of a graph, and as many logits.
 
     Args:
         text: Of the file; it is executed, without its part that runs as a script.

@@ -170,5 +170,5 @@ def helpers(called: set[str], squeezes: set[tuple[str, str, bool]]) -> list[str]
 
 
 def single_squeeze(squeezes: set[tuple[str, str, bool]]) -> bool:
-    """Whether all squeeze-and-excitations of a file have the same activations, and none is without a squeeze."""
+    """True if all squeeze-and-excitations of a file have the same activations, and all squeeze."""
     return len(squeezes) == 1 and not next(iter(squeezes))[2]

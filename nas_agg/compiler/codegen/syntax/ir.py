@@ -107,7 +107,7 @@ def replaced_part(text: str, part: str, name: str) -> str:
 
 
 def is_simple(text: str) -> bool:
-    """Whether an expression is a name, an attribute, an item, or a number times one of these."""
+    """True for a name, an attribute, an item, or a number times one of these."""
     tree = parse(text)
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult) and isinstance(tree.left, ast.Constant):
         tree = tree.right
@@ -157,7 +157,7 @@ def _binary(node: ast.BinOp) -> tuple[str, int]:
 
 
 def _bare(node: ast.AST | None) -> bool:
-    """Whether a formatter sets no blanks beside an operand or a bound of a slice."""
+    """True if the formatter puts no blanks beside an operand or a bound of a slice."""
     if isinstance(node, ast.UnaryOp):
         node = node.operand
     return node is None or isinstance(node, (ast.Name, ast.Constant))
@@ -262,5 +262,5 @@ def printed(body: Iterable[ast.stmt], indent: int) -> list[str]:
 
 
 def height(body: Iterable[ast.stmt], indent: int) -> int:
-    """How many lines statements take."""
+    """The number of lines of statements."""
     return len(printed(body, indent))

@@ -51,23 +51,23 @@ class Simplified:
             return
         for self.decimals in (True, False):  # where floating point is not exact there may be whole numbers
             self.used = set()
-            found = self.part(tree, uses, self.integers)
-            if self.is_right(show(found), uses, values):
+            result = self.part(tree, uses, self.integers)
+            if self.is_right(show(result), uses, values):
                 break
         else:
             raise NotExpressible
-        self.text = show(replaced(found, {_mark(name): parse(names[name]) for name in self.used}))
+        self.text = show(replaced(result, {_mark(name): parse(names[name]) for name in self.used}))
 
     def is_right(self, text: str, uses: list[Env], values: list) -> bool:
-        """Whether a text has the right value at each use."""
+        """True if an expression has the right value at each use."""
         code = compile(text, "schedule", "eval")
         for env, value in zip(uses, values, strict=True):
             known = {_mark(name): number(env[name]) for name in self.used}
             try:
-                found = eval(code, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
+                result = eval(code, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
             except ArithmeticError:
                 return False
-            if found != number(value) or (type(found) is not int and self.integers):
+            if result != number(value) or (type(result) is not int and self.integers):
                 return False
         return True
 
@@ -107,7 +107,7 @@ class Simplified:
         raise NotExpressible
 
     def is_plain(self, tree: ast.expr) -> bool:
-        """Whether an expression of one value reads well as it is: a name, or a name times a number."""
+        """True for an expression that reads well even where it has a single value: a name, or a number times a name."""
         match tree:
             case ast.Name(id=name):
                 return name in self.names
@@ -136,10 +136,10 @@ class Simplified:
             both = isinstance(test.op, ast.And)
             parts, left = [], uses
             for part in test.values:
-                found = [holds(part, env) for env in left]
-                if left and not all(value == both for value in found):
+                result = [holds(part, env) for env in left]
+                if left and not all(value == both for value in result):
                     parts.append(self.truth(part, left))
-                    left = [env for env, value in zip(left, found, strict=True) if value == both]
+                    left = [env for env, value in zip(left, result, strict=True) if value == both]
             return parts[0] if len(parts) == 1 else ast.BoolOp(test.op, parts)
         assert isinstance(test, ast.Compare)
         sides = [self.part(part, uses) for part in (test.left, *test.comparators)]
@@ -147,9 +147,9 @@ class Simplified:
 
     def rounded(self, function: str, inner: ast.expr, uses: list[Env]) -> ast.expr:
         if all(type(exact(inner, env)) is int for env in uses):
-            found = self.part(inner, uses, True)
+            result = self.part(inner, uses, True)
             broken = any(type(env[name]) is not int for env in uses for name in self.used)
-            return _call("round", [found]) if broken else found
+            return _call("round", [result]) if broken else result
         if function == "floor":
             return self.floored(inner, uses)
         return _call("round" if function == "round" else "math.ceil", [self.part(inner, uses)])
@@ -165,8 +165,8 @@ class Simplified:
             decimal = self.decimals and factor.denominator > 10 and factor.numerator > 1  # which reads better
             if exactly and not decimal:
                 return self.summed(whole, uses, True, self.divided(factor, over, under, uses, True))
-        found = self.part(inner, uses)
-        return _call("int" if min(exact(inner, env) for env in uses) >= 0 else "math.floor", [found])
+        result = self.part(inner, uses)
+        return _call("int" if min(exact(inner, env) for env in uses) >= 0 else "math.floor", [result])
 
     # ------------------------------------------------------------------ arithmetic
 
@@ -229,26 +229,26 @@ class Simplified:
             raise NotExpressible
         total: Fraction | int = 0
         place = 0  # of the last number among the other terms
-        said: list[tuple[int, ast.expr]] = []
+        express: list[tuple[int, ast.expr]] = []
         for sign, tree in terms:
             values = [exact(tree, env) for env in uses]
             if same(values) and not self.is_plain(tree):
                 total += sign * values[0]
-                place = len(said)
+                place = len(express)
             else:
-                said.append((sign, self.part(tree, uses, whole)))
+                express.append((sign, self.part(tree, uses, whole)))
         if last is not None:
-            said.append((1, last))
+            express.append((1, last))
         if total:
-            first = isinstance(terms[0][1], ast.Constant) or (place == 0 and said and said[0][0] < 0)
+            first = isinstance(terms[0][1], ast.Constant) or (place == 0 and express and express[0][0] < 0)
             entry = (1 if total > 0 else -1, _constant(abs(total)))
-            said.insert(0 if first and total > 0 else len(said), entry)
-        if not said:
+            express.insert(0 if first and total > 0 else len(express), entry)
+        if not express:
             return ast.Constant(0)
-        found = said[0][1] if said[0][0] > 0 else ast.UnaryOp(ast.USub(), said[0][1])
-        for sign, part in said[1:]:
-            found = ast.BinOp(found, ast.Sub() if sign < 0 else ast.Add(), part)
-        return found
+        result = express[0][1] if express[0][0] > 0 else ast.UnaryOp(ast.USub(), express[0][1])
+        for sign, part in express[1:]:
+            result = ast.BinOp(result, ast.Sub() if sign < 0 else ast.Add(), part)
+        return result
 
 
 def number(value: Any) -> Any:
@@ -257,7 +257,7 @@ def number(value: Any) -> Any:
 
 
 def _mark(name: str) -> str:
-    """What a name is called until its text is put in: as no name of the language or of Python is."""
+    """The placeholder of a name: no name of the language or of Python."""
     return f"__{name}__"
 
 
@@ -322,10 +322,10 @@ def exact(tree: ast.expr, env: Env) -> Any:
 
 
 def holds(test: ast.expr, env: Env) -> bool:
-    """Whether a condition is true."""
+    """The value of a condition."""
     if isinstance(test, ast.BoolOp):
-        found = (holds(part, env) for part in test.values)
-        return all(found) if isinstance(test.op, ast.And) else any(found)
+        result = (holds(part, env) for part in test.values)
+        return all(result) if isinstance(test.op, ast.And) else any(result)
     assert isinstance(test, ast.Compare)
     values = [exact(part, env) for part in (test.left, *test.comparators)]
     return all(_COMPARED[type(op)](a, b) for op, a, b in zip(test.ops, values, values[1:], strict=False))

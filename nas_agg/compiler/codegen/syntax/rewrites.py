@@ -25,10 +25,11 @@ from nas_agg.compiler.codegen.syntax.ir import (
 
 LAYERS = 3  # that a sequence in a call may have
 SEQUENTIAL = statements(["for node in self:", "    x = node.unit(x)", "return x"])
+_BRANCHES = statements(["features = [x]", "for node in self:", "    features.append(node.unit(x))"])
 
 
 def reads(parts: Iterable[ast.AST]) -> Counter[str]:
-    """How often trees read each name."""
+    """The number of times that trees read each name."""
     return Counter(
         part.id
         for part in walk(parts)
@@ -65,52 +66,52 @@ def inline_sequences(classes: list[ClassDef]) -> list[ClassDef]:
         The classes that are left.
     """
     left = list(classes)
-    known = {made.name: made for made in classes}
-    for made in classes[:-1]:
-        callers = [other for other in left if other is not made and made.name in functions(other.init)]
-        if not callers or made.base != "nn.Sequential" or made.forward or made.keeps_width:
+    known = {code.name: code for code in classes}
+    for code in classes[:-1]:
+        callers = [other for other in left if other is not code and code.name in functions(other.init)]
+        if not callers or code.base != "nn.Sequential" or code.forward or code.keeps_width:
             continue
-        changed = [_inlined(made, other.init, known) for other in callers]
+        changed = [_inlined(code, other.init, known) for other in callers]
         if any(new is None for new in changed):
             continue
         pairs = [(_heights(other.init), _heights(new or [])) for other, new in zip(callers, changed, strict=True)]
-        before = sum(sum(old) for old, _ in pairs) + sum(_heights(made.init)) + 5
+        before = sum(sum(old) for old, _ in pairs) + sum(_heights(code.init)) + 5
         if all(max(new) <= max(6, *old) for old, new in pairs) and sum(sum(new) for _, new in pairs) < before:
             for other, new in zip(callers, changed, strict=True):
                 other.init = new or []
-            left.remove(made)
+            left.remove(code)
     return left
 
 
 def _heights(body: list[ast.stmt], indent: int = 8) -> list[int]:
     """The lines that each statement and each head takes."""
-    found: list[int] = []
+    result: list[int] = []
     for statement in body:
         inner = getattr(statement, "body", [])
-        found += [height([statement], indent) - height(inner, indent + 4), *_heights(inner, indent + 4)]
-    return found
+        result += [height([statement], indent) - height(inner, indent + 4), *_heights(inner, indent + 4)]
+    return result
 
 
 def _inlined(
-    made: ClassDef, body: list[ast.stmt], known: Mapping[str, ClassDef], indent: int = 8
+    code: ClassDef, body: list[ast.stmt], known: Mapping[str, ClassDef], indent: int = 8
 ) -> list[ast.stmt] | None:
     """Statements with what a class does in the place of its calls; None if that does not read well."""
-    found: list[ast.stmt] = []
+    result: list[ast.stmt] = []
     for statement in body:
         if isinstance(statement, (ast.For, ast.If)):
-            inner = _inlined(made, statement.body, known, indent + 4)
+            inner = _inlined(code, statement.body, known, indent + 4)
             if inner is None:
                 return None
-            found.append(_with_body(statement, inner))
+            result.append(_with_body(statement, inner))
             continue
-        while (call := _first_call(made.name, statement)) is not None:
-            value = _sequence(made, known, call)
+        while (call := _first_call(code.name, statement)) is not None:
+            value = _sequence(code, known, call)
             if value is None:
                 return None
-            statement, ahead = _placed(statement, call, value, made.name, indent, found)
-            found += ahead
-        found.append(statement)
-    return found
+            statement, ahead = _placed(statement, call, value, code.name, indent, result)
+            result += ahead
+        result.append(statement)
+    return result
 
 
 def _first_call(name: str, statement: ast.stmt) -> ast.Call | None:
@@ -140,16 +141,16 @@ def _placed(
     return long, []
 
 
-def _sequence(made: ClassDef, known: Mapping[str, ClassDef], call: ast.Call) -> ast.expr | None:
+def _sequence(code: ClassDef, known: Mapping[str, ClassDef], call: ast.Call) -> ast.expr | None:
     """A sequence as an expression, its class called with some arguments; None if that does not read well."""
-    given: dict[str, ast.AST] = {name: parse(value) for name, value in made.defaults.items()}
-    given |= dict(zip(made.parameters, call.args, strict=False))
+    given: dict[str, ast.AST] = {name: parse(value) for name, value in code.defaults.items()}
+    given |= dict(zip(code.parameters, call.args, strict=False))
     given |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg}
-    counts = reads(made.init)
+    counts = reads(code.init)
     if any(counts[name] > 1 and len(show(value)) > 12 for name, value in given.items()):
         return None
     layers: list[ast.keyword] = []
-    for statement in made.init:
+    for statement in code.init:
         if not isinstance(statement, ast.Assign):
             return None
         target, value = statement.targets[0], replaced(statement.value, given)
@@ -160,14 +161,14 @@ def _sequence(made: ClassDef, known: Mapping[str, ClassDef], call: ast.Call) -> 
         else:
             return None
     layers = [rewrite(layer, lambda part: _keyed(part, known)) for layer in layers]
-    found = ast.Call(ast.Name("named"), [], layers) if layers else parse("nn.Sequential()")
-    if len(layers) > LAYERS or len(show(found)) >= 2 * WIDTH or any(map(_is_worked_out, walk(layers))):
+    result = ast.Call(ast.Name("named"), [], layers) if layers else parse("nn.Sequential()")
+    if len(layers) > LAYERS or len(show(result)) >= 2 * WIDTH or any(map(_is_worked_out, walk(layers))):
         return None
-    return found
+    return result
 
 
 def nameable(label: str) -> bool:
-    """Whether a sequence can be made of parts by their names with this among them."""
+    """True if a label can name a child of a sequence."""
     return not hasattr(nn.Sequential, label)
 
 
@@ -183,7 +184,7 @@ def _keyed(node: ast.AST, known: Mapping[str, ClassDef]) -> ast.AST | None:
 
 
 def _is_worked_out(node: ast.AST) -> bool:
-    """Whether a part works on numbers alone, and should be said as its value."""
+    """True for arithmetic on numbers alone, whose value would read better."""
     if isinstance(node, ast.BinOp):
         left, right = node.left, node.right
     elif isinstance(node, ast.Compare):
@@ -202,7 +203,7 @@ def _is_worked_out(node: ast.AST) -> bool:
 
 def fold_loops(body: list[ast.stmt], counter: str) -> list[ast.stmt]:
     """Make three or more modules appended in a row, alike but for the number of their node, a loop."""
-    found: list[ast.stmt] = []
+    result: list[ast.stmt] = []
     shapes = [show(rewrite(statement, lambda part: ast.Name("_") if _is_number(part) else None)) for statement in body]
     begin = 0
     while begin < len(body):
@@ -210,9 +211,23 @@ def fold_loops(body: list[ast.stmt], counter: str) -> list[ast.stmt]:
         while end < len(body) and shapes[end] == shapes[begin]:
             end += 1
         loop = _loop(body[begin:end], counter) if end - begin > 2 and shapes[begin].startswith("self.append(") else None
-        found += loop or body[begin : begin + 1]
+        result += loop or body[begin : begin + 1]
         begin = end if loop else begin + 1
-    return found
+    return result
+
+
+def fold_branches(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Make a loop over nodes that all read the input, and whose features leave, one expression."""
+    *loop, last = body
+    if text(loop) != text(_BRANCHES):
+        return body
+    branches = parse("[node.unit(x) for node in self]")
+
+    def branch(part: ast.AST) -> ast.AST | None:
+        return branches if isinstance(part, ast.Subscript) and show(part) == "features[1:]" else None
+
+    result = rewrite(last, branch)
+    return body if reads([result])["features"] else [result]
 
 
 def _is_number(node: ast.AST) -> bool:
@@ -254,26 +269,26 @@ def inline_names(body: list[ast.stmt], temporary: set[str], nodes: set[str]) -> 
         nodes: Names of nodes' outputs: they may where theirs is the first call of that statement, so that nodes still
             run in their order.
     """
-    found: list[ast.stmt] = []
+    result: list[ast.stmt] = []
     for statement in reversed(body):
         inner = getattr(statement, "body", None)
         if inner is not None:
             statement = _with_body(statement, inline_names(inner, temporary, nodes))
-        elif found and isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name, following = statement.targets[0].id, found[-1]
+        elif result and isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            name, following = statement.targets[0].id, result[-1]
             here = [] if hasattr(following, "body") else [following]
-            used = reads(found)[name] == 1 == reads(here)[name]
+            used = reads(result)[name] == 1 == reads(here)[name]
             fits = len(show(following)) + len(show(statement.value)) < WIDTH - 12
             call = show(statement.value).startswith("self[") and _is_first(name, following)
             if used and fits and (name in temporary or (name in nodes and call)):
-                found[-1] = replaced(following, {name: statement.value})
+                result[-1] = replaced(following, {name: statement.value})
                 continue
-        found.append(statement)
-    return found[::-1]
+        result.append(statement)
+    return result[::-1]
 
 
 def _is_first(name: str, statement: ast.stmt) -> bool:
-    """Whether a statement reads a name ahead of any node."""
+    """True if a statement reads a name before it calls any node."""
     for part in walk([statement]):
         if isinstance(part, ast.Name) and part.id == name:
             return True
