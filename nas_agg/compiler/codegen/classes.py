@@ -180,7 +180,7 @@ class Classes:
         named = re.fullmatch(r"let\.(\w+)", run.unit.where)
         joins: Any = None
         if run.unit.takes_shortcut:
-            joins = "dealt" if run.split else self.context(run)
+            joins = "split" if run.split else self.context(run)
         nested = getattr(run, "nested", False)
         code = self._register(
             ("unit", signature(run.unit), joins, nested), run.unit, run, site, named.group(1) if named else role

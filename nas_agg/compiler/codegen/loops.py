@@ -247,7 +247,7 @@ class PatternLoop(Loop):
         """The expression of the shortcut that a unit joins."""
         role = self.shortcut
         if self.runs[0].split:
-            self.check_dealt()
+            self.check_split()
             if code.mode != "given":
                 raise NotExpressible
             return "part"
@@ -270,7 +270,7 @@ class PatternLoop(Loop):
             return "x" if single else "features[-1]"
         return self.source(role)
 
-    def check_dealt(self) -> None:
+    def check_split(self) -> None:
         """Each node takes as many channels."""
         for run in self.runs:
             result = [taken(node.unit, self.classes) for node in run.nodes]

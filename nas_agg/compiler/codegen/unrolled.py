@@ -396,7 +396,7 @@ class Unrolled:
 
 
 def taken(run: UnitRun, classes: Any) -> int:
-    """The channels of a dealt shortcut that a unit takes."""
+    """The channels of a split shortcut that a unit takes."""
     total = 0
     for step in run.steps:
         if isinstance(step.step, Join):
