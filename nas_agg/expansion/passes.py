@@ -1,8 +1,8 @@
-"""Passes: small functions from graph to graph that leave the network's function as it is.
+"""Passes: functions from graph to graph that preserve the network's function.
 
-The tape of an expansion keeps concats flat and slices resolved while it writes, since cost and hash are read off that
-one form; `as_written` gives the graph without, and `flat` and `slices` lead from there to that form. Each pass stands
-in `PASSES` under its name, its switch.
+The tape of an expansion keeps concats flat and slices resolved, since cost and hash are computed on that normal form.
+`expand_unsimplified` gives the graph without it, and the passes ``flat`` and ``slices`` lead from there to the normal
+form. `PASSES` maps names to passes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nas_agg.language.genotype import Genotype
 
 
 class UnsimplifiedTape(Tape):
-    """A tape that tidies nothing: concats of concats and slices of slices stay, and what nobody reads."""
+    """A tape that simplifies nothing: it keeps concats of concats, slices of slices, and unread operations."""
 
     def cat(self, tensors: list[int]) -> int:
         return tensors[0] if len(tensors) == 1 else self.add(Cat(), *tensors)
@@ -31,26 +31,26 @@ class UnsimplifiedTape(Tape):
 
 
 class _Resolving(Tape):
-    """A tape that keeps its concats flat and its slices resolved, and what nobody reads."""
+    """A tape that keeps concats flat and slices resolved, and keeps unread operations."""
 
     graph = UnsimplifiedTape.graph
 
 
 def expand_unsimplified(genotype: Genotype) -> Graph:
-    """A genotype's graph before anything is tidied."""
+    """Expand a genotype without any simplification."""
     return expand(genotype, UnsimplifiedTape)
 
 
 class GraphRewriter:
-    """A graph that is written again, operation by operation.
+    """Rewrites a graph, operation by operation.
 
     Args:
-        graph: It stays as it is.
-        tape: What it is written on.
+        graph: The graph, which is not modified.
+        tape: Type of the tape that the new graph is written on.
 
     Attributes:
-        tape: What is written.
-        place: Where each of the graph's tensors stands on the tape.
+        tape: The new operations.
+        new_tensors: For each tensor of the graph, the corresponding tensor on the tape.
     """
 
     def __init__(self, graph: Graph, tape: type[Tape] = UnsimplifiedTape):
@@ -60,23 +60,24 @@ class GraphRewriter:
         self.new_tensors = [0]
 
     def operations(self) -> Iterator[tuple[int, Primitive, tuple[int, ...]]]:
-        """The graph's operations behind the image, each with its inputs on the tape."""
+        """Yield the graph's operations after the image, with their inputs on the tape."""
         for i in range(1, len(self.old)):
             yield i, self.old.ops[i], tuple(self.new_tensors[source] for source in self.old.inputs[i])
 
     def add(self, i: int, op: Primitive, inputs: tuple[int, ...]) -> int:
-        """Writes an operation in the place of the graph's own."""
+        """Append an operation at the path of the graph's operation ``i``."""
         self.tape.path = self.old.paths[i]
         return self.tape.add(op, *inputs)
 
     def graph(self) -> Graph:
-        found = self.tape.graph(self.new_tensors[self.old.output])
-        found.notes = self.old.notes
-        return found
+        """Return the new graph."""
+        graph = self.tape.graph(self.new_tensors[self.old.output])
+        graph.notes = self.old.notes
+        return graph
 
 
 def flat(graph: Graph) -> Graph:
-    """Concats of concats become one."""
+    """Flatten concats of concats."""
     copy = GraphRewriter(graph)
     tape = copy.tape
     for i, op, inputs in copy.operations():
@@ -90,7 +91,7 @@ def flat(graph: Graph) -> Graph:
 
 
 def slices(graph: Graph) -> Graph:
-    """Slices are resolved: of slices, of concats, of everything; neighbours in a concat become one, and it is flat."""
+    """Resolve slices of slices, of concats and of whole tensors; merge adjacent slices in concats and flatten them."""
     copy = GraphRewriter(graph, _Resolving)
     tape = copy.tape
     for i, op, inputs in copy.operations():
@@ -105,51 +106,51 @@ def slices(graph: Graph) -> Graph:
 
 
 def shared(graph: Graph) -> Graph:
-    """Equal work on equal tensors is done once: pools, gates' averages, activations, reads; nothing with weights."""
+    """Eliminate common subexpressions: pools, activations, concats and other operations without weights."""
     copy = GraphRewriter(graph)
-    known: dict[tuple, int] = {}
+    existing: dict[tuple, int] = {}
     for i, op, inputs in copy.operations():
         if op.stateful or isinstance(op, Dropout):
             copy.new_tensors.append(copy.add(i, op, inputs))
             continue
-        if (op, inputs) not in known:
-            known[op, inputs] = copy.add(i, op, inputs)
-        copy.new_tensors.append(known[op, inputs])
+        if (op, inputs) not in existing:
+            existing[op, inputs] = copy.add(i, op, inputs)
+        copy.new_tensors.append(existing[op, inputs])
     return copy.graph()
 
 
 def views(graph: Graph) -> Graph:
-    """A concat whose parts stand side by side in an earlier one is a view on that one, and copies nothing."""
+    """Replace a concat whose parts are adjacent in an earlier concat by a slice of that, which copies nothing."""
     copy = GraphRewriter(graph)
     tape = copy.tape
-    holders: dict[int, list[int]] = {}  # a tensor -> the concats that hold it
+    concats_of: dict[int, list[int]] = {}  # the concats that contain a tensor
     for i, op, inputs in copy.operations():
-        view = _held(tape, holders.get(inputs[0], ()), inputs) if isinstance(op, Cat) else None
+        view = _find_run(tape, concats_of.get(inputs[0], ()), inputs) if isinstance(op, Cat) else None
         if view is None:
             copy.new_tensors.append(copy.add(i, op, inputs))
             if isinstance(op, Cat):
                 for part in set(inputs):
-                    holders.setdefault(part, []).append(copy.new_tensors[i])
+                    concats_of.setdefault(part, []).append(copy.new_tensors[i])
         else:
-            whole, first = view
+            concat, first = view
             tape.path = graph.paths[i]
-            copy.new_tensors.append(whole if graph.shapes[i] == tape.shapes[whole] else
-                              tape.slice(whole, first, graph.shapes[i][0]))  # fmt: skip
+            is_whole = graph.shapes[i] == tape.shapes[concat]
+            copy.new_tensors.append(concat if is_whole else tape.slice(concat, first, graph.shapes[i][0]))
     return copy.graph()
 
 
-def _held(tape: Tape, concats: Iterable[int], parts: tuple[int, ...]) -> tuple[int, int] | None:
-    """A concat that holds the parts side by side, and the channel where they begin."""
+def _find_run(tape: Tape, concats: Iterable[int], parts: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return a concat that contains the parts as a run, and the first channel of the run."""
     for concat in concats:
-        held = tape.inputs[concat]
-        for at in range(len(held) - len(parts) + 1):
-            if held[at : at + len(parts)] == parts:
-                return concat, sum(tape.shapes[part][0] for part in held[:at])
+        inputs = tape.inputs[concat]
+        for at in range(len(inputs) - len(parts) + 1):
+            if inputs[at : at + len(parts)] == parts:
+                return concat, sum(tape.shapes[part][0] for part in inputs[:at])
     return None
 
 
 def dead(graph: Graph) -> Graph:
-    """Without the operations that do not lead to the output."""
+    """Remove operations that do not lead to the output."""
     tape = Tape(graph.shapes[0])
     tape.ops, tape.inputs, tape.shapes, tape.paths = graph.ops, graph.inputs, graph.shapes, graph.paths
     tape.notes = list(graph.notes)
@@ -166,13 +167,7 @@ PASSES: dict[str, Callable[[Graph], Graph]] = {
 
 
 class PassCount(NamedTuple):
-    """What a pass leaves.
-
-    Attributes:
-        name: The pass's.
-        before: Operations before it, the image among them.
-        after: Operations after it.
-    """
+    """Number of operations before and after a pass, including the image."""
 
     name: str
     before: int
@@ -180,35 +175,35 @@ class PassCount(NamedTuple):
 
 
 class PassResult(NamedTuple):
-    """One pass over a graph: what it left, and the graph it gave."""
+    """The result of a pass: numbers of operations, and the new graph."""
 
     counted: PassCount
     graph: Graph
 
 
 def run_passes(graph: Graph, passes: Iterable[str] | None = None) -> list[PassResult]:
-    """Runs passes one after another, each on what the one before gave.
+    """Run passes in sequence and return the result of each.
 
     Args:
-        graph: Of any form; it stays as it is.
-        passes: Names of passes, in the order in which they run; all if unsaid.
+        graph: The graph, which is not modified.
+        passes: Names of passes, in the order in which they run; default all.
 
     Raises:
-        InputError: If there is no such pass.
+        InputError: There is no pass of such a name.
     """
-    found: list[PassResult] = []
+    results: list[PassResult] = []
     if passes is not None and (isinstance(passes, str) or not isinstance(passes, Iterable)):
-        raise InputError(f"passes: names of passes, not {passes!r}")
+        raise InputError(f"passes: expected a list of names, not {passes!r}")
     for name in PASSES if passes is None else passes:
         if not isinstance(name, str) or name not in PASSES:
-            raise InputError(f"no pass {name!r}{did_you_mean(str(name), PASSES)}; there are {', '.join(PASSES)}")
+            raise InputError(f"unknown pass {name!r}{did_you_mean(str(name), PASSES)}; available: {', '.join(PASSES)}")
         after = PASSES[name](graph)
-        found.append(PassResult(PassCount(name, len(graph), len(after)), after))
+        results.append(PassResult(PassCount(name, len(graph), len(after)), after))
         graph = after
-    return found
+    return results
 
 
 def apply_passes(graph: Graph, passes: Iterable[str] | None = None) -> Graph:
-    """The graph behind some passes; all if unsaid."""
-    found = run_passes(graph, passes)
-    return found[-1].graph if found else graph
+    """Apply passes, by default all, and return the last graph."""
+    results = run_passes(graph, passes)
+    return results[-1].graph if results else graph

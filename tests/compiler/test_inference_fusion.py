@@ -168,7 +168,7 @@ def test_contradicting_options_are_refused():
     graph = graph_of("relu")
     with pytest.raises(InputError, match="unknown pass 'nope'"):
         nas_agg.compile("residual/resnet50", features=True, passes=["nope"])
-    with pytest.raises(InputError, match="passes: names of passes, not 3"):
+    with pytest.raises(InputError, match="passes: expected a list of names, not 3"):
         nas_agg.compile("residual/resnet50", passes=3)
     with pytest.raises(InputError, match="unknown pass 'norm'"):
         fuse(build(graph, 0), graph, ["norm"])

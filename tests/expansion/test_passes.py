@@ -136,7 +136,7 @@ def test_what_nobody_reads_is_dropped():
 
 
 def test_an_unknown_pass_is_refused():
-    with pytest.raises(InputError, match=r"no pass 'flatt'; did you mean 'flat'\?; there are flat, slices"):
+    with pytest.raises(InputError, match=r"unknown pass 'flatt'; did you mean 'flat'\?; available: flat, slices"):
         apply_passes(graph_of(lambda tape, x: x), ["flatt"])
 
 
