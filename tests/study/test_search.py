@@ -69,7 +69,7 @@ def test_a_search_in_memory_finds_the_best_and_leaves_nothing(tiny, score, searc
     assert [trial.labels for trial in other.trials] != [trial.labels for trial in result.trials]
 
 
-def test_a_repeat_is_told_the_value_and_counts_for_nothing(tiny):
+def test_a_duplicate_has_the_value_and_consumes_no_budget(tiny):
     calls = []
 
     def count(genotype, trial):
@@ -84,7 +84,7 @@ def test_a_repeat_is_told_the_value_and_counts_for_nothing(tiny):
     assert len(calls) == 2
 
 
-def test_a_repeat_of_a_stopped_network_is_stopped_at_the_same_value(tiny):
+def test_a_duplicate_of_a_pruned_network_is_pruned_at_the_same_value(tiny):
     def stop(genotype, trial):
         trial.report(0.25, 1)
         raise optuna.TrialPruned

@@ -33,7 +33,7 @@ def test_objectives_are_named_and_know_their_direction():
     assert list(objectives_of(Settings.parse(space="tiny", latency_target="5ms"), evaluated=False)) == [SCORE]
 
 
-def test_a_functions_own_objectives_say_their_direction():
+def test_a_functions_own_objectives_have_a_direction():
     found = objectives_of(Settings.parse(space="tiny", objective="error:min,speed:max,macs"), evaluated=True)
     assert [(metric.name, metric.direction, metric.known_a_priori) for metric in found] == [
         ("error", "minimize", False),
@@ -55,12 +55,12 @@ def test_a_functions_own_objectives_say_their_direction():
         ("my error:min", True, "is not a valid name"),
     ],
 )
-def test_what_is_no_objective(objective, evaluated, said):
+def test_invalid_objectives(objective, evaluated, said):
     with pytest.raises(InputError, match=f"^objective: .*{said.replace('?', '[?]')}"):
         objectives_of(Settings.parse(space="tiny", objective=objective), evaluated)
 
 
-def test_what_several_objectives_rule_out(tiny):
+def test_settings_that_exclude_several_objectives(tiny):
     with pytest.raises(InputError, match="median takes a single objective; use halving"):
         objectives_of(Settings.parse(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
     with pytest.raises(InputError, match="latency_target: the objective is then a score of accuracy and latency"):

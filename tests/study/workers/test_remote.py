@@ -150,7 +150,7 @@ def assignment(number):
     return Assignment(number, job=TrialJob(genotype={}, seed=number, recipe="search", epochs=1, out=""))
 
 
-def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
+def test_a_trial_is_leased_to_a_free_worker_and_its_reports_and_outcome_come_back(record):
     there = executor(record)
     assert there.free_slots() == 0
     hand = Hand(record)
@@ -175,7 +175,7 @@ def test_a_trial_goes_to_who_is_free_and_its_reports_and_end_come_back(record):
     there.reply(0, stop=True)  # too late to matter
 
 
-def test_who_was_there_before_counts_only_when_its_beat_changes(record):
+def test_a_worker_that_was_there_before_counts_once_its_heartbeat_changes(record):
     hand = Hand(record)
     there = executor(record)
     assert there.free_slots() == 0 and there.poll(0.3) == [] and there.free_slots() == 0
@@ -184,7 +184,7 @@ def test_who_was_there_before_counts_only_when_its_beat_changes(record):
     assert there.free_slots() == 1
 
 
-def test_a_trial_of_a_silent_worker_goes_to_another_and_what_the_first_says_late_is_ignored(record):
+def test_a_trial_of_an_unresponsive_worker_goes_to_another_and_late_results_are_ignored(record):
     there = executor(record, seconds=0.5)
     first = Hand(record)
     there.poll(0.3)
@@ -213,7 +213,7 @@ def test_many_workers_share_trials_evenly(record):
     assert {hands[0].lease(number)["worker"] for number in range(3)} == {"w0", "w1", "w2"}
 
 
-def test_a_worker_that_leaves_gives_its_trial_back(record):
+def test_a_worker_that_signs_off_releases_its_trial(record):
     there = executor(record)
     hand = Hand(record)
     there.poll(0.3)
@@ -224,7 +224,7 @@ def test_a_worker_that_leaves_gives_its_trial_back(record):
     assert event.kind == "released" and there.free_slots() == 0
 
 
-def test_the_coordinator_beats_only_while_somebody_is_there(record):
+def test_the_coordinator_sends_heartbeats_only_while_a_worker_is_alive(record):
     def said():
         return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]
 
@@ -255,7 +255,7 @@ def leased(record):
     return hand
 
 
-def test_a_trial_that_ended_meanwhile_is_taken_as_it_ended(record):
+def test_the_outcome_of_a_trial_that_ended_meanwhile_is_collected(record):
     hand = leased(record)
     hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
     hand.end(1, 1, accuracy=0.5)
@@ -266,7 +266,7 @@ def test_a_trial_that_ended_meanwhile_is_taken_as_it_ended(record):
     assert hand.lease(1)["attempt"] == 1
 
 
-def test_a_trial_that_is_still_trained_is_taken_up(record):
+def test_a_trial_that_is_still_being_trained_is_reattached(record):
     hand = leased(record)
     there = executor(again(record), hand.beat)
     assert there.free_slots() == 1
@@ -280,7 +280,7 @@ def test_a_trial_that_is_still_trained_is_taken_up(record):
 
 
 @pytest.mark.parametrize("end", [None, "worker_died", "released"])
-def test_a_trial_whose_worker_is_gone_is_begun_anew(record, end):
+def test_a_trial_whose_worker_is_gone_is_restarted(record, end):
     hand = leased(record)
     if end:
         hand.end(1, 1, end)
@@ -292,7 +292,7 @@ def test_a_trial_whose_worker_is_gone_is_begun_anew(record, end):
     assert other.lease(1) == {"worker": "w2", "attempt": 2, "pieces": 1}
 
 
-def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record):
+def test_the_lease_of_a_trial_that_is_trained_locally_is_revoked(record):
     hand = leased(record)
     there = executor(again(record), adoption_seconds=0.0)
     there.revoke(1)
@@ -301,13 +301,13 @@ def test_a_trial_that_is_trained_here_now_is_taken_from_its_worker(record):
     assert LEASE not in hand.attrs(0)
 
 
-def test_what_is_said_to_workers_is_no_part_of_a_trial(record, tiny):
+def test_messages_to_workers_are_not_attributes_of_a_trial(record, tiny):
     leased(record)
     attrs = again(record).study.trials[1].user_attrs
     assert attrs["nas_agg:hash"] == "1" and not any("remote" in key for key in attrs)
 
 
-def test_who_is_told_to_leave_costs_no_retry(tiny, score, monkeypatch):
+def test_a_released_trial_costs_no_retry(tiny, score, monkeypatch):
     class Leaves(InProcessExecutor):
         left = 0
 
@@ -372,12 +372,12 @@ def trained(arranged) -> list[list[str]]:
     return [line.split() for line in (arranged.notes / "trained.txt").read_text().splitlines()]
 
 
-def test_a_search_without_workers_waits_for_one_until_its_time_is_up(tiny, arranged):
+def test_a_search_without_workers_waits_for_one_until_its_timeout(tiny, arranged):
     with pytest.raises(NasAggError, match="no network has a result: timeout reached"):
         arranged.search(tiny, timeout=1)
 
 
-def test_one_who_joins_late_trains_what_workers_here_would(tiny, arranged, tmp_path):
+def test_a_remote_worker_that_joins_late_trains_the_same_trials_as_local_ones(tiny, arranged, tmp_path):
     threading.Timer(1.0, arranged.machine).start()
     elsewhere = arranged.search(tiny, budget=14, epochs=6)
     arranged.out = tmp_path / "here"
@@ -388,7 +388,7 @@ def test_one_who_joins_late_trains_what_workers_here_would(tiny, arranged, tmp_p
     assert arranged.lines[-1] == "the search has finished; leaving"
 
 
-def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged):
+def test_remote_trials_are_pruned_too(tiny, arranged):
     arranged.poll = PollSettings(while_training=0.1)
     arranged.ways = {"sleep": 0.7}
     arranged.machine(), arranged.machine(), arranged.machine()
@@ -396,7 +396,7 @@ def test_a_trial_that_lags_behind_is_stopped_elsewhere_too(tiny, arranged):
     assert "pruned" in {trial.state for trial in result.trials}
 
 
-def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
+def test_local_and_remote_workers_share_the_trials(tiny, arranged, monkeypatch):
     arranged.ways = {"sleep": 0.3}
     slow = Task("a fake", {"sleep": 0.5, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
     backend = replace(plan.DEFAULT_BACKEND, open_task=lambda settings, space: slow)
@@ -410,7 +410,7 @@ def test_workers_here_and_elsewhere_work_together(tiny, arranged, monkeypatch):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_trials_are_trained_in_the_runs_folder_where_it_is_to_be_had(tiny, arranged, monkeypatch, shared):
+def test_trials_are_trained_in_the_run_folder_if_it_is_accessible(tiny, arranged, monkeypatch, shared):
     if not shared:
         monkeypatch.setattr(agent, "_accessible_trial_folders", lambda study: None)
     machine = arranged.machine()
@@ -421,7 +421,7 @@ def test_trials_are_trained_in_the_runs_folder_where_it_is_to_be_had(tiny, arran
     assert shared or not any(place.exists() for place in places)
 
 
-def test_a_failure_elsewhere_is_told_as_one_here(tiny, arranged):
+def test_a_remote_failure_is_recorded_like_a_local_one(tiny, arranged):
     arranged.ways = {"sleep": 0.0, "raises": [1], "exhausts": [2], "hangs": [3]}
     arranged.machine()
     result = arranged.search(tiny, budget=4, trial_timeout=1)
@@ -434,7 +434,7 @@ def test_a_failure_elsewhere_is_told_as_one_here(tiny, arranged):
     ]
 
 
-def test_sigterm_hands_the_trial_back_at_once(tiny, arranged):
+def test_sigterm_releases_the_trial_at_once(tiny, arranged):
     first = arranged.process(hangs=[2])
 
     def leave():
@@ -457,7 +457,7 @@ def _notes(arranged):
     return trained(arranged) if (arranged.notes / "trained.txt").exists() else []
 
 
-def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monkeypatch):
+def test_a_suspended_machine_cancels_trials_that_were_leased_to_others(tiny, arranged, monkeypatch):
     lease = LeaseSettings(seconds=2.0)
     monkeypatch.setattr(plan, "DEFAULT_BACKEND", replace(plan.DEFAULT_BACKEND, lease=lease))
     first = arranged.process(hangs=[1])
@@ -480,7 +480,7 @@ def test_a_machine_that_slept_drops_what_others_were_given(tiny, arranged, monke
     assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; leaving"
 
 
-def test_a_worker_without_a_coordinator_leaves_after_a_while(record, monkeypatch):
+def test_a_worker_without_a_coordinator_exits_after_the_idle_time(record, monkeypatch):
     record.storage.set_study_user_attr(record.study_id, TASK, {**TASK_SAID, "versions": versions()})
     lines = []
     study = StudyHandle(record.storage, record.study_id, "a", TASK_SAID)
@@ -491,7 +491,7 @@ def test_a_worker_without_a_coordinator_leaves_after_a_while(record, monkeypatch
     assert said["signed_off"] is True
 
 
-def test_a_storage_that_is_gone_ends_a_worker_with_a_line(record):
+def test_a_storage_that_is_gone_is_a_one_line_error(record):
     class Gone(InMemoryStorage):
         def get_study_user_attrs(self, study_id):
             raise ConnectionError("no route to host")
@@ -563,7 +563,7 @@ def test_a_storage_or_run_that_is_not_there_is_one_line(tmp_path):
             locate_study(**both)
 
 
-def test_a_worker_waits_for_a_study_if_it_is_told_to(studies):
+def test_a_worker_waits_for_a_study_if_requested(studies):
     url = studies()
     threading.Timer(1.0, lambda: studies(late="here")).start()
     with pytest.raises(InputError):

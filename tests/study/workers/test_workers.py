@@ -200,7 +200,7 @@ def test_a_gpu_that_failed_gets_another_process(tiny, fake, tmp_path):
         assert len(per_trial) == len(set(per_trial)), "no trial is lost with the process"
 
 
-def test_the_first_fault_of_a_gpu_is_the_one_that_is_told(monkeypatch):
+def test_the_first_error_of_a_gpu_is_the_one_reported(monkeypatch):
     import torch
 
     import nas_agg.study.workers.jobs as training
