@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from corpus.hostile import bases, case, read
+from corpus.hostile import base_genotypes, random_file, read_outcome
 
 GIB = 2**30
 END = ["gap", {"linear": "classes"}]
@@ -30,7 +30,7 @@ def test_1000_mutated_files() -> None:
 
 
 def test_the_files_go_by_their_seed() -> None:
-    texts = [[case(rng, bases()) for _ in range(20)] for rng in (random.Random(3), random.Random(3))]
+    texts = [[random_file(rng, base_genotypes()) for _ in range(20)] for rng in (random.Random(3), random.Random(3))]
     assert texts[0] == texts[1] and len(set(texts[0])) == 20
 
 
@@ -142,7 +142,7 @@ BY_HAND: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize(("value", "said"), BY_HAND.values(), ids=list(BY_HAND))
 def test_files_made_by_hand(value: Any, said: str) -> None:
     began = time.process_time()
-    message = read(json.dumps(value))
+    message = read_outcome(json.dumps(value))
     assert message.startswith(said) and bool(message) == bool(said)
     assert len(message) < 400 and time.process_time() - began < 5
 
@@ -165,7 +165,7 @@ def test_files_made_by_hand(value: Any, said: str) -> None:
     ],
 )
 def test_texts_that_are_no_genotype(text: str) -> None:
-    assert read(text)
+    assert read_outcome(text)
 
 
 @pytest.mark.parametrize(

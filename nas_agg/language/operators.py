@@ -163,22 +163,22 @@ class Mixed(Operator):
         if not sources or mixed == 0:
             return tape.cat([*sources, main])
         state = tape.cat(sources)
-        have, given = tape.shapes[state][0], tape.shapes[main][0]
-        if have < mixed or given < mixed:
+        available, main_width = tape.shapes[state][0], tape.shapes[main][0]
+        if available < mixed or main_width < mixed:
             raise GenotypeError(
                 f"'mixed' of {mixed} channels needs at least as many in the sources and in the main path, "
-                f"not {have} and {given}",
+                f"not {available} and {main_width}",
                 ".operator.mixed",
             )
-        first = 0 if values["onto"] == "front" else have - mixed
+        first = 0 if values["onto"] == "front" else available - mixed
         summed = tape.sum([tape.slice(state, first, mixed), tape.slice(main, 0, mixed)], Add())
         parts = [summed]
         if first:
             parts.insert(0, tape.slice(state, 0, first))
-        if first + mixed < have:
-            parts.append(tape.slice(state, first + mixed, have - first - mixed))
-        if given > mixed:
-            parts.append(tape.slice(main, mixed, given - mixed))
+        if first + mixed < available:
+            parts.append(tape.slice(state, first + mixed, available - first - mixed))
+        if main_width > mixed:
+            parts.append(tape.slice(main, mixed, main_width - mixed))
         return tape.cat(parts)
 
 

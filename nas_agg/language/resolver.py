@@ -128,20 +128,20 @@ class Resolver:
         fixed: list[tuple[str, Any]] = []
         numbers: list[tuple[str, NumberField]] = []
         for field, (attribute, mark) in _field_kinds(kind).items():
-            given, place = getattr(value, attribute), f"{where}.{field}"
-            if isinstance(mark, Bounds) and given is not None:
-                number = self.names.number(given, place, mark, bound)
+            content, place = getattr(value, attribute), f"{where}.{field}"
+            if isinstance(mark, Bounds) and content is not None:
+                number = self.names.number(content, place, mark, bound)
                 constant = number.expression.constant
                 if constant is None:
                     numbers.append((field, number))
                 else:
                     fixed.append((field, constant))
             elif isinstance(mark, Choice):
-                fixed.append((field, self.names.choice(given, place, mark)))
+                fixed.append((field, self.names.choice(content, place, mark)))
             elif mark == FLAG:
-                fixed.append((field, self.names.flag(given, place)))
+                fixed.append((field, self.names.flag(content, place)))
             else:
-                fixed.append((field, given))
+                fixed.append((field, content))
         size = 1 + sum(len(row) + 1 for field, rows in fixed if field == "edges" for row in rows)
         work = 1 + sum(number.expression.size for _, number in numbers)
         return intern(ResolvedWord, where, word, kind, tuple(fixed), tuple(numbers), size, work)

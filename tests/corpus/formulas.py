@@ -1,4 +1,4 @@
-"""Graphs as formulas, short enough to be written into a test by hand."""
+"""Graphs as short formulas, to compare with formulas written by hand."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CONV = {"conv": 1}
 
 
 def graph_of(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> Graph:
-    """The graph of some steps on an image, with a classifier behind them."""
+    """Return the graph of some steps on an image, followed by a classifier."""
     return expand(
         Genotype.from_dict({"input": list(image), "classes": 3, "net": [*net, "gap", {"linear": 3}], **fields})
     )
 
 
 def formula(*net: Any, image: tuple[int, int, int] = (4, 8, 8), **fields: Any) -> str:
-    """What some steps make of an image x.
+    """Return the formula that some steps compute from an image x.
 
     Convolutions are a, b, ... in the order in which they are written, with what they read where they come first:
     ``a(x) + b(a)``. A concat is ``[a, b]``, some channels are ``a{2:4}``.

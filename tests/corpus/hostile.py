@@ -1,4 +1,4 @@
-"""Broken and hostile genotype files, made by chance: `python hostile.py SEED COUNT` reads many and reports as JSON."""
+"""Random malformed and hostile genotype files; `python -m corpus.hostile SEED COUNT` reads many and reports as JSON."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from nas_agg.common.files import parse_document
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
 
-#: The place of a fault: a field of a genotype with its path, or a place in the text.
+#: The location in an error: the path of a field of a genotype, or a place in the file.
 PLACE = re.compile(r"\S.{0,400}?: |a genotype must be an object", re.DOTALL)
 
 
-def bases() -> list[dict[str, Any]]:
-    """What is mutated: the networks of the specification, and a few that say what those do not."""
+def base_genotypes() -> list[dict[str, Any]]:
+    """Return the genotypes that are mutated: those of `NETWORKS`, and a few with the remaining fields."""
     found = [network["genotype"] for network in NETWORKS]
     gather = {
         "pattern": {"edges": [[0], [0, 1]]},
@@ -66,7 +66,7 @@ def bases() -> list[dict[str, Any]]:
 
 
 def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a value."""
+    """Collect every (container, key) in a value."""
     for key in value if isinstance(value, dict) else range(len(value)):
         found.append((value, key))
         if isinstance(value[key], (dict, list)):
@@ -75,7 +75,7 @@ def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def plausible(rng: random.Random, value: dict[str, Any]) -> None:
-    """Another value of a field that might be right."""
+    """Replace a field by another plausible value."""
     everywhere = [
         (container, key) for container, key in places(value, []) if isinstance(container, dict) and key in PLAUSIBLE
     ]
@@ -85,7 +85,7 @@ def plausible(rng: random.Random, value: dict[str, Any]) -> None:
 
 
 def mutate(rng: random.Random, value: dict[str, Any]) -> None:
-    """One change anywhere in a value."""
+    """Change a random place in a value."""
     everywhere = places(value, [])
     if not everywhere or len(everywhere) > 20_000:
         return
@@ -124,8 +124,8 @@ def mutate(rng: random.Random, value: dict[str, Any]) -> None:
         container[key] = rng.choice((None, True, [], {}, "k", -1))
 
 
-def broken(rng: random.Random, text: str) -> str:
-    """A text that is perhaps no JSON any more."""
+def corrupt_text(rng: random.Random, text: str) -> str:
+    """Corrupt a text, which may then not be JSON."""
     at = rng.randrange(len(text))
     piece = rng.choice(
         [
@@ -159,8 +159,8 @@ def broken(rng: random.Random, text: str) -> str:
     return text[:at] + text[at + rng.randrange(1, 9) :]
 
 
-def case(rng: random.Random, known: list[dict[str, Any]]) -> str:
-    """The text of one file."""
+def random_file(rng: random.Random, known: list[dict[str, Any]]) -> str:
+    """Return the text of a random file."""
     value = deepcopy(rng.choice(known))
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         plausible(rng, value)
@@ -169,22 +169,22 @@ def case(rng: random.Random, known: list[dict[str, Any]]) -> str:
     if rng.random() < 0.1:
         value["version"] = rng.choice((0, 2, -1, "1", 1.0, True, None, [1], 10**30))
     text = json.dumps(value, ensure_ascii=rng.random() < 0.5)
-    return (broken(rng, text) if rng.random() < 0.15 and text else text)[:2_000_000]
+    return (corrupt_text(rng, text) if rng.random() < 0.15 and text else text)[:2_000_000]
 
 
-def first(choice: Any) -> Any:
-    """The first value of an open name, or None if it has none."""
+def first_value(choice: Any) -> Any:
+    """Return the first value of a search variable, or None if it has none."""
     if isinstance(choice, dict):
         return choice.get("from")
     return choice[0] if isinstance(choice, tuple) and choice else None
 
 
-def read(text: str) -> str:
-    """Reads, expands and counts a file; "" if it is a network, else what is said."""
+def read_outcome(text: str) -> str:
+    """Read and expand a file and compute its cost; return "" if it is a network, else the error message."""
     try:
         value = parse_document(text, "net.json")
         genotype = Genotype.from_dict(value)
-        values = {name: first(choice) for name, choice in (genotype.open or {}).items()}
+        values = {name: first_value(choice) for name, choice in (genotype.open or {}).items()}
         if values and None not in values.values():
             genotype = genotype.fill(values)
         counted = cost(genotype)
@@ -209,8 +209,8 @@ def read(text: str) -> str:
     return ""
 
 
-def most_memory() -> int:
-    """The most bytes that this process has held."""
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
     if status.exists():  # what getrusage says includes the process that started this one
         found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="utf-8"))
@@ -220,20 +220,20 @@ def most_memory() -> int:
 
 
 def campaign(seed: int, count: int) -> dict[str, Any]:
-    """Reads many files: how many are networks, the slowest, the memory, and what should not have been."""
-    rng, known = random.Random(seed), bases()
+    """Read many files; report the number of networks, the slowest file, peak memory, and unexpected exceptions."""
+    rng, known = random.Random(seed), base_genotypes()
     report: dict[str, Any] = {"networks": 0, "refused": 0, "slowest": 0.0, "slow": "", "faults": []}
     for _ in range(count):
-        text = case(rng, known)
+        text = random_file(rng, known)
         began = time.process_time()
         try:
-            report["refused" if read(text) else "networks"] += 1
+            report["refused" if read_outcome(text) else "networks"] += 1
         except BaseException:
             report["faults"].append([traceback.format_exc()[-1500:], text[:3000]])
         took = time.process_time() - began
         if took > report["slowest"]:
             report["slowest"], report["slow"] = took, text[:3000]
-    report["bytes"] = most_memory()
+    report["bytes"] = peak_memory()
     return report
 
 

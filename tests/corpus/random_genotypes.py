@@ -22,9 +22,9 @@ def random_genotype(
     classes: int = 5,
     depth: int = 2,
     most_ops: int = 150,
-    later_words: bool = True,
+    recent_words: bool = True,
 ) -> dict[str, Any]:
-    """A random small genotype that is a network.
+    """Return a small random genotype that is a valid network.
 
     Every layer, pattern and operator can occur, with every field of theirs, and so can `let`, `like` and `units`.
 
@@ -34,31 +34,31 @@ def random_genotype(
         classes: Number of classes.
         depth: How deep aggregates may nest.
         most_ops: Larger networks are drawn again.
-        later_words: Whether every second network has words that were added to the language later. They draw from
+        recent_words: Whether every second network has words that were added to the language later. They draw from
             numbers of their own, so that a seed's network is otherwise what it was.
     """
     while True:
-        drawn = _Drawn(rng, depth).genotype(image, classes)
-        if _is_network(drawn, most_ops):
+        genotype = _Sampler(rng, depth).genotype(image, classes)
+        if _is_network(genotype, most_ops):
             break
-    further = random.Random(repr(drawn))
-    for _ in range(4 * (later_words and further.random() < 0.5)):
-        if _is_network(made := _with_later_words(further, drawn), most_ops):
-            return made
-    return drawn
+    further = random.Random(repr(genotype))
+    for _ in range(4 * (recent_words and further.random() < 0.5)):
+        if _is_network(fields := _with_recent_words(further, genotype), most_ops):
+            return fields
+    return genotype
 
 
-def _is_network(drawn: dict[str, Any], most_ops: int) -> bool:
+def _is_network(genotype: dict[str, Any], most_ops: int) -> bool:
     try:
-        graph = expand(Genotype.from_dict(drawn))
+        graph = expand(Genotype.from_dict(genotype))
     except GenotypeError:
         return False
     return len(graph) <= most_ops and max(channels for channels, _, _ in graph.shapes) <= 256
 
 
-def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, Any]:
-    """A genotype with starts, products, shared units and further layers strewn in."""
-    made = deepcopy(drawn)
+def _with_recent_words(rng: random.Random, genotype: dict[str, Any]) -> dict[str, Any]:
+    """Return a genotype with starts, products, shared units and further layers inserted at random."""
+    fields = deepcopy(genotype)
     eaches = (["bn", "relu"], [{"conv": 1, "out": "c"}], [{"conv": 3, "out": "c", "bias": True}, "ln", "sigmoid"])
     layers = (
         {"times": "1/3"},
@@ -69,7 +69,7 @@ def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, An
         "channel-mean",
         "channel-max",
     )
-    for step in list(aggregates_of(made)):
+    for step in list(aggregates_of(fields)):
         for gather in [step[field] for field in ("reads", "shortcut", "output") if field in step]:
             if gather.get("weight", gather["operator"] == "weighted") is True and rng.random() < 0.5:
                 gather["start"] = rng.choice((1, 0.5, "2/k", "1/(k + 1)"))
@@ -81,7 +81,7 @@ def _with_later_words(rng: random.Random, drawn: dict[str, Any]) -> dict[str, An
             if rng.random() < 0.5:
                 layer = {"drop-path": "0.5*l/(n + 1)"} if rng.random() < 0.3 else deepcopy(rng.choice(layers))
                 unit.insert(rng.randint(0, len(unit)), layer)
-    return made
+    return fields
 
 
 def aggregates_of(value: Any) -> Iterator[dict[str, Any]]:
@@ -96,7 +96,7 @@ def aggregates_of(value: Any) -> Iterator[dict[str, Any]]:
             yield from aggregates_of(item)
 
 
-class _Drawn:
+class _Sampler:
     def __init__(self, rng: random.Random, depth: int):
         self.rng, self.depth = rng, depth
         self.names: dict[str, Any] = {}
@@ -118,8 +118,8 @@ class _Drawn:
         net += rng.choice(
             (["gap", {"linear": "classes"}], [{"linear": "classes"}], [{"conv": 1, "out": "classes"}, "gap"])
         )
-        drawn = {"input": list(image), "classes": classes, "net": net}
-        return {**drawn, "let": self.names} if self.names else drawn
+        genotype = {"input": list(image), "classes": classes, "net": net}
+        return {**genotype, "let": self.names} if self.names else genotype
 
     # ------------------------------------------------------------------ layers
 
@@ -189,36 +189,36 @@ class _Drawn:
         n = rng.choice((0, 1, 2, 2, 3, 3, 4))
         if level == 0 and "base" in self.names and self.maybe(0.4):
             return {"like": "base"} | rng.choice(({}, {"growth": 4}, {"stride": 2}))
-        made: dict[str, Any] = {"nodes": n, "growth": self.schedule(n)}
+        fields: dict[str, Any] = {"nodes": n, "growth": self.schedule(n)}
         if self.maybe(0.3):
-            made["cardinality"] = rng.choice(("l + 1", 2, "gcd(4, w)"))
+            fields["cardinality"] = rng.choice(("l + 1", 2, "gcd(4, w)"))
         if self.maybe(0.15):
-            made["stride"] = rng.choice((2, "2 if l == 1 else 1"))
+            fields["stride"] = rng.choice((2, "2 if l == 1 else 1"))
         if self.maybe(0.1):
-            made["let"] = {"k": rng.choice((2, [1] * n, "l"))}
-            made["growth"] = "4*k"
+            fields["let"] = {"k": rng.choice((2, [1] * n, "l"))}
+            fields["growth"] = "4*k"
         if self.maybe(0.75):
-            made["reads"] = self.gather(range(1, n + 2))
+            fields["reads"] = self.gather(range(1, n + 2))
         shortcut = self.maybe(0.5)
         if shortcut:
-            made["shortcut"] = self.gather(range(1, n + 1))
-        if self.maybe(0.3) or made.get("reads", {}).get("pattern") == "input":
-            made["output"] = self.gather([n + 1])
+            fields["shortcut"] = self.gather(range(1, n + 1))
+        if self.maybe(0.3) or fields.get("reads", {}).get("pattern") == "input":
+            fields["output"] = self.gather([n + 1])
         if n and self.maybe(0.25):
-            made["units"] = [self.unit(level + 1, shortcut) for _ in range(n)]
+            fields["units"] = [self.unit(level + 1, shortcut) for _ in range(n)]
             if self.maybe(0.5):
-                del made["nodes"]
-        elif n and self.maybe(0.1) and shortcut and "output" not in made and "reads" not in made:
+                del fields["nodes"]
+        elif n and self.maybe(0.1) and shortcut and "output" not in fields and "reads" not in fields:
             inner = {
                 "nodes": 2,
                 "growth": 4,
                 "unit": [{"conv": 3}, "join"],
                 "output": {"pattern": "nodes", "operator": "concat"},
             }
-            made |= {"growth": 8, "unit": [inner], "shortcut": {"operator": "sum", "match": [{"conv": 1, "out": 8}]}}
+            fields |= {"growth": 8, "unit": [inner], "shortcut": {"operator": "sum", "match": [{"conv": 1, "out": 8}]}}
         else:
-            made["unit"] = self.unit(level + 1, shortcut)
-        return made
+            fields["unit"] = self.unit(level + 1, shortcut)
+        return fields
 
     def schedule(self, n: int) -> Any:
         rng = self.rng
@@ -238,21 +238,23 @@ class _Drawn:
             {"exponential": 2},
             {"micro-dense": 2},
         ]
-        made: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "pattern": rng.choice(patterns) if self.maybe(0.8) else {"edges": [self.row(p) for p in positions]}
         }
         mixed = {"mixed": rng.choice((0, 2, 4)), "onto": rng.choice(("front", "back"))}
-        made["operator"] = rng.choice(("sum", "sum", "concat", "concat", "concat", "weighted", "mean", "gated", mixed))
-        if made["operator"] in ("sum", "mean", "concat", "weighted"):
+        fields["operator"] = rng.choice(
+            ("sum", "sum", "concat", "concat", "concat", "weighted", "mean", "gated", mixed)
+        )
+        if fields["operator"] in ("sum", "mean", "concat", "weighted"):
             if self.maybe(0.2):
-                made["norm"] = rng.choice(("gn", "ln", "in", "bn", "none"))
+                fields["norm"] = rng.choice(("gn", "ln", "in", "bn", "none"))
             if self.maybe(0.2):
-                made["weight"] = rng.choice((True, False))
+                fields["weight"] = rng.choice((True, False))
         if self.maybe(0.85):
-            made["match"] = deepcopy(rng.choice(FITS)) if self.maybe(0.85) else "skip"
+            fields["match"] = deepcopy(rng.choice(FITS)) if self.maybe(0.85) else "skip"
         if self.maybe(0.15):
-            made["raw"] = True
-        return made
+            fields["raw"] = True
+        return fields
 
     def row(self, position: int) -> list[int]:
         return sorted(self.rng.sample(range(position), self.rng.randint(1, min(position, 3))))

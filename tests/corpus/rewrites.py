@@ -15,10 +15,10 @@ from nas_agg.language.patterns import PATTERNS
 
 
 def equivalent_genotype(rng: random.Random, genotype: dict[str, Any]) -> dict[str, Any]:
-    """The same network: patterns as edges, units in lists, steps and gathers under names."""
-    made = deepcopy(genotype)
-    let = made.setdefault("let", {})
-    for step in list(aggregates_of(made)):
+    """Return the same network with patterns as edges, units in lists, and named steps and gathers."""
+    rewritten = deepcopy(genotype)
+    let = rewritten.setdefault("let", {})
+    for step in list(aggregates_of(rewritten)):
         n = step.get("nodes", len(step.get("units", ())) or 1)
         if rng.random() < 0.6:
             _write_edges(step, n)
@@ -31,7 +31,7 @@ def equivalent_genotype(rng: random.Random, genotype: dict[str, Any]) -> dict[st
         if "unit" in step and rng.random() < 0.3:
             let[name := f"unit{len(let)}"] = step["unit"]
             step["unit"] = name
-    return made
+    return rewritten
 
 
 def _write_edges(step: dict[str, Any], n: int) -> None:
@@ -48,7 +48,7 @@ def _write_edges(step: dict[str, Any], n: int) -> None:
 
 
 def equivalent_graph(rng: random.Random, graph: Graph) -> Graph:
-    """The same network as another graph: operations elsewhere, sums and means reordered, sums nested or taken apart."""
+    """Return the same network as another graph: operations and terms reordered, sums nested or flattened."""
     inputs = [list(row) for row in graph.inputs]
     ops, shapes = list(graph.ops), list(graph.shapes)
     for i, op in enumerate(graph.ops):
@@ -74,7 +74,7 @@ def equivalent_graph(rng: random.Random, graph: Graph) -> Graph:
 
 
 def relabeled(rng: random.Random, graph: Graph) -> Graph:
-    """A graph with other paths, its operations in another order in which it can be computed; the dead are dropped."""
+    """Return a graph with other paths and in another topological order, without dead operations."""
     stack, alive = [graph.output], {0}
     while stack:
         i = stack.pop()
@@ -104,14 +104,14 @@ def relabeled(rng: random.Random, graph: Graph) -> Graph:
 
 
 def with_permuted_concats(rng: random.Random, graph: Graph) -> Graph:
-    """The network with its concats in other orders: the same one where nothing but weights tells the channels apart."""
+    """Return the network with permuted concats; it is equal if the order is only a matter of weights."""
     shuffle = [op.word == "cat" and rng.random() < 0.7 for op in graph.ops]
     inputs = [tuple(rng.sample(row, len(row))) if on else row for on, row in zip(shuffle, graph.inputs, strict=True)]
     return relabeled(rng, Graph(graph.ops, inputs, graph.shapes, graph.paths, graph.output))
 
 
 def near_duplicate(rng: random.Random, graph: Graph) -> Graph:
-    """Almost the same network, or the same: another source, or an operation elsewhere, done twice or done once."""
+    """Return a network that is equal or differs slightly: in a source, or in an operation moved, split or merged."""
     ops, shapes, paths = list(graph.ops), list(graph.shapes), list(graph.paths)
     inputs = [list(row) for row in graph.inputs]
     kinds = ["reroute", "swap", "split", "merge"]
@@ -135,7 +135,7 @@ def near_duplicate(rng: random.Random, graph: Graph) -> Graph:
 
 
 def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
-    """One reader reads an earlier tensor of the same shape."""
+    """Let one reader read an earlier tensor of the same shape."""
     choices = [
         (i, k, s)
         for i, row in enumerate(inputs)
@@ -149,7 +149,7 @@ def _reroute(rng: random.Random, shapes: list, inputs: list[list[int]]) -> None:
 
 
 def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]], paths: list[str]) -> None:
-    """Two neighbouring operations change places."""
+    """Swap two neighbouring operations."""
     pairs = [
         (row[0], i)
         for i, row in enumerate(inputs)
@@ -161,7 +161,7 @@ def _swap(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]], 
 
 
 def _split(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]]) -> None:
-    """An operation that is read twice is done twice: an equal network only if it has no weights."""
+    """Duplicate an operation that is read twice; the network is equal only if the operation has no weights."""
     read: dict[int, list[tuple[int, int]]] = {}
     for i, row in enumerate(inputs):
         for k, source in enumerate(row):
@@ -177,7 +177,7 @@ def _split(rng: random.Random, ops: list, shapes: list, inputs: list[list[int]])
 
 
 def _merge(rng: random.Random, ops: list, inputs: list[list[int]]) -> None:
-    """Two alike operations on one tensor become one: an equal network only if they have no weights."""
+    """Merge two equal operations on one tensor; the network is equal only if they have no weights."""
     first: dict[tuple, int] = {}
     for i, row in enumerate(inputs):
         same = first.setdefault((ops[i], tuple(row)), i)

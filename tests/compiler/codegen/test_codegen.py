@@ -202,7 +202,7 @@ def test_edges_that_are_gated_and_leave():
 
 @pytest.mark.parametrize("seed", [306, 315, 435, 808, 1394, 1432, 2011])
 def test_random_genotypes_that_were_hard(seed):
-    genotype = Genotype.from_dict(random_genotype(random.Random(seed), later_words=False))
+    genotype = Genotype.from_dict(random_genotype(random.Random(seed), recent_words=False))
     assert_equal(genotype, emit(genotype))
 
 
