@@ -1,4 +1,4 @@
-"""The rooms: imports run downward, torch begins at the compiler, no module hides a public function."""
+"""Packages: imports run downward, torch begins at the compiler, no module hides a public function."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import nas_agg
 
 PACKAGE = Path(nas_agg.__file__).parent
 
-#: The rooms from the bottom up; a room imports from itself and from those before it alone.
-ROOMS = (
+#: The packages from the bottom up; each imports only from itself and from those before it.
+PACKAGES = (
     "common",
     "graph",
     "language",
@@ -33,10 +33,10 @@ ROOMS = (
     "study.workers",
     "study",
     "report",
-    "",  # nas_agg itself and nas_agg.testing: the public face
+    "",  # nas_agg itself and nas_agg.testing: the public API
     "cli",
 )
-WITHOUT_TORCH = ROOMS[: ROOMS.index("compiler.remat")]
+WITHOUT_TORCH = PACKAGES[: PACKAGES.index("compiler.remat")]
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -48,13 +48,13 @@ def modules() -> Iterator[tuple[str, Path]]:
 NAMES = {name for name, _ in modules()}
 
 
-def room_of(module: str) -> str:
-    """The room that a module lies in."""
+def package_of(module: str) -> str:
+    """The package of a module."""
     if module == "__main__":
         return "cli"
     parts = module.split(".")
-    rooms = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
-    return next((room for room in rooms if room in ROOMS), "")
+    packages = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((package for package in packages if package in PACKAGES), "")
 
 
 def imported(text: str) -> Iterator[tuple[str, int]]:
@@ -70,11 +70,12 @@ def imported(text: str) -> Iterator[tuple[str, int]]:
 
 def upward(module: str, text: str) -> list[str]:
     """The imports of a module that run up."""
-    own = ROOMS.index(room_of(module))
+    own = PACKAGES.index(package_of(module))
     return [
         f"{module}:{line} imports {name}"
         for name, line in imported(text)
-        if name.split(".")[0] == "nas_agg" and ROOMS.index(room_of(name.removeprefix("nas_agg").lstrip("."))) > own
+        if name.split(".")[0] == "nas_agg"
+        and PACKAGES.index(package_of(name.removeprefix("nas_agg").lstrip("."))) > own
     ]
 
 
@@ -90,12 +91,12 @@ def test_an_upward_import_is_seen():
 
 def test_torch_begins_at_the_compiler():
     for name, path in modules():
-        if room_of(name) in WITHOUT_TORCH:
+        if package_of(name) in WITHOUT_TORCH:
             roots = {imported_name.split(".")[0] for imported_name, _ in imported(path.read_text())}
             assert not roots & {"torch", "torchvision"}, name
 
 
-def test_no_circles():
+def test_no_cycles():
     edges = {
         name: {
             other.removeprefix("nas_agg.")
@@ -106,13 +107,13 @@ def test_no_circles():
         if name
     }
     graph = networkx.DiGraph((name, other) for name, others in edges.items() for other in others)
-    circles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
-    assert circles == []
+    cycles = [sorted(part) for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    assert cycles == []
 
 
-@pytest.mark.parametrize("room", [room for room in ROOMS if room] + ["."])
-def test_rooms_stay_small_and_say_what_they_are(room):
-    folder = PACKAGE.joinpath(*room.split(".")) if room != "." else PACKAGE
+@pytest.mark.parametrize("package", [package for package in PACKAGES if package] + ["."])
+def test_packages_are_small_and_documented(package):
+    folder = PACKAGE.joinpath(*package.split(".")) if package != "." else PACKAGE
     files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert len(files) <= 16
     document = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))

@@ -282,6 +282,6 @@ def test_the_space_of_the_readme_has_networks() -> None:
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md"])
 def test_modules_exist(page: str) -> None:
-    rooms = [ROOT, *(path for path in (ROOT / "nas_agg").rglob("*") if path.is_dir()), ROOT / "nas_agg"]
+    folders = [ROOT, *(path for path in (ROOT / "nas_agg").rglob("*") if path.is_dir()), ROOT / "nas_agg"]
     for path in re.findall(r"`([\w/]+(?:\.py|/))`", PAGES[page]):
-        assert any(room.joinpath(path).exists() for room in rooms), path
+        assert any(folder.joinpath(path).exists() for folder in folders), path

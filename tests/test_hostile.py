@@ -132,7 +132,7 @@ BY_HAND: dict[str, tuple[Any, str]] = {
     ),
     "rows without end": (
         net({"nodes": 3, "unit": [], "reads": {"pattern": {"edges": [[]] * 40_000}}}),
-        "net[0].reads.pattern.edges: 40000 rows, and 3 or 4 wanted",
+        "net[0].reads.pattern.edges: 40000 rows; expected 3 or 4",
     ),
     "powers": (net({"conv": 1, "out": "9**9**9"}), "net[0].out: a power exceeds 1024 bits"),
     "a power of one": (net({"conv": 1, "out": "1**999999999 + (-1)**999999999 + 0**999999999 + 1"}), ""),

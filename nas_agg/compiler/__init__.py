@@ -1,7 +1,7 @@
 """Compiles genotypes into torch modules; saves, loads and transfers weights; fuses networks for inference.
 
-The lowest room that imports torch. ``remat`` is training with less memory, ``codegen`` writes readable Python. Imports
-``common``, ``graph``, ``language``, ``expansion`` and ``search_space``.
+The lowest package that imports torch. ``remat`` is training with less memory, ``codegen`` writes readable Python.
+Imports ``common``, ``graph``, ``language``, ``expansion`` and ``search_space``.
 """
 
 from nas_agg.compiler.compilation import compile

@@ -1,6 +1,6 @@
-"""The nodes of an aggregate, written out one by one: who reads whom, and what joins.
+"""Expansion of aggregates, node by node: gathers, units and shortcuts.
 
-Features are T_0, what enters an aggregate, and T_l, what node l makes.
+Features are T_0, the input of an aggregate, and T_l, the output of node l.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ Scope = Mapping[str, Any]
 
 
 class Observer(Protocol):
-    """Receives the events of an expansion in their order: what begins and ends, nested, and what is gathered."""
+    """Receives the events of an expansion in order: the nested beginnings and ends of its parts, and each gather."""
 
     def begin_unit(self, unit: Unit, x: int, scope: Scope, path: str, split: bool) -> None:
-        """A unit begins behind tensor ``x``; ``split``: with a shortcut that was split among inner nodes."""
+        """A unit begins after tensor ``x``; ``split``: with a shortcut that was split among inner nodes."""
 
     def end_unit(self, output: int) -> None:
         """The innermost unit ends."""
 
     def begin_step(self, label: str, step: Any, x: int, scope: Scope, path: str) -> None:
-        """A step of the innermost unit begins behind tensor ``x``."""
+        """A step of the innermost unit begins after tensor ``x``."""
 
     def end_step(self, output: int) -> None:
-        """That step ends."""
+        """The step ends."""
 
     def begin_aggregate(self, nodes: Nodes) -> None:
-        """The step that has begun is an aggregate."""
+        """The current step is an aggregate, which begins."""
 
     def end_aggregate(self, nodes: Nodes, output: int) -> None:
-        """It ends."""
+        """The aggregate ends."""
 
     def end_node(self, nodes: Nodes) -> None:
-        """A node ends: the last unit was its own."""
+        """A node ends; the unit that ended last is the node's."""
 
     def end_source(self, nodes: Nodes, role: str, source: int) -> None:
-        """The last unit made a source pass through ``each`` or ``match``, the role."""
+        """The unit that ended last is the ``each`` or ``match`` (the role) of a source."""
 
     def gathered(self, nodes: Nodes, gathered: Gathered) -> None:
-        """A position of an aggregate has gathered; an inner aggregate may have begun, which splits a shortcut."""
+        """A position of an aggregate has gathered; a split shortcut is gathered when the inner aggregate begins."""
 
 
 class UnitExpander(Protocol):
-    """Writes units on a tape: the expansion around an aggregate."""
+    """Expands units onto a tape; the interface through which an aggregate expands the units inside it."""
 
     tape: Tape
     observer: Observer | None
 
     def unit(self, unit: Unit, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
-        """Write a unit behind tensor ``x`` and give its output."""
+        """Expand a unit after tensor ``x`` and return its output."""
 
 
 class PendingShortcut:
-    """The shortcut of a node, which joins where `join` stands."""
+    """The shortcut of a node, gathered once its `join` is reached."""
 
     def __init__(self, gathered: Callable[[int | None], int | None]):
         self.gathered = gathered
@@ -85,7 +85,7 @@ class SplitShortcut:
     def join(self, x: int) -> int:
         width, have = self.tape.shapes[x][0], self.tape.shapes[self.total][0]
         if self.used + width > have:
-            raise GenotypeError(f"the shortcut's {have} channels are used up, and {width} more are wanted here")
+            raise GenotypeError(f"all {have} channels of the shortcut are used, but {width} more are needed here")
         part = self.tape.slice(self.total, self.used, width)
         self.used += width
         return Sum.join(self.tape, [part], x)
@@ -96,26 +96,26 @@ class SplitShortcut:
     def check_used(self) -> None:
         have = self.tape.shapes[self.total][0]
         if self.used < have:
-            raise GenotypeError(f"of the shortcut's {have} channels {have - self.used} are left over")
+            raise GenotypeError(f"{have - self.used} of the shortcut's {have} channels are unused")
 
 
 Shortcut = PendingShortcut | SplitShortcut | None
 
 
 class Gathered(NamedTuple):
-    """What a position of an aggregate gathered.
+    """The result of a gather at one position of an aggregate.
 
     Attributes:
-        gather: What is said.
-        position: Who gathers: a node, or n + 1 for what leaves.
+        gather: The gather.
+        position: Number of the node that gathers, or n + 1 for the output of the aggregate.
         join: Whether it is a shortcut.
         scope: The names at this node.
-        path: Of the gather's own parameters.
-        selected: The features that its pattern names, by number.
-        main: The tensor of the main path, which is used as it is.
-        sources: The other features, in raw form or matched if so said, as (number, tensor).
+        path: Path of the gather's own parameters.
+        selected: The features that its pattern selects, by number.
+        main: The tensor of the main path, which is used unchanged.
+        sources: The other features, raw or matched where the gather specifies it, as (number, tensor).
         values: The numbers of its operator.
-        tensor: What came of it; None if there was nothing to gather.
+        tensor: The joined tensor; None if there was nothing to gather.
     """
 
     gather: Gather
@@ -156,7 +156,7 @@ class Nodes:
         for value in (aggregate.growth, aggregate.cardinality, aggregate.stride, *self.let.values()):
             if type(value) is tuple and len(value) != n:
                 place = value[0].where.rsplit("[", 1)[0] if value else aggregate.where  # type: ignore[union-attr]
-                raise GenotypeError(f"a list of {len(value)}, and the number of nodes is {n}", place)
+                raise GenotypeError(f"a list of length {len(value)}, but the number of nodes is {n}", place)
         return n
 
     def run(self) -> int:
@@ -194,33 +194,33 @@ class Nodes:
         if not unit.takes_shortcut:
             if gather.pattern.kind is Edges and dict(gather.pattern.fixed)["edges"][l - 1]:
                 raise GenotypeError(
-                    f"a row for node {l}, whose unit has no join", f"{gather.pattern.where}.edges[{l - 1}]"
+                    f"a row for node {l}, whose unit has no 'join'", f"{gather.pattern.where}.edges[{l - 1}]"
                 )
             return None
 
         def gathered(main: int | None) -> int | None:
             if main is None and not gather.operator_type.splittable:
-                raise GenotypeError("only a sum can be dealt out to inner nodes", f"{gather.where}.operator")
-            found = self.gather(gather, l, main, scope, f"{path}.shortcut", join=True)
-            if found is None or found == main:
+                raise GenotypeError("only a sum can be split among inner nodes", f"{gather.where}.operator")
+            joined = self.gather(gather, l, main, scope, f"{path}.shortcut", join=True)
+            if joined is None or joined == main:
                 self.tape.notes.append(f"{gather.where}: node {l} has no source to join")
-            return found
+            return joined
 
         return PendingShortcut(gathered)
 
     def check_rows(self) -> None:
         rows = ((self.aggregate.reads, (0, 1)), (self.aggregate.shortcut, (0,)), (self.aggregate.output, None))
-        for gather, further in rows:
+        for gather, extra_rows in rows:
             if gather is None or gather.pattern.kind is not Edges:
                 continue
-            have = len(dict(gather.pattern.fixed)["edges"])
-            wanted = {1} if further is None else {self.n + more for more in further}
-            if have not in wanted:
-                said = " or ".join(str(number) for number in sorted(wanted))
-                raise GenotypeError(f"{have} rows, and {said} wanted", f"{gather.pattern.where}.edges")
+            count = len(dict(gather.pattern.fixed)["edges"])
+            allowed = {1} if extra_rows is None else {self.n + extra for extra in extra_rows}
+            if count not in allowed:
+                expected = " or ".join(str(number) for number in sorted(allowed))
+                raise GenotypeError(f"{count} rows; expected {expected}", f"{gather.pattern.where}.edges")
 
     def output(self, scope: Scope) -> int:
-        """What leaves: said by `output`, else what a node n + 1 would have read."""
+        """The output of the aggregate: that of `output` if specified, else what a node n + 1 would read."""
         aggregate, position, path = self.aggregate, self.n + 1, f"{self.path}.output"
         gather = aggregate.output
         if gather is not None and gather.pattern.kind is Edges:
@@ -233,10 +233,10 @@ class Nodes:
         else:
             sources = None
         gather = gather or aggregate.reads
-        found = self.gather(gather, position, None, scope, path, sources=sources)
-        if found is None:
-            raise GenotypeError("nothing leaves", gather.where)
-        return found
+        output = self.gather(gather, position, None, scope, path, sources=sources)
+        if output is None:
+            raise GenotypeError("the output has no sources", gather.where)
+        return output
 
     # ------------------------------------------------------------------ names
 
@@ -248,7 +248,7 @@ class Nodes:
             try:
                 scope[name] = own[name]
             except KeyError:
-                scope.pop(name, None)  # said where it is used, if it is
+                scope.pop(name, None)  # an error is raised where it is used, if at all
         return scope
 
     # ------------------------------------------------------------------ gathers
@@ -266,13 +266,13 @@ class Nodes:
         """The tensor that a position gathers, or None if there is nothing to gather.
 
         Args:
-            gather: What is said.
-            position: Who gathers.
-            main: The main path that the sources join, for a shortcut.
+            gather: The gather.
+            position: Number of the node that gathers, or n + 1 for the output.
+            main: For a shortcut, the main path that the sources join.
             scope: The names at this node.
-            path: Of the gather's own parameters.
-            join: Whether this is a shortcut: then no feature read is a main path.
-            sources: The features, where no pattern says them.
+            path: Path of the gather's own parameters.
+            join: Whether this is a shortcut; none of its features is the main path.
+            sources: Numbers of the features; overrides the pattern.
         """
         try:
             values = gather.operator.values(scope) if gather.operator.numbers else dict(gather.operator.fixed)
@@ -294,35 +294,35 @@ class Nodes:
         role = "shortcut" if join else "output" if position > self.n and self.aggregate.output else "reads"
         tensors = [(i, features[i]) for i in sources]
         tensors = self.match_sources(gather, role, tensors, main, values, path) if sources else []
-        found = self.join_sources(gather, tensors, main, values, scope, path) if tensors else main
+        joined = self.join_sources(gather, tensors, main, values, scope, path) if tensors else main
         if self.observer:
-            record = Gathered(gather, position, join, scope, path, selected, main, tensors, values, found)
+            record = Gathered(gather, position, join, scope, path, selected, main, tensors, values, joined)
             self.observer.gathered(self, record)
-        return found
+        return joined
 
     def through_each(self, gather: Gather, sources: list[int], scope: Scope, path: str) -> dict[int, int]:
-        """The features behind `each`: written at one path for all, so that they have its weights in common."""
-        tape, found = self.tape, {}
+        """The features after `each`, which is expanded at one path for all, so that they share its weights."""
+        tape, outputs = self.tape, {}
         weights: dict[str, Primitive] = {}
         for source in sources:
             begin = len(tape.ops)
-            found[source] = self.expander.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
+            outputs[source] = self.expander.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
             if self.observer:
                 self.observer.end_source(self, "each", source)
             for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
                 if op.stateful and weights.setdefault(place, op) != op:
                     shapes = [format_shape(tape.shapes[self.features[i]]) for i in (sources[0], source)]
                     raise GenotypeError(
-                        f"the same weights are wanted for all, and feature {sources[0]} is {shapes[0]}, "
+                        f"all features share its weights, but feature {sources[0]} is {shapes[0]} and "
                         f"feature {source} is {shapes[1]}",
                         f"{gather.where}.each",
                     )
-        return found
+        return outputs
 
     def join_sources(
         self, gather: Gather, tensors: list[tuple[int, int]], main: int | None, values: dict, scope: Scope, path: str
     ) -> int:
-        """Sources with their norms, weights and gates, joined."""
+        """Apply the norms, weights and gates of the sources, and join them."""
         tape = self.tape
         start = float(gather.start.value({**scope, NUM_SOURCES: len(tensors)})) if gather.start else 0.0
         changed = gather.norm != "none" or gather.weight or gather.operator_type.prepare is not Operator.prepare
@@ -346,7 +346,7 @@ class Nodes:
     def match_sources(
         self, gather: Gather, role: str, tensors: list[tuple[int, int]], main: int | None, values: dict, path: str
     ) -> list[tuple[int, int]]:
-        """Each source's raw form if so said, and through `match` where it does not fit."""
+        """The sources in raw form if specified, and passed through `match` where they do not fit."""
         tape = self.tape
         tape.path = path
         if gather.raw:
@@ -357,7 +357,7 @@ class Nodes:
             for shape in {tape.shapes[t] for _, t in tensors}
         ):
             return tensors
-        found = []
+        fitting = []
         for source, tensor in tensors:
             shape = tape.shapes[tensor]
             if not gather.operator_type.fits(shape, target, len(tensors) == 1, **values):
@@ -365,23 +365,22 @@ class Nodes:
                     continue
                 if gather.match is None:
                     raise GenotypeError(
-                        f"feature {source}, {format_shape(shape)}, does not fit {format_shape(target)}: say a 'match'",
+                        f"feature {source}, {format_shape(shape)}, does not fit {format_shape(target)}; add a 'match'",
                         gather.where,
                     )
                 width = gather.operator_type.width(shape, target, **values)
                 tensor = self.match(gather, role, source, tensor, width, target, path)
-                made = tape.shapes[tensor]
-                if not gather.operator_type.fits(made, target, len(tensors) == 1, **values):
+                matched = tape.shapes[tensor]
+                if not gather.operator_type.fits(matched, target, len(tensors) == 1, **values):
                     raise GenotypeError(
-                        f"what 'match' makes of feature {source}, {format_shape(made)}, does not fit "
-                        f"{format_shape(target)}",
+                        f"feature {source} after 'match', {format_shape(matched)}, does not fit {format_shape(target)}",
                         gather.where,
                     )
-            found.append((source, tensor))
-        return found
+            fitting.append((source, tensor))
+        return fitting
 
     def match(self, gather: Gather, role: str, source: int, tensor: int, width: int, target: Shape, path: str) -> int:
-        """A source through `match`: once for each source and shape, and for each gather that says it."""
+        """Pass a source through `match`, once for each source, target shape and role."""
         tape = self.tape
         key = (role, source, tensor, width, target[1:])
         if key not in self.matched:
@@ -407,8 +406,8 @@ def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:
     for source in row:
         if not 0 <= source < position:
             raise GenotypeError(
-                f"reads feature {source}; there are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]"
+                f"reads feature {source}; allowed are 0 to {position - 1}", f"{gather.pattern.where}.edges[0]"
             )
     if len(set(row)) < len(row):
-        raise GenotypeError("names a feature twice", f"{gather.pattern.where}.edges[0]")
+        raise GenotypeError("contains a feature twice", f"{gather.pattern.where}.edges[0]")
     return sorted(row)

@@ -1,7 +1,7 @@
-"""Genotype -> graph: units and aggregates are written out, node by node.
+"""Expansion of a genotype into a graph; aggregates are in `aggregates.py`.
 
-Aggregates are in `aggregates.py`. A unit without a join depends only on the shape
-that enters it and on the names it uses, so it is expanded once for all places where these are equal.
+A unit without a join depends only on the shape of its input and on the names it uses, so it is expanded once for all
+places where these are equal.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ from nas_agg.language.resolver import clear_caches as forget_names
 
 
 def expand(genotype: Genotype, tape: Callable[[Shape], Tape] = Tape, observer: Observer | None = None) -> Graph:
-    """The graph of a genotype.
+    """Expand a genotype into its graph.
 
     Args:
-        genotype: A genotype without open names.
-        tape: What it is written on, made for the image.
+        genotype: A genotype without search variables.
+        tape: Creates the tape that records the operations, for the shape of the image.
         observer: Receives the events of the expansion; units are then expanded anew at each place.
 
     Returns:
-        The live graph of shaped primitives.
+        The graph of the operations that lead to the output.
 
     Raises:
-        GenotypeError: If it is not a network; with the path where the fault was written, and where that is used.
+        GenotypeError: The genotype is not a valid network; the error has the path of the mistake and where it is used.
     """
     run = Expansion(tape(genotype.input), observer)
     try:
         output = run.network(Resolver(genotype).network(), {"classes": genotype.classes, "g": 1, "s": 1})
     except RecursionError:
-        raise GenotypeError("nested too deep, or numbers that need one another in too long a chain", "net") from None
+        raise GenotypeError(
+            "nested too deeply, or too long a chain of numbers that depend on each other", "net"
+        ) from None
     shape = run.tape.shapes[output]
     if shape != (genotype.classes, 1, 1):
         raise GenotypeError(
-            f"the net must end in {genotype.classes}x1x1, the classes, and ends in {format_shape(shape)}", "net"
+            f"the net must end in {genotype.classes}x1x1 (the classes), but ends in {format_shape(shape)}", "net"
         )
     return run.tape.graph(output)
 
 
-class _Written(NamedTuple):
-    """What a unit wrote, relative to its first tensor; -1 is what entered."""
+class _Segment(NamedTuple):
+    """The operations of an expanded unit; tensors are numbered from its first one, and -1 is its input."""
 
     ops: list
     inputs: list[tuple[int, ...]]
@@ -58,18 +60,18 @@ class _Written(NamedTuple):
     output: int
 
 
-MAX_WRITTEN = 200_000  # operations kept, to be written again
+MAX_MEMOIZED = 200_000  # operations
 
-_written: dict[tuple, _Written] = {}
-_kept = 0
-_SEEN_THROUGH = (Cat, Slice, Norm, Act)
+_memo: dict[tuple, _Segment] = {}
+_memo_size = 0
+_TRANSPARENT = (Cat, Slice, Norm, Act)  # an expansion may look through these at their inputs
 
 
 def clear_caches() -> None:
-    """Empties what is kept of earlier genotypes, so that the next is expanded as if it were the first."""
-    global _kept
-    _written.clear()
-    _kept = 0
+    """Clear everything cached from earlier genotypes."""
+    global _memo_size
+    _memo.clear()
+    _memo_size = 0
     forget_names()
 
 
@@ -77,7 +79,7 @@ class Expansion:
     """The expansion of a network.
 
     Args:
-        tape: What is written on.
+        tape: Records the operations.
         observer: Receives the events.
     """
 
@@ -105,7 +107,7 @@ class Expansion:
     # ------------------------------------------------------------------ units
 
     def unit(self, unit: Unit, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
-        """Runs a unit behind tensor x; `in` begins anew."""
+        """Expand a unit after tensor x, whose channels are `in` inside it; return its output."""
         entering = self.tape.shapes[x][0]
         if self.observer:
             self.observer.begin_unit(unit, x, scope, path, isinstance(shortcut, SplitShortcut))
@@ -122,11 +124,11 @@ class Expansion:
         return x
 
     def closed(self, part: Unit, x: int, scope: Scope, path: str, entering: int) -> int:
-        """Runs steps without a join, or writes again what they wrote before."""
+        """Expand steps without a join, or replay their memoized expansion."""
         tape = self.tape
-        opaque = not isinstance(tape.ops[x], _SEEN_THROUGH)
+        opaque = not isinstance(tape.ops[x], _TRANSPARENT)
         key = (part, tape.__class__, tape.shapes[x], opaque, entering, *[scope.get(name) for name in part.free_names])
-        known = _written.get(key)
+        known = _memo.get(key)
         if known is not None:
             return self.replay(known, x, path)
         start, reads, notes, lowest = len(tape.ops), tape.reads, len(tape.notes), tape.lowest
@@ -149,23 +151,23 @@ class Expansion:
             return
         norms = [(t, g, n) for (t, g), n in tape.norms.items() if n >= start]
         if any(t < start for t, _, _ in norms):
-            return  # what entered is normed inside: others outside share that norm
-        global _kept
-        if _kept > MAX_WRITTEN:
-            _written.clear()
-            _kept = 0
-        _kept += 10 + len(tape.ops) - start
-        _written[key] = _Written(
+            return  # a norm of the unit's input is shared with readers outside the unit
+        global _memo_size
+        if _memo_size > MAX_MEMOIZED:
+            _memo.clear()
+            _memo_size = 0
+        _memo_size += 10 + len(tape.ops) - start
+        _memo[key] = _Segment(
             tape.ops[start:],
             [tuple([place[source] for source in row]) for row in inputs],
             tape.shapes[start:],
-            [written[len(path) :] for written in tape.paths[start:]],
+            [full[len(path) :] for full in tape.paths[start:]],
             [(place[t], g, place[n]) for t, g, n in norms],
             reads,
             place[output],
         )
 
-    def replay(self, known: _Written, x: int, path: str) -> int:
+    def replay(self, known: _Segment, x: int, path: str) -> int:
         tape, start = self.tape, len(self.tape.ops)
         tape.reads += known.reads
         tape.charge(5 + len(known.ops))
@@ -180,13 +182,13 @@ class Expansion:
 
     def step(self, label: str, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
         if not self.observer:
-            return self.written(step, x, scope, path, entering, shortcut)
+            return self.step_output(step, x, scope, path, entering, shortcut)
         self.observer.begin_step(label, step, x, scope, path)
-        output = self.written(step, x, scope, path, entering, shortcut)
+        output = self.step_output(step, x, scope, path, entering, shortcut)
         self.observer.end_step(output)
         return output
 
-    def written(self, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
+    def step_output(self, step: Any, x: int, scope: Scope, path: str, entering: int, shortcut: Shortcut) -> int:
         tape = self.tape
         tape.path = path
         if isinstance(step, ResolvedWord):

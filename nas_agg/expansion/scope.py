@@ -1,4 +1,4 @@
-"""The values of names inside an aggregate, worked out as they are asked for."""
+"""The values of names inside an aggregate, evaluated lazily."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nas_agg.language.resolved import Aggregate, NumberField, Schedule
 
 
 class Nodes(Protocol):
-    """An aggregate at one place: its text, the numbers of its let, the names around it, and, once known, `n`."""
+    """An aggregate at one place: its text, the numbers of its `let`, the enclosing names and, once known, `n`."""
 
     aggregate: Aggregate
     let: dict[str, Schedule]
@@ -19,32 +19,33 @@ class Nodes(Protocol):
 
 
 class NodeScope(Mapping[str, Any]):
-    """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), worked out when asked."""
+    """The names in an aggregate at node l (None: at no node, as in `nodes` and `match`), evaluated lazily."""
 
     def __init__(self, nodes: Nodes, l: int | None):
         self.nodes, self.l = nodes, l
         self.known: dict[str, Any] = {}
-        self.busy: list[str] = []
+        self.evaluating: list[str] = []
 
     def __getitem__(self, name: str) -> Any:
         if name in self.known:
             return self.known[name]
-        if name in self.busy:
-            raise GenotypeError(f"a circle: {' -> '.join([*self.busy, name])}", self.nodes.aggregate.where)
-        self.busy.append(name)
+        if name in self.evaluating:
+            cycle = " -> ".join([*self.evaluating, name])
+            raise GenotypeError(f"circular definition: {cycle}", self.nodes.aggregate.where)
+        self.evaluating.append(name)
         try:
-            value = self.known[name] = self.found(name)
+            value = self.known[name] = self.evaluate(name)
         finally:
-            self.busy.pop()
+            self.evaluating.pop()
         return value
 
-    def found(self, name: str) -> Any:
+    def evaluate(self, name: str) -> Any:
         nodes, l = self.nodes, self.l
         aggregate = nodes.aggregate
         if name in nodes.let:
-            return self.scheduled(nodes.let[name], self)
+            return self.at_node(nodes.let[name], self)
         if l is None and not hasattr(nodes, "n"):
-            return nodes.outer[name]  # in `nodes` all are the outer ones
+            return nodes.outer[name]  # `nodes` is evaluated with the outer names
         if name == "n":
             return nodes.n
         if name == "l":
@@ -57,9 +58,9 @@ class NodeScope(Mapping[str, Any]):
             return nodes.outer[name]
         if name == "s" and not aggregate.stride_per_node and l != 1:
             return 1
-        return self.scheduled(schedule, ScheduleScope(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
+        return self.at_node(schedule, ScheduleScope(self, {"w": ("g",), "g": ("w",)}.get(name, ())))
 
-    def scheduled(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
+    def at_node(self, schedule: Schedule, scope: Mapping[str, Any]) -> Any:
         if isinstance(schedule, NumberField):
             return schedule.value(scope)
         if not self.l:
@@ -74,13 +75,13 @@ class NodeScope(Mapping[str, Any]):
 
 
 class ScheduleScope(Mapping[str, Any]):
-    """The names in a schedule: w, g and s are the outer ones, but for those that a schedule may see of its own."""
+    """The names in a schedule: w, g and s are the outer ones, except for the aggregate's own ones in ``visible``."""
 
-    def __init__(self, own: NodeScope, seen: tuple[str, ...]):
-        self.own, self.seen = own, seen
+    def __init__(self, own: NodeScope, visible: tuple[str, ...]):
+        self.own, self.visible = own, visible
 
     def __getitem__(self, name: str) -> Any:
-        if name in ("w", "g", "s") and name not in self.own.nodes.let and name not in self.seen:
+        if name in ("w", "g", "s") and name not in self.own.nodes.let and name not in self.visible:
             return self.own.nodes.outer[name]
         return self.own[name]
 

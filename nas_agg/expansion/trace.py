@@ -1,6 +1,6 @@
 """Trace of an expansion: a tree of the units, aggregates, nodes and gathers of a network with their tensors.
 
-A graph has operations alone; drawings and emitted code need to know whose they are.
+A graph contains operations only; drawings and emitted code need to know the parts that they belong to.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from nas_agg.language.resolved import Aggregate, Gather, Unit
 
 @dataclass(eq=False)
 class UnitRun:
-    """A unit at one place: its steps with the tensors that enter and leave them.
+    """A unit at one place: its steps with their input and output tensors.
 
     Attributes:
-        joined: The shortcut that joins in it, of the node that it is the unit of.
-        split: Whether it takes a slice of a shortcut that was split.
+        joined: The shortcut that joins in it: that of its node.
+        split: Whether it takes a slice of a split shortcut.
     """
 
     unit: Unit
@@ -40,9 +40,9 @@ class StepRun:
     """A step at one place.
 
     Attributes:
-        local: The names of the unit, with `in`, `c` and `h` as they are at the step.
-        run: The run of a step that is a unit or an aggregate.
-        ops: The operations that it wrote on the tape.
+        local: The names of the unit, with the values of `in`, `c` and `h` at the step.
+        run: The trace of a step that is a unit or an aggregate.
+        ops: Its operations on the tape.
     """
 
     label: str
@@ -57,11 +57,11 @@ class StepRun:
 
 @dataclass(eq=False)
 class GatherRun:
-    """What a position gathered, as in `Gathered`: each source with the tensor ahead of norms, weights and gates.
+    """A gather at one position, as in `Gathered`: each source with its tensor before norms, weights and gates.
 
     Attributes:
-        matches: The units that sources, by number, went through to fit; each unit at its first reader alone.
-        eaches: The units of `each` that sources went through.
+        matches: The `match` units of sources, by number; each is listed at its first reader only.
+        eaches: The `each` units of sources, by number.
     """
 
     gather: Gather
@@ -119,21 +119,21 @@ class Trace:
 
 class _TracedTape(Tape):
     def charge(self, work: int) -> None:
-        super().charge(-(-work // 10))  # here no unit is written from memory
+        super().charge(-(-work // 10))  # no unit is replayed in a trace
 
 
 class _Recorder:
     """The observer that records a trace.
 
     Args:
-        tape: What the expansion writes on.
+        tape: The tape of the expansion.
     """
 
     def __init__(self, tape: Tape):
         self.tape = tape
         self.units: list[UnitRun] = []
         self.aggregates: dict[Nodes, AggregateRun] = {}
-        self.last: UnitRun | AggregateRun | None = None  # what ended last
+        self.last: UnitRun | AggregateRun | None = None  # the part that ended last
         self.sources: dict[tuple[Nodes, str], dict[int, UnitRun]] = {}  # of gathers that have not ended
 
     def begin_unit(self, unit: Unit, x: int, scope: Scope, path: str, split: bool) -> None:
@@ -189,7 +189,7 @@ def trace(genotype: Genotype) -> Trace:
     """Expand a genotype and record the tree of its parts.
 
     Raises:
-        GenotypeError: If the genotype is not a network.
+        GenotypeError: The genotype is not a valid network.
     """
     tape = _TracedTape(genotype.input)
     recorder = _Recorder(tape)

@@ -111,12 +111,12 @@ class CountedReading(BaseModel):
         return f"{'agrees' if self.agrees else 'differs'}{by}"
 
 
-def count(row: Row, of: Paper) -> CountedRow:
+def count(row: Row, paper: Paper) -> CountedRow:
     """Count the parameters and operations of a row.
 
     Args:
         row: The row.
-        of: Its paper.
+        paper: Its paper.
 
     Raises:
         InputError: The row's genotype is not valid.
@@ -124,10 +124,10 @@ def count(row: Row, of: Paper) -> CountedRow:
     genotype = row.genotype()
     if genotype is None:
         return CountedRow(row=row)
-    params, flops = _counts(genotype, of.flops, row.without_norms)
+    params, flops = _counts(genotype, paper.flops, row.without_norms)
     return CountedRow(
         row=row,
-        reason=of.reasons[row.differs] if row.differs else "",
+        reason=paper.reasons[row.differs] if row.differs else "",
         params=params,
         flops=flops,
         params_agree=_agrees(params, row.params, "params" in row.cut),
@@ -135,7 +135,7 @@ def count(row: Row, of: Paper) -> CountedRow:
     )
 
 
-def count_readings(row: Row, of: Paper) -> list[CountedReading]:
+def count_readings(row: Row, paper: Paper) -> list[CountedReading]:
     """Count the alternative readings of a row.
 
     Raises:
@@ -145,7 +145,7 @@ def count_readings(row: Row, of: Paper) -> list[CountedReading]:
     for reading in row.readings:
         ends = (0, 1) if reading.range else (0,)
         params, flops = zip(
-            *[_counts(row.genotype_of(reading, end), of.flops, reading.without_norms) for end in ends], strict=True
+            *[_counts(row.genotype_of(reading, end), paper.flops, reading.without_norms) for end in ends], strict=True
         )
         agree = [_agrees(ours, reading.params or row.params, "params" in row.cut) for ours in params]
         if not reading.params:

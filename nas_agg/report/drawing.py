@@ -14,7 +14,7 @@ from itertools import groupby
 from nas_agg.expansion.costs import Cost
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
-from nas_agg.report.outline import Layer, Node, Opened, Step, outline
+from nas_agg.report.outline import AggregateOutline, Layer, Node, Step, outline
 from nas_agg.report.panels import Panels, group_panels, panel_picture
 from nas_agg.report.svg import GREY, INK, Picture, shape_text, shorten, text_width
 from nas_agg.report.wires import OPERATORS, SIGN_RADIUS, operator_sign
@@ -64,25 +64,25 @@ def draw(genotype: Genotype, title: str = "") -> str:
 class Run:
     """Consecutive nodes of an aggregate with maps of equal size; ``last`` if the aggregate ends with them."""
 
-    opened: Opened
+    aggregate: AggregateOutline
     nodes: list[Node]
     last: bool
 
     @property
     def shape(self) -> Shape:
-        return self.opened.leaving if self.last else self.nodes[-1].shape
+        return self.aggregate.output_shape if self.last else self.nodes[-1].shape
 
 
 def _runs_of_nodes(steps: list[Step]) -> list[list[Layer] | Run]:
     items: list[list[Layer] | Run] = []
-    for outer, part in groupby(steps, key=lambda step: isinstance(step, Opened)):
+    for outer, part in groupby(steps, key=lambda step: isinstance(step, AggregateOutline)):
         if not outer:
             items.append([step for step in part if isinstance(step, Layer)])
             continue
-        for opened in part:
-            assert isinstance(opened, Opened)
-            runs = [list(nodes) for _, nodes in groupby(opened.nodes, key=lambda node: node.shape[1:])]
-            items.extend(Run(opened, nodes, nodes is runs[-1]) for nodes in runs)
+        for aggregate in part:
+            assert isinstance(aggregate, AggregateOutline)
+            runs = [list(nodes) for _, nodes in groupby(aggregate.nodes, key=lambda node: node.shape[1:])]
+            items.extend(Run(aggregate, nodes, nodes is runs[-1]) for nodes in runs)
     return items
 
 
@@ -161,7 +161,7 @@ def _layers(layers: list[Layer], role: str) -> Picture:
 
 def _bars(run: Run, panels: Panels, widest: int, sides: tuple[int, int]) -> Picture:
     """Nodes as bars; height is the logarithm of the map's size, thickness the number of channels."""
-    letter = panels.letter(run.opened)
+    letter = panels.letter(run.aggregate)
     nodes: list[Node | None] = list(run.nodes)
     if len(nodes) > MAX_BARS:
         nodes = [*nodes[: MAX_BARS - 3], None, *nodes[-2:]]
@@ -194,9 +194,9 @@ def _bars(run: Run, panels: Panels, widest: int, sides: tuple[int, int]) -> Pict
 def _legend(panels: Panels) -> Picture:
     """The legend of the operators and lines in use."""
     picture, x = Picture(), 0.0
-    opened = [panel.drawn for panel in panels.shown]
-    nodes = [node for one in opened for node in one.nodes]
-    used = {one.output.operator for one in opened if len(one.output.sources) > 1}
+    aggregates = [panel.drawn for panel in panels.shown]
+    nodes = [node for one in aggregates for node in one.nodes]
+    used = {one.output.operator for one in aggregates if len(one.output.sources) > 1}
     used |= {node.reads.operator for node in nodes if len(node.reads.sources) > 1}
     used |= {node.shortcut.operator for node in nodes if node.shortcut} | {n.join.operator for n in nodes if n.join}
     for operator in OPERATORS:

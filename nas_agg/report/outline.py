@@ -1,4 +1,4 @@
-"""What a drawing of a network shows: its layers and aggregates as they were written out, nested, with shapes."""
+"""Outline of a network for drawings: its layers and aggregates, nested, with shapes."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Layer:
 
     Attributes:
         kind: ``conv``, ``pool``, ``linear``, ``small`` (norms, activations) or ``other``.
-        text: What it says: ``3×3, 64, /2``.
-        shape: Of what leaves it.
-        alike: What makes it the same layer in another place, whatever its width and stride.
-        groups: Of a convolution that is not depthwise.
+        text: Its label: ``3×3, 64, /2``.
+        shape: Shape of its output.
+        key: Equal for layers that differ in width and stride only.
+        groups: Number of groups, if it is a convolution that is not depthwise.
     """
 
     kind: str
     text: str
     shape: Shape
-    alike: str
+    key: str
     groups: int = 1
 
 
@@ -52,7 +52,7 @@ class JoinStep:
 
 @dataclass
 class Gathered:
-    """What is read: features by number, how they are joined, and the steps that made a feature fit."""
+    """A gather: features by number, the operator that joins them, and the steps that match a feature's shape."""
 
     sources: list[int]
     operator: str
@@ -61,7 +61,7 @@ class Gathered:
 
 @dataclass
 class Node:
-    """A node of an aggregate. ``shape`` is its feature's, ``entering`` that of what its unit gets."""
+    """A node of an aggregate; ``shape`` is that of its feature, ``entering`` that of its unit's input."""
 
     number: int
     reads: Gathered = field(default_factory=lambda: Gathered([], "sum"))
@@ -72,26 +72,26 @@ class Node:
 
     @property
     def join(self) -> JoinStep | None:
-        """Where a shortcut joins, if one does."""
+        """The place where a shortcut joins, if one does."""
         return next((step for step in self.steps if isinstance(step, JoinStep)), None)
 
     @property
     def groups(self) -> int:
-        """The most groups of a convolution of it that is not depthwise."""
+        """The largest number of groups of its convolutions that are not depthwise."""
         return max([step.groups for step in self.steps if isinstance(step, Layer)], default=1)
 
 
 @dataclass
-class Opened:
+class AggregateOutline:
     """An aggregate at one place.
 
     Attributes:
-        label: Its name there.
-        path: The name of its parameters' place.
+        label: Its label.
+        path: Path of its parameters.
         features: The shapes of T_0 to T_n.
-        about: Its gathers in words: role -> pattern and operator.
-        output: What leaves.
-        leaving: The shape of that.
+        about: Its gathers in words, by role: pattern and operator.
+        output: Its output.
+        output_shape: Shape of its output.
     """
 
     label: str
@@ -100,61 +100,58 @@ class Opened:
     nodes: list[Node] = field(default_factory=list)
     features: list[Shape] = field(default_factory=list)
     output: Gathered = field(default_factory=lambda: Gathered([], "sum"))
-    leaving: Shape = (0, 0, 0)
+    output_shape: Shape = (0, 0, 0)
 
     @property
     def chained(self) -> bool:
-        """Whether each node reads the one before as it is, and the last leaves."""
+        """Whether each node reads only the previous one, unchanged, and the output is the last."""
         reads = [*[node.reads for node in self.nodes], self.output]
         return all(gathered.sources == [l] and not gathered.matches for l, gathered in enumerate(reads))
 
     @cached_property
     def kinds(self) -> dict[tuple, list[Node]]:
-        """Its nodes by what they do."""
-        found: dict[tuple, list[Node]] = {}
+        """Its nodes by the key of their steps."""
+        nodes: dict[tuple, list[Node]] = {}
         for node in self.nodes:
-            found.setdefault(alike(node.steps), []).append(node)
-        return found
+            nodes.setdefault(steps_key(node.steps), []).append(node)
+        return nodes
 
     @cached_property
     def key(self) -> tuple:
-        """Equal for aggregates that look alike, whatever their widths and strides and how long a pattern goes on."""
+        """Equal for aggregates that differ in widths, strides and number of nodes only."""
         wires: tuple = ()
-        if any("edges" in said for said in self.about.values()):
+        if any("edges" in text for text in self.about.values()):
             rows = [(node.reads.sources, node.shortcut.sources if node.shortcut else []) for node in self.nodes]
             wires = tuple((tuple(reads), tuple(shortcut)) for reads, shortcut in rows)
         return tuple(self.about.items()), wires, tuple(self.kinds)
 
 
-Step = Layer | JoinStep | Opened
+Step = Layer | JoinStep | AggregateOutline
 
 
-def alike(steps: Iterable[Step]) -> tuple:
-    """Equal for steps that do the same in other widths."""
-    return tuple(
-        step.alike if isinstance(step, Layer) else step.key if isinstance(step, Opened) else step.operator
-        for step in steps
-    )
+def steps_key(steps: Iterable[Step]) -> tuple:
+    """A key that is equal for steps that differ in widths and strides only."""
+    return tuple(step.operator if isinstance(step, JoinStep) else step.key for step in steps)
 
 
 def outline(genotype: Genotype) -> tuple[Graph, list[Step]]:
     """The graph of a network, and its outermost steps.
 
     Raises:
-        GenotypeError: If the genotype is not a network.
+        GenotypeError: The genotype is not a valid network.
     """
     traced = trace(genotype)
     return traced.graph, _Outline(traced).steps(traced.root, "sum")
 
 
 class _Outline:
-    """The steps of a trace; units in units are written flat."""
+    """The steps of a trace; nested units are flattened."""
 
     def __init__(self, traced: Trace):
         self.tape, self.shapes = traced.tape, traced.tape.shapes
 
     def steps(self, run: UnitRun, operator: str) -> list[Step]:
-        """The steps of a unit; ``operator``: of the shortcut around it."""
+        """The steps of a unit; ``operator`` is that of the enclosing shortcut."""
         steps: list[Step] = []
         for step in run.steps:
             if isinstance(step.run, UnitRun):
@@ -168,25 +165,25 @@ class _Outline:
                 steps.append(JoinStep(operator))
         return steps
 
-    def aggregate(self, label: str, run: AggregateRun, operator: str) -> Opened:
+    def aggregate(self, label: str, run: AggregateRun, operator: str) -> AggregateOutline:
         aggregate = run.aggregate
         operator = aggregate.shortcut.operator.word if aggregate.shortcut else operator
         roles = (("reads", aggregate.reads), ("shortcut", aggregate.shortcut), ("output", aggregate.output))
-        opened = Opened(label, run.path, {role: said(gather) for role, gather in roles if gather})
-        opened.features = [self.shapes[tensor] for tensor in run.features]
-        opened.leaving = self.shapes[run.out]
-        matches: dict[int, list[Step]] = {}  # by the tensor that came of it
-        for node, shape in zip(run.nodes, opened.features[1:], strict=True):
-            found = Node(node.l, self.gathered(node.reads, matches, operator), shape=shape)
-            found.entering = self.shapes[node.unit.x]
+        result = AggregateOutline(label, run.path, {role: describe(gather) for role, gather in roles if gather})
+        result.features = [self.shapes[tensor] for tensor in run.features]
+        result.output_shape = self.shapes[run.out]
+        matches: dict[int, list[Step]] = {}  # by the matched tensor
+        for node, shape in zip(run.nodes, result.features[1:], strict=True):
+            outlined = Node(node.l, self.gathered(node.reads, matches, operator), shape=shape)
+            outlined.entering = self.shapes[node.unit.x]
             if node.shortcut:
                 shortcut = self.gathered(node.shortcut, matches, operator)
-                found.shortcut = shortcut if shortcut.sources else None
-            found.steps = self.steps(node.unit, operator)
-            opened.nodes.append(found)
+                outlined.shortcut = shortcut if shortcut.sources else None
+            outlined.steps = self.steps(node.unit, operator)
+            result.nodes.append(outlined)
         assert run.output is not None
-        opened.output = self.gathered(run.output, matches, operator)
-        return opened
+        result.output = self.gathered(run.output, matches, operator)
+        return result
 
     def gathered(self, run: GatherRun, matches: dict[int, list[Step]], operator: str) -> Gathered:
         for match in run.matches.values():
@@ -198,22 +195,21 @@ class _Outline:
         return Gathered(numbers, run.gather.operator.word, fits)
 
 
-def _without_frame(found: Opened) -> list[Step]:
-    """An aggregate, or its nodes' steps: of a single one with nothing beside it, or of stages in a row."""
-    if not found.nodes and found.output.sources == [0]:
+def _without_frame(aggregate: AggregateOutline) -> list[Step]:
+    """The aggregate; of a plain single node, or of a chain of stages, the steps of its nodes instead."""
+    nodes = aggregate.nodes
+    if not nodes and aggregate.output.sources == [0]:
         return []
-    if len(found.nodes) == 1:
-        node = found.nodes[0]
-        if found.chained and not node.shortcut:
-            return list(node.steps)
-    maps = {node.shape[1:] for node in found.nodes}
-    holds = [not node.steps or any(isinstance(step, Opened) for step in node.steps) for node in found.nodes]
-    if found.chained and len(maps) > 1 and all(holds) and not any(node.shortcut for node in found.nodes):
-        return [step for node in found.nodes for step in node.steps]
-    return [found]
+    if len(nodes) == 1 and aggregate.chained and not nodes[0].shortcut:
+        return list(nodes[0].steps)
+    maps = {node.shape[1:] for node in nodes}
+    nested = [not node.steps or any(isinstance(step, AggregateOutline) for step in node.steps) for node in nodes]
+    if aggregate.chained and len(maps) > 1 and all(nested) and not any(node.shortcut for node in nodes):
+        return [step for node in nodes for step in node.steps]
+    return [aggregate]
 
 
-def said(gather: Gather) -> str:
+def describe(gather: Gather) -> str:
     """A gather in words: ``exponential 2, concat``."""
     values = [number.expression.text for _, number in gather.pattern.numbers]
     values += [str(value) for name, value in gather.pattern.fixed if name != "edges" and value is not None]
@@ -226,8 +222,8 @@ def said(gather: Gather) -> str:
 
 
 def takes_join(step: Step) -> bool:
-    """Whether a shortcut from around joins in a step."""
-    if not isinstance(step, Opened):
+    """Whether a shortcut of an enclosing aggregate joins in a step."""
+    if not isinstance(step, AggregateOutline):
         return isinstance(step, JoinStep)
     return any(not node.shortcut and any(map(takes_join, node.steps)) for node in step.nodes)
 
@@ -238,16 +234,16 @@ def takes_join(step: Step) -> bool:
 def _layer(word: str, ops: list[Primitive], entering: Shape, shape: Shape) -> Layer:
     op = ops[-1] if ops else None
     stride = getattr(op, "stride", 1)
-    further = [f"/{stride}"] * (stride > 1)
+    suffix = [f"/{stride}"] * (stride > 1)
     if word == "conv" and isinstance(op, Conv):
         depthwise = op.channelwise and op.groups > 1
         name = f"{'dw ' * depthwise}{op.kernel}×{op.kernel}"
         groups = 1 if depthwise else op.groups
-        words = [name, str(op.out), *[f"{groups} groups"] * (groups > 1), *further]
+        words = [name, str(op.out), *[f"{groups} groups"] * (groups > 1), *suffix]
         return Layer("conv", ", ".join(words), shape, name, groups)
     if isinstance(op, (MaxPool, AvgPool)):
         name = f"{word.removesuffix('pool')} {op.kernel}"
-        return Layer("pool", ", ".join([f"{name}×{op.kernel}", *further]), shape, word)
+        return Layer("pool", ", ".join([f"{name}×{op.kernel}", *suffix]), shape, word)
     if isinstance(op, AdaptivePool):
         how = "avg" if isinstance(op, Gap) else "max"
         return Layer("pool", f"global {how}" if op.size == 1 else f"{how} to {op.size}×{op.size}", shape, word)

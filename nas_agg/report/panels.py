@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nas_agg.report.outline import JoinStep, Node, Opened, Step, takes_join
+from nas_agg.report.outline import AggregateOutline, JoinStep, Node, Step, takes_join
 from nas_agg.report.svg import FAINT, GREY, INK, Picture, shape_text, shorten, text_width
 from nas_agg.report.wires import KIND_COLOURS, OPERATORS, SIGN_RADIUS, Wires, chain_text, operator_sign
 
@@ -20,8 +20,8 @@ class Panel:
     """A kind of aggregate, of which one is drawn."""
 
     letter: str
-    drawn: Opened
-    alike: list[Opened] = field(default_factory=list)
+    drawn: AggregateOutline
+    members: list[AggregateOutline] = field(default_factory=list)
 
 
 @dataclass
@@ -35,9 +35,9 @@ class Panels:
     def left_out(self) -> int:
         return len(self.by_key) - len(self.shown)
 
-    def letter(self, opened: Opened) -> str:
+    def letter(self, aggregate: AggregateOutline) -> str:
         """The letter of an aggregate's panel; empty if it is not shown."""
-        panel = self.by_key.get(opened.key)
+        panel = self.by_key.get(aggregate.key)
         return panel.letter if panel else ""
 
     def tint(self, letter: str) -> str:
@@ -48,49 +48,49 @@ def group_panels(steps: list[Step]) -> Panels:
     """Group aggregates into panels: outer aggregates first, then those inside their nodes."""
     panels, level = Panels(), steps
     while level:
-        by_key: dict[tuple, list[Opened]] = {}
+        by_key: dict[tuple, list[AggregateOutline]] = {}
         for step in level:
-            if isinstance(step, Opened):
+            if isinstance(step, AggregateOutline):
                 by_key.setdefault(step.key, []).append(step)
         level = []
-        for key, alike in by_key.items():
+        for key, members in by_key.items():
             if key in panels.by_key:
-                panels.by_key[key].alike.extend(alike)
+                panels.by_key[key].members.extend(members)
                 continue
             letter = chr(ord("A") + len(panels.shown)) if len(panels.shown) < MAX_PANELS else ""
-            panel = panels.by_key[key] = Panel(letter, _representative(alike), alike)
+            panel = panels.by_key[key] = Panel(letter, _representative(members), members)
             if letter:
                 panels.shown.append(panel)
-            for opened in alike:
-                level.extend(step for node in opened.nodes for step in node.steps)
+            for aggregate in members:
+                level.extend(step for node in aggregate.nodes for step in node.steps)
     return panels
 
 
-def _representative(alike: list[Opened]) -> Opened:
+def _representative(members: list[AggregateOutline]) -> AggregateOutline:
     """The aggregate to draw: preferably of a size at which the whole pattern is visible, with matched sources."""
 
-    def preference(opened: Opened) -> tuple[bool, bool, bool]:
-        has_matches = any(node.shortcut and node.shortcut.matches for node in opened.nodes)
-        return 3 <= len(opened.nodes) <= 16, has_matches, len(opened.nodes) >= 3
+    def preference(aggregate: AggregateOutline) -> tuple[bool, bool, bool]:
+        has_matches = any(node.shortcut and node.shortcut.matches for node in aggregate.nodes)
+        return 3 <= len(aggregate.nodes) <= 16, has_matches, len(aggregate.nodes) >= 3
 
-    return max(alike, key=preference)
+    return max(members, key=preference)
 
 
 def panel_picture(panel: Panel, panels: Panels) -> Picture:
     """An aggregate's nodes, and below them the operations of each kind of node."""
-    opened, picture = panel.drawn, _heading(panel, panels)
-    picture.insert(30, 46, Wires(opened).picture())
-    kinds = list(opened.kinds.values())
-    names = [_node_ranges([node.number for node in alike]) for alike in kinds[:MAX_KINDS]]
+    aggregate, picture = panel.drawn, _heading(panel, panels)
+    picture.insert(30, 46, Wires(aggregate).picture())
+    kinds = list(aggregate.kinds.values())
+    names = [_node_ranges([node.number for node in members]) for members in kinds[:MAX_KINDS]]
     if len(kinds) == 1:
         names = ["each node"]
     indent = 64 + max([70, *(text_width(name) for name in names)])
-    for i, (name, alike) in enumerate(zip(names, kinds, strict=False)):
-        node = alike[1] if len(alike) > 1 and alike[0].number == 1 else alike[0]
+    for i, (name, members) in enumerate(zip(names, kinds, strict=False)):
+        node = members[1] if len(members) > 1 and members[0].number == 1 else members[0]
         y = picture.height + 12
         picture.box(30, y + 6, 12, 12, KIND_COLOURS[i % len(KIND_COLOURS)], INK)
         picture.text(48, y + 16, name, 11)
-        if len(alike) > 1:
+        if len(members) > 1:
             picture.text(48, y + 29, f"drawn: node {node.number}", 9, GREY)
         picture.insert(indent, y, _steps_picture(node, panels))
     if len(kinds) > MAX_KINDS:
@@ -101,19 +101,20 @@ def panel_picture(panel: Panel, panels: Panels) -> Picture:
 
 def _heading(panel: Panel, panels: Panels) -> Picture:
     """An aggregate's letter, names and numbers of nodes in the network, and its gathers as text."""
-    opened, picture = panel.drawn, Picture()
+    aggregate, picture = panel.drawn, Picture()
     picture.box(0, 0, 22, 20, panels.tint(panel.letter), panels.tint(panel.letter))
     picture.text(11, 15, panel.letter, 14, anchor="middle", bold=True)
-    places = list(dict.fromkeys((one.label, len(one.nodes)) for one in panel.alike))
+    places = list(dict.fromkeys((one.label, len(one.nodes)) for one in panel.members))
     texts = [f"{shorten(label, 40)} ({n})" for label, n in places[:6]]
     texts[0] = f"{texts[0][:-1]} node{'s' * (places[0][1] != 1)})"
     texts += [f"… {len(places) - 6} more"] * (len(places) > 6)
     name = ", ".join(texts)
     picture.text(30, 15, name, 12, bold=True)
-    if len(panel.alike) > 1:
-        drawn = f"drawn: {shorten(opened.label, 40)}, {shape_text(opened.features[0])} → {shape_text(opened.leaving)}"
+    if len(panel.members) > 1:
+        shapes = f"{shape_text(aggregate.features[0])} → {shape_text(aggregate.output_shape)}"
+        drawn = f"drawn: {shorten(aggregate.label, 40)}, {shapes}"
         picture.text(46 + text_width(name, 13), 15, drawn, 11, GREY)
-    picture.text(30, 31, shorten("; ".join(f"{role} {text}" for role, text in opened.about.items()), 160), 11, GREY)
+    picture.text(30, 31, shorten("; ".join(f"{role} {text}" for role, text in aggregate.about.items()), 160), 11, GREY)
     return picture
 
 
@@ -190,10 +191,10 @@ def _step_chips(node: Node, panels: Panels) -> list[tuple[str, str, str]]:
     for step in node.steps:
         if isinstance(step, JoinStep):
             chips.append(("join", step.operator, ""))
-        elif isinstance(step, Opened):
+        elif isinstance(step, AggregateOutline):
             letter = panels.letter(step)
             n = len(step.nodes)
-            text = f"{letter}  {shorten(step.label, 40)}, {n} node{'s' * (n != 1)}, {step.leaving[0]} ch".strip()
+            text = f"{letter}  {shorten(step.label, 40)}, {n} node{'s' * (n != 1)}, {step.output_shape[0]} ch".strip()
             kind = "split" if node.shortcut and not node.join and takes_join(step) else "aggregate"
             chips.append((kind, text, panels.tint(letter)))
         elif step.kind == "small" and chips and chips[-1][0] == "small":

@@ -40,9 +40,9 @@ def _counts(counted: CountedRow) -> list[str]:
     return [row.network, row.point or "-", row.params or "-", params, row.flops or "-", flops, counted.verdict]
 
 
-def readings_grid(of: Paper) -> Grid:
+def readings_grid(paper: Paper) -> Grid:
     """Counts of alternative readings of the paper."""
-    rows = [_reading(one) for row in of.rows for one in count_readings(row, of)]
+    rows = [_reading(one) for row in paper.rows for one in count_readings(row, paper)]
     return Grid(("network", "alternative reading", "params", "ours", "verdict"), rows, (2, 3))
 
 
@@ -52,17 +52,17 @@ def _reading(counted: CountedReading) -> list[str]:
     return [counted.row.network, counted.about, printed, ours, counted.verdict]
 
 
-def results_grid(of: Paper, matches: Sequence[RunMatch] | None = None) -> Grid:
+def results_grid(paper: Paper, matches: Sequence[RunMatch] | None = None) -> Grid:
     """Printed results of each network on each data set.
 
     Args:
-        of: The paper.
+        paper: The paper.
         matches: Runs with networks of its rows; None omits the columns for ours.
     """
     header = ("network", "data set", "printed") + (() if matches is None else ("our error", "training"))
     rows = []
-    for row in of.rows:
-        for data, results in _by_data(of.results(row)):
+    for row in paper.rows:
+        for data, results in _by_data(paper.results(row)):
             cells = [row.network, _label(data), printed_text(results)]
             runs = [one for one in matches or () if one.row is row and one.run.data == data.rstrip("+")]
             if matches is None:
@@ -75,16 +75,16 @@ def results_grid(of: Paper, matches: Sequence[RunMatch] | None = None) -> Grid:
     return Grid(header, rows, () if matches is None else (3,))
 
 
-def rows_of(of: Paper, name: str, matches: Sequence[RunMatch]) -> Paper:
+def rows_of(paper: Paper, name: str, matches: Sequence[RunMatch]) -> Paper:
     """A paper with only those rows that runs match.
 
     Args:
-        of: The paper.
+        paper: The paper.
         name: Its name.
         matches: The matches.
     """
-    rows = [row for row in of.rows if any(one.paper == name and one.row is row for one in matches)]
-    return of.model_copy(update={"rows": tuple(rows)})
+    rows = [row for row in paper.rows if any(one.paper == name and one.row is row for one in matches)]
+    return paper.model_copy(update={"rows": tuple(rows)})
 
 
 def _by_data(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
@@ -122,21 +122,23 @@ def _places(names: Sequence[str]) -> str:
     return f"Tables {', '.join(numbers)}"
 
 
-def markdown(of: Paper, matches: Sequence[RunMatch] | None = None) -> str:
+def markdown(paper: Paper, matches: Sequence[RunMatch] | None = None) -> str:
     """All tables of a paper in Markdown."""
-    counted = [count(row, of) for row in of.rows]
-    results, readings = results_grid(of, matches), readings_grid(of)
-    text = f"## {of.about}\n\nFLOPs are {FLOPS[of.flops]}; {summary(counted)}.\n\n{_markdown(counts_grid(counted))}"
+    counted = [count(row, paper) for row in paper.rows]
+    results, readings = results_grid(paper, matches), readings_grid(paper)
+    text = (
+        f"## {paper.about}\n\nFLOPs are {FLOPS[paper.flops]}; {summary(counted)}.\n\n{_markdown(counts_grid(counted))}"
+    )
     if readings.rows:
         text += f"\nAlternative readings:\n\n{_markdown(readings)}"
     if results.rows:
-        text += f"\n{legend(of)}\n\n{_markdown(results)}"
+        text += f"\n{legend(paper)}\n\n{_markdown(results)}"
     return text
 
 
-def legend(of: Paper) -> str:
+def legend(paper: Paper) -> str:
     """A line that explains the results of a paper."""
-    tables = "; ".join(f"{name}: {table.about}" for name, table in of.tables.items())
+    tables = "; ".join(f"{name}: {table.about}" for name, table in paper.tables.items())
     return f"Results, errors in percent. {tables}."
 
 
@@ -146,7 +148,7 @@ def _markdown(grid: Grid) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 
-def row_dict(name: str, of: Paper, row: Row, matches: Sequence[RunMatch]) -> dict[str, Any]:
+def row_dict(name: str, paper: Paper, row: Row, matches: Sequence[RunMatch]) -> dict[str, Any]:
     """A row with counts, results, readings and runs as JSON values."""
     readings = [
         {
@@ -156,8 +158,8 @@ def row_dict(name: str, of: Paper, row: Row, matches: Sequence[RunMatch]) -> dic
             "agrees": one.agrees,
             "printed_by": one.reading.by or None,
         }
-        for one in count_readings(row, of)
+        for one in count_readings(row, paper)
     ]
     runs = [one.run.as_dict() | {"reading": one.reading} for one in matches if one.row is row]
-    results = [result._asdict() for result in of.results(row)]
-    return {"paper": name} | as_dict(count(row, of)) | {"results": results, "readings": readings, "runs": runs}
+    results = [result._asdict() for result in paper.results(row)]
+    return {"paper": name} | as_dict(count(row, paper)) | {"results": results, "readings": readings, "runs": runs}

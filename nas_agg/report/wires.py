@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nas_agg.report.outline import Layer, Opened, Step
+from nas_agg.report.outline import AggregateOutline, Layer, Step
 from nas_agg.report.svg import GREY, INK, Picture, format_number, format_point, shorten
 
 #: Colour and sign of each operator. The colours are distinguishable for people with colour blindness.
@@ -53,22 +53,22 @@ class Wires:
     """The layout of an aggregate's nodes.
 
     Args:
-        opened: The aggregate.
+        aggregate: The aggregate.
     """
 
-    def __init__(self, opened: Opened):
-        self.opened = opened
+    def __init__(self, aggregate: AggregateOutline):
+        self.aggregate = aggregate
         self.items = self.choose_items(MAX_IN_ROW)
         self.row = self.assign_columns()
-        if not self.row and len(opened.nodes) > MAX_BESIDE:
+        if not self.row and len(aggregate.nodes) > MAX_BESIDE:
             self.items = self.choose_items(MAX_BESIDE)
             self.assign_columns()
-        self.reads_several = any(len(node.reads.sources) > 1 for node in opened.nodes)
-        self.has_matches = any(node.shortcut and node.shortcut.matches for node in opened.nodes)
-        self.has_joins = any(node.shortcut or node.join for node in opened.nodes)
+        self.reads_several = any(len(node.reads.sources) > 1 for node in aggregate.nodes)
+        self.has_matches = any(node.shortcut and node.shortcut.matches for node in aggregate.nodes)
+        self.has_joins = any(node.shortcut or node.join for node in aggregate.nodes)
         self.kinds = {
             node.number: KIND_COLOURS[k % len(KIND_COLOURS)]
-            for k, (_, nodes) in enumerate(opened.kinds.items())
+            for k, (_, nodes) in enumerate(aggregate.kinds.items())
             for node in nodes
         }
 
@@ -76,7 +76,7 @@ class Wires:
 
     def choose_items(self, max_nodes: int) -> list[Item]:
         """The items: all nodes, or the first ones, those at which the map's size changes, and the last ones."""
-        nodes, features = self.opened.nodes, self.opened.features
+        nodes, features = self.aggregate.nodes, self.aggregate.features
         shown = range(1, len(nodes) + 1)
         if len(nodes) > max_nodes:
             changes = [n for n in range(1, len(nodes)) if features[n + 1][1:] != features[n][1:]][:3]
@@ -110,7 +110,7 @@ class Wires:
         for item in items[1:]:
             for k in item.reads:
                 last[k] = max(last[k], item.column - 1)
-        for source in self.opened.output.sources:
+        for source in self.aggregate.output.sources:
             last[self.item_of[source]] = self.last_column - 1
         if len({item.column for item in items}) == len(items):
             return True
@@ -143,7 +143,7 @@ class Wires:
         middle = BOX_HEIGHT / 2
         if self.row:
             spans = [k - i for k, item in enumerate(self.items) for i in item.reads]
-            spans += [len(self.items) - self.item_of[source] for source in self.opened.output.sources]
+            spans += [len(self.items) - self.item_of[source] for source in self.aggregate.output.sources]
             middle = max(middle, 4 + arc_height(max(spans) - 1))
             below = max([k - i for k, item in enumerate(self.items) for i in item.shortcut], default=0)
             self.bottom = middle + max(BOX_HEIGHT / 2, arc_height(below) + (14 if self.has_matches else 0))
@@ -156,7 +156,7 @@ class Wires:
             item.join = item.x + BOX_WIDTH + 4 + SIGN_RADIUS
             item.tap = item.x + BOX_WIDTH + (2 * SIGN_RADIUS + 4 if self.has_joins and k else 0) + 6
         self.end = (len(self.items) if self.row else self.last_column) * pitch
-        rows = [self.items[self.item_of[source]].y for source in self.opened.output.sources]
+        rows = [self.items[self.item_of[source]].y for source in self.aggregate.output.sources]
         self.end_y = sum(rows) / len(rows) if rows else middle
         if not self.row:
             self.bottom = max(item.y for item in self.items) + BOX_HEIGHT / 2 + 4
@@ -195,11 +195,11 @@ class Wires:
     def wire_attributes(self, kind: str, ends: tuple[int, int]) -> dict[str, str]:
         """Attributes of a wire: its kind and the features it connects (of omitted nodes the last one)."""
         first, last = ends
-        to = self.items[last].numbers[0] if last < len(self.items) else len(self.opened.nodes) + 1
+        to = self.items[last].numbers[0] if last < len(self.items) else len(self.aggregate.nodes) + 1
         return {"class": kind, "data-from": str(self.items[first].numbers[-1]), "data-to": str(to)}
 
     def wires_to(self, picture: Picture, k: int, item: Item) -> None:
-        node = self.opened.nodes[item.numbers[0] - 1]
+        node = self.aggregate.nodes[item.numbers[0] - 1]
         reads_several = len(item.reads) > 1
         colour, _ = OPERATORS[node.reads.operator] if reads_several else (GREY, "")
         for i in item.reads:
@@ -232,7 +232,7 @@ class Wires:
                 picture.arrow_head(x, y, colour)
 
     def output(self, picture: Picture) -> None:
-        gathered, end, y = self.opened.output, self.end, self.end_y
+        gathered, end, y = self.aggregate.output, self.end, self.end_y
         sources = sorted({self.item_of[source] for source in gathered.sources})
         reads_several = len(sources) > 1
         colour = OPERATORS[gathered.operator][0] if reads_several else GREY
@@ -246,7 +246,7 @@ class Wires:
         elif self.row and sources and sources[0] < len(self.items) - 1:
             picture.arrow(end - 3, end + 16, y)
             end += 16
-        picture.text(end + 5, y + 4, f"{self.opened.leaving[0]} ch", 11)
+        picture.text(end + 5, y + 4, f"{self.aggregate.output_shape[0]} ch", 11)
         picture.extend_to(end, self.bottom)
 
     def box(self, picture: Picture, item: Item) -> None:
@@ -261,16 +261,16 @@ class Wires:
         n = item.numbers[0]
         if not n:
             picture.box(x, y + 6, BOX_WIDTH, BOX_HEIGHT - 12, "#f4f4f4", dash="2,2", attributes={"class": "input"})
-            picture.text(middle, item.y + 4, str(self.opened.features[0][0]), 11, anchor="middle")
+            picture.text(middle, item.y + 4, str(self.aggregate.features[0][0]), 11, anchor="middle")
             return
-        node = self.opened.nodes[n - 1]
+        node = self.aggregate.nodes[n - 1]
         picture.box(
             x, y, BOX_WIDTH, BOX_HEIGHT, self.kinds[n], INK, attributes={"class": "node", "data-number": str(n)}
         )
         picture.text(x + 3, y + 9, str(n), 8, GREY)
         details = [f"{node.groups} gr"] * (node.groups > 1)
-        if self.opened.features[n][1:] != node.entering[1:]:
-            details.append(f"/{-(-node.entering[1] // self.opened.features[n][1])}")
+        if self.aggregate.features[n][1:] != node.entering[1:]:
+            details.append(f"/{-(-node.entering[1] // self.aggregate.features[n][1])}")
         picture.text(middle, item.y + (2 if details else 5), str(node.shape[0]), 12, anchor="middle", bold=True)
         if details:
             picture.text(middle, item.y + 14, " ".join(details), 9, GREY, "middle")

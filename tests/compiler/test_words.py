@@ -192,11 +192,11 @@ def test_features_that_cannot_share_weights() -> None:
     with pytest.raises(GenotypeError) as caught:
         expand(network_of({"nodes": 2, "unit": [{"conv": 3, "out": 6}], "reads": reads}))
     assert str(caught.value) == (
-        "net[1].reads.each (node 2): the same weights are wanted for all, and feature 0 is 8x8x8, feature 1 is 6x8x8"
+        "net[1].reads.each (node 2): all features share its weights, but feature 0 is 8x8x8 and feature 1 is 6x8x8"
     )
     with pytest.raises(GenotypeError, match=r"each\[1\]: 'each' cannot contain a 'join', as it has no shortcut"):
         expand(network_of({"nodes": 2, "unit": [], "reads": {"each": [*each, "join"]}}))
-    with pytest.raises(GenotypeError, match=r"feature 0, 8x8x8, does not fit 8x4x4: say a 'match'"):
+    with pytest.raises(GenotypeError, match=r"feature 0, 8x8x8, does not fit 8x4x4; add a 'match'"):
         expand(network_of({"units": [[{"maxpool": 2}, "join"]], "shortcut": TIMES_INPUT}))
 
 

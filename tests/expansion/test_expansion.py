@@ -72,14 +72,14 @@ def test_by_default_what_nobody_reads_leaves() -> None:
 @pytest.mark.parametrize(
     ("gathers", "said"),
     [
-        ({"reads": [[0], [1]]}, "net[0].reads.pattern.edges: 2 rows, and 3 or 4 wanted"),
-        ({"shortcut": [[0], [1], [2], [3]]}, "net[0].shortcut.pattern.edges: 4 rows, and 3 wanted"),
-        ({"output": [[0], [1]]}, "net[0].output.pattern.edges: 2 rows, and 1 wanted"),
+        ({"reads": [[0], [1]]}, "net[0].reads.pattern.edges: 2 rows; expected 3 or 4"),
+        ({"shortcut": [[0], [1], [2], [3]]}, "net[0].shortcut.pattern.edges: 4 rows; expected 3"),
+        ({"output": [[0], [1]]}, "net[0].output.pattern.edges: 2 rows; expected 1"),
         ({"reads": [[0], [2], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 reads feature 2; allowed are 0 to 1"),
         ({"reads": [[0], [1, 1], [1]]}, "net[0].reads.pattern.edges (node 2): row 2 contains a feature twice"),
         ({"reads": [[0], [], [1]]}, "net[0].reads (node 2): reads nothing"),
-        ({"output": [[4]]}, "net[0].output.pattern.edges[0]: reads feature 4; there are 0 to 3"),
-        ({"output": [[]]}, "net[0].output: nothing leaves"),
+        ({"output": [[4]]}, "net[0].output.pattern.edges[0]: reads feature 4; allowed are 0 to 3"),
+        ({"output": [[]]}, "net[0].output: the output has no sources"),
     ],
 )
 def test_edges_that_cannot_be(gathers: dict[str, list], said: str) -> None:
@@ -91,7 +91,9 @@ def test_no_nodes_at_all() -> None:
     assert formula({"nodes": 0, "growth": 9, "unit": [CONV, "join"], "shortcut": {}}) == "x"
     assert formula({"nodes": 0, "unit": [CONV], "reads": {"pattern": "dense", "operator": "concat"}}) == "x"
     assert formula({"nodes": "in - 4", "growth": 4, "unit": [CONV]}) == "x"
-    assert refusal({"nodes": 0, "unit": [], "output": {"pattern": "nodes"}}) == "net[0].output: nothing leaves"
+    assert (
+        refusal({"nodes": 0, "unit": [], "output": {"pattern": "nodes"}}) == "net[0].output: the output has no sources"
+    )
 
 
 # ---------------------------------------------------------------------- names and scopes
@@ -190,21 +192,27 @@ def test_a_name_of_let_is_text_and_means_what_its_place_means() -> None:
             "net[0].growth (node 1): 'c' (channels entering this layer) is not defined here",
         ),
         ({"unit": [], "nodes": "l"}, "net[0].nodes: 'l' (number of this node) is not defined here"),
-        ({"unit": [CONV], "nodes": 2, "growth": [4]}, "net[0].growth: a list of 1, and the number of nodes is 2"),
-        ({"unit": [CONV], "growth": [4, 5]}, "net[0].growth: a list of 2, and the number of nodes is 1"),
-        ({"units": [[], [CONV], []], "growth": [4, 5]}, "net[0].growth: a list of 2, and the number of nodes is 3"),
-        ({"units": [[], []], "let": {"k": [1]}}, "net[0].let.k: a list of 1, and the number of nodes is 2"),
+        (
+            {"unit": [CONV], "nodes": 2, "growth": [4]},
+            "net[0].growth: a list of length 1, but the number of nodes is 2",
+        ),
+        ({"unit": [CONV], "growth": [4, 5]}, "net[0].growth: a list of length 2, but the number of nodes is 1"),
+        (
+            {"units": [[], [CONV], []], "growth": [4, 5]},
+            "net[0].growth: a list of length 2, but the number of nodes is 3",
+        ),
+        ({"units": [[], []], "let": {"k": [1]}}, "net[0].let.k: a list of length 1, but the number of nodes is 2"),
         ({"units": [[], []], "nodes": 3}, "net[0].nodes: 3 nodes, but 2 units"),
         (
             {"unit": [CONV], "nodes": 3, "growth": "2 - l"},
-            "net[0].growth (node 2): '2 - l' is 0, and a width goes from 1 to 1,000,000",
+            "net[0].growth (node 2): the width must be from 1 to 1,000,000, but '2 - l' is 0",
         ),
         (
             {"unit": [CONV], "growth": "in/3"},
             "net[0].growth (node 1): the width must be an integer, but 'in/3' is 1.33333; use floor(...)",
         ),
-        ({"unit": [], "nodes": 4097}, "net[0].nodes: 4,097, and a number of nodes goes from 0 to 4,096"),
-        ({"unit": [], "nodes": -1}, "net[0].nodes: -1, and a number of nodes goes from 0 to 4,096"),
+        ({"unit": [], "nodes": 4097}, "net[0].nodes: the number of nodes must be from 0 to 4,096, not 4,097"),
+        ({"unit": [], "nodes": -1}, "net[0].nodes: the number of nodes must be from 0 to 4,096, not -1"),
     ],
 )
 def test_numbers_that_cannot_be(net: Any, said: str) -> None:
@@ -284,7 +292,7 @@ def test_a_sum_of_sources_is_dealt_out() -> None:
     [
         ("join", "net[0]: a 'join' without a shortcut"),
         ({"unit": [{"unit": ["bn", "join"]}]}, "net[0].unit[0].unit[1]: a 'join' without a shortcut"),
-        ({"unit": [CONV], "shortcut": {}}, 'net[0].shortcut: a shortcut that no join takes: write "join" in the unit'),
+        ({"unit": [CONV], "shortcut": {}}, "net[0].shortcut: a shortcut without a 'join' in the unit"),
         ({"unit": ["join", "join"], "shortcut": {}}, "net[0].unit[1]: a unit may have only one 'join'"),
         (
             {"unit": [{"unit": ["join"]}, "join"], "shortcut": {}},
@@ -292,20 +300,20 @@ def test_a_sum_of_sources_is_dealt_out() -> None:
         ),
         (
             {"units": [["join"], []], "shortcut": {"pattern": {"edges": [[0], [1]]}}},
-            "net[0].shortcut.pattern.edges[1] (node 2): a row for node 2, whose unit has no join",
+            "net[0].shortcut.pattern.edges[1] (node 2): a row for node 2, whose unit has no 'join'",
         ),
         (
             {"unit": [{**INNER, "growth": 1}], "shortcut": {}},
-            "net[0].unit[0] (node 1): of the shortcut's 4 channels 2 are left over",
+            "net[0].unit[0] (node 1): 2 of the shortcut's 4 channels are unused",
         ),
         (
             {"unit": [{**INNER, "growth": 3}], "shortcut": {}},
-            "net[0].unit[0].unit[1] (node 1, node 2): the shortcut's 4 channels are used up, "
-            "and 3 more are wanted here",
+            "net[0].unit[0].unit[1] (node 1, node 2): all 4 channels of the shortcut are used, "
+            "but 3 more are needed here",
         ),
         (
             {"unit": [INNER], "shortcut": {"operator": "concat"}},
-            "net[0].shortcut.operator (node 1): only a sum can be dealt out to inner nodes",
+            "net[0].shortcut.operator (node 1): only a sum can be split among inner nodes",
         ),
         (
             {"unit": [{"avgpool": 2}, INNER], "shortcut": {}},
@@ -335,7 +343,9 @@ def test_the_net_must_end_in_the_classes() -> None:
         ([{"linear": 11}], "11x1x1"),
         ([{"conv": 1, "out": 10}], "10x8x8"),
     ]:
-        with pytest.raises(GenotypeError, match=f"^net: the net must end in 10x1x1, the classes, and ends in {said}$"):
+        with pytest.raises(
+            GenotypeError, match=rf"^net: the net must end in 10x1x1 \(the classes\), but ends in {said}$"
+        ):
             expand(Genotype.from_dict({"input": [3, 8, 8], "classes": 10, "net": net}))
     expand(
         Genotype.from_dict({"input": [3, 8, 8], "classes": 10, "net": [{"conv": 8, "out": "classes", "padding": 0}]})

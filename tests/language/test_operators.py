@@ -237,19 +237,19 @@ def test_a_gather_that_is_named_twice_is_two_gathers() -> None:
     [
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {}},
-            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x8x8: say a 'match'",
+            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x8x8; add a 'match'",
         ),
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {"match": [{"conv": 1, "out": 6}]}},
-            "net[0].shortcut (node 1): what 'match' makes of feature 0, 6x8x8, does not fit 8x8x8",
+            "net[0].shortcut (node 1): feature 0 after 'match', 6x8x8, does not fit 8x8x8",
         ),
         (
             {"growth": 8, "unit": [CONV, {"avgpool": 2}, "join"], "shortcut": {"operator": "concat"}},
-            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x4x4: say a 'match'",
+            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x4x4; add a 'match'",
         ),
         (
             {"growth": 8, "unit": [CONV, "join"], "shortcut": {"operator": {"mixed": 6}}},
-            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x8x8: say a 'match'",
+            "net[0].shortcut (node 1): feature 0, 4x8x8, does not fit 8x8x8; add a 'match'",
         ),
         (
             {"growth": 3, "unit": [CONV, "join"], "shortcut": {"operator": {"mixed": 4}}},

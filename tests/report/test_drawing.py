@@ -17,7 +17,7 @@ from nas_agg.common.errors import GenotypeError
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.drawing import draw
-from nas_agg.report.outline import Opened, outline
+from nas_agg.report.outline import AggregateOutline, outline
 from nas_agg.search_space.space import list_spaces, open_space
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "genotypes").glob("*.yaml"))
@@ -137,14 +137,14 @@ def test_a_source_that_does_not_fit_and_is_skipped_has_no_arc() -> None:
     assert wires(panel, "read", "out") == {(0, 1), (0, 2), (1, 2), (2, 3), (2, 4), (3, 4)}
 
 
-# ---------------------------------------------------------------------- what is opened
+# ---------------------------------------------------------------------- panels
 
 
 def test_an_inner_aggregate_is_opened_once_with_its_widths_and_groups() -> None:
     root = parsed(draw(nas_agg.load("microdense/30a64"), "30a64"))
-    opened = panels(root)
-    assert len(opened) == 2
-    outer, inner = opened.values()
+    aggregates = panels(root)
+    assert len(aggregates) == 2
+    outer, inner = aggregates.values()
     assert wires(inner, "read", "out") == {(i, l) for l in range(1, 5) for i in range(l)}
     assert {"6", "9", "12", "2 gr", "3 gr", "4 gr", "39 ch"} <= set(texts(inner))
     assert wires(outer, "shortcut") >= {(0, 1), (1, 2), (10, 11), (20, 21), (29, 30)}
@@ -203,7 +203,7 @@ def test_random_genotypes(seed: int) -> None:
     text = draw(genotype, f"random {seed}")
     root = parsed(text)
     assert text == draw(genotype, f"random {seed}")
-    by_path = {opened.path: opened for opened in _every(outline(genotype)[1])}
+    by_path = {aggregate.path: aggregate for aggregate in _every(outline(genotype)[1])}
     for path, panel in panels(root).items():
         nodes = [int(node.get("data-number", "")) for node in of_class(panel, "node")]
         assert sorted(nodes) == list(range(1, len(by_path[path].nodes) + 1))
@@ -213,16 +213,16 @@ def test_random_genotypes(seed: int) -> None:
         assert wires(panel, "shortcut") == {(source, l) for l, sources in joins for source in sources}
 
 
-def _every(steps: list) -> list[Opened]:
-    result = [step for step in steps if isinstance(step, Opened)]
+def _every(steps: list) -> list[AggregateOutline]:
+    result = [step for step in steps if isinstance(step, AggregateOutline)]
     return result + [inner for one in result for node in one.nodes for inner in _every(node.steps)]
 
 
 def test_the_outline_has_the_shapes_of_the_graph() -> None:
     graph, steps = outline(nas_agg.load("dsnet/ds2net50"))
-    for opened in _every(steps):
-        for node in opened.nodes:
-            inside = re.compile(re.escape(f"{opened.path}.{node.number - 1}.") + r"(unit|shortcut)(\.|$)")
+    for aggregate in _every(steps):
+        for node in aggregate.nodes:
+            inside = re.compile(re.escape(f"{aggregate.path}.{node.number - 1}.") + r"(unit|shortcut)(\.|$)")
             last = max(i for i, path in enumerate(graph.paths) if inside.match(path) and ".match." not in path)
             assert graph.shapes[last] == node.shape
 
