@@ -94,9 +94,12 @@ def test_exports_print_nothing_else(folder):
     ("words", "message"),
     [
         (["small.json"], "--out"),
-        (["small.json", "--out", ""], "out: name a folder"),
-        (["small.json", "--out", "/"], "/: already there"),
-        (["small.json", "--out", ".", "--force"], ".: already there, with 'cut.safetensors', which is not of a"),
+        (["small.json", "--out", ""], "out: specify a folder"),
+        (["small.json", "--out", "/"], "/: already exists"),
+        (
+            ["small.json", "--out", ".", "--force"],
+            ".: already exists and contains 'cut.safetensors', which does not belong to a",
+        ),
         (["small.json", "--out", "text", "--force"], "text: a file, not a folder"),
         (["none.json", "--out", "x"], "none.json: no such file"),
         (["microdens/30a64", "--out", "x"], "did you mean 'microdense/30a64'?"),
@@ -129,7 +132,7 @@ def test_errors_are_one_line_and_leave_nothing(refused, folder, words, message):
 
 def test_an_existing_folder(run, refused, folder):
     run("compile", "small.json", "--out", "model")
-    assert "model: already there; choose another folder, or replace it by --force" in refused(
+    assert "model: already exists; choose another folder, or replace it with --force" in refused(
         "compile", "small.json", "--out", "model"
     )
     assert run("compile", "small.json", "--out", "model", "--weights", "small.safetensors", "--force")[0] == 0

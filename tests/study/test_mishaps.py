@@ -204,7 +204,7 @@ def test_other_wrong_types_are_refused(tiny, score, tmp_path):
     )
     assert said(InputError, search, tiny, 5) == "evaluate: expected a function, not 5"
     for out in (5, "", b"run", {}):
-        assert said(InputError, search, tiny, score, out=out).startswith("out: name a folder, not ")
+        assert said(InputError, search, tiny, score, out=out).startswith("out: specify a folder, not ")
     assert "cannot be used as a run folder" in said(InputError, search, tiny, score, out=f"{tmp_path}/a\0b")
 
 

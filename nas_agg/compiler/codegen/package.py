@@ -1,6 +1,6 @@
-"""A fixed model: a folder with a network as code and weights that anyone can run without nas_agg.
+"""Compiled models: folders with a network as code and weights, which run without nas_agg.
 
-All that is written is run before the folder appears: the code with the weights' file, and what was exported.
+All files are run before the folder appears: the code with the file of weights, and the exported models.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT = (
     "model.onnx",
     "model.pt2",
 )
-#: How far outputs of exported files may be from the network's, as a part of the largest logit if that is above 1; more
-#: only where the network's own float32 outputs are no surer than that.
+#: Tolerance of the logits of exported models, relative to the largest logit if that is above 1; larger only where the
+#: rounding errors of the network's own float32 logits are.
 TOLERANCE = 1e-4
-BATCHES = (1, 7)  # images with which they are compared
+BATCHES = (1, 7)  # images per batch of the comparison
 _CACHE = "__pycache__"
-_MARKS = re.compile(r"^(def build\(|class Network\()", re.MULTILINE)
-_MOST = 2**16  # images a batch of an exported model
+_MARKERS = re.compile(r"^(def build\(|class Network\()", re.MULTILINE)
+_MAX_BATCH = 2**16  # images per batch of an exported model
 
 _Network = Callable[[Tensor], Tensor]
 _T = TypeVar("_T")
@@ -49,12 +49,12 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class WrittenPackage:
-    """A fixed model's folder.
+    """The folder of a compiled model.
 
     Attributes:
         path: The folder.
-        files: The bytes of each file in it.
-        notes: What could not be checked, a line each.
+        files: Size in bytes of each file.
+        notes: Lines about what could not be checked.
     """
 
     path: Path
@@ -73,100 +73,100 @@ def write_package(
     export: bool = False,
     force: bool = False,
 ) -> WrittenPackage:
-    """Writes a network's folder; it appears whole and checked, or not at all.
+    """Write the folder of a network; it appears complete and verified, or not at all.
 
     Args:
         out: The folder.
-        genotype: Of the network.
-        network: Compiled from the genotype, with its weights.
-        title: What the network is called in its code.
-        about: A line there on what it is and where it comes from.
-        onnx: Whether ``model.onnx`` is written too, for any batch size.
-        export: Whether ``model.pt2`` is (`torch.export`), for any batch size.
-        force: Whether a folder of a compiled model that is there is replaced.
+        genotype: The genotype of the network.
+        network: The network compiled from the genotype, with its weights.
+        title: Title of the network in its code.
+        about: Description and provenance of the network, a line in its code.
+        onnx: Whether to write ``model.onnx`` as well, for any batch size.
+        export: Whether to write ``model.pt2`` (`torch.export`) as well, for any batch size.
+        force: Whether to replace an existing folder of a compiled model.
 
     Returns:
-        The folder, and what is in it.
+        The folder and its files.
 
     Raises:
-        InputError: The folder is there already, or a package that ONNX needs is not.
-        NasAggError: The folder cannot be written, or what was written is not the network.
+        InputError: The folder exists already, or a package that ONNX requires is missing.
+        NasAggError: The folder cannot be written, or a file does not compute what the network computes.
     """
     check_place(out, force)
     if onnx:
         check_onnx()
     place = Path(os.path.realpath(out))
     stem = f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    beside, old = place.with_name(f"{stem}.tmp"), place.with_name(f"{stem}.old")
-    made = [folder for folder in place.parents if not folder.exists()]
+    temporary, old = place.with_name(f"{stem}.tmp"), place.with_name(f"{stem}.old")
+    new_parents = [folder for folder in place.parents if not folder.exists()]
     try:
-        beside.mkdir(parents=True)
-        notes = _fill(beside, genotype, network, title, about, onnx, export)
-        files = {file.name: file.stat().st_size for file in sorted(beside.iterdir())}
-        if gone := [name for name in (ONNX, EXPORT) if (place / name).exists() and name not in files]:
-            notes.append(f"the {' and '.join(gone)} of the network before went with it")
-        _swap(beside, place, old, out)
+        temporary.mkdir(parents=True)
+        notes = _write_files(temporary, genotype, network, title, about, onnx, export)
+        files = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        if removed := [name for name in (ONNX, EXPORT) if (place / name).exists() and name not in files]:
+            notes.append(f"removed the previous network's {' and '.join(removed)}")
+        _replace(temporary, place, old, out)
     except OSError as error:
         raise NasAggError(f"{out}: cannot be written: {error.strerror or error}") from None
-    except NasAggError as error:  # of a file; the folder where it was to lie for good is what people know
-        raise type(error)(str(error).replace(str(beside), str(out))) from error
+    except NasAggError as error:  # users know the final folder, not the temporary one
+        raise type(error)(str(error).replace(str(temporary), str(out))) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         if place.exists() and old.exists():
             _discard(old)
         with contextlib.suppress(OSError):
-            for folder in made if not place.exists() else ():
+            for folder in new_parents if not place.exists() else ():
                 folder.rmdir()
     return WrittenPackage(Path(out), files, tuple(notes))
 
 
 def check_place(out: str | os.PathLike[str], force: bool = False) -> None:
-    """Refuses a folder that is there, or with `force` one that is no compiled model's.
+    """Check that a folder does not exist or, with `force`, that it is the folder of a compiled model.
 
     Raises:
-        InputError: It is.
-        NasAggError: It cannot be looked at.
+        InputError: It exists, or is not the folder of a compiled model.
+        NasAggError: It cannot be read.
     """
     if not os.fspath(out):
-        raise InputError("out: name a folder")
+        raise InputError("out: specify a folder")
     try:
         place = Path(os.path.realpath(out))
         if not place.exists():
             return
         if not place.is_dir():
             raise InputError(f"{out}: a file, not a folder; choose another")
-        other, here = _foreign(place), Path.cwd()
+        problem, current = _why_not_compiled_model(place), Path.cwd()
     except InputError:
         raise
     except (OSError, ValueError) as error:  # a ValueError is a NUL in the path
         raise NasAggError(f"{out}: cannot be used: {getattr(error, 'strerror', None) or error}") from None
-    if other:
-        raise InputError(f"{out}: already there, {other}; choose another folder")
+    if problem:
+        raise InputError(f"{out}: already exists and {problem}; choose another folder")
     if not force:
-        raise InputError(f"{out}: already there; choose another folder, or replace it by --force")
-    if place == here or place in here.parents:
-        raise InputError(f"{out}: the folder that this is called from cannot be replaced; choose another")
+        raise InputError(f"{out}: already exists; choose another folder, or replace it with --force")
+    if place == current or place in current.parents:
+        raise InputError(f"{out}: the current folder and its parents cannot be replaced; choose another folder")
 
 
-def _foreign(folder: Path) -> str:
-    """Why a folder is not a compiled model's and must not be replaced; empty if it is, or holds nothing."""
-    inside = sorted(folder.iterdir())
-    for entry in inside:
-        whole = entry.is_file() and not entry.is_symlink()
+def _why_not_compiled_model(folder: Path) -> str:
+    """Why a folder is not that of a compiled model and must not be replaced; empty if it is one, or is empty."""
+    entries = sorted(folder.iterdir())
+    for entry in entries:
+        regular = entry.is_file() and not entry.is_symlink()
         cache = entry.name == _CACHE and entry.is_dir() and all(file.suffix == ".pyc" for file in entry.iterdir())
-        if not (cache or (whole and entry.name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT))):
-            return f"with '{entry.name}', which is not of a compiled model"
-    names = {entry.name for entry in inside}
-    if inside and not {MODEL, WEIGHTS, GENOTYPE} <= names:
-        return f"with '{inside[0].name}', but is not a compiled model's"
-    code = (folder / MODEL).read_text("utf-8", "replace") if inside else ""
-    if inside and set(_MARKS.findall(code)) != {"def build(", "class Network("}:
-        return f"with a '{MODEL}' that was not written here"
+        if not (cache or (regular and entry.name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT))):
+            return f"contains '{entry.name}', which does not belong to a compiled model"
+    names = {entry.name for entry in entries}
+    if entries and not {MODEL, WEIGHTS, GENOTYPE} <= names:
+        return f"contains '{entries[0].name}', but is not a compiled model"
+    code = (folder / MODEL).read_text("utf-8", "replace") if entries else ""
+    if entries and set(_MARKERS.findall(code)) != {"def build(", "class Network("}:
+        return f"contains a '{MODEL}' that nas_agg did not write"
     return ""
 
 
 def _discard(folder: Path) -> None:
-    """Removes a compiled model's folder, and of it only what is one's."""
+    """Remove the folder of a compiled model: its known files, then the folder if it is empty."""
     shutil.rmtree(folder / _CACHE, ignore_errors=True)
     with contextlib.suppress(OSError):
         for name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT):
@@ -175,66 +175,66 @@ def _discard(folder: Path) -> None:
 
 
 def check_onnx() -> None:
-    """Refuses to write ONNX where what it needs is not installed.
+    """Check that the packages that ONNX export requires are installed.
 
     Raises:
-        InputError: It is not.
+        InputError: They are not.
     """
     try:
         import onnxscript  # noqa: F401
     except ImportError:
-        raise InputError("ONNX needs further packages: pip install 'nas-agg[onnx]', or onnx and onnxscript") from None
+        raise InputError("ONNX export requires onnx and onnxscript: pip install 'nas-agg[onnx]'") from None
 
 
 def add_code(folder: Path, genotype: Genotype, title: str = "", about: str = "") -> None:
-    """Writes ``model.py`` into a folder, after a run of it with the weights that lie there, if some do.
+    """Write ``model.py`` to a folder, after running it with the folder's weights, if there are any.
 
     Raises:
-        NasAggError: It cannot be written, or is not the genotype's network.
+        NasAggError: It cannot be written, or does not compute what the genotype's network computes.
     """
     from nas_agg.compiler import compile as compiled
 
     weights = folder / WEIGHTS if (folder / WEIGHTS).exists() else None
-    with _resting(compiled(genotype, seed=0, weights=weights)) as network:
+    with _inference_mode(compiled(genotype, seed=0, weights=weights)) as network:
         _write_code(folder, genotype, network, title, about)
 
 
-def _fill(
+def _write_files(
     folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str, onnx: bool, export: bool
 ) -> list[str]:
-    """Writes all files into a folder, and gives what could not be checked."""
+    """Write all files to a folder; returns notes about what could not be checked."""
     write_atomic(folder / GENOTYPE, json.dumps(genotype.to_dict(), indent=2) + "\n")
     if Genotype.from_dict(read_document(folder / GENOTYPE)) != genotype:
-        raise NasAggError(f"{GENOTYPE}: does not say the genotype; this is a fault of nas_agg")
+        raise NasAggError(f"{GENOTYPE}: does not describe the same genotype; this is a bug in nas_agg")
     save_weights(network, folder / WEIGHTS)
     notes: list[str] = []
     exported: dict[str, _Network] = {}
-    with _resting(network):
+    with _inference_mode(network):
         finite = _write_code(folder, genotype, network, title, about)
         if onnx or export:
-            program = _trying(EXPORT if export else ONNX, lambda: _program(genotype, network))
+            program = _run_step(EXPORT if export else ONNX, lambda: _program(genotype, network))
         if export:
-            packed = io.BytesIO()  # torch's own writer ends the process where the disk is full
-            _trying(EXPORT, lambda: torch.export.save(program, packed))
+            packed = io.BytesIO()  # torch's own writer aborts the process if the disk is full
+            _run_step(EXPORT, lambda: torch.export.save(program, packed))
             write_atomic(folder / EXPORT, packed.getvalue())
-            exported[EXPORT] = _trying(EXPORT, lambda: torch.export.load(folder / EXPORT)).module()
+            exported[EXPORT] = _run_step(EXPORT, lambda: torch.export.load(folder / EXPORT)).module()
         if onnx:
-            _trying(ONNX, lambda: _onnx(program).save(folder / ONNX))
-            session = _trying(ONNX, lambda: _session(folder / ONNX))
+            _run_step(ONNX, lambda: _onnx(program).save(folder / ONNX))
+            session = _run_step(ONNX, lambda: _session(folder / ONNX))
             if session is None:
-                notes.append(f"{ONNX} was not checked, which needs a further package: pip install onnxruntime")
+                notes.append(f"{ONNX} was not checked, as onnxruntime is not installed: pip install onnxruntime")
             else:
                 exported[ONNX] = session
         if not finite:
-            beside = f", so that {' and '.join(exported)} could not be compared with it" if exported else ""
-            return [*notes, f"the network puts out what is no number for random images{beside}"]
+            effect = f", so {' and '.join(exported)} could not be compared with it" if exported else ""
+            return [*notes, f"the network's logits for random images are not finite{effect}"]
         for name, other in exported.items():
-            _trying(name, lambda name=name, other=other: _compare(name, other, genotype, network))  # type: ignore[misc]
+            _run_step(name, lambda name=name, other=other: _compare(name, other, genotype, network))  # type: ignore[misc]
     return notes
 
 
 def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str) -> bool:
-    """Writes ``model.py``, if it gives what the network gives bit for bit; tells whether these are numbers."""
+    """Write ``model.py`` if its logits equal the network's bit for bit; returns whether they are finite."""
     text = emit(genotype, title, about)
     weights = folder / WEIGHTS
 
@@ -247,29 +247,29 @@ def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str
         return other.eval()(images)
 
     images = _images(genotype, 2)
-    wanted, found = network(images), _trying(MODEL, run)
-    if wanted.shape != found.shape or not torch.allclose(wanted, found, rtol=0, atol=0, equal_nan=True):
-        raise NasAggError(f"{MODEL}: does not compute what the network computes; this is a fault of nas_agg")
+    expected, actual = network(images), _run_step(MODEL, run)
+    if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=0, atol=0, equal_nan=True):
+        raise NasAggError(f"{MODEL}: does not compute what the network computes; this is a bug in nas_agg")
     write_atomic(folder / MODEL, text)
-    return bool(wanted.isfinite().all())
+    return bool(expected.isfinite().all())
 
 
 def _program(genotype: Genotype, network: nn.Module) -> torch.export.ExportedProgram:
-    """The network in eval mode, for any number of images."""
-    batch = ({0: torch.export.Dim("batch", min=1, max=_MOST)},)
+    """Export the network for any batch size."""
+    batch = ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
     return torch.export.export(network, (_images(genotype, 2),), dynamic_shapes=batch)
 
 
 def _onnx(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
     names = {"input_names": ["images"], "output_names": ["logits"]}
-    shapes: Any = ({0: "batch"},)  # the name of that size in the file
-    made = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=shapes, **names)  # type: ignore[arg-type]
-    assert made is not None
-    return made
+    shapes: Any = ({0: "batch"},)  # name of the dimension in the file
+    model = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=shapes, **names)  # type: ignore[arg-type]
+    assert model is not None
+    return model
 
 
 def _session(path: Path) -> _Network | None:
-    """What runs an ONNX file, if it is installed."""
+    """A function that runs an ONNX file; None if onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -285,17 +285,17 @@ def _session(path: Path) -> _Network | None:
 def _compare(name: str, other: _Network, genotype: Genotype, network: nn.Module) -> None:
     for count in BATCHES:
         images = _images(genotype, count)
-        wanted, found = network(images), other(images)
-        if wanted.shape != found.shape:
-            raise NasAggError(f"{name}: gives {tuple(found.shape)} for {count} images, not {tuple(wanted.shape)}")
-        largest = max(1.0, float(wanted.abs().max()))
-        far = float((found - wanted).abs().max()) / largest
-        if not far <= TOLERANCE and not far <= 10 * _rounding(network, images, wanted) / largest:
-            raise NasAggError(f"{name}: its logits are {far:.2g} of the largest from the network's")
+        expected, actual = network(images), other(images)
+        if expected.shape != actual.shape:
+            raise NasAggError(f"{name}: returns {tuple(actual.shape)} for {count} images, not {tuple(expected.shape)}")
+        largest = max(1.0, float(expected.abs().max()))
+        error = float((actual - expected).abs().max()) / largest
+        if not error <= TOLERANCE and not error <= 10 * _rounding_error(network, images, expected) / largest:
+            raise NasAggError(f"{name}: its logits differ from the network's by {error:.2g} of the largest")
 
 
-def _rounding(network: nn.Module, images: Tensor, logits: Tensor) -> float:
-    """How far float32 takes a network's own logits from those of float64: deep networks can magnify it much."""
+def _rounding_error(network: nn.Module, images: Tensor, logits: Tensor) -> float:
+    """Largest difference of a network's logits in float32 and float64, which can be large in deep networks."""
     exact = copy.deepcopy(network).double()(images.double())
     return float((logits - exact).abs().max())
 
@@ -304,8 +304,8 @@ def _images(genotype: Genotype, count: int) -> Tensor:
     return torch.randn(count, *genotype.input, generator=torch.Generator().manual_seed(count))
 
 
-def _trying(name: str, work: Callable[[], _T]) -> _T:
-    """Does some of the work on a file; what the libraries that do it raise is one line."""
+def _run_step(name: str, work: Callable[[], _T]) -> _T:
+    """Run a step of writing or checking a file, and convert any exception of its libraries into one line."""
     try:
         return work()
     except (NasAggError, OSError):
@@ -315,13 +315,13 @@ def _trying(name: str, work: Callable[[], _T]) -> _T:
             raise
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
         raise NasAggError(
-            one_line(f"{name}: cannot be made of this network: {type(error).__name__}: {first}"[:300])
+            one_line(f"{name}: failed for this network: {type(error).__name__}: {first}"[:300])
         ) from error
 
 
 @contextlib.contextmanager
-def _resting(network: nn.Module) -> Iterator[nn.Module]:
-    """The network in eval mode on the CPU, without gradients; afterwards it is as it was."""
+def _inference_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """Context with the network in eval mode on the CPU, without gradients; its mode and device are then restored."""
     training, device = network.training, next((tensor.device for tensor in network.parameters()), None)
     try:
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
@@ -332,14 +332,14 @@ def _resting(network: nn.Module) -> Iterator[nn.Module]:
             network.to(device)
 
 
-def _swap(beside: Path, place: Path, old: Path, out: str | os.PathLike[str]) -> None:
-    """Puts one folder in the place of another, if there is one; whatever happens, one of them is there."""
+def _replace(new: Path, place: Path, old: Path, out: str | os.PathLike[str]) -> None:
+    """Move a new folder to its place, and an existing one to ``old``; on an error the existing one is restored."""
     try:
         if place.exists():
             os.rename(place, old)
-            if other := _foreign(old):  # somebody put it there meanwhile
-                raise InputError(f"{out}: already there, {other}; choose another folder")
-        os.rename(beside, place)
+            if problem := _why_not_compiled_model(old):  # it has been created or changed meanwhile
+                raise InputError(f"{out}: already exists and {problem}; choose another folder")
+        os.rename(new, place)
     except BaseException:
         if old.exists() and not place.exists():
             os.rename(old, place)

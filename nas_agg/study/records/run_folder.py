@@ -52,7 +52,7 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike[str]):
         if not isinstance(path, str | Path) or not str(path):
-            raise InputError(f"out: name a folder, not {truncate(repr(path))}")
+            raise InputError(f"out: specify a folder, not {truncate(repr(path))}")
         self.path = Path(path)
         self.run: dict[str, Any] = {}
         try:

@@ -173,9 +173,7 @@ def test_code_that_is_another_network_is_not_kept(genotype, tmp_path, monkeypatc
     with pytest.raises(NasAggError, match=r"^model.py: does not compute"):
         add_code(tmp_path, genotype)
     monkeypatch.setattr(package, "emit", lambda *texts: "1 / 0")
-    with pytest.raises(
-        NasAggError, match=r"^model.py: cannot be made of this network: ZeroDivisionError: division by zero$"
-    ):
+    with pytest.raises(NasAggError, match=r"^model.py: failed for this network: ZeroDivisionError: division by zero$"):
         write_package(tmp_path / "model", genotype, network)
     assert list(tmp_path.iterdir()) == []
 
@@ -185,10 +183,10 @@ def test_an_export_that_is_another_network_is_not_kept(genotype, tmp_path, monke
     network, other = nas_agg.compile(genotype, seed=0), nas_agg.compile(genotype, seed=1)
     program = package._program
     monkeypatch.setattr(package, "_program", lambda genotype, network: program(genotype, other.eval()))
-    with pytest.raises(NasAggError, match=rf"^{name}: its logits are [\d.]+ of the largest from the network's$"):
+    with pytest.raises(NasAggError, match=rf"^{name}: its logits differ from the network's by [\d.]+ of the largest$"):
         write_package(tmp_path / "model", genotype, network, **{option: True})
     monkeypatch.setattr(package, "_program", lambda genotype, network: 1 / 0)
-    with pytest.raises(NasAggError, match=rf"^{name}: cannot be made of this network: ZeroDivisionError"):
+    with pytest.raises(NasAggError, match=rf"^{name}: failed for this network: ZeroDivisionError"):
         write_package(tmp_path / "model", genotype, network, **{option: True})
     assert list(tmp_path.iterdir()) == []
 
@@ -197,7 +195,7 @@ def test_what_is_not_installed_is_said(genotype, tmp_path, monkeypatch):
     network = nas_agg.compile(genotype, seed=0)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     written = write_package(tmp_path / "model", genotype, network, onnx=True)
-    assert written.notes == ("model.onnx was not checked, which needs a further package: pip install onnxruntime",)
+    assert written.notes == ("model.onnx was not checked, as onnxruntime is not installed: pip install onnxruntime",)
     assert (tmp_path / "model/model.onnx").is_file()
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(InputError, match=r"pip install 'nas-agg\[onnx\]'"):
@@ -209,8 +207,8 @@ def test_logits_that_are_no_numbers_are_said(genotype, tmp_path):
     network = nas_agg.compile(genotype, seed=0)
     torch.nn.init.constant_(network.linear.bias, float("nan"))
     (note,) = write_package(tmp_path / "model", genotype, network, export=True).notes
-    assert note.startswith("the network puts out what is no number")
-    assert note.endswith("so that model.pt2 could not be compared with it")
+    assert note.startswith("the network's logits for random images are not finite")
+    assert note.endswith("so model.pt2 could not be compared with it")
 
 
 # ---------------------------------------------------------------------- where it is written
@@ -221,7 +219,7 @@ def test_what_is_there_is_replaced_only_by_force(genotype, tmp_path):
     write_package(tmp_path / "model", genotype, network, export=True)
     before = (tmp_path / "model" / "weights.safetensors").read_bytes()
     other = nas_agg.compile(genotype, seed=1)
-    with pytest.raises(InputError, match="already there; choose another folder, or replace it by --force"):
+    with pytest.raises(InputError, match="already exists; choose another folder, or replace it with --force"):
         write_package(tmp_path / "model", genotype, other)
     assert (tmp_path / "model" / "weights.safetensors").read_bytes() == before
     (tmp_path / "model" / "__pycache__").mkdir()
@@ -241,12 +239,12 @@ def test_nothing_else_is_ever_replaced(genotype, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     wrong = {
-        "../model": "already there, with 'notes.txt', which is not of a compiled model",
+        "../model": "already exists and contains 'notes.txt', which does not belong to a compiled model",
         "../file": "a file, not a folder",
-        ".": "the folder that this is called from cannot be replaced",
-        "..": "already there, with 'file'",
-        "/": "already there, with",
-        "": "name a folder",
+        ".": "the current folder and its parents cannot be replaced",
+        "..": "already exists and contains 'file'",
+        "/": "already exists and contains",
+        "": "specify a folder",
     }
     for place, said in wrong.items():
         with pytest.raises(InputError, match=said):
@@ -270,27 +268,27 @@ def test_a_folder_that_only_looks_like_a_compiled_model_is_kept(genotype, tmp_pa
     own = tmp_path / "own"
     own.mkdir()
     (own / "model.py").write_text("print('mine')")
-    refused(own, "with 'model.py', but is not a compiled model's")
+    refused(own, "contains 'model.py', but is not a compiled model")
     (made("script") / "model.py").write_text("print('mine')")
-    refused(tmp_path / "script", "with a 'model.py' that was not written here")
+    refused(tmp_path / "script", "contains a 'model.py' that nas_agg did not write")
     (made("cache") / "__pycache__").mkdir()
     (tmp_path / "cache/__pycache__/notes.txt").touch()
-    refused(tmp_path / "cache", "with '__pycache__', which is not")
+    refused(tmp_path / "cache", "contains '__pycache__', which does not belong")
     (made("link") / "model.onnx").symlink_to(own / "model.py")
-    refused(tmp_path / "link", "with 'model.onnx', which is not")
+    refused(tmp_path / "link", "contains 'model.onnx', which does not belong")
 
 
 def test_what_somebody_puts_there_meanwhile_is_kept(genotype, tmp_path, monkeypatch):
     network = nas_agg.compile(genotype)
     write_package(tmp_path / "model", genotype, network)
-    fill = package._fill
+    fill = package._write_files
 
     def slow(*arguments):
         (tmp_path / "model/notes.txt").write_text("precious")
         return fill(*arguments)
 
-    monkeypatch.setattr(package, "_fill", slow)
-    with pytest.raises(InputError, match=r"already there, with 'notes.txt'"):
+    monkeypatch.setattr(package, "_write_files", slow)
+    with pytest.raises(InputError, match=r"already exists and contains 'notes.txt'"):
         write_package(tmp_path / "model", genotype, network, force=True)
     assert (tmp_path / "model/notes.txt").read_text() == "precious"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
