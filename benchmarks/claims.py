@@ -3,6 +3,7 @@
     python benchmarks/claims.py plan                 # arms: parameters, MACs, finished seeds
     python benchmarks/claims.py run --minutes 30     # missing trainings; resumable, also in parallel processes
     python benchmarks/claims.py report               # contrasts with their intervals
+    python benchmarks/claims.py export cifar.npz     # the study's training images, as the data set of a search
 
 claims.yaml contains the protocol, the arms and the planned contrasts; raw results are in results/claims/ (one line of
 JSON per training). `--data cifar10=npz:FILE` replaces torchvision's files.
@@ -24,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from claims_report import Family, markdown
 
@@ -233,6 +235,20 @@ def _commit() -> str:
     return result.stdout.strip()
 
 
+def export(out: Path, name: str, spec: str) -> None:
+    """Write the study's training images as an .npz data set, for a search; its test split is the study's validation.
+
+    The official test images are not in it: a search cannot have seen them.
+    """
+    data = study_data(name, spec)
+    arrays = {}
+    for part, split in (("train", data.train), ("test", data.validation)):
+        arrays[f"x_{part}"] = split.images.permute(0, 2, 3, 1).numpy()
+        arrays[f"y_{part}"] = split.labels.numpy()
+    np.savez(out, **arrays)
+    print(f"{out}: {len(data.train)} training images, {len(data.validation)} others as its test split")
+
+
 def show_plan() -> None:
     """Print every arm with parameters, their deviation from the family's, MACs and finished seeds."""
     done = finished()
@@ -268,6 +284,10 @@ def main() -> None:
     run.add_argument("--minutes", type=float, default=30.0, help="time limit")
     run.add_argument("--work", type=Path, default=Path("runs/claims"), help="folder of checkpoints")
     run.add_argument("--data", action="append", default=[], help="NAME=DATASET, for example cifar10=npz:cifar10.npz")
+    exporting = commands.add_parser("export", help="write the study's training images as a data set for a search")
+    exporting.add_argument("out", type=Path)
+    exporting.add_argument("--dataset", choices=("cifar10", "cifar100"), default="cifar10")
+    exporting.add_argument("--data", action="append", default=[], help="as for run")
     show = commands.add_parser("report", help="print the contrasts with their intervals")
     show.add_argument("--write", action="store_true", help="write docs/claims.md instead of printing")
     options = parser.parse_args()
@@ -287,7 +307,10 @@ def main() -> None:
                     f"--data {place!r}: expected cifar10=DATASET or cifar100=DATASET, e.g. cifar10=npz:cifar10.npz"
                 )
             specs[name] = spec
-        run_all(options.work, options.minutes, specs)
+        if options.command == "export":
+            export(options.out, options.dataset, specs[options.dataset])
+        else:
+            run_all(options.work, options.minutes, specs)
 
 
 if __name__ == "__main__":

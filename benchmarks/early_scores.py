@@ -105,7 +105,10 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
         name: StatisticsImages(data.train.images, size, augmentation, data.mean, data.std, seed=1)
         for name, augmentation in (("fresh", augmented), ("plain", Augmentation()))
     }
-    line: dict[str, Any] = {f"{kind}{what}": [] for kind in KINDS for what in ("", "_loss")}
+    few = [f"images-{count}" for count in options.counts]
+    for kind, count in zip(few, options.counts, strict=True):
+        images[kind] = StatisticsImages(data.train.images, size, augmented, data.mean, data.std, seed=1, count=count)
+    line: dict[str, Any] = {f"{kind}{what}": [] for kind in (*KINDS, *few) for what in ("", "_loss")}
     shares = []
 
     def add(kind: str, accuracy: float, loss: float) -> None:
@@ -128,8 +131,8 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
             shares.append((time.perf_counter() - start) / metrics["seconds"])
         else:
             add("fresh", *score)
-        if options.plain:
-            evaluate_with("plain")
+        for kind in ["plain"] * options.plain + few:
+            evaluate_with(kind)
         return False
 
     start = time.perf_counter()
@@ -171,7 +174,8 @@ def _print_epoch(epoch: int, lines: list[dict[str, Any]], truth: np.ndarray) -> 
     bins, one = _bins(params), np.zeros(len(lines), int)
     print(f"after epoch {epoch} ({len(lines)} networks, {bins.max() + 1} bins of params)")
     print(f"| scored by | mean | tau | within bins of params |\n|{'---|' * 4}")
-    for kind in ("score", "running", "plain"):
+    few = [kind for kind in lines[0] if kind.startswith("images-") and not kind.endswith("_loss")]
+    for kind in ("score", "running", "plain", *few):
         for what, sign in (("", 1), ("_loss", -1)):
             if f"{kind}{what}" in lines[0]:
                 scores = np.array([line[f"{kind}{what}"][epoch - 1] for line in lines])
@@ -241,6 +245,9 @@ def main() -> None:
     training.add_argument("--seed", type=int, default=3, help="seed of the trainings; the table used 0, 1 and 2")
     training.add_argument("--until", type=int, help="stop each training after this epoch")
     training.add_argument("--plain", action="store_true", help="also use statistics of images without augmentation")
+    training.add_argument(
+        "--counts", type=int, nargs="+", default=[], help="also recompute statistics from this many training images"
+    )
     printing = modes.add_parser("report", help="print the tables of result files")
     printing.add_argument("files", type=Path, nargs="+")
     printing.add_argument("--epochs", type=int, nargs="+", default=[1, 2, 3, 4, 6])

@@ -18,7 +18,7 @@ from nas_agg.training.augment import Augmenter
 from nas_agg.training.recipes import Augmentation
 
 #: Training images used for statistics, or all if there are fewer.
-MAX_IMAGES = 1024
+MAX_IMAGES = 256
 
 #: Running averages follow the weights once the learning rate is at most this share of its maximum.
 SETTLED_LR_SHARE = 0.1
@@ -101,6 +101,7 @@ class StatisticsImages:
         mean: Mean of x / 255 per channel.
         std: Standard deviation of x / 255 per channel.
         seed: Seed of the choice and the augmentation.
+        count: Number of images, or all where there are fewer.
     """
 
     def __init__(
@@ -111,8 +112,9 @@ class StatisticsImages:
         mean: Sequence[float],
         std: Sequence[float],
         seed: int,
+        count: int = MAX_IMAGES,
     ):
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:MAX_IMAGES]
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
         self._augmenter = Augmenter(images[chosen.to(images.device)], augmentation, mean, std, seed)
         self._seed = seed
         self._index = torch.arange(len(chosen), device=images.device)
