@@ -327,7 +327,7 @@ def test_invalid_table_settings_are_rejected(table, message, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"recipe": "final"}, "recipe: small has a table"), ({"epochs": 3}, "epochs: those of the table are 2")],
+    [({"recipe": "final"}, "recipe: small has a table"), ({"epochs": 3}, "epochs: the table has 2; omit it")],
 )
 def test_training_settings_are_rejected_for_a_table(finished, tmp_path, setting, message):
     bench, out, _ = finished
