@@ -1,4 +1,4 @@
-"""Calls of the constructors of emitted classes, in the names of the class that calls."""
+"""Calls of the constructors of emitted classes, in the names of the calling class."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from nas_agg.expansion.trace import AggregateRun, StepRun
 
 
 class Frame(Protocol):
-    """The unit that calls."""
+    """The calling unit."""
 
     code: EmittedClass
     names: dict[str, str]
     used: set[str]
 
     def express(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
-        """The text of an expression in its names."""
+        """The text of an expression in the unit's names."""
 
 
 class Calls:
-    """The classes of a file and the calls of their constructors, shared by all who write classes.
+    """The classes of a file and the calls of their constructors, shared by all class writers.
 
     Args:
-        classes: Of the network.
+        classes: The classes of the network.
         write: Writes a class.
 
     Attributes:
         squeezes: The kinds of squeeze-and-excitation in the file.
         slices: Whether slices are modules.
-        order: The written classes, in the order in which they need one another.
+        order: The written classes, in order of their dependencies.
     """
 
     def __init__(self, classes: Classes, write: Callable[[Calls, EmittedClass], None]):
@@ -42,11 +42,11 @@ class Calls:
         self.slices = sum(map(classes.slices, classes.by_key.values())) > 1
         self.order: list[EmittedClass] = []
 
-    def written(self, code: EmittedClass) -> EmittedClass:
-        """A class, written when the first call of it is.
+    def ensure_written(self, code: EmittedClass) -> EmittedClass:
+        """Write a class unless it has been written, and return it.
 
         Raises:
-            NotExpressible: If it has no text, each time.
+            NotExpressible: The class cannot be written; raised at each call.
         """
         if code.failed:
             raise NotExpressible from code.failed
@@ -60,19 +60,19 @@ class Calls:
             self.order.append(code)
         return code
 
-    def written_for(self, runs: list[Any]) -> EmittedClass:
-        """The written class of some uses.
+    def written_class_of(self, runs: list[Any]) -> EmittedClass:
+        """Write the class of some uses, and return it.
 
         Raises:
-            NotExpressible: If they are of several classes.
+            NotExpressible: The uses belong to several classes.
         """
-        code = self.classes.of[id(runs[0])]
-        if any(self.classes.of[id(run)] is not code for run in runs):
+        code = self.classes.by_run[id(runs[0])]
+        if any(self.classes.by_run[id(run)] is not code for run in runs):
             raise NotExpressible
-        return self.written(code)
+        return self.ensure_written(code)
 
     def call(self, code: EmittedClass, channels: str, runs: list[Any], column: list[StepRun], frame: Frame) -> str:
-        """The call of a constructor inside a unit."""
+        """The text of a constructor's call inside a unit."""
 
         def express(name: str) -> str:
             if name in code.fields:
@@ -83,9 +83,9 @@ class Calls:
                 return frame.names[name]
             return literal(values)
 
-        if code.state and frame.code.mode == "given":
-            frame.code.state = True
-        state = (", state" if frame.code.mode == "given" else ", in_") if code.state else ""
+        if code.takes_shortcut_width and frame.code.mode == "argument":
+            frame.code.takes_shortcut_width = True
+        state = (", state" if frame.code.mode == "argument" else ", in_") if code.takes_shortcut_width else ""
         return self.arguments(code, channels + state, express)
 
     def field(self, code: EmittedClass, name: str, runs: list[AggregateRun], frame: Frame) -> str:
@@ -110,23 +110,23 @@ class Calls:
             parts.append(f"{parameter}={text}" if keyed else text)
         return f"{code.name}({', '.join(parts)})"
 
-    def out(self, code: EmittedClass, call: str, otherwise: str) -> str:
-        """The channels that a module puts out, in the names of its caller; otherwise a given expression."""
-        given = {self.parameter(code, name): text for name, text in code.defaults.items()}
-        given |= arguments(parse(call), self.parameters(code))
-        if code.out and is_simple(code.out) and set(names(code.out)) <= given.keys():
-            result = product(substitute(code.out, given))
+    def output_width(self, code: EmittedClass, call: str, otherwise: str) -> str:
+        """The output channels of a module in the names of its caller; ``otherwise`` if they cannot be expressed."""
+        values = {self.parameter(code, name): text for name, text in code.defaults.items()}
+        values |= arguments(parse(call), self.parameters(code))
+        if code.out and is_simple(code.out) and set(names(code.out)) <= values.keys():
+            result = product(substitute(code.out, values))
             if is_simple(result):
                 return result
         if otherwise.endswith(".out"):
-            code.asked.add(otherwise)
+            code.width_expressions.add(otherwise)
         return otherwise
 
     def parameters(self, code: EmittedClass) -> list[str]:
-        return ["in_", *["state"] * code.state, *[self.parameter(code, name) for name in code.args]]
+        return ["in_", *["state"] * code.takes_shortcut_width, *[self.parameter(code, name) for name in code.args]]
 
     def parameter(self, code: EmittedClass, name: str) -> str:
-        return name if name in code.fields else self.classes.text(name)
+        return name if name in code.fields else self.classes.python_name(name)
 
 
 def scope_of(run: Any) -> Any:
@@ -134,7 +134,7 @@ def scope_of(run: Any) -> Any:
 
 
 def literal(values: list) -> str:
-    """A value that is the same at every use."""
+    """The text of a value that is the same at every use."""
     if None in values or not same(values):
         raise NotExpressible
     if isinstance(values[0], (list, tuple)):
@@ -145,12 +145,12 @@ def literal(values: list) -> str:
 def arguments(call: ast.expr, parameters: list[str]) -> dict[str, str]:
     """The argument of each parameter in a call."""
     assert isinstance(call, ast.Call)
-    given = dict(zip(parameters, map(show, call.args), strict=False))
-    return given | {keyword.arg: show(keyword.value) for keyword in call.keywords if keyword.arg}
+    positional = dict(zip(parameters, map(show, call.args), strict=False))
+    return positional | {keyword.arg: show(keyword.value) for keyword in call.keywords if keyword.arg}
 
 
 def product(text: str) -> str:
-    """A product of two numbers as its value."""
+    """Evaluate a product of two numbers; any other expression is unchanged."""
     match parse(text):
         case ast.BinOp(left=ast.Constant(value=int(a)), op=ast.Mult(), right=ast.Constant(value=int(b))):
             return str(a * b)

@@ -16,7 +16,7 @@ from nas_agg.language.layers import SliceLayer
 from nas_agg.language.operators import Concat, Sum
 from nas_agg.language.resolved import Aggregate, Gather, Join, NumberField, ResolvedWord, Unit
 
-#: Names that emitted code has for itself.
+#: Names that emitted code uses itself.
 _WORDS = """
 mean
 F fits InstanceNorm Network OrderedDict Pad SE Shuffle Slice abs all any bool build c c2 c3 c4 c5 c6
@@ -26,7 +26,7 @@ raw read reduce round scale scales self set shortcut sorted source sources space
 sys torch tuple type unfit unit weights weights_from width widths x y zip
 """
 _HELPERS = ("ChannelMax", "ChannelMean", "DropPath", "Times")
-_TAKEN = frozenset([*_WORDS.split(), *_HELPERS, *dir(builtins)])
+_RESERVED = frozenset([*_WORDS.split(), *_HELPERS, *dir(builtins)])
 
 
 @dataclass(eq=False)
@@ -34,22 +34,26 @@ class EmittedClass:
     """A class of the emitted file, with all its uses.
 
     Attributes:
+        part: The unit or aggregate that it is written from.
+        name: Its name.
         runs: Its uses.
-        sites: For each use the place in the text of its call.
-        args: The arguments of its constructor behind `in_`; `defaults`: values of some.
-        fields: The arguments that are an aggregate's own: how to get the value, and the expression, of a use.
-        out: The text of its output's channels, in its own names; None if it is nothing short.
-        width: The same behind its constructor, however long.
-        asked: The expressions that callers use for these channels where they have no names for them.
-        mode: How a shortcut joins: `none`, `own` for the input of the unit, or `given` to the forward.
-        optional: Whether the shortcut is missing at some uses; `shortcut_is_list`: whether it comes as a list.
-        state: Whether the constructor takes the channels of the given shortcut.
-        leading_join: A join that a unit begins with, written at its calls; `trailing_join`: the join and what follows
-            it, written there.
-        sliced: Whether the slice that a unit begins with is written at its calls.
-        returns_pre_activation: Whether the forward returns a pre-activation beside its output;
-            `takes_pre_activation`: whether it takes one.
-        pre_activation_at: The steps of a unit behind which a pre-activation is kept.
+        sites: For each use, the class and the step of its call.
+        args: The arguments of its constructor after `in_`.
+        defaults: Default values of arguments.
+        fields: Arguments that an aggregate binds itself: functions that return the value and the expression of a use.
+        out: A short expression of its output channels in its own names; None if there is none.
+        width: The output channels at the end of its constructor, as an expression of any length.
+        width_expressions: The expressions by which callers read the output channels from its modules.
+        mode: Source of the shortcut that joins: `none`, `own` (the unit's input) or `argument` (of the forward).
+        optional: Whether the shortcut is missing at some uses.
+        shortcut_is_list: Whether the shortcut is a list of tensors.
+        takes_shortcut_width: Whether the constructor takes the channels of the shortcut.
+        leading_join: The join at the beginning of a unit, if it is written at the unit's calls.
+        trailing_join: The join and all that follows it, if they are written at the unit's calls.
+        sliced: Whether the slice at the beginning of a unit is written at the unit's calls.
+        returns_pre_activation: Whether the forward returns a pre-activation besides its output.
+        takes_pre_activation: Whether the forward takes the pre-activation of its input.
+        pre_activation_at: The steps of a unit after which a pre-activation is kept.
     """
 
     part: Any
@@ -61,7 +65,7 @@ class EmittedClass:
     fields: dict[str, Any] = field(default_factory=dict)
     out: str | None = None
     width: str = ""
-    asked: set[str] = field(default_factory=set)
+    width_expressions: set[str] = field(default_factory=set)
     base: str = "nn.Module"
     init: list[ast.stmt] = field(default_factory=list)
     forward: list[ast.stmt] = field(default_factory=list)
@@ -72,7 +76,7 @@ class EmittedClass:
     shortcut_is_list: bool = False
     mode: str = "none"
     optional: bool = False
-    state: bool = False
+    takes_shortcut_width: bool = False
     returns_pre_activation: bool = False
     takes_pre_activation: bool = False
     pre_activation_at: set[int] = field(default_factory=set)
@@ -85,7 +89,7 @@ def expression(number: NumberField) -> str:
 
 
 def signature(part: Any) -> Any:
-    """The text of a part, without the places it was written at and without an aggregate's schedules."""
+    """A key of a part, equal for parts that differ only in location and in an aggregate's schedules."""
     if isinstance(part, ResolvedWord):
         return part.word, part.kind.__name__, part.fixed, tuple((name, expression(n)) for name, n in part.numbers)
     if isinstance(part, Join):
@@ -109,16 +113,16 @@ def signature(part: Any) -> Any:
 
 
 class Classes:
-    """All classes of a network, found from its trace."""
+    """All classes of a network, collected from its trace."""
 
     def __init__(self, traced: Trace, taken: set[str]):
         self.traced = traced
         self.by_key: dict[Any, EmittedClass] = {}
-        self.of: dict[int, EmittedClass] = {}
+        self.by_run: dict[int, EmittedClass] = {}
         self.names = set(taken) | {"Network", "SE", "Slice", "Pad", "Shuffle", "InstanceNorm", *_HELPERS}
-        self.safe: dict[str, str] = {}
+        self.python_names: dict[str, str] = {}
         self.live = live(traced)
-        self.lost = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
+        self.unused_stateful = {i for i, op in enumerate(traced.tape.ops) if op.stateful and i not in self.live}
         names = self._names(traced.root)
         self.counter = next(name for name in ("i", "j", "position", "index", "i_") if name not in names)
         self.root = EmittedClass(traced.root.unit, "Network", [traced.root], [None])
@@ -134,40 +138,40 @@ class Classes:
                     result |= self._names(node.unit) | set(node.scope)
         return result - {"in", "c", "h", "l", "n"}
 
-    def text(self, name: str) -> str:
-        """The Python name of a name of the genotype."""
+    def python_name(self, name: str) -> str:
+        """The Python name for a name of the genotype."""
         if name in ("l", "n", "_in"):
             return {"l": self.counter, "n": "nodes", "_in": "in_"}[name]
-        if name not in self.safe:
-            own = name
-            while own in _TAKEN or own == self.counter or own in self.safe.values():
-                own += "_"
-            self.safe[name] = own
-        return self.safe[name]
+        if name not in self.python_names:
+            result = name
+            while result in _RESERVED or result == self.counter or result in self.python_names.values():
+                result += "_"
+            self.python_names[name] = result
+        return self.python_names[name]
 
-    def free_name(self, wanted: str) -> str:
-        name = "".join(part[:1].upper() + part[1:] for part in re.split(r"[_\W]+", wanted)) or "Unit"
-        own, number = name, 2
-        while own in self.names:
-            own, number = f"{name}{number}", number + 1
-        self.names.add(own)
-        return own
+    def unique_name(self, label: str) -> str:
+        name = "".join(part[:1].upper() + part[1:] for part in re.split(r"[_\W]+", label)) or "Unit"
+        unique, number = name, 2
+        while unique in self.names:
+            unique, number = f"{name}{number}", number + 1
+        self.names.add(unique)
+        return unique
 
     # ------------------------------------------------------------------ collecting
 
-    def _register(self, key: Any, part: Any, run: Any, site: Any, wanted: str) -> EmittedClass:
+    def _register(self, key: Any, part: Any, run: Any, site: Any, label: str) -> EmittedClass:
         if key not in self.by_key:
-            self.by_key[key] = EmittedClass(part, self.free_name(wanted))
+            self.by_key[key] = EmittedClass(part, self.unique_name(label))
         code = self.by_key[key]
         code.runs.append(run)
         code.sites.append(site)
-        self.of[id(run)] = code
+        self.by_run[id(run)] = code
         return code
 
-    def _steps(self, run: UnitRun, around: EmittedClass) -> None:
+    def _steps(self, run: UnitRun, parent: EmittedClass) -> None:
         labels = [step.label for step in run.steps]
         for index, step in enumerate(run.steps):
-            site = (id(around), index)
+            site = (id(parent), index)
             if isinstance(step.run, UnitRun):
                 if step.run.unit.takes_shortcut:
                     step.run.joined, step.run.nested = run.joined, True  # type: ignore[attr-defined]
@@ -189,29 +193,29 @@ class Classes:
         return code
 
     def context(self, run: UnitRun) -> Any:
-        """The meaning of joins to a unit: sums are alike, whatever is done to the sources before."""
+        """The operator of the joins in a unit; all sums are equal, however their sources are prepared."""
         if run.joined is None:
             return "none"
-        how = run.joined.gather.operator_type
-        return "sum" if issubclass(how, Sum) else signature(run.joined.gather.operator)
+        operator = run.joined.gather.operator_type
+        return "sum" if issubclass(operator, Sum) else signature(run.joined.gather.operator)
 
     def aggregate(self, run: AggregateRun, role: str, site: Any) -> EmittedClass:
         code = self._register(("aggregate", signature(run.aggregate), run.split), run.aggregate, run, site, role)
         for node in run.nodes:
-            inside = (id(code), node.l if run.aggregate.unit_per_node else 0)
+            node_site = (id(code), node.l if run.aggregate.unit_per_node else 0)
             if node.unit.unit.takes_shortcut and node.shortcut is None and not node.unit.split:
-                raise NotExpressible  # a shortcut that is not there for an aggregate inside
-            self.unit(node.unit, f"{code.name}Unit", inside)
+                raise NotExpressible  # an inner aggregate without the shortcut
+            self.unit(node.unit, f"{code.name}Unit", node_site)
             for gather in (node.reads, node.shortcut):
-                self._matches(gather, code, inside)
+                self._matches(gather, code, node_site)
         self._matches(run.output, code, (id(code), "output"))
         return code
 
-    def _matches(self, gather: GatherRun | None, around: EmittedClass, site: Any) -> None:
+    def _matches(self, gather: GatherRun | None, parent: EmittedClass, site: Any) -> None:
         for run in gather.matches.values() if gather else ():
-            self.unit(run, f"{around.name}Match", site)
+            self.unit(run, f"{parent.name}Match", site)
         for run in gather.eaches.values() if gather else ():
-            self.unit(run, f"{around.name}Each", site)
+            self.unit(run, f"{parent.name}Each", site)
 
     # ------------------------------------------------------------------ facts
 
@@ -219,7 +223,7 @@ class Classes:
         return any(self.traced.tape.ops[i].stateful for i in step.ops)
 
     def slices(self, code: EmittedClass) -> bool:
-        """True if a unit with weights slices by itself, and not in a class inside."""
+        """Whether a unit with weights contains a slice itself, not only in an inner class."""
 
         def sliced(run: UnitRun) -> bool:
             inside = [step.run for step in run.steps if isinstance(step.run, UnitRun) and not self.stateful(step)]
@@ -234,7 +238,7 @@ class Classes:
 
 
 def _base(label: str, labels: list[str]) -> str:
-    """A label without the number that tells it from others of its name."""
+    """A label without the number that makes it unique."""
     result = re.fullmatch(r"(\w*?[A-Za-z_])(\d+)", label)
     if result and f"{result.group(1)}1" in labels and f"{result.group(1)}2" in labels:
         return result.group(1)
@@ -242,7 +246,7 @@ def _base(label: str, labels: list[str]) -> str:
 
 
 def live(traced: Trace) -> set[int]:
-    """The tensors that lead to the output, and what is but put together from them and was taken apart again."""
+    """The tensors that lead to the output, and the concats and slices of these tensors."""
     tape = traced.tape
     result, todo = set(), [traced.root.out]
     while todo:
@@ -257,12 +261,12 @@ def live(traced: Trace) -> set[int]:
 
 
 def env(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Names with their values, as expressions call them."""
+    """The values of names, with `in` renamed as in expressions."""
     return {"_in" if name == "in" else name: value for name, value in values.items()}
 
 
 def is_chain(run: AggregateRun) -> bool:
-    """True if each node reads the previous one, and the last is the output."""
+    """Whether each node reads only the previous one, and the last is the output."""
     if any(node.reads.result != run.features[node.l - 1] for node in run.nodes):
         return False
     assert run.output is not None
@@ -270,9 +274,9 @@ def is_chain(run: AggregateRun) -> bool:
     return run.output.result == run.features[-1] and not any(gather.matches for gather in gathers)
 
 
-def slicing(classes: Classes) -> None:
-    """Marks the units that begin so at all their uses, each a branch or a node that is written by itself."""
-    listed = {
+def mark_leading_slices(classes: Classes) -> None:
+    """Mark the units of unrolled nodes that begin with a slice at all their uses."""
+    unrolled = {
         id(node.unit)
         for code in classes.by_key.values()
         if isinstance(code.part, Aggregate) and code.part.unit_per_node and not any(map(is_chain, code.runs))
@@ -281,18 +285,18 @@ def slicing(classes: Classes) -> None:
     }
     for code in classes.by_key.values():
         if isinstance(code.part, Unit) and not (code.returns_pre_activation or code.takes_pre_activation):
-            here = all(id(run) in listed and leading(run) is not None for run in code.runs)
-            code.sliced = here and all(run.joined is None or not _whole(run) for run in code.runs)
+            sliced = all(id(run) in unrolled and leading_slice(run) is not None for run in code.runs)
+            code.sliced = sliced and all(run.joined is None or not _joins_own_input(run) for run in code.runs)
 
 
-def _whole(run: UnitRun) -> bool:
-    """True if a unit joins its own input, of which only a slice would be passed."""
+def _joins_own_input(run: UnitRun) -> bool:
+    """Whether a unit joins its own input, which a slice would truncate."""
     assert run.joined is not None
     return [tensor for _, tensor in run.joined.sources] == [run.x]
 
 
-def leading(run: UnitRun) -> StepRun | None:
-    """The slice that a unit begins with."""
+def leading_slice(run: UnitRun) -> StepRun | None:
+    """The slice at the beginning of a unit, if there is one."""
     first = run.steps[0] if run.steps else None
     if first is not None and isinstance(first.run, UnitRun) and len(first.run.steps) == 1:
         first = first.run.steps[0]
@@ -301,31 +305,31 @@ def leading(run: UnitRun) -> StepRun | None:
 
 
 def merge(classes: Classes) -> None:
-    """Merges the classes of such aggregates.
+    """Merge the classes of aggregates that differ only in schedules and in whether their output contains the input.
 
-    Schedules may bind a name in one that comes from outside in the other.
+    A name may be bound by a schedule in one of them and come from outside in another.
 
     Args:
-        classes: Of a network; the first of those that are alike takes the uses of the others.
+        classes: The classes of a network; the first of each group takes over the uses of the others.
     """
     first: dict[Any, EmittedClass] = {}
     for key, code in list(classes.by_key.items()):
-        alike = likeness(code)
-        if alike is None:
+        group = merge_key(code)
+        if group is None:
             continue
-        kept = first.setdefault((alike, key[-1]), code)
-        if kept is code:
+        target = first.setdefault((group, key[-1]), code)
+        if target is code:
             continue
         del classes.by_key[key]
-        kept.runs += code.runs
-        kept.sites += code.sites
-        kept.returns_pre_activation = kept.returns_pre_activation or code.returns_pre_activation
-        classes.of |= {id(run): kept for run in code.runs}
+        target.runs += code.runs
+        target.sites += code.sites
+        target.returns_pre_activation = target.returns_pre_activation or code.returns_pre_activation
+        classes.by_run |= {id(run): target for run in code.runs}
         for other in classes.by_key.values():
-            other.sites = [(id(kept), *site[1:]) if site and site[0] == id(code) else site for site in other.sites]
+            other.sites = [(id(target), *site[1:]) if site and site[0] == id(code) else site for site in other.sites]
 
 
-def likeness(code: EmittedClass) -> Any:
+def merge_key(code: EmittedClass) -> Any:
     """The key that mergeable classes share, or None."""
     part = code.part
     if not isinstance(part, Aggregate) or part.unit_per_node or code.takes_pre_activation:

@@ -1,4 +1,4 @@
-"""Facts about the gathers of one role at all uses of an aggregate, and the expressions that select their features."""
+"""Properties of an aggregate's gathers at all its uses, and the expressions that select and join their features."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from nas_agg.language.resolved import NUM_SOURCES, Gather
 
 
 def stateful(gather: Gather) -> bool:
-    """True if sources are normed, weighted, gated or passed through `each` before they are joined."""
+    """Whether sources are normalized, weighted, gated or passed through `each` before they are joined."""
     return bool(gather.each) or gather.norm != "none" or gather.weight or gather.operator_type is Gated
 
 
 class Start(NamedTuple):
-    """The initial value of the weights of one gather, and the names that it was computed from."""
+    """The initial value of a gather's weights, and the names that it was computed from."""
 
     value: Any
     names: dict[str, Any]
 
     @property
     def plain(self) -> bool:
-        """True if it is one over the number of sources."""
+        """Whether it is one over the number of sources."""
         return self.value == Fraction(1, self.names[NUM_SOURCES])
 
     @property
@@ -38,7 +38,7 @@ class Start(NamedTuple):
 
 
 def starts_of(gathers: list[GatherRun]) -> list[Start]:
-    """The starts of the weights of those gathers that have some."""
+    """The initial values of the weights of those gathers that have weights."""
     result = []
     for one in gathers:
         if one.gather.start and one.sources:
@@ -48,14 +48,14 @@ def starts_of(gathers: list[GatherRun]) -> list[Start]:
 
 
 class Role:
-    """Facts about the reads, the shortcuts or the output of an aggregate at all its uses.
+    """The reads, shortcuts or output of an aggregate at all its uses.
 
     Attributes:
-        name: The role.
-        rows: For each use the gathers that found anything.
-        kind: `newest` or `input` where that feature alone is taken as it is, else `pattern`.
+        name: ``reads``, ``shortcut`` or ``output``.
+        rows: For each use, the gathers that have sources.
+        kind: `newest` or `input` if only that feature is taken, unchanged; else `pattern`.
         matched: Whether any source goes through `match`.
-        apart: Whether its sources are a list of their own beside the features.
+        has_own_list: Whether its sources are kept in a list besides that of the features.
     """
 
     def __init__(self, name: str, runs: list[AggregateRun], rows: list[list[GatherRun]]):
@@ -67,7 +67,7 @@ class Role:
             raise NotExpressible
         self.matched = any(one.matches for one in self.all)
         self.kind = "pattern"
-        self.raw = self.apart = False
+        self.raw = self.has_own_list = False
         if name != "shortcut" and self.all and not self.matched:
             if all(one.result == run.features[one.position - 1] for run, one in flat):
                 self.kind = "newest"
@@ -77,7 +77,7 @@ class Role:
             self.check(flat)
 
     def check(self, flat: list[tuple[AggregateRun, GatherRun]]) -> None:
-        """Refuses what the loops below do not say."""
+        """Raise NotExpressible for gathers that loops cannot express."""
         assert self.gather is not None
         if self.gather.norm == "bn" and self.matched:
             raise NotExpressible
@@ -91,7 +91,7 @@ class Role:
             tensors = state.setdefault(id(run), list(run.features))
             newest = self.name != "shortcut" and one.position - 1 in one.selected
             if len(one.sources) + newest != len(one.selected):
-                raise NotExpressible  # a source was left out
+                raise NotExpressible  # a source was skipped
             for source, tensor in one.sources:
                 if source in one.matches or tensor == run.features[source]:
                     tensors[source] = tensor
@@ -109,12 +109,12 @@ class Role:
 
 
 def listed(tensors: str) -> str:
-    """Tensors as a list that can be gone over twice."""
+    """Tensors as a list, which can be iterated over twice."""
     return f"[*{tensors}]" if tensors.startswith("map(") else tensors
 
 
 def modules(parts: Mapping[Any, Any]) -> str:
-    """Modules under names."""
+    """The text of a dictionary of modules."""
     items = [f'"{name}": {modules(part) if isinstance(part, dict) else part}' for name, part in parts.items()]
     return f"nn.ModuleDict({{{', '.join(items)}}})"
 
@@ -123,11 +123,11 @@ class Loop:
     """Base of the loops over nodes: the features that gathers select, and their weights.
 
     Args:
-        text: The names of the aggregate's class.
+        text: The names and schedules of the aggregate's class.
 
     Attributes:
         shortcut_is_list: Whether the units take their shortcut as a list.
-        init: The lines of the constructor.
+        init: Lines of the constructor.
     """
 
     reads: Role
@@ -140,7 +140,7 @@ class Loop:
         self.shortcut_is_list = False
 
     def values(self, role: Role, word: str) -> Any:
-        """A number of a pattern or an operator that is the same everywhere."""
+        """A number of a pattern, which must be the same everywhere."""
         result = []
         for run, row in zip(self.runs, role.rows, strict=True):
             for one in row:
@@ -153,7 +153,7 @@ class Loop:
         return result[0]
 
     def selected(self, role: Role, of: str, newest: bool = True) -> str:
-        """The sources among a list of features, or of their widths."""
+        """The expression that selects the sources from a list of features, or of their widths."""
         assert role.gather is not None
         word = role.gather.pattern.word
         end = "" if newest else "-1"
@@ -183,8 +183,8 @@ class Loop:
             return f"{result}[:-1]" if end else result
         raise NotExpressible
 
-    def entering(self, role: Role) -> str:
-        """The channels of what is gathered, from the list of widths; checked at every use."""
+    def gathered_width(self, role: Role) -> str:
+        """The channels of a gather in terms of the list of widths; checked at every use."""
         if role.kind == "newest":
             self.check_width(role, lambda widths, one: widths[one.position - 1])
             return "widths[-1]"
@@ -210,7 +210,7 @@ class Loop:
                     raise NotExpressible
 
     def joined(self, role: Role, tensors: str) -> str:
-        """The joined sources."""
+        """The expression that joins sources."""
         if role.name == "shortcut" and self.shortcut_is_list:
             return tensors
         counts = {len(one.sources) + (one.main is not None and role.name != "shortcut") for one in role.all}
@@ -225,10 +225,10 @@ class Loop:
         return f"reduce(torch.{'mul' if role.word == 'product' else 'add'}, {tensors})"
 
     def weights(self, role: Role, widths: str) -> str:
-        """The weights of sources of these widths, as they start."""
+        """The expression that creates the weights of sources of these widths."""
         uses = starts_of(role.all)
         if role is self.reads and self.output is not role and self.output.gather:
-            uses += starts_of(self.output.all)  # weighted as the reads are
+            uses += starts_of(self.output.all)  # its weights are created in the same way
         if all(one.plain for one in uses):
             return f"weights({widths})"
         if same([one.value for one in uses]):
@@ -242,25 +242,25 @@ class Loop:
         result = Simplified(role.gather.start.expression.tree(), [one.names for one in uses], names)
         return f"weights_from({result.text}, {widths})"
 
-    def late(self) -> bool:
-        """True if a feature is normed only once it is no longer the newest."""
+    def norm_is_deferred(self) -> bool:
+        """Whether a feature is normalized only once it is no longer the newest."""
         role = self.reads
         return role.prepared and role.gather is not None and role.gather.pattern.word == "dense"
 
     def source(self, role: Role, lists: str = "features", node: str = "node") -> str:
-        """The expression of what a position gathers."""
+        """The expression of a position's gather."""
         if role.kind == "newest":
             return f"{lists}[-1]"
         if role.kind == "input":
             return f"{lists}[0]"
         assert role.gather is not None
-        lists = "sources" if role.apart else lists
+        lists = "sources" if role.has_own_list else lists
         if not role.prepared:
             if role.word == "mixed" and role.name != "shortcut":
                 raise NotExpressible
             return self.joined(role, self.selected(role, lists))
         main = role.name != "shortcut"
-        if main and role.gather.norm != "none" and self.late():
+        if main and role.gather.norm != "none" and self.norm_is_deferred():
             tensors = "sources"
         else:
             tensors = self.selected(role, "sources" if role.gather.norm != "none" else lists, newest=not main)
@@ -275,7 +275,7 @@ class Loop:
         return self.joined(role, tensors)
 
     def norm(self, role: Role) -> str:
-        """The norm of a source, which has no parameters."""
+        """The expression that normalizes a source, without parameters."""
         assert role.gather is not None
         if role.gather.norm == "none":
             return "X"
@@ -296,5 +296,5 @@ class Loop:
 
 
 def _only(tensors: str) -> str:
-    """The only one of some tensors."""
+    """The expression of the only element of a list."""
     return f"{tensors[:-2]}]" if tensors.endswith("[-1:]") else f"{tensors}[0]"

@@ -1,4 +1,4 @@
-"""Layers as modules and as calls."""
+"""Layers as torch modules and as calls."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ class Item(NamedTuple):
     """A step of a forward.
 
     Attributes:
-        call: Its expression, with ``X`` for what enters.
-        module: The text of a module that does it, and the attribute it is; or None.
-        heavy: How much of a line of a forward it is; a line has at most 3.
-        test: A condition without which it does nothing.
-        pair: The name of the second value, where it returns two.
+        call: Its expression, with ``X`` for its input.
+        module: The attribute and the text of its module; None if it has no module. An attribute with ``!`` is not a
+            module that a sequence could contain.
+        heavy: Its weight in a line of the forward; a line has a weight of at most 3.
+        test: The condition under which it is applied; empty for always.
+        pair: The name of the second value, if it returns two.
     """
 
     call: str
@@ -32,22 +33,22 @@ class Item(NamedTuple):
 
 
 class LayerForm(NamedTuple):
-    """A layer: its item and the text of its output's channels, or None where they stay."""
+    """A layer: its item and the expression of its output channels; None if they are those of its input."""
 
     item: Item
     out: str | None = None
 
 
-def joined(behind: Iterable[Item], x: str, shortcut: str) -> str:
-    """Apply the join that ends a unit, and what follows it; the shortcut may be missing."""
-    for item in behind:
+def joined(items: Iterable[Item], x: str, shortcut: str) -> str:
+    """Apply the join at the end of a unit, and what follows it; the shortcut may be missing."""
+    for item in items:
         if item.module or shortcut:
             x = substitute(item.call, {"X": x, **({"shortcut": shortcut} if shortcut else {})})
     return x
 
 
 def unit_call(code: Any, place: str, x: str, shortcut: str) -> str:
-    """The call of a unit, with those of its joins that are written there."""
+    """The call of a unit, with those of its joins that are written at its calls."""
     if not code.leading_join and not code.trailing_join and shortcut:
         return f"{place}({x}, {shortcut})"
     return joined(code.trailing_join, f"{place}({joined(code.leading_join, x, shortcut)})", shortcut)
@@ -77,13 +78,13 @@ class Uses:
     """A layer at all its uses.
 
     Args:
-        label: The attribute it goes by.
+        label: Its attribute.
         runs: Its uses.
-        channels: The text of the channels that enter.
-        say: Gives the text of one of its fields.
-        ops: What it wrote at each use.
+        channels: The expression of its input channels.
+        field_text: Returns the expression of one of its fields.
+        ops: Its operations in the graph at each use.
         last: Whether it is the network's last step.
-        file: What is to be known of the whole file.
+        file: Properties of the whole file.
     """
 
     def __init__(
@@ -91,38 +92,38 @@ class Uses:
         label: str,
         runs: list[StepRun],
         channels: str,
-        say: Callable[[str], str],
+        field_text: Callable[[str], str],
         ops: list[list[Any]],
         last: bool,
         file: File,
     ):
-        self.label, self.runs, self.channels, self.say = label, runs, channels, say
+        self.label, self.runs, self.channels, self.field_text = label, runs, channels, field_text
         self.ops, self.last, self.file = ops, last, file
         self.word = runs[0].step.word
         self.values: list[dict[str, Any]] = [run.step.values(run.local) for run in runs]
-        self.done = [bool(result) for result in ops]  # where it does anything
-        self.own = f"self.{label}"
+        self.active = [bool(result) for result in ops]  # whether it has an effect, at each use
+        self.attribute = f"self.{label}"
 
     def form(self) -> LayerForm | None:
-        """The layer, or None if it does nothing.
+        """The form of the layer; None if it has no effect anywhere.
 
         Raises:
-            NotExpressible: If a number has no text.
+            NotExpressible: A number cannot be expressed.
         """
-        if not any(self.done):
+        if not any(self.active):
             return None
         return _LAYERS[self.runs[0].step.kind](self)
 
     def module(self, text: str, call: str = "", out: str | None = None, heavy: int = 0) -> LayerForm:
-        return LayerForm(Item(call or f"{self.own}(X)", (self.label, text), heavy), out)
+        return LayerForm(Item(call or f"{self.attribute}(X)", (self.label, text), heavy), out)
 
     def parameter(self, text: str, call: str, out: str | None = None, heavy: int = 0) -> LayerForm:
-        """A layer that is no module which a sequence could have."""
+        """A layer that is not a module, so that a sequence cannot contain it."""
         return LayerForm(Item(call, (f"!{self.label}", text), heavy), out)
 
-    def where(self, text: str, test: str) -> LayerForm:
-        """A module that is there where a test holds."""
-        return self.module(text if all(self.done) else f"{text} if {test} else nn.Identity()")
+    def conditional(self, text: str, test: str) -> LayerForm:
+        """A module that is replaced by the identity unless a test holds."""
+        return self.module(text if all(self.active) else f"{text} if {test} else nn.Identity()")
 
     def padding(self, kernel: str, size: str) -> str:
         """The specified padding, or `(kernel - 1) // 2`, which keeps the size of a map at stride 1."""
@@ -131,7 +132,7 @@ class Uses:
         if same(paddings):
             return str(paddings[0])
         if values[0]["padding"] is not None:
-            return self.say("padding")
+            return self.field_text("padding")
         match parse(kernel):
             case ast.IfExp(test=test, body=ast.Constant(value=int(a)), orelse=ast.Constant(value=int(b))):
                 return f"{(a - 1) // 2} if {show(test)} else {(b - 1) // 2}"
@@ -152,16 +153,16 @@ class Uses:
         elif same([op.groups for op in result]):
             groups = str(result[0].groups)
         else:
-            groups = f"math.gcd({self.say('gn') if self.word == 'gn' else 1}, {self.channels})"
+            groups = f"math.gcd({self.field_text('gn') if self.word == 'gn' else 1}, {self.channels})"
         return self.module(f"{'InstanceNorm' if tiny else 'nn.GroupNorm'}({groups}, {self.channels})")
 
     def activation(self) -> LayerForm:
         return self.module(_MODULES[self.word], f"F.{ACTIVATIONS[self.word][0]}(X)")
 
     def conv(self) -> LayerForm:
-        kernel, out = self.say("conv"), self.say("out")
+        kernel, out = self.field_text("conv"), self.field_text("out")
         padding = self.padding(kernel, "conv")
-        options = {"stride": self.say("stride"), "padding": padding, "groups": self.say("groups")}
+        options = {"stride": self.field_text("stride"), "padding": padding, "groups": self.field_text("groups")}
         parts = [self.channels, out, kernel]
         parts += [f"{name}={text}" for name, text in options.items() if text != ("0" if name == "padding" else "1")]
         parts += [] if self.values[0]["bias"] else ["bias=False"]
@@ -169,26 +170,26 @@ class Uses:
 
     def pool(self) -> LayerForm:
         word, values = self.word, self.values
-        kernel = self.say(word)
+        kernel = self.field_text(word)
         sizes = [v[word] for v in values]
         strides = [v[word] if v["stride"] is None else v["stride"] for v in values]
-        stride = kernel if strides == sizes else self.say("stride")
+        stride = kernel if strides == sizes else self.field_text("stride")
         padding = self.padding(kernel, word)
         text = kernel if stride == kernel else f"{kernel}, {stride}"
         if padding != "0":
             text += f", padding={padding}" if stride == kernel else f", {padding}"
         name, function = {"maxpool": ("MaxPool2d", "max_pool2d"), "avgpool": ("AvgPool2d", "avg_pool2d")}[word]
-        if all(self.done):
+        if all(self.active):
             fixed = all(part.isdigit() for part in (kernel, stride, padding))
             return self.module(f"nn.{name}({text})", f"F.{function}(X, {text})" if fixed else "")
         for express, numbers in ((kernel, sizes), (stride, strides)):
-            if [number > 1 for number in numbers] == self.done and not express.isdigit():
-                return self.where(f"nn.{name}({text})", substitute("_n > 1", {"_n": express}))
+            if [number > 1 for number in numbers] == self.active and not express.isdigit():
+                return self.conditional(f"nn.{name}({text})", substitute("_n > 1", {"_n": express}))
         raise NotExpressible
 
     def global_pool(self) -> LayerForm:
         word, kind = self.word, "Avg" if self.word == "gap" else "Max"
-        size = self.say(word)
+        size = self.field_text(word)
         call = f"F.adaptive_{kind.lower()}_pool2d(X, {size})" if size.isdigit() else ""
         return self.module(f"nn.Adaptive{kind}Pool2d({size})", call)
 
@@ -199,39 +200,39 @@ class Uses:
     def linear(self) -> LayerForm:
         features = [op[0].features for op in self.ops]
         if features == [run.local["c"] for run in self.runs]:
-            entering = self.channels
+            input_width = self.channels
         elif same(features):
-            entering = str(features[0])
+            input_width = str(features[0])
         else:
             raise NotExpressible
-        out, end = self.say("linear"), "" if self.last else "[:, :, None, None]"
-        return self.parameter(f"nn.Linear({entering}, {out})", f"{self.own}(X.flatten(1)){end}", out, 2)
+        out, end = self.field_text("linear"), "" if self.last else "[:, :, None, None]"
+        return self.parameter(f"nn.Linear({input_width}, {out})", f"{self.attribute}(X.flatten(1)){end}", out, 2)
 
     def squeeze(self) -> LayerForm:
         act, gate = (f"F.{ACTIVATIONS[self.values[0][field]][0]}" for field in ("act", "gate"))
         self.file.squeezes.add((act, gate, any(not value["se"] for value in self.values)))
-        return self.module(f"SE({self.channels}, {self.say('se')}, act={act}, gate={gate})")
+        return self.module(f"SE({self.channels}, {self.field_text('se')}, act={act}, gate={gate})")
 
     def scale(self) -> LayerForm:
-        return self.parameter(f"nn.Parameter(torch.ones({self.channels}, 1, 1))", f"X * {self.own}")
+        return self.parameter(f"nn.Parameter(torch.ones({self.channels}, 1, 1))", f"X * {self.attribute}")
 
     def dropout(self) -> LayerForm:
-        rate, name = self.say("dropout"), "Dropout2d" if self.values[0]["channels"] else "Dropout"
-        if all(self.done) and rate[0].isdigit():
+        rate, name = self.field_text("dropout"), "Dropout2d" if self.values[0]["channels"] else "Dropout"
+        if all(self.active) and rate[0].isdigit():
             return self.module(f"nn.{name}({rate})", f"F.{name.lower()}(X, {rate}, self.training)")
-        return self.where(f"nn.{name}({rate})", f"{rate} > 0")
+        return self.conditional(f"nn.{name}({rate})", f"{rate} > 0")
 
     def drop_path(self) -> LayerForm:
-        rate = self.say("drop-path")
-        return self.where(f"DropPath({rate})", f"{rate} > 0")
+        rate = self.field_text("drop-path")
+        return self.conditional(f"DropPath({rate})", f"{rate} > 0")
 
     def times(self) -> LayerForm:
-        factor = self.say("times")
-        fixed = isinstance(parse(factor), ast.Constant) and all(self.done)
+        factor = self.field_text("times")
+        fixed = isinstance(parse(factor), ast.Constant) and all(self.active)
         return self.module(f"Times({factor})", f"X * {factor}" if fixed else "")
 
     def slice(self) -> LayerForm:
-        first, width = self.say("from"), self.say("slice")
+        first, width = self.field_text("from"), self.field_text("slice")
         text = f"Slice({first}, {width})"
         if first.isdigit() and width.isdigit():
             begin, end = int(first), int(first) + int(width)
@@ -240,14 +241,14 @@ class Uses:
             return self.module(text, out=width)
         ends = [value["from"] + value["slice"] for value in self.values]
         until = "None" if ends == [run.local["c"] for run in self.runs] else f"{first} + {width}"
-        return self.parameter(f"slice({first}, {until})", f"X[:, {self.own}]", width)
+        return self.parameter(f"slice({first}, {until})", f"X[:, {self.attribute}]", width)
 
     def pad(self) -> LayerForm:
-        text = self.say("pad")
+        text = self.field_text("pad")
         return self.module(f"Pad({text})", out=text)
 
     def shuffle(self) -> LayerForm:
-        return self.module(f"Shuffle({self.say('shuffle')})")
+        return self.module(f"Shuffle({self.field_text('shuffle')})")
 
 
 _LAYERS: dict[type, Callable[[Uses], LayerForm]] = {

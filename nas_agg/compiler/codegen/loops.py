@@ -12,13 +12,13 @@ from nas_agg.compiler.codegen.syntax.formatting import WIDTH
 from nas_agg.compiler.codegen.syntax.ir import rewrite, show, statements, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.syntax.rewrites import SEQUENTIAL, fold_branches, reads, text
-from nas_agg.compiler.codegen.unrolled import taken
+from nas_agg.compiler.codegen.unrolled import split_width
 from nas_agg.expansion.trace import NodeRun, UnitRun
 from nas_agg.language.operators import Gated
 
 
 class PatternLoop(Loop):
-    """Writes the two bodies."""
+    """Writes the constructor and the forward of an aggregate as loops over its nodes."""
 
     def __init__(self, text: Schedules):
         super().__init__(text)
@@ -29,7 +29,7 @@ class PatternLoop(Loop):
         self.width = ""
         self.forward: list[str] = []
         if self.shortcut.raw and (self.shortcut.prepared or not self.chained(self.shortcut)):
-            self.shortcut.apart = True
+            self.shortcut.has_own_list = True
         matched = self.reads.matched and self.output.kind == "pattern"
         if (self.shortcut.matched and not self.chained(self.shortcut)) or self.output.matched or matched:
             raise NotExpressible
@@ -37,29 +37,33 @@ class PatternLoop(Loop):
     # ------------------------------------------------------------------ loops
 
     def write(self) -> None:
-        """All nodes alike."""
+        """Write the class.
+
+        Raises:
+            NotExpressible: The aggregate cannot be written as such a loop.
+        """
         if any(feature not in self.classes.live for run in self.runs for feature in run.features):
             raise NotExpressible
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
         wide = self.reads.kind != "newest" or (self.output.kind == "pattern")
-        given = self.classes.of[id(units[0])]
-        self.text.calls.written(given)
-        joins = given.mode == "given" and not self.runs[0].split
-        self.shortcut_is_list = given.shortcut_is_list
-        if self.shortcut.apart and (not joins or given.state):
+        unit = self.classes.by_run[id(units[0])]
+        self.text.calls.ensure_written(unit)
+        joins = unit.mode == "argument" and not self.runs[0].split
+        self.shortcut_is_list = unit.shortcut_is_list
+        if self.shortcut.has_own_list and (not joins or unit.takes_shortcut_width):
             raise NotExpressible
         if joins:
             wide = wide or not self.chained(self.shortcut)
-        entering = self.entering(self.reads) if wide or self.reads.kind != "newest" else "c"
-        if given.state:
-            entering += f", {self.state(wide)}"
-        if self.level:
-            entering = "in_"
-        code, call = self.text.unit_call(units, entering, nodes, None)
+        input_width = self.gathered_width(self.reads) if wide or self.reads.kind != "newest" else "c"
+        if unit.takes_shortcut_width:
+            input_width += f", {self.state(wide)}"
+        if self.is_constant_width:
+            input_width = "in_"
+        code, call = self.text.unit_call(units, input_width, nodes, None)
         self.construct(code, call, wide, joins, nodes)
         if self.output.prepared and self.output.kind == "pattern":
-            self.own_output()
+            self.construct_output()
         self.run(code, joins)
         self.finish(wide)
 
@@ -69,11 +73,11 @@ class PatternLoop(Loop):
             return "state"
         if self.chained(self.shortcut):
             return "widths[-1]" if wide else "c"
-        return self.entering(self.shortcut)
+        return self.gathered_width(self.shortcut)
 
     def construct(self, code: EmittedClass, call: str, wide: bool, joins: bool, nodes: list[list[NodeRun]]) -> None:
         body, parts = list(self.text.loop), {"unit": call}
-        width = self.text.calls.out(code, call, "unit.out")
+        width = self.text.calls.output_width(code, call, "unit.out")
         after: list[str] = []
         if joins:
             extra, after = self.shortcut_parts(code, nodes, width)
@@ -81,8 +85,8 @@ class PatternLoop(Loop):
         if self.reads.kind == "pattern":
             parts |= self.reads_parts()
         body += self.text.loop[len(body) :]
-        if code.state and self.shortcut.matched:
-            self.stated(call, width.replace("unit.out", "node.unit.out"), body, after)
+        if code.takes_shortcut_width and self.shortcut.matched:
+            self.construct_with_shortcut_width(call, width.replace("unit.out", "node.unit.out"), body, after)
             return
         if width == "unit.out" and len(parts) == 1 and not after:
             width = "self[-1].unit.out"
@@ -105,8 +109,8 @@ class PatternLoop(Loop):
         self.init.append(f"for {counter} in {span}:")
         self.init += [f"    {line}" for line in body]
 
-    def stated(self, call: str, width: str, body: list[str], match: list[str]) -> None:
-        """Nodes whose units need to know how wide the shortcut comes to them."""
+    def construct_with_shortcut_width(self, call: str, width: str, body: list[str], match: list[str]) -> None:
+        """Write nodes whose units take the width of their shortcut."""
         inner = "    " if len(match) > 1 else ""
         body += [
             "node = nn.ModuleDict()",
@@ -129,12 +133,12 @@ class PatternLoop(Loop):
         elif self.output.kind == "newest":
             out = "widths[-1]" if wide else "c" if "c = in_" in self.init else "in_"
         else:
-            out = self.entering(self.output)
-        code.out = self.text.leaving(out if out == "in_" else self.width)
+            out = self.gathered_width(self.output)
+        code.out = self.text.output_width(out if out == "in_" else self.width)
         code.width = code.out or out
         code.init, code.forward = statements(self.init), statements(self.forward)
         code.forward_parameters = (
-            "x" + (", shortcut" if code.mode == "given" else "") + ", raw" * code.takes_pre_activation
+            "x" + (", shortcut" if code.mode == "argument" else "") + ", raw" * code.takes_pre_activation
         )
         if text(code.forward) == text(SEQUENTIAL):
             code.base, code.forward = "nn.Sequential", []
@@ -143,13 +147,13 @@ class PatternLoop(Loop):
 
     # ------------------------------------------------------------------ forward
 
-    def own_output(self) -> None:
-        """The output's own weights, which stand behind the nodes."""
+    def construct_output(self) -> None:
+        """Write the weights of the output's gather, which follow the nodes."""
         role = self.output
         assert role.gather is not None
         assert self.reads.gather is not None
         same_as_reads = signature(role.gather) == signature(self.reads.gather) and role.gather.pattern.word != "edges"
-        if not same_as_reads or (role.gather.norm != "none" and not self.late()) or self.shortcut.prepared:
+        if not same_as_reads or (role.gather.norm != "none" and not self.norm_is_deferred()) or self.shortcut.prepared:
             raise NotExpressible
         parts = self.reads_parts()
         if not parts:
@@ -157,15 +161,15 @@ class PatternLoop(Loop):
         self.init.append(f"self.output = {parts['reads']}")
 
     def run(self, code: EmittedClass, joins: bool) -> None:
-        """The forward: lists of features and sources, the loop, what leaves."""
+        """Write the forward: lists of features and sources, the loop, the output."""
         listed = self.listed_role(joins)
-        own = joins and not self.chained(self.shortcut) and self.shortcut is not listed
-        single = self.reads.kind == "newest" and self.output.kind == "newest" and not own
-        late, numbered = listed is self.reads and self.late(), False
+        list_shortcut = joins and not self.chained(self.shortcut) and self.shortcut is not listed
+        single = self.reads.kind == "newest" and self.output.kind == "newest" and not list_shortcut
+        deferred, numbered = listed is self.reads and self.norm_is_deferred(), False
         lines: list[str] = ["sources = []"] if listed else []
         body: list[str] = []
         if listed:
-            body, numbered = self.another_source(listed, late, single)
+            body, numbered = self.append_source(listed, deferred, single)
         if not single and self.code.returns_pre_activation:
             lines.append(f"features, raws = [x], [{'raw' if self.code.takes_pre_activation else 'x'}]")
         elif not single:
@@ -176,24 +180,24 @@ class PatternLoop(Loop):
         if (code.leading_join or code.trailing_join) and (" if " in shortcut or len(call) > WIDTH - 40):
             body.append(f"shortcut = {shortcut}")
             call = unit_call(code, "node.unit", x, "shortcut")
-        body += self.results(code, call, single, late)
+        body += self.results(code, call, single, deferred)
         lines += [self.head(numbered), *[f"    {line}" for line in body]]
-        self.forward = [*lines, f"return {self.leaving(single)}{self.leaving_raw(single)}"]
+        self.forward = [*lines, f"return {self.output_text(single)}{self.raw_output_text(single)}"]
 
     def listed_role(self, joins: bool) -> Role | None:
-        """The role whose sources are a list of their own: in pre-activation or normed."""
+        """The role whose sources have a list of their own, of pre-activations or normalized features."""
         roles = [self.reads, *[self.shortcut] * joins]
         result = [
             role
             for role in roles
-            if role.gather and (role.apart or (role.gather.norm != "none" and role.kind == "pattern"))
+            if role.gather and (role.has_own_list or (role.gather.norm != "none" and role.kind == "pattern"))
         ]
         if len(result) > 1:
             raise NotExpressible
         return result[0] if result else None
 
     def head(self, numbered: bool) -> str:
-        """The head of the loop."""
+        """The header of the loop."""
         if numbered:
             return f"for {self.counter}, node in enumerate(self):"
         if any(line.startswith("self.output = ") for line in self.init):
@@ -202,17 +206,17 @@ class PatternLoop(Loop):
             return "for node, part in zip(self, shortcut.chunk(len(self), 1)):"
         return "for node in self:"
 
-    def results(self, code: EmittedClass, call: str, single: bool, late: bool) -> list[str]:
-        """The lines that keep the output of a unit, and its pre-activation where it returns that too."""
+    def results(self, code: EmittedClass, call: str, single: bool, deferred: bool) -> list[str]:
+        """The lines that keep the output of a unit, and its pre-activation if it returns one."""
         if single:
             raw = ", raw" if self.shortcut.raw or self.code.returns_pre_activation else ", _"
             return [f"x{raw if code.returns_pre_activation else ''} = {call}"]
         if not code.returns_pre_activation:
-            if not late:
+            if not deferred:
                 return [f"features.append({call})"]
             norm = substitute(self.norm(self.reads), {"X": "features[-1]"})
             return [f"x = {call}", f"sources.append({norm})", "features.append(x)"]
-        if late or self.shortcut.raw:
+        if deferred or self.shortcut.raw:
             raise NotExpressible
         return [
             f"y, {'raw' if self.code.returns_pre_activation else '_'} = {call}",
@@ -220,22 +224,22 @@ class PatternLoop(Loop):
             *["raws.append(raw)"] * self.code.returns_pre_activation,
         ]
 
-    def another_source(self, role: Role, late: bool, single: bool) -> tuple[list[str], bool]:
-        """The lines that put the newest feature into a list of sources; and whether they need the node's number."""
+    def append_source(self, role: Role, deferred: bool, single: bool) -> tuple[list[str], bool]:
+        """The lines that append the newest feature to the list of sources, and whether they use the node's number."""
         assert role.gather is not None
-        if role.apart and not single:
+        if role.has_own_list and not single:
             raise NotExpressible
-        newest = "raw" if role.raw and role.apart else "x" if single else "features[-1]"
+        newest = "raw" if role.raw and role.has_own_list else "x" if single else "features[-1]"
         if role.gather.norm == "bn":
             return [f"sources.append(node.shortcut.norms[str({self.counter})]({newest}))"], True
-        return [] if late else [f"sources.append({substitute(self.norm(role), {'X': newest})})"], False
+        return [] if deferred else [f"sources.append({substitute(self.norm(role), {'X': newest})})"], False
 
-    def leaving_raw(self, single: bool) -> str:
+    def raw_output_text(self, single: bool) -> str:
         if not self.code.returns_pre_activation:
             return ""
         return ", raw" if single else f", {self.source(self.output, 'raws')}"
 
-    def leaving(self, single: bool) -> str:
+    def output_text(self, single: bool) -> str:
         if self.output.kind == "input":
             return "x" if not single else self._refuse()
         return "x" if single else self.source(self.output)
@@ -244,11 +248,11 @@ class PatternLoop(Loop):
         raise NotExpressible
 
     def shortcut_text(self, code: EmittedClass, single: bool, joins: bool) -> str:
-        """The expression of the shortcut that a unit joins."""
+        """The expression of a node's shortcut."""
         role = self.shortcut
         if self.runs[0].split:
             self.check_split()
-            if code.mode != "given":
+            if code.mode != "argument":
                 raise NotExpressible
             return "part"
         if not joins:
@@ -259,34 +263,34 @@ class PatternLoop(Loop):
             counts = {len(one.sources) for one in role.all}
             if len(counts) > 1:
                 raise NotExpressible
-        if role.matched and not role.apart:
+        if role.matched and not role.has_own_list:
             if not single:
                 raise NotExpressible
             always = all(node.shortcut and node.shortcut.matches for run in self.runs for node in run.nodes)
             return "node.shortcut(x)" if always else 'node.shortcut(x) if "shortcut" in node else x'
-        if role.raw and not role.apart:
+        if role.raw and not role.has_own_list:
             return "raw" if single else self._refuse()
         if self.chained(role) and not role.prepared:
             return "x" if single else "features[-1]"
         return self.source(role)
 
     def check_split(self) -> None:
-        """Each node takes as many channels."""
+        """Check that all nodes take equal numbers of channels of a split shortcut."""
         for run in self.runs:
-            result = [taken(node.unit, self.classes) for node in run.nodes]
+            result = [split_width(node.unit, self.classes) for node in run.nodes]
             if not same(result) or not result or None in result:
                 raise NotExpressible
 
-    # ------------------------------------------------------------------ what reads and shortcuts own
+    # ------------------------------------------------------------------ modules of reads and shortcuts
 
     def chained(self, role: Role) -> bool:
-        """True if a role takes the newest feature alone."""
+        """Whether a role takes the newest feature only."""
         return all(one.selected == [one.position - 1] for one in role.all) and not role.prepared
 
     def shortcut_parts(
         self, code: EmittedClass, nodes: list[list[NodeRun]], out: str
     ) -> tuple[dict[str, str], list[str]]:
-        """Modules of a node's shortcut, and lines behind the node's making."""
+        """The modules of a node's shortcut, and the lines that follow the creation of the node."""
         role = self.shortcut
         if not role.matched and not role.prepared:
             return {}, []
@@ -296,8 +300,8 @@ class PatternLoop(Loop):
         parts = {}
         if role.gather.norm == "bn":
             self.check_norms(nodes)
-            self.text.counted = True
-            norm = f"nn.BatchNorm2d({'in_' if self.level else 'widths[-1]'}, affine=False)"
+            self.text.uses_counter = True
+            norm = f"nn.BatchNorm2d({'in_' if self.is_constant_width else 'widths[-1]'}, affine=False)"
             parts["norms"] = f"nn.ModuleDict({{str({self.counter} - 1): {norm}}})"
         if role.gather.weight:
             parts["weights"] = self.weights(role, self.widths(role))
@@ -308,21 +312,21 @@ class PatternLoop(Loop):
         return {"shortcut": modules(parts)}, []
 
     @property
-    def level(self) -> bool:
-        """True if nodes read the previous one, shortcuts read all, and all are as wide as the input."""
+    def is_constant_width(self) -> bool:
+        """Whether nodes read the previous one, shortcuts read all, and all are as wide as the input."""
         dense = self.shortcut.gather is not None and self.shortcut.gather.pattern.word == "dense"
         same_width = all(same([self.classes.channels(feature) for feature in run.features]) for run in self.runs)
         return dense and same_width and self.reads.kind == self.output.kind == "newest" and not self.shortcut.matched
 
     def widths(self, role: Role) -> str:
-        """The channels of what a shortcut takes."""
-        if self.level:
-            self.text.counted = True
+        """The expression of the widths of a role's sources."""
+        if self.is_constant_width:
+            self.text.uses_counter = True
             return f"[in_] * {self.counter}"
         return self.selected(role, "widths")
 
     def check_norms(self, nodes: list[list[NodeRun]]) -> None:
-        """A norm with statistics belongs to the feature's first reader, the node behind it."""
+        """Check that each norm with statistics belongs to the first reader of its feature, the next node."""
         tape = self.classes.traced.tape
         for row in nodes:
             for node in row:
@@ -332,7 +336,7 @@ class PatternLoop(Loop):
                     raise NotExpressible
 
     def match_lines(self, code: EmittedClass, nodes: list[list[NodeRun]], out: str) -> list[str]:
-        """The lines that make the newest feature fit a node's output, where it does not."""
+        """The lines that create the `match` of the newest feature to a node's output, where it does not fit."""
         rows = [node for row in nodes for node in row]
         if not self.chained(self.shortcut) or self.reads.kind != "newest":
             raise NotExpressible
@@ -341,13 +345,15 @@ class PatternLoop(Loop):
         matched = [[node for node in row if node.shortcut and node.shortcut.matches] for row in nodes]
         fitting = [node for row in matched for node in row]
         runs: list[UnitRun] = [run for node in fitting if node.shortcut for run in node.shortcut.matches.values()]
-        wanted = [run.scope["w"] for run in runs]
-        summed = wanted == [self.classes.channels(node.unit.out) for node in fitting] and not code.state
-        self.text.counted = True
+        match_widths = [run.scope["w"] for run in runs]
+        summed = (
+            match_widths == [self.classes.channels(node.unit.out) for node in fitting] and not code.takes_shortcut_width
+        )
+        self.text.uses_counter = True
         tests = self.match_tests(rows, nodes, out, summed) if len(fitting) < len(rows) else []
-        match = self.text.calls.written_for(runs)
-        if code.state:
-            match.asked.add("node.shortcut.match[0].out")
+        match = self.text.calls.written_class_of(runs)
+        if code.takes_shortcut_width:
+            match.width_expressions.add("node.shortcut.match[0].out")
 
         def express(name: str) -> str:
             if name == "w" and summed:
@@ -364,13 +370,13 @@ class PatternLoop(Loop):
         return [f"if {' or '.join(tests)}:", f"    {line}"] if tests else [line]
 
     def match_tests(self, rows: list[NodeRun], nodes: list[list[NodeRun]], out: str, summed: bool) -> list[str]:
-        """The conditions, of which one holds where a node's shortcut goes through `match`."""
+        """The conditions, joined by `or`, under which a node's shortcut goes through `match`."""
         fits = [bool(node.shortcut and node.shortcut.matches) for node in rows]
         first = [node.l == 1 for node in rows]
         strided = [node.scope["s"] != 1 for node in rows]
         widened = [self.classes.channels(node.unit.x) != self.classes.channels(node.unit.out) for node in rows]
         either = [a or b for a, b in zip(strided, widened, strict=True)]
-        rules = (  # where there are matches, whether they are as wide as the units' outputs, the conditions
+        rules = (  # nodes with matches; whether these are as wide as the units' outputs; conditions
             (first, (False,), [f"{self.counter} == 1"]),
             (widened, (True,), [f"c != {out}"]),
             (strided, (True, False), ["s > 1"]),
@@ -404,7 +410,7 @@ class PatternLoop(Loop):
 
 
 def _named(node: ast.AST) -> ast.AST | None:
-    """A node that has but its unit, as a sequence of it."""
+    """Rewrite a node that consists only of its unit as a sequence."""
     if isinstance(node, ast.Call) and show(node.func) == "nn.ModuleDict" and isinstance(node.args[0], ast.Dict):
         return ast.Call(ast.Name("named"), [], [ast.keyword("unit", node.args[0].values[0])])
     return None

@@ -1,4 +1,4 @@
-"""Aggregates whose features differ in shape: a loop that makes each source fit where a node gathers it."""
+"""Loops over the nodes of an aggregate whose features differ in shape, so that sources go through `match`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from nas_agg.expansion.trace import UnitRun
 from nas_agg.language.operators import Concat, Gated, Mixed
 
 
-class FittingLoop(Loop):
-    """Writes the two bodies as the language has it: a source is made to fit once for each shape that is wanted.
+class MatchingLoop(Loop):
+    """Writes the constructor and the forward as loops in which a source is matched once per target shape.
 
-    A list keeps each source as it was last wanted, in the constructor its shape, in the forward its value.
+    A list holds the latest matched form of each source: in the constructor its shape, in the forward its value.
     """
 
     def __init__(self, text: Schedules):
         super().__init__(text)
-        self.shared = self.runs[0].aggregate.output is None  # what leaves is what one more node would have read
+        self.shared = self.runs[0].aggregate.output is None  # the output is what a further node would read
         if any((run.aggregate.output is None) != self.shared or run.split for run in self.runs):
             raise NotExpressible
         if self.code.returns_pre_activation or self.code.takes_pre_activation:
@@ -38,24 +38,24 @@ class FittingLoop(Loop):
         self.shortcut = Role("shortcut", self.runs, joins)
         self.output = self.reads if self.shared else Role("output", self.runs, outs)
         self.scaled = any(not same([self.classes.traced.shape(t)[1:] for t in run.features]) for run in self.runs)
-        self.back: set[str] = set()  # roles with sources that come back to their own shape
-        self.lists: dict[str, str] = {}  # what the list of a role's sources is called
+        self.returning: set[str] = set()  # roles with sources that return to their own shape
+        self.lists: dict[str, str] = {}  # by role, the name of the list of its sources
 
     def write(self) -> None:
-        """Writes a loop over the nodes.
+        """Write the class.
 
         Raises:
-            NotExpressible: If it takes more than this to say them.
+            NotExpressible: The aggregate cannot be written as such a loop.
         """
         if any(feature not in self.classes.live for run in self.runs for feature in run.features):
             raise NotExpressible
         nodes = [run.nodes for run in self.runs]
         units = [node.unit for row in nodes for node in row]
-        unit = self.text.calls.written(self.classes.of[id(units[0])])
-        if unit.state or unit.returns_pre_activation or unit.takes_pre_activation:
+        unit = self.text.calls.ensure_written(self.classes.by_run[id(units[0])])
+        if unit.takes_shortcut_width or unit.returns_pre_activation or unit.takes_pre_activation:
             raise NotExpressible
         self.shortcut_is_list = unit.shortcut_is_list
-        self.joins = unit.mode == "given"
+        self.joins = unit.mode == "argument"
         if self.joins and sum(map(len, self.shortcut.rows)) < len(units):
             raise NotExpressible  # a node without a shortcut
         roles = [self.reads, *[self.shortcut] * self.joins, *[self.output] * (not self.shared)]
@@ -69,7 +69,7 @@ class FittingLoop(Loop):
     # ------------------------------------------------------------------ checks
 
     def check(self, role: Role) -> None:
-        """The sources are made to fit where the emitted rule does it."""
+        """Check that the graph matches sources exactly where the emitted code does."""
         gather = role.gather
         if gather is None or role.kind != "pattern":
             return
@@ -83,16 +83,16 @@ class FittingLoop(Loop):
             for node in run.nodes:
                 scales.append(scales[-1] * node.scope.get("s", 1) if self.scaled else 1)
             own = list(zip(channels, scales, strict=True))
-            now = list(own)
+            latest = list(own)
             for one in row:
                 target = own[one.position - main]
-                new = [k for k, _ in one.sources if now[k] != target]
+                new = [k for k, _ in one.sources if latest[k] != target]
                 if list(one.matches) != [k for k in new if own[k] != target]:
                     raise NotExpressible
                 if len(one.matches) < len(new):
-                    self.back.add(role.name)
+                    self.returning.add(role.name)
                 for k in new:
-                    now[k] = target
+                    latest[k] = target
                 for k, match in one.matches.items():
                     if (match.scope["w"], match.scope["s"]) != (target[0], target[1] // own[k][1]):
                         raise NotExpressible
@@ -101,9 +101,9 @@ class FittingLoop(Loop):
 
     def construct(self, unit: EmittedClass, units: list[UnitRun]) -> None:
         nodes = [run.nodes for run in self.runs]
-        entering = self.entering(self.reads)
-        _, call = self.text.unit_call(units, entering, nodes, None)
-        width = self.text.calls.out(unit, call, "unit.out")
+        input_width = self.gathered_width(self.reads)
+        _, call = self.text.unit_call(units, input_width, nodes, None)
+        width = self.text.calls.output_width(unit, call, "unit.out")
         step = self.text.text_of("s", nodes, None) if self.scaled else "1"
         body, parts = [], {"unit": call}
         if not width.isidentifier():
@@ -120,7 +120,7 @@ class FittingLoop(Loop):
         body.append(f"self.append({modules(parts)})")
         records = {"widths": ("in_", width), "scales": ("1", "scale")} if self.scaled else {"widths": ("in_", width)}
         shape = ("(in_, 1)", f"({width}, scale)") if self.scaled else ("in_", width)
-        records |= {self.lists[role.name]: shape for role in self.kept if role.matched}
+        records |= {self.lists[role.name]: shape for role in self.listed_roles if role.matched}
         body += [f"{name}.append({new})" for name, (_, new) in records.items()]
         self.init += [f"{name} = [{first}]" for name, (first, _) in records.items()]
         body = self.text.loop + body
@@ -129,15 +129,15 @@ class FittingLoop(Loop):
         self.init += [f"    {line}" for line in body]
         lines, text = self.parts(self.output, "widths[-1]", "range(len(widths))")
         self.init += [*lines[:-1], lines[-1].replace("output = ", "self.output = ")] if lines else []
-        self.own_output = bool(lines)
+        self.has_output_modules = bool(lines)
 
     @property
-    def kept(self) -> list[Role]:
-        """The roles whose sources have a list along the nodes."""
+    def listed_roles(self) -> list[Role]:
+        """The roles whose sources have a list that grows with the nodes."""
         return [role for role in (self.reads, self.shortcut) if role.name in self.lists]
 
     def parts(self, role: Role, width: str, numbers: str) -> tuple[list[str], str]:
-        """The modules of a position: the lines that create them, and their name."""
+        """The lines that create the modules of a position, and the name of these modules."""
         if role.gather is None or role.kind != "pattern" or not (role.matched or role.prepared):
             return [], ""
         leaves = numbers != f"range({self.counter})"
@@ -150,7 +150,7 @@ class FittingLoop(Loop):
             lines.append(f"sources = {chosen}")
             shape = f"({width}, {scale})" if self.scaled else width
             call = self.match_call(role, width, scale)
-            if role.name in self.back:
+            if role.name in self.returning:
                 own = "(widths[source], scales[source])" if self.scaled else "widths[source]"
                 call += f" if {own} != {shape} else nn.Identity()"
             fits = self.lists[role.name]
@@ -171,16 +171,16 @@ class FittingLoop(Loop):
         return [*lines, f"{name} = {modules(parts)}"], name
 
     def match_call(self, role: Role, width: str, scale: str) -> str:
-        """The call that creates the projection of a source."""
+        """The call that creates the `match` unit of a source."""
         runs = [run for one in role.all for run in one.matches.values()]
-        code = self.classes.of[id(runs[0])]
+        code = self.classes.by_run[id(runs[0])]
         if (
-            any(self.classes.of[id(run)] is not code for run in runs)
+            any(self.classes.by_run[id(run)] is not code for run in runs)
             or code.returns_pre_activation
             or code.takes_pre_activation
         ):
             raise NotExpressible
-        self.text.calls.written(code)
+        self.text.calls.ensure_written(code)
 
         def express(name: str) -> str:
             if name == "w":
@@ -198,7 +198,7 @@ class FittingLoop(Loop):
 
     def run(self, unit: EmittedClass) -> None:
         lists = {"features": "x"} | {
-            self.lists[role.name]: substitute(self.norm(role), {"X": "x"}) for role in self.kept
+            self.lists[role.name]: substitute(self.norm(role), {"X": "x"}) for role in self.listed_roles
         }
         lines = [f"{', '.join(lists)} = {', '.join(f'[{text}]' for text in lists.values())}"]
         body = []
@@ -209,7 +209,7 @@ class FittingLoop(Loop):
             body.append(f"shortcut = {self.gathered(self.shortcut, 'node.shortcut')}")
         body.append(f"x = {unit_call(unit, 'node.unit', x, 'shortcut' if self.joins else '')}")
         body += [f"{name}.append({text})" for name, text in lists.items()]
-        lines += ["for node in list(self)[:-1]:" if self.own_output else "for node in self:"]
+        lines += ["for node in list(self)[:-1]:" if self.has_output_modules else "for node in self:"]
         lines += [f"    {line}" for line in body]
         if "output" in self.lists:
             norm = self.norm(self.output)
@@ -218,14 +218,14 @@ class FittingLoop(Loop):
         lines += self.refit(self.output, "self.output")
         lines.append(f"return {self.gathered(self.output, 'self.output')}")
         code = self.code
-        last = "in_" if self.output.kind == "input" else self.entering(self.output)
-        code.out = self.text.leaving(self.width) if last == "widths[-1]" else None
+        last = "in_" if self.output.kind == "input" else self.gathered_width(self.output)
+        code.out = self.text.output_width(self.width) if last == "widths[-1]" else None
         code.width = code.out or last
         code.init, code.forward = statements(self.init), statements(lines)
-        code.forward_parameters = "x, shortcut" if code.mode == "given" else "x"
+        code.forward_parameters = "x, shortcut" if code.mode == "argument" else "x"
 
     def norm(self, role: Role) -> str:
-        """The norm of a source, which all features have here, also those that no one reads."""
+        """The norm of a source, valid for all features, since those that are not read are normalized here as well."""
         text = super().norm(role)
         widths = [self.classes.channels(feature) for run in self.runs for feature in run.features]
         match parse(text):
@@ -234,7 +234,7 @@ class FittingLoop(Loop):
         return text
 
     def refit(self, role: Role, place: str) -> list[str]:
-        """The lines that make sources fit."""
+        """The lines that match the sources of a position."""
         if not role.matched:
             return []
         norm, name = self.norm(role), self.lists[role.name]

@@ -1,7 +1,7 @@
 """Classes that pass on pre-activations: the value before the norms and activations that end a feature.
 
-Where a gather is `raw`, the units whose features it takes return two values, and so do the classes inside them, back
-to the pre-activation.
+Where a gather is `raw`, the units whose features it takes return two values, and so do the classes inside them, down to
+the pre-activation.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class PreActivations:
     """Marks the classes of a network that return or take pre-activations.
 
     Args:
-        classes: Of the network.
+        classes: The classes of the network.
 
     Raises:
-        NotExpressible: If a pre-activation is somewhere that two values do not reach.
+        NotExpressible: A pre-activation cannot be passed on as a second value.
     """
 
     def __init__(self, classes: Classes):
@@ -36,10 +36,10 @@ class PreActivations:
                 self.mark_taking(code)
                 for run in code.runs:
                     for node in run.nodes:
-                        self.mark_returning(classes.of[id(node.unit)])
+                        self.mark_returning(classes.by_run[id(node.unit)])
 
     def needs_pre_activations(self, code: EmittedClass) -> bool:
-        """True if an aggregate's shortcut takes pre-activations that are not the features themselves."""
+        """Whether an aggregate's shortcut takes pre-activations that differ from the features."""
         gather = code.part.shortcut
         if gather is None or not gather.raw:
             return False
@@ -63,14 +63,14 @@ class PreActivations:
         if not run.nodes or (len(output.selected) > 1 and output.gather.operator.word != "concat"):
             raise NotExpressible
         if output.result != run.features[-1] and (stateful(output.gather) or output.matches or output.gather.raw):
-            raise NotExpressible  # what leaves is made of features that were changed
+            raise NotExpressible  # the output consists of transformed features
         if 0 in output.selected:
             self.mark_taking(code)
         for node in run.nodes:
-            self.mark_returning(self.classes.of[id(node.unit)])
+            self.mark_returning(self.classes.by_run[id(node.unit)])
 
     def before(self, code: EmittedClass, k: int) -> None:
-        """Find the pre-activation of what enters step k of a unit."""
+        """Mark the step of a unit whose output is the pre-activation of the input of step k."""
         steps = [step for _, step in code.part.steps]
         j = k - 1
         while j >= 0 and isinstance(steps[j], ResolvedWord) and issubclass(steps[j].kind, _TRANSPARENT):
@@ -82,12 +82,12 @@ class PreActivations:
             pass
         elif isinstance(steps[j], (Unit, Aggregate)):
             for run in code.runs:
-                self.mark_returning(self.classes.of[id(run.steps[j].run)])
+                self.mark_returning(self.classes.by_run[id(run.steps[j].run)])
         else:
-            raise NotExpressible  # a part of a pre-activation, or pre-activations put together
+            raise NotExpressible  # a slice or a join of pre-activations
 
     def own(self, code: EmittedClass, j: int) -> bool:
-        """True if the output of step j is its own pre-activation at every use."""
+        """Whether the output of step j is its own pre-activation at every use."""
         outs = [run.steps[j].out for run in code.runs]
         return all(self.classes.traced.tape.pre_activation(out) == out for out in outs)
 
@@ -97,7 +97,7 @@ class PreActivations:
             return
         code.takes_pre_activation = True
         for site in code.sites:
-            around: Any = self.by_id.get(site[0]) if site else None
-            if around is None or not isinstance(around.part, Unit):
+            caller: Any = self.by_id.get(site[0]) if site else None
+            if caller is None or not isinstance(caller.part, Unit):
                 raise NotExpressible
-            self.before(around, site[1])
+            self.before(caller, site[1])

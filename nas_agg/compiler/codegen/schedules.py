@@ -1,4 +1,4 @@
-"""Names and schedules of an aggregate's nodes: what the values of a node's scope are called in its class."""
+"""Names and schedules of an aggregate: expressions for the values of its nodes' scopes in the emitted class."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LOCALS = {"w": "width", "g": "groups", "s": "step"}
 
 
 class Schedules:
-    """The names of one aggregate's class.
+    """The names and schedules of one aggregate's class.
 
     Args:
-        calls: Of the constructors of other classes.
-        made: The class; its fields are set.
-        rolled: Whether its nodes are made in a loop.
+        calls: Calls of the constructors of other classes.
+        code: The class; its fields are set.
+        rolled: Whether its nodes are created in a loop.
     """
 
     def __init__(self, calls: Calls, code: EmittedClass, rolled: bool):
@@ -31,7 +31,7 @@ class Schedules:
         self.runs: list[AggregateRun] = code.runs
         self.aggregate: Aggregate = code.part
         self.names = {
-            name: self.classes.text(name)
+            name: self.classes.python_name(name)
             for name in self.aggregate.free_names
             if name not in ("l", "n")
             and not self.bound(name)
@@ -40,13 +40,13 @@ class Schedules:
         self.used: set[str] = set()
         self.texts: dict[Any, str] = {}
         self.loop: list[str] = []
-        self.counted = False
+        self.uses_counter = False
         self.counts = [run.n for run in self.runs]
         for run in self.runs:
             run.let = dict(run.aggregate.let)  # type: ignore[attr-defined]
 
     def bound(self, name: str) -> bool:
-        """True if the aggregate binds a name at any use."""
+        """Whether the aggregate binds a name at any use."""
         field = _FIELDS.get(name)
         own = field and any(getattr(run.aggregate, field) is not None for run in self.runs)
         return bool(own) or name in dict(self.aggregate.let)
@@ -57,19 +57,19 @@ class Schedules:
     # ------------------------------------------------------------------ names
 
     def text_of(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """The expression of a name of a node's scope in the loop, or at node k where nodes are written one by one.
+        """The expression of a name of a node's scope.
 
         Args:
-            name: Of the scope.
-            nodes: For each use the nodes in question.
-            k: The node, or None in a loop.
+            name: The name.
+            nodes: For each use, the nodes for which it must hold.
+            k: Index of the node if nodes are written one by one; None in a loop.
         """
         key = (name, k)
         if key not in self.texts:
-            self.texts[key] = self.worked_out(name, nodes, k)
+            self.texts[key] = self._text_of(name, nodes, k)
         return self.texts[key]
 
-    def worked_out(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
+    def _text_of(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
         values = [[self.value(run, node, name) for node in row] for run, row in zip(self.runs, nodes, strict=True)]
         flat = [value for row in values for value in row]
         if same(flat) and name != "w":
@@ -77,7 +77,7 @@ class Schedules:
         if name == "l":
             if k is not None:
                 return str(k + 1)
-            self.counted = True
+            self.uses_counter = True
             return self.classes.counter
         if name == "n":
             return self.nodes_text()
@@ -89,7 +89,7 @@ class Schedules:
         return self.schedule(name, nodes, k)
 
     def value(self, run: AggregateRun, node: NodeRun, name: str) -> Any:
-        """The value of a name at a node, also where only other names need it."""
+        """The value of a name at a node, even if only other names depend on it."""
         if name in node.scope:
             return node.scope[name]
         try:
@@ -103,39 +103,39 @@ class Schedules:
         return "nodes"
 
     def schedule(self, name: str, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """A name that the aggregate binds: as an argument, as an expression, or as a list of its values."""
-        field = _FIELDS.get(name, self.classes.text(name))
-        every = [[self.value(run, node, name) for node in run.nodes] for run in self.runs]
+        """The expression of a name that the aggregate binds: an argument, an expression, or an entry of a list."""
+        field = _FIELDS.get(name, self.classes.python_name(name))
+        rows = [[self.value(run, node, name) for node in run.nodes] for run in self.runs]
         schedules = [self.row(run, name) for run in self.runs]
-        level = all(map(same, every))
-        stepped = not level and self.is_stepped(name, every)
-        alike = all(isinstance(one, NumberField) for one in schedules) and same([expression(one) for one in schedules])
+        constant = all(map(same, rows))
+        stepped = not constant and self.is_stepped(name, rows)
+        equal = all(isinstance(one, NumberField) for one in schedules) and same([expression(one) for one in schedules])
         sites: dict[Any, list] = {}
-        for run, site, row in zip(self.runs, self.code.sites, every, strict=True):
+        for run, site, row in zip(self.runs, self.code.sites, rows, strict=True):
             if run.nodes:
                 sites.setdefault(site, []).append(row)
-        fixed = all(same([row[0] for row in rows]) for rows in sites.values())
-        if alike and not stepped and not (level and fixed):
+        fixed = all(same([row[0] for row in rows_of_site]) for rows_of_site in sites.values())
+        if equal and not stepped and not (constant and fixed):
             try:
-                return self.local(name, schedules[0], nodes, k)
+                return self.computed(name, schedules[0], nodes, k)
             except NotExpressible:
                 pass
-        if level or stepped:
+        if constant or stepped:
             return self.argument(name, field, stepped, k)
         if all(map(same, sites.values())):
-            return self.listed(name, field, every, k)
+            return self.as_list(name, field, rows, k)
         raise NotExpressible
 
-    def is_stepped(self, name: str, every: list[list]) -> bool:
-        """True if a stride is the first node's alone."""
+    def is_stepped(self, name: str, rows: list[list]) -> bool:
+        """Whether a name is a stride of the first node only."""
         first = name == "s" and not all(run.aggregate.stride_per_node for run in self.runs)
-        return first and all(same([1, *row[1:]]) for row in every)
+        return first and all(same([1, *row[1:]]) for row in rows)
 
     def row(self, run: AggregateRun, name: str) -> Any:
         return run.let[name] if name in run.let else getattr(run.aggregate, _FIELDS[name])  # type: ignore[attr-defined]
 
     def argument(self, name: str, field: str, first: bool, k: int | None) -> str:
-        """A value that is the same at all nodes, or but at the first, comes as an argument."""
+        """Pass a value that is the same at all nodes, or at all but the first, as an argument."""
         code = self.code
         with_nodes = [run for run in self.runs if run.nodes]
         values = [self.value(run, run.nodes[0], name) for run in with_nodes]
@@ -145,55 +145,55 @@ class Schedules:
 
         def tree(run: AggregateRun) -> Any:
             row = self.row(run, name)
-            if row is None:  # it comes from outside
+            if row is None:  # the name of the enclosing scope
                 return name, {name: run.outer[name]}, ast.Name(name)
             if not isinstance(row, NumberField):
                 return None
-            known: dict[str, Any] = {}
-            tree = self.unfolded(run, name, row, known).tree()
-            return ast.unparse(tree), known, tree
+            outer: dict[str, Any] = {}
+            tree = self.inline_own_names(run, name, row, outer).tree()
+            return ast.unparse(tree), outer, tree
 
         code.fields[field] = (value, tree)
         if same(values):
             code.defaults[field] = _number(values[0])
         if not first or k is not None:
             return field if not first or k == 0 else "1"
-        self.counted = True
+        self.uses_counter = True
         text = self.local_name(name)
         self.loop.append(f"{text} = {field} if {self.classes.counter} == 1 else 1")
         return text
 
-    def unfolded(self, run: AggregateRun, name: str, row: NumberField, known: dict[str, Any]) -> Expression:
-        """A schedule's expression with the aggregate's own names put in; `known` is told the values of the others."""
-        scope, put = ScheduleScope(NodeScope(run, 1), self.seen(name)), {}  # type: ignore[arg-type]
+    def inline_own_names(self, run: AggregateRun, name: str, row: NumberField, outer: dict[str, Any]) -> Expression:
+        """A schedule's expression with the aggregate's own names substituted; `outer` receives all other values."""
+        scope, replacements = ScheduleScope(NodeScope(run, 1), self.visible(name)), {}  # type: ignore[arg-type]
         for inner in row.expression.names:
             own = run.let.get(inner)  # type: ignore[attr-defined]
             if isinstance(own, NumberField) and inner != name:
-                put[inner] = self.unfolded(run, inner, own, known)
+                replacements[inner] = self.inline_own_names(run, inner, own, outer)
             else:
-                known[inner] = scope[inner]
-        return row.expression.substitute(put)
+                outer[inner] = scope[inner]
+        return row.expression.substitute(replacements)
 
-    def seen(self, name: str) -> tuple[str, ...]:
+    def visible(self, name: str) -> tuple[str, ...]:
         if name in dict(self.aggregate.let):
             return ("w", "g", "s")
         return {"w": ("g",), "g": ("w",)}.get(name, ())
 
     def local_name(self, name: str) -> str:
-        return self.classes.text(name) if name not in self.names else _LOCALS.get(name, f"{name}_")
+        return self.classes.python_name(name) if name not in self.names else _LOCALS.get(name, f"{name}_")
 
-    def local(self, name: str, number: NumberField, nodes: list[list[NodeRun]], k: int | None) -> str:
-        """A value that is worked out at each node."""
+    def computed(self, name: str, number: NumberField, nodes: list[list[NodeRun]], k: int | None) -> str:
+        """The expression of a value that is computed at each node."""
         uses, names = [], {"_in": "in_", "n": "nodes"}
         if k is None:
             names["l"] = self.classes.counter
         for run, row in zip(self.runs, nodes, strict=True):
             for node in row:
                 scope = NodeScope(run, node.l)  # type: ignore[arg-type]
-                seen = scope if name in run.let else ScheduleScope(scope, self.seen(name))  # type: ignore[attr-defined]
-                uses.append({("_in" if n == "in" else n): seen[n] for n in number.expression.names})
+                own_scope = scope if name in run.let else ScheduleScope(scope, self.visible(name))  # type: ignore[attr-defined]
+                uses.append({("_in" if n == "in" else n): own_scope[n] for n in number.expression.names})
         own = {n for n, _ in self.aggregate.let}
-        own |= {n for n in ("w", "g", "s") if self.bound(n)} & set(self.seen(name))
+        own |= {n for n in ("w", "g", "s") if self.bound(n)} & set(self.visible(name))
         for inner in number.expression.names:
             if inner in own:
                 if inner == name:
@@ -206,7 +206,7 @@ class Schedules:
                 del names[inner]
         result = Simplified(number.expression.tree(), uses, names)
         self.used |= result.used & set(self.names)
-        self.counted = self.counted or ("l" in result.used)
+        self.uses_counter = self.uses_counter or ("l" in result.used)
         if result.text.isidentifier() or result.text.isdigit():
             return result.text
         text = self.local_name(name)
@@ -215,15 +215,15 @@ class Schedules:
         self.loop.append(f"{text} = {result.text}")
         return text
 
-    def listed(self, name: str, field: str, every: list[list], k: int | None) -> str:
-        """A value that is listed for the nodes."""
+    def as_list(self, name: str, field: str, rows: list[list], k: int | None) -> str:
+        """Pass the values at the nodes as a list."""
         text = self.local_name(name)
         field = f"{field}_at" if field == text else field
-        lists = {id(run): row for run, row in zip(self.runs, every, strict=True)}
+        lists = {id(run): row for run, row in zip(self.runs, rows, strict=True)}
         self.code.fields[field] = (lambda run: tuple(lists[id(run)]), lambda run: None)
         if k is not None:
             return f"{field}[{k}]"
-        self.counted = True
+        self.uses_counter = True
         self.loop.append(f"{text} = {field}[{self.classes.counter} - 1]")
         return text
 
@@ -243,8 +243,8 @@ class Schedules:
         if same(self.counts):
             code.defaults["nodes"] = str(self.counts[0])
 
-    def leaving(self, text: str) -> str | None:
-        """The channels that leave as a parameter of the constructor, `text` if that is one; None if it is none."""
+    def output_width(self, text: str) -> str | None:
+        """The output channels as a parameter of the constructor, preferably `text`; None if they are not one."""
         outs = [self.classes.channels(run.out) for run in self.runs]
         if self.values(text) == outs:
             return text
@@ -252,17 +252,17 @@ class Schedules:
 
     def values(self, text: str) -> list | None:
         """The values of a parameter of the constructor, or of a number, at each use."""
-        given = {self.names[name]: [run.outer[name] for run in self.runs] for name in self.used}
-        given |= {name: [values(run) for run in self.runs] for name, (values, _) in self.code.fields.items()}
+        parameters = {self.names[name]: [run.outer[name] for run in self.runs] for name in self.used}
+        parameters |= {name: [values(run) for run in self.runs] for name, (values, _) in self.code.fields.items()}
         number, _, name = text.rpartition(" * ")
-        result = [int(name)] * len(self.runs) if name.isdigit() else given.get(name)
+        result = [int(name)] * len(self.runs) if name.isdigit() else parameters.get(name)
         return [int(number) * value for value in result] if result and number.isdigit() else None if number else result
 
     def unit_call(
         self, units: list[Any], channels: str, nodes: list[list[NodeRun]], k: int | None
     ) -> tuple[EmittedClass, str]:
-        """The class of the units in question, and the call that makes one."""
-        code = self.calls.written_for(units)
+        """The class of some units, and the call that creates one."""
+        code = self.calls.written_class_of(units)
         return code, self.calls.arguments(code, channels, lambda name: self.text_of(name, nodes, k))
 
 

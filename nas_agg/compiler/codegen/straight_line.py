@@ -1,4 +1,4 @@
-"""The plain form: every operation of the graph written out, for networks that no shorter text says."""
+"""The straight-line form, one line per operation of the graph, for networks that no other form can express."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from nas_agg.compiler.codegen.syntax.formatting import wrapped
 from nas_agg.graph.graph import Graph
 
 _PUT = '''def put(network, path, part):
-    """Puts a module or a parameter at its path."""
-    *around, name = path.split(".")
-    for inner in around:
+    """Set the module or parameter at a path."""
+    *parents, name = path.split(".")
+    for inner in parents:
         if inner not in network._modules:
             network.add_module(inner, nn.Module())
         network = network._modules[inner]
@@ -18,7 +18,7 @@ _PUT = '''def put(network, path, part):
 
 
 def get(network, path):
-    """The module or parameter at a path."""
+    """Get the module or parameter at a path."""
     for name in path.split("."):
         network = getattr(network, name)
     return network
@@ -26,7 +26,7 @@ def get(network, path):
 
 
 def write_operations(graph: Graph) -> list[str]:
-    """The parts of a file that computes a graph, one line an operation."""
+    """Write the parts of a file that computes a graph, one line per operation."""
     code, lines = [], []
     for i, (op, inputs, path) in enumerate(zip(graph.ops, graph.inputs, graph.paths, strict=True)):
         if not inputs:
@@ -53,5 +53,5 @@ def write_operations(graph: Graph) -> list[str]:
 
 
 def call(function: str, *values: Any, **options: Any) -> str:
-    """The text of a call."""
+    """Format a call."""
     return f"{function}({', '.join([*map(str, values), *[f'{name}={value}' for name, value in options.items()]])})"

@@ -1,4 +1,4 @@
-"""Units as classes."""
+"""Emitted classes of units."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from fractions import Fraction
 
 from nas_agg.compiler.codegen.calls import Calls
 from nas_agg.compiler.codegen.classes import EmittedClass, env
-from nas_agg.compiler.codegen.joins import UnitBody
+from nas_agg.compiler.codegen.inline_parts import InlineParts
 from nas_agg.compiler.codegen.layers import Item, Uses
-from nas_agg.compiler.codegen.nested import Nested
 from nas_agg.compiler.codegen.syntax.formatting import WIDTH
-from nas_agg.compiler.codegen.syntax.ir import is_simple, replaced_part, statements, substitute
+from nas_agg.compiler.codegen.syntax.ir import is_simple, replace_part, statements, substitute
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
+from nas_agg.compiler.codegen.unit_body import UnitBody
 from nas_agg.expansion.trace import StepRun
 from nas_agg.language.resolved import Aggregate, Join, ResolvedWord, Unit
 
 
-class UnitText(UnitBody):
-    """The text of one unit's class."""
+class UnitWriter(UnitBody):
+    """Writes the class of one unit."""
 
     def __init__(self, calls: Calls, code: EmittedClass):
         super().__init__(calls, code)
-        self.nested = Nested(self, self.step)
+        self.inline_parts = InlineParts(self, self.step)
         self.init: list[str] = []
         self.locals = 0
 
@@ -52,37 +52,37 @@ class UnitText(UnitBody):
             code.forward = statements(self.forward())
 
     def sequential(self) -> bool:
-        """True if a unit is a row of modules; a join before or after them is then written by the callers."""
+        """Whether a unit is a sequence of modules; callers write a join before or after them."""
         code = self.code
         if code.returns_pre_activation and code.mode == "none" and not code.takes_pre_activation:
             return self.ends_in_pair()
         if code.returns_pre_activation or code.takes_pre_activation or code.pre_activation_at:
             return False
-        if code.mode == "given" and not code.state and not getattr(self.runs[0], "nested", False):
+        if code.mode == "argument" and not code.takes_shortcut_width and not getattr(self.runs[0], "nested", False):
             return self.joins_at_end()
         return code.mode == "none" and (are_modules(self.items) or (code.sliced and not self.items))
 
     def ends_in_pair(self) -> bool:
-        """True if the last of a row of modules returns a pre-activation, which is also that of the unit."""
-        *ahead, last = [item for item in self.items if item.call != "raw"]
-        if not (last.pair and self.items[-1].call == "raw" and last.call.endswith("(X)") and are_modules(ahead)):
+        """Whether a unit is a sequence whose last module returns the unit's pre-activation; updates the items."""
+        *first, last = [item for item in self.items if item.call != "raw"]
+        if not (last.pair and self.items[-1].call == "raw" and last.call.endswith("(X)") and are_modules(first)):
             return False
         assert last.module is not None
-        self.items = [*ahead, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
+        self.items = [*first, last._replace(module=(last.module[0].lstrip("!"), last.module[1]))]
         return True
 
     def joins_at_end(self) -> bool:
-        """True if a unit's only join comes before or after a row of modules; it is then left to the callers."""
+        """Whether a unit's only join is before or after a sequence of modules; moves the join to the callers."""
         joins = [k for k, item in enumerate(self.items) if "shortcut" in item.call]
         if len(joins) != 1:
             return False
-        ahead, behind = self.items[: joins[0]], self.items[joins[0] :]
-        if not ahead and are_modules(behind[1:]) and not self.code.optional:
-            self.items, self.code.leading_join = behind[1:], behind[:1]
+        before, rest = self.items[: joins[0]], self.items[joins[0] :]
+        if not before and are_modules(rest[1:]) and not self.code.optional:
+            self.items, self.code.leading_join = rest[1:], rest[:1]
             return True
-        own = any("self." in item.call or (item.module and item.module[0].startswith("!")) for item in behind)
-        if are_modules(ahead) and not own:
-            self.items, self.code.trailing_join = ahead, behind
+        uses_self = any("self." in item.call or (item.module and item.module[0].startswith("!")) for item in rest)
+        if are_modules(before) and not uses_self:
+            self.items, self.code.trailing_join = before, rest
             return True
         return False
 
@@ -99,16 +99,21 @@ class UnitText(UnitBody):
         elif all(run.x == run.out for run in column):
             if any(self.classes.stateful(run) for run in column):
                 raise NotExpressible
-        elif isinstance(step, Unit) and self.nested.simple(step) and not any(map(self.classes.stateful, column)):
-            self.nested.inline(label, [run.run for run in column], names)  # type: ignore[misc]
-        elif isinstance(step, Aggregate) and self.nested.single(step, column):
-            self.nested.inline(label, [run.run.nodes[0].unit for run in column], self.nested.unbound(step))  # type: ignore[union-attr]
-        elif not (isinstance(step, Unit) and self.nested.short(label, column)):
+        elif (
+            isinstance(step, Unit)
+            and self.inline_parts.has_only_layers(step)
+            and not any(map(self.classes.stateful, column))
+        ):
+            self.inline_parts.inline_steps(label, [run.run for run in column], names)  # type: ignore[misc]
+        elif isinstance(step, Aggregate) and self.inline_parts.is_stateless_node(step, column):
+            units = [run.run.nodes[0].unit for run in column]  # type: ignore[union-attr]
+            self.inline_parts.inline_steps(label, units, self.inline_parts.unbound(step))
+        elif not (isinstance(step, Unit) and self.inline_parts.inline_unit(label, column)):
             self.child(label, column)
 
     def raw(self, column: list[StepRun]) -> bool:
-        """True if the class inside returns or takes pre-activations."""
-        code = self.classes.of.get(id(column[0].run))
+        """Whether the class of a step returns or takes pre-activations."""
+        code = self.classes.by_run.get(id(column[0].run))
         return code is not None and (code.returns_pre_activation or code.takes_pre_activation)
 
     def word(self, label: str, column: list[StepRun], names: Mapping[str, str], last: bool) -> None:
@@ -116,7 +121,7 @@ class UnitText(UnitBody):
         fixed = dict(column[0].step.fixed)
         uses = [env(run.local) for run in column]
 
-        def say(field: str) -> str:
+        def field_text(field: str) -> str:
             if field in fields:
                 return self.express(fields[field].expression.tree(), uses, names)
             value = fixed[field]
@@ -124,7 +129,9 @@ class UnitText(UnitBody):
 
         tape = self.classes.traced.tape
         ops = [[tape.ops[i] for i in run.ops] for run in column]
-        form = Uses(label.replace("-", "_"), column, self.channels, say, ops, self.root and last, self.calls).form()
+        form = Uses(
+            label.replace("-", "_"), column, self.channels, field_text, ops, self.root and last, self.calls
+        ).form()
         if form is None:
             return
         item = form.item
@@ -133,12 +140,12 @@ class UnitText(UnitBody):
             self.channels = self.width(form.out, column)
             if self.locals > count and item.module:
                 self.items.append(Item("", (f"{self.channels} = {form.out}", "")))
-                named = replaced_part(item.module[1], form.out, self.channels)
+                named = replace_part(item.module[1], form.out, self.channels)
                 item = item._replace(module=(item.module[0], named))
         self.items.append(item)
 
     def width(self, text: str, column: list[StepRun]) -> str:
-        """The name of a width from here on: a long expression gets a local variable."""
+        """The expression of a width from here on; a long one becomes a local variable."""
         if self.root:
             return str(self.classes.channels(column[0].out))
         if all(run.local["c"] == self.classes.channels(run.out) for run in column) and text == self.channels:
@@ -148,41 +155,41 @@ class UnitText(UnitBody):
         self.locals += 1
         return f"c{self.locals if self.locals > 1 else ''}"
 
-    # ------------------------------------------------------------------ what is inside
+    # ------------------------------------------------------------------ inner classes
 
     def child(self, label: str, column: list[StepRun]) -> None:
         step = column[0].step
-        if not isinstance(step, Unit) and self.nested.listed(label, column):
+        if not isinstance(step, Unit) and self.inline_parts.inline_chain(label, column):
             return
-        code = self.calls.written(self.classes.of[id(column[0].run)])
+        code = self.calls.ensure_written(self.classes.by_run[id(column[0].run)])
         runs = [run.run for run in column]
-        if any(self.classes.of.get(id(run)) is not code for run in runs):
+        if any(self.classes.by_run.get(id(run)) is not code for run in runs):
             raise NotExpressible
         text = self.calls.call(code, self.channels, runs, column, self)
-        joins = code.mode == "given"
-        if joins and self.code.mode not in ("given", "own"):
+        joins = code.mode == "argument"
+        if joins and self.code.mode not in ("argument", "own"):
             raise NotExpressible
-        given = "x" if self.code.mode == "own" else "shortcut"
+        shortcut = "x" if self.code.mode == "own" else "shortcut"
         if joins and self.code.optional:
             raise NotExpressible
-        further = (f", {given}" if joins else "") + (", raw" if code.takes_pre_activation else "")
+        arguments = (f", {shortcut}" if joins else "") + (", raw" if code.takes_pre_activation else "")
         mark = "!" if joins or code.returns_pre_activation or code.takes_pre_activation else ""
         pair = (
-            {True: "raw", False: "_"}[code.returns_pre_activation and column[0].label in self.kept()]
+            {True: "raw", False: "_"}[code.returns_pre_activation and column[0].label in self.pre_activation_labels()]
             if code.returns_pre_activation
             else ""
         )
-        self.items.append(Item(f"self.{label}(X{further})", (mark + label, text), 1, pair=pair))
+        self.items.append(Item(f"self.{label}(X{arguments})", (mark + label, text), 1, pair=pair))
         self.channels = self.child_width(label, code, text, column)
 
     def child_width(self, label: str, code: EmittedClass, text: str, column: list[StepRun]) -> str:
         if self.root:
             return str(self.classes.channels(column[0].out))
         widths = [self.classes.channels(run.out) for run in column]
-        known = {self.entering: "in", **{name: own for own, name in self.names.items()}}
-        same_as = [text for text, own in known.items() if widths == [run.local.get(own) for run in column]]
+        origins = {self.input_width: "in", **{text: name for name, text in self.names.items()}}
+        same_as = [text for text, name in origins.items() if widths == [run.local.get(name) for run in column]]
         self.used |= {name for name, text in self.names.items() if text in same_as[:1]}
-        return self.calls.out(code, text, (same_as or [f"self.{label}.out"])[0])
+        return self.calls.output_width(code, text, (same_as or [f"self.{label}.out"])[0])
 
     # ------------------------------------------------------------------ forward
 
@@ -218,13 +225,13 @@ class UnitText(UnitBody):
                 heavy = 0
         if self.root and not (items and "flatten(1))" in items[-1].call and not items[-1].call.endswith("]")):
             text = substitute("X.flatten(1)", {"X": text})
-        given = {"given": ", shortcut=None" if code.optional else ", shortcut"}.get(code.mode, "")
-        code.forward_parameters = f"x{given}" + ", raw" * code.takes_pre_activation
+        shortcut = {"argument": ", shortcut=None" if code.optional else ", shortcut"}.get(code.mode, "")
+        code.forward_parameters = f"x{shortcut}" + ", raw" * code.takes_pre_activation
         if code.returns_pre_activation and lines and lines[-1].startswith("x, raw = ") and text == "x":
             return [*lines[:-1], f"return {lines[-1][9:]}"]
         return [*lines, f"return {text}" + ", raw" * code.returns_pre_activation]
 
 
 def are_modules(items: list[Item]) -> bool:
-    """True if a sequence of modules does the same as these items."""
+    """Whether a sequence of modules can replace these items."""
     return bool(items) and all(item.module and not item.module[0].startswith("!") for item in items)

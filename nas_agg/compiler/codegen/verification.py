@@ -1,4 +1,4 @@
-"""Verification of emitted code: it is run on the meta device, and its names and shapes are compared with the graph."""
+"""Verification of emitted code: runs it on the meta device, and compares names and shapes with those of the graph."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from nas_agg.graph.graph import Graph
 
 
 def matches_graph(text: str, graph: Graph) -> bool:
-    """True if a file's network has the parameter names and shapes of a graph, and as many logits.
+    """Whether a file's network has the parameter names and shapes of a graph, and as many logits.
 
     Args:
-        text: Of the file; it is executed, without its part that runs as a script.
-        graph: The network.
+        text: Text of the file; it is executed as a module, not as a script.
+        graph: The graph of the network.
     """
     scope: dict[str, Any] = {"__name__": "model"}
     try:
         with torch.device("meta"), torch.no_grad():
-            exec(text, scope)  # made from checked words, names and numbers alone
+            exec(text, scope)  # consists of validated words, names and numbers only
             network = scope["build"]().eval()
             logits = network(torch.empty(2, *graph.shapes[0]))
             return shapes(network) == shapes(Network(graph)) and logits.shape == (2, graph.shapes[graph.output][0])
-    except Exception:  # whatever is wrong with a text that was written, it is not given to anyone
+    except Exception:  # any error means that the text must not be used
         return False
 
 

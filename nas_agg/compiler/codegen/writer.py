@@ -1,4 +1,4 @@
-"""The classes of a file, each written when the first call of it is."""
+"""Writes the classes of a file, each when it is first called."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ast
 from typing import Any
 
 from nas_agg.compiler.codegen.calls import Calls
-from nas_agg.compiler.codegen.classes import Classes, EmittedClass, merge, slicing
+from nas_agg.compiler.codegen.classes import Classes, EmittedClass, mark_leading_slices, merge
 from nas_agg.compiler.codegen.loops import PatternLoop
-from nas_agg.compiler.codegen.matching_loops import FittingLoop
+from nas_agg.compiler.codegen.matching_loops import MatchingLoop
 from nas_agg.compiler.codegen.pre_activation import PreActivations
 from nas_agg.compiler.codegen.schedules import Schedules
 from nas_agg.compiler.codegen.syntax.helpers import helpers, single_squeeze
 from nas_agg.compiler.codegen.syntax.ir import ClassDef, functions, rewrite, show, statements, walk
 from nas_agg.compiler.codegen.syntax.numbers import NotExpressible, same
 from nas_agg.compiler.codegen.syntax.rewrites import drop_records, inline_sequences
-from nas_agg.compiler.codegen.units import UnitText
+from nas_agg.compiler.codegen.units import UnitWriter
 from nas_agg.compiler.codegen.unrolled import Unrolled
 from nas_agg.expansion.trace import AggregateRun, Trace
 from nas_agg.language.resolved import Unit
@@ -25,11 +25,12 @@ class Writer:
     """Writes the classes of a network.
 
     Args:
-        traced: The network.
-        merged: Whether aggregates that differ in what leaves them are one class.
+        traced: The trace of the network.
+        merged: Whether aggregates that differ only in schedules and in whether their output contains
+            the input share a class.
 
     Raises:
-        NotExpressible: If it has no such text.
+        NotExpressible: The network cannot be written as classes.
     """
 
     def __init__(self, traced: Trace, merged: bool = True):
@@ -37,23 +38,24 @@ class Writer:
         PreActivations(self.classes)
         if merged:
             merge(self.classes)
-        slicing(self.classes)
+        mark_leading_slices(self.classes)
         self.calls = Calls(self.classes, write)
 
     def parts(self) -> list[str]:
-        """The text of each helper and class, in the order in which they need one another."""
-        self.calls.written(self.classes.root)
-        if self.classes.lost:
-            raise NotExpressible  # something with weights leads nowhere, and the graph has left it out
+        """The text of each helper and class, in order of their dependencies."""
+        self.calls.ensure_written(self.classes.root)
+        if self.classes.unused_stateful:
+            raise NotExpressible  # the graph omits layers with weights that do not lead to the output
         needed: list[EmittedClass] = []
-        kept: set[EmittedClass] = set()  # those that keep the channels of their output
+        with_width: set[EmittedClass] = set()  # those that store their output channels
         for code in reversed(self.calls.order):
-            # What a loop that did not work out had asked for may be needed by no one.
+            # A class that only a failed attempt called is not needed.
             if code is self.classes.root or any(code.name in functions(other.init) for other in needed):
-                if any(code.name in functions(other.init) and self.asks(code, other, kept) for other in needed):
-                    kept.add(code)
+                callers = [other for other in needed if code.name in functions(other.init)]
+                if any(self.reads_width(code, other, with_width) for other in callers):
+                    with_width.add(code)
                 needed.append(code)
-        result = inline_sequences([self.definition(code, code in kept) for code in needed[::-1]])
+        result = inline_sequences([self.definition(code, code in with_width) for code in needed[::-1]])
         if single_squeeze(self.calls.squeezes):
             for definition in result:
                 definition.init = rewrite(definition.init, _without_activations)
@@ -61,7 +63,7 @@ class Writer:
         return [*helpers(called, self.calls.squeezes), *["\n".join(each.lines()) for each in result]]
 
     def definition(self, code: EmittedClass, keeps_width: bool) -> ClassDef:
-        """The class as it is emitted."""
+        """The definition of a class."""
         init = drop_records(code.init, code.width if keeps_width else "")
         if keeps_width:
             init = [*init, *statements([f"self.out = {code.width}"])]
@@ -78,15 +80,15 @@ class Writer:
             keeps_width,
         )
 
-    def asks(self, code: EmittedClass, other: EmittedClass, kept: set[EmittedClass]) -> bool:
-        """True if a class reads the output channels of another."""
-        parts = [*other.init, *statements([other.width])] if other in kept else other.init
+    def reads_width(self, code: EmittedClass, caller: EmittedClass, with_width: set[EmittedClass]) -> bool:
+        """Whether a class reads the output channels of a class that it calls."""
+        parts = [*caller.init, *statements([caller.width])] if caller in with_width else caller.init
         attributes = [show(part) for part in walk(parts) if isinstance(part, ast.Attribute) and part.attr == "out"]
-        return any(attribute.endswith(tuple(code.asked)) for attribute in attributes)
+        return any(attribute.endswith(tuple(code.width_expressions)) for attribute in attributes)
 
 
 def _without_activations(node: ast.AST) -> ast.AST | None:
-    """A squeeze-and-excitation whose activations are those of the only kind."""
+    """Rewrite the constructor of a squeeze-and-excitation without its activations."""
     if isinstance(node, ast.Call) and show(node.func) == "SE":
         return ast.Call(node.func, node.args[:2], [])
     return None
@@ -96,15 +98,15 @@ def write(calls: Calls, code: EmittedClass) -> None:
     """Write a class.
 
     Raises:
-        NotExpressible: If it has no text.
+        NotExpressible: The class cannot be written.
     """
     if isinstance(code.part, Unit):
-        UnitText(calls, code).write()
+        UnitWriter(calls, code).write()
     else:
         write_aggregate(calls, code)
 
 
-LISTED = 8  # nodes that are written one by one where no loop says them
+MAX_UNROLLED = 8  # nodes of equal units that are written one by one if no loop can express them
 _ORDER = {"nodes": 0, "growth": 1, "w": 1, "cardinality": 2, "g": 2, "stride": 3, "s": 3}
 
 
@@ -112,24 +114,25 @@ def write_aggregate(calls: Calls, code: EmittedClass) -> None:
     """Write the class of an aggregate.
 
     Raises:
-        NotExpressible: If it has no text.
+        NotExpressible: The class cannot be written.
     """
     runs: list[AggregateRun] = code.runs
     counts, each = [run.n for run in runs], code.part.unit_per_node
     if not any(counts) or (each and not same(counts)) or any(run.split != runs[0].split for run in runs):
         raise NotExpressible
-    code.base, code.mode = "nn.ModuleList", "given" if runs[0].split else "none"
+    code.base, code.mode = "nn.ModuleList", "argument" if runs[0].split else "none"
     rolled = (not each and max(counts) > 1) or not same(counts)
-    ways: list[Any] = [PatternLoop, FittingLoop] if rolled else []
-    ways += [Unrolled] * (same(counts) and (each or counts[0] <= LISTED)) + [FittingLoop] * (not rolled and not each)
+    forms: list[Any] = [PatternLoop, MatchingLoop] if rolled else []
+    forms += [Unrolled] * (same(counts) and (each or counts[0] <= MAX_UNROLLED))
+    forms += [MatchingLoop] * (not rolled and not each)
     failed = NotExpressible()
-    for way in ways:
+    for form in forms:
         code.fields, code.defaults = {}, {}
-        schedules = Schedules(calls, code, way is not Unrolled)
+        schedules = Schedules(calls, code, form is not Unrolled)
         try:
             if schedules.rolled:
                 schedules.count_argument()
-            way(schedules).write()
+            form(schedules).write()
         except NotExpressible as error:
             failed = error
             continue

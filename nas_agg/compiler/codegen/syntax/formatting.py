@@ -1,4 +1,4 @@
-"""The frame of an emitted file, and its lines as `ruff format` leaves them."""
+"""Formats an emitted file as `ruff format` does: its frame, and the breaking of long lines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from nas_agg.language.genotype import Genotype
 WIDTH = 120
 
 
-def file(genotype: Genotype, cost: Cost, title: str, about: str, parts: list[str]) -> str:
-    """A whole file: docstring, imports, the network's classes, `build`, and a check of itself.
+def format_file(genotype: Genotype, cost: Cost, title: str, about: str, parts: list[str]) -> str:
+    """Format a complete file: docstring, imports, the network's classes, `build`, and a self-check.
 
     Args:
-        genotype: What is emitted.
-        cost: Of it.
-        title: The network's name.
-        about: A line on what it is and where it comes from.
+        genotype: The genotype of the network.
+        cost: Its cost.
+        title: Title of the network.
+        about: Description and provenance of the network.
         parts: Helpers and classes, the last of which is `Network`.
     """
     body = "\n\n\n".join(part.strip("\n") for part in parts)
@@ -44,17 +44,17 @@ def _docstring(genotype: Genotype, cost: Cost, title: str, about: str) -> str:
     if about:
         lines += textwrap.wrap(_plain(about), WIDTH - 1)
     size = f"{channels}x{height}x{width}, {genotype.classes} classes"
-    lines.append(f"Images of {size}; {cost.params:,} parameters, {cost.macs:,} multiply-adds an image.")
+    lines.append(f"Images of {size}; {cost.params:,} parameters, {cost.macs:,} multiply-adds per image.")
     return '"""' + "\n".join(lines) + '\n"""\n'
 
 
 def _plain(text: str) -> str:
-    """Text that can stand in a docstring."""
+    """Make a text safe for a docstring."""
     return " ".join(text.replace("\\", "/").replace('"', "'").split())
 
 
 def wrapped(text: str, indent: int) -> list[str]:
-    """A statement in lines of at most 120 characters: broken at its first brackets where it is longer."""
+    """Format a statement in lines of at most 120 characters, breaking longer ones at their first brackets."""
     pad = " " * indent
     if len(pad + text) <= WIDTH:
         return [pad + text]
@@ -67,8 +67,8 @@ def wrapped(text: str, indent: int) -> list[str]:
         items = split(inner)
         if len(pad) + 4 + len(inner) <= WIDTH and "\n" not in inner:
             lines.append(f"{pad}    {inner}")
-        elif (loop := outside(inner).find(" for ")) > 0:
-            for part in [*choices(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
+        elif (loop := mask_brackets(inner).find(" for ")) > 0:
+            for part in [*split_conditional(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
                 lines += wrapped(part, indent + 4)
         else:
             for item in items:
@@ -78,17 +78,17 @@ def wrapped(text: str, indent: int) -> list[str]:
     return [pad + text]
 
 
-def choices(text: str, width: int) -> list[str]:
-    """An expression in parts of their own line: a choice that is longer than a line has three."""
-    if_, else_ = outside(text).find(" if "), outside(text).find(" else ")
+def split_conditional(text: str, width: int) -> list[str]:
+    """Split a conditional expression that is too long into three lines; others are one line."""
+    if_, else_ = mask_brackets(text).find(" if "), mask_brackets(text).find(" else ")
     if len(text) <= width or if_ < 0:
         return [text]
     return [text[:if_], text[if_ + 1 : else_], text[else_ + 1 :]]
 
 
 def _brackets(text: str) -> list[tuple[int, int]]:
-    """The outermost pairs of brackets."""
-    found, depth, begin = [], 0, 0
+    """Positions of the outermost pairs of brackets."""
+    pairs, depth, begin = [], 0, 0
     for i, sign in enumerate(text):
         if sign in "([{":
             if not depth:
@@ -97,38 +97,38 @@ def _brackets(text: str) -> list[tuple[int, int]]:
         elif sign in ")]}":
             depth -= 1
             if not depth:
-                found.append((begin, i))
-    return found
+                pairs.append((begin, i))
+    return pairs
 
 
-def outside(text: str) -> str:
-    """A text with dots in the place of what stands in brackets."""
+def mask_brackets(text: str) -> str:
+    """Replace everything within brackets by dots."""
     for begin, end in _brackets(text):
         text = text[:begin] + "." * (end + 1 - begin) + text[end + 1 :]
     return text
 
 
 def split(text: str) -> list[str]:
-    """The items of a list that is written with commas."""
-    found, depth, begin = [], 0, 0
+    """Split a text at its commas outside of brackets."""
+    items, depth, begin = [], 0, 0
     for i, sign in enumerate(text):
         depth += (sign in "([{") - (sign in ")]}")
         if sign == "," and not depth:
-            found.append(text[begin:i].strip())
+            items.append(text[begin:i].strip())
             begin = i + 1
-    return [*found, text[begin:].strip()] if text[begin:].strip() else found
+    return [*items, text[begin:].strip()] if text[begin:].strip() else items
 
 
 _FRAME = '''def build(weights=None):
-    """The network, with weights as PyTorch starts them, or with those of a safetensors file."""
+    """Build the network, with initial weights or with those of a safetensors file."""
     network = Network()
     if weights is not None:
         network.load_state_dict(read(weights, network.state_dict()))
     return network
 
 
-def read(path, wanted):
-    """The tensors of a safetensors file: an eight-byte length, a JSON header, then the numbers of all tensors."""
+def read(path, expected):
+    """Read a safetensors file: an eight-byte length, a JSON header, then the data of all tensors."""
     with open(path, "rb") as file:
         data = memoryview(file.read())
     start, kinds = 8 + int.from_bytes(data[:8], "little"), {{torch.float32: "F32", torch.int64: "I64"}}
@@ -136,14 +136,14 @@ def read(path, wanted):
         header = json.loads(bytes(data[8:start]))
         header.pop("__metadata__", None)
         parts = {{name: bytearray(data[start:][slice(*e["data_offsets"])]) for name, e in header.items()}}
-        found = {{name: [e["dtype"], e["shape"], f"{{len(parts[name])}} bytes"] for name, e in header.items()}}
+        actual = {{name: [e["dtype"], e["shape"], f"{{len(parts[name])}} bytes"] for name, e in header.items()}}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ValueError(f"{{path}}: not a safetensors file") from None
-    right = {{name: [kinds[t.dtype], [*t.shape], f"{{t.nbytes}} bytes"] for name, t in wanted.items()}}
-    for name in sorted(found.keys() | right.keys()):
-        if found.get(name) != right.get(name):
-            raise ValueError(f"{{path}}: '{{name}}' is {{found.get(name)}}, and {{right.get(name)}} is wanted")
-    return {{name: torch.frombuffer(parts[name], dtype=wanted[name].dtype).view(right[name][1]) for name in right}}
+    required = {{name: [kinds[t.dtype], [*t.shape], f"{{t.nbytes}} bytes"] for name, t in expected.items()}}
+    for name in sorted(actual.keys() | required.keys()):
+        if actual.get(name) != required.get(name):
+            raise ValueError(f"{{path}}: '{{name}}' is {{actual.get(name)}}, expected {{required.get(name)}}")
+    return {{name: torch.frombuffer(parts[name], dtype=t.dtype).view(t.shape) for name, t in expected.items()}}
 
 
 if __name__ == "__main__":

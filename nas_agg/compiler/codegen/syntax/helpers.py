@@ -1,16 +1,16 @@
-"""Small parts that emitted files have where they use them."""
+"""Helper classes and functions, which emitted files contain if they use them."""
 
 from __future__ import annotations
 
 _HELPERS = {
     "InstanceNorm": '''class InstanceNorm(nn.GroupNorm):
-    """A group norm with a group per channel, which also takes one image with a map of one pixel."""
+    """Instance norm that also accepts a single image on a map of one pixel."""
 
     def forward(self, x):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias)
 ''',
     "SE": '''class SE(nn.Module):
-    """Squeeze-and-excitation: each channel times a gate that is made of the averages of all."""
+    """Squeeze-and-excitation: multiplies each channel by a gate computed from the averages of all channels."""
 
     def __init__(self, channels, squeeze):
         super().__init__()
@@ -22,7 +22,7 @@ _HELPERS = {
         return x * GATE(self.excite(y))
 ''',
     "SE0": '''class SE(nn.Module):
-    """Squeeze-and-excitation: each channel times a gate that is made of the averages of all."""
+    """Squeeze-and-excitation: multiplies each channel by a gate computed from the averages of all channels."""
 
     def __init__(self, channels, squeeze, act, gate):
         super().__init__()
@@ -45,7 +45,7 @@ _HELPERS = {
         return x[:, self.first : self.last]
 """,
     "Pad": '''class Pad(nn.Module):
-    """Zero channels behind those there are, up to a number."""
+    """Appends zero channels up to a number of channels."""
 
     def __init__(self, channels):
         super().__init__()
@@ -55,7 +55,7 @@ _HELPERS = {
         return F.pad(x, (0, 0, 0, 0, 0, self.channels - x.shape[1]))
 ''',
     "Shuffle": '''class Shuffle(nn.Module):
-    """A channel shuffle between groups."""
+    """Channel shuffle between groups."""
 
     def __init__(self, groups):
         super().__init__()
@@ -71,13 +71,13 @@ _HELPERS = {
         return x.mean(1, keepdim=True)
 ''',
     "ChannelMax": '''class ChannelMax(nn.Module):
-    """The largest value over all channels."""
+    """The maximum over all channels."""
 
     def forward(self, x):
         return x.amax(1, keepdim=True)
 ''',
     "Times": '''class Times(nn.Module):
-    """Times a fixed number."""
+    """Multiplication by a fixed number."""
 
     def __init__(self, factor):
         super().__init__()
@@ -87,7 +87,7 @@ _HELPERS = {
         return x * self.factor
 ''',
     "DropPath": '''class DropPath(nn.Module):
-    """Stochastic depth: drops the whole map of an image in training, and scales those that stay."""
+    """Stochastic depth: drops the whole maps of some images in training and scales the others."""
 
     def __init__(self, rate):
         super().__init__()
@@ -97,11 +97,11 @@ _HELPERS = {
         return F.dropout3d(x[None], self.rate, self.training)[0]
 ''',
     "named": '''def named(**layers):
-    """Layers one after another, under their names."""
+    """A sequence of named layers."""
     return nn.Sequential(OrderedDict(layers))
 ''',
     "chain": '''def chain(*units):
-    """Nodes one after another."""
+    """A sequence of nodes."""
     return nn.Sequential(*(named(unit=unit) for unit in units))
 ''',
     "spaced": '''def spaced(features, base):
@@ -110,18 +110,18 @@ _HELPERS = {
     return [features[-step] for step in reversed(steps)]
 ''',
     "unfit": '''def unfit(sources, shapes, shape):
-    """The sources that have other shapes than is wanted; from here on they have that."""
-    found = [k for k in sources if shapes[k] != shape]
-    for k in found:
+    """The sources whose shape differs from the given one, to which their entries in shapes are set."""
+    result = [k for k in sources if shapes[k] != shape]
+    for k in result:
         shapes[k] = shape
-    return found
+    return result
 ''',
     "mixed_front": '''def mixed(state, x, summed):
-    """The first channels of x are added onto the first of the state, the others go behind it."""
+    """Adds the first channels of x to the first channels of the state and appends the others."""
     return torch.cat([state[:, :summed] + x[:, :summed], state[:, summed:], x[:, summed:]], 1)
 ''',
     "mixed_back": '''def mixed_back(state, x, summed):
-    """The first channels of x are added onto the last of the state, the others go behind it."""
+    """Adds the first channels of x to the last channels of the state and appends the others."""
     first = state.shape[1] - summed
     return torch.cat([state[:, :first], state[:, first:] + x[:, :summed], x[:, summed:]], 1)
 ''',
@@ -130,19 +130,19 @@ _HELPERS = {
     return reduce(torch.add, tensors) / len(tensors)
 ''',
     "weights": '''def weights(widths):
-    """For each source a weight per channel."""
+    """One weight per channel of each source."""
     return nn.ParameterList(torch.full((width, 1, 1), 1 / len(widths)) for width in widths)
 ''',
     "weights_from": '''def weights_from(start, widths):
-    """For each source a weight per channel, which starts at a number."""
+    """One weight per channel of each source, with an initial value."""
     return nn.ParameterList(torch.full((width, 1, 1), float(start)) for width in widths)
 ''',
     "gates": '''def gates(widths):
-    """For each source a convolution that makes its gate."""
+    """One 1x1 convolution per source, which computes its gate."""
     return nn.ModuleList(nn.ModuleDict({"conv": nn.Conv2d(width, width, 1)}) for width in widths)
 ''',
     "gated": '''def gated(sources, gates):
-    """Each source times a gate that is made of its average."""
+    """Multiplies each source by a gate computed from its average."""
     pooled = [F.adaptive_avg_pool2d(source, 1) for source in sources]
     return [x * F.sigmoid(gate.conv(y)) for x, y, gate in zip(sources, pooled, gates)]
 ''',
@@ -150,25 +150,25 @@ _HELPERS = {
 
 
 def helpers(called: set[str], squeezes: set[tuple[str, str, bool]]) -> list[str]:
-    """The parts that a file uses.
+    """The helpers that a file uses.
 
     Args:
         called: The functions that its classes call.
         squeezes: Its kinds of squeeze-and-excitation.
     """
-    found = []
+    result = []
     for name, part in _HELPERS.items():
         function = name.removesuffix("_front")
         if name not in ("SE", "SE0") and (function in called or (name == "named" and "chain" in called)):
-            found.append(part)
+            result.append(part)
     if single_squeeze(squeezes):
         act, gate, _ = next(iter(squeezes))
-        found.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
+        result.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
     elif squeezes:
-        found.append(_HELPERS["SE0"])
-    return found
+        result.append(_HELPERS["SE0"])
+    return result
 
 
 def single_squeeze(squeezes: set[tuple[str, str, bool]]) -> bool:
-    """True if all squeeze-and-excitations of a file have the same activations, and all squeeze."""
+    """Whether all squeeze-and-excitations of a file have the same activations and squeeze channels."""
     return len(squeezes) == 1 and not next(iter(squeezes))[2]

@@ -1,6 +1,6 @@
 """The intermediate representation of emitted classes: trees of statements and expressions, and the printer table.
 
-Expressions pass between writers as text in the printed form, and are trees wherever one is looked into.
+Writers exchange expressions as text in the printed form and parse them where they inspect them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class ClassDef:
 
     Attributes:
         name: Its name.
-        parameters: Of its constructor behind `self`.
-        defaults: Values of some of these.
-        base: The class that it extends.
-        init: The constructor's statements.
-        forward: The forward's statements; empty where the base has it.
-        forward_parameters: Of the forward behind `self`.
-        keeps_width: Whether it keeps the channels of its output for its callers.
+        parameters: Parameters of its constructor after `self`.
+        defaults: Default values of parameters.
+        base: Its base class.
+        init: Statements of the constructor.
+        forward: Statements of the forward; empty if it is inherited.
+        forward_parameters: Parameters of the forward after `self`.
+        keeps_width: Whether it stores its output channels for its callers.
     """
 
     name: str
@@ -42,12 +42,12 @@ class ClassDef:
 
     def lines(self) -> list[str]:
         """The printed class."""
-        given = [f"{name}={self.defaults[name]}" if name in self.defaults else name for name in self.parameters]
+        parameters = [f"{name}={self.defaults[name]}" if name in self.defaults else name for name in self.parameters]
         lines = [f"class {self.name}({self.base}):"]
-        lines += [*wrapped(f"def __init__({', '.join(['self', *given])}):", 4), "        super().__init__()"]
-        lines += printed(self.init, 8)
+        lines += [*wrapped(f"def __init__({', '.join(['self', *parameters])}):", 4), "        super().__init__()"]
+        lines += print_statements(self.init, 8)
         if self.forward:
-            lines += ["", f"    def forward(self, {self.forward_parameters}):", *printed(self.forward, 8)]
+            lines += ["", f"    def forward(self, {self.forward_parameters}):", *print_statements(self.forward, 8)]
         return lines
 
 
@@ -56,58 +56,58 @@ class ClassDef:
 
 @lru_cache(20_000)
 def parse(text: str) -> ast.expr:
-    """The tree of an expression; it is shared, and must not be changed."""
+    """Parse an expression; the tree is cached and must not be modified."""
     return ast.parse(text, mode="eval").body
 
 
 def statements(lines: Iterable[str]) -> list[ast.stmt]:
-    """The trees of statements, a line each, indented by four where they stand in a loop or a condition."""
+    """Parse statements, one per line, indented by four within a loop or a condition."""
     return ast.parse("\n".join(lines)).body
 
 
 def walk(parts: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """All nodes of some trees, in the order of their text."""
+    """Yield all nodes of some trees, in the order of their text."""
     for part in parts:
         yield part
         yield from walk(ast.iter_child_nodes(part))
 
 
 def names(text: str) -> list[str]:
-    """The names that an expression reads, each as often as it does."""
+    """The names that an expression reads, each as often as it reads it."""
     return [part.id for part in walk([parse(text)]) if isinstance(part, ast.Name)]
 
 
 def rewrite(node: Any, rule: Rule) -> Any:
-    """A copy of a tree, with what the rule gives in the place of the nodes for which it gives anything."""
+    """Copy a tree, replacing each node for which the rule returns another one."""
     if isinstance(node, list):
         return [rewrite(part, rule) for part in node]
     if not isinstance(node, ast.AST):
         return node
-    replaced = rule(node)
-    if replaced is not None:
-        return replaced
+    replacement = rule(node)
+    if replacement is not None:
+        return replacement
     return type(node)(**{name: rewrite(value, rule) for name, value in ast.iter_fields(node)})
 
 
-def replaced(node: Any, given: Mapping[str, ast.AST]) -> Any:
-    """A copy of a tree with other expressions in the place of some names."""
-    return rewrite(node, lambda part: given.get(part.id) if isinstance(part, ast.Name) else None)
+def replace_names(node: Any, replacements: Mapping[str, ast.AST]) -> Any:
+    """Copy a tree, replacing some names by expressions."""
+    return rewrite(node, lambda part: replacements.get(part.id) if isinstance(part, ast.Name) else None)
 
 
-def substitute(text: str, given: Mapping[str, str]) -> str:
-    """An expression with other expressions in the place of some of its names."""
-    known = {name: parse(value) for name, value in given.items()}
-    return show(replaced(parse(text), known)) if known else text
+def substitute(text: str, replacements: Mapping[str, str]) -> str:
+    """Replace some names of an expression by expressions."""
+    trees = {name: parse(value) for name, value in replacements.items()}
+    return show(replace_names(parse(text), trees)) if trees else text
 
 
-def replaced_part(text: str, part: str, name: str) -> str:
-    """An expression with a name in the place of a part."""
-    given = ast.Name(name)
-    return show(rewrite(parse(text), lambda node: given if isinstance(node, ast.expr) and show(node) == part else None))
+def replace_part(text: str, part: str, name: str) -> str:
+    """Replace a part of an expression by a name."""
+    new = ast.Name(name)
+    return show(rewrite(parse(text), lambda node: new if isinstance(node, ast.expr) and show(node) == part else None))
 
 
 def is_simple(text: str) -> bool:
-    """True for a name, an attribute, an item, or a number times one of these."""
+    """Whether an expression is a name, an attribute, an item, or a number times one of these."""
     tree = parse(text)
     if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.Mult) and isinstance(tree.left, ast.Constant):
         tree = tree.right
@@ -124,7 +124,7 @@ def functions(body: list[ast.stmt]) -> set[str]:
 
 # ---------------------------------------------------------------------- printing
 
-CHOICE, OR, AND, NOT, COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(10)  # how tightly an expression binds
+CHOICE, OR, AND, NOT, COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(10)  # levels of precedence
 
 _BINARY = {
     ast.Add: ("+", SUM), ast.Sub: ("-", SUM), ast.Mult: ("*", PRODUCT), ast.Div: ("/", PRODUCT),
@@ -137,7 +137,7 @@ _COMPARISONS = {
 
 
 def show(node: ast.AST | None, level: int = CHOICE) -> str:
-    """An expression's text, in brackets where it binds less tightly than wanted."""
+    """The text of an expression, in parentheses if its precedence is below ``level``."""
     if node is None:
         return ""
     text, binds = _PRINTERS[type(node)](node)
@@ -157,7 +157,7 @@ def _binary(node: ast.BinOp) -> tuple[str, int]:
 
 
 def _bare(node: ast.AST | None) -> bool:
-    """True if the formatter puts no blanks beside an operand or a bound of a slice."""
+    """Whether the formatter puts no spaces around an operand or a bound of a slice."""
     if isinstance(node, ast.UnaryOp):
         node = node.operand
     return node is None or isinstance(node, (ast.Name, ast.Constant))
@@ -214,7 +214,7 @@ def _dict(node: ast.Dict) -> tuple[str, int]:
 
 
 def _open(node: ast.AST) -> str:
-    """A tuple without brackets."""
+    """A tuple without parentheses."""
     return _listed(node.elts) if isinstance(node, ast.Tuple) else show(node)
 
 
@@ -252,15 +252,15 @@ _PRINTERS: dict[type, Callable[[Any], tuple[str, int]]] = {
 }  # fmt: skip
 
 
-def printed(body: Iterable[ast.stmt], indent: int) -> list[str]:
+def print_statements(body: Iterable[ast.stmt], indent: int) -> list[str]:
     """The lines of statements."""
     lines: list[str] = []
     for statement in body:
         lines += wrapped(show(statement), indent)
-        lines += printed(getattr(statement, "body", ()), indent + 4)
+        lines += print_statements(getattr(statement, "body", ()), indent + 4)
     return lines
 
 
-def height(body: Iterable[ast.stmt], indent: int) -> int:
+def line_count(body: Iterable[ast.stmt], indent: int) -> int:
     """The number of lines of statements."""
-    return len(printed(body, indent))
+    return len(print_statements(body, indent))

@@ -1,4 +1,4 @@
-"""Numbers of a genotype as Python expressions, as plain as they can be with the exact value at every use."""
+"""Numbers of a genotype as Python expressions: as simple as possible, with the exact value at every use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fractions import Fraction
 from functools import reduce
 from typing import Any
 
-from nas_agg.compiler.codegen.syntax.ir import parse, replaced, show
+from nas_agg.compiler.codegen.syntax.ir import parse, replace_names, show
 
 Env = Mapping[str, Any]
 
 
 class NotExpressible(Exception):
-    """There is no text whose value is right at every use."""
+    """Something cannot be written in a form, for instance a number that no expression has as value at every use."""
 
 
 def same(values: list) -> bool:
@@ -23,18 +23,18 @@ def same(values: list) -> bool:
 
 
 class Simplified:
-    """The text of an expression, and the names used in it.
+    """A simplified expression, and the names used in it.
 
-    Parts that are the same at every use become numbers, guards that never take effect and alternatives that are never
-    taken go; the result is evaluated at each use, in the arithmetic of Python.
+    Parts that are equal at every use become numbers; guards that never take effect and alternatives that are never
+    taken are removed. The result is checked at each use, in Python's arithmetic.
 
     Args:
-        tree: Of the expression; `in` is called ``_in`` in it.
+        tree: The expression, in which `in` is ``_in``.
         uses: The values of names at each use.
-        names: What the names that may be used are called.
+        names: The Python names of the names that may be used.
 
     Raises:
-        NotExpressible: If no text of these names has the right value everywhere.
+        NotExpressible: No expression of these names has the right value at every use.
     """
 
     def __init__(self, tree: ast.expr, uses: Sequence[Env], names: Mapping[str, str]):
@@ -49,22 +49,22 @@ class Simplified:
         if not self.integers and same(values):
             self.text = repr(float(values[0]))
             return
-        for self.decimals in (True, False):  # where floating point is not exact there may be whole numbers
+        for self.decimals in (True, False):  # whole numbers where floating point is not exact
             self.used = set()
             result = self.part(tree, uses, self.integers)
             if self.is_right(show(result), uses, values):
                 break
         else:
             raise NotExpressible
-        self.text = show(replaced(result, {_mark(name): parse(names[name]) for name in self.used}))
+        self.text = show(replace_names(result, {_mark(name): parse(names[name]) for name in self.used}))
 
     def is_right(self, text: str, uses: list[Env], values: list) -> bool:
-        """True if an expression has the right value at each use."""
+        """Whether an expression has the right value at each use."""
         code = compile(text, "schedule", "eval")
         for env, value in zip(uses, values, strict=True):
-            known = {_mark(name): number(env[name]) for name in self.used}
+            values_of_names = {_mark(name): number(env[name]) for name in self.used}
             try:
-                result = eval(code, {"__builtins__": {}, **_PYTHON}, known)  # arithmetic of checked names alone
+                result = eval(code, {"__builtins__": {}, **_PYTHON}, values_of_names)  # validated arithmetic only
             except ArithmeticError:
                 return False
             if result != number(value) or (type(result) is not int and self.integers):
@@ -74,7 +74,7 @@ class Simplified:
     # ------------------------------------------------------------------ parts
 
     def part(self, tree: ast.expr, uses: list[Env], whole: bool = False) -> ast.expr:
-        """A part, simplified: in whole numbers where all its values are whole or must be, else in floating point."""
+        """Simplify a part: in integers if all its values are or must be (``whole``), else in floating point."""
         values = [exact(tree, env) for env in uses]
         whole = whole or all(type(value) is int for value in values)
         if same(values) and not (whole and self.is_plain(tree)):
@@ -107,7 +107,7 @@ class Simplified:
         raise NotExpressible
 
     def is_plain(self, tree: ast.expr) -> bool:
-        """True for an expression that reads well even where it has a single value: a name, or a number times a name."""
+        """Whether an expression is kept even if it has a single value: a name, or a number times a name."""
         match tree:
             case ast.Name(id=name):
                 return name in self.names
@@ -122,7 +122,7 @@ class Simplified:
         return ast.Name(_mark(name))
 
     def choice(self, tree: ast.IfExp, uses: list[Env], whole: bool) -> ast.expr:
-        """One of two, with its condition where both are taken."""
+        """Simplify a conditional expression; without its condition if only one of the two is ever taken."""
         true = [env for env in uses if holds(tree.test, env)]
         false = [env for env in uses if not holds(tree.test, env)]
         if not false or not true:
@@ -131,7 +131,7 @@ class Simplified:
         return ast.IfExp(self.truth(tree.test, uses), yes, no)
 
     def truth(self, test: ast.expr, uses: list[Env]) -> ast.expr:
-        """A condition without the parts that are the same at every use."""
+        """Simplify a condition, without the parts that are equal at every use."""
         if isinstance(test, ast.BoolOp):
             both = isinstance(test.op, ast.And)
             parts, left = [], uses
@@ -155,14 +155,14 @@ class Simplified:
         return _call("round" if function == "round" else "math.ceil", [self.part(inner, uses)])
 
     def floored(self, inner: ast.expr, uses: list[Env]) -> ast.expr:
-        """The floor: by `//` where that is plain, else of floating point."""
+        """The floor, by `//` if that is simple, else of a floating-point number."""
         terms = _terms(inner)
         whole = [t for t in terms if all(type(exact(t[1], env)) is int for env in uses)]
         rest = [t for t in terms if t not in whole]
         if len(rest) == 1 and rest[0][0] > 0:
             factor, over, under = self.factors(rest[0][1], uses)
             exactly = all(type(exact(part, env)) is int for part in (*over, *under) for env in uses)
-            decimal = self.decimals and factor.denominator > 10 and factor.numerator > 1  # which reads better
+            decimal = self.decimals and factor.denominator > 10 and factor.numerator > 1  # more readable
             if exactly and not decimal:
                 return self.summed(whole, uses, True, self.divided(factor, over, under, uses, True))
         result = self.part(inner, uses)
@@ -171,7 +171,7 @@ class Simplified:
     # ------------------------------------------------------------------ arithmetic
 
     def called(self, function: str, args: list[ast.expr], uses: list[Env]) -> ast.expr:
-        """A call of whole numbers without the arguments that never decide."""
+        """Simplify a call with integers, without the arguments that never determine its value."""
         functions: dict[str, Callable] = {"max": max, "min": min, "gcd": math.gcd}
         best = functions[function]
 
@@ -179,18 +179,18 @@ class Simplified:
             return [best(*[exact(part, env) for part in parts], *[exact(parts[0], env)]) for env in uses]
 
         left = list(args)
-        for arg in args:  # what comes first goes first: the guards `max(1, ...)` are written so
+        for arg in args:  # the first argument is removed first, as in guards such as `max(1, ...)`
             others = [other for other in left if other is not arg]
             if function != "gcd" and others and values(others) == values(args):
                 left = others
             if function == "gcd" and [exact(arg, env) for env in uses] == values(args):
-                return self.part(arg, uses, True)  # it divides the others at every use
+                return self.part(arg, uses, True)  # a divisor of the others at every use
         if len(left) == 1:
             return self.part(left[0], uses, True)
         return _call("math.gcd" if function == "gcd" else function, [self.part(arg, uses, True) for arg in left])
 
     def factors(self, tree: ast.expr, uses: list[Env]) -> tuple[Fraction, list[ast.expr], list[ast.expr]]:
-        """A product as a number, factors and divisors."""
+        """Split a product into a number, factors and divisors."""
         match tree:
             case ast.BinOp(left=left, op=ast.Mult() | ast.Div() as op, right=right) if not self.is_plain(tree):
                 a, b = self.factors(left, uses), self.factors(right, uses)
@@ -228,7 +228,7 @@ class Simplified:
         if whole and any(type(exact(tree, env)) is not int for _, tree in terms for env in uses):
             raise NotExpressible
         total: Fraction | int = 0
-        place = 0  # of the last number among the other terms
+        place = 0  # position of the last number among the other terms
         express: list[tuple[int, ast.expr]] = []
         for sign, tree in terms:
             values = [exact(tree, env) for env in uses]
@@ -252,12 +252,12 @@ class Simplified:
 
 
 def number(value: Any) -> Any:
-    """A value as the emitted file has it."""
+    """A value in the emitted file's arithmetic."""
     return value if isinstance(value, int) else float(value)
 
 
 def _mark(name: str) -> str:
-    """The placeholder of a name: no name of the language or of Python."""
+    """The placeholder of a name, which is a name neither of the language nor of Python."""
     return f"__{name}__"
 
 
@@ -278,13 +278,13 @@ def _constant(value: Any) -> ast.expr:
 
 
 def _decimal(value: Fraction) -> float | None:
-    """A fraction as a short decimal, where it is one."""
+    """A fraction as a short decimal; None if it is not one."""
     text = repr(float(value))
     return float(value) if len(text) <= 8 and Fraction(text) == value else None
 
 
 def _terms(tree: ast.expr) -> list[tuple[int, ast.expr]]:
-    """A sum as signed terms."""
+    """Split a sum into signed terms."""
     match tree:
         case ast.BinOp(left=left, op=ast.Add() | ast.Sub() as op, right=right):
             sign = 1 if isinstance(op, ast.Add) else -1
@@ -302,7 +302,7 @@ _COMPARED: dict[type, Callable] = {
 
 
 def exact(tree: ast.expr, env: Env) -> Any:
-    """The value of an expression: an int or a Fraction."""
+    """Evaluate an expression to an int or a Fraction."""
     match tree:
         case ast.Constant(value=value):
             return _int(Fraction(repr(value)))
@@ -322,7 +322,7 @@ def exact(tree: ast.expr, env: Env) -> Any:
 
 
 def holds(test: ast.expr, env: Env) -> bool:
-    """The value of a condition."""
+    """Evaluate a condition."""
     if isinstance(test, ast.BoolOp):
         result = (holds(part, env) for part in test.values)
         return all(result) if isinstance(test.op, ast.And) else any(result)

@@ -1,4 +1,4 @@
-"""The body of a unit's class, and how shortcuts join in it."""
+"""The body of a unit's class: its names and items, and the joins of its shortcut."""
 
 from __future__ import annotations
 
@@ -14,75 +14,79 @@ from nas_agg.expansion.trace import StepRun, UnitRun
 
 
 class UnitBody:
-    """The body of one unit's class as far as it is written.
+    """The body of a unit's class while it is being written.
 
     Args:
-        calls: Of the constructors of other classes.
-        made: The class.
+        calls: Calls of the constructors of other classes.
+        code: The class.
 
     Attributes:
-        names: What the names that are arguments are called; those that are used are in `used`.
-        channels: The text of the channels behind the last step; `entering`: of what enters.
-        items: What the forward does.
+        names: The Python names of possible arguments.
+        used: The names that have been used.
+        channels: The expression of the channels after the last step.
+        input_width: The expression of the input channels.
+        items: The steps of the forward.
+        attributes: The attributes of the module that are in use.
+        present: For each use, whether there is a shortcut to join.
     """
 
     def __init__(self, calls: Calls, code: EmittedClass):
         self.calls, self.code, self.classes = calls, code, calls.classes
         self.runs: list[UnitRun] = code.runs
         self.root = code is calls.classes.root
-        self.names = {} if self.root else self.free(code.part.free_names)
-        self.entering = self.channels = str(self.classes.channels(0)) if self.root else "in_"
+        self.names = {} if self.root else self.argument_names(code.part.free_names)
+        self.input_width = self.channels = str(self.classes.channels(0)) if self.root else "in_"
         self.used: set[str] = set()
         self.items: list[Item] = []
         self.attributes = {label for label, _ in code.part.steps}
         self.present: list[bool] = []
 
-    def free(self, names: tuple[str, ...]) -> dict[str, str]:
-        """The names that are arguments; those of one value are numbers, but for the width."""
+    def argument_names(self, names: tuple[str, ...]) -> dict[str, str]:
+        """The Python names of arguments: names with several values, and the width."""
         result = {}
         for name in names:
             values = [run.scope.get(name) for run in self.runs]
             if None not in values and (name == "w" or not same(values)):
-                result[name] = self.classes.text(name)
+                result[name] = self.classes.python_name(name)
         return result
 
-    def state(self) -> tuple[str, set[str]]:
-        """The state that an attempt to write something may change."""
+    def snapshot(self) -> tuple[str, set[str]]:
+        """The state that an attempt may change; see `restore`."""
         return self.channels, set(self.used)
 
-    def restore(self, state: tuple[str, set[str]]) -> None:
-        """Forget an attempt."""
-        self.channels, self.used = state
+    def restore(self, snapshot: tuple[str, set[str]]) -> None:
+        """Revert an attempt."""
+        self.channels, self.used = snapshot
 
-    def attribute(self, wanted: str) -> str:
-        """An attribute that is not taken."""
-        while wanted in self.attributes:
-            wanted += "_"
-        self.attributes.add(wanted)
-        return wanted
+    def attribute(self, name: str) -> str:
+        """Reserve an attribute: the name, with underscores appended while it is in use."""
+        while name in self.attributes:
+            name += "_"
+        self.attributes.add(name)
+        return name
 
     def express(self, tree: Any, uses: list[dict[str, Any]], names: Mapping[str, str]) -> str:
         """The text of an expression in the names of the constructor."""
-        known = {} if self.root else {**names, "_in": self.entering, "c": self.channels}
+        available = {} if self.root else {**names, "_in": self.input_width, "c": self.channels}
         if self.code.sliced:
-            del known["_in"]
-        result = Simplified(tree, uses, known)
+            del available["_in"]
+        result = Simplified(tree, uses, available)
         self.used |= result.used - {"_in", "c"}
         return result.text
 
-    def kept(self) -> set[str]:
-        """The steps whose pre-activation is kept."""
+    def pre_activation_labels(self) -> set[str]:
+        """Labels of the steps whose pre-activation is kept."""
         return {label for k, (label, _) in enumerate(self.code.part.steps) if k in self.code.pre_activation_at}
 
     def mode(self) -> str:
-        """The mode in which the shortcut joins; also sets `optional`."""
+        """The source of the shortcut, see `EmittedClass.mode`; also sets `optional`."""
         code = self.code
         if not code.part.takes_shortcut:
             return "none"
         if self.runs[0].split or all(run.joined is None for run in self.runs):
             if not self.runs[0].split:
                 raise NotExpressible
-            return "given"
+            return "argument"
         if any(run.joined is None for run in self.runs):
             raise NotExpressible
         self.present = [bool(run.joined.sources) for run in self.runs]  # type: ignore[union-attr]
@@ -90,62 +94,62 @@ class UnitBody:
             return "none"
         code.optional = not all(self.present)
         if getattr(self.runs[0], "nested", False):
-            return "given"
+            return "argument"
         for run in self.runs:
             result = run.joined
             assert result is not None
             if result.sources and (stateful(result.gather) or [tensor for _, tensor in result.sources] != [run.x]):
-                return "given"
+                return "argument"
         return "own"
 
     def join(self, column: list[StepRun]) -> None:
         code = self.code
         if code.mode == "none":
             return
-        given = "x" if code.mode == "own" else "shortcut"
+        shortcut = "x" if code.mode == "own" else "shortcut"
         if self.runs[0].split:
-            self.items.append(Item(f"{given} + X"))
+            self.items.append(Item(f"{shortcut} + X"))
             return
         result = next(run.joined for run in self.runs if run.joined and run.joined.sources)
         word = result.gather.operator.word
         if word == "concat":
-            call = f"torch.cat([{given}, X], 1)"
+            call = f"torch.cat([{shortcut}, X], 1)"
             self.channels = self.width_of_join(column)
         elif word == "mean":
             counts = [len(run.joined.sources) for run in self.runs if run.joined and run.joined.sources]
-            call = f"({given} + X) / {counts[0] + 1}"
-            if not same(counts):  # the shortcut comes as a list
-                call, code.shortcut_is_list = f"mean([*{given}, X])", True
+            call = f"({shortcut} + X) / {counts[0] + 1}"
+            if not same(counts):  # the shortcut is a list
+                call, code.shortcut_is_list = f"mean([*{shortcut}, X])", True
         elif word == "mixed":
             number = self.mixed(column)
-            call = f"{number[0]}({given}, X, {number[1]})"
+            call = f"{number[0]}({shortcut}, X, {number[1]})"
             if number[1] == "0":
-                call = f"torch.cat([{given}, X], 1)"
+                call = f"torch.cat([{shortcut}, X], 1)"
             self.channels = self.width_of_join(column)
         elif word == "product":
-            call = f"{given} * X"
+            call = f"{shortcut} * X"
             self.widen(column)
         else:
-            call = f"{given} + X"
+            call = f"{shortcut} + X"
         if not code.optional:
             self.items.append(Item(call))
             return
-        if code.mode == "given":
+        if code.mode == "argument":
             self.items.append(Item(call, test="shortcut is not None"))
             return
         self.items.append(Item(call, ("!residual", self.condition(column)), test="self.residual"))
 
     def widen(self, column: list[StepRun]) -> None:
-        """The channels behind a product, where the main path is a gate of a single one."""
+        """Update the channels after a product in which the main path is a gate of one channel."""
         out = [self.classes.channels(step.out) for step in column]
         if out == [step.local["c"] for step in column]:
             return
         if self.code.mode != "own" or out != [self.classes.channels(run.x) for run in self.runs]:
             raise NotExpressible
-        self.channels = self.entering
+        self.channels = self.input_width
 
     def condition(self, column: list[StepRun]) -> str:
-        """When a unit joins its own input, in the names that decide it."""
+        """The condition under which a unit joins its own input."""
         stride = [run.scope["s"] == 1 for run in self.runs]
         width = [self.classes.channels(run.x) == step.local["c"] for run, step in zip(self.runs, column, strict=True)]
         both = [a and b for a, b in zip(stride, width, strict=True)]
@@ -173,20 +177,20 @@ class UnitBody:
         return function, f"self.{name}"
 
     def width_of_join(self, column: list[StepRun]) -> str:
-        """The channels behind a join that appends some: those of the shortcut and some more."""
+        """The channels after a join that appends channels to those of the shortcut."""
         widths = [self.classes.channels(step.out) for step in column]
         if self.code.optional:
             raise NotExpressible
-        given = [sum(self.classes.channels(t) for _, t in run.joined.sources) for run in self.runs if run.joined]
-        more = [a - b for a, b in zip(widths, given, strict=True)]
+        shortcut = [sum(self.classes.channels(t) for _, t in run.joined.sources) for run in self.runs if run.joined]
+        appended = [a - b for a, b in zip(widths, shortcut, strict=True)]
         state = "in_" if self.code.mode == "own" else "state"
-        self.code.state = state == "state"
-        if more == [step.local["c"] for step in column]:
+        self.code.takes_shortcut_width = state == "state"
+        if appended == [step.local["c"] for step in column]:
             return f"{state} + {self.channels}"
-        if same(more):
-            return f"{state} + {more[0]}"
+        if same(appended):
+            return f"{state} + {appended[0]}"
         for name, text in self.names.items():
-            if more == [run.scope.get(name) for run in self.runs]:
+            if appended == [run.scope.get(name) for run in self.runs]:
                 self.used.add(name)
                 return f"{state} + {text}"
         raise NotExpressible
