@@ -160,10 +160,12 @@ def test_efficientnet_takes_its_weights_from_a_file(tmp_path):
         (("--weights", "nothing.pth"), "nothing.pth: no such file"),
     ],
 )
-def test_a_wrong_word_of_the_example_is_one_line(words, message, tmp_path):
+def test_a_wrong_word_of_the_example_is_one_line(example, words, message, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
-    ran = subprocess.run(
-        [sys.executable, EXAMPLES / "efficientnet_mdconv.py", *words], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert ran.returncode == 2
-    assert message in ran.stderr and ran.stderr.count("\n") == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["efficientnet_mdconv.py", *words])
+    with pytest.raises(SystemExit) as end:
+        example.main()
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in error and error.count("\n") == 1

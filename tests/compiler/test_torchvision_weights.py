@@ -80,7 +80,22 @@ def assert_near(ours: Tensor, wanted: Tensor, tolerance: float) -> None:
 # ---------------------------------------------------------------------- they compute the same
 
 
+HEAVY = {"densenet169", "densenet201", "resnet101", "resnet152", "wide_resnet50_2"}
+EACH_MODEL = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in MODELS]
+)
+
+
 @pytest.mark.parametrize("name", MODELS)
+def test_each_model_has_tensors_of_the_same_shapes(name):
+    """Of the heavy models the outputs are compared by slow tests alone."""
+    with torch.device("meta"):
+        model, ours = get_model(name, weights=None), nas_agg.compile(point(name))
+    assert sorted(tuple(t.shape) for t in ours.parameters()) == sorted(tuple(t.shape) for t in model.parameters())
+    assert sorted(tuple(t.shape) for t in ours.buffers()) == sorted(tuple(t.shape) for t in model.buffers())
+
+
+@EACH_MODEL
 def test_loaded_weights_give_the_outputs_of_torchvision(name, tmp_path):
     model = theirs(name).eval()
     torch.save(model.state_dict(), tmp_path / "w.pth")
@@ -111,7 +126,7 @@ def test_loaded_weights_give_the_outputs_of_torchvision(name, tmp_path):
             assert key.endswith("num_batches_tracked") and buffer == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet101", "resnet152"}))
+@EACH_MODEL
 def test_export(name):
     network = nas_agg.compile(point(name), seed=0).eval()
     with torch.no_grad():

@@ -12,8 +12,17 @@ from nas_agg.search_space.space import list_spaces, open_space
 #: Every point of every space, as (space, point), and the first of each space.
 POINTS = [(name, point) for name in list_spaces() for point in open_space(name).points]
 FIRST_POINTS = [(name, next(iter(open_space(name).points))) for name in list_spaces()]
-#: Cases of a test: the first point of each space, and the others where slow tests run.
-POINT_CASES = [pytest.param(*case, marks=[] if case in FIRST_POINTS else pytest.mark.slow) for case in POINTS]
+#: Points that train in a second or so, in place of a space's first point; spaces without one are left to slow tests.
+LIGHT_POINTS = {
+    "dsnet": "dsnet26-0.25x",
+    "microdense": "fig4-n0",
+    "residual": "resnext-29-4x8d",
+    "seqconv": "table5-row3",
+    **dict.fromkeys(("fractal", "mixed", "mixed-dpn", "mixed-imagenet", "residual-imagenet", "seqconv-imagenet")),
+}
+_QUICK = [(space, LIGHT_POINTS.get(space, point)) for space, point in FIRST_POINTS]
+#: Cases of a test that trains: a light point of each space, and all others where slow tests run.
+POINT_CASES = [pytest.param(*case, marks=[] if case in _QUICK else pytest.mark.slow) for case in POINTS]
 
 
 def at_smallest_input(space: str, point: str) -> Genotype:

@@ -57,13 +57,14 @@ search(Space(TINY, "tiny"), slow, searcher={searcher!r}, budget=50, seed=5, out=
 """
 
 
+@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("searcher", SEARCHERS)
-def test_sigkill_at_ten_random_moments(tiny, score, kept, searcher, tmp_path, request):
+def test_sigkill_at_random_moments(tiny, score, kept, searcher, kills, tmp_path, request):
     search(tiny, score, searcher=searcher, budget=50, seed=5, out=tmp_path / "whole")
     out = tmp_path / "broken"
     script = SCRIPT.format(here=str(request.path.parent), searcher=searcher, out=str(out))
     draw, finished = random.Random(1), {}
-    for _ in range(10):
+    for _ in range(kills):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
         process.stdout.readline()  # it has begun
         time.sleep(draw.uniform(0, 0.15))

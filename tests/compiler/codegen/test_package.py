@@ -94,14 +94,14 @@ def assert_alone(folders: list[Path]) -> None:
 
 
 def test_a_point_of_every_family(tmp_path):
-    """Those of up to 6 million parameters; the slow tests have every point."""
+    """Those of up to 1 million parameters; the slow tests have every point."""
     folders = []
     for space, point in one_per_family():
         genotype = at_smallest_input(space, point)
-        if nas_agg.cost(genotype).params <= 6_000_000:
+        if nas_agg.cost(genotype).params <= 1_000_000:
             folders.append(tmp_path / f"{space}-{point}")
             assert_same(genotype, folders[-1])
-    assert len(folders) >= 9
+    assert len(folders) >= 5
     assert_alone(folders)
 
 
