@@ -78,7 +78,7 @@ def check_space(space: Space | str | os.PathLike[str], samples: int = 8, seed: i
         AssertionError: With the problem, in one line.
     """
     if samples < 2:
-        raise ValueError(f"samples: {samples} is not 2 or more")
+        raise ValueError(f"samples: must be 2 or more, not {samples}")
     try:
         opened = space if isinstance(space, Space) else open_space(space)
         for name in opened.points:
@@ -231,7 +231,7 @@ def check_searcher(kind: type[Searcher], space: Space | None = None, trials: int
     if not (isinstance(kind, type) and issubclass(kind, Searcher)):
         raise AssertionError(f"{kind!r} is not a subclass of nas_agg.study.samplers.searcher.Searcher")
     if trials < 5:
-        raise ValueError(f"trials: {trials} is not 5 or more")
+        raise ValueError(f"trials: must be 5 or more, not {trials}")
     space = Space(EXAMPLE_SPACE, "testing") if space is None else space
     try:
         for names in OBJECTIVE_SETS if kind.supports_multi_objective else OBJECTIVE_SETS[:1]:

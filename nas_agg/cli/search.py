@@ -38,7 +38,7 @@ def search(
             raise InputError(f"--{fixed[0].replace('_', '-')}: cannot change when a run is resumed; leave it out")
         result = resume_search(resume, show=show, **given)
     elif "space" not in given:
-        raise InputError("--space: name a space (see 'nas_agg spaces') or a space file, or --resume RUN")
+        raise InputError("--space: specify a space (see 'nas_agg spaces') or a space file, or use --resume RUN")
     else:
         result = search_space(**given, out=out, show=show)
     if not show:

@@ -46,7 +46,7 @@ def worker(
     from nas_agg.study.workers.join import join_study
 
     times = {"wait": _parse_seconds("wait", wait), "idle": _parse_seconds("idle", idle)}
-    join_study(storage, study, run, dataset=dataset, device=device, workers=workers, say=_print, **times)
+    join_study(storage, study, run, dataset=dataset, device=device, workers=workers, print_line=_print, **times)
 
 
 def _parse_seconds(name: str, text: str) -> float:

@@ -123,7 +123,7 @@ def backbone(
     """Compile a genotype into a backbone, initialised as the whole network is.
 
     Args:
-        genotype: A genotype without open names.
+        genotype: A genotype without search variables.
         seed: Seed of the initial weights; None uses torch's global random state.
         weights: Weights of the whole network; see `nas_agg.compiler.torchvision_weights.load_from`.
         download: Whether named weights that are not cached are downloaded.

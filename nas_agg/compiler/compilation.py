@@ -32,7 +32,7 @@ def compile(
     """Compile a genotype into a network.
 
     Args:
-        genotype: A genotype without open names.
+        genotype: A genotype without search variables.
         seed: Seed of the initial weights; None uses torch's global random state.
         weights: A file, or the name of torchvision weights; see `nas_agg.compiler.torchvision_weights.load_from`.
         download: Whether named weights that are not cached are downloaded.

@@ -119,10 +119,10 @@ def init_weights(
         zeros: Paths of layers that are initialised at zero.
         classifier_init: Linear layers: He's normal or Glorot's uniform distribution.
         conv_init: Convolutions: He's normal distribution of variance 2 / fan_in or 2 / fan_out, or the uniform
-            distribution of the latter variance. fan_out is output channels times kernel area, whatever the groups.
+            distribution of the latter variance. fan_out is output channels times kernel area, regardless of groups.
     """
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {truncate(repr(seed))}")
+        raise InputError(f"seed: must be a whole number from 0 to 2**63 - 1, not {truncate(repr(seed))}")
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:

@@ -43,15 +43,15 @@ def transfer_weights(state: Mapping[str, Tensor], source: Graph, target: Graph) 
         if not op.stateful:
             continue
         j = source_ops[new.positions[i]]
-        entering = _permutation(old_orders[source.inputs[j][0]], new_orders[target.inputs[i][0]])
-        leaving = _permutation(old_orders[j], new_orders[i])
+        input_order = _permutation(old_orders[source.inputs[j][0]], new_orders[target.inputs[i][0]])
+        output_order = _permutation(old_orders[j], new_orders[i])
         names = _suffixes(op, source.paths[j], state)
         if not names and op.params:
             raise InputError(f"the weights lack those of '{source.paths[j]}', a {op.word} of the network")
         for name in names:
             key = source.paths[j] + name
             unused.discard(key)
-            transferred[target.paths[i] + name] = _permute(op, name, state[key], entering, leaving)
+            transferred[target.paths[i] + name] = _permute(op, name, state[key], input_order, output_order)
     if unused:
         raise InputError(f"the weights contain '{min(unused)}', which is not in the network")
     return transferred
@@ -64,13 +64,14 @@ def _suffixes(op: Primitive, path: str, state: Mapping[str, Tensor]) -> list[str
     ]
 
 
-def _permute(op: Primitive, name: str, value: Tensor, entering: Tensor | None, leaving: Tensor | None) -> Tensor:
-    if leaving is not None and value.ndim:
-        value = value[leaving]
-    if entering is not None and op.mixes_channels and name == ".weight":
-        value = value.unflatten(1, (len(entering), -1))[:, entering].flatten(
-            1, 2
-        )  # a linear layer has a block of columns per channel
+def _permute(
+    op: Primitive, name: str, value: Tensor, input_order: Tensor | None, output_order: Tensor | None
+) -> Tensor:
+    if output_order is not None and value.ndim:
+        value = value[output_order]
+    if input_order is not None and op.mixes_channels and name == ".weight":
+        # A linear layer has a block of columns per channel.
+        value = value.unflatten(1, (len(input_order), -1))[:, input_order].flatten(1, 2)
     return value
 
 

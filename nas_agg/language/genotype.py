@@ -86,7 +86,7 @@ OperatorText: Any = Annotated[_union(OPERATORS), _tag(OPERATORS)]
 
 
 class Gather(Model):
-    """How earlier features are combined: what a node reads, what its shortcut joins, or what leaves the aggregate."""
+    """How earlier features are combined: what a node reads, what its shortcut joins, or what the aggregate outputs."""
 
     pattern: PatternText = "previous"
     operator: OperatorText = "sum"

@@ -28,7 +28,7 @@ def draw(genotype: Genotype, title: str = "") -> str:
     """Draw a genotype's network; returns the text of an SVG file.
 
     Args:
-        genotype: A genotype without open names.
+        genotype: A genotype without search variables.
         title: A title.
 
     Raises:

@@ -130,7 +130,7 @@ class Reading(_Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.params is None) != (not self.by):
-            raise ValueError(f"'{self.about}': params and by belong together")
+            raise ValueError(f"'{self.about}': params and by must be specified together")
         return self
 
 
@@ -168,7 +168,7 @@ class Row(_Part):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.point is None and (self.with_ or self.differs or self.readings):
-            raise ValueError(f"'{self.network}': only a row with a point has 'with', 'differs' or 'readings'")
+            raise ValueError(f"'{self.network}': 'with', 'differs' and 'readings' require a point")
         return self
 
     def genotype(self) -> Genotype | None:

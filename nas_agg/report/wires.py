@@ -293,5 +293,5 @@ def operator_sign(picture: Picture, x: float, y: float, operator: str) -> None:
 
 def chain_text(steps: list[Step], max_length: int) -> str:
     """A short line of steps."""
-    text = " · ".join(step.text if isinstance(step, Layer) else "..." for step in steps) or "as it is"
+    text = " · ".join(step.text if isinstance(step, Layer) else "..." for step in steps) or "unchanged"
     return shorten(text, max_length)

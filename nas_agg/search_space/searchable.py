@@ -1,4 +1,4 @@
-"""The interface of what can be searched: a space, a table of results, or bare search variables."""
+"""Interface of everything that can be searched: a space, a table of results, or bare search variables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class SearchableSpace(Protocol):
-    """Search variables, and what their values make.
+    """Search variables, and the networks that their values describe.
 
     Attributes:
         names: Names of the search variables, in order.
@@ -43,4 +43,4 @@ class SearchableSpace(Protocol):
     def genotype(
         self, values: Mapping[str, Any], input: tuple[int, int, int] | None = None, classes: int | None = None
     ) -> Any:
-        """The network of a point for images of a shape and a number of classes; the point itself if it makes none."""
+        """The network of a point for some image shape and number of classes; the point itself if it describes none."""

@@ -95,7 +95,7 @@ def search(
         out = _default_folder(opened.name, parsed)
     if out is None:
         if parsed.storage is not None:
-            raise InputError("storage: it needs a run folder; specify out as well")
+            raise InputError("storage: requires a run folder; specify out as well")
         return run_search(plan, show=show)
     folder = RunFolder(out)
     try:
@@ -155,7 +155,7 @@ def _parse(evaluate: Evaluate | None, settings: dict[str, Any], has_table: bool 
         # The space's own limits are there to keep trainings short.
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
         if settings["workers"] != 1 or settings["dataset"] is not None:
-            raise InputError("evaluate: called in this process; it takes neither dataset nor workers")
+            raise InputError("evaluate: runs in this process; omit dataset and workers")
         for name in _TRAINING_SETTINGS & settings.keys():
             raise InputError(f"{name}: applies to trained networks only; omit it with an evaluate function")
     parsed = Settings.parse(**settings)

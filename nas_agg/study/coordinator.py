@@ -28,7 +28,7 @@ DRAW_SECONDS = 0.05  # to draw before events of running trials are handled again
 
 
 class SearchFailed(NasAggError):
-    """Too many trials in a row failed."""
+    """Too many consecutive trials failed."""
 
 
 class SearchCallback(Protocol):
@@ -37,8 +37,8 @@ class SearchCallback(Protocol):
     def trial(self, trial: TrialRecord) -> None:
         """A trial has a result, failed, or duplicates another."""
 
-    def say(self, line: str) -> None:
-        """Something else happened."""
+    def message(self, line: str) -> None:
+        """Any other event, described in one line."""
 
     def tick(self) -> None:
         """Time has passed."""
@@ -171,7 +171,9 @@ class Coordinator:
         """Start a trial that an earlier part of the search created, or one that was promoted."""
         candidate = self.proposer.check(trial.labels)
         if isinstance(candidate, Rejection) or candidate.hash != trial.hash:
-            raise NasAggError(f"trial {trial.number} is another network now; the space or nas_agg has changed")
+            raise NasAggError(
+                f"trial {trial.number} describes a different network now; the space or nas_agg has changed"
+            )
         self._start(self.assign(trial, candidate))
 
     def _start(self, assignment: Assignment) -> None:
@@ -198,7 +200,7 @@ class Coordinator:
                 self.callback.trial(self._record_end(event))
 
     def _retry(self, event: Event) -> None:
-        self.callback.say(f"trial {event.number}: {event.reason}; restarting")
+        self.callback.message(f"trial {event.number}: {event.reason}; restarting")
         self.record.clear_reports(event.number)
         self.executor.start(self._running[event.number])
 

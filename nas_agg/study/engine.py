@@ -183,7 +183,7 @@ def _prepare(plan: SearchPlan, folder: RunFolder | None, show: bool) -> _Search:
 
 def _begin_run(plan: SearchPlan, settings: Settings, folder: RunFolder, task: Task | None) -> None:
     if plan.settings.storage is not None:
-        open_storage(plan.settings.storage, folder.path)  # a wrong one is refused before there is a run
+        open_storage(plan.settings.storage, folder.path)  # an invalid one is refused before the run begins
     folder.begin(
         plan.settings.model_dump(mode="json"),
         limits={name: getattr(settings, name) for name in ("epochs", "max_params", "max_macs")},
@@ -230,7 +230,7 @@ class _Search:
         stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._reporter(record, stopwatch) as reporter:
             for line in self._first_lines(record, proposer):
-                reporter.say(line)
+                reporter.message(line)
             coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
@@ -243,7 +243,9 @@ class _Search:
                 rungs=self.rungs,
                 forgiven=forgiven,
             )
-            if folder is not None and self._has_final_network:  # interrupted at the very end: nothing is searched anew
+            if (
+                folder is not None and self._has_final_network
+            ):  # interrupted after the final training: the search is complete
                 stopwatch.stop()
                 reason = folder.run.get("reason", "")
             else:

@@ -52,9 +52,9 @@ def train_best(
 
     recipe = get_recipe(settings.recipe or "final")
     description = f"training the best (trial {best.number}) on train + validation"
-    progress.say(f"{description}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
+    progress.message(f"{description}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.message:
-        progress.say(memory.message)
+        progress.message(memory.message)
     job = _final_job(folder, settings, best, genotype, recipe.name, memory.mode)
     pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
@@ -67,11 +67,11 @@ def train_best(
                     progress.step("training the best", event.step, recipe.epochs, event.value)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
-                        progress.say(f"torch.compile failed ({reason}): trained without it")
+                        progress.message(f"torch.compile failed ({reason}): trained without it")
                     return
                 elif event.kind == EventKind.WORKER_DIED and retries < settings.retries:
                     retries += 1
-                    progress.say(f"the final training: {event.reason}; resuming it")
+                    progress.message(f"the final training: {event.reason}; resuming it")
                     pool.start(Assignment(best.number, job=job))
                 else:
                     remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"

@@ -1,4 +1,4 @@
-"""The plan of a search: what it is made of, decided before anything is loaded or written."""
+"""The plan of a search: its components, chosen before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ DEFAULT_BACKEND = Backend()
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What a search is made of.
+    """The components of a search.
 
     Attributes:
         space: The space: networks of a `TabularSpace` are looked up, points of a `ParameterSpace` are no networks.
@@ -137,5 +137,5 @@ def plan_search(
 
 
 def limits_text(settings: Settings, *names: str) -> str:
-    """Upper limits of some metrics, for people; empty if there are none."""
+    """Format the upper limits of some metrics; empty if there are none."""
     return format_limits({name: getattr(settings, f"max_{name}") for name in names})

@@ -128,7 +128,9 @@ def rank_genotypes(
         InputError: A proxy is unknown, networks are too few, or there are not as many accuracies as genotypes.
     """
     if len(genotypes) != len(accuracies):
-        raise InputError(f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: each genotype needs one")
+        raise InputError(
+            f"{len(genotypes)} genotypes and {len(accuracies)} accuracies: specify one accuracy per genotype"
+        )
     scorer = ProxyScorer(data, seed, batch, threads=cores())
     scores = _scores(genotypes, with_cost_proxies(proxies), inits, lambda: scorer, {}, report)
     return correlations(scores, accuracies, seed)
@@ -149,7 +151,7 @@ def correlations(scores: Mapping[str, Sequence[float]], results: Sequence[float]
         raise InputError(f"{len(results)} networks: at least {MIN_NETWORKS} are needed for a rank correlation")
     y = np.asarray(results, float)
     if not np.isfinite(y).all():
-        raise InputError("results: one is not finite; leave out its network")
+        raise InputError("results: a result is not finite; omit its network")
     return [_correlation(name, np.asarray(values, float), y, seed) for name, values in scores.items()]
 
 
@@ -205,7 +207,7 @@ def rank_run(
     names, folder = with_cost_proxies(proxies), Path(path)
     run = read_run(folder)
     if "study" not in run:
-        raise InputError(f"{path}: the run of a single training, not of a search")
+        raise InputError(f"{path}: the run folder of a standalone training, not of a search")
     arguments = _scoring_dataset(run, folder, dataset)
     numbers, results, metric = _trained(folder, run, limit)
     if len(numbers) < MIN_NETWORKS:
@@ -331,7 +333,7 @@ def _trained(folder: Path, run: Mapping[str, Any], limit: int | None) -> tuple[l
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, LookupError, csv.Error):
-        raise InputError(f"{path}: damaged; resume the search to have it written again") from None
+        raise InputError(f"{path}: damaged; resume the search to rewrite it") from None
 
 
 def _genotype(folder: Path, number: int) -> Genotype:

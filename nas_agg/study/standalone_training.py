@@ -108,9 +108,11 @@ def train_genotype(
 
 def _check_arguments(memory: str, seed: int) -> None:
     if memory not in (modes := get_args(RequestedMemoryMode)):
-        raise InputError(f"memory: {', '.join(modes)}, not {short_repr(memory)}{did_you_mean(str(memory), modes)}")
+        raise InputError(
+            f"memory: must be one of {', '.join(modes)}, not {short_repr(memory)}{did_you_mean(str(memory), modes)}"
+        )
     if not 0 <= seed < SEED_LIMIT:
-        raise InputError(f"seed: a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
+        raise InputError(f"seed: must be a whole number from 0 to 2**63 - 1, not {short_repr(seed)}")
 
 
 def _print_test(folder: RunFolder, metrics: dict[str, Any]) -> None:
@@ -134,7 +136,7 @@ def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) 
         folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
     elif folder.run["settings"] != settings:
         keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
-        raise InputError(f"{folder.path}: the run has another {keys[0]}; choose another --out")
+        raise InputError(f"{folder.path}: the run has a different {keys[0]}; choose another --out")
 
 
 def _run(

@@ -78,7 +78,7 @@ def latency(
     """Measure the latency of a genotype's network with random weights.
 
     Args:
-        genotype: A genotype without open names.
+        genotype: A genotype without search variables.
         device: auto, cpu, cuda or cuda:N.
         batch: Images per pass.
         threads: CPU threads; by default torch's own number.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LIVE_SETS = (
     6  # largest live sets of the forward pass beside the kept tensors: gradients, workspaces, recomputed tensors
 )
-STEP_OVERHEAD = 128 * 2**20  # bytes of a step whatever the network: those of the libraries
+STEP_OVERHEAD = 128 * 2**20  # bytes of a step that do not depend on the network: those of the libraries
 PROCESS_OVERHEAD = 512 * 2**20  # bytes of a worker before it trains: torch and its libraries, or its context on a GPU
 USABLE_SHARE = 0.9  # of the free bytes; the rest is left to the machine
 

@@ -52,4 +52,4 @@ def test_a_worker_of_a_finished_search_leaves_at_once(tmp_path):
     assert first.startswith("joined a-0123ab as ") and first.endswith(
         "digits, 1 process on cpu, without access to the run folder"
     )
-    assert last == "the search has finished; leaving"
+    assert last == "the search has finished; exiting"

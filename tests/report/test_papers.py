@@ -92,9 +92,9 @@ HEAD = "about: x\ntables: {Table 1: {about: y, columns: {cifar10: [error], image
     ("{network: a, printed: {Table 1: 1.0}}", "rows.0.printed.Table 1: Input should be a valid string"),
     ("{network: a}, {network: a}", "duplicate row 'a'"),
     ("{network: a, point: b/c, differs: d}", "'a': unknown reason 'd'"),
-    ("{network: a, with: {stem: 1}}", "only a row with a point"),
+    ("{network: a, with: {stem: 1}}", "'with', 'differs' and 'readings' require a point"),
     ("{network: a, pont: b/c}", "rows.0.pont: Extra inputs are not permitted"),
-    ("{network: a, point: b/c, readings: [{about: z, by: them}]}", "'z': params and by belong together"),
+    ("{network: a, point: b/c, readings: [{about: z, by: them}]}", "'z': params and by must be specified together"),
 ])  # fmt: skip
 def test_a_file_that_is_wrong_is_one_line(rows, why):
     assert read_paper(HEAD + "rows: []", "x.yaml").rows == ()

@@ -110,7 +110,7 @@ def test_file_data_sets_need_an_explicit_name(copy):
     (lambda run: (run / "run.json").write_text("{"), "run.json: line 1, column 2: not JSON"),
     (lambda run: (run / "run.json").write_text('{"format": 1}'), "run.json: status: field required"),
     (lambda run: (run / "run.json").unlink(), "not a run folder (it has no run.json)"),
-    (lambda run: change(run / "run.json", data=None), "run.json names no data set"),
+    (lambda run: change(run / "run.json", data=None), "run.json specifies no data set"),
     (lambda run: (run / "best/metrics.json").unlink(), "best: incomplete, it has no metrics.json"),
     (lambda run: (run / "best/metrics.json").write_text('{"a": 1,'), "best/metrics.json: line 1, column 9: not JSON"),
     (lambda run: change(run / "best/metrics.json", test_accuracy=None), "metrics.json: test_accuracy: field required"),

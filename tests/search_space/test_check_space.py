@@ -33,7 +33,7 @@ def test_a_space_that_cannot_be_opened_is_rejected(tmp_path: Path) -> None:
     assert rejection("microdens").startswith("unknown search space 'microdens'; did you mean 'microdense'?")
     (tmp_path / "mine.json").write_text("{}")
     assert "search variables" in rejection(tmp_path / "mine.json")
-    with pytest.raises(ValueError, match="samples: 1 is not 2 or more"):
+    with pytest.raises(ValueError, match="samples: must be 2 or more, not 1"):
         check_space(Space(EXAMPLE_SPACE, "testing"), samples=1)
 
 

@@ -69,7 +69,9 @@ def join(storage: str, run: str, notes: str, ways: str) -> None:
     found = locate_study(run=run, wait=60) if storage == "-" else locate_study(storage, Path(run).name, wait=60)
     config = WorkerConfig(data={**json.loads(ways), "notes": notes})
     with stoppable():
-        WorkerAgent(found, [config], say=lambda line: print(line, flush=True), command=(sys.executable, __file__)).run()
+        WorkerAgent(
+            found, [config], print_line=lambda line: print(line, flush=True), command=(sys.executable, __file__)
+        ).run()
 
 
 if __name__ == "__main__":

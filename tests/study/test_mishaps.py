@@ -406,7 +406,7 @@ def test_a_run_without_weights_says_why(tiny, score, tmp_path):
     line = said(InputError, evaluate_run, path)
     assert "best/weights.safetensors is missing" in line and "function" not in line
     (path / "best/weights.safetensors").write_bytes(b"")
-    assert "names no data set" in said(InputError, evaluate_run, path)
+    assert "specifies no data set" in said(InputError, evaluate_run, path)
     for data, field in (({}, "data.spec: "), ({"spec": "digits", "root": "/"}, "data.root: ")):
         unfinished(path, status="finished", data=data)
         assert field in said(InputError, evaluate_run, path)

@@ -88,7 +88,7 @@ def test_scores_that_are_not_finite_are_excluded() -> None:
     assert few == Correlation("snip", 2, 3, None, None, None, None)
     with pytest.raises(InputError, match="2 networks: at least 3 are needed"):
         correlations({"zen": [1, 2]}, [1, 2])
-    with pytest.raises(InputError, match="results: one is not finite"):
+    with pytest.raises(InputError, match="results: a result is not finite"):
         correlations({"zen": [1, 2, 3]}, [1, 2, math.nan])
 
 
@@ -350,7 +350,7 @@ def test_errors_of_a_ranking_are_one_line(folder: Path, tmp_path: Path) -> None:
     run = json.loads((folder / "run.json").read_text())
     del run["study"]
     (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(InputError, match="the run of a single training, not of a search"):
+    with pytest.raises(InputError, match="the run folder of a standalone training, not of a search"):
         rank_run(folder)
 
 

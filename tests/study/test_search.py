@@ -154,7 +154,7 @@ def test_a_point_of_the_family_s_other_space_is_pointed_at(start, score):
 
 def test_a_start_over_a_limit_that_was_said_is_refused_before_there_is_a_run(tiny, score, tmp_path):
     values = {"width": 8, "deep": 0, "kernel": 3, "end": "relu"}
-    with pytest.raises(InputError, match=r"start: network 1 has \d+ params, over max_params 1$"):
+    with pytest.raises(InputError, match=r"start: network 1 has \d+ params; max_params is 1$"):
         search(tiny, score, start=[values], max_params=1, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -381,8 +381,8 @@ def test_a_test_is_shown_with_its_images(tiny, score, capsys):
     ("call", "said"),
     [
         ({"searcher": "randm"}, "unknown searcher 'randm'; did you mean 'random'?"),
-        ({"workers": 2}, "evaluate: called in this process"),
-        ({"storage": "sqlite:///x.db"}, "storage: it needs a run folder"),
+        ({"workers": 2}, "evaluate: runs in this process"),
+        ({"storage": "sqlite:///x.db"}, "storage: requires a run folder"),
         ({"budget": "ten"}, "budget: "),
     ],
 )

@@ -46,7 +46,7 @@ class Metric:
         return value if self.direction == "maximize" else -value
 
     def format(self, value: float) -> str:
-        """Value with its unit, for people."""
+        """Format a value with its unit."""
         match self.unit:
             case "fraction":
                 return f"{100 * value:.2f} %"

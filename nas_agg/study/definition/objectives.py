@@ -78,13 +78,13 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
         default = METRICS["accuracy"] if settings.latency_target is None else SCORE
         return Objectives((VALUE if evaluated else default,))
     if settings.latency_target is not None:
-        raise InputError("latency_target: the objective is then a score of accuracy and latency; omit one of the two")
+        raise InputError("latency_target: it defines the objective; omit objective or latency_target")
     if not names:
-        raise InputError(f"objective: none is named; choose from {', '.join(METRICS)}")
+        raise InputError(f"objective: no metric specified; choose from {', '.join(METRICS)}")
     objectives = Objectives([_metric(name, evaluated) for name in names])
     for name in objectives.names:
         if objectives.names.count(name) > 1:
-            raise InputError(f"objective: {name} is named twice")
+            raise InputError(f"objective: duplicate metric {name}")
     if all(metric.known_a_priori for metric in objectives):
         raise InputError("objective: none of these depends on training; add accuracy or loss")
     if not evaluated and not any(metric.depends_on_training for metric in objectives):

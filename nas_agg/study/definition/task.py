@@ -37,7 +37,7 @@ class Task:
     """A data set and the devices to train on.
 
     Attributes:
-        about: One line for people.
+        about: A description in one line.
         data: Arguments of :func:`nas_agg.training.data.load_data`.
         input: Shape of the images (channels, height, width).
         classes: Number of classes.

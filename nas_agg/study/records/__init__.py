@@ -1,4 +1,4 @@
-"""What a study leaves behind: its trials in an Optuna storage, the run folder, provenance, progress, cached scores.
+"""Records of a study: its trials in an Optuna storage, the run folder, provenance, progress, cached scores.
 
 Imports `study.samplers` and the packages below it.
 """

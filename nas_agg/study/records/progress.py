@@ -74,7 +74,7 @@ class ProgressReporter:
     def _evaluated(self) -> int:
         return sum(trial.consumes_budget for trial in self._trials())
 
-    def say(self, line: str) -> None:
+    def message(self, line: str) -> None:
         """Log and print a line."""
         self._log(line)
         if self._live is not None:
@@ -84,7 +84,7 @@ class ProgressReporter:
 
     def trial(self, trial: TrialRecord) -> None:
         """Report a trial that ended."""
-        self.say(self._line(trial))
+        self.message(self._line(trial))
         self.tick(trial)
 
     def tick(self, trial: TrialRecord | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The run folder: what a search or a training leaves on the disk, and the lock of its only writer."""
+"""The run folder: the files of a search or a training, and the lock of its only writer."""
 
 from __future__ import annotations
 
@@ -328,7 +328,7 @@ def dataset_arguments(run: dict[str, Any], path: str | os.PathLike[str]) -> dict
         InputError: The run has no data set.
     """
     if "data" not in run:
-        raise InputError(f"{path}: {RUN_FILE} names no data set; specify one, and the weights")
+        raise InputError(f"{path}: {RUN_FILE} specifies no data set; specify one, and the weights")
     try:
         return dict(_validated(_DatasetArguments, run["data"]))
     except InputError as error:

@@ -82,7 +82,7 @@ class StudyRecord:
                     f"{storage_name}: trial {len(self._records)} is missing; restore it, or choose another --out"
                 )
             if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
-                raise InputError(f"trial {trial.number} of the study was not created by a search of nas_agg")
+                raise InputError(f"trial {trial.number} of the study was not created by nas_agg")
             self._storage_ids.append(trial._trial_id)
             trial.user_attrs = {key: attr for key, attr in trial.user_attrs.items() if not key.startswith(REMOTE)}
             if trial.state == TrialState.RUNNING:  # it is trained again, and reports again
@@ -240,7 +240,7 @@ class StudyRecord:
                 self._storage_ids.append(self.storage.create_new_trial(self.study_id, trial))
                 stored_number = self.storage.get_trial_number_from_id(self._storage_ids[-1])
             if stored_number != number:
-                raise NasAggError("another process writes to this study; give each search its own")
+                raise NasAggError("another process is writing to this study; use a separate study for each search")
         self._update_record(trial)
 
     # ---- recording results

@@ -161,7 +161,7 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
     def log_improvement(self, rows: Rows, exact: bool) -> Array:
         """The logarithm of the expected hypervolume improvement of candidates, ``(candidates,)``.
 
-        Candidates without any rank behind all others, by the sum of their upper confidence bounds.
+        Candidates without expected improvement rank after all others, by the sum of their upper confidence bounds.
         """
         features = self.features(rows, exact)
         volumes, bounds = np.ones((len(rows), len(self._lower))), np.zeros(len(rows))

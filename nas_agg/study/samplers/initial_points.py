@@ -98,6 +98,6 @@ def resolve_settings(
             limit = getattr(resolved, name)
             if limit and need > limit:
                 if getattr(settings, name) is not None:
-                    raise InputError(f"start: network {place} has {need:,} {name[4:]}, over {name} {limit:,}")
+                    raise InputError(f"start: network {place} has {need:,} {name[4:]}; {name} is {limit:,}")
                 resolved = resolved.model_copy(update={name: need})
     return resolved

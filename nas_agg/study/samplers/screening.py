@@ -34,7 +34,7 @@ class ProxyScreener:
     def __init__(self, proxy: str, candidates: int, data: Mapping[str, Any] | None, seed: int, batch: int = BATCH):
         check_proxies([proxy])
         if candidates < 1:
-            raise InputError(f"candidates: {candidates} is not 1 or more")
+            raise InputError(f"candidates: must be 1 or more, not {candidates}")
         if data is None and proxy not in COST_PROXIES:
             raise InputError(f"proxy: {proxy} needs images; specify a data set, or use {' or '.join(COST_PROXIES)}")
         self.proxy, self.candidates = proxy, candidates

@@ -27,7 +27,9 @@ class ParameterSpace(SearchVariables):
 
     def __init__(self, text: Mapping[str, Any]):
         if not text:
-            raise InputError("space: no names; give {name: [values]} or {name: {'from': 1, 'to': 9}}")
+            raise InputError(
+                "space: no search variables; use for example {name: [values]} or {name: {'from': 1, 'to': 9}}"
+            )
         try:
             for key in text:
                 if not isinstance(key, str) or not key:

@@ -192,7 +192,7 @@ def _decode(path: Path, content: bytes) -> list[str]:
 
 
 def _split_comments(lines: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The fields in the leading comments, and the lines behind them."""
+    """The fields in the leading comments, and the lines after them."""
     fields: dict[str, list[str]] = {}
     for count, line in enumerate(lines):
         if not line.startswith("#"):

@@ -107,7 +107,7 @@ class WorkerAgent:
         study: The study.
         configs: Configuration of each of its processes.
         poll: Timing.
-        say: Receives lines on what happens.
+        print_line: Receives lines about events.
         command: Starts a process.
     """
 
@@ -117,10 +117,15 @@ class WorkerAgent:
         configs: Sequence[WorkerConfig],
         *,
         poll: PollSettings | None = None,
-        say: Callable[[str], None] = print,
+        print_line: Callable[[str], None] = print,
         command: Sequence[str] = WORKER_COMMAND,
     ):
-        self._study, self._storage, self._poll, self._say = study, study.storage, poll or PollSettings(), say
+        self._study, self._storage, self._poll, self._print_line = (
+            study,
+            study.storage,
+            poll or PollSettings(),
+            print_line,
+        )
         self._host = socket.gethostname()
         self.id = f"{self._host}-{os.getpid()}-{secrets.token_hex(3)}"
         self._about = {"host": self._host, "pid": os.getpid(), "slots": len(configs), "device": configs[0].device}
@@ -162,14 +167,14 @@ class WorkerAgent:
         self._write(None, f"{WORKER}{self.id}", self._about)
         slots = self._about["slots"]
         folder = "with" if self._trial_folders else "without"
-        self._say(
+        self._print_line(
             f"joined {self._study.name} as {self.id}: {self._study.task['about']}, {slots} "
             f"process{'es' * (slots != 1)} on {self._about['device']}, {folder} access to the run folder"
         )
         poll, interval = self._poll, self._poll.after_trial
         while True:
             if reason := self._read_storage():
-                self._say(f"{reason}; leaving")
+                self._print_line(f"{reason}; exiting")
                 self._pool.close()
                 self._sign_off()
                 return
@@ -208,7 +213,7 @@ class WorkerAgent:
                 with storage_errors(f"cannot be reached for {self._lease_seconds:g} s"):
                     raise
             if not self._is_unreachable:
-                self._say(f"the storage cannot be reached ({type(error).__name__}); retrying")
+                self._print_line(f"the storage cannot be reached ({type(error).__name__}); retrying")
             self._is_unreachable = True
             time.sleep(1.0)
             return None
@@ -246,7 +251,7 @@ class WorkerAgent:
         try:
             return self._with_retries(read)
         except KeyError:
-            raise NasAggError(f"study {self._study.name} is gone from the storage") from None
+            raise NasAggError(f"study {self._study.name} no longer exists in the storage") from None
 
     # ---- leases
 
@@ -278,7 +283,7 @@ class WorkerAgent:
             self._coordinator_seen = now
         self._coordinator_beat = beat
         if now - self._coordinator_seen > self._poll.idle:
-            raise NasAggError(f"no coordinator for {self._poll.idle:g} s; leaving")
+            raise NasAggError(f"no coordinator for {self._poll.idle:g} s; exiting")
         if coordinator.get("session") != self._session:  # a new coordinator needs a heartbeat at once
             self._session = coordinator.get("session")
             self._lease_seconds = coordinator.get("lease", LeaseSettings().seconds)
@@ -287,7 +292,7 @@ class WorkerAgent:
 
     def _update_leases(self, leased: dict[int, FrozenTrial]) -> None:
         for number in [n for n, own in self._trials.items() if not _is_attempt(leased.get(n), own.attempt)]:
-            self._say(f"trial {number}: lease revoked")
+            self._print_line(f"trial {number}: lease revoked")
             self._pool.cancel(number)
             self._forget(number)
         for number, trial in leased.items():
@@ -304,7 +309,7 @@ class WorkerAgent:
         else:
             out = self._trial_folders / str(number)
         job = read_job(trial.user_attrs).model_copy(update={"out": str(out)})
-        self._say(f"trial {number}: training" + (f", attempt {attempt}" if attempt > 1 else ""))
+        self._print_line(f"trial {number}: training" + (f", attempt {attempt}" if attempt > 1 else ""))
         self._trials[number] = _LeasedTrial(trial._trial_id, attempt, own_folder)
         self._pool.start(Assignment(number, job=job))
 
@@ -316,7 +321,9 @@ class WorkerAgent:
             self._pool.reply(event.number, trial.stop)
             return False
         self._end(event)
-        self._say(f"trial {event.number}: {event.kind.replace('_', ' ')}{f': {event.reason}' if event.reason else ''}")
+        self._print_line(
+            f"trial {event.number}: {event.kind.replace('_', ' ')}{f': {event.reason}' if event.reason else ''}"
+        )
         return True
 
     def _end(self, event: Event) -> None:
@@ -343,7 +350,7 @@ class WorkerAgent:
                     self._write(trial.id, key, block)
                 trial.sent = len(trial.reports)
 
-    # ---- leaving
+    # ---- exit
 
     def _release_all(self, reason: str) -> None:
         """Release the running trials, so that others need not wait until this worker counts as dead."""

@@ -28,7 +28,7 @@ def join_study(
     workers: int | None = None,
     wait: float = 0,
     idle: float = PollSettings.idle,
-    say: Callable[[str], None] = print,
+    print_line: Callable[[str], None] = print,
 ) -> None:
     """Train trials of a study until its search has finished.
 
@@ -38,7 +38,7 @@ def join_study(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         workers: Trials at once; by default one per GPU, or up to two on a CPU.
         idle: Seconds without a coordinator after which the worker leaves.
-        say: Receives lines on what happens.
+        print_line: Receives lines about events.
 
     Raises:
         InputError: There is no such study, or its versions or images differ from this machine's.
@@ -47,12 +47,12 @@ def join_study(
     """
     with stoppable():
         try:
-            handle = locate_study(storage, study, run, wait, say)
+            handle = locate_study(storage, study, run, wait, print_line)
             check_versions(handle.task)
             configs = worker_configs(handle.task, dataset, device, workers)
         except Stopped as stopped:
             raise WorkerStopped(stopped.status, 0) from None
-        WorkerAgent(handle, configs, poll=PollSettings(idle=idle), say=say).run()
+        WorkerAgent(handle, configs, poll=PollSettings(idle=idle), print_line=print_line).run()
 
 
 def locate_study(
@@ -60,7 +60,7 @@ def locate_study(
     study: str | None = None,
     run: str | os.PathLike[str] | None = None,
     wait: float = 0,
-    say: Callable[[str], None] = lambda line: None,
+    print_line: Callable[[str], None] = lambda line: None,
 ) -> StudyHandle:
     """Locate a study, by a storage and a name or by a run folder.
 
@@ -70,7 +70,7 @@ def locate_study(
             unfinished study.
         run: A run folder that this machine can access, in place of both.
         wait: Seconds to wait for a study that does not exist yet.
-        say: Receives a line if it must wait.
+        print_line: Receives a line if it must wait.
 
     Raises:
         InputError: There is no such storage, or no such study in it.
@@ -85,7 +85,7 @@ def locate_study(
             if time.monotonic() >= end:
                 raise
             if not is_announced:
-                say(f"{error}; waiting")
+                print_line(f"{error}; waiting")
             is_announced = True
         time.sleep(min(1.0, max(0.0, end - time.monotonic())))
 
@@ -134,11 +134,12 @@ def check_versions(task: Mapping[str, Any]) -> None:
     Raises:
         InputError: A version differs.
     """
-    here = versions()
-    for name, there in task["versions"].items():
-        if here.get(name) != there:
+    installed = versions()
+    for name, required in task["versions"].items():
+        if installed.get(name) != required:
             raise InputError(
-                f"the search uses {name} {there}, this machine has {here.get(name)}; install {name} {there} here"
+                f"the search uses {name} {required}, this machine has {installed.get(name)}; "
+                f"install {name} {required} here"
             )
 
 

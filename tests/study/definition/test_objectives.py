@@ -46,11 +46,11 @@ def test_a_functions_own_objectives_have_a_direction():
     ("objective", "evaluated", "said"),
     [
         ("acuracy", False, "unknown metric 'acuracy'; did you mean 'accuracy'?"),
-        ("accuracy,accuracy", False, "accuracy is named twice"),
+        ("accuracy,accuracy", False, "duplicate metric accuracy"),
         ("params,macs", False, "none of these depends on training"),
         ("latency,macs", False, "trained for accuracy or loss"),
         ("", False, "unknown metric ''"),
-        ((), False, "none is named"),
+        ((), False, "no metric specified"),
         ("error:down", True, "write error:min or error:max"),
         ("my error:min", True, "is not a valid name"),
     ],
@@ -63,7 +63,7 @@ def test_invalid_objectives(objective, evaluated, said):
 def test_settings_that_exclude_several_objectives(tiny):
     with pytest.raises(InputError, match="median takes a single objective; use halving"):
         objectives_of(Settings.parse(space="tiny", objective="accuracy,macs", pruner="median"), evaluated=False)
-    with pytest.raises(InputError, match="latency_target: the objective is then a score of accuracy and latency"):
+    with pytest.raises(InputError, match="latency_target: it defines the objective"):
         objectives_of(Settings.parse(space="tiny", objective="loss", latency_target="5ms"), evaluated=False)
     with pytest.raises(InputError, match="supports a single objective only, not accuracy, macs"):
         search(tiny, accuracy, searcher="local", objective="accuracy,macs", budget=3)

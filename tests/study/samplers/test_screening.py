@@ -94,7 +94,7 @@ def test_running_out_of_memory_does_not_end_the_search(monkeypatch: pytest.Monke
 def test_invalid_arguments_are_rejected_in_one_line() -> None:
     for arguments, line in (
         (("synflo", 4, DIGITS, 0), "unknown proxy 'synflo'; did you mean 'synflow'\\?"),
-        (("synflow", 0, DIGITS, 0), "candidates: 0 is not 1 or more"),
+        (("synflow", 0, DIGITS, 0), "candidates: must be 1 or more, not 0"),
         (("synflow", 4, None, 0), "proxy: synflow needs images; specify a data set, or use params or macs"),
     ):
         with pytest.raises(InputError, match=line):

@@ -89,7 +89,9 @@ def test_a_resumed_training_keeps_its_mode(tmp_path, free, monkeypatch):
 
 
 def test_an_unknown_mode_is_rejected(tmp_path):
-    with pytest.raises(InputError, match=r"memory: auto, plain, lean, leanest, not 'leen'; did you mean 'lean'\?"):
+    with pytest.raises(
+        InputError, match=r"memory: must be one of auto, plain, lean, leanest, not 'leen'; did you mean 'lean'\?"
+    ):
         trained(tmp_path / "run", memory="leen")
     assert not (tmp_path / "run").exists()
 

@@ -346,7 +346,7 @@ def arranged(monkeypatch, tmp_path):
                     locate_study(run=self.out, wait=20),
                     [config],
                     poll=self.poll,
-                    say=self.lines.append,
+                    print_line=self.lines.append,
                     command=(sys.executable, str(FAKE)),
                 ).run()
 
@@ -385,7 +385,7 @@ def test_a_remote_worker_that_joins_late_trains_the_same_trials_as_local_ones(ti
     for one, other in zip(elsewhere.trials, here.trials, strict=True):
         assert (one.number, one.labels, one.hash, one.seed) == (other.number, other.labels, other.hash, other.seed)
         assert one.values == other.values or "pruned" in (one.state, other.state)
-    assert arranged.lines[-1] == "the search has finished; leaving"
+    assert arranged.lines[-1] == "the search has finished; exiting"
 
 
 def test_remote_trials_are_pruned_too(tiny, arranged):
@@ -477,15 +477,15 @@ def test_a_suspended_machine_cancels_trials_that_were_leased_to_others(tiny, arr
     assert sum(trial.consumes_budget for trial in result.trials) == 8
     said, _ = first.communicate(timeout=20)
     assert "trial 1: lease revoked" in said.splitlines()
-    assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; leaving"
+    assert first.returncode == 0 and said.splitlines()[-1] == "the search has finished; exiting"
 
 
 def test_a_worker_without_a_coordinator_exits_after_the_idle_time(record, monkeypatch):
     record.storage.set_study_user_attr(record.study_id, TASK, {**TASK_SAID, "versions": versions()})
     lines = []
     study = StudyHandle(record.storage, record.study_id, "a", TASK_SAID)
-    worker = WorkerAgent(study, [WorkerConfig(data={})], poll=PollSettings(idle=0.5), say=lines.append)
-    with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; leaving"):
+    worker = WorkerAgent(study, [WorkerConfig(data={})], poll=PollSettings(idle=0.5), print_line=lines.append)
+    with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; exiting"):
         worker.run()
     said = record.storage.get_study_user_attrs(record.study_id)[f"{WORKER}{worker.id}"]
     assert said["signed_off"] is True
@@ -497,7 +497,7 @@ def test_a_storage_that_is_gone_is_a_one_line_error(record):
             raise ConnectionError("no route to host")
 
     joined = StudyHandle(Gone(), 0, "a", TASK_SAID)
-    worker = WorkerAgent(joined, [WorkerConfig(data={})], say=lambda line: None)
+    worker = WorkerAgent(joined, [WorkerConfig(data={})], print_line=lambda line: None)
     worker._lease_seconds = 0.2
     with pytest.raises(NasAggError, match=r"the storage cannot be reached for 0\.2 s: ConnectionError: no route to"):
         worker.run()
