@@ -53,10 +53,11 @@ def load(source: Source) -> Genotype:
         InputError: The source does not exist, or does not describe a network.
     """
     if isinstance(source, Mapping):
+        from nas_agg.common.values import json_values
         from nas_agg.language.genotype import Genotype
         from nas_agg.language.resolver import Resolver
 
-        genotype = Genotype.from_dict(source)
+        genotype = Genotype.from_dict(json_values(source))
         if not genotype.open:
             Resolver(genotype).network()
         return genotype

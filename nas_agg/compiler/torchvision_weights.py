@@ -43,6 +43,7 @@ MODELS = (
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 _COUNTER = "num_batches_tracked"  # missing in older files, and not used for inference
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # norm.1 instead of norm1, in older files
+_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
 
 State = dict[str, Tensor]
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
@@ -74,6 +75,7 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
     else:
         state = _read_state(_cached_file(model, version, download) if model else Path(source))
     own = network.state_dict()
+    state = _unwrap(state, own)
     if model is None and state.keys() != own.keys():
         model = _closest_model(_current_names(state))
     if model is not None:
@@ -81,6 +83,16 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
     else:
         check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     network.load_state_dict(state)
+
+
+def _unwrap(state: State, own: State) -> State:
+    """Remove the prefixes of modules that wrapped the saved one, unless the network's own names have them."""
+    while state.keys() != own.keys():
+        prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in state)), None)
+        if prefix is None or not state:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _current_names(state: State) -> State:

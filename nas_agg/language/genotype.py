@@ -29,6 +29,7 @@ from typing_extensions import TypeAliasType
 
 from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, did_you_mean, truncate
 from nas_agg.common.files import canonical_json
+from nas_agg.common.values import MAX_NESTING
 from nas_agg.graph.primitives import MAX_CHANNELS, MAX_SIDE
 from nas_agg.language.expressions import WORDS as EXPRESSION_WORDS
 from nas_agg.language.expressions import is_name
@@ -39,7 +40,6 @@ from nas_agg.language.patterns import MAX_NODES, PATTERNS
 from nas_agg.language.schema import Bounds, Choice, Flag, Model, Number, Word
 
 VERSION = 1
-MAX_NESTING = 48
 JOIN = "join"
 
 #: Words that cannot be names.

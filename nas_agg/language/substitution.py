@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, did_you_mean, truncate
+from nas_agg.common.values import MAX_NESTING
 from nas_agg.language.expressions import VARIABLES, Expression, ExpressionError, parse_expression
-from nas_agg.language.genotype import ADAPTERS, JOIN, MAX_NESTING, Genotype, format_value, validate
+from nas_agg.language.genotype import ADAPTERS, JOIN, Genotype, format_value, validate
 from nas_agg.language.layers import LAYERS
 from nas_agg.language.operators import OPERATORS
 from nas_agg.language.patterns import PATTERNS

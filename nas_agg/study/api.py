@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.common.errors import InputError
+from nas_agg.common.values import json_values
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
@@ -169,7 +170,7 @@ def _open(space: str | os.PathLike[str] | Space | Mapping[str, Any]) -> tuple[Sp
     if isinstance(space, Space):
         return space, space.name
     if isinstance(space, Mapping):
-        opened = Space(space, "space") if "net" in space else ParameterSpace(space)
+        opened = Space(json_values(space), "space") if "net" in space else ParameterSpace(space)
         return opened, opened.name
     if not isinstance(space, str | os.PathLike):
         raise InputError(f"space: expected a name, a file, a Space or search variables, not {short_repr(space)}")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import nas_agg
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.weights import load_weights, save_weights
 
@@ -51,3 +52,17 @@ def test_files_that_hold_no_weights(tmp_path):
     (tmp_path / "bad").write_bytes((tmp_path / "w").read_bytes()[:-5])
     assert "not a readable safetensors file" in refusal(load_weights, network(), tmp_path / "bad")
     assert "not a readable safetensors file" in refusal(load_weights, network(), tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_wrapped_modules_are_removed(prefix):
+    text = {
+        "input": [3, 8, 8],
+        "classes": 3,
+        "net": [{"conv": 3, "out": 8}, "bn", "relu", "gap", {"linear": "classes"}],
+    }
+    state = nas_agg.compile(text, seed=0).state_dict()
+    network = nas_agg.compile(text, weights={prefix + name: tensor for name, tensor in state.items()})
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+    with pytest.raises(InputError, match="these are the weights of another network"):
+        nas_agg.compile(text, weights={prefix + name: tensor for name, tensor in list(state.items())[1:]})

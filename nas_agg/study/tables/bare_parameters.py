@@ -7,6 +7,7 @@ from typing import Any
 
 from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.common.files import canonical_json
+from nas_agg.common.values import json_values
 from nas_agg.language.genotype import format_value
 from nas_agg.search_space.domains import parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
@@ -34,7 +35,7 @@ class ParameterSpace(SearchVariables):
             for key in text:
                 if not isinstance(key, str) or not key:
                     raise GenotypeError(f"{format_value(key)} is not a name")
-            super().__init__({key: parse_domain(values, key) for key, values in text.items()})
+            super().__init__({key: parse_domain(json_values(values, key), key) for key, values in text.items()})
         except GenotypeError as error:
             raise InputError(f"space: {error}") from None
 

@@ -133,7 +133,7 @@ class InProcessExecutor:
 def _numbers(result: Any, count: int) -> list[float] | str:
     """A function's values, or the reason they are invalid."""
     expected = "a number" if count == 1 else f"{count} numbers"
-    items = [result] if count == 1 else result
+    items = [result] if count == 1 else result.tolist() if hasattr(result, "tolist") else result  # of an array
     if not isinstance(items, tuple | list) or len(items) != count:
         return f"evaluate returned a {type(result).__name__}, not {expected}"
     numbers = []
