@@ -13,9 +13,9 @@ from nas_agg.common.console import format_count, print_table
 from nas_agg.common.errors import InputError
 
 if TYPE_CHECKING:
+    from nas_agg.report.paper_runs import RunMatch
+    from nas_agg.report.paper_tables import Grid
     from nas_agg.report.papers import Paper
-    from nas_agg.report.runs import RunMatch
-    from nas_agg.report.tables import Grid
 
 
 class TableFormat(StrEnum):
@@ -121,19 +121,19 @@ def table(
     format: Annotated[TableFormat, typer.Option("--format", help="Output format.")] = TableFormat.table,
 ) -> None:
     """Show the papers' tables beside our counts. With runs, their results are shown beside the printed ones."""
-    from nas_agg.report import papers, tables
+    from nas_agg.report import paper_tables, papers
 
     if known_as and not run:
         raise InputError("--as: requires --run")
     selected = {name: papers.paper(name) for name in ([paper] if paper else papers.papers())}
     matches = _matches(run or [], [name.value for name in known_as or []], selected)
     if run and not paper:
-        selected = {name: tables.rows_of(p, name, matches) for name, p in selected.items()}
+        selected = {name: paper_tables.rows_of(p, name, matches) for name, p in selected.items()}
         selected = {name: p for name, p in selected.items() if p.rows}
     if format is TableFormat.json:
-        print_json([tables.row_dict(name, p, row, matches) for name, p in selected.items() for row in p.rows])
+        print_json([paper_tables.row_dict(name, p, row, matches) for name, p in selected.items() for row in p.rows])
     elif format is TableFormat.markdown:
-        print("\n".join(tables.markdown(p, matches if run else None) for p in selected.values()), end="")
+        print("\n".join(paper_tables.markdown(p, matches if run else None) for p in selected.values()), end="")
     else:
         for number, (name, selected_paper) in enumerate(selected.items()):
             print("\n" * (number > 0) + f"{name}: {selected_paper.about}")
@@ -142,7 +142,7 @@ def table(
 
 def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -> list[RunMatch]:
     """The rows of papers that runs reproduce; a run without one gets a line on stderr with the reason."""
-    from nas_agg.report.runs import match, read_trained
+    from nas_agg.report.paper_runs import match, read_trained
 
     matches: list[RunMatch] = []
     for trained in [read_trained(path, known_as) for path in runs]:
@@ -155,18 +155,18 @@ def _matches(runs: list[str], known_as: list[str], selected: dict[str, Paper]) -
 
 def _print_paper(paper: Paper, matches: list[RunMatch] | None) -> None:
     """Print the sizes, alternative readings and results of a paper; with runs only the results."""
-    from nas_agg.report import counts, tables
+    from nas_agg.report import paper_counts, paper_tables
 
     if matches is None:
-        counted = [counts.count(row, paper) for row in paper.rows]
-        print(f"\nsizes (FLOPs: {counts.FLOPS[paper.flops]})")
-        _print_grid(tables.counts_grid(counted))
-        print(counts.summary(counted))
-        readings = tables.readings_grid(paper)
+        counted = [paper_counts.count(row, paper) for row in paper.rows]
+        print(f"\nsizes (FLOPs: {paper_counts.FLOPS[paper.flops]})")
+        _print_grid(paper_tables.counts_grid(counted))
+        print(paper_counts.summary(counted))
+        readings = paper_tables.readings_grid(paper)
         if readings.rows:
             print("\nalternative readings of the paper")
             _print_grid(readings)
-    results = tables.results_grid(paper, matches)
+    results = paper_tables.results_grid(paper, matches)
     if results.rows:
         print("\nresults (errors in percent)")
         _print_grid(results)

@@ -2,7 +2,7 @@
 
 A paper has ``tables`` and ``rows``. A table names its columns by data set and metric; a row is a network with its
 values in each table as one string, one per column (``"26.13 6.65"``, ``-`` where nothing is printed). Our own values
-are counted (``counts.py``) or read from runs (``runs.py``), never written down.
+are counted (``paper_counts.py``) or read from runs (``paper_runs.py``), never written down.
 """
 
 from __future__ import annotations

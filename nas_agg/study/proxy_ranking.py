@@ -22,8 +22,8 @@ from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
 from nas_agg.study.records.progress import pluralize
+from nas_agg.study.records.proxy_score_cache import ScoreCache, Scores
 from nas_agg.study.records.run_folder import dataset_arguments, read_run
-from nas_agg.study.records.score_cache import ScoreCache, Scores
 from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
 from nas_agg.study.tables.results_table import TabularSpace
 

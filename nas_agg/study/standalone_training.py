@@ -136,7 +136,7 @@ def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) 
         folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
     elif folder.run["settings"] != settings:
         keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
-        raise InputError(f"{folder.path}: the run has a different {keys[0]}; choose another --out")
+        raise InputError(f"{folder.path}: the run has a different value of {keys[0]}; choose another --out")
 
 
 def _run(

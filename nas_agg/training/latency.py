@@ -119,7 +119,7 @@ def measure(
     place, training = torch.device(device), model.training
     try:
         model.to(place, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        with torch.inference_mode(), explain_out_of_memory(f"latency: at batch size {batch}", "give a smaller one"):
+        with torch.inference_mode(), explain_out_of_memory(f"latency: at batch size {batch}", "use a smaller batch"):
             images = torch.rand((batch, *input), generator=torch.Generator().manual_seed(0)).to(
                 place, memory_format=torch.channels_last
             )

@@ -290,7 +290,7 @@ def test_a_best_that_is_not_whole_says_what_to_do(tiny, score, tmp_path):
     best = path / "best"
     for text in ("[]", "5", "{"):
         (best / "metrics.json").write_text(text)
-        assert f"remove {best} to have it written again" in said(InputError, search, tiny, score, **settings)
+        assert f"remove {best} to rewrite it" in said(InputError, search, tiny, score, **settings)
     (best / "metrics.json").unlink()
     assert said(InputError, search, tiny, score, **settings).startswith(f"{best}: incomplete, it has no metrics.json")
     shutil.rmtree(best)

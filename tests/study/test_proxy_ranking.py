@@ -20,7 +20,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study import proxy_ranking as ranking
 from nas_agg.study.proxy_ranking import Correlation, correlations, rank_genotypes, rank_run, rank_table
-from nas_agg.study.records import score_cache as kept
+from nas_agg.study.records import proxy_score_cache
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.proxy_scorer import ZERO_COST_PROXIES, ProxyScorer
 from nas_agg.study.tables.results_table import TabularSpace
@@ -253,16 +253,16 @@ def test_damaged_scores_are_computed_again(folder: Path, text: str | bytes) -> N
 
 def test_infinite_scores_are_saved_and_failures_are_not(tmp_path: Path) -> None:
     path = tmp_path / "proxies.json"
-    scores = kept.ScoreCache(path, "a")
+    scores = proxy_score_cache.ScoreCache(path, "a")
     scores.scores["x"] = {"zen": [1.5, math.inf, -math.inf], "snip": [2.0, math.nan, 3.0]}
     scores.write()
     json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert kept.ScoreCache(path, "a").scores == {"x": {"zen": [1.5, math.inf, -math.inf], "snip": [2.0]}}
-    other = kept.ScoreCache(path, "b")
+    assert proxy_score_cache.ScoreCache(path, "a").scores == {"x": {"zen": [1.5, math.inf, -math.inf], "snip": [2.0]}}
+    other = proxy_score_cache.ScoreCache(path, "b")
     assert other.scores == {}
     other.scores["x"] = {"zen": [7.0]}
     other.write()
-    assert kept.ScoreCache(path, "a").scores["x"]["snip"] == [2.0], "of others too"
+    assert proxy_score_cache.ScoreCache(path, "a").scores["x"]["snip"] == [2.0], "of others too"
 
 
 def test_a_run_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_a_run_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(path, text):
         raise NasAggError(f"{path}: cannot be written: Permission denied")
 
-    monkeypatch.setattr(kept, "write_atomic", refuse)
+    monkeypatch.setattr(proxy_score_cache, "write_atomic", refuse)
     result = rank_run(folder, ["zen"], dataset="digits")
     assert result.correlations == expected.correlations
     assert result.cache_error.endswith("proxies.json: cannot be written: Permission denied")

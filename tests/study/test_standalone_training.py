@@ -78,7 +78,7 @@ def test_a_finished_training_is_not_repeated(trained):
 
 def test_other_settings_are_rejected_in_its_folder(trained):
     out, _ = trained
-    with pytest.raises(InputError, match="another epochs; choose another --out"):
+    with pytest.raises(InputError, match="a different value of epochs; choose another --out"):
         train_genotype(nas_agg.load(SMALL), dataset="digits", recipe="search", epochs=2, device="cpu", out=out)
 
 
@@ -113,6 +113,6 @@ def test_a_failed_training_leaves_a_failed_run_and_can_be_repeated(tmp_path, mon
 
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_out_of_range_is_rejected(tmp_path, seed):
-    with pytest.raises(InputError, match="seed: a whole number"):
+    with pytest.raises(InputError, match="seed: must be a whole number"):
         train_genotype(nas_agg.load(SMALL), seed=seed, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -89,7 +89,7 @@ def test_memory_that_runs_out_is_one_line():
         def forward(self, x):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(NasAggError, match="latency: at batch size 512: out of memory; give a smaller one"):
+    with pytest.raises(NasAggError, match="latency: at batch size 512: out of memory; use a smaller batch"):
         measure(Large(), (3, 4, 4), batch=512)
 
 

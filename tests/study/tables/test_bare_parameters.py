@@ -45,7 +45,7 @@ def test_initial_points_are_values_of_the_variables():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({}, "space: no names"),
+        ({}, "space: no search variables"),
         ({"a": []}, "space: a: "),
         ({"a": {"from": 3, "to": 1}}, "space: a"),
         ({3: [1]}, "3 is not a name"),

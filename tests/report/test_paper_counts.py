@@ -6,7 +6,7 @@ import pytest
 
 from nas_agg.common.errors import InputError
 from nas_agg.report import papers
-from nas_agg.report.counts import as_printed, count, count_readings, summary
+from nas_agg.report.paper_counts import as_printed, count, count_readings, summary
 from nas_agg.report.papers import Paper, Reading, Row, paper
 
 ROWS = [(name, row) for name, of in papers.papers().items() for row in of.rows]

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nas_agg.report.counts import FLOPS, CountedReading, CountedRow, as_dict, as_printed, count, count_readings, summary
+from nas_agg.report.paper_counts import (
+    FLOPS,
+    CountedReading,
+    CountedRow,
+    as_dict,
+    as_printed,
+    count,
+    count_readings,
+    summary,
+)
 from nas_agg.report.papers import DATA_SETS, METRICS, Paper, Result, Row
 
 if TYPE_CHECKING:
-    from nas_agg.report.runs import RunMatch
+    from nas_agg.report.paper_runs import RunMatch
 
 
 class Grid(NamedTuple):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_agg.report import papers, tables
+from nas_agg.report import paper_tables, papers
 from nas_agg.report.papers import Result, paper
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 def test_the_docs_contain_the_current_tables():
     written = (DOCS / "tables.md").read_text(encoding="utf-8")
-    assert written.endswith("\n".join(map(tables.markdown, papers.papers().values())))
+    assert written.endswith("\n".join(map(paper_tables.markdown, papers.papers().values())))
 
 
 @pytest.mark.parametrize(("results", "text"), [
@@ -30,17 +30,17 @@ def test_the_docs_contain_the_current_tables():
 ])  # fmt: skip
 def test_results_as_a_text(results, text):
     result = [Result(table, "imagenet", metric, value) for table, metric, value in results]
-    assert tables.printed_text(result) == text
+    assert paper_tables.printed_text(result) == text
 
 
 def test_a_line_for_each_network_and_data_set():
-    grid = tables.results_grid(paper("dsnet"))
+    grid = paper_tables.results_grid(paper("dsnet"))
     assert grid.header == ("network", "data set", "printed")
     assert [row for row in grid.rows if row[0] == "DS2Net101 0.25x"] == [
         ["DS2Net101 0.25x", "CIFAR-100", "23.61 (Table 2); 23.40 (Table 3)"],
         ["DS2Net101 0.25x", "CIFAR-10", "5.68 (Table 2)"],
     ]
-    lines = tables.results_grid(paper("sparsenet")).rows
+    lines = paper_tables.results_grid(paper("sparsenet")).rows
     assert ["pre-activation ResNet-164", "CIFAR-10", "11.26 (Why DenseNet Further Improves?)"] in lines
     assert ["pre-activation ResNet-164", "CIFAR-10+", "5.46 (Table of CIFAR)"] in lines
 
@@ -53,7 +53,7 @@ def test_the_command_in_all_formats(run):
     assert "accuracy 76.8, top-5 accuracy 93.2 (Table 5)" in out
 
     status, out, _ = run("table", "microdense", "--format", "markdown")
-    assert out == tables.markdown(paper("microdense"))
+    assert out == paper_tables.markdown(paper("microdense"))
 
     rows = json.loads(run("table", "microdense", "--format", "json")[1])
     (row,) = [row for row in rows if row["network"] == "Micro-Dense Net 30a64"]

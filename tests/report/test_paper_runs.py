@@ -15,8 +15,8 @@ from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
+from nas_agg.report.paper_runs import TrainedNetwork, match, read_trained
 from nas_agg.report.papers import papers
-from nas_agg.report.runs import TrainedNetwork, match, read_trained
 from nas_agg.study.standalone_training import train_genotype
 
 
