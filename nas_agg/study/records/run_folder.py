@@ -243,7 +243,7 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
     Raises:
         InputError: The folder is incomplete, or its metrics are damaged.
     """
-    remedy = f"remove {best} to {'train the network again' if tested else 'have it written again'}"
+    remedy = f"remove {best} to {'train the network again' if tested else 'rewrite it'}"
     if not (best / METRICS_FILE).is_file():
         raise InputError(f"{best}: incomplete, it has no {METRICS_FILE}; {remedy}")
     try:
