@@ -349,6 +349,18 @@ class RematerializationPlan:
             for part in self.concat_parts(self.inputs[i][0])
         )
 
+    def _statistics_to_rebuild(self, rebuilt: Iterable[int], frozen: set[int]) -> frozenset[int]:
+        """Return the tensors whose batch statistics are needed to rebuild tensors, also where no gradient flows."""
+        computed = {
+            i for tensor in rebuilt for i in (tensor, *self.inputs[tensor]) if i == tensor or i in self.fused_norms
+        }
+        return frozenset(
+            part
+            for i in computed
+            if isinstance(op := self.ops[i], Norm) and not op.groups and i not in frozen
+            for part in self.concat_parts(self.inputs[i][0])
+        )
+
     def plan_backward(
         self,
         piece: Piece,
@@ -394,6 +406,7 @@ class RematerializationPlan:
                         last_use[source] = i
                     stack.extend(self.sources[tensor])
             steps.append((i, sorted(rebuilt)))
+        statistics |= self._statistics_to_rebuild({i for _, rebuilt in steps for i in rebuilt}, frozen)
         freed: dict[int, list[int]] = {}
         for tensor, step in last_use.items():
             freed.setdefault(step, []).append(tensor)

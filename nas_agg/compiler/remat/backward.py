@@ -195,10 +195,12 @@ def _norm(grads: Gradients, i: int, op: Norm, g: Tensor, owned: bool) -> None:
         (_group_norm if grads.values.elementwise else _generic)(grads, i, op, g, owned)
         return
     values, norm, source = grads.values, grads.values.norms[i], grads.remat.inputs[i][0]
-    weights = any(grads.trained.get(i, ()))
+    weight_trained, bias_trained = grads.trained.get(i) or (False, False)
     vectors = values.norm_vectors(i)
     flows = grads.flows[source]
-    if not weights and not norm.uses_batch:
+    if not weight_trained and not (flows and norm.uses_batch):  # the only case that needs no input
+        if bias_trained:
+            grads.params[i] = {1: g.sum((0, 2, 3))}
         if flows:
             grads.add(source, g, owned, vectors.scale.to(g.dtype))
         return

@@ -8,6 +8,7 @@ batch norms that read a tensor x subtract from its gradient, are summed and appl
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,14 +18,12 @@ from torch.autograd.function import once_differentiable
 
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.backward import Gradients
-from nas_agg.compiler.remat.forward import NormState, Values
+from nas_agg.compiler.remat.forward import GROUP_NORM_EPS, NormState, Values
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm, Primitive
 from nas_agg.graph.rematerialization import BackwardPlan, MemoryMode, Piece, RematerializationPlan
 
 MAX_PLANS_PER_PIECE = 16  # cached: the trained parameters and the norms that use batch statistics seldom change
-
-_MODULE_TYPES = {"conv": (nn.Conv2d,), "linear": (nn.Linear,), "norm": (nn.BatchNorm2d, nn.GroupNorm)}
 
 
 class RematerializedForward:
@@ -37,24 +36,35 @@ class RematerializedForward:
 
     def __init__(self, graph: Graph, memory: MemoryMode):
         remat = RematerializationPlan(graph, memory)
+        self._memory, self._warned = memory, False
         self.pieces = [_PieceRunner(remat, piece) for piece in remat.pieces]
 
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
         """Logits ``(N, classes)`` of images; None if the standard forward must be used.
 
-        That is the case under a tracer or compiler, which look inside functions, and where a module was replaced, has
-        hooks or has parametrised weights: these must observe what they would observe in the standard network.
+        That is the case under a tracer or compiler, which look inside functions, and, with one warning, where a module
+        was replaced, has hooks or has parametrised weights: these must observe what they would observe in the standard
+        network.
         """
         if kernels.is_traced():
             return None
-        modules_of_pieces = [piece.find_modules(network) for piece in self.pieces]
-        if any(modules is None for modules in modules_of_pieces):
-            return None
-        for piece, modules in zip(self.pieces, modules_of_pieces, strict=True):
-            assert modules is not None
-            params = [getattr(modules[i], name) for i, name in piece.params]
-            x = _PieceFunction.apply(_PieceCall(piece, modules, network.training), x, *params)
+        calls = []
+        for piece in self.pieces:
+            modules = piece.find_modules(network)
+            if isinstance(modules, str):
+                self._warn(modules)
+                return None
+            calls.append(_PieceCall(piece, modules, network.training))
+        for call in calls:
+            params = [getattr(call.modules[i], name) for i, name in call.piece.params]
+            x = _PieceFunction.apply(call, x, *params)
         return x.flatten(1)
+
+    def _warn(self, path: str) -> None:
+        if not self._warned:
+            self._warned = True
+            line = f"memory mode '{self._memory}' is not in effect: module '{path}' was replaced or has hooks"
+            warnings.warn(line, stacklevel=4)
 
 
 class PiecePlan(NamedTuple):
@@ -104,18 +114,18 @@ class _PieceRunner:
         skipped = {i for i in ops if i in remat.fused_norms or (remat.ops[i].word == "cat" and i not in read)}
         return [i for i in ops if i not in skipped or i == self.piece.last]
 
-    def find_modules(self, network: nn.Module) -> dict[int, nn.Module] | None:
-        """The modules of the piece's operations; None if one is not as it was built."""
-        modules: dict[int, nn.Module] = {}
+    def find_modules(self, network: nn.Module) -> dict[int, Any] | str:
+        """The modules of the piece's operations, or the path of one that is not as it was built."""
+        modules: dict[int, Any] = {}
         for i, path in self.paths:
             module: Any = network
             for name in path[:-1]:
                 module = module._modules[name]
-            types = _MODULE_TYPES.get(self.remat.ops[i].word)
-            if types is not None:
+            is_as_built = _IS_AS_BUILT.get(self.remat.ops[i].word)
+            if is_as_built is not None:
                 module = module._modules[path[-1]]
-                if type(module) not in types or _has_hooks(module):
-                    return None
+                if not is_as_built(self.remat.ops[i], module) or _has_hooks(module):
+                    return ".".join(path)
             modules[i] = module
         return modules
 
@@ -163,6 +173,31 @@ def _parameter_names(op: Primitive, last: str) -> tuple[str, ...]:
     if layer.word == "norm" and not layer.affine:
         return ()
     return ("weight", "bias") if layer.word != "conv" or layer.bias else ("weight",)
+
+
+def _is_conv(op: Any, module: Any) -> bool:
+    built = (op.channels, op.out, (op.kernel,) * 2, (op.stride,) * 2, (op.padding,) * 2, (1, 1), op.groups, op.bias)
+    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and built == (
+        module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding, module.dilation,
+        module.groups, module.bias is not None,
+    )  # fmt: skip
+
+
+def _is_linear(op: Any, module: Any) -> bool:
+    return type(module) is nn.Linear and module.bias is not None
+
+
+def _is_norm(op: Any, module: Any) -> bool:
+    if op.groups:
+        built = (op.groups, op.channels, op.affine, GROUP_NORM_EPS)
+        return type(module) is nn.GroupNorm and built == (
+            module.num_groups, module.num_channels, module.affine, module.eps
+        )  # fmt: skip
+    return type(module) is nn.BatchNorm2d and (module.num_features, module.affine) == (op.channels, op.affine)
+
+
+#: Whether a module is what the graph's operation was built as, by the operation's word.
+_IS_AS_BUILT = {"conv": _is_conv, "linear": _is_linear, "norm": _is_norm}
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -274,7 +309,8 @@ def _save(ctx: Any, values: Values, params: tuple[Tensor, ...]) -> None:
             assert norm.mean is not None and norm.var is not None
             tensors += [norm.mean, norm.var]
         ctx.norms.append((i, norm.eps, norm.uses_batch))
-    ctx.extra = [(i, len(values.extra[i])) for i in values.extra if plan.flows[i]]
+    rebuilt = {i for step in plan.backward.steps for i in step.rebuilt}
+    ctx.extra = [(i, len(values.extra[i])) for i in values.extra if plan.flows[i] or i in rebuilt]
     for i, _ in ctx.extra:
         tensors += values.extra[i]
     ctx.shapes, ctx.dtypes = values.shapes, values.dtypes

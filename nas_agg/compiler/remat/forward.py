@@ -14,6 +14,8 @@ from nas_agg.compiler.remat.kernels import aten, new_like
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, DropPath, Norm
 from nas_agg.graph.rematerialization import Piece, RematerializationPlan
 
+GROUP_NORM_EPS = 1e-5
+
 
 class NormState(NamedTuple):
     """State of a batch norm in one step; ``uses_batch`` if it normalises with the statistics of the batch."""
@@ -197,7 +199,7 @@ class Values:
         weight, bias = self.params[i] or (None, None)
         if i not in self.extra:
             x = kernels.dense(x)
-            y, *statistics = aten.native_group_norm(x, weight, bias, n, c, h * w, op.groups, 1e-5)
+            y, *statistics = aten.native_group_norm(x, weight, bias, n, c, h * w, op.groups, GROUP_NORM_EPS)
             self.extra[i] = tuple(statistics)
             return y
         mean, rstd = self.extra[i]

@@ -298,14 +298,66 @@ def test_hooks_and_replaced_modules_observe_the_same_as_in_a_plain_network(graph
     network = build(graph, 0, memory="lean").eval()
     before = network(x)
     network.linear = nn.Sequential(network.linear, nn.Softmax(1))  # type: ignore[arg-type]
-    assert torch.allclose(network(x), before.softmax(1), atol=1e-6)
+    with pytest.warns(UserWarning, match="memory mode 'lean' is not in effect: module 'linear' was replaced"):
+        assert torch.allclose(network(x), before.softmax(1), atol=1e-6)
+
+
+def test_replaced_norms_and_convolutions_train_as_in_a_plain_network(graph: Graph) -> None:
+    def group_norm(network: Network) -> None:
+        nodes = network.get_submodule("").named_modules()
+        path = [name for name, module in nodes if isinstance(module, nn.BatchNorm2d)][1]
+        parent, _, name = path.rpartition(".")
+        setattr(network.get_submodule(parent), name, nn.GroupNorm(2, network.get_submodule(path).num_features).double())
+
+    def sync_norms(network: Network) -> None:
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+    def dilated(network: Network) -> None:
+        path = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)][1]
+        conv = network.get_submodule(path)
+        conv.dilation, conv.padding = (2, 2), (2, 2)
+
+    for change in (group_norm, dilated):
+        with pytest.warns(UserWarning, match="is not in effect"):
+            check(graph, change=change)
+    network = build(graph, 0, memory="lean").eval()
+    before = network(x := torch.randn(2, 3, 12, 12))
+    sync_norms(network)
+    with pytest.warns(UserWarning, match="is not in effect"):
+        assert torch.allclose(network(x), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_parameters_may_be_frozen(graph: Graph, seed: int) -> None:
+    """From the image on, at random, or by name; some batch norms in evaluation mode."""
+
+    def freeze(network: Network) -> None:
+        draw, parameters = random.Random(seed), list(network.named_parameters())
+        first = draw.randrange(len(parameters))
+        for position, (name, parameter) in enumerate(parameters):
+            frozen = (position < first, draw.random() < 0.5, name.endswith(("weight", "bias")[first % 2]))[seed % 3]
+            parameter.requires_grad_(not frozen)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d) and draw.random() < 0.3:
+                module.eval()
+
+    check(graph, change=freeze)
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_the_first_parameters_may_be_frozen(count: int) -> None:
+    def freeze(network: Network) -> None:
+        for parameter in list(network.parameters())[:count]:
+            parameter.requires_grad_(False)
+
+    check(graph_of({"conv": 3, "out": 8}, "bn", "relu", {"conv": 3, "out": 8}, "bn", "relu"), change=freeze)
 
 
 def test_tracers_get_the_plain_network(graph: Graph) -> None:
     lean, plain = build(graph, 0, memory="lean"), build(graph, 0)
     x = torch.randn(2, 3, 12, 12)
     program = torch.export.export(lean, (x,))
-    assert not any("_Run" in str(node.target) for node in program.graph.nodes)
+    assert not any("_PieceFunction" in str(node.target) for node in program.graph.nodes)
     assert "batch_norm" in str(program.graph)
     fast = torch.compile(lean, backend="aot_eager", fullgraph=True)
     fast(x).square().sum().backward()
