@@ -304,13 +304,9 @@ def test_hooks_and_replaced_modules_observe_the_same_as_in_a_plain_network(graph
 
 def test_replaced_norms_and_convolutions_train_as_in_a_plain_network(graph: Graph) -> None:
     def group_norm(network: Network) -> None:
-        nodes = network.get_submodule("").named_modules()
-        path = [name for name, module in nodes if isinstance(module, nn.BatchNorm2d)][1]
+        path = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)][1]
         parent, _, name = path.rpartition(".")
         setattr(network.get_submodule(parent), name, nn.GroupNorm(2, network.get_submodule(path).num_features).double())
-
-    def sync_norms(network: Network) -> None:
-        nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
     def dilated(network: Network) -> None:
         path = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)][1]
@@ -322,7 +318,7 @@ def test_replaced_norms_and_convolutions_train_as_in_a_plain_network(graph: Grap
             check(graph, change=change)
     network = build(graph, 0, memory="lean").eval()
     before = network(x := torch.randn(2, 3, 12, 12))
-    sync_norms(network)
+    nn.SyncBatchNorm.convert_sync_batchnorm(network)
     with pytest.warns(UserWarning, match="is not in effect"):
         assert torch.allclose(network(x), before, atol=1e-5)
 
