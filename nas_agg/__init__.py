@@ -43,6 +43,10 @@ except PackageNotFoundError:  # a checkout that was not installed
 __all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "latency", "load", "search"]
 
 
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
+
+
 def load(source: Source) -> Genotype:
     """Load a genotype.
 

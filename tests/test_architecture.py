@@ -10,6 +10,7 @@ import networkx
 import pytest
 
 import nas_agg
+import nas_agg.errors
 
 PACKAGE = Path(nas_agg.__file__).parent
 
@@ -33,7 +34,7 @@ PACKAGES = (
     "study.workers",
     "study",
     "report",
-    "",  # nas_agg itself and nas_agg.testing: the public API
+    "",  # nas_agg itself, nas_agg.errors and nas_agg.testing: the public API
     "cli",
 )
 WITHOUT_TORCH = PACKAGES[: PACKAGES.index("compiler.remat")]
@@ -118,6 +119,12 @@ def test_packages_are_small_and_documented(package):
     assert len(files) <= 16
     document = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert document and len(document) > 40
+
+
+def test_the_public_names():
+    assert [name for name in dir(nas_agg) if not name.startswith("_")] == sorted(nas_agg.__all__)
+    assert all(getattr(nas_agg.errors, name) is getattr(nas_agg, name) for name in nas_agg.errors.__all__)
+    assert set(nas_agg.errors.__all__) < set(nas_agg.__all__)
 
 
 def test_no_module_hides_a_public_function():
