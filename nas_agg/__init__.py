@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from nas_agg.common.errors import GenotypeError, InputError, NasAggError
+from nas_agg.common.errors import GenotypeError, InputError, NasAggError, truncate
 
 if TYPE_CHECKING:
-    import os
-
     from optuna.trial import Trial
 
     from nas_agg.compiler import Network
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.latency import Latency
 
-    Source = str | os.PathLike[str] | Mapping[str, Any]
+    Source = str | PathLike[str] | Mapping[str, Any]
 
 try:
     __version__ = version("nas-agg")
@@ -47,7 +46,7 @@ def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
 
 
-def load(source: Source) -> Genotype:
+def load(source: Genotype | Source) -> Genotype:
     """Load a genotype.
 
     Args:
@@ -56,9 +55,12 @@ def load(source: Source) -> Genotype:
     Raises:
         InputError: The source does not exist, or does not describe a network.
     """
+    from nas_agg.language.genotype import Genotype
+
+    if isinstance(source, Genotype):
+        return source
     if isinstance(source, Mapping):
         from nas_agg.common.values import json_values
-        from nas_agg.language.genotype import Genotype
         from nas_agg.language.resolver import Resolver
 
         genotype = Genotype.from_dict(json_values(source))
@@ -67,13 +69,9 @@ def load(source: Source) -> Genotype:
         return genotype
     from nas_agg.search_space.references import open_genotype
 
+    if not isinstance(source, str | PathLike):
+        raise InputError(f"genotype: expected a file, a point, a run or JSON values, not {truncate(repr(source))}")
     return open_genotype(str(source))
-
-
-def _loaded(genotype: Genotype | Source) -> Genotype:
-    from nas_agg.language.genotype import Genotype
-
-    return genotype if isinstance(genotype, Genotype) else load(genotype)
 
 
 def cost(genotype: Genotype | Source) -> Cost:
@@ -90,7 +88,7 @@ def cost(genotype: Genotype | Source) -> Cost:
     """
     from nas_agg.expansion.costs import cost
 
-    return cost(_loaded(genotype))
+    return cost(load(genotype))
 
 
 def latency(
@@ -113,7 +111,7 @@ def latency(
     """
     from nas_agg.training.latency import latency
 
-    return latency(_loaded(genotype), device=device, batch=batch, threads=threads)
+    return latency(load(genotype), device=device, batch=batch, threads=threads)
 
 
 @overload
@@ -185,18 +183,18 @@ def compile(
 
         if fuse:
             raise InputError("fuse: a backbone cannot be fused; leave out fuse or features")
-        return backbone(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes)
-    return compile(_loaded(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
+        return backbone(load(genotype), seed, weights, download=download, memory=memory, passes=passes)
+    return compile(load(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
 
 
 def search(
-    space: str | os.PathLike[str] | Space | Mapping[str, Any],
+    space: str | PathLike[str] | Space | Mapping[str, Any],
     evaluate: Callable[[Any, Trial], float | Sequence[float]] | None = None,
     searcher: str | type[Searcher] = "predictor",
     budget: int = 50,
     seed: int = 0,
     *,
-    out: str | os.PathLike[str] | None = None,
+    out: str | PathLike[str] | None = None,
     show: bool = False,
     **settings: Any,
 ) -> SearchResult:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas_agg.common.errors import InputError, did_you_mean, truncate
+from nas_agg.common.values import is_integer
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.executor import RematerializedForward
 from nas_agg.compiler.residual_branches import aggregation_weights
@@ -121,9 +122,9 @@ def init_weights(
         conv_init: Convolutions: He's normal distribution of variance 2 / fan_in or 2 / fan_out, or the uniform
             distribution of the latter variance. fan_out is output channels times kernel area, regardless of groups.
     """
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63):
-        raise InputError(f"seed: must be a whole number from 0 to 2**63 - 1, not {truncate(repr(seed))}")
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    if seed is not None and not (is_integer(seed) and 0 <= seed < 2**63):
+        raise InputError(f"seed: must be an integer from 0 to 2**63 - 1, not {truncate(repr(seed))}")
+    generator = None if seed is None else torch.Generator().manual_seed(int(seed))
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not module.weight.is_meta:
             if isinstance(module, nn.Conv2d):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
@@ -279,7 +280,8 @@ def validate(adapter: TypeAdapter, value: Any, where: str = "") -> Any:
 
 def _convert_error(error: ValidationError, where: str) -> GenotypeError:
     # A union reports an issue for each of its kinds; the deepest field is the one that was meant.
-    issues = [(*_locate(issue["loc"]), issue) for issue in error.errors(include_url=False)]
+    outermost = error.title if error.title in MODELS else ""
+    issues = [(*_locate(issue, outermost), issue) for issue in error.errors(include_url=False)]
     # Of issues in one object, an unknown field is more informative than the missing field that it was meant to be.
     path, model, _ = max(issues, key=lambda issue: (len(issue[0]), issue[2]["type"] == "extra_forbidden"))
     message = _describe([issue for issue_path, _, issue in issues if issue_path == path], path, model)
@@ -289,23 +291,41 @@ def _convert_error(error: ValidationError, where: str) -> GenotypeError:
     return GenotypeSyntaxError(message, where)
 
 
+_TYPES = ("str", "int", "float", "bool")
 _KINDS = ("tuple[", "function-", "json-or-", "union[", "tagged-union[", "nullable[")
 
 
-def _locate(loc: tuple[int | str, ...]) -> tuple[tuple[int | str, ...], str]:
-    """Return the path of fields and the innermost model of a location that pydantic reports."""
+def _locate(issue: Any, model: str) -> tuple[tuple[int | str, ...], str]:
+    """Return the path of fields and the innermost model of one of pydantic's issues.
+
+    Its location mixes fields and keys with types and tags. Keys may have any text, also that of a type, so they are
+    recognised by their place: the last part where the key itself is the issue, and what follows ``let`` or ``open``.
+
+    Args:
+        issue: The issue.
+        model: The outermost model; ``""`` if the outermost type is none.
+    """
+    parts = list(issue["loc"])
+    last: list[int | str] = []
+    if parts[-1:] == ["[key]"] and issue["type"] == "string_type":
+        parts.pop()
+        last = [parts.pop()]
+    elif issue["type"] in ("extra_forbidden", "invalid_key"):
+        last = [parts.pop()]
     path: list[int | str] = []
-    model = "Genotype"
-    for part in loc:
-        if isinstance(part, int) or (path and path[-1] == "let"):  # `let` is always followed by a name
+    rest = iter(parts)
+    for part in rest:
+        if isinstance(part, int):
             path.append(part)
-        elif part.startswith("<"):
-            model = part[1:-1]
-        elif part in MODELS:
-            model = part
-        elif part not in ("str", "int", "float", "bool", "[key]") and not part.startswith(_KINDS):
+        elif part in MODELS or part.startswith("<"):
+            model = part.strip("<>")
+        elif part not in _TYPES and not part.startswith(_KINDS):
             path.append(part)
-    return tuple(path), model
+            if part in ("let", "open"):
+                path.extend(islice(rest, 1))
+                if model == "Genotype":  # JSON: for each value its type, then its key or index
+                    path.extend(islice(rest, 1, None, 2))
+    return (*path, *last), model
 
 
 _MODELS: list[type[Model]] = [Genotype, Aggregate, Gather, *LAYERS.values(), *PATTERNS.values(), *OPERATORS.values()]

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from nas_agg.common.errors import InputError, explain_out_of_memory, truncate
+from nas_agg.common.values import is_integer
 from nas_agg.compiler import compile
 from nas_agg.language.genotype import Genotype
 from nas_agg.training.loop import pick_device
@@ -93,10 +94,10 @@ def latency(
     place = pick_device(device)
     cores = max(64, 4 * (os.cpu_count() or 1))
     for name, value, limit in (("batch", batch, MAX_BATCH), ("threads", 1 if threads is None else threads, cores)):
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
-            raise InputError(f"{name}: must be 1 to {limit:,}, not {truncate(repr(value))}")
-    with _threads(threads), explain_out_of_memory("latency"):
-        return measure(compile(genotype, seed=0), genotype.input, device=place, batch=batch, seconds=seconds)
+        if not is_integer(value) or not 1 <= value <= limit:
+            raise InputError(f"{name}: must be an integer from 1 to {limit:,}, not {truncate(repr(value))}")
+    with _threads(threads and int(threads)), explain_out_of_memory("latency"):
+        return measure(compile(genotype, seed=0), genotype.input, device=place, batch=int(batch), seconds=seconds)
 
 
 def measure(

@@ -262,6 +262,29 @@ def test_a_fault_is_one_line_with_its_place(fields: dict[str, Any], said: str) -
     assert refusal({**SMALL, **fields}) == said
 
 
+#: Keys that look like the names of types in pydantic's issues.
+TYPE_NAMES = ("<ConvLayer>", "<name>", "<", "<>", "str", "int", "[key]", "tuple[x", "union[", "json-or-", "Gather")
+
+
+@pytest.mark.parametrize("key", TYPE_NAMES)
+def test_keys_that_look_like_types_are_named_in_full(key: str) -> None:
+    for where in ("", "net[0].", "net[1].", "net[1].reads.", "net[1].reads.pattern.", "net[1].shortcut."):
+        conv, window, shortcut = {"conv": 3}, {"window": 2}, {}
+        reads = {"pattern": window}
+        aggregate = {"nodes": 2, "unit": ["join"], "reads": reads, "shortcut": shortcut}
+        value: dict[str, Any] = {**SMALL, "net": [conv, aggregate]}
+        parents = {"": value, "net[0]": conv, "net[1]": aggregate, "reads": reads, "pattern": window}
+        parents.get(where[:-1].rpartition(".")[2], shortcut)[key] = 1
+        assert refusal(value).startswith(f"{where}{key}: unknown field")
+
+
+@pytest.mark.parametrize("name", TYPE_NAMES)
+def test_names_that_look_like_types_are_named_in_full(name: str) -> None:
+    net = [{"unit": [], "let": {name: [None]}}]
+    assert refusal({**SMALL, "net": net}).startswith(f"net[0].let.{name}[0]: expected a number or an expression")
+    assert refusal({**SMALL, "let": {"a": {name: [{name: len}]}}}).startswith(f"let.a.{name}[0].{name}: ")
+
+
 @pytest.mark.parametrize("field", ["input", "classes", "net"])
 def test_what_is_missing_is_named(field: str) -> None:
     assert refusal({key: value for key, value in SMALL.items() if key != field}) == f"{field}: is missing"

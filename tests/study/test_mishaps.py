@@ -52,10 +52,10 @@ def unfinished(path, **changes):
         (math.inf, "diverged: the value is infinite"),
         (-math.inf, "diverged: the value is infinite"),
         (math.nan, "diverged: the value is NaN"),
-        (None, "evaluate returned a NoneType, not a number"),
-        ("0.5", "evaluate returned a str, not a number"),
-        ([1.0], "evaluate returned a list, not a number"),
-        (10**400, "evaluate returned a int, not a number"),
+        (None, "evaluate returned a value of type NoneType, not a number"),
+        ("0.5", "evaluate returned a value of type str, not a number"),
+        ([1.0], "evaluate returned a value of type list, not a number"),
+        (10**400, "evaluate returned a value of type int, not a number"),
     ],
 )
 def test_a_value_that_is_no_finite_number_is_a_failed_trial(tiny, value, reason):

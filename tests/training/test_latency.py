@@ -69,11 +69,11 @@ def test_in_python():
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"batch": 0}, "batch: must be 1 to 1,000,000, not 0"),
-        ({"batch": 1.5}, "batch: must be 1 to 1,000,000, not 1.5"),
-        ({"threads": 0}, r"threads: must be 1 to \d+, not 0"),
-        ({"threads": 2**70}, r"threads: must be 1 to \d+, not"),
-        ({"batch": True}, "batch: must be 1 to 1,000,000, not True"),
+        ({"batch": 0}, "batch: must be an integer from 1 to 1,000,000, not 0"),
+        ({"batch": 1.5}, "batch: must be an integer from 1 to 1,000,000, not 1.5"),
+        ({"threads": 0}, r"threads: must be an integer from 1 to \d+, not 0"),
+        ({"threads": 2**70}, r"threads: must be an integer from 1 to \d+, not"),
+        ({"batch": True}, "batch: must be an integer from 1 to 1,000,000, not True"),
         ({"device": 5}, "device: must be auto, cpu, cuda or cuda:N, not 5"),
         ({"device": "gpu"}, "unknown device 'gpu'"),
         ({"device": "cuda:99"}, "CUDA devices; use cpu or auto"),

@@ -35,7 +35,8 @@ class ParameterSpace(SearchVariables):
             for key in text:
                 if not isinstance(key, str) or not key:
                     raise GenotypeError(f"{format_value(key)} is not a name")
-            super().__init__({key: parse_domain(json_values(values, key), key) for key, values in text.items()})
+            domains = {str(key): parse_domain(json_values(values, key), key) for key, values in text.items()}
+            super().__init__(domains)
         except GenotypeError as error:
             raise InputError(f"space: {error}") from None
 

@@ -135,7 +135,7 @@ def _numbers(result: Any, count: int) -> list[float] | str:
     expected = "a number" if count == 1 else f"{count} numbers"
     items = [result] if count == 1 else result.tolist() if hasattr(result, "tolist") else result  # of an array
     if not isinstance(items, tuple | list) or len(items) != count:
-        return f"evaluate returned a {type(result).__name__}, not {expected}"
+        return f"evaluate returned a value of type {type(result).__name__}, not {expected}"
     numbers = []
     for item in items:
         try:
@@ -143,7 +143,7 @@ def _numbers(result: Any, count: int) -> list[float] | str:
         except Exception:  # whatever its type raises
             number = None
         if number is None:
-            return f"evaluate returned a {type(item).__name__}, not {expected}"
+            return f"evaluate returned a value of type {type(item).__name__}, not {expected}"
         if not math.isfinite(number):
             return f"diverged: the value is {'NaN' if number != number else 'infinite'}"
         numbers.append(number)

@@ -107,7 +107,7 @@ def test_a_function_gives_what_arithmetic_does_not_know(tiny):
 
     result = search(tiny, two, searcher="random", objective="quality:max,error:min,params", budget=6)
     assert [trial.reason for trial in result.trials if trial.state == "failed"] == [
-        "evaluate returned a float, not 2 numbers"
+        "evaluate returned a value of type float, not 2 numbers"
     ]
     first = result.trials[0]
     assert first.values == (accuracy(tiny.genotype(tiny.values(first.labels)), None), 0.0, first.params)
