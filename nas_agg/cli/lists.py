@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nas_agg.cli.completion import complete_space
 from nas_agg.cli.options import Format, FormatOption, print_json
 from nas_agg.common.console import format_count, print_table
 from nas_agg.common.errors import InputError
@@ -59,7 +60,16 @@ def spaces(format: FormatOption = Format.table) -> None:
 
 def points(
     space: Annotated[
-        str | None, typer.Argument(metavar="SPACE", help="Name of a space or family, or a space file (default: all).")
+        str | None,
+        typer.Argument(
+            metavar="SPACE",
+            help="Name of a space or family, or a space file (default: all).",
+            autocompletion=complete_space,
+        ),
+    ] = None,
+    named: Annotated[
+        str | None,
+        typer.Option("--space", metavar="SPACE", help="The same as the argument.", autocompletion=complete_space),
     ] = None,
     format: FormatOption = Format.table,
 ) -> None:
@@ -68,8 +78,11 @@ def points(
     from nas_agg.expansion.expansion import expand
     from nas_agg.search_space.space import list_spaces, open_space, spaces_in_family
 
+    if named is not None and space is not None:
+        raise InputError("--space: the space is specified twice; leave out one")
+    space = space if named is None else named
     rows: list[dict[str, Any]] = []
-    family = list(spaces_in_family(space)) if space else [open_space(name) for name in list_spaces()]
+    family = list(spaces_in_family(space)) if space is not None else [open_space(name) for name in list_spaces()]
     for opened in family or [open_space(space or "")]:
         for point in opened.points:
             counted = Cost(expand(opened.point(point)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import signal
 import sys
 from typing import Annotated
@@ -28,7 +29,6 @@ LONGEST_ERROR = 1000  # characters
 
 app = typer.Typer(
     help="Search spaces and search algorithms for feature aggregation in deep networks.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -88,7 +88,7 @@ def _report(error: Exception) -> int:
         _print_error(str(error))
         return error.status
     if hasattr(error, "format_message"):  # click: an unknown option, a missing argument
-        message = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+        message = re.sub(r"\.? Did you mean", "; did you mean", error.format_message().rstrip("."))
         command = getattr(getattr(error, "ctx", None), "command_path", "nas_agg")
         _print_error(f"{message[0].lower()}{message[1:]}; see {command} --help")
         return 2

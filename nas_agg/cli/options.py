@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from nas_agg.cli.completion import complete_dataset, complete_genotype
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.settings import DATA_SETS, Settings
@@ -26,13 +27,17 @@ class Format(StrEnum):
 
 
 GENOTYPE_HELP = "JSON or YAML file, space/point, run folder (its best network) or RUN:TRIAL."
-GenotypeArgument = Annotated[str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP)]
+GenotypeArgument = Annotated[
+    str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP, autocompletion=complete_genotype)
+]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="SHAPE", help="Channels x height x width, for example 3x32x32.")
 ]
 ClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of classes.")]
-DatasetOption = Annotated[str, typer.Option(metavar="DATASET", help=f"Data set: {DATA_SETS}.")]
+DatasetOption = Annotated[
+    str, typer.Option(metavar="DATASET", help=f"Data set: {DATA_SETS}.", autocompletion=complete_dataset)
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help=Settings.model_fields["device"].description)]
 MemoryOption = Annotated[
     str, typer.Option(metavar="|".join(get_args(RequestedMemoryMode)), help=Settings.model_fields["memory"].description)

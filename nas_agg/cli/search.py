@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
+from nas_agg.cli.completion import OF_SETTINGS
 from nas_agg.cli.options import Format, FormatOption, print_json
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, setting_metadata
@@ -80,6 +81,7 @@ def _option(name: str, field: FieldInfo) -> Any:
         f"--{words}/--no-{words}" if kind is bool else f"--{words}",
         metavar=setting_metadata(name).get("notation") or choices,
         help=(field.description or "").removesuffix("." if suffix else "") + suffix,
+        autocompletion=OF_SETTINGS.get(name),
     )
 
 

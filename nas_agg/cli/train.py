@@ -7,6 +7,7 @@ from typing import Annotated, cast
 
 import typer
 
+from nas_agg.cli.completion import complete_dataset, complete_recipe
 from nas_agg.cli.options import (
     DatasetOption,
     DeviceOption,
@@ -25,7 +26,10 @@ from nas_agg.graph.rematerialization import RequestedMemoryMode
 def train(
     genotype: GenotypeArgument,
     dataset: DatasetOption = "digits",
-    recipe: Annotated[str, typer.Option(metavar="NAME", help="Training recipe (see 'nas_agg recipes').")] = "final",
+    recipe: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Training recipe (see 'nas_agg recipes').", autocompletion=complete_recipe),
+    ] = "final",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the recipe's).")] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.")] = 0,
@@ -70,7 +74,10 @@ def evaluate(
         ),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Data set, as for train (default: the run's).")
+        str | None,
+        typer.Option(
+            metavar="DATASET", help="Data set, as for train (default: the run's).", autocompletion=complete_dataset
+        ),
     ] = None,
     device: DeviceOption = "auto",
     image_size: SizeOption = None,

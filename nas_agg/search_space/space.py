@@ -283,6 +283,11 @@ class Space(SearchVariables):
         point = self.points[name]
         return self.genotype(point.values, input or point.input, classes or point.classes)
 
+    def describe(self, values: Mapping[str, Any], number: int) -> str:
+        """How messages refer to one of several points: by its name if it has one, else by its number."""
+        name = next((name for name, point in self.points.items() if point.values == values), None)
+        return f"network {number}" if name is None else f"point '{name}'"
+
     def values_of(self, genotype: Genotype) -> Values:
         """The point of a genotype; the inverse of `genotype`, regardless of input and classes.
 
@@ -319,8 +324,9 @@ def open_space(name_or_path: str | os.PathLike[str]) -> Space:
     path = Path(text)
     if path.suffix.lower() in SUFFIXES or "/" in text or os.sep in text or path.is_file():
         return _space(read_document(path), path.stem, path.parent)
-    hint = did_you_mean(text, installed) or f"; installed spaces: {', '.join(sorted(installed)) or 'none'}"
-    raise InputError(f"unknown search space '{text}'{hint}, or specify a YAML file")
+    names = ", ".join(sorted(installed)) or "none"
+    hint = did_you_mean(text, installed) or f"; installed spaces: {names}; a space file is a path such as ./mine.yaml"
+    raise InputError(f"unknown search space '{text}'{hint}")
 
 
 @lru_cache(maxsize=64)

@@ -279,9 +279,32 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
-    weights = weights or Path(source) / "best" / WEIGHTS_FILE
-    model = compile(genotype.with_task(data.input, data.classes), weights=weights, download=download)
+    try:
+        model = compile(
+            genotype.with_task(data.input, data.classes),
+            weights=weights or Path(source) / "best" / WEIGHTS_FILE,
+            download=download,
+        )
+    except InputError as error:
+        difference = _task_difference(genotype, data)
+        if not difference:
+            raise
+        line = f"{source}: {difference}" if weights is None else f"{error} ({source}: {difference})"
+        raise InputError(line) from None
     return _finite(evaluate(model, data.test, data, pick_device(device)))
+
+
+def _task_difference(genotype: Genotype, data: Data) -> str:
+    """Why weights of a network do not fit a data set; empty if channels and classes are equal."""
+    if genotype.input[0] != data.input[0]:
+        kinds = {1: "grey images", 3: "colour images"}
+        own, other = (
+            kinds.get(channels, f"images of {channels} channels") for channels in (genotype.input[0], data.input[0])
+        )
+        return f"the network is for {own}, {data.name} has {other}"
+    if genotype.classes != data.classes:
+        return f"the network is for {genotype.classes} classes, {data.name} has {data.classes}"
+    return ""
 
 
 def _finite(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,33 @@ def test_lists(run):
     }
 
 
+def test_points_takes_the_space_as_an_option_too(run, refused):
+    assert run("points", "--space", "densenet") == run("points", "densenet")
+    assert "the space is specified twice" in refused("points", "densenet", "--space", "dsnet")
+    assert "unknown search space 'densnet'; did you mean 'densenet'?" in refused("points", "--space", "densnet")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["se"], {"search", "searchers"}),
+        (["search", "--max-l"], {"--max-latency", "--max-loss"}),
+        (["search", "--space", "dens"], {"densenet", "densenet-imagenet"}),
+        (["search", "--searcher", "n"], {"nsga2"}),
+        (["points", "--space", "micro"], {"microdense"}),
+        (["cost", "densenet/bc-"], {"densenet/bc-100-k12", "densenet/bc-250-k24", "densenet/bc-190-k40"}),
+        (["train", "x", "--recipe", "fi"], {"final"}),
+        (["train", "x", "--dataset", "cifar1"], {"cifar10", "cifar100"}),
+        (["cost", "no/such"], set()),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(run, monkeypatch, words, expected):
+    monkeypatch.setenv("_NAS_AGG_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", " ".join(["nas_agg", *words]))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    assert set(run()[1].split()) == expected
+
+
 @pytest.mark.parametrize("command", ["spaces", "points", "searchers", "datasets", "recipes"])
 def test_tables_are_plain_without_a_terminal(run, command):
     status, out, _ = run(command)

@@ -347,10 +347,19 @@ def test_a_record_that_is_none_is_refused(tmp_path, run):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2, "versions": {"nas-agg": "7.1"}}, "format 2, not 1; open this run with nas_agg 7.1,"),
-        ({"format": "x" * 99, "versions": {}}, "..., not 1; open this run with the version of nas_agg that wrote it,"),
-        ({"format": None, "versions": {"nas-agg": "0.0"}}, "format None, not 1; open this run with nas_agg 0.0,"),
-        ({"versions": 5}, "no format number, not 1; open this run with the version of nas_agg that wrote it,"),
+        ({"format": 2, "versions": {"nas-agg": "7.1"}}, "format 2; expected format 1; open this run with nas_agg 7.1,"),
+        (
+            {"format": "x" * 99, "versions": {}},
+            "...; expected format 1; open this run with the version of nas_agg that wrote it,",
+        ),
+        (
+            {"format": None, "versions": {"nas-agg": "0.0"}},
+            "format None; expected format 1; open this run with nas_agg 0.0,",
+        ),
+        (
+            {"versions": 5},
+            "no format number; expected format 1; open this run with the version of nas_agg that wrote it,",
+        ),
     ],
 )
 def test_a_run_of_another_format_is_refused_with_the_version_that_reads_it(tiny, score, tmp_path, change, message):

@@ -154,9 +154,31 @@ def test_a_point_of_the_family_s_other_space_is_pointed_at(start, score):
 
 def test_a_start_over_a_limit_that_was_said_is_refused_before_there_is_a_run(tiny, score, tmp_path):
     values = {"width": 8, "deep": 0, "kernel": 3, "end": "relu"}
-    with pytest.raises(InputError, match=r"start: network 1 has \d+ params; max_params is 1$"):
+    with pytest.raises(InputError, match=r"start: network 1 has \d+ params, over --max-params 1; raise it or"):
         search(tiny, score, start=[values], max_params=1, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (
+            {"max_params": 1000},
+            "start: point '40-k12' has 1,019,722 params, over --max-params 1,000; raise it or leave",
+        ),
+        (
+            {"max_macs": "1M"},
+            "start: point '40-k12' has 264,812,928 MACs, over --max-macs 1,000,000; raise it or leave",
+        ),
+        (
+            {"max_activations": 10},
+            r"start: point '40-k12' has [0-9,]+ bytes of activations, over --max-activations 10;",
+        ),
+    ],
+)
+def test_a_start_over_a_limit_is_reported_with_the_point_and_the_option(score, limits, message):
+    with pytest.raises(InputError, match=message):
+        search("densenet", score, start=["40-k12"], **limits)
 
 
 def test_the_space_s_own_limit_rises_to_the_start(tiny, score, monkeypatch):

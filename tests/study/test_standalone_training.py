@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,22 @@ def test_weights_of_another_network_are_rejected(trained, tmp_path):
         evaluate_genotype(
             "microdense/30a64", weights=out / "best" / "weights.safetensors", dataset="digits", device="cpu"
         )
+
+
+def test_weights_for_other_images_or_classes_are_explained(trained, tmp_path):
+    out, _ = trained
+    for name, shape, classes in (("colour", (60, 8, 8, 3), 10), ("few", (60, 8, 8), 3)):
+        images, labels = np.arange(np.prod(shape)).reshape(shape) % 256, np.arange(60) % classes
+        parts = {"x_train": images.astype(np.uint8), "y_train": labels}
+        np.savez(tmp_path / name, **parts, x_test=parts["x_train"], y_test=labels)
+    colour, few = f"npz:{tmp_path}/colour.npz", f"npz:{tmp_path}/few.npz"
+    with pytest.raises(InputError, match=f"^{out}: the network is for grey images, .*colour.* has colour images$"):
+        evaluate_genotype(str(out), dataset=colour, device="cpu")
+    with pytest.raises(InputError, match=f"^{out}: the network is for 10 classes, .*few.* has 3$"):
+        evaluate_genotype(str(out), dataset=few, device="cpu")
+    genotype, weights = out / "best" / "genotype.json", out / "best" / "weights.safetensors"
+    with pytest.raises(InputError, match=r"another network \(.*: the network is for grey images, .* colour images\)$"):
+        evaluate_genotype(str(genotype), weights=weights, dataset=colour, device="cpu")
 
 
 def test_a_failed_training_leaves_a_failed_run_and_can_be_repeated(tmp_path, monkeypatch):

@@ -230,7 +230,7 @@ def _check_format(run: Any) -> None:
     versions = run.get("versions")
     writer = versions.get("nas-agg") if isinstance(versions, dict) else None
     reader = f"nas_agg {truncate(str(writer))}" if writer else "the version of nas_agg that wrote it"
-    raise InputError(f"{actual}, not {RUN_FORMAT}; open this run with {reader}, or start a new one")
+    raise InputError(f"{actual}; expected format {RUN_FORMAT}; open this run with {reader}, or start a new one")
 
 
 def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:

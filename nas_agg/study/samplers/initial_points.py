@@ -71,6 +71,14 @@ def _hint(space: Space | ParameterSpace, source: str | os.PathLike[str]) -> str:
     return f"; '{name}' is a point of the space {others[0]}" if others else ""
 
 
+#: For each limit the attribute of a cost, and its name in messages.
+_LIMITS = {
+    "max_params": ("params", "params"),
+    "max_macs": ("macs", "MACs"),
+    "max_activations": ("activation_bytes", "bytes of activations"),
+}
+
+
 def resolve_settings(
     settings: Settings, space: Space, input: tuple[int, int, int] | None, classes: int | None
 ) -> Settings:
@@ -89,15 +97,19 @@ def resolve_settings(
     """
     resolved = settings.with_space_defaults(space, input or space.template.input)
     for place, values in enumerate(settings.start or (), start=1):
+        where = f"start: {space.describe(values, place)}"
         try:
             cost = costs.cost(space.genotype(values, input, classes))
-            needs = {"max_params": cost.params, "max_macs": cost.macs}
         except GenotypeError as error:
-            raise InputError(f"start: network {place}: {error}") from None
-        for name, need in needs.items():
+            raise InputError(f"{where}: {error}") from None
+        for name, (attribute, what) in _LIMITS.items():
             limit = getattr(resolved, name)
-            if limit and need > limit:
-                if getattr(settings, name) is not None:
-                    raise InputError(f"start: network {place} has {need:,} {name[4:]}; {name} is {limit:,}")
-                resolved = resolved.model_copy(update={name: need})
+            if not limit or (need := getattr(cost, attribute)) <= limit:
+                continue
+            if getattr(settings, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(
+                    f"{where} has {need:,} {what}, over {option} {limit:,}; raise it or leave out the point"
+                )
+            resolved = resolved.model_copy(update={name: need})
     return resolved

@@ -150,7 +150,7 @@ class TabularSpace(ResultsTable, Space):
             try:
                 self.row(values)
             except InputError as error:
-                raise InputError(f"start: network {number}: {error}") from None
+                raise InputError(f"start: {self.describe(values, number)}: {error}") from None
 
     def check_objectives(self, objectives: Objectives, pauses: bool) -> None:
         """Check that the table has a column for each objective.
