@@ -32,7 +32,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 ROOT = DOCS.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+    for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 }
 TEXT = (DOCS / "language.md").read_text(encoding="utf-8")
 BLOCKS = list(re.finditer(r"^```(\w+)\n(.*?)^```$", TEXT, re.M | re.S))
