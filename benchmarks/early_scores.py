@@ -93,6 +93,8 @@ def _data(options: argparse.Namespace) -> Any:
 
 def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -> dict[str, Any]:
     """Train a network; returns accuracies and losses after each epoch with each kind of statistics."""
+    import torch
+
     from nas_agg.compiler import compile
     from nas_agg.training.augment import Augmentation
     from nas_agg.training.batch_norm_statistics import StatisticsImages, fresh_statistics
@@ -102,12 +104,14 @@ def _train(genotype: Any, data: Any, recipe: Any, options: argparse.Namespace) -
     model = compile(genotype, options.seed)
     size, augmented = batch_size(data, "cpu"), recipe.augmentation(data.augmentation)
     images = {
-        name: StatisticsImages(data.train.images, size, augmentation, data.mean, data.std, seed=1)
+        name: StatisticsImages(data.train, torch.device("cpu"), size, augmentation, data.mean, data.std, seed=1)
         for name, augmentation in (("fresh", augmented), ("plain", Augmentation()))
     }
     few = [f"images-{count}" for count in options.counts]
     for kind, count in zip(few, options.counts, strict=True):
-        images[kind] = StatisticsImages(data.train.images, size, augmented, data.mean, data.std, seed=1, count=count)
+        images[kind] = StatisticsImages(
+            data.train, torch.device("cpu"), size, augmented, data.mean, data.std, seed=1, count=count
+        )
     line: dict[str, Any] = {f"{kind}{what}": [] for kind in (*KINDS, *few) for what in ("", "_loss")}
     shares = []
 

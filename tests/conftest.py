@@ -17,6 +17,17 @@ for library in ("OMP", "OPENBLAS", "MKL"):  # suites share their cores; before n
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of decoded images that tests share with nobody."""
+    before = os.environ.get("NAS_AGG_DATA")
+    os.environ["NAS_AGG_DATA"] = str(tmp_path_factory.mktemp("data"))
+    yield
+    os.environ.pop("NAS_AGG_DATA")
+    if before is not None:
+        os.environ["NAS_AGG_DATA"] = before
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Torch on one thread: small networks gain nothing from more, and suites often share their cores."""

@@ -39,28 +39,36 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return images.contiguous(memory_format=torch.channels_last).float().mul_(scale).add_(shift)
 
 
-def resize_windows(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Scale one window per image bilinearly to the image's size.
+def resize_windows(
+    images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Scale one window per image bilinearly to a size.
 
     Args:
-        images: uint8, (N, C, H, W).
+        images: uint8, or float32 of 0 to 255, (N, C, H, W).
         top, left, height, width: Integers of each window as floats, (N,).
+        size: Height and width of the result.
 
     Returns:
-        uint8, (N, C, H, W).
+        The same type, (N, C, *size).
     """
-    rows, columns = images.shape[2:]
+    rows, columns = size
 
-    def coordinates(first: Tensor, size: Tensor, count: int) -> Tensor:
+    def coordinates(first: Tensor, size: Tensor, count: int, whole: int) -> Tensor:
         """Coordinates of the output pixels, (N, count), in grid_sample's range of -1 to 1."""
         steps = torch.arange(0.5, count, device=images.device)
         inside = torch.minimum((steps * (size / count).view(-1, 1) - 0.5).clamp_(min=0), size.view(-1, 1) - 1)
-        return (2 * (first.view(-1, 1) + inside) + 1) / count - 1
+        return (2 * (first.view(-1, 1) + inside) + 1) / whole - 1
 
-    y, x = coordinates(top, height, rows), coordinates(left, width, columns)
+    y, x = coordinates(top, height, rows, images.shape[2]), coordinates(left, width, columns, images.shape[3])
     grid = torch.stack([x[:, None].expand(-1, rows, -1), y[:, :, None].expand(-1, -1, columns)], -1)
     scaled = functional.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return scaled.round_().clamp_(0, 255).to(torch.uint8)
+    return as_bytes(scaled, images.dtype)
+
+
+def as_bytes(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values of 0 to 255 as bytes if images are bytes; images of more bits stay floats."""
+    return values.round_().clamp_(0, 255).to(torch.uint8) if dtype == torch.uint8 else values.clamp_(0, 255)
 
 
 def jitter_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
@@ -70,19 +78,20 @@ def jitter_color(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     torchvision's ``adjust_brightness``, ``adjust_contrast`` and ``adjust_saturation`` do.
 
     Args:
-        images: uint8, (N, 3, H, W).
+        images: uint8, or float32 of 0 to 255, (N, 3, H, W).
         factors: float32, (3, N): factors of brightness, contrast and saturation; 1 changes nothing.
         order: int64, (3, N): per image a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
 
     Returns:
-        uint8, (N, 3, H, W).
+        The same type, (N, 3, H, W).
     """
+    dtype = images.dtype
     for kinds in order:
         kind, factor = kinds.view(-1, 1, 1, 1), factors.gather(0, kinds[None]).view(-1, 1, 1, 1)
         red, green, blue = images.unbind(1)
         grey = red.mul(0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114).floor_().unsqueeze(1)
         base = torch.where(kind == 2, grey, torch.where(kind == 1, grey.mean((1, 2, 3), keepdim=True), 0.0))
-        images = images.mul(factor).addcmul_(base, 1 - factor).clamp_(0, 255).to(torch.uint8)
+        images = images.mul(factor).addcmul_(base, 1 - factor).clamp_(0, 255).to(dtype)
     return images
 
 
@@ -100,17 +109,21 @@ def lighting_shift(draws: Tensor) -> Tensor:
 
 
 class Augmenter:
-    """Augmented and normalised batches of a set of training images.
+    """Augments and normalises batches of training images.
 
-    Selection, cropping and flipping are a single gather from the padded images. All random numbers come from a separate
-    generator on the images' device.
+    Cropping and flipping are a single gather from the padded images. All random numbers come from a separate generator
+    on the images' device.
 
     Args:
-        images: uint8, (N, C, H, W), on the target device.
+        channels: Channels of the images.
+        size: Height and width of augmented images.
+        device: The images' device.
         augmentation: The augmentation.
         mean: Mean of x / 255 per channel.
         std: Standard deviation of x / 255 per channel.
         seed: Seed of the generator.
+
+    Images of more than 8 bits per channel are floats of 0 to 255.
 
     Raises:
         InputError: AutoAugment of images that are neither greyscale nor RGB, or color jitter or lighting of images that
@@ -118,66 +131,79 @@ class Augmenter:
     """
 
     def __init__(
-        self, images: Tensor, augmentation: Augmentation, mean: Sequence[float], std: Sequence[float], seed: int
+        self,
+        channels: int,
+        size: tuple[int, int],
+        device: torch.device,
+        augmentation: Augmentation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
     ):
-        channels = images.shape[1]
         if augmentation.autoaugment != "none" and channels not in (1, 3):
             raise InputError(f"AutoAugment requires 1 or 3 channels, but images have {channels}; use another recipe")
         for name, strength in (("color jitter", augmentation.color_jitter), ("lighting", augmentation.lighting)):
             if strength and channels != 3:
                 raise InputError(f"{name} requires 3 channels, but images have {channels}; use another recipe")
         self.augmentation, self.mean, self.std = augmentation, mean, std
-        self.shape = tuple(images.shape)
-        self.device = images.device
-        self.generator = torch.Generator(images.device).manual_seed(seed)
-        padded = functional.pad(images, (augmentation.crop,) * 4)
-        self.padded_size = (padded.shape[2], padded.shape[3])
-        self.pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
+        self.size, self.device = size, device
+        self.generator = torch.Generator(device).manual_seed(seed)
 
-    def batch(self, index: Tensor) -> Tensor:
+    @property
+    def whole(self) -> bool:
+        """Whether images are to be given whole, not only their central part: resized crops are cut from all of it."""
+        return self.augmentation.resized_crop
+
+    def batch(self, images: Tensor) -> Tensor:
         """An augmented and normalised batch.
 
         Args:
-            index: Indices of the images: int64, (B,), on the images' device.
+            images: uint8, or float32 of 0 to 255, (B, C, H, W): of the size of augmented images, or larger for resized
+                crops.
 
         Returns:
             float32, (B, C, H, W), channels_last in memory.
         """
-        images = self._crop_and_flip(index)
+        count = len(images)
+        images = self._crop_and_flip(images)
         if self.augmentation.resized_crop:
-            top, left, height, width = self._crop_windows(len(index))
-            images = resize_windows(images, top, left, height, width)
+            images = resize_windows(images, *self._crop_windows(count, images.shape[2:]), size=self.size)
         if self.augmentation.color_jitter:
-            images = jitter_color(images, *self._jitter(len(index)))
+            images = jitter_color(images, *self._jitter(count))
         if self.augmentation.autoaugment != "none":
+            if images.dtype != torch.uint8:
+                raise InputError("AutoAugment requires images of 8 bits per channel; use another recipe")
             images = autoaugment(images, self.augmentation.autoaugment, self.generator)
         batch = normalise(images, self.mean, self.std)
         if self.augmentation.lighting:
-            batch += self._shift(len(index))
+            batch += self._shift(count)
         if self.augmentation.cutout:
-            batch.masked_fill_(self._holes(len(index)), 0.0)
+            batch.masked_fill_(self._holes(count), 0.0)
         return batch
 
     def _draw(self, bound: int, count: int) -> Tensor:
         return torch.randint(bound, (count, 1, 1), generator=self.generator, device=self.device)
 
-    def _crop_and_flip(self, index: Tensor) -> Tensor:
-        """Randomly cropped and flipped images: uint8, (B, C, H, W)."""
-        _, channels, height, width = self.shape
+    def _crop_and_flip(self, images: Tensor) -> Tensor:
+        """Randomly cropped and flipped images of the same size and type."""
+        count, channels, height, width = images.shape
+        crop = self.augmentation.crop
+        padded = functional.pad(images, (crop,) * 4) if crop else images
+        pixels = padded.permute(0, 2, 3, 1).reshape(-1, channels)
         rows = torch.arange(height, device=self.device).view(1, -1, 1)
         columns = torch.arange(width, device=self.device).view(1, 1, -1)
         if self.augmentation.flip:
-            columns = torch.where(self._draw(2, len(index)).bool(), width - 1 - columns, columns)
-        if self.augmentation.crop:
-            rows = rows + self._draw(2 * self.augmentation.crop + 1, len(index))
-            columns = columns + self._draw(2 * self.augmentation.crop + 1, len(index))
-        padded_height, padded_width = self.padded_size
-        pixel = (index.view(-1, 1, 1) * padded_height + rows) * padded_width + columns
-        return self.pixels.index_select(0, pixel.view(-1)).view(len(index), height, width, channels).permute(0, 3, 1, 2)
+            columns = torch.where(self._draw(2, count).bool(), width - 1 - columns, columns)
+        if crop:
+            rows = rows + self._draw(2 * crop + 1, count)
+            columns = columns + self._draw(2 * crop + 1, count)
+        first = torch.arange(count, device=self.device).view(-1, 1, 1) * padded.shape[2]
+        pixel = (first + rows) * padded.shape[3] + columns
+        return pixels.index_select(0, pixel.view(-1)).view(count, height, width, channels).permute(0, 3, 1, 2)
 
-    def _crop_windows(self, count: int) -> list[Tensor]:
-        """Windows of resized crops: top, left, height and width, integers as floats, (B,)."""
-        _, _, height, width = self.shape
+    def _crop_windows(self, count: int, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Windows of resized crops of images of a size: top, left, height and width, integers as floats, (B,)."""
+        height, width = size
         area, aspect, down, right = torch.rand((4, _TRIES, count), generator=self.generator, device=self.device)
         area = (0.08 + 0.92 * area) * (height * width)
         aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))  # uniform in the logarithm
@@ -187,7 +213,7 @@ class Augmenter:
         tall[-1].clamp_(max=height)
         wide[-1].clamp_(max=width)
         tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
-        return [(down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide]
+        return (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide
 
     def _jitter(self, count: int) -> tuple[Tensor, Tensor]:
         """Factors and order for `jitter_color`: (3, B) each."""
@@ -202,7 +228,7 @@ class Augmenter:
 
     def _holes(self, count: int) -> Tensor:
         """Mask of cutout's squares: bool, (B, 1, H, W)."""
-        _, _, height, width = self.shape
+        height, width = self.size
         side = self.augmentation.cutout
         top = self._draw(height, count) - side // 2
         left = self._draw(width, count) - side // 2

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas_agg.training.augment import Augmenter
+from nas_agg.training.data import Split
 from nas_agg.training.recipes import Augmentation
 
 #: Training images used for statistics, or all if there are fewer.
@@ -95,7 +96,8 @@ class StatisticsImages:
     separate generator, so that the training itself draws the same numbers with and without statistics.
 
     Args:
-        images: uint8, (N, C, H, W), on the target device.
+        split: The training images; some of them are moved to the device.
+        device: The device.
         batch_size: Maximum number of images per batch.
         augmentation: The augmentation.
         mean: Mean of x / 255 per channel.
@@ -106,7 +108,8 @@ class StatisticsImages:
 
     def __init__(
         self,
-        images: Tensor,
+        split: Split,
+        device: torch.device,
         batch_size: int,
         augmentation: Augmentation,
         mean: Sequence[float],
@@ -114,13 +117,14 @@ class StatisticsImages:
         seed: int,
         count: int = MAX_IMAGES,
     ):
-        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:count]
-        self._augmenter = Augmenter(images[chosen.to(images.device)], augmentation, mean, std, seed)
+        chosen = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
+        channels, *size = split.image_shape
+        self._augmenter = Augmenter(channels, (size[0], size[1]), device, augmentation, mean, std, seed)
+        self._images = split.rows(chosen.to(split.labels.device), self._augmenter.whole).to(device)
         self._seed = seed
-        self._index = torch.arange(len(chosen), device=images.device)
         self._batches = max(1, min(-(-len(chosen) // batch_size), len(chosen) // 2))
 
     def __iter__(self) -> Iterator[Tensor]:
         self._augmenter.generator.manual_seed(self._seed)
-        for index in self._index.tensor_split(self._batches):
-            yield self._augmenter.batch(index)
+        for images in self._images.tensor_split(self._batches):
+            yield self._augmenter.batch(images)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from nas_agg.common.errors import InputError
@@ -50,7 +50,8 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
     loss = torch.zeros((), dtype=torch.float64, device=device)
     try:
         with torch.inference_mode():
-            for images, labels in zip(on_device.images.split(size), on_device.labels.split(size), strict=True):
+            for positions in torch.arange(len(split), device=device).split(size):
+                images, labels = on_device.rows(positions).to(device), on_device.labels[positions]
                 logits = model(normalise(images, data.mean, data.std)).float()
                 if logits.shape != (len(images), data.classes):
                     raise InputError(
@@ -79,16 +80,16 @@ class Validation:
 
     Args:
         data: The data set, split.
-        images: The training images, uint8, (N, C, H, W), on the device; some are used for batch-norm statistics.
+        train: The training images; some are used for batch-norm statistics.
         augmentation: The training's augmentation.
         seed: Seed of the choice and the augmentation of these images.
         device: The device.
     """
 
-    def __init__(self, data: Data, images: Tensor, augmentation: Augmentation, seed: int, device: torch.device):
+    def __init__(self, data: Data, train: Split, augmentation: Augmentation, seed: int, device: torch.device):
         self.data, self.device, self.split = data, device, data.validation.to(device)
         size = batch_size(data, device)
-        self.images = StatisticsImages(images, size, augmentation, data.mean, data.std, seed)
+        self.images = StatisticsImages(train, torch.device(device), size, augmentation, data.mean, data.std, seed)
 
     def metrics(self, model: nn.Module, recompute: bool) -> Metrics:
         """``validation_loss`` and ``validation_accuracy``; the model is not changed.

@@ -23,6 +23,7 @@ from nas_agg.training.augment import Augmenter
 from nas_agg.training.batch_norm_statistics import running_averages_lag
 from nas_agg.training.checkpoints import load_checkpoint, model_fingerprint, remove_checkpoint, save_checkpoint
 from nas_agg.training.data import Data
+from nas_agg.training.data.feed import gather_ahead
 from nas_agg.training.evaluation import Metrics, Validation, evaluate
 from nas_agg.training.recipes import Recipe
 from nas_agg.training.torch_compile import CompiledForward
@@ -164,15 +165,18 @@ class _Training:
         images = (data.train if on == "train" else data.train + data.validation).to(device)
         if len(images) < 2:
             raise InputError(f"{data.name}: {len(images)} training images; at least 2 are needed")
-        self.labels = images.labels
+        self.images, self.labels = images, images.labels
         order, augmentation_seed, global_seed, statistics = (
             int(x) for x in np.random.SeedSequence(seed).generate_state(4)
         )
         self.order = torch.Generator().manual_seed(order)
         torch.manual_seed(global_seed)
         augmentation = recipe.augmentation(data.augmentation)
-        self.augmenter = Augmenter(images.images, augmentation, data.mean, data.std, augmentation_seed)
-        self.validation = Validation(data, images.images, augmentation, statistics, device) if on == "train" else None
+        channels, *size = images.image_shape
+        self.augmenter = Augmenter(
+            channels, (size[0], size[1]), device, augmentation, data.mean, data.std, augmentation_seed
+        )
+        self.validation = Validation(data, images, augmentation, statistics, device) if on == "train" else None
         self.batches = max(1, min(math.ceil(len(images) / recipe.batch_size), len(images) // 2))
         # Several batches are augmented at once: one gather serves many small steps.
         values_at_once = 2**20 if device.type == "cpu" else 2**24
@@ -214,7 +218,8 @@ class _Training:
         try:
             memory = memory_of(self.model)
             self.forward = CompiledForward(self.model.train(), memory, dynamic_batch=images % self.batches > 0)
-            self._loss(self.augmenter.batch(torch.arange(size, device=self.device)), self.labels[:size])[0].backward()
+            first = next(gather_ahead(self.images, [torch.arange(size)], self.device, self.augmenter.whole))
+            self._loss(self.augmenter.batch(first), self.labels[:size])[0].backward()
         except Exception as error:  # compilers raise all kinds of exceptions
             if is_out_of_memory(error):
                 raise
@@ -273,11 +278,14 @@ class _Training:
         order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
         batches = order.tensor_split(self.batches)
         step, lr = (number - 1) * self.batches, 0.0
-        for first in range(0, self.batches, self.batches_at_once):
-            group = batches[first : first + self.batches_at_once]
-            index = torch.cat(group)
+        groups = [
+            batches[first : first + self.batches_at_once] for first in range(0, self.batches, self.batches_at_once)
+        ]
+        indices = [torch.cat(group) for group in groups]
+        gathered = gather_ahead(self.images, indices, self.device, self.augmenter.whole)
+        for group, index, images_of_group in zip(groups, indices, gathered, strict=True):
             sizes = [len(batch) for batch in group]
-            images, labels = self.augmenter.batch(index).split(sizes), self.labels[index].split(sizes)
+            images, labels = self.augmenter.batch(images_of_group).split(sizes), self.labels[index].split(sizes)
             for batch, target in zip(images, labels, strict=True):
                 step += 1
                 lr = self.recipe.learning_rate(step, self.steps)

@@ -30,12 +30,12 @@ def back(image):
 
 
 def augmenter(images, seed=0, **settings):
-    return Augmenter(images, Augmentation(**settings), MEAN, STD, seed)
+    return Augmenter(images.shape[1], images.shape[2:], images.device, Augmentation(**settings), MEAN, STD, seed)
 
 
 def test_without_augmentation_the_chosen_images_come_out_normalised(images):
     index = torch.tensor([4, 0, 49, 4])
-    batch = augmenter(images).batch(index)
+    batch = augmenter(images).batch(images[index])
     assert batch.is_contiguous(memory_format=torch.channels_last) and batch.dtype == torch.float32
     torch.testing.assert_close(batch, torch.stack([one(images[i]) for i in index]))
     torch.testing.assert_close(normalise(images[index], MEAN, STD), batch)
@@ -43,7 +43,7 @@ def test_without_augmentation_the_chosen_images_come_out_normalised(images):
 
 def test_crop_and_flip_give_windows_of_the_padded_image_each_as_often(images):
     index = torch.arange(50).repeat(40)
-    batch = augmenter(images, crop=1, flip=True).batch(index)
+    batch = augmenter(images, crop=1, flip=True).batch(images[index])
     result = dict.fromkeys(((y, x, f) for y in range(3) for x in range(3) for f in range(2)), 0)
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
     for number, image in zip(index.tolist(), batch, strict=True):
@@ -60,7 +60,7 @@ def test_crop_and_flip_give_windows_of_the_padded_image_each_as_often(images):
 
 def test_windows_are_scaled_as_torchvision_does(images):
     windows = torch.tensor([[0, 0, 6, 5], [1, 2, 3, 2], [5, 4, 1, 1], [0, 3, 6, 2], [2, 0, 4, 5]])
-    got = resize_windows(images[:5], *windows.T.float())
+    got = resize_windows(images[:5], *windows.T.float(), size=(6, 5))
     for image, result, window in zip(images, got, windows.tolist(), strict=False):
         assert (result.int() - v2.functional.resized_crop(image, *window, [6, 5]).int()).abs().max() <= 1
         exact = v2.functional.resized_crop(image.double(), *window, [6, 5], antialias=False)
@@ -72,7 +72,7 @@ def test_windows_are_drawn_as_torchvision_does():
     torch.manual_seed(0)
     image = torch.zeros(1, 40, 30, dtype=torch.uint8)
     created = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
-    got = torch.stack(created._crop_windows(20_000)).T
+    got = torch.stack(created._crop_windows(20_000, (40, 30))).T
     draw = v2.RandomResizedCrop(8).make_params
     want = torch.tensor([[*(draw([image])[key] for key in ("top", "left", "height", "width"))] for _ in range(5000)])
     top, left, height, width = got.T
@@ -90,10 +90,10 @@ def test_windows_are_drawn_as_torchvision_does():
 def test_resized_crops_are_batches_of_the_images_size(images):
     index = torch.arange(50)
     created, same = (augmenter(images, 1, resized_crop=True, flip=True) for _ in range(2))
-    batch = created.batch(index)
-    assert batch.shape == (50, 3, 6, 5) and torch.equal(batch, same.batch(index))
+    batch = created.batch(images[index])
+    assert batch.shape == (50, 3, 6, 5) and torch.equal(batch, same.batch(images[index]))
     grey = torch.full((4, 3, 9, 7), 77, dtype=torch.uint8)
-    torch.testing.assert_close(augmenter(grey, resized_crop=True).batch(torch.arange(4)), normalise(grey, MEAN, STD))
+    torch.testing.assert_close(augmenter(grey, resized_crop=True).batch(grey[:4]), normalise(grey, MEAN, STD))
 
 
 def changed(image, factors, order):
@@ -130,7 +130,7 @@ def test_every_image_draws_its_own_factors_and_order():
 def test_color_jitter_changes_a_batch(images):
     index = torch.arange(50)
     factors, order = augmenter(images, 4, color_jitter=0.4)._jitter(50)
-    batch = augmenter(images, 4, color_jitter=0.4).batch(index)
+    batch = augmenter(images, 4, color_jitter=0.4).batch(images[index])
     torch.testing.assert_close(batch, normalise(jitter_color(images, factors, order), MEAN, STD))
     assert not torch.equal(batch, normalise(images, MEAN, STD))
 
@@ -143,7 +143,7 @@ def test_lighting_adds_the_principal_components_of_each_images_draws(images):
         [sum(v * a * d for v, a, d in zip(vectors[c], one, deviations, strict=True)) for c in range(3)] for one in draws
     ]
     torch.testing.assert_close(lighting_shift(draws), torch.tensor(want))
-    batch = augmenter(images, lighting=0.1).batch(torch.arange(50))
+    batch = augmenter(images, lighting=0.1).batch(images)
     shift = (batch - normalise(images, MEAN, STD)) * torch.tensor(STD).view(3, 1, 1)
     assert torch.allclose(shift, shift[:, :, :1, :1].expand_as(shift), atol=1e-6)
     assert len(shift[:, 0, 0, 0].unique()) == 50
@@ -151,7 +151,7 @@ def test_lighting_adds_the_principal_components_of_each_images_draws(images):
 
 def test_lighting_draws_with_its_standard_deviation():
     black = torch.zeros(2, 3, 1, 1, dtype=torch.uint8)
-    shift = augmenter(black, lighting=0.1).batch(torch.zeros(20_000, dtype=torch.int64))[:, :, 0, 0]
+    shift = augmenter(black, lighting=0.1).batch(black[torch.zeros(20_000, dtype=torch.int64)])[:, :, 0, 0]
     shift = (shift - normalise(black[:1], MEAN, STD)[0, :, 0, 0]) * torch.tensor(STD)
     vectors = torch.tensor([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
     draws = torch.linalg.solve(vectors, shift.T) / torch.tensor([[0.2175], [0.0188], [0.0045]])
@@ -168,7 +168,7 @@ def test_colours_are_varied_on_rgb_alone(images, settings):
 
 def test_cutout_clears_one_square_clipped_at_the_border(images):
     index = torch.arange(50).repeat(20)
-    batch = augmenter(images, cutout=3).batch(index)
+    batch = augmenter(images, cutout=3).batch(images[index])
     centres = set()
     for number, image in zip(index.tolist(), batch, strict=True):
         cleared = (image == 0).all(0)
@@ -184,9 +184,9 @@ def test_draws_come_from_the_seed_and_leave_the_global_generator_alone(images):
     before = torch.get_rng_state()
     settings = {"crop": 2, "flip": True, "cutout": 2, "autoaugment": "cifar10", "color_jitter": 0.4, "lighting": 0.1}
     first, second, other = (augmenter(images, seed, **settings) for seed in (0, 0, 1))
-    batch = first.batch(index)
-    assert torch.equal(batch, second.batch(index)) and not torch.equal(batch, other.batch(index))
-    assert not torch.equal(batch, first.batch(index))
+    batch = first.batch(images[index])
+    assert torch.equal(batch, second.batch(images[index])) and not torch.equal(batch, other.batch(images[index]))
+    assert not torch.equal(batch, first.batch(images[index]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -230,7 +230,7 @@ def test_every_image_draws_its_own_sub_policy(monkeypatch):
 
 
 def test_autoaugment_works_on_grey_and_refuses_other_channels(images):
-    grey = Augmenter(images[:, :1], Augmentation(autoaugment="imagenet"), (0.5,), (0.5,), 0)
-    assert grey.batch(torch.arange(50)).shape == (50, 1, 6, 5)
+    grey = Augmenter(1, (6, 5), images.device, Augmentation(autoaugment="imagenet"), (0.5,), (0.5,), 0)
+    assert grey.batch(images[:, :1]).shape == (50, 1, 6, 5)
     with pytest.raises(InputError, match="have 2;"):
         augmenter(images[:, :2], autoaugment="cifar10")

@@ -37,6 +37,9 @@ def network(seed=0, memory="plain"):
     return nas_agg.compile(nas_agg.load(GENOTYPE), seed=seed, memory=memory)
 
 
+CPU = torch.device("cpu")
+
+
 def buffers(model):
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
@@ -47,8 +50,8 @@ def equal(one, other):
 
 
 def images_of(data, count=150, **options):
-    images = data.train.images[:count]
-    return StatisticsImages(images, 64, Augmentation(**options), data.mean, data.std, seed=3)
+    images = Split(data.train.images[:count], data.train.labels[:count])
+    return StatisticsImages(images, CPU, 64, Augmentation(**options), data.mean, data.std, seed=3)
 
 
 def without_times(history):
@@ -127,9 +130,10 @@ def test_the_images_are_always_the_same(few):
     assert not torch.equal(torch.cat(once), plain)
     every = normalise(few.train.images[:150], few.mean, few.std).flatten(1)
     assert sorted(plain.flatten(1).tolist()) == sorted(every.tolist())
-    many = torch.zeros(3 * MAX_IMAGES, 1, 2, 2, dtype=torch.uint8)
-    assert sum(len(batch) for batch in StatisticsImages(many, 999, Augmentation(), (0.5,), (0.5,), 0)) == MAX_IMAGES
-    odd = StatisticsImages(many[:5], 2, Augmentation(), (0.5,), (0.5,), 0)
+    many = Split(torch.zeros(3 * MAX_IMAGES, 1, 2, 2, dtype=torch.uint8), torch.zeros(3 * MAX_IMAGES))
+    drawn = StatisticsImages(many, CPU, 999, Augmentation(), (0.5,), (0.5,), 0)
+    assert sum(len(batch) for batch in drawn) == MAX_IMAGES
+    odd = StatisticsImages(Split(many.images[:5], many.labels[:5]), CPU, 2, Augmentation(), (0.5,), (0.5,), 0)
     assert [len(batch) for batch in odd] == [3, 2], "never a single image, which has no variance"
 
 

@@ -1,0 +1,59 @@
+"""Samples: what a source of images gives before they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+
+from nas_agg.training.recipes import Augmentation
+
+Task = Literal["classification", "multilabel", "regression"]
+
+
+class Part(IntEnum):
+    """The part of a data set that its source assigns an image to."""
+
+    LEFT_OUT = -2
+    UNASSIGNED = -1
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A data set as read.
+
+    Attributes:
+        name: Its name, as specified.
+        class_names: Names of the classes in the order of the labels, or of the targets of a regression.
+        augmentation: Default augmentation of the training images.
+        pixels: uint8 or uint16, (N, C, H, W).
+        targets: One label per image, int64 (N,); several labels per image, uint8 (N, classes) of zeros and ones; or
+            targets of a regression, float32 (N, targets).
+        parts: The `Part` of each image, int8 (N,).
+        task: What the targets are.
+        keys: A digest of each image's own bytes, uint64 (N, 2), from which its split follows. None for a data set that
+            never changes, whose splits are drawn by a random permutation.
+        weights: Weight of each image in the training loss, float32 (N,), or None.
+        notes: Messages about what was left out or changed.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    augmentation: Augmentation
+    pixels: np.ndarray
+    targets: np.ndarray
+    parts: np.ndarray
+    task: Task = "classification"
+    keys: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+
+def parts_of(*lengths: tuple[Part, int]) -> np.ndarray:
+    """The parts of images that follow each other: int8, (N,)."""
+    return np.concatenate([np.full(length, part, np.int8) for part, length in lengths])
