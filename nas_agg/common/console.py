@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
+from nas_agg.common.errors import one_line
+
 
 def print_table(
     header: Sequence[str],
@@ -15,7 +17,7 @@ def print_table(
     right: Sequence[int] = (),
     file: TextIO | None = None,
 ) -> None:
-    """Print a table.
+    """Print a table; control characters are escaped.
 
     Args:
         header: Column names.
@@ -25,6 +27,7 @@ def print_table(
         file: Output stream; default standard output.
     """
     out = file or sys.stdout
+    header, *rows = [[one_line(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     # Ruled only where all columns but the last fit, so that no number is ever truncated.
     if out.isatty() and shutil.get_terminal_size().columns >= sum(widths[:-1]) + 3 * len(widths) + 24:
@@ -32,7 +35,7 @@ def print_table(
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title or None)
+        table = Table(title=Text(title) if title else None)
         for i, name in enumerate(header):
             # On a narrow terminal only the last column is wrapped.
             last = i == len(header) - 1

@@ -11,6 +11,7 @@ import pytest
 
 from nas_agg import __version__
 from nas_agg.cli import main as cli
+from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.settings import Settings
 
@@ -61,6 +62,11 @@ def test_lists(run):
     assert {"search", "final", "microdense-cifar"} <= {
         r["name"] for r in json.loads(run("recipes", "--format", "json")[1])
     }
+
+
+def test_control_characters_in_tables_are_escaped(capsys):
+    print_table(["a\x1b[31m"], [["b\u202e\x07\n"]])
+    assert capsys.readouterr().out == "a\\x1b[31m\nb\\u202e\\x07\\n\n"
 
 
 def test_points_takes_the_space_as_an_option_too(run, refused):

@@ -295,6 +295,28 @@ def test_a_title_cannot_leave_its_docstring():
     assert "title" in (ast.get_docstring(ast.parse(text)) or "")
 
 
+def test_control_characters_are_escaped_in_the_docstring():
+    genotype = nas_agg.load({"input": [1, 4, 4], "classes": 2, "net": ["gap", {"linear": "classes"}]})
+    odd = [
+        "\x00",
+        "\x07",
+        "\x1b[31m",
+        "\u202e",
+        "\u2066",
+        "\u200b",
+        "\ud800",
+        "\U000e0001",
+        "\xad",
+        "\\",
+        '"""',
+        "x" * 118,
+    ]
+    for about in (*odd, "".join(odd), " ".join(reversed(odd))):
+        text = emit(genotype, title=about, about=about)
+        assert all(character.isprintable() for character in text.replace("\n", ""))
+        assert all(character.isprintable() for character in ast.get_docstring(ast.parse(text)).replace("\n", ""))
+
+
 # ---------------------------------------------------------------------- it is proven before it is given
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from nas_agg.common.errors import one_line
 from nas_agg.expansion.costs import Cost
 from nas_agg.language.genotype import Genotype
 
@@ -45,12 +46,12 @@ def _docstring(genotype: Genotype, cost: Cost, title: str, about: str) -> str:
         lines += textwrap.wrap(_plain(about), WIDTH - 1)
     size = f"{channels}x{height}x{width}, {genotype.classes} classes"
     lines.append(f"Images of {size}; {cost.params:,} parameters, {cost.macs:,} multiply-adds per image.")
-    return '"""' + "\n".join(lines) + '\n"""\n'
+    return '"""' + "\n".join(lines).replace("\\", "\\\\") + '\n"""\n'
 
 
 def _plain(text: str) -> str:
-    """Make a text safe for a docstring."""
-    return " ".join(text.replace("\\", "/").replace('"', "'").split())
+    """Make a text safe for a docstring: on one line, control and bidirectional characters as escapes."""
+    return one_line(" ".join(text.replace("\\", "/").replace('"', "'").split()))
 
 
 def wrapped(text: str, indent: int) -> list[str]:
