@@ -35,10 +35,10 @@ def run(options: argparse.Namespace) -> None:
     from nas_agg.search_space.encoding import Encoding
     from nas_agg.search_space.space import open_space
     from nas_agg.study.tables.results_table import TabularSpace
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.recipes import open_recipe
 
     torch.set_num_threads(1)
-    space, recipe, data = TabularSpace(open_space("agg-bench")), get_recipe("bench"), _data(options)
+    space, recipe, data = TabularSpace(open_space("agg-bench")), open_recipe("bench"), _data(options)
     if options.batch_size:
         recipe = recipe.model_copy(update={"batch_size": options.batch_size})
     encoding = Encoding(space)

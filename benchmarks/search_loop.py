@@ -80,10 +80,10 @@ def by_hand(chosen: list[dict], epochs: int, seed: int) -> tuple[float, list[flo
     from nas_agg.compiler import compile
     from nas_agg.search_space.space import open_space
     from nas_agg.training.data import load_data
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.recipes import open_recipe
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space, recipe = open_space("microdense"), get_recipe("search")
+    space, recipe = open_space("microdense"), open_recipe("search")
 
     def objective(trial: optuna.Trial) -> float:
         data = load_data("digits", seed=seed)

@@ -35,7 +35,7 @@ from nas_agg.report.tree import TreeNode, network_tree
 from nas_agg.search_space.space import open_space
 from nas_agg.training.data import Data, load_data
 from nas_agg.training.loop import evaluate, pick_device, train
-from nas_agg.training.recipes import Recipe, get_recipe
+from nas_agg.training.recipes import Recipe, open_recipe
 
 SPACE = open_space("efficientnet")
 STAGES = (1, 2, 2, 3, 3, 4, 1)  # number of blocks
@@ -293,7 +293,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{after.size}\n")
 
     data = load_data(options.dataset, options.seed, options.image_size, SPACE.min_input)
-    device, recipe = pick_device(options.device), get_recipe(options.recipe)
+    device, recipe = pick_device(options.device), open_recipe(options.recipe)
     start = make_start(b0, after, data, recipe, options)
     epochs = options.epochs
     if epochs is None:

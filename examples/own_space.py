@@ -19,7 +19,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import train
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 SPACE: dict[str, Any] = {
     "about": "dense blocks, chains and patterns between them",
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data, recipe = load_data("digits"), get_recipe("search")
+    data, recipe = load_data("digits"), open_recipe("search")
 
     def evaluate(genotype: Genotype, trial: Trial) -> float:
         network = nas_agg.compile(genotype, seed=trial.number)

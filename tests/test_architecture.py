@@ -21,6 +21,7 @@ PACKAGES = (
     "language",
     "expansion",
     "search_space",
+    "training.recipes",
     "compiler.remat",
     "compiler",
     "compiler.codegen.syntax",

@@ -17,7 +17,7 @@ import torchvision
 import nas_agg
 from nas_agg.compiler import compile
 from nas_agg.training.data import load_data
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -116,7 +116,7 @@ def test_unequal_sizes_are_reported(example):
 
 @pytest.mark.parametrize("recipe", ["final", "seqconv-imagenet"])
 def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, recipe):
-    b0, data, recipe = nas_agg.load("efficientnet/b0"), load_data("digits", image_size=32), get_recipe(recipe)
+    b0, data, recipe = nas_agg.load("efficientnet/b0"), load_data("digits", image_size=32), open_recipe(recipe)
     after = example.choose_variant(b0, [8, 9, 10], 3, True)
     start = example.make_start(b0, after, data, recipe, argparse.Namespace(seed=5, weights=None))
     first, second = (network.state_dict() for network in start.networks)

@@ -30,9 +30,9 @@ def complete_searcher(incomplete: str) -> list[str]:
 
 def complete_recipe(incomplete: str) -> list[str]:
     """Names of recipes."""
-    from nas_agg.training.recipes import RECIPES
+    from nas_agg.training.recipes import list_recipes
 
-    return _matching(RECIPES, incomplete)
+    return _matching(list_recipes(), incomplete)
 
 
 def complete_dataset(incomplete: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,18 +205,32 @@ def datasets(format: FormatOption = Format.table) -> None:
     _print_named(dict(DATASETS), "data set", format)
 
 
-def recipes(format: FormatOption = Format.table) -> None:
-    """List the training recipes."""
-    from nas_agg.training.recipes import RECIPES
+def recipes(
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="Print all fields of this recipe, a name or a file.")
+    ] = None,
+    format: FormatOption = Format.table,
+) -> None:
+    """List the training recipes, or the fields of one."""
+    from nas_agg.training.recipes import list_recipes, open_recipe
+
+    if recipe is not None:
+        fields = open_recipe(recipe).model_dump(mode="json")
+        if format is Format.json:
+            print_json(fields)
+        else:
+            print("\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()))
+        return
+    opened = [open_recipe(name) for name in list_recipes()]
 
     if format is Format.json:
-        print_json([recipe.model_dump(mode="json") for recipe in RECIPES.values()])
+        print_json([recipe.model_dump(mode="json") for recipe in opened])
         return
-    rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in RECIPES.values()]
+    rows = [[r.name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.about] for r in opened]
     print_table(["recipe", "epochs", "batch", "lr", "description"], rows, right=(1, 2, 3))
     print("\nChosen where the source does not specify:")
-    for recipe in [recipe for recipe in RECIPES.values() if recipe.choices]:
-        print(f"  {recipe.name}: {recipe.choices}")
+    for chosen in [recipe for recipe in opened if recipe.choices]:
+        print(f"  {chosen.name}: {chosen.choices}")
 
 
 def _print_named(descriptions: dict[str, str], kind: str, format: Format) -> None:

@@ -57,17 +57,17 @@ def _parameters() -> Iterator[inspect.Parameter]:
 
 
 def _value_type(field: FieldInfo) -> Any:
-    """The type of a setting without None."""
+    """The type of a setting without None; the first where there are several."""
     annotation = field.annotation
     if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (member for member in get_args(annotation) if member is not type(None))
+        annotation, *_ = (member for member in get_args(annotation) if member is not type(None))
     return annotation
 
 
 def _option_type(field: FieldInfo) -> Any:
     """The type of a setting's option: text wherever `Settings` parses it, such as ``1.5M`` or ``2h``."""
     kind = _value_type(field)
-    if get_origin(kind) is tuple and get_args(kind)[0] is not str:
+    if get_origin(kind) is dict or (get_origin(kind) is tuple and get_args(kind)[0] is not str):
         return list[str]
     return kind if kind in (bool, int, float) else str
 

@@ -21,6 +21,13 @@ from nas_agg.cli.options import (
 )
 from nas_agg.common.console import format_accuracy
 from nas_agg.graph.rematerialization import RequestedMemoryMode
+from nas_agg.study.definition.settings import Settings
+from nas_agg.training.recipes import open_recipe
+from nas_agg.training.recipes.files import parse_changes
+
+
+def _description(name: str) -> str | None:
+    return Settings.model_fields[name].description
 
 
 def train(
@@ -28,7 +35,11 @@ def train(
     dataset: DatasetOption = "digits",
     recipe: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Training recipe (see 'nas_agg recipes').", autocompletion=complete_recipe),
+        typer.Option(
+            metavar="RECIPE",
+            help="Training recipe: a name (see 'nas_agg recipes') or a YAML file.",
+            autocompletion=complete_recipe,
+        ),
     ] = "final",
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the recipe's).")] = None,
     device: DeviceOption = "auto",
@@ -41,17 +52,23 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to start.")
     ] = False,
+    batch_size: Annotated[int | None, typer.Option(help=_description("batch_size"))] = None,
+    lr: Annotated[float | None, typer.Option(help=_description("lr"))] = None,
+    optimizer: Annotated[str | None, typer.Option(metavar="NAME", help=_description("optimizer"))] = None,
+    set: Annotated[list[str] | None, typer.Option(metavar="FIELD=VALUE", help=_description("set"))] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Train one network. It learns from the training and validation images and is tested once."""
     from nas_agg import load
     from nas_agg.study.standalone_training import train_genotype
 
+    fields = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer}
+    changes = {name: value for name, value in fields.items() if value is not None} | parse_changes(set or ())
     metrics = train_genotype(
         load(genotype),
         name=genotype,
         dataset=dataset,
-        recipe=recipe,
+        recipe=open_recipe(recipe, changes),
         epochs=epochs,
         device=device,
         seed=seed,

@@ -141,7 +141,8 @@ def _table_settings(space: TabularSpace, settings: dict[str, Any]) -> dict[str, 
     Raises:
         InputError: A setting concerns trainings.
     """
-    defaults = {"recipe": None, "image_size": None, "compile": False, "latency_target": None, "workers": 1}
+    unset = ("recipe", "batch_size", "lr", "optimizer", "set", "image_size", "latency_target")
+    defaults = dict.fromkeys(unset) | {"compile": False, "workers": 1}
     for name, default in defaults.items():
         if settings.get(name) not in (None, default):
             raise InputError(f"{name}: {space.name} has a table of results; omit it, or specify a data set to train on")

@@ -314,7 +314,7 @@ class _Search:
         job = TrialJob(
             genotype=candidate.genotype.to_dict(),
             seed=trial.seed,
-            recipe=settings.recipe or "search",
+            recipe=settings.trial_recipe,
             epochs=settings.epochs,
             out=str(path.resolve()),
             memory=trial.memory,

@@ -48,14 +48,13 @@ def train_best(
         NasAggError: The training failed; resuming the search tries again.
     """
     from nas_agg.study.records.progress import training_length
-    from nas_agg.training.recipes import get_recipe
 
-    recipe = get_recipe(settings.recipe or "final")
+    recipe = settings.final_recipe
     description = f"training the best (trial {best.number}) on train + validation"
     progress.message(f"{description}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
     if memory.message:
         progress.message(memory.message)
-    job = _final_job(folder, settings, best, genotype, recipe.name, memory.mode)
+    job = _final_job(folder, settings, best, genotype, memory.mode)
     pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
     try:
@@ -80,9 +79,7 @@ def train_best(
         pool.close()
 
 
-def _final_job(
-    folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, recipe: str, memory: str
-) -> FinalJob:
+def _final_job(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, memory: str) -> FinalJob:
     title, about = describe_run(folder.run, folder.path, best.number)
     cost: dict[str, Any] = {"params": best.params, "macs": best.macs, "hash": best.hash}
     if best.latency_ms is not None:
@@ -92,7 +89,7 @@ def _final_job(
     return FinalJob(
         genotype=genotype.to_dict(),
         seed=derive_seed(settings.seed, best.number, "final"),
-        recipe=recipe,
+        recipe=settings.final_recipe,
         out=str((folder.path / "best.tmp").resolve()),
         best=str(folder.best.resolve()),
         trial=best.number,

@@ -23,6 +23,8 @@ from nas_agg.study.records.run_folder import WEIGHTS_FILE, RunFolder, dataset_ar
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 from nas_agg.study.workers.messages import FinalJob
+from nas_agg.training.recipes import RecipeSource, open_recipe
+from nas_agg.training.recipes.files import reference
 
 if TYPE_CHECKING:
     import os
@@ -37,7 +39,7 @@ def train_genotype(
     *,
     name: str = "genotype",
     dataset: str = "digits",
-    recipe: str = "final",
+    recipe: RecipeSource = "final",
     epochs: int | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -53,7 +55,7 @@ def train_genotype(
         genotype: The network; its input and classes are replaced by the data set's.
         name: The name of the run.
         dataset: See `nas_agg.training.data.load_data`.
-        recipe: The recipe's name.
+        recipe: Name, file or content of the recipe (`nas_agg.training.recipes.open_recipe`).
         epochs: Replaces the recipe's epochs.
         device: auto, cpu, cuda or cuda:N.
         seed: Seed of the weights, of the order of images and of augmentation.
@@ -73,17 +75,19 @@ def train_genotype(
     from nas_agg.expansion.costs import cost
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import pick_device
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.optimizers import check_recipe
     from nas_agg.training.torch_compile import check_compiler
 
     _check_arguments(memory, seed)
-    epochs, device = epochs or get_recipe(recipe).epochs, str(pick_device(device))
+    recipe = open_recipe(recipe)
+    check_recipe(recipe)
+    epochs, device = epochs or recipe.epochs, str(pick_device(device))
     if compile:
         check_compiler(device)
     settings = {
         "genotype": genotype.to_dict(),
         "dataset": absolute(dataset),
-        "recipe": recipe,
+        "recipe": reference(recipe),
         "epochs": epochs,
         "seed": seed,
         "image_size": image_size,
@@ -164,10 +168,8 @@ def _run(
         compile: Run the training under ``torch.compile``.
         show: Print progress.
     """
-    from nas_agg.training.recipes import get_recipe
-
     settings = folder.run["settings"]
-    recipe = get_recipe(settings["recipe"])
+    recipe = open_recipe(settings["recipe"])
     if show:
         size = f"{costs.params:,} params, {costs.macs:,} MACs"
         length = f"{training_length(settings['epochs'], compile)}, recipe {recipe.name}"
@@ -179,7 +181,7 @@ def _run(
     job = FinalJob(
         genotype=genotype.to_dict(),
         seed=settings["seed"],
-        recipe=recipe.name,
+        recipe=recipe,
         epochs=settings["epochs"],
         device=device,
         out=str(folder.path / "best.tmp"),

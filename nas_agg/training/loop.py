@@ -18,13 +18,14 @@ from torch.nn import functional
 
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic
-from nas_agg.compiler.network import aggregation_parameters, memory_of
+from nas_agg.compiler.network import memory_of
 from nas_agg.training.augment import Augmenter
 from nas_agg.training.batch_norm_statistics import running_averages_lag
 from nas_agg.training.checkpoints import load_checkpoint, model_fingerprint, remove_checkpoint, save_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.data.feed import gather_ahead
 from nas_agg.training.evaluation import Metrics, Validation, evaluate
+from nas_agg.training.optimizers import make_optimizer
 from nas_agg.training.recipes import Recipe
 from nas_agg.training.torch_compile import CompiledForward
 
@@ -182,7 +183,7 @@ class _Training:
         values_at_once = 2**20 if device.type == "cpu" else 2**24
         self.batches_at_once = max(1, values_at_once // (recipe.batch_size * math.prod(data.input)))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimiser = _optimiser(model, recipe)
+        self.optimizer = make_optimizer(model, recipe)
         self.steps = self.batches * epochs
         self.history: list[Metrics] = []
         self.forward: Callable[[Tensor], Tensor] = model
@@ -190,7 +191,7 @@ class _Training:
         self.out: Path | None = None
         self.fingerprint = {
             "network": model_fingerprint(model),
-            "recipe": recipe.model_dump_json(exclude={"about", "choices"}, exclude_defaults=True),
+            "recipe": recipe.fingerprint,
             "seed": seed,
             "number of epochs": epochs,
             "part of the data": on,
@@ -226,7 +227,7 @@ class _Training:
             self.forward = self.model
             self.compile_error = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
         finally:
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
@@ -301,14 +302,14 @@ class _Training:
         return {"lr": lr, "train_loss": mean, "train_accuracy": int(correct) / len(self.labels)}
 
     def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
         loss, logits = self._loss(images, labels)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimiser.step()
+        self.optimizer.step()
         return loss.detach(), logits.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,7 +332,7 @@ class _Training:
         state = {
             "history": self.history,
             "model": self.model.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
             "augmentation": self.augmenter.generator.get_state(),
             "global": torch.get_rng_state(),
@@ -343,7 +344,7 @@ class _Training:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.optimizer.load_state_dict(state["optimizer"])
             self.order.set_state(state["order"])
             self.augmenter.generator.set_state(state["augmentation"])
             torch.set_rng_state(state["global"])
@@ -353,25 +354,6 @@ class _Training:
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             text = " ".join(str(error).split())[:160]
             raise InputError(f"{self.out}: the checkpoint does not fit this training ({text}); remove it") from None
-
-
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise InputError("the network has no parameters to train")
-    undecayed = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
-    undecayed |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
-    decay = [p for p in parameters if id(p) not in undecayed]
-    no_decay = [p for p in parameters if id(p) in undecayed]
-    groups = [{"params": decay}] + ([{"params": no_decay, "weight_decay": 0.0}] if no_decay else [])
-    return torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=True,  # a fifth of the time of a loop over many small tensors, also on a CPU
-    )
 
 
 __all__ = ["METRICS", "Report", "TrainingFailed", "TrainingResult", "evaluate", "pick_device", "train"]

@@ -23,7 +23,7 @@ from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, Gap, Norm, Primitive
 from nas_agg.training.data import Data
 from nas_agg.training.loop import train
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 RECIPE = "search"  # of one-epoch trainings
 
@@ -206,7 +206,7 @@ class OneEpoch(Proxy):
     def score(self, graph: Graph, sample: Sample, seed: int) -> float:
         _, *size = graph.shapes[0]
         data = sample.data.shaped((size[0], size[1]), graph.shapes[graph.output][0])
-        result = train(build(graph, seed), data, get_recipe(RECIPE), seed=seed, pause_after=1)
+        result = train(build(graph, seed), data, open_recipe(RECIPE), seed=seed, pause_after=1)
         return -float(result.metrics["validation_loss"])
 
 

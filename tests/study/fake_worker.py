@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialOutcome
 from nas_agg.study.workers.process import serve
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 
 def prepare(config):
@@ -19,7 +19,7 @@ def prepare(config):
     def work(job, report):
         let = job.genotype["let"]
         if isinstance(job, FinalJob):
-            assert get_recipe(job.recipe)
+            assert open_recipe(job.recipe)
             time.sleep(ways.get("final_sleep", 0))
             out = Path(job.out)
             out.mkdir(exist_ok=True)

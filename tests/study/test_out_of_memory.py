@@ -9,7 +9,7 @@ from nas_agg.study.workers.jobs import HALVED, train_trial
 from nas_agg.study.workers.messages import TrialJob, TrialOutcome
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import TrainingFailed
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ ERRORS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_half_the_batch_is_tried_from_the_start(job, digits, limited, error, tmp_path):
-    whole = get_recipe("search").batch_size
+    whole = open_recipe("search").batch_size
     sizes, reports = limited(whole - 1, error), []
     result = train_trial(job, digits, lambda step, value: reports.append(step))
     assert sizes == [whole, whole // 2]
@@ -71,7 +71,7 @@ def test_a_trial_that_was_halved_goes_on_so(job, digits, limited, tmp_path):
         if (tmp_path / HALVED).exists():
             raise Killed
 
-    whole = get_recipe("search").batch_size
+    whole = open_recipe("search").batch_size
     sizes = limited(whole - 1, MemoryError())
     with pytest.raises(Killed):
         train_trial(job, digits, dies)

@@ -18,10 +18,10 @@ from nas_agg.training.batch_norm_statistics import MAX_IMAGES, StatisticsImages,
 from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data
 from nas_agg.training.loop import METRICS, evaluate, train
-from nas_agg.training.recipes import Augmentation, get_recipe
+from nas_agg.training.recipes import Augmentation, open_recipe
 
 torch.set_num_threads(1)
-SEARCH = get_recipe("search")
+SEARCH = open_recipe("search")
 RUNNING = "validation_accuracy_running_statistics"
 GENOTYPE = dense_network(dropout=0.2)
 
@@ -168,7 +168,7 @@ def test_fresh_statistics_that_lead_beyond_numbers_fail_no_training(few, monkeyp
 def test_the_first_epoch_of_a_deep_network_is_no_guessing(few):
     model = nas_agg.compile(nas_agg.load("agg-bench/light"), seed=0)
     data = replace(load_data("digits"), validation=few.validation)
-    first = train(model, data, get_recipe("bench"), seed=0, pause_after=1).metrics
+    first = train(model, data, open_recipe("bench"), seed=0, pause_after=1).metrics
     assert first["validation_accuracy"] > first[RUNNING] + 0.2
     assert first["validation_loss"] < first["validation_loss_running_statistics"] / 2
 

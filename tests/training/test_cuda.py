@@ -9,7 +9,7 @@ import nas_agg
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
 from nas_agg.training.memory import step_bytes
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 from nas_agg.training.torch_compile import check_compiler
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -33,7 +33,7 @@ def trained(tmp_path, epochs, report=None, resume=False, memory="plain", compile
     result = train(
         model,
         load_data("digits"),
-        get_recipe("search"),
+        open_recipe("search"),
         seed=0,
         device="cuda",
         epochs=epochs,

@@ -16,10 +16,10 @@ from nas_agg.training.augment import normalise
 from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data
 from nas_agg.training.loop import METRICS, TrainingFailed, evaluate, pick_device, train
-from nas_agg.training.recipes import Augmentation, get_recipe
+from nas_agg.training.recipes import Augmentation, open_recipe
 
 torch.set_num_threads(1)
-SEARCH = get_recipe("search")
+SEARCH = open_recipe("search")
 
 
 def network(seed=0, dropout=0.1):
@@ -159,6 +159,7 @@ def test_each_setting_of_decay_spares_its_own_parameters(few, vectors, aggregati
         "decay_aggregation": aggregation,
         "momentum": 0.0,
         "warmup_epochs": 0,
+        "schedule": "step",
         "milestones": (9,),
     }
     recipe = SEARCH.model_copy(update=fields | {"batch_size": 1000})
@@ -236,7 +237,7 @@ def test_report_prunes(few, tmp_path):
 
 
 def test_the_rate_falls_at_milestones_in_a_training_that_resumes(few, tmp_path):
-    recipe = SEARCH.model_copy(update={"milestones": (5.0, 8.0), "warmup_epochs": 0.0})
+    recipe = SEARCH.model_copy(update={"schedule": "step", "milestones": (5.0, 8.0), "warmup_epochs": 0.0})
     whole, broken = network(), network()
     unbroken = train(whole, few, recipe, seed=0, epochs=4)
     assert [line["lr"] for line in unbroken.history] == pytest.approx([0.1, 0.1, 0.01, 0.001])

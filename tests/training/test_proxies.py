@@ -19,7 +19,7 @@ from nas_agg.training import loop
 from nas_agg.training.augment import Augmentation
 from nas_agg.training.data import Data, Split
 from nas_agg.training.proxies import PROXIES, Sample, remove_operations, trunk
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 GRAPH = graph_of({"conv": 3, "out": 6}, "bn", "relu", {"conv": 3, "out": 5}, "bn", "relu", image=(4, 8, 8))
 
@@ -152,7 +152,7 @@ def test_signs(batch):
 
 def test_one_epoch_is_the_first_of_a_training(batch):
     model = build(GRAPH, 5)
-    history = loop.train(model, DATA, get_recipe("search"), seed=5, pause_after=1).history
+    history = loop.train(model, DATA, open_recipe("search"), seed=5, pause_after=1).history
     assert score("one-epoch", batch, seed=5) == -history[0]["validation_loss"]
     assert history[0]["validation_loss"] != history[0]["validation_loss_running_statistics"]
 

@@ -16,7 +16,7 @@ from nas_agg.training import torch_compile as compiling
 from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data
 from nas_agg.training.loop import TrainingFailed, train
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 from nas_agg.training.torch_compile import CompiledForward, check_compiler
 
 torch.set_num_threads(1)
@@ -41,7 +41,7 @@ def _fresh():
 
 def trained(few, compile, genotype=PLAIN, memory="plain", epochs=2, **more):
     model = nas_agg.compile(nas_agg.load(genotype), seed=0, memory=memory)
-    result = train(model, few, get_recipe("search"), seed=0, epochs=epochs, compile=compile, **more)
+    result = train(model, few, open_recipe("search"), seed=0, epochs=epochs, compile=compile, **more)
     return model, result
 
 

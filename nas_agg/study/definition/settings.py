@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from nas_agg.common.errors import InputError, did_you_mean, truncate
 from nas_agg.graph.rematerialization import RequestedMemoryMode
+from nas_agg.training.recipes import Recipe, open_recipe
+from nas_agg.training.recipes.files import parse_changes, reference
 
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
@@ -96,6 +98,16 @@ def short_repr(value: object) -> str:
         return f"a {type(value).__name__}"
 
 
+def _recipe_reference(source: Any) -> Any:
+    """The name of a shipped recipe, or the content of another, which its file may lose before the run is resumed."""
+    return None if source is None else reference(open_recipe(source))
+
+
+def _changes(texts: Any) -> Any:
+    """Fields of a recipe from texts such as ``weight_decay=1e-4``."""
+    return None if texts is None else parse_changes([texts] if isinstance(texts, str) else texts)
+
+
 def _positive(value: float) -> float:
     if not math.isfinite(value) or value <= 0:
         raise ValueError("must be positive")
@@ -154,11 +166,19 @@ class Settings(BaseModel):
         ge=1,
         le=10**6,
     )
-    recipe: str | None = _setting(
+    recipe: Annotated[str | dict[str, Any] | None, BeforeValidator(_recipe_reference)] = _setting(
         None,
-        "Training recipe of the trials and of the final training (default: 'search' and 'final'; see 'nas_agg "
-        "recipes').",
-        notation="NAME",
+        "Training recipe of the trials and of the final training: a name (see 'nas_agg recipes') or a file such as "
+        "./mine.yaml (default: 'search' and 'final').",
+        notation="RECIPE",
+    )
+    batch_size: int | None = _setting(None, "Images per training step (default: the recipe's).", ge=2, le=10**6)
+    lr: float | None = _setting(None, "Maximum learning rate (default: the recipe's).", gt=0, allow_inf_nan=False)
+    optimizer: str | None = _setting(
+        None, "Class of torch.optim, for example AdamW (default: the recipe's).", notation="NAME"
+    )
+    set: Annotated[dict[str, Any] | None, BeforeValidator(_changes)] = _setting(
+        None, "Set a field of the recipe, for example weight_decay=1e-4; repeatable.", notation="FIELD=VALUE"
     )
     objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = _setting(
         None,
@@ -267,13 +287,33 @@ class Settings(BaseModel):
         for name in values.keys() - cls.model_fields.keys():
             raise InputError(f"{name}: unknown setting{did_you_mean(name, cls.model_fields)}")
         try:
-            return cls(**values)
+            settings = cls(**values)
+            settings.trial_recipe, settings.final_recipe  # noqa: B018 (invalid fields are reported now)
+            return settings
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
+            if isinstance(cause := first.get("ctx", {}).get("error"), InputError):
+                raise InputError(f"{name}: {cause}") from None
             message = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
             value = "" if message.startswith("invalid ") else f", not {short_repr(values.get(name))}"
             raise InputError(f"{name}: {message[0].lower()}{message[1:]}{value}") from None
+
+    @property
+    def recipe_changes(self) -> dict[str, Any]:
+        """Fields that replace those of the recipes."""
+        named = {name: getattr(self, name) for name in ("batch_size", "lr", "optimizer")}
+        return {name: value for name, value in named.items() if value is not None} | (self.set or {})
+
+    @property
+    def trial_recipe(self) -> Recipe:
+        """The recipe of trials."""
+        return open_recipe(self.recipe or "search", self.recipe_changes)
+
+    @property
+    def final_recipe(self) -> Recipe:
+        """The recipe of the final training."""
+        return open_recipe(self.recipe or "final", self.recipe_changes)
 
     def with_space_defaults(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, completed by the space's own defaults for images of a shape.

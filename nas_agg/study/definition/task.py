@@ -86,11 +86,11 @@ def open_task(settings: Settings, space: Space) -> Task:
 
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import pick_device
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.optimizers import check_recipe
     from nas_agg.training.torch_compile import check_compiler
 
-    if settings.recipe is not None:
-        get_recipe(settings.recipe)
+    for recipe in (settings.trial_recipe, settings.final_recipe):
+        check_recipe(recipe)
     device = pick_device(settings.device)
     if settings.compile:
         check_compiler(str(device))  # now rather than after the search

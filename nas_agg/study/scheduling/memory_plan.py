@@ -15,7 +15,6 @@ from nas_agg.training.memory import (
     free_bytes_in_subprocess,
     memory_budget,
 )
-from nas_agg.training.recipes import get_recipe
 
 if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.settings import Settings
     from nas_agg.study.definition.task import Task
     from nas_agg.study.records.run_folder import RunFolder
+    from nas_agg.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,15 @@ class MemoryPlan:
 
     def for_trial(self, genotype: Genotype) -> MemoryMode:
         """The memory mode of a trial."""
-        return self._choose(genotype, "search", self.workers).mode
+        return self._choose(genotype, self.settings.trial_recipe, self.workers).mode
 
     def for_final_training(self, genotype: Genotype) -> MemoryChoice:
         """The memory mode of the final training, which has its device to itself."""
-        return self._choose(genotype, "final", 1)
+        return self._choose(genotype, self.settings.final_recipe, 1)
 
-    def _choose(self, genotype: Genotype, default_recipe: str, workers: int) -> MemoryChoice:
-        batch = get_recipe(self.settings.recipe or default_recipe).batch_size
+    def _choose(self, genotype: Genotype, recipe: Recipe, workers: int) -> MemoryChoice:
         budget = memory_budget(self.free_bytes, workers, self.dataset_bytes)
-        return choose_memory_mode(costs.cost(genotype), batch, budget, self.settings.memory)
+        return choose_memory_mode(costs.cost(genotype), recipe.batch_size, budget, self.settings.memory)
 
 
 def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:

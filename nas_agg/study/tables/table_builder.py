@@ -185,9 +185,9 @@ def _load_data(arguments: tuple) -> Data:
 
 
 def _recipe(settings: TableSettings) -> Recipe:
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.recipes import open_recipe
 
-    recipe = get_recipe(settings.recipe)
+    recipe = open_recipe(settings.recipe)
     return recipe.model_copy(update={"batch_size": settings.batch_size or recipe.batch_size})
 
 

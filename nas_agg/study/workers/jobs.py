@@ -27,7 +27,7 @@ from nas_agg.training import loop
 from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.latency import measure
-from nas_agg.training.recipes import Recipe, get_recipe
+from nas_agg.training.recipes import Recipe
 
 LATENCY = "latency.json"  # the measured latency, in a trial's folder
 HALVED = "batch-size.txt"  # the reduced batch size, in a trial's folder
@@ -59,7 +59,7 @@ def train_trial(job: TrialJob, data: Data, report: Report) -> TrialOutcome:
     If memory runs out, the training restarts with half the recipe's batch size; if that is too large, the network is
     infeasible.
     """
-    recipe, out = get_recipe(job.recipe), Path(job.out)
+    recipe, out = job.recipe, Path(job.out)
     half = recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
     if not (out / HALVED).exists():
         try:
@@ -148,7 +148,7 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
     Raises:
         TrainingFailed: The loss is not finite, or memory ran out.
     """
-    out, recipe = Path(job.out), get_recipe(job.recipe)
+    out, recipe = Path(job.out), job.recipe
     model = _compile(job, recipe)
     result = loop.train(
         model,
@@ -175,7 +175,7 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
         "images": test["images"],
         "validation_accuracy": job.validation_accuracy,
         "epochs": result.epochs,
-        "recipe": job.recipe,
+        "recipe": recipe.name,
         "seconds": result.seconds,
         "memory": memory_of(model),
         "compiled": job.compile and not result.compile_error,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from nas_agg.graph.rematerialization import MemoryMode
 from nas_agg.study.definition.metrics import METRICS
+from nas_agg.training.recipes import Recipe, open_recipe
+
+RecipeField = Annotated[Recipe, BeforeValidator(open_recipe)]
 
 
 class Message(BaseModel):
@@ -23,7 +26,7 @@ class TrialJob(Message):
     Attributes:
         genotype: The network, as JSON.
         seed: Seed of weights, order of images and augmentation.
-        recipe: Name of the recipe.
+        recipe: The recipe; its name alone is read as well.
         epochs: Epochs of the whole training.
         out: Folder of the trial.
         memory: Memory mode.
@@ -38,7 +41,7 @@ class TrialJob(Message):
     kind: Literal["trial"] = "trial"
     genotype: dict[str, Any]
     seed: int
-    recipe: str
+    recipe: RecipeField
     epochs: int
     out: str
     memory: MemoryMode = "plain"
@@ -56,7 +59,7 @@ class FinalJob(Message):
     Attributes:
         genotype: The network, as JSON.
         seed: Seed of weights, order of images and augmentation.
-        recipe: Name of the recipe.
+        recipe: The recipe; its name alone is read as well.
         epochs: Overrides the recipe's epochs.
         out: Folder of the unfinished training.
         best: Folder that ``out`` is renamed to once it is complete.
@@ -73,7 +76,7 @@ class FinalJob(Message):
     kind: Literal["final"] = "final"
     genotype: dict[str, Any]
     seed: int
-    recipe: str
+    recipe: RecipeField
     epochs: int | None = None
     out: str
     best: str

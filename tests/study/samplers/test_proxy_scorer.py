@@ -22,7 +22,7 @@ from nas_agg.study.samplers.searcher import derive_seed
 from nas_agg.training import proxies
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 SMALL = Genotype.from_dict(
     {
@@ -48,7 +48,7 @@ def test_descriptions_match_the_proxies() -> None:
     assert [name for name, about in PROXIES.items() if about.cost == "free"] == ["params", "macs"]
     assert all(about.paper for name, about in PROXIES.items() if name in RANDOM and name in ZERO_COST_PROXIES)
     assert set(PROXIES) - set(ZERO_COST_PROXIES) == {"one-epoch"}
-    assert PROXIES["one-epoch"].backward_images == get_recipe(proxies.RECIPE).batch_size
+    assert PROXIES["one-epoch"].backward_images == open_recipe(proxies.RECIPE).batch_size
 
 
 def test_params_and_macs_come_first() -> None:

@@ -298,9 +298,9 @@ def test_a_training_that_pauses_equals_an_uninterrupted_one(tmp_path):
     from nas_agg.compiler import compile
     from nas_agg.training.data import load_data
     from nas_agg.training.loop import train
-    from nas_agg.training.recipes import get_recipe
+    from nas_agg.training.recipes import open_recipe
 
-    data, recipe = load_data("digits"), get_recipe("search")
+    data, recipe = load_data("digits"), open_recipe("search")
     space = Space(TEXT, "t")
     genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
     uninterrupted, parts = compile(genotype, 0), compile(genotype, 0)

@@ -20,7 +20,7 @@ from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.tables.table_builder import TableBuilder, _metrics_by_epoch, all_points, train_network
 from nas_agg.training.data import load_data
 from nas_agg.training.loop import evaluate, train
-from nas_agg.training.recipes import get_recipe
+from nas_agg.training.recipes import open_recipe
 
 TEXT = {
     "input": [1, 8, 8],
@@ -72,7 +72,7 @@ def test_the_table_has_the_results_of_trainings(finished, tmp_path):
     accuracies = []
     for seed in (0, 1):
         data = load_data("digits", seed, validation_share=VALIDATION_SHARE)
-        result = train(compile(space.genotype(values), seed), data, get_recipe("bench"), seed=seed, epochs=2)
+        result = train(compile(space.genotype(values), seed), data, open_recipe("bench"), seed=seed, epochs=2)
         accuracies.append([epoch["validation_accuracy"] for epoch in result.history])
     assert row.curve == pytest.approx([sum(pair) / 2 for pair in zip(*accuracies, strict=True)], abs=1e-4)
     assert row.value == pytest.approx(row.curve[-1], abs=1e-4)
@@ -207,7 +207,7 @@ def test_trainings_follow_the_settings(tmp_path):
     data = load_data("digits", 5, image_size=4, train_images=96, validation_images=200)
     assert (len(data.train), len(data.validation)) == (96, 200)
     genotype = bench.space.genotype(entry.values, data.input)
-    recipe = get_recipe("search").model_copy(update={"batch_size": 48})
+    recipe = open_recipe("search").model_copy(update={"batch_size": 48})
     for seed in (0, 3):
         model = compile(genotype, seed)
         history = train(model, data, recipe, seed=seed, epochs=2).history

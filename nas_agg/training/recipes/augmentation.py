@@ -1,0 +1,37 @@
+"""Augmentation of training images, as numbers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Policy = Literal["none", "cifar10", "imagenet"]
+
+
+class Augmentation(BaseModel):
+    """Augmentation of training images, in this order.
+
+    Attributes:
+        crop: Random crop of the image's size, after black padding of this many pixels on each side.
+        flip: Random horizontal flip with probability 1/2.
+        resized_crop: Random crop of 8 to 100 % of the image's area with an aspect ratio from 3:4 to 4:3, scaled to the
+            image's size.
+        color_jitter: Brightness, contrast and saturation are multiplied by factors from 1 - ``color_jitter`` to
+            1 + ``color_jitter``, in random order; 0 disables it. RGB images only.
+        autoaugment: AutoAugment policy (Cubuk et al., 2019); one of its 25 sub-policies is drawn per image.
+        lighting: PCA colour noise (Krizhevsky et al., 2012, section 4.1): standard deviation of the weights with which
+            the principal components of ImageNet's colours are added; 0 disables it. RGB images only.
+        cutout: Side in pixels of a square, centred anywhere in the image, that is set to the mean colour; 0 disables
+            it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crop: int = Field(0, ge=0, le=1024)
+    flip: bool = False
+    resized_crop: bool = False
+    color_jitter: float = Field(0.0, ge=0, le=1)
+    autoaugment: Policy = "none"
+    lighting: float = Field(0.0, ge=0, le=1)
+    cutout: int = Field(0, ge=0, le=1024)
