@@ -13,7 +13,7 @@ import typer
 from nas_agg.cli.completion import complete_dataset, complete_genotype
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 from nas_agg.graph.rematerialization import RequestedMemoryMode
-from nas_agg.study.definition.settings import DATA_SETS, Settings
+from nas_agg.study.definition.settings import DATA_SETS, Settings, parse_image_size
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -42,7 +42,21 @@ DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help=Settings.model
 MemoryOption = Annotated[
     str, typer.Option(metavar="|".join(get_args(RequestedMemoryMode)), help=Settings.model_fields["memory"].description)
 ]
-SizeOption = Annotated[int | None, typer.Option(min=1, help=Settings.model_fields["image_size"].description)]
+SizeOption = Annotated[str | None, typer.Option(metavar="SIZE", help=Settings.model_fields["image_size"].description)]
+ResizeOption = Annotated[str, typer.Option(metavar="crop|squash|pad", help=Settings.model_fields["resize"].description)]
+SkipOption = Annotated[
+    bool, typer.Option("--skip-unreadable", help=Settings.model_fields["skip_unreadable"].description)
+]
+
+
+def image_size(text: str | None) -> int | str | None:
+    """Parse ``--image-size``."""
+    try:
+        return None if text is None else parse_image_size(text)
+    except ValueError as error:
+        raise InputError(f"--image-size: {error}") from None
+
+
 DownloadOption = Annotated[
     bool, typer.Option("--download", help="Download torchvision weights that are not in the local cache.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -16,9 +17,12 @@ from nas_agg.cli.options import (
     FormatOption,
     GenotypeArgument,
     MemoryOption,
+    ResizeOption,
     SizeOption,
+    SkipOption,
     print_json,
 )
+from nas_agg.cli.options import image_size as parse_size
 from nas_agg.common.console import format_accuracy
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.settings import Settings
@@ -48,6 +52,8 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Run folder; an unfinished training in it is resumed.")
     ] = None,
     image_size: SizeOption = None,
+    resize: ResizeOption = "crop",
+    skip_unreadable: SkipOption = False,
     memory: MemoryOption = "auto",
     compile: Annotated[
         bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to start.")
@@ -73,13 +79,19 @@ def train(
         device=device,
         seed=seed,
         out=out,
-        image_size=image_size,
+        image_size=parse_size(image_size),
+        resize=resize,
+        skip_unreadable=skip_unreadable,
         memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,
         show=format is Format.table,
     )
     if format is Format.json:
         print_json(metrics)
+
+
+def _print_note(line: str) -> None:
+    print(f"note: {line}", file=sys.stderr)
 
 
 def evaluate(
@@ -104,7 +116,7 @@ def evaluate(
     """Test a trained network. Prints accuracy, loss and, for more than 5 classes, top-5 accuracy."""
     from nas_agg.study.standalone_training import evaluate_genotype
 
-    data = {"dataset": dataset, "image_size": image_size}
+    data = {"dataset": dataset, "image_size": parse_size(image_size), "warn": _print_note}
     metrics = evaluate_genotype(genotype, weights=weights, device=device, download=download, **data)  # type: ignore[arg-type]
     if format is Format.json:
         print_json({k if k in ("correct", "images") else f"test_{k}": v for k, v in metrics.items()})

@@ -12,7 +12,7 @@ from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIMEOUT_REACHED, Coordinator, Stopwatch
 from nas_agg.study.definition.result import SearchResult, ranked
 from nas_agg.study.definition.settings import Settings
-from nas_agg.study.definition.task import Task
+from nas_agg.study.definition.task import Task, check_unchanged
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.plan import SearchPlan, limits_text
@@ -177,6 +177,8 @@ def _prepare(plan: SearchPlan, folder: RunFolder | None, show: bool) -> _Search:
     rungs = make_successive_halving(settings, plan.objectives)
     if folder is not None and folder.new:
         _begin_run(plan, settings, folder, task)
+    elif folder is not None and task is not None:
+        check_unchanged(folder.run, folder.path, task.dataset)
     memory = make_memory_plan(folder, settings, task) if folder is not None and task is not None else None
     return _Search(plan, settings, folder, task, rungs, memory, show)
 
@@ -354,6 +356,7 @@ class _Search:
         done = sum(trial.consumes_budget for trial in record.trials)
         verb = f"resuming, {done} of {settings.budget} networks done:" if record.trials else "searching"
         yield f"{verb} {space.name}{on} with {settings.searcher}{up_to}{into}"
+        yield from (f"data: {note}" for note in self.task.notes) if self.task else ()
         share = proposer.feasible_share() if folder is not None or self.show else None
         if share is not None:
             if folder is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -16,7 +17,7 @@ from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import SUFFIXES
 from nas_agg.study.definition.settings import SEED_LIMIT, short_repr
 from nas_agg.study.definition.signals import Stopped, stoppable
-from nas_agg.study.definition.task import absolute
+from nas_agg.study.definition.task import absolute, check_unchanged, data_arguments
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
 from nas_agg.study.records.provenance import describe_run, describe_source
 from nas_agg.study.records.run_folder import WEIGHTS_FILE, RunFolder, dataset_arguments, read_run, resume_instructions
@@ -44,7 +45,9 @@ def train_genotype(
     device: str = "auto",
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
-    image_size: int | None = None,
+    image_size: int | str | None = None,
+    resize: str = "crop",
+    skip_unreadable: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
     show: bool = False,
@@ -60,7 +63,9 @@ def train_genotype(
         device: auto, cpu, cuda or cuda:N.
         seed: Seed of the weights, of the order of images and of augmentation.
         out: The folder; by default ``runs/train-NAME-DATASET-SEED``. An unfinished training there is resumed.
-        image_size: Side in pixels that images are scaled to.
+        image_size: Side in pixels that images are scaled to, or height and width such as ``64x48``.
+        resize: How images of another shape are made to fit: ``crop``, ``squash`` or ``pad``.
+        skip_unreadable: Leave out images that cannot be read.
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
         compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
         show: Print progress.
@@ -92,13 +97,14 @@ def train_genotype(
         "seed": seed,
         "image_size": image_size,
     }
-    arguments = {"spec": absolute(dataset), "seed": seed, "image_size": image_size}
-    data = load_data(**arguments)  # type: ignore[arg-type]
+    arguments = data_arguments(absolute(dataset), seed, image_size, resize, skip_unreadable)
+    settings |= {name: arguments[name] for name in ("resize", "skip_unreadable") if name in arguments}
+    data = load_data(**arguments)
     genotype = genotype.with_task(data.input, data.classes)
     costs = cost(genotype)  # an invalid network raises before the folder is created
     folder = RunFolder(_default_folder(name, dataset, seed) if out is None else out)
     try:
-        _begin(folder, settings, name, data=arguments, device=device)
+        _begin(folder, settings, name, data=arguments, dataset=data.description(), device=device)
         if folder.metrics() is None:
             _run(folder, name, genotype, costs, data, device=device, memory=memory, compile=compile, show=show)
         metrics = folder.metrics()
@@ -139,8 +145,11 @@ def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) 
         title, about = describe_source(name)
         folder.begin(settings, kind="train", origin={"title": title, "about": about}, **more)
     elif folder.run["settings"] != settings:
-        keys = [key for key, value in settings.items() if folder.run["settings"].get(key) != value]
+        earlier = folder.run["settings"]
+        keys = [key for key in {**settings, **earlier} if settings.get(key) != earlier.get(key)]
         raise InputError(f"{folder.path}: the run has a different value of {keys[0]}; choose another --out")
+    else:
+        check_unchanged(folder.run, folder.path, more["dataset"])
 
 
 def _run(
@@ -174,6 +183,8 @@ def _run(
         size = f"{costs.params:,} params, {costs.macs:,} MACs"
         length = f"{training_length(settings['epochs'], compile)}, recipe {recipe.name}"
         print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
+    for note in data.notes:
+        _log(folder, f"data: {note}", show)
     choice = standalone_memory_choice(folder, memory, costs, recipe.batch_size, device, data.nbytes)
     if choice.message:
         _log(folder, choice.message, show)
@@ -239,14 +250,19 @@ def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, floa
     return report
 
 
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=3)
+
+
 def evaluate_genotype(
     source: str,
     *,
     weights: str | os.PathLike[str] | None = None,
     dataset: str | None = None,
     device: str = "auto",
-    image_size: int | None = None,
+    image_size: int | str | None = None,
     download: bool = False,
+    warn: Callable[[str], None] = _warn,
 ) -> dict[str, Any]:
     """Test a network with saved weights on the test split of a data set.
 
@@ -255,8 +271,9 @@ def evaluate_genotype(
         weights: As for `nas_agg.compile`.
         dataset: See `nas_agg.training.data.load_data`.
         device: auto, cpu, cuda or cuda:N.
-        image_size: Side in pixels that images are scaled to.
+        image_size: Side in pixels that images are scaled to, or height and width.
         download: Download named weights that are not cached.
+        warn: Receives a line if the run's data set has changed.
 
     Returns:
         ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
@@ -266,7 +283,7 @@ def evaluate_genotype(
     """
     is_run = Path(source).is_dir()
     if is_run and weights is None and dataset is None and image_size is None:
-        return evaluate_run(source, device)
+        return evaluate_run(source, device, warn)
     genotype = open_genotype(source)
     if not is_run and (weights is None or dataset is None):
         missing = "--weights" if weights is None else "--dataset"
@@ -330,12 +347,15 @@ def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
     return f"finish it {resume_instructions(run, path)}"
 
 
-def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str, Any]:
+def evaluate_run(
+    path: str | os.PathLike[str], device: str = "auto", warn: Callable[[str], None] = _warn
+) -> dict[str, Any]:
     """Test a run's final network again, with its saved weights, on the run's own test split.
 
     Args:
         path: A finished run's folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        warn: Receives a line if the data set has changed since the run began.
 
     Returns:
         ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
@@ -346,6 +366,7 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     from nas_agg.compiler import compile
     from nas_agg.compiler.weights import load_weights
     from nas_agg.training.data import load_data
+    from nas_agg.training.data.dataset import differences
     from nas_agg.training.loop import evaluate, pick_device
 
     run = read_run(path)
@@ -353,6 +374,8 @@ def evaluate_run(path: str | os.PathLike[str], device: str = "auto") -> dict[str
     if not (best / WEIGHTS_FILE).is_file():
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
     data = load_data(**dataset_arguments(run, path))
+    if run.get("dataset") and (changes := differences(run["dataset"], data.description())):
+        warn(f"{data.name} has changed since the run began: {changes}")
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS_FILE)
     return _finite(evaluate(model, data.test, data, pick_device(device)))

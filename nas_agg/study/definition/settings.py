@@ -85,6 +85,18 @@ def parse_latency(text: str | float) -> float:
     return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
 
 
+def parse_image_size(text: str | int) -> int | str:
+    """Parse the size of images: a side such as ``32``, or height and width such as ``64x48``.
+
+    Raises:
+        ValueError: The text is no size.
+    """
+    sides = [int(side) for side in str(text).lower().split("x") if side.isdecimal() and len(side) <= 5]
+    if isinstance(text, bool) or len(sides) != str(text).lower().count("x") + 1 or len(sides) > 2 or min(sides) < 1:
+        raise ValueError(f"invalid image size {short_repr(text)}; use for example 32 or 64x48")
+    return sides[0] if len(set(sides)) == 1 else f"{sides[0]}x{sides[1]}"
+
+
 def parse_names(names: object) -> object:
     """Split a text such as ``accuracy,macs``; other values are returned unchanged."""
     return tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else names
@@ -114,6 +126,7 @@ def _positive(value: float) -> float:
     return value
 
 
+ImageSize = Annotated[int | str, BeforeValidator(parse_image_size)]
 Count = Annotated[int, BeforeValidator(parse_count), Field(ge=0, le=MAX_COUNT)]
 Milliseconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_latency(text)))]
 Seconds = Annotated[float, BeforeValidator(lambda text: _positive(parse_duration(text)))]
@@ -242,7 +255,14 @@ class Settings(BaseModel):
     min_epochs: int | None = _setting(
         None, "With halving or hyperband: epochs up to the first rung (default: a third of --epochs).", ge=1
     )
-    image_size: int | None = _setting(None, "Scale images to this height and width.", ge=1)
+    image_size: ImageSize | None = _setting(
+        None, "Scale images to squares of this side, or to a height and width such as 64x48.", notation="SIZE"
+    )
+    resize: Literal["crop", "squash", "pad"] = _setting(
+        "crop",
+        "How images of another shape are made to fit: crop (scaled to cover the size, centre kept), squash or pad.",
+    )
+    skip_unreadable: bool = _setting(False, "Leave out images that cannot be read, instead of refusing the data set.")
     device: str = _setting("auto", "Device: auto (CUDA if available), cpu, cuda or cuda:N.", notation="DEVICE")
     storage: str | None = _setting(
         None, "Optuna storage URL (default: a journal file in the run folder).", notation="URL", min_length=1

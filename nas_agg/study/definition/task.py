@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
+
+from nas_agg.common.errors import InputError
 
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
@@ -45,6 +47,8 @@ class Task:
         device_name: Name of the hardware.
         dataset_bytes: Bytes of the images.
         dataset_digest: Checksum of the images.
+        dataset: What is kept of the data set with the run, to notice when it changes.
+        notes: Messages about what was done to the images.
     """
 
     about: str
@@ -55,6 +59,8 @@ class Task:
     device_name: str
     dataset_bytes: int = 0
     dataset_digest: str = ""
+    dataset: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def worker_configs(self) -> list[WorkerConfig]:
         """Configuration of each worker: one thread on a CPU, since there is a worker per core."""
@@ -69,6 +75,7 @@ class Task:
         """Entries of run.json."""
         return {
             "data": self.data,
+            "dataset": self.dataset,
             "input": self.input,
             "classes": self.classes,
             "device": self.devices[0].partition(":")[0],
@@ -94,13 +101,12 @@ def open_task(settings: Settings, space: Space) -> Task:
     device = pick_device(settings.device)
     if settings.compile:
         check_compiler(str(device))  # now rather than after the search
-    arguments: dict[str, Any] = {
-        "spec": settings.dataset,
-        "seed": settings.seed,
-        "image_size": settings.image_size,
-        "min_side": space.min_input,
-    }
-    data = load_data(**arguments)
+    arguments = data_arguments(
+        settings.dataset or "", settings.seed, settings.image_size, settings.resize, settings.skip_unreadable
+    )
+    arguments["min_side"] = space.min_input
+    devices = devices_of(settings.device, settings.workers)
+    data = load_data(**arguments, processes=1 + len(devices))
     size = "x".join(map(str, data.input))
     count = len(data.train) + len(data.validation) + len(data.test)
     return Task(
@@ -108,11 +114,45 @@ def open_task(settings: Settings, space: Space) -> Task:
         data=arguments,
         input=data.input,
         classes=data.classes,
-        devices=devices_of(settings.device, settings.workers),
+        devices=devices,
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
         dataset_bytes=data.nbytes,
         dataset_digest=data.digest,
+        dataset=data.description(),
+        notes=data.notes,
     )
+
+
+def data_arguments(
+    dataset: str, seed: int, image_size: int | str | None, resize: str = "crop", skip_unreadable: bool = False
+) -> dict[str, Any]:
+    """A run's data set as arguments of :func:`nas_agg.training.data.load_data`, without those that are defaults."""
+    arguments: dict[str, Any] = {"spec": dataset, "seed": seed, "image_size": image_size}
+    if resize != "crop":
+        arguments["resize"] = resize
+    if skip_unreadable:
+        arguments["skip_unreadable"] = True
+    return arguments
+
+
+def check_unchanged(run: dict[str, Any], path: str | os.PathLike[str], now: dict[str, Any]) -> None:
+    """Refuse to continue a run whose data set has changed.
+
+    Args:
+        run: The contents of its run.json.
+        path: Its folder.
+        now: The data set, as by `nas_agg.training.data.Data.description`.
+
+    Raises:
+        InputError: The data set has changed; the message says how.
+    """
+    from nas_agg.training.data.dataset import differences
+
+    if changes := differences(run.get("dataset") or now, now):
+        spec = run.get("data", {}).get("spec", "its data set")
+        raise InputError(
+            f"{path}: {spec} has changed since the run began: {changes}; restore it, or begin another run (--out)"
+        )
 
 
 def devices_of(device: str, workers: int | None) -> tuple[str, ...]:

@@ -264,8 +264,10 @@ class _DatasetArguments(_StrictModel):
 
     spec: str
     seed: int = Field(default=0, ge=0)
-    image_size: int | None = Field(default=None, ge=1)
+    image_size: int | str | None = None
     min_side: int | None = None
+    resize: str = "crop"
+    skip_unreadable: bool = False
 
 
 class _RunRecord(_StrictModel):
@@ -283,6 +285,7 @@ class _RunRecord(_StrictModel):
     evaluate: bool = False
     origin: dict[str, str] = Field(default={})
     data: dict[str, Any] = Field(default={})
+    dataset: dict[str, Any] = Field(default={})
     memory: dict[str, str | int | None] = Field(default={})
     input: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 1, 1], min_length=3, max_length=3)
     classes: int = Field(default=1, ge=1)

@@ -159,7 +159,7 @@ def check_readable(name: str, unreadable: Sequence[tuple[str, str]], skip: bool,
         return ()
     message = unreadable_message(name, unreadable)
     if not skip:
-        raise InputError(f"{message}; repair or remove them")
+        raise InputError(f"{message}; repair or remove them, or use --skip-unreadable")
     if len(unreadable) == count:
         raise InputError(message)
     return (message.removeprefix(f"{name}: ") + " and were skipped",)

@@ -217,14 +217,13 @@ class Data:
         )
 
 
-def differences(before: dict[str, Any], data: Data) -> str:
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What changed in a data set since it was described; empty if nothing did.
 
     Args:
         before: What `Data.description` returned then.
-        data: The data set now.
+        now: What it returns now.
     """
-    now = data.description()
     if now["digest"] == before.get("digest"):
         return ""
     changes = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nas_agg.common.errors import InputError, did_you_mean
+from nas_agg.common.errors import InputError, did_you_mean, one_line
 from nas_agg.training.data.dataset import Data, Split
 from nas_agg.training.data.files import read_files
 from nas_agg.training.data.images import Images
@@ -29,7 +29,7 @@ FOLDER_SIZE = 64
 def load_data(
     spec: str,
     seed: int = 0,
-    image_size: int | tuple[int, int] | list[int] | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
     min_side: int | None = None,
     root: str | os.PathLike[str] | None = None,
     validation_share: float | None = None,
@@ -46,8 +46,8 @@ def load_data(
     Args:
         spec: ``digits``, ``fashion-mnist``, ``cifar10``, ``cifar100``, ``folder:PATH`` or ``npz:PATH``.
         seed: Seed of the split into training and validation images; the test images do not depend on it.
-        image_size: Side in pixels of square images, or height and width. By default images keep their size, except
-            those of files, which are scaled to 64.
+        image_size: Side in pixels of square images, or height and width, also as ``64x48``. By default images keep
+            their size, except those of files, which are scaled to 64.
         min_side: Scale images up proportionally if their shorter side has fewer pixels, and add a note.
         root: Folder of torchvision's files and of the cache; by default ``NAS_AGG_DATA`` or ``~/.cache/nas_agg``.
         validation_share: Share of the images other than test images that is used for validation, if the data set has no
@@ -67,6 +67,7 @@ def load_data(
     if min_side is not None:
         check_side("min_side", min_side)
     size = _side_pair(image_size)
+    _check_text(spec, "its path")
     if seed < 0:
         raise InputError(f"seed {seed}: must be 0 or more")
     plan_preprocessing((1, 1), resize, crop_share)  # a wrong option is noticed before anything is read
@@ -102,17 +103,36 @@ def load_data(
     )
 
 
+def _check_text(text: str, what: str) -> None:
+    """Refuse a text that could not be written with a run and read again.
+
+    Raises:
+        InputError: It is not valid UTF-8, or has a NUL.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{one_line(text)}: {what} is not valid UTF-8; rename it") from None
+    if "\0" in text:
+        raise InputError(f"{one_line(text)}: {what} has a NUL")
+
+
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
     """The folder of downloaded data and of the cache: ``root``, ``NAS_AGG_DATA`` or ``~/.cache/nas_agg``."""
     return Path(os.path.expanduser(root or os.environ.get("NAS_AGG_DATA") or "~/.cache/nas_agg"))
 
 
-def _side_pair(image_size: int | tuple[int, int] | list[int] | None) -> tuple[int, int] | None:
+def _side_pair(image_size: int | str | tuple[int, int] | None) -> tuple[int, int] | None:
     if image_size is None:
         return None
-    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(sides) != 2:
-        raise InputError(f"image_size {image_size}: must be a side, or height and width")
+    try:
+        texts = image_size.lower().split("x") if isinstance(image_size, str) else image_size
+        sides = [int(side) for side in texts] if isinstance(texts, list | tuple) else [texts]
+        if not 1 <= len(sides) <= 2:
+            raise ValueError
+    except ValueError:
+        raise InputError(f"image_size {image_size}: must be a side, or height and width such as 64x48") from None
+    sides *= 3 - len(sides)
     for side in sides:
         check_side("image_size", side)
     return sides[0], sides[1]
@@ -185,6 +205,8 @@ def assemble(
         preprocessing: How the images were made to fit, if they were.
         indices: The splits.
     """
+    for name in samples.class_names:
+        _check_text(name, "the name of a class")
     size = None if preprocessing is None else preprocessing.size
     channels, height, width = images.shape[1:]
     height, width = size or (height, width)
