@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas_agg.common.errors import InputError
+from nas_agg.common.errors import InputError, truncate
 from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.space import Space
-from nas_agg.study.tables.table_file import Genes, Row, parse_table, read_bytes
+from nas_agg.study.tables.table_file import Genes, Row, parse_table, read_table_file
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -98,7 +98,7 @@ class Table(ResultsTable):
         self.name = path.name.partition(".")[0]
         options = {"genes": genes, "value": value and [value], "costs": costs, "equal": equal and [equal]}
         given = {field: list(columns) for field, columns in options.items() if columns}
-        names, rows = parse_table(path, read_bytes(path), given)
+        names, rows = parse_table(path, read_table_file(path), given)
         choices = [sorted({genes[j] for genes, _ in rows}, key=_numbers_first) for j in range(len(names))]
         super().__init__({name: Choice(tuple(values)) for name, values in zip(names, choices, strict=True)})
         indices = [{value: index for index, value in enumerate(values)} for values in choices]
@@ -124,7 +124,7 @@ class TabularSpace(ResultsTable, Space):
         if space.table is None:
             raise InputError(f"{space.name}: this space has no table")
         path, digest = space.table
-        content = read_bytes(path)
+        content = read_table_file(path)
         if hashlib.sha256(content).hexdigest() != digest:
             raise InputError(f"{path}: the checksum is not the one that the space {space.name} specifies")
         names, rows = parse_table(path, content, {})
@@ -191,9 +191,9 @@ def _rows_by_key(
         try:
             key = row_key(np.array([index[gene] for index, gene in zip(indices, genes, strict=True)]))
         except KeyError as error:
-            raise InputError(f"{path}: {error.args[0]} is not a value of the space") from None
+            raise InputError(f"{path}: {truncate(error.args[0])} is not a value of the space") from None
         if key in by_key:
-            raise InputError(f"{path}: duplicate row {'/'.join(genes)}")
+            raise InputError(f"{path}: duplicate row {truncate('/'.join(genes))}")
         by_key[key] = row
     return by_key
 

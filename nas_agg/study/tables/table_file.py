@@ -9,20 +9,29 @@ curve: curve`` (the results after each epoch, separated by spaces).
 from __future__ import annotations
 
 import csv
-import gzip
+import io
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nas_agg.common.errors import InputError, did_you_mean
+from nas_agg.common.bounded_reading import gunzip_bounded, read_bounded
+from nas_agg.common.errors import InputError, did_you_mean, truncate
 
 FIELDS = ("genes", "value", "costs", "equal", "curve")
+
+# Together they keep the memory below a gigabyte; NAS-Bench-101 has 423,624 networks, NAS-Bench-201 3 million values.
+MAX_BYTES = 2**27
+MAX_LINE = 1_000_000
+MAX_ROWS = 500_000
+MAX_VALUES = 5_000_000
+MAX_VARIABLES = 1000
 
 Genes = tuple[str, ...]  # the values of a row's search variables, as they are written
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """A network of a table; it stands in for the cost of a network that is built.
 
@@ -96,16 +105,18 @@ class TableSchema:
         named = [column for column in (*genes, value, *costs, equal, curve) if column]
         for column in named:
             if column not in header:
-                hint = did_you_mean(column, header) or f"; there are {', '.join(header)}"
-                raise InputError(f"no column {column!r}{hint}")
+                hint = did_you_mean(column, header) or f"; there are {truncate(', '.join(header[:20]))}"
+                raise InputError(f"no column {truncate(column)!r}{hint}")
         return cls(genes, value, costs, equal, curve, tuple(column for column in header if column not in named))
 
     def parse_row(self, cells: Mapping[str, str | None]) -> tuple[Genes, Row]:
         """The genes and the network of a row.
 
         Raises:
-            InputError: A cell is missing or is not a finite number, or a cost is negative.
+            InputError: A cell is missing, additional or not a finite number, or a cost is negative.
         """
+        if None in cells:
+            raise InputError("more cells than columns")
         texts = [_text(cells, column) for column in self.genes]
         genes = tuple(texts[0]) if len(texts) == 1 else tuple(texts)
         costs = tuple(_finite(cells, column) for column in self.costs)
@@ -129,16 +140,13 @@ class TableSchema:
         return tuple(number for number in numbers if number is not None)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The contents of a file.
+def read_table_file(path: Path) -> bytes:
+    """Read the content of a table's file, compressed or not.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read, or is too large.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return read_bounded(path, MAX_BYTES)
 
 
 def parse_table(
@@ -155,48 +163,59 @@ def parse_table(
         The names of the search variables, and the genes and the network of each row.
 
     Raises:
-        InputError: The file is not such a table.
+        InputError: The file is not such a table, or exceeds a limit.
     """
-    fields, lines = _split_comments(_decode(path, content))
-    table = csv.DictReader(lines)
+    if path.suffix == ".gz":
+        content = gunzip_bounded(content, path, MAX_BYTES)
+    lines = _bounded_lines(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline=""))
     try:
+        fields, first = _read_comments(lines)
+        table = csv.DictReader(itertools.chain(first, lines), strict=True)
         schema = TableSchema.from_fields({**fields, **options}, list(table.fieldnames or ()))
         rows = _parse_rows(schema, table)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    except (InputError, csv.Error, UnicodeDecodeError) as error:
+        problem = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise InputError(f"{path}: {problem}") from None
     if len(schema.genes) > 1:
         return list(schema.genes), rows
     return [f"{schema.genes[0]}{position}" for position in range(len(rows[0][0]))], rows
 
 
+def _bounded_lines(file: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        if len(line) > MAX_LINE:
+            raise InputError(f"line {number} is longer than {MAX_LINE:,} characters")
+        yield line
+
+
 def _parse_rows(schema: TableSchema, table: Iterable[Mapping[str, str | None]]) -> list[tuple[Genes, Row]]:
-    rows = []
+    rows: list[tuple[Genes, Row]] = []
+    values = 0
     for number, cells in enumerate(table, 1):
         try:
-            rows.append(schema.parse_row(cells))
+            genes, row = schema.parse_row(cells)
         except InputError as error:
             raise InputError(f"row {number}: {error}") from None
+        if not genes or (rows and len(genes) != len(rows[0][0])):
+            raise InputError(f"row {number}: {schema.genes[0]}: no genes, or not as many as in the rows before")
+        values += len(cells) + len(genes) + len(row.curve)
+        if len(genes) > MAX_VARIABLES or number > MAX_ROWS or values > MAX_VALUES:
+            raise InputError(
+                f"row {number}: a table may have at most {MAX_ROWS:,} rows, {MAX_VARIABLES:,} search variables and "
+                f"{MAX_VALUES:,} values"
+            )
+        rows.append((genes, row))
     if not rows:
         raise InputError("the table has no rows")
-    lengths = {len(genes) for genes, _ in rows}
-    if len(lengths) > 1 or 0 in lengths:
-        raise InputError(f"{schema.genes[0]}: rows without genes, or with different numbers of them")
     return rows
 
 
-def _decode(path: Path, content: bytes) -> list[str]:
-    try:
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode().splitlines()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _split_comments(lines: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """The fields in the leading comments, and the lines after them."""
+def _read_comments(lines: Iterator[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """The fields in the leading comments, and the first line after them, if there is one."""
     fields: dict[str, list[str]] = {}
-    for count, line in enumerate(lines):
+    for line in lines:
         if not line.startswith("#"):
-            return fields, list(lines[count:])
+            return fields, [line]
         name, colon, text = line[1:].partition(":")
         if colon and name.strip() in FIELDS:
             fields[name.strip()] = [word.strip() for word in text.split(",")]
@@ -213,7 +232,7 @@ def _text(cells: Mapping[str, str | None], column: str) -> str:
 def _finite(cells: Mapping[str, str | None], column: str) -> float:
     number = _number(cells[column])
     if number is None:
-        raise InputError(f"{column}: {cells[column]!r} is not a finite number")
+        raise InputError(f"{column}: {truncate(cells[column] or '')!r} is not a finite number")
     return number
 
 

@@ -15,6 +15,7 @@ from nas_agg.compiler import compile
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.search_space.table_settings import VALIDATION_SHARE, TableSettings
 from nas_agg.study.api import search
+from nas_agg.study.tables import bench_results
 from nas_agg.study.tables.bench_results import read_results
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.tables.table_builder import TableBuilder, _metrics_by_epoch, all_points, train_network
@@ -268,7 +269,8 @@ def test_shipped_tables_match_the_settings_of_their_spaces():
             assert f"; {settings.epochs} epochs; " in lines[0]
 
 
-def test_the_command_trains_and_writes_the_table(run, tmp_path):
+def test_the_command_trains_and_writes_the_table(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_results, "PROGRESS_INTERVAL", 1e9)
     (tmp_path / "small.json").write_text(json.dumps({**TEXT, "table": {"epochs": 2, "seeds": 1}}))
     words = ("bench", "--space", "small.json", "--out", "out", "--workers", "2", "--limit", "2")
     status, out, err = run(*words)
