@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas_agg.common.errors import InputError, one_line
 from nas_agg.training.data.preprocessing import Preprocessing, fit_array, fit_image
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**26  # of a decoded image: 8,192 x 8,192
+_LARGE_PIXELS = 2**24
+_LARGE = threading.Lock()  # larger images are decoded one at a time, so that threads do not multiply their memory
 # Without these, Pillow would try every format, and start Ghostscript for PostScript.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "PPM", "TIFF", "WEBP")
 
@@ -89,22 +97,27 @@ def error_text(error: BaseException) -> str:
 
 
 def _decode_picture(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, bool]:
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS and image.format == "JPEG":
             image.draft(None, (max(preprocessing.stored), max(preprocessing.stored)))  # decodes a fraction of the size
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
-        mode = image.mode
-        picture = ImageOps.exif_transpose(image)
-        if mode[:1] in ("I", "F"):
-            return _deep(np.asarray(picture), preprocessing)[None], True
-        if mode in ("1", "L", "LA", "La"):
-            return fit_image(picture.convert("L"), preprocessing)[None], True
-        if mode != "RGB":
-            picture = picture.convert("RGB")
-        pixels = fit_image(picture, preprocessing).transpose(2, 0, 1)
+        with _LARGE if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
+            return _fit_picture(image, preprocessing)
+
+
+def _fit_picture(image: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, bool]:
+    from PIL import ImageOps
+
+    mode = image.mode
+    ImageOps.exif_transpose(image, in_place=True)  # a copy of a large image would double the memory
+    if mode[:1] in ("I", "F"):
+        return _deep(np.asarray(image), preprocessing)[None], True
+    if mode in ("1", "L", "LA", "La"):
+        return fit_image(image if mode == "L" else image.convert("L"), preprocessing)[None], True
+    pixels = fit_image(image if mode == "RGB" else image.convert("RGB"), preprocessing).transpose(2, 0, 1)
     # Greyscale images are often saved with a palette or an opacity; a plain RGB file is taken at its word.
     is_grey = mode != "RGB" and bool((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all())
     return (pixels[:1] if is_grey else pixels), is_grey
