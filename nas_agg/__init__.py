@@ -201,8 +201,8 @@ def search(
     """Search a space for the best network.
 
     Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
-    is saved in a folder. With ``evaluate``, this process calls that function instead, one network at a time, and the
-    space's default limits do not apply.
+    is saved in a folder, with a report where ``nas-agg[report]`` is installed. With ``evaluate``, this process calls
+    that function instead, one network at a time, and the space's default limits do not apply.
 
     Args:
         space: A space's name, a space file, a space or its text; with ``evaluate`` also search variables alone, such
@@ -222,6 +222,10 @@ def search(
         InputError: A setting is invalid, or ``out`` is a run with other settings.
         NasAggError: Ten networks in a row failed, or none has a result.
     """
+    from nas_agg.report.html.reports import report_after_search
     from nas_agg.study import search
 
-    return search(space, evaluate, searcher, budget, seed, out=out, show=show, **settings)
+    result = search(space, evaluate, searcher, budget, seed, out=out, show=show, **settings)
+    if result.path is not None and (note := report_after_search(result.path)) and show:
+        print(note)
+    return result

@@ -40,6 +40,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def no_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches write no report at their end, which takes seconds; tests of reports write them themselves."""
+    monkeypatch.setenv("NAS_AGG_REPORT", "0")
+
+
 @pytest.fixture
 def run(capsys, monkeypatch, tmp_path):
     """Runs the command in an empty folder and gives its status, output and error."""

@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_source_under_one_name(wheel: Path) -> None:
         (Path(places[source]) / path.relative_to(ROOT / source)).as_posix()
         for source in SOURCES
         for path in (ROOT / source).rglob("*")
-        if path.suffix in (".py", ".yaml", ".gz")
+        if path.suffix in (".py", ".yaml", ".gz", ".html", ".css", ".js")
     }
     assert {
         "nas_agg/spaces/microdense.yaml",

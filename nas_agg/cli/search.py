@@ -28,6 +28,7 @@ def search(
     **settings: Any,
 ) -> None:
     """Search a space. The best network is then trained in full and tested once."""
+    from nas_agg.report.html.reports import report_after_search
     from nas_agg.study import resume as resume_search
     from nas_agg.study import search as search_space
 
@@ -42,8 +43,11 @@ def search(
         raise InputError("--space: specify a space (see 'nas_agg spaces') or a space file, or use --resume RUN")
     else:
         result = search_space(**given, out=out, show=show)
+    note = report_after_search(result.path) if result.path is not None else ""
     if not show:
         print_json(result.as_dict())
+    elif note:
+        print(note)
 
 
 def _parameters() -> Iterator[inspect.Parameter]:

@@ -24,12 +24,14 @@ MAX_BARS = 10
 MAX_ITEMS = 36  # in the upper part
 
 
-def draw(genotype: Genotype, title: str = "") -> str:
+def draw(genotype: Genotype, title: str = "", panels: bool = True, adapts: bool = True) -> str:
     """Draw a genotype's network; returns the text of an SVG file.
 
     Args:
         genotype: A genotype without search variables.
         title: A title.
+        panels: Whether the kinds of aggregates are shown below the whole network.
+        adapts: Whether the file has a dark form, for viewers that prefer one.
 
     Raises:
         GenotypeError: The genotype does not describe a network.
@@ -38,12 +40,19 @@ def draw(genotype: Genotype, title: str = "") -> str:
     cost = Cost(graph)
     c, h, w = genotype.input
     about = f"{c}×{h}×{w} images, {genotype.classes} classes; {cost.params:,} parameters, {cost.macs:,} MACs"
-    panels = group_panels(steps)
+    kinds = group_panels(steps)
     picture = Picture()
     if title:
         picture.text(0, 16, shorten(title, 120), 18, bold=True)
-    picture.text(0, 36, about, 12, GREY)
-    picture.insert(0, 60, _pipeline(genotype.input, steps, panels))
+    picture.text(0, picture.height + 17, about, 12, GREY)
+    picture.insert(0, picture.height + 21, _pipeline(genotype.input, steps, kinds))
+    if panels:
+        _insert_panels(picture, kinds)
+    return picture.document(title or about, adapts=adapts)
+
+
+def _insert_panels(picture: Picture, panels: Panels) -> None:
+    """Insert a panel for each kind of aggregate in rows below a picture, and the legend."""
     x, y = 0.0, picture.height + 24
     for panel in panels.shown:
         part = panel_picture(panel, panels)
@@ -54,7 +63,6 @@ def draw(genotype: Genotype, title: str = "") -> str:
     if panels.left_out:
         picture.text(0, picture.height + 24, f"and {panels.left_out} more kinds of aggregates", 12, GREY)
     picture.insert(0, picture.height + 24, _legend(panels))
-    return picture.document(title or about)
 
 
 # ---------------------------------------------------------------------- the upper part

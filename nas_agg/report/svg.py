@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+import colorsys
 import re
 from collections.abc import Mapping
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from nas_agg.graph.primitives import Shape
 
-INK, GREY, FAINT = "#222222", "#777777", "#dddddd"
+INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 Attributes = Mapping[str, str] | None
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+_COLOUR = re.compile(r'(fill|stroke)="(#[0-9a-f]{6})"')
+
+
+def dark_colour(colour: str) -> str:
+    """The colour that stands for one of a white page on a dark page: light areas become dark, lines and text light."""
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
+    if lightness > 0.7:
+        lightness, saturation = 0.11 + 0.8 * (1 - lightness), 0.6 * saturation
+    else:
+        lightness = 0.9 - 0.35 * lightness if saturation < 0.1 else max(0.66, lightness)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hls_to_rgb(hue, lightness, saturation))
+
+
+def dark_rules(svg: str, prefix: str = "") -> list[str]:
+    """CSS rules that show an SVG text on a dark page.
+
+    Args:
+        svg: One or several documents.
+        prefix: Beginning of each selector, such as ``.dark ``.
+    """
+    used = sorted(set(_COLOUR.findall(svg)))
+    return [f'{prefix}[{kind}="{colour}"]{{{kind}:{dark_colour(colour)}}}' for kind, colour in used]
 
 
 def text_width(text: str, size: float = 11) -> float:
@@ -134,8 +160,14 @@ class Picture:
         group.extend(other.elements)
         self.extend_to(x + other.width, y + other.height)
 
-    def document(self, title: str, margin: float = 20) -> str:
-        """The text of an SVG file."""
+    def document(self, title: str, margin: float = 20, adapts: bool = True) -> str:
+        """The text of an SVG file.
+
+        Args:
+            title: Its title.
+            margin: Width of the empty border.
+            adapts: Whether it has a dark form, for viewers that prefer one.
+        """
         left, width, height = (format_number(v) for v in (-margin, self.width + 2 * margin, self.height + 2 * margin))
         root = Element("svg", xmlns="http://www.w3.org/2000/svg", width=width, height=height)
         root.set("viewBox", f"{left} {left} {width} {height}")
@@ -143,5 +175,9 @@ class Picture:
         SubElement(root, "title").text = replace_invalid(title)
         SubElement(root, "rect", x=left, y=left, width=width, height=height, fill="#ffffff")
         root.extend(self.elements)
+        if adapts:
+            style = Element("style")
+            style.text = "@media (prefers-color-scheme: dark){" + "".join(dark_rules(tostring(root, "unicode"))) + "}"
+            root.insert(1, style)
         indent(root, "")
         return tostring(root, encoding="unicode") + "\n"

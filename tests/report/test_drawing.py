@@ -283,7 +283,7 @@ def test_text_is_escaped() -> None:
     assert "\x00" not in text
     assert texts(root)[0].startswith("</text><script>alert(1)</script>&\"'<b>")
     assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
-        "svg", "title", "rect", "text", "path", "polygon", "circle", "g"
+        "svg", "title", "style", "rect", "text", "path", "polygon", "circle", "g"
     }  # fmt: skip
 
 

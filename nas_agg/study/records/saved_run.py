@@ -1,0 +1,155 @@
+"""A run as it is saved: its settings, trials, reported values and times, read without changing anything."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from nas_agg.common.errors import InputError
+from nas_agg.study.definition.objectives import Objectives, objectives_of
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.trial import OWN, RecordState, TrialRecord, as_record
+from nas_agg.study.records.run_folder import read_metrics, read_run
+from nas_agg.study.records.storages import JOURNAL, open_storage, storage_errors
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.storages import BaseStorage
+
+
+@dataclass(frozen=True)
+class SavedTrial:
+    """A trial with what a search stores beside its result.
+
+    Attributes:
+        record: The trial.
+        reports: The values that it reported, by epoch.
+        created: When it was created.
+        ended: When its result was stored; None while it has none.
+    """
+
+    record: TrialRecord
+    reports: Mapping[int, float]
+    created: datetime | None
+    ended: datetime | None
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A search or a standalone training in a run folder.
+
+    Attributes:
+        path: The run folder.
+        run: The contents of run.json.
+        settings: The settings of a search; None for a standalone training.
+        objectives: The objectives of a search.
+        saved: The trials of a search, by number.
+        distributions: The search variables of a search that has trials.
+        metrics: The contents of best/metrics.json; None while there is no final network.
+    """
+
+    path: Path
+    run: Mapping[str, Any]
+    settings: Settings | None
+    objectives: Objectives
+    saved: tuple[SavedTrial, ...]
+    distributions: Mapping[str, BaseDistribution]
+    metrics: Mapping[str, Any] | None
+
+    @property
+    def name(self) -> str:
+        """The name of the run folder."""
+        return self.path.resolve().name
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        """The trials, by number."""
+        return [trial.record for trial in self.saved]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there is a final network with test metrics."""
+        return self.metrics is not None and "test_accuracy" in self.metrics
+
+
+def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
+    """Read a run, which may be in progress; nothing is written.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        InputError: There is no such run, or a part of it is missing or damaged.
+    """
+    folder, run = Path(path), read_run(path)
+    if "study" not in run:
+        return SavedRun(folder, run, None, Objectives(), (), {}, _metrics(folder, tested=True))
+    settings = Settings.parse(**run["settings"])
+    stored = _stored_trials(folder, run, settings)
+    objectives = objectives_of(settings, _is_evaluated_by_function(run, settings, stored))
+    return SavedRun(
+        path=folder,
+        run=run,
+        settings=settings,
+        objectives=objectives,
+        saved=tuple(_saved(trial, objectives) for trial in stored),
+        distributions=stored[0].distributions if stored else {},
+        metrics=_metrics(folder, tested=not run.get("evaluate")),
+    )
+
+
+def _is_evaluated_by_function(run: Mapping[str, Any], settings: Settings, trials: list[FrozenTrial]) -> bool:
+    """Whether a user's function evaluated the networks, rather than a training or a table of results."""
+    if not run.get("evaluate") or run.get("named"):
+        return False
+    return settings.objective is not None or not any(OWN + "accuracy" in trial.user_attrs for trial in trials)
+
+
+def _metrics(folder: Path, tested: bool) -> dict[str, Any] | None:
+    best = folder / "best"
+    return read_metrics(best, tested) if os.path.lexists(best) else None
+
+
+def _stored_trials(folder: Path, run: Mapping[str, Any], settings: Settings) -> list[FrozenTrial]:
+    """The trials in the study's storage, by number; none of a search that has only begun."""
+    where = settings.storage or str(folder / JOURNAL)
+    if settings.storage is None and not (folder / JOURNAL).exists():
+        if run["status"] == "running":
+            return []
+        raise InputError(f"{where}: the study is missing; restore it")
+    with storage_errors("cannot be read", where, InputError):
+        storage = _open(folder, settings.storage)
+        try:
+            study = storage.get_study_id_from_name(run["study"])
+        except KeyError:
+            if run["status"] == "running":
+                return []
+            raise InputError(f"{where}: the study is missing; restore it") from None
+        trials = sorted(storage.get_all_trials(study), key=lambda trial: trial.number)
+    for trial in trials:
+        if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
+            raise InputError(f"{where}: trial {trial.number} of the study was not created by nas_agg")
+    return trials
+
+
+def _open(folder: Path, url: str | None) -> BaseStorage:
+    if url is not None:
+        return open_storage(url, folder, must_exist=True)
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))  # reads without a lock, up to the last full line
+
+
+def _saved(trial: FrozenTrial, objectives: Objectives) -> SavedTrial:
+    try:
+        record = as_record(trial, objectives)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"trial {trial.number} of the study is damaged: {error}") from None
+    ended = None if record.state in (RecordState.RUNNING, RecordState.PAUSED) else trial.datetime_complete
+    return SavedTrial(record, dict(sorted(trial.intermediate_values.items())), trial.datetime_start, ended)
