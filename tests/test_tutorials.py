@@ -89,5 +89,5 @@ def test_a_tutorial_runs_as_written(page: str, shell: Callable[[str], None]) -> 
 def test_every_block_of_a_tutorial_is_run() -> None:
     for page in PAGES:
         languages = {block.language for block in blocks(page)}
-        assert languages <= {"sh", "python", "yaml", "toml"}
+        assert languages <= {"sh", "python", "yaml", "toml", "text"}
         assert all(block.file for block in blocks(page) if block.language == "yaml")
