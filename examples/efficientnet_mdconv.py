@@ -197,7 +197,7 @@ class Start:
 def make_start(b0: Genotype, after: Variant, data: Data, recipe: Recipe, options: argparse.Namespace) -> Start:
     """Build both networks for a data set, with equal weights in all shared blocks."""
     genotypes = [genotype.with_task(data.input, data.classes) for genotype in (b0, after.genotype)]
-    networks = [compile(genotype, options.seed, **recipe.init_options) for genotype in genotypes]
+    networks = [compile(genotype, options.seed, **recipe.compile_options) for genotype in genotypes]
     names = [f"random, seed {options.seed}", "as B0; MDConv random"]
     about = "equal, both random: only the MDConv blocks and those they replace have different random weights"
     if options.weights:

@@ -22,6 +22,7 @@ PACKAGES = (
     "expansion",
     "search_space",
     "training.recipes",
+    "training.metrics",
     "compiler.remat",
     "compiler",
     "compiler.codegen.syntax",

@@ -125,7 +125,7 @@ def test_both_networks_start_from_the_same_weights_as_the_recipe_says(example, r
     assert shared == [name for name in second if not name.startswith(blocks)]
     assert all(torch.equal(first[name], second[name]) for name in shared)
     assert torch.equal(
-        compile(b0.with_task(data.input, 10), 5, **recipe.init_options).head.conv.weight, first["head.conv.weight"]
+        compile(b0.with_task(data.input, 10), 5, **recipe.compile_options).head.conv.weight, first["head.conv.weight"]
     )
     assert start.about.startswith("equal, both random") and "NOT" not in start.about
 

@@ -34,6 +34,21 @@ def branch_ends(graph: Graph) -> list[str]:
         The paths of these layers.
     """
     paths: dict[str, None] = {}
+    for i, within in residual_sums(graph):
+        for end in _ends(graph, graph.inputs[i][-1], within):
+            paths[graph.paths[end]] = None
+    return list(paths)
+
+
+def residual_sums(graph: Graph) -> Iterator[tuple[int, str]]:
+    """The sums of residual branches and shortcuts.
+
+    Args:
+        graph: The network's.
+
+    Yields:
+        The operation, whose last input is the branch, and the beginning of the paths of the branch's layers.
+    """
     for i, op in enumerate(graph.ops):
         if op.word != "add":
             continue
@@ -45,9 +60,7 @@ def branch_ends(graph: Graph) -> list[str]:
             within = node.group()
         else:
             continue  # the sum of a node's inputs or of an aggregate's output
-        for end in _ends(graph, graph.inputs[i][-1], within):
-            paths[graph.paths[end]] = None
-    return list(paths)
+        yield i, within
 
 
 def _ends(graph: Graph, tensor: int, within: str) -> Iterator[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nas_agg.common.errors import InputError
-from nas_agg.training.autoaugment import autoaugment
+from nas_agg.training.autoaugment import autoaugment, randaugment, trivialaugment
 from nas_agg.training.recipes import Augmentation
 
 __all__ = ["Augmentation", "Augmenter", "jitter_color", "lighting_shift", "normalise", "resize_windows"]
@@ -108,6 +108,13 @@ def lighting_shift(draws: Tensor) -> Tensor:
     return draws * deviations @ components.T
 
 
+def _policy(augmentation: Augmentation) -> str:
+    """The name of the augmentation policy, or nothing."""
+    if augmentation.autoaugment != "none":
+        return "AutoAugment"
+    return "RandAugment" if augmentation.randaugment else "TrivialAugment" if augmentation.trivialaugment else ""
+
+
 class Augmenter:
     """Augments and normalises batches of training images.
 
@@ -140,8 +147,8 @@ class Augmenter:
         std: Sequence[float],
         seed: int,
     ):
-        if augmentation.autoaugment != "none" and channels not in (1, 3):
-            raise InputError(f"AutoAugment requires 1 or 3 channels, but images have {channels}; use another recipe")
+        if (policy := _policy(augmentation)) and channels not in (1, 3):
+            raise InputError(f"{policy} requires 1 or 3 channels, but images have {channels}; use another recipe")
         for name, strength in (("color jitter", augmentation.color_jitter), ("lighting", augmentation.lighting)):
             if strength and channels != 3:
                 raise InputError(f"{name} requires 3 channels, but images have {channels}; use another recipe")
@@ -170,16 +177,27 @@ class Augmenter:
             images = resize_windows(images, *self._crop_windows(count, images.shape[2:]), size=self.size)
         if self.augmentation.color_jitter:
             images = jitter_color(images, *self._jitter(count))
-        if self.augmentation.autoaugment != "none":
+        if policy := _policy(self.augmentation):
             if images.dtype != torch.uint8:
-                raise InputError("AutoAugment requires images of 8 bits per channel; use another recipe")
-            images = autoaugment(images, self.augmentation.autoaugment, self.generator)
+                raise InputError(f"{policy} requires images of 8 bits per channel; use another recipe")
+            images = self._apply_policy(images)
         batch = normalise(images, self.mean, self.std)
         if self.augmentation.lighting:
             batch += self._shift(count)
         if self.augmentation.cutout:
             batch.masked_fill_(self._holes(count), 0.0)
+        if self.augmentation.erasing:
+            batch.masked_fill_(self._rectangles(count), 0.0)
         return batch
+
+    def _apply_policy(self, images: Tensor) -> Tensor:
+        """Images after AutoAugment, RandAugment or TrivialAugment."""
+        augmentation = self.augmentation
+        if augmentation.autoaugment != "none":
+            return autoaugment(images, augmentation.autoaugment, self.generator)
+        if augmentation.randaugment:
+            return randaugment(images, augmentation.randaugment, augmentation.randaugment_magnitude, self.generator)
+        return trivialaugment(images, self.generator)
 
     def _draw(self, bound: int, count: int) -> Tensor:
         return torch.randint(bound, (count, 1, 1), generator=self.generator, device=self.device)
@@ -236,3 +254,20 @@ class Augmenter:
         columns = torch.arange(width, device=self.device).view(1, 1, -1)
         inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
         return inside.unsqueeze(1)
+
+    def _rectangles(self, count: int) -> Tensor:
+        """Mask of random erasing's rectangles: bool, (B, 1, H, W)."""
+        height, width = self.size
+        draws = torch.rand((4 * _TRIES + 1, count), generator=self.generator, device=self.device)
+        area, aspect, down, right = draws[1:].view(4, _TRIES, count)
+        area, aspect = (0.02 + 0.31 * area) * (height * width), 0.3 * (3.3 / 0.3) ** aspect  # uniform in the logarithm
+        tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        fits = (tall < height) & (wide < width)
+        erased = (draws[0] < self.augmentation.erasing) & fits.any(0)
+        tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
+        top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
+        top, left, tall, wide, erased = (t.view(-1, 1, 1) for t in (top, left, tall, wide, erased))
+        rows = torch.arange(height, device=self.device).view(1, -1, 1)
+        columns = torch.arange(width, device=self.device).view(1, 1, -1)
+        inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+        return (inside & erased).unsqueeze(1)

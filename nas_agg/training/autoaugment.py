@@ -1,4 +1,4 @@
-"""AutoAugment (Cubuk et al., CVPR 2019) on batches: images that drew the same operation are processed together.
+"""AutoAugment, RandAugment and TrivialAugment on batches: images that drew the same operation are processed together.
 
 The policies are torchvision's. Magnitudes have 10 levels, as in torchvision, whose functions do the work; pixels from
 outside an image are black.
@@ -52,19 +52,92 @@ def autoaugment(images: Tensor, name: Literal["cifar10", "imagenet"], generator:
     return images
 
 
-def _apply_to(images: Tensor, selected: Tensor, operation: str, level: int | None, sign: int) -> None:
+#: Operations of RandAugment and TrivialAugment.
+OPERATIONS = (
+    "Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast",
+    "Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize",
+)  # fmt: skip
+
+MAX_MAGNITUDE = 30
+
+
+def randaugment(images: Tensor, operations: int, magnitude: int, generator: torch.Generator) -> Tensor:
+    """Apply to every image some operations that are drawn for it, in RandAugment (Cubuk et al., 2020).
+
+    Args:
+        images: uint8, (N, 1 or 3, H, W).
+        operations: Number of operations.
+        magnitude: Their magnitude, 0 to 30.
+        generator: A generator on the images' device.
+
+    Returns:
+        New images of the same shape.
+    """
+    images = images.contiguous().clone()
+    for _ in range(operations):
+        drawn, sign = _draw_operations(images, generator)
+        for number, operation in enumerate(OPERATIONS[1:], 1):
+            for negative in (False, True) if operation.startswith(_SIGNED) else (None,):
+                selected = (drawn == number) & (sign == negative) if negative is not None else drawn == number
+                _apply_to(images, selected, operation, 9 * magnitude / MAX_MAGNITUDE, -1 if negative else 1)
+    return images
+
+
+def trivialaugment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Apply to every image one operation of random magnitude, in TrivialAugment's wide ranges (Müller and Hutter).
+
+    Args:
+        images: uint8, (N, 1 or 3, H, W).
+        generator: A generator on the images' device.
+
+    Returns:
+        New images of the same shape.
+    """
+    images = images.contiguous().clone()
+    drawn, sign = _draw_operations(images, generator)
+    bins = torch.randint(MAX_MAGNITUDE + 1, (len(images),), generator=generator, device=images.device)
+    for position, (number, magnitude, negative) in enumerate(
+        zip(drawn.tolist(), bins.tolist(), sign.tolist(), strict=True)
+    ):
+        if operation := OPERATIONS[number] if number else "":
+            level = (
+                9
+                * magnitude
+                / MAX_MAGNITUDE
+                * wide_range(operation, images.shape[-1 if operation.endswith("X") else -2])
+            )
+            direction = -1 if negative and operation.startswith(_SIGNED) else 1
+            images[position] = apply(images[position : position + 1], operation, level, direction)[0]
+    return images
+
+
+def _draw_operations(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The number of an operation and whether its direction is negative, per image."""
+    drawn = torch.randint(len(OPERATIONS), (len(images),), generator=generator, device=images.device)
+    return drawn, torch.rand(len(images), generator=generator, device=images.device) < 0.5
+
+
+def wide_range(operation: str, side: int) -> float:
+    """The end of an operation's wide range, as a multiple of its usual one."""
+    if operation.startswith("Translate"):
+        return 32 / (150 / 331 * side)  # of 32 pixels
+    ends = {"Shear": 3.3, "Rotate": 4.5, "Posterize": 1.5, "Solarize": 1.0}
+    return next((end for name, end in ends.items() if operation.startswith(name)), 1.1)  # brightness and the like
+
+
+def _apply_to(images: Tensor, selected: Tensor, operation: str, level: float | None, sign: int) -> None:
     index = selected.nonzero().view(-1)
     if len(index):
         images[index] = apply(images[index], operation, level or 0, sign)
 
 
-def apply(images: Tensor, operation: str, level: int, sign: int = 1) -> Tensor:
+def apply(images: Tensor, operation: str, level: float, sign: int = 1) -> Tensor:
     """Apply one operation at one magnitude to every image.
 
     Args:
         images: uint8, (N, 1 or 3, H, W).
         operation: torchvision's name, for instance ``ShearX``.
-        level: The magnitude, 0 to 9.
+        level: The magnitude, 0 to 9; TrivialAugment's ranges go beyond.
         sign: 1 or -1, the direction of signed operations.
 
     Returns:

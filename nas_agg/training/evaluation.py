@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
-from nas_agg.common.errors import InputError
+from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.training.augment import normalise
 from nas_agg.training.batch_norm_statistics import StatisticsImages, batch_norms, fresh_statistics
 from nas_agg.training.data import Data, Split
+from nas_agg.training.losses import loss_of_task
+from nas_agg.training.metrics import TRAINED_METRICS, TrainedMetric, class_report
 from nas_agg.training.recipes import Augmentation
 
 Metrics = dict[str, Any]
@@ -24,7 +27,42 @@ def batch_size(data: Data, device: torch.device | str) -> int:
     return max(16, min(1024, values_at_once // math.prod(data.input)))
 
 
-def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | str = "cpu") -> Metrics:
+#: Metrics that every evaluation returns beside the loss, by task.
+_DEFAULTS = {
+    "classification": ("accuracy", "top5"),
+    "multilabel": ("accuracy", "macro-f1", "map"),
+    "regression": ("mae", "rmse", "r2"),
+}
+
+
+def main_metric(task: str) -> str:
+    """The metric by which networks are compared, unless another is specified."""
+    return {"classification": "accuracy", "multilabel": "map", "regression": "rmse"}[task]
+
+
+def find_metric(name: str, task: str) -> TrainedMetric:
+    """The metric of a name.
+
+    Raises:
+        InputError: There is no such metric, or not for this task.
+    """
+    suitable = [metric.name for metric in TRAINED_METRICS.values() if task in metric.tasks]
+    if name not in suitable:
+        hint = did_you_mean(name, suitable) or f"; choose from {', '.join(suitable)}"
+        problem = f"{name} is no metric of {task}" if name in TRAINED_METRICS else f"unknown metric {name!r}"
+        raise InputError(f"metric: {problem}{hint}")
+    return TRAINED_METRICS[name]
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    data: Data,
+    device: torch.device | str = "cpu",
+    *,
+    metrics: Sequence[str] = (),
+    report: bool = False,
+) -> Metrics:
     """Evaluate a model in float32, in batches whose size depends on the type of device and the image size alone.
 
     Args:
@@ -32,47 +70,92 @@ def evaluate(model: nn.Module, split: Split, data: Data, device: torch.device | 
         split: A split, for instance ``data.test``.
         data: The data set of the split, for its mean and standard deviation.
         device: The device.
+        metrics: Names of further metrics of `nas_agg.training.metrics`.
+        report: Whether to add the report per class; see `nas_agg.training.metrics.class_report`.
 
     Returns:
-        ``accuracy`` (0 to 1), ``loss`` (mean cross entropy), ``correct`` and ``images`` (counts); for more than 5
-        classes also ``top5_accuracy`` (0 to 1), the share of images whose class is among the five highest logits. Ties
-        are resolved in favour of the lower class, as in ``accuracy``.
+        ``loss`` (mean), ``images`` (their number) and metrics by their attributes. With one label per image:
+        ``accuracy`` (0 to 1), ``correct`` (a count) and for more than 5 classes ``top5_accuracy``, the share of images
+        whose class is among the five highest logits; ties are resolved in favour of the lower class. With several
+        labels: ``accuracy``, ``macro_f1`` and ``mean_average_precision``. Of a regression: ``mae``, ``rmse``, ``r2``.
 
     Raises:
-        InputError: The shape of the model's output is not (N, classes).
+        InputError: The shape of the model's output is not (N, classes), or a metric is unknown.
     """
-    training = model.training
+    further = [find_metric(name, data.task) for name in metrics]
+    counts = data.task == "classification"
+    wanted = [] if counts else [TRAINED_METRICS[name] for name in _DEFAULTS[data.task]]
+    wanted += [metric for metric in further if metric.name not in (*_DEFAULTS[data.task], "loss")]
+    if counts and data.classes <= 5 and any(metric.name == "top5" for metric in further):
+        raise InputError(f"metric: top5 requires more than 5 classes; {data.name} has {data.classes}")
+    outputs = _Outputs(data, keep=bool(wanted) or report)
+    training, size = model.training, batch_size(data, device)
     model.to(device).eval()
     on_device = split.to(device)
-    size = batch_size(data, device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    among_five = torch.zeros_like(correct)
-    loss = torch.zeros((), dtype=torch.float64, device=device)
     try:
         with torch.inference_mode():
             for positions in torch.arange(len(split), device=device).split(size):
                 images, labels = on_device.rows(positions).to(device), on_device.labels[positions]
-                logits = model(normalise(images, data.mean, data.std)).float()
-                if logits.shape != (len(images), data.classes):
-                    raise InputError(
-                        f"the network's output has shape {tuple(logits.shape[1:])} per image; {data.name} has "
-                        f"{data.classes} classes"
-                    )
-                correct += (logits.argmax(1) == labels).sum()
-                if data.classes > 5:
-                    highest = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
-                    among_five += (highest == labels[:, None]).sum()
-                loss += functional.cross_entropy(logits, labels, reduction="sum")
+                outputs.add(model(normalise(images, data.mean, data.std)).float(), labels)
     finally:
         model.train(training)
-    count, correct_count = len(split), int(correct)
-    metrics = {
-        "accuracy": correct_count / count,
-        "loss": float(loss) / count,
-        "correct": correct_count,
-        "images": count,
-    }
-    return metrics | ({"top5_accuracy": int(among_five) / count} if data.classes > 5 else {})
+    result = outputs.result(len(split))
+    if wanted or report:
+        scores, targets = outputs.scores(), split.labels.cpu().numpy()
+        finite = bool(np.isfinite(scores).all())
+        result |= {metric.attribute: metric.compute(scores, targets) if finite else math.nan for metric in wanted}
+        if report and finite and data.task != "regression":
+            result |= class_report(scores, targets, data.class_names)
+    return result
+
+
+class _Outputs:
+    """The outputs of an evaluation: counts and the loss, and where needed all of them.
+
+    Args:
+        data: The data set.
+        keep: Whether outputs are kept.
+    """
+
+    def __init__(self, data: Data, keep: bool):
+        self.data, self.keep = data, keep
+        self.loss_of = loss_of_task(data.task)
+        self.loss: Tensor | float = 0.0
+        self.correct: Tensor | int = 0
+        self.among_five: Tensor | int = 0
+        self.kept: list[Tensor] = []
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch."""
+        if logits.shape != (len(labels), self.data.classes):
+            kind = "targets" if self.data.task == "regression" else "classes"
+            raise InputError(
+                f"the network's output has shape {tuple(logits.shape[1:])} per image; {self.data.name} has "
+                f"{self.data.classes} {kind}"
+            )
+        self.loss = self.loss + self.loss_of(logits, labels, "sum").double()
+        if self.data.task == "classification":
+            self.correct = self.correct + (logits.argmax(1) == labels).sum()
+            if self.data.classes > 5:
+                highest = logits.argsort(dim=1, descending=True, stable=True)[:, :5]
+                self.among_five = self.among_five + (highest == labels[:, None]).sum()
+        if self.keep:
+            self.kept.append(logits.cpu())
+
+    def result(self, count: int) -> Metrics:
+        """Counts and the mean loss of all batches."""
+        if self.data.task != "classification":
+            return {"loss": float(self.loss) / count, "images": count}
+        correct = int(self.correct)
+        metrics = {"accuracy": correct / count, "loss": float(self.loss) / count, "correct": correct, "images": count}
+        return metrics | ({"top5_accuracy": int(self.among_five) / count} if self.data.classes > 5 else {})
+
+    def scores(self) -> np.ndarray:
+        """Probabilities, or the outputs of a regression: float64, (N, classes or targets)."""
+        outputs = torch.cat(self.kept).double()
+        if self.data.task == "regression":
+            return outputs.numpy()
+        return (outputs.softmax(1) if self.data.task == "classification" else outputs.sigmoid()).numpy()
 
 
 class Validation:
@@ -84,18 +167,28 @@ class Validation:
         augmentation: The training's augmentation.
         seed: Seed of the choice and the augmentation of these images.
         device: The device.
+        metrics: Names of further metrics.
     """
 
-    def __init__(self, data: Data, train: Split, augmentation: Augmentation, seed: int, device: torch.device):
+    def __init__(
+        self,
+        data: Data,
+        train: Split,
+        augmentation: Augmentation,
+        seed: int,
+        device: torch.device,
+        metrics: Sequence[str] = (),
+    ):
         self.data, self.device, self.split = data, device, data.validation.to(device)
+        self.further = tuple(metrics)
         size = batch_size(data, device)
         self.images = StatisticsImages(train, torch.device(device), size, augmentation, data.mean, data.std, seed)
 
     def metrics(self, model: nn.Module, recompute: bool) -> Metrics:
-        """``validation_loss`` and ``validation_accuracy``; the model is not changed.
+        """``validation_loss``, ``validation_accuracy`` and further metrics; the model is not changed.
 
-        For a model with batch norm also ``validation_loss_running_statistics`` and
-        ``validation_accuracy_running_statistics``, computed with running averages as the saved weights will be.
+        For a model with batch norm also ``validation_loss_running_statistics`` and the like, computed with running
+        averages as the saved weights will be.
 
         Args:
             model: The model being trained.
@@ -113,5 +206,7 @@ class Validation:
         return metrics | running
 
     def _evaluate(self, model: nn.Module) -> Metrics:
-        metrics = evaluate(model, self.split, self.data, self.device)
-        return {"validation_loss": metrics["loss"], "validation_accuracy": metrics["accuracy"]}
+        metrics = evaluate(model, self.split, self.data, self.device, metrics=self.further)
+        names = [name for name in metrics if name not in ("images", "correct", "top5_accuracy")]
+        names += ["top5_accuracy"] * ("top5" in self.further)
+        return {f"validation_{name}": metrics[name] for name in sorted(names, key=lambda name: name != "loss")}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic
@@ -24,9 +22,11 @@ from nas_agg.training.batch_norm_statistics import running_averages_lag
 from nas_agg.training.checkpoints import load_checkpoint, model_fingerprint, remove_checkpoint, save_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.data.feed import gather_ahead
-from nas_agg.training.evaluation import Metrics, Validation, evaluate
-from nas_agg.training.optimizers import make_optimizer
+from nas_agg.training.evaluation import Metrics, Validation, evaluate, find_metric, main_metric
+from nas_agg.training.losses import sampling_weights
 from nas_agg.training.recipes import Recipe
+from nas_agg.training.steps import Stepper
+from nas_agg.training.stopping import EarlyStopping
 from nas_agg.training.torch_compile import CompiledForward
 
 METRICS = "metrics.jsonl"
@@ -55,10 +55,11 @@ class TrainingResult:
     Attributes:
         epochs: Epochs done.
         history: Each epoch's metrics, as in ``metrics.jsonl``.
-        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, ``"paused"`` if ``pause_after`` did, else
-            None.
+        stopped: ``"pruned"`` if ``report`` ended it before its last epoch, ``"paused"`` if ``pause_after`` did,
+            ``"early"`` if the recipe's patience was exhausted, else None.
         seconds: Duration of the epochs, including those before a resumption.
         compile_error: Why a training that was to be compiled ran without ``torch.compile``; else empty.
+        best_epoch: The epoch that the weights are from, with early stopping; None if they are the last one's.
     """
 
     epochs: int
@@ -67,10 +68,12 @@ class TrainingResult:
     seconds: float
     compile_error: str = ""
 
+    best_epoch: int | None = None
+
     @property
     def metrics(self) -> Metrics:
-        """The last epoch's metrics."""
-        return self.history[-1]
+        """The metrics of the weights: the last epoch's, or the best one's with early stopping."""
+        return self.history[-1 if self.best_epoch is None else self.best_epoch - 1]
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -105,6 +108,7 @@ def train(
     checkpoint_seconds: float = 20.0,
     compile: bool = False,
     pause_after: int | None = None,
+    metrics: Sequence[str] = (),
 ) -> TrainingResult:
     """Train a model in place.
 
@@ -130,6 +134,8 @@ def train(
         checkpoint_seconds: Time between checkpoints, which are saved at the end of an epoch.
         compile: Whether steps run under ``torch.compile``. Compilation happens before the first step; if it fails, the
             training continues without. Parameters and their names remain those of the model.
+        metrics: Names of metrics of `nas_agg.training.metrics` to compute of the validation images beside the default
+            ones. The first is the main one, which early stopping watches; by default it is that of the task.
         pause_after: Pause after this many epochs and save a checkpoint; the schedule remains that of ``epochs``.
 
     Raises:
@@ -141,7 +147,7 @@ def train(
     if epochs < 1:
         raise InputError(f"epochs {epochs}: must be 1 or more")
     try:
-        run = _Training(model, data, recipe, seed, torch.device(device), epochs, on)
+        run = _Training(model, data, recipe, seed, torch.device(device), epochs, on, metrics)
         if out is not None:
             run.prepare_folder(out, resume)
         if compile and len(run.history) < epochs:
@@ -158,7 +164,15 @@ class _Training:
     """The state and the epochs of one training."""
 
     def __init__(
-        self, model: nn.Module, data: Data, recipe: Recipe, seed: int, device: torch.device, epochs: int, on: str
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        epochs: int,
+        on: str,
+        metrics: Sequence[str],
     ):
         if seed < 0:
             raise InputError(f"seed {seed}: must be 0 or more")
@@ -167,8 +181,8 @@ class _Training:
         if len(images) < 2:
             raise InputError(f"{data.name}: {len(images)} training images; at least 2 are needed")
         self.images, self.labels = images, images.labels
-        order, augmentation_seed, global_seed, statistics = (
-            int(x) for x in np.random.SeedSequence(seed).generate_state(4)
+        order, augmentation_seed, global_seed, statistics, mixing = (
+            int(x) for x in np.random.SeedSequence(seed).generate_state(5)
         )
         self.order = torch.Generator().manual_seed(order)
         torch.manual_seed(global_seed)
@@ -177,16 +191,20 @@ class _Training:
         self.augmenter = Augmenter(
             channels, (size[0], size[1]), device, augmentation, data.mean, data.std, augmentation_seed
         )
-        self.validation = Validation(data, images, augmentation, statistics, device) if on == "train" else None
+        self.validation: Validation | None = None
+        if on == "train":
+            self.validation = Validation(data, images, augmentation, statistics, device, metrics)
+        metric = find_metric(metrics[0] if metrics else main_metric(data.task), data.task)
         self.batches = max(1, min(math.ceil(len(images) / recipe.batch_size), len(images) // 2))
         # Several batches are augmented at once: one gather serves many small steps.
         values_at_once = 2**20 if device.type == "cpu" else 2**24
         self.batches_at_once = max(1, values_at_once // (recipe.batch_size * math.prod(data.input)))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(model, recipe)
+        self.stepper = Stepper(model, data, images, recipe, device, mixing)
+        self.sampling = sampling_weights(recipe, data, images)
+        self.stopping = EarlyStopping(recipe.patience, metric) if recipe.patience and self.validation else None
         self.steps = self.batches * epochs
         self.history: list[Metrics] = []
-        self.forward: Callable[[Tensor], Tensor] = model
         self.compile_error = ""
         self.out: Path | None = None
         self.fingerprint = {
@@ -218,16 +236,16 @@ class _Training:
         cuda_state = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         try:
             memory = memory_of(self.model)
-            self.forward = CompiledForward(self.model.train(), memory, dynamic_batch=images % self.batches > 0)
+            self.stepper.forward = CompiledForward(self.model.train(), memory, dynamic_batch=images % self.batches > 0)
             first = next(gather_ahead(self.images, [torch.arange(size)], self.device, self.augmenter.whole))
-            self._loss(self.augmenter.batch(first), self.labels[:size])[0].backward()
+            self.stepper.losses(self.augmenter.batch(first), self.labels[:size])[0].backward()
         except Exception as error:  # compilers raise all kinds of exceptions
             if is_out_of_memory(error):
                 raise
-            self.forward = self.model
+            self.stepper.forward = self.model
             self.compile_error = f"{type(error).__name__}: {one_line(' '.join(str(error).split()))[:160]}"
         finally:
-            self.optimizer.zero_grad(set_to_none=True)
+            self.stepper.optimizer.zero_grad(set_to_none=True)
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
@@ -239,15 +257,19 @@ class _Training:
     def run(self, report: Report | None, checkpoint_seconds: float, pause_after: int) -> TrainingResult:
         """Run the remaining epochs, up to ``pause_after``."""
         saved = time.monotonic()
-        stopped = None
+        stopped = "early" if self.stopping is not None and self.stopping.is_due else None
         while len(self.history) < pause_after and stopped is None:
             metrics = self._epoch(len(self.history) + 1)
             self.history.append(metrics)
             if self.out is not None:
                 with (self.out / METRICS).open("a") as file:
                     file.write(json.dumps(metrics) + "\n")
+            if self.stopping is not None:
+                self.stopping.observe(metrics, self.stepper.evaluated)
             if report is not None and report(len(self.history), metrics) and len(self.history) < self.epochs:
                 stopped = "pruned"
+            elif self.stopping is not None and self.stopping.is_due and len(self.history) < self.epochs:
+                stopped = "early"
             # After the report, so that every finished epoch is reported, and never for a training that was pruned.
             elif self.out is not None and time.monotonic() - saved >= checkpoint_seconds:
                 save_checkpoint(self.out, self.fingerprint, self._state())
@@ -256,8 +278,13 @@ class _Training:
             stopped = "paused"
             if self.out is not None:
                 save_checkpoint(self.out, self.fingerprint, self._state())
+        if stopped != "paused":
+            self.stepper.finish()
+            if self.stopping is not None:
+                self.stopping.finish(self.model)
         seconds = sum(metrics["seconds"] for metrics in self.history)
-        return TrainingResult(len(self.history), tuple(self.history), stopped, seconds, self.compile_error)
+        best = None if self.stopping is None else self.stopping.best_epoch
+        return TrainingResult(len(self.history), tuple(self.history), stopped, seconds, self.compile_error, best)
 
     def _epoch(self, number: int) -> Metrics:
         start = time.perf_counter()
@@ -265,7 +292,7 @@ class _Training:
         seconds = time.perf_counter() - start
         if self.validation is not None:
             recompute = running_averages_lag(metrics["lr"] / self.recipe.lr, number * self.batches)
-            metrics |= self.validation.metrics(self.model, recompute)
+            metrics |= self.validation.metrics(self.stepper.evaluated, recompute)
         self._check_finite(number, metrics)
         metrics["seconds"] = round(time.perf_counter() - start, 4)
         metrics["images_per_second"] = round(len(self.labels) / seconds, 1)
@@ -276,8 +303,7 @@ class _Training:
         self.model.train()
         total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        order = torch.randperm(len(self.labels), generator=self.order).to(self.device)
-        batches = order.tensor_split(self.batches)
+        batches = self._order().to(self.device).tensor_split(self.batches)
         step, lr = (number - 1) * self.batches, 0.0
         groups = [
             batches[first : first + self.batches_at_once] for first in range(0, self.batches, self.batches_at_once)
@@ -287,36 +313,34 @@ class _Training:
         for group, index, images_of_group in zip(groups, indices, gathered, strict=True):
             sizes = [len(batch) for batch in group]
             images, labels = self.augmenter.batch(images_of_group).split(sizes), self.labels[index].split(sizes)
-            for batch, target in zip(images, labels, strict=True):
+            weights = self._weights(index, sizes)
+            for batch, target, weight in zip(images, labels, weights, strict=True):
                 step += 1
                 lr = self.recipe.learning_rate(step, self.steps)
-                loss, logits = self._step(batch, target, lr)
+                loss, outputs = self.stepper.step(batch, target, weight, lr)
                 total += loss * len(target)
-                correct += (logits.argmax(1) == target).sum()
+                if target.ndim == 1:
+                    correct += (outputs.argmax(1) == target).sum()
             if not math.isfinite(float(total)):  # the only synchronisation with the device, once per group
                 raise TrainingFailed(f"diverged: the loss became NaN or infinite in epoch {number}")
         mean = float(total) / len(self.labels)
-        bound = 10 * math.log(self.data.classes)
-        if mean > bound and (number - 1) * self.batches >= self.recipe.warmup_steps(self.steps):
-            raise TrainingFailed(f"diverged: mean loss {mean:.3g} in epoch {number}; guessing gives {bound / 10:.3g}")
-        return {"lr": lr, "train_loss": mean, "train_accuracy": int(correct) / len(self.labels)}
+        guess = self.stepper.loss.guess
+        if mean > 10 * guess and (number - 1) * self.batches >= self.recipe.warmup_steps(self.steps):
+            raise TrainingFailed(f"diverged: mean loss {mean:.3g} in epoch {number}; guessing gives {guess:.3g}")
+        metrics: Metrics = {"lr": lr, "train_loss": mean}
+        return metrics if self.labels.ndim > 1 else metrics | {"train_accuracy": int(correct) / len(self.labels)}
 
-    def _step(self, images: Tensor, labels: Tensor, lr: float) -> tuple[Tensor, Tensor]:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        loss, logits = self._loss(images, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.recipe.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-        self.optimizer.step()
-        return loss.detach(), logits.detach()
+    def _order(self) -> Tensor:
+        """Positions of an epoch's images: each once, or drawn by the sampling weights."""
+        if self.sampling is None:
+            return torch.randperm(len(self.labels), generator=self.order)
+        return torch.multinomial(self.sampling, len(self.labels), replacement=True, generator=self.order)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        cuda = self.device.type == "cuda"
-        with torch.autocast("cuda", torch.bfloat16) if cuda else contextlib.nullcontext():
-            logits = self.forward(images)
-        return functional.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing), logits
+    def _weights(self, index: Tensor, sizes: list[int]) -> Sequence[Tensor | None]:
+        """Weights of the images of some batches."""
+        if self.images.weights is None:
+            return [None] * len(sizes)
+        return self.images.weights[index].split(sizes)
 
     def _check_finite(self, number: int, metrics: Metrics) -> None:
         """Check the validation loss and the weights, which the last step may have spoilt after its own loss."""
@@ -332,10 +356,11 @@ class _Training:
         state = {
             "history": self.history,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "order": self.order.get_state(),
             "augmentation": self.augmenter.generator.get_state(),
             "global": torch.get_rng_state(),
+            **self.stepper.state(),
+            **({} if self.stopping is None else {"stopping": self.stopping.state()}),
         }
         if self.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -344,10 +369,12 @@ class _Training:
     def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.stepper.restore(state)
             self.order.set_state(state["order"])
             self.augmenter.generator.set_state(state["augmentation"])
             torch.set_rng_state(state["global"])
+            if self.stopping is not None:
+                self.stopping.restore(state["stopping"])
             if self.device.type == "cuda" and "cuda" in state:
                 torch.cuda.set_rng_state(state["cuda"], self.device)
             self.history = list(state["history"])

@@ -8,7 +8,7 @@ from torchvision.transforms import v2
 
 from nas_agg.common.errors import InputError
 from nas_agg.training.augment import Augmentation, Augmenter, jitter_color, lighting_shift, normalise, resize_windows
-from nas_agg.training.autoaugment import apply, autoaugment, policy
+from nas_agg.training.autoaugment import OPERATIONS, apply, autoaugment, policy, wide_range
 
 torch.set_num_threads(1)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -234,3 +234,49 @@ def test_autoaugment_works_on_grey_and_refuses_other_channels(images):
     assert grey.batch(images[:, :1]).shape == (50, 1, 6, 5)
     with pytest.raises(InputError, match="have 2;"):
         augmenter(images[:, :2], autoaugment="cifar10")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("fields", [{"randaugment": 3}, {"trivialaugment": True}])
+def test_policies_change_images_by_their_generator_alone(channels, fields):
+    images = torch.randint(0, 256, (16, channels, 12, 12), dtype=torch.uint8)
+    before = images.clone()
+
+    def batch(seed):
+        augmentation = Augmentation(**fields)
+        augmenter = Augmenter(
+            channels, (12, 12), torch.device("cpu"), augmentation, (0.0,) * channels, (1.0,) * channels, seed
+        )
+        return augmenter.batch(images)
+
+    state = torch.get_rng_state()
+    assert torch.equal(batch(1), batch(1)) and not torch.equal(batch(1), batch(2))
+    assert torch.equal(images, before) and torch.equal(torch.get_rng_state(), state)
+    unchanged = (batch(1) == normalise(images, (0.0,) * channels, (1.0,) * channels)).flatten(1).all(1)
+    assert unchanged.sum() < 8
+
+
+def test_trivialaugment_has_torchvisions_operations_and_ranges():
+    images = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    reference = v2.TrivialAugmentWide()
+    assert set(reference._AUGMENTATION_SPACE) == set(OPERATIONS)
+    options = {"interpolation": reference.interpolation, "fill": reference._fill}
+    for operation, (strengths, _) in reference._AUGMENTATION_SPACE.items():
+        if (table := strengths(31, 20, 20)) is not None:
+            want = [
+                reference._apply_image_or_video_transform(i, operation, float(table[17]), **options) for i in images
+            ]
+            got = apply(images, operation, 9 * 17 / 30 * wide_range(operation, 20))
+            assert (got.int() - torch.stack(want).int()).abs().max() <= 1, operation
+
+
+def test_erasing_sets_rectangles_of_some_images_to_the_mean():
+    images = torch.full((4000, 1, 20, 30), 200, dtype=torch.uint8)
+    augmenter = Augmenter(1, (20, 30), torch.device("cpu"), Augmentation(erasing=0.25), (0.0,), (1.0,), 0)
+    erased = (augmenter.batch(images) == 0)[:, 0]
+    share = erased.flatten(1).float().mean(1)
+    assert 0.22 < (share > 0).float().mean() < 0.28
+    assert share[share > 0].min() > 0.01 and share.max() < 0.36
+    for one in erased[share > 0][:50]:  # a rectangle
+        rows, columns = one.any(1), one.any(0)
+        assert torch.equal(one, rows[:, None] & columns)

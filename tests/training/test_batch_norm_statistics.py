@@ -160,7 +160,7 @@ def test_metrics_of_a_training_hold_both(few, tmp_path):
 
 def test_fresh_statistics_that_lead_beyond_numbers_fail_no_training(few, monkeypatch):
     scored = iter([{"loss": 2.0, "accuracy": 0.3}, {"loss": float("nan"), "accuracy": 0.1}] * 2)
-    monkeypatch.setattr("nas_agg.training.evaluation.evaluate", lambda *_: next(scored))
+    monkeypatch.setattr("nas_agg.training.evaluation.evaluate", lambda *_, **__: next(scored))
     history = train(network(), few, SEARCH, seed=0, epochs=2).history
     assert [(line["validation_loss"], line["validation_accuracy"]) for line in history] == [(2.0, 0.3)] * 2
 
@@ -214,7 +214,7 @@ def test_a_network_without_batch_norm_costs_nothing_more(few, monkeypatch):
     monkeypatch.setattr(batch_norm_statistics.StatisticsImages, "__iter__", lambda self: pytest.fail())
     evaluated, own = [], evaluate
     monkeypatch.setattr(
-        "nas_agg.training.evaluation.evaluate", lambda *arguments: evaluated.append(1) or own(*arguments)
+        "nas_agg.training.evaluation.evaluate", lambda *arguments, **more: evaluated.append(1) or own(*arguments, **more)
     )
     result = train(model, few, SEARCH, seed=0, epochs=2)
     assert len(evaluated) == 2 and RUNNING not in result.metrics

@@ -37,7 +37,7 @@ Report = Callable[[int, float], bool]
 
 
 def _compile(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
-    return compile(Genotype.model_validate(job.genotype), job.seed, memory=job.memory, **recipe.init_options)
+    return compile(Genotype.model_validate(job.genotype), job.seed, memory=job.memory, **recipe.compile_options)
 
 
 def _latency(job: TrialJob, model: Network, data: Data) -> float | None:
@@ -157,7 +157,7 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
         seed=job.seed,
         device=job.device,
         epochs=job.epochs,
-        on="train+validation",
+        on="train" if recipe.patience else "train+validation",
         out=out,
         resume=True,
         report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),

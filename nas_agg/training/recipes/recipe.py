@@ -12,6 +12,8 @@ from nas_agg.training.recipes.schedules import SCHEDULES
 ClassifierInit = Literal["he", "glorot"]
 ConvInit = Literal["fan_in", "fan_out", "fan_out_uniform"]
 Schedule = Literal["cosine", "step", "linear", "constant", "one-cycle"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+LossName = Literal["auto", "cross-entropy", "binary-cross-entropy", "mse", "mae", "huber"]
 Option = bool | int | float | str | tuple[float, ...]
 
 #: Fields that describe a recipe and do not affect trainings.
@@ -42,14 +44,34 @@ class Recipe(BaseModel):
         decay_vectors: Whether weight decay applies to biases and norms (one-dimensional parameters).
         decay_aggregation: Whether weight decay applies to the weights of gathers (``weight: true``, DSNet's weighted
             sums), one per edge and channel, of shape (C, 1, 1). It always applies to ``scale`` layers.
-        label_smoothing: Share of the target that is spread evenly over all classes.
+        micro_batches: Parts that each batch is split into, to need less memory: their gradients are accumulated, so
+            that a step is that of the whole batch except for the statistics of batch norms.
+        precision: Floating-point format of the forward pass: ``float32``, or automatic mixed precision with ``bf16`` or
+            ``fp16`` (with a scaled loss); ``auto``: bf16 on CUDA, float32 on a CPU.
         clip: Maximum global norm of the gradients; None disables clipping.
+        ema: Decay per step of the exponential moving average of weights and buffers, which is evaluated and saved in
+            place of the last weights; it rises from 0.1 during the first steps. 0 disables it.
+        patience: Stop once this many epochs brought no better validation value of the main metric, with the weights of
+            the best epoch; the final training then leaves the validation images out. None disables it.
+        loss: The loss; ``auto`` is that of the task: ``cross-entropy`` of one label, ``binary-cross-entropy`` of
+            several labels, ``mse`` (or ``mae``, ``huber``) of a regression.
+        label_smoothing: Share of the target that is spread evenly over all classes.
+        class_weights: Weight of each class in the loss: ``balanced`` is inversely proportional to its images; a list
+            has one number per class.
+        sampling: ``shuffle``: each epoch has every image once; ``balanced``: as many images, drawn with replacement
+            such that classes are equally likely.
+        mixup: Parameter of the beta distribution of mixup (Zhang et al., 2018); 0 disables it.
+        cutmix: Parameter of the beta distribution of cutmix (Yun et al., 2019); 0 disables it. With both, each batch
+            draws one of them.
+        dropout: Rate of dropout before the classifier.
+        drop_path: Rate of stochastic depth (Huang et al., 2016) of the last residual branch; that of the others grows
+            linearly with depth.
         zero_branches: Whether the last weighted layer of each residual branch is initialised at zero.
         classifier_init: Initialisation of linear layers: He's normal or Glorot's uniform distribution.
         conv_init: Initialisation of convolutions (He et al., 2015): normal with the variance that preserves that of
             activations (``fan_in``) or of gradients (``fan_out``), or uniform with the latter (``fan_out_uniform``).
-        crop, flip, resized_crop, color_jitter, autoaugment, lighting, cutout: Override the data set's augmentation
-            where set.
+        crop, flip, resized_crop, color_jitter, autoaugment, randaugment, randaugment_magnitude, trivialaugment,
+            lighting, cutout, erasing: Override the data set's augmentation where set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,8 +93,19 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.0, ge=0)
     decay_vectors: bool = True
     decay_aggregation: bool = True
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    micro_batches: int = Field(1, ge=1, le=10**6)
+    precision: Precision = "auto"
     clip: float | None = Field(None, gt=0)
+    ema: float = Field(0.0, ge=0, lt=1)
+    patience: int | None = Field(None, ge=1, le=10**6)
+    loss: LossName = "auto"
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: Literal["none", "balanced"] | tuple[Annotated[float, Field(ge=0)], ...] = "none"
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    mixup: float = Field(0.0, ge=0, le=100)
+    cutmix: float = Field(0.0, ge=0, le=100)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    drop_path: float = Field(0.0, ge=0, lt=1)
     zero_branches: bool = False
     classifier_init: ClassifierInit = "he"
     conv_init: ConvInit = "fan_in"
@@ -81,8 +114,12 @@ class Recipe(BaseModel):
     resized_crop: bool | None = None
     color_jitter: float | None = Field(None, ge=0, le=1)
     autoaugment: Policy | None = None
+    randaugment: int | None = Field(None, ge=0, le=14)
+    randaugment_magnitude: int | None = Field(None, ge=0, le=30)
+    trivialaugment: bool | None = None
     lighting: float | None = Field(None, ge=0, le=1)
     cutout: int | None = Field(None, ge=0, le=1024)
+    erasing: float | None = Field(None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check_milestones(self) -> Self:
@@ -92,10 +129,23 @@ class Recipe(BaseModel):
             raise ValueError("schedule: step requires milestones, such as [30, 60]")
         return self
 
+    @model_validator(mode="after")
+    def _check_policies(self) -> Self:
+        policies = {
+            "autoaugment": self.autoaugment not in (None, "none"),
+            "randaugment": bool(self.randaugment),
+            "trivialaugment": bool(self.trivialaugment),
+        }
+        chosen = [name for name, is_chosen in policies.items() if is_chosen]
+        if len(chosen) > 1:
+            raise ValueError(f"{chosen[1]}: excludes {chosen[0]}; disable one of them")
+        return self
+
     @property
-    def init_options(self) -> dict[str, Any]:
-        """Options of weight initialisation, as arguments of :func:`nas_agg.compiler.compile`."""
-        return {name: getattr(self, name) for name in ("zero_branches", "classifier_init", "conv_init")}
+    def compile_options(self) -> dict[str, Any]:
+        """Initialisation and regularization of the network, as arguments of :func:`nas_agg.compiler.compile`."""
+        names = ("zero_branches", "classifier_init", "conv_init", "dropout", "drop_path")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def fingerprint(self) -> str:
