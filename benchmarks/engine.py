@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from nas_agg.common.manifest import write_manifest
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialJob, TrialOutcome
 
@@ -47,6 +48,7 @@ def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialO
             out.mkdir(exist_ok=True)
             tested = {"trial": job.trial, "test_accuracy": 0.0, "correct": 0, "images": 1}
             (out / "metrics.json").write_text(json.dumps(tested))
+            write_manifest(out)
             out.rename(job.best)
             return FinalOutcome()
         start = time.time()

@@ -31,14 +31,14 @@ from torch import Tensor, nn
 
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import parse_document, read_document
 from nas_agg.compiler.last_map import LAST_MAP, with_last_map
 from nas_agg.compiler.network import Network
 from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.plots import Explanation, cam_overlays, check_matplotlib, heat_maps, learning_curves, save
 from nas_agg.report.source_weights import source_weights
-from nas_agg.study.records.run_folder import METRICS_FILE, WEIGHTS_FILE, dataset_arguments, read_run
+from nas_agg.study.records.history import HISTORY_FILE, read_history
+from nas_agg.study.records.run_folder import WEIGHTS_FILE, dataset_arguments, read_metrics, read_run
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import Data, load_data
 
@@ -94,19 +94,14 @@ class Subject:
         trial = self.text.rpartition(":")[2]
         places = ("best", "best.tmp") if Path(self.text).is_dir() else (f"trials/{trial}",)
         for place in places:
-            path = self.run / place / f"{METRICS_FILE}l"
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            history = [parse_document(line, str(path), "json") for line in lines]
-            if not all(isinstance(metrics, dict) and "epoch" in metrics for metrics in history):
-                raise InputError(f"{path}: not metrics of epochs")
-            if history:
+            if history := read_history(self.run / place):
                 return history
-        raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{METRICS_FILE}l)")
+        raise InputError(f"{self.text}: no epoch was trained (no {places[0]}/{HISTORY_FILE})")
 
     def test(self) -> dict[str, Any]:
         """The test metrics of a finished run; empty for a trial, which is not tested."""
-        path = Path(self.text) / "best" / METRICS_FILE
-        return dict(read_document(path)) if path.is_file() else {}
+        best = Path(self.text) / "best"
+        return read_metrics(best) if best.is_dir() else {}
 
 
 # ---------------------------------------------------------------------- weights by source

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 
-from optuna.storages.journal import JournalFileBackend
+from nas_agg.study.records.journal import CheckedJournal
 
 
 class Killed(BaseException):
@@ -14,13 +14,14 @@ class Killed(BaseException):
 def dying_after(monkeypatch, writes: int) -> None:
     """Let the journal die in the middle of its ``writes``-th line."""
     left = [writes]
+    original = CheckedJournal.append_logs
 
     def append(self, logs):
         left[0] -= 1
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with open(self._file_path, "ab") as file:
-            file.write(text if left[0] else text[: len(text) // 2])
+        before = self._path.stat().st_size
+        original(self, logs)
         if not left[0]:
+            os.truncate(self._path, (before + self._path.stat().st_size) // 2)
             raise Killed
 
-    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+    monkeypatch.setattr(CheckedJournal, "append_logs", append)

@@ -11,14 +11,14 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import IO, Any, Literal, NoReturn
 
+from nas_agg.common.durable import sync, temporary_path
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean
 
 MAX_CHARACTERS = 1_000_000
@@ -41,8 +41,17 @@ def write_errors(path: Path) -> Iterator[None]:
         raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
+def write_atomic(
+    path: str | os.PathLike[str], data: str | bytes, *, durable: bool = True, private: bool = False
+) -> None:
     """Write a temporary file and rename it, so that readers see the old content or the new, never a part of it.
+
+    Args:
+        path: The file.
+        data: Its content; a text is written as UTF-8.
+        durable: Whether the content and then the name are on the disk when this returns; otherwise a power failure
+            soon afterwards may lose both.
+        private: Whether only the owner may read the file.
 
     Raises:
         NasAggError: The file cannot be written.
@@ -50,10 +59,17 @@ def write_atomic(path: str | os.PathLike[str], data: str | bytes) -> None:
     path = Path(path)
     if not path.name:
         raise InputError(f"'{path}' is not a file name")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_path(path)
     try:
-        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if private else 0o666)
+        with open(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
+        if durable:
+            sync(path.parent)
     except OSError as error:
         raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
     finally:
@@ -107,7 +123,7 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def check_uncompressed(path: str | os.PathLike[str]) -> None:
+def check_uncompressed(path: str | os.PathLike[str] | IO[bytes]) -> None:
     """Reject a zip archive with compressed members, which could expand to any size.
 
     Raises:

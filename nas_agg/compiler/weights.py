@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Mapping
 
 import safetensors.torch
 import torch
@@ -12,13 +14,17 @@ from torch import nn
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import check_regular_file, write_atomic
 
+_DIGEST = "nas_agg:sha256"  # its key in the metadata
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write a model's parameters and buffers as safetensors, under their names in the module."""
+    """Write a model's parameters and buffers as safetensors, under their names in the module.
+
+    The metadata of the file contains the SHA-256 of the tensors.
+    """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(state))
+    write_atomic(path, safetensors.torch.save(state, {_DIGEST: _digest(state)}))
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -39,11 +45,25 @@ def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
                 if tensor.is_floating_point() and kind not in _FLOATS:
                     raise InputError(f"{path}: '{name}' has type {kind}, not floating point")
             loaded = {name: file.get_tensor(name) for name in state}
+            expected = (file.metadata() or {}).get(_DIGEST)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: not a readable safetensors file ({' '.join(str(error).split())})") from None
+    if expected is not None and expected != _digest(loaded):
+        raise InputError(
+            f"{path}: damaged: its tensors do not match the SHA-256 in its metadata; restore it from a copy"
+        )
     model.load_state_dict(loaded)
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def check_shapes(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.common.files import read_document
+from nas_agg.common.manifest import MANIFEST, check_file, read_manifest
+from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.space import SUFFIXES, list_spaces, open_space, spaces_in_family
@@ -70,13 +72,21 @@ def _from_run(run: Path) -> Genotype:
         best = run / "genotype.json"
     if not best.is_file():
         raise InputError(f"{run}: not a run folder with a best network (it contains no best/genotype.json)")
+    if (run / "run.json").exists() or (best.parent / MANIFEST).exists():
+        check_file(best.parent, best.name, f"restore it, or remove {best.parent} and resume the run to make it again")
     return _from_file(best)
 
 
 def _from_trial(run: Path, trial: str) -> Genotype:
     path = run / "trials" / trial / "genotype.json"
     if trial.isascii() and trial.isdigit() and path.is_file():
-        return _from_file(path)
+        remedy = "resume the search to write it again"
+        manifest = read_manifest(path.parent, remedy)
+        check_file(path.parent, path.name, remedy, manifest)
+        genotype = _from_file(path)
+        if manifest.get("trial") != int(trial) or manifest.get("hash") != cost(genotype).hash:
+            raise InputError(f"{path}: not the network that trial {trial} was recorded with; {remedy}")
+        return genotype
     numbers = sorted(
         int(folder.name)
         for folder in (run / "trials").glob("[0-9]*")

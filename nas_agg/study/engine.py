@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -17,13 +17,15 @@ from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.plan import SearchPlan, limits_text
 from nas_agg.study.proposer import Candidate, Proposer
-from nas_agg.study.records.network_files import write_best, write_network
+from nas_agg.study.records.journal import JOURNAL
+from nas_agg.study.records.network_files import is_trial_intact, write_best, write_trial
 from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.provenance import describe_space
 from nas_agg.study.records.run_folder import RunFolder, encodable, join_command
 from nas_agg.study.records.run_status import record_failure
-from nas_agg.study.records.storages import JOURNAL, open_storage
+from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.records.trials_table import TRIALS_FILE, check_trials_table, read_trials_table
 from nas_agg.study.samplers.initial_points import resolve_settings
 from nas_agg.study.scheduling.constraints import make_pruner, make_successive_halving
 from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
@@ -36,6 +38,8 @@ from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.pool import WorkerPool
 from nas_agg.study.workers.remote import CombinedExecutor, RemoteExecutor, announce_finished
 from nas_agg.study.workers.table_lookup import TableLookupExecutor
+
+SECONDS_INTERVAL = 10.0  # between two writes of the duration of a search
 
 
 def run_search(plan: SearchPlan, folder: RunFolder | None = None, show: bool = False) -> SearchResult:
@@ -99,11 +103,36 @@ def _finished_result(plan: SearchPlan, folder: RunFolder, show: bool) -> SearchR
     run = folder.run
     images = _Images(run.get("input"), run.get("classes"), run.get("data"))
     proposer = _make_proposer(plan, plan.settings, record, images)
+    _check_best(folder, record, plan.trains)
+    _restore_files(folder, record, proposer)
     result = _result(plan, folder, record, proposer, run.get("reason", ""))
     if show:
         print(f"{folder.path} is finished:")
         print_result(result)
     return result
+
+
+def _check_best(folder: RunFolder, record: StudyRecord, tested: bool) -> None:
+    """Compare the final network with the best trial of the record.
+
+    Raises:
+        InputError: It is of another trial.
+    """
+    metrics, best = folder.metrics(tested), ranked(record.trials)
+    if metrics is not None and best and (metrics.get("trial"), metrics.get("hash")) != (best[0].number, best[0].hash):
+        raise InputError(
+            f"{folder.best}: the network of trial {metrics.get('trial')}, but trial {best[0].number} is the study's "
+            f"best; restore the storage, or remove {folder.best} and resume the search to make it again"
+        )
+
+
+def _restore_files(folder: RunFolder, record: StudyRecord, proposer: Proposer) -> None:
+    """Write again what is missing or damaged of the files that follow from the record: the table and the networks."""
+    if folder.run["status"] == "finished" and not (folder.path / TRIALS_FILE).exists():
+        folder.table.write(record.trials)
+    for trial in record.trials:
+        if trial.duplicate_of is None and trial.state != RecordState.RUNNING and not is_trial_intact(folder, trial):
+            write_trial(folder, trial, proposer.genotype(trial.labels))
 
 
 # ---- the parts of a search
@@ -125,9 +154,9 @@ def _open_record(plan: SearchPlan, folder: RunFolder | None) -> StudyRecord:
     storage = open_storage(url, folder.path, must_exist)
     where = url or str(folder.path / JOURNAL)
     record = StudyRecord(pruner, storage, folder.run["study"], must_exist, plan.objectives, where)
-    if (written := folder.count_written_trials()) > len(record.trials):
-        counts = f"{len(record.trials)} trials, but trials.csv has {written}"
-        raise InputError(f"{where}: {counts}; restore it, or choose another --out")
+    if url is None and (folder.path / JOURNAL).exists():
+        folder.check(JOURNAL)
+    check_trials_table(read_trials_table(folder.path), record.trials, where, folder.path)
     return record
 
 
@@ -228,6 +257,11 @@ class _Search:
         folder, record = self.folder, _open_record(self.plan, self.folder)
         images = _Images(self.task.input, self.task.classes, self.task.data) if self.task else _Images()
         proposer = _make_proposer(self.plan, self.settings, record, images, self.memory)
+        if folder is not None and record.trials:
+            folder.table.begin(record.trials)
+            _restore_files(folder, record, proposer)
+            if self._has_final_network:
+                _check_best(folder, record, self.plan.trains)
         forgiven = _mark_running(folder, record)
         stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._reporter(record, stopwatch) as reporter:
@@ -263,6 +297,7 @@ class _Search:
                 if not self._has_final_network:
                     self._make_final_network(folder, best, proposer, reporter)
         if folder is not None:
+            record.flush()
             folder.finish()
         return _result(self.plan, folder, record, proposer, reason)
 
@@ -306,8 +341,7 @@ class _Search:
         pause_at = self.rungs.next_rung(trial) if self.rungs else None
         if self.folder is None:
             return Assignment(trial.number, candidate.genotype, pause_at=pause_at)
-        path = self.folder.trial_folder(trial.number)
-        write_network(path, candidate.genotype)
+        path = write_trial(self.folder, trial, candidate.genotype)
         if not self.plan.trains:
             return Assignment(trial.number, candidate.genotype, pause_at=pause_at)
         settings = self.settings
@@ -329,9 +363,14 @@ class _Search:
         return Assignment(trial.number, candidate.genotype, job, pause_at)
 
     def _reporter(self, record: StudyRecord, stopwatch: Stopwatch) -> ProgressReporter:
-        def write_files() -> None:
-            if self.folder is not None:
-                self.folder.write_trials(record.trials)
+        def write_files(ended: Sequence[TrialRecord], closing: bool) -> None:
+            if self.folder is None:
+                return
+            if closing:
+                self.folder.table.write(record.trials)
+            else:
+                self.folder.table.append(ended)
+            if closing or stopwatch.seconds - self.folder.run["seconds"] >= SECONDS_INTERVAL:
                 self.folder.update(seconds=round(stopwatch.seconds, 1))
 
         return ProgressReporter(

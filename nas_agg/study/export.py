@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, explain_out_of_memory
 from nas_agg.common.files import read_document
+from nas_agg.common.manifest import MANIFEST
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run, describe_source, describe_training
 from nas_agg.study.records.run_folder import (
@@ -15,6 +16,8 @@ from nas_agg.study.records.run_folder import (
     METRICS_FILE,
     RUN_FILE,
     WEIGHTS_FILE,
+    check_best,
+    check_finished,
     dataset_arguments,
     encodable,
     read_run,
@@ -117,21 +120,28 @@ def _describe_best(path: Path) -> tuple[str, str, str | None]:
     run = read_run(path)
     if not (best / GENOTYPE_FILE).is_file() or not (weights or run.get("evaluate")):
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
+    check_finished(path, run)
+    if weights is not None:
+        check_best(best, WEIGHTS_FILE)
     title, about = describe_run(run, path, _metrics(path).get("trial"))
     return title, about, weights
 
 
 def _describe_training(path: Path) -> str:
-    """The training of a run's final network; empty if its metrics are missing or damaged."""
+    """The training of a run's final network; empty if it is a copy without run.json or metrics."""
+    metrics = _metrics(path)
     try:
-        return describe_training(_metrics(path), dataset_arguments(read_run(path), path)["spec"])
+        return describe_training(metrics, dataset_arguments(read_run(path), path)["spec"])
     except (InputError, KeyError, TypeError, ValueError):
         return ""
 
 
 def _metrics(path: Path) -> dict[str, Any]:
+    best = path / "best"
+    if (path / RUN_FILE).is_file() or (best / MANIFEST).is_file():
+        check_best(best, METRICS_FILE)
     try:
-        metrics = read_document(path / "best" / METRICS_FILE)
+        metrics = read_document(best / METRICS_FILE)
     except InputError:
         return {}
     return metrics if isinstance(metrics, dict) else {}

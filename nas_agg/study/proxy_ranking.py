@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +21,7 @@ from nas_agg.study.definition.task import absolute, cores
 from nas_agg.study.records.progress import pluralize
 from nas_agg.study.records.proxy_score_cache import ScoreCache, Scores
 from nas_agg.study.records.run_folder import dataset_arguments, read_run
+from nas_agg.study.records.trials_table import TRIALS_FILE, read_trials_table
 from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
 from nas_agg.study.tables.results_table import TabularSpace
 
@@ -315,25 +313,16 @@ def _trained(folder: Path, run: Mapping[str, Any], limit: int | None) -> tuple[l
     Returns:
         Their numbers, their results (more is better), and the metric of the results.
     """
-    path = folder / "trials.csv"
     objective = objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))[0]
+    complete = [row for row in read_trials_table(folder) if row["state"] == "complete"][:limit]
     try:
-        lines = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
-        number, state, value, accuracy = map(lines[0].index, ("number", "state", "value", "accuracy"))
-        complete = [line for line in lines[1:] if line[state] == "complete"][:limit]
-        if any(line[accuracy] for line in complete):
-            metric, results = "accuracy", [float(line[accuracy]) for line in complete]
+        if any(row["accuracy"] for row in complete):
+            metric, results = "accuracy", [float(row["accuracy"]) for row in complete]
         else:
-            metric, results = objective.name, [objective.score(float(line[value])) for line in complete]
-        if not all(map(math.isfinite, results)):
-            raise ValueError
-        return [int(line[number]) for line in complete], results, metric
-    except FileNotFoundError:
-        return [], [], objective.name
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, LookupError, csv.Error):
-        raise InputError(f"{path}: damaged; resume the search to rewrite it") from None
+            metric, results = objective.name, [objective.score(float(row["value"])) for row in complete]
+    except ValueError:
+        raise InputError(f"{folder / TRIALS_FILE}: a result is not a number; resume the search to rewrite it") from None
+    return [int(row["number"]) for row in complete], results, metric
 
 
 def _genotype(folder: Path, number: int) -> Genotype:

@@ -20,7 +20,15 @@ from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute, check_unchanged, data_arguments
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
 from nas_agg.study.records.provenance import describe_run, describe_source
-from nas_agg.study.records.run_folder import WEIGHTS_FILE, RunFolder, dataset_arguments, read_run, resume_instructions
+from nas_agg.study.records.run_folder import (
+    WEIGHTS_FILE,
+    RunFolder,
+    check_best,
+    check_finished,
+    dataset_arguments,
+    read_run,
+    resume_instructions,
+)
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 from nas_agg.study.workers.messages import FinalJob
@@ -230,7 +238,7 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     except TrainingFailed as error:
         folder.update(status="failed", reason=str(error))
         raise
-    folder.update(status="finished")
+    folder.finish()
 
 
 def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, float], bool]:
@@ -373,6 +381,8 @@ def evaluate_run(
     best = Path(path) / "best"
     if not (best / WEIGHTS_FILE).is_file():
         raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
+    check_finished(path, run)
+    check_best(best, WEIGHTS_FILE)
     data = load_data(**dataset_arguments(run, path))
     if run.get("dataset") and (changes := differences(run["dataset"], data.description())):
         warn(f"{data.name} has changed since the run began: {changes}")

@@ -14,6 +14,11 @@ from nas_agg.common.errors import InputError
 from nas_agg.common.files import check_regular_file, check_uncompressed, write_atomic
 
 CHECKPOINT = "checkpoint.pt"
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint is not what was written; the training can only start anew."""
 
 
 def model_fingerprint(model: nn.Module) -> str:
@@ -24,7 +29,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def save_checkpoint(out: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write a folder's checkpoint, replacing an earlier one.
+    """Write a folder's checkpoint, replacing an earlier one. The file ends with the SHA-256 of what is before.
 
     Args:
         out: The folder.
@@ -33,6 +38,7 @@ def save_checkpoint(out: Path, fingerprint: dict[str, Any], state: dict[str, Any
     """
     buffer = io.BytesIO()
     torch.save({"of": fingerprint, "state": state}, buffer)
+    buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
     write_atomic(out / CHECKPOINT, buffer.getvalue())
 
 
@@ -40,18 +46,26 @@ def load_checkpoint(out: Path, fingerprint: dict[str, Any]) -> dict[str, Any] | 
     """Load the state of a folder's checkpoint to the CPU; None if there is no checkpoint.
 
     Raises:
-        InputError: The file cannot be read or belongs to another training; the message names what differs.
+        DamagedCheckpoint: The file is damaged.
+        InputError: It belongs to another training; the message names what differs.
     """
     path = out / CHECKPOINT
     if not path.exists():
         return None
     check_regular_file(path)
     try:
-        check_uncompressed(path)
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        data = path.read_bytes()
+        content = io.BytesIO(data[:-_DIGEST_BYTES])
+        if hashlib.sha256(content.getbuffer()).digest() != data[-_DIGEST_BYTES:]:
+            raise DamagedCheckpoint(f"{path}: damaged: it does not match its SHA-256; remove it to start anew")
+        check_uncompressed(content)
+        content.seek(0)
+        saved = torch.load(content, map_location="cpu", weights_only=True)
         saved_fingerprint, state = dict(saved["of"]), dict(saved["state"])
+    except InputError:
+        raise
     except Exception:  # a damaged file can make torch.load raise almost anything
-        raise InputError(f"{path}: not a readable checkpoint; remove it to start anew") from None
+        raise DamagedCheckpoint(f"{path}: not a readable checkpoint; remove it to start anew") from None
     for name, value in fingerprint.items():
         if saved_fingerprint.get(name) != value:
             raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas_agg.common.chained_lines import START, json_line
+from nas_agg.common.durable import HeldFolder, sync
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_of_memory, one_line
-from nas_agg.common.files import write_atomic
+from nas_agg.common.files import write_atomic, write_errors
 from nas_agg.compiler.network import memory_of
 from nas_agg.training.augment import Augmenter
 from nas_agg.training.batch_norm_statistics import running_averages_lag
@@ -126,8 +127,8 @@ def train(
         epochs: Number of epochs, instead of the recipe's; its schedule is scaled accordingly.
         on: The training images. With ``"train"`` each epoch is evaluated on the validation images, with batch-norm
             statistics of the current weights while running averages lag (`nas_agg.training.batch_norm_statistics`).
-        out: Folder for ``metrics.jsonl`` (one line per epoch) and ``checkpoint.pt``. A finished training leaves a
-            checkpoint only if one was due; it may be removed once the result is saved.
+        out: Folder for ``metrics.jsonl`` (one line per epoch) and ``checkpoint.pt``, whose parent exists. A finished
+            training leaves a checkpoint only if one was due; it may be removed once the result is saved.
         resume: Resume from the checkpoint in ``out``, or start anew if there is none. The result is that of an
             uninterrupted training, bit for bit on a CPU.
         report: Called after each epoch with its number (from 1) and metrics; returning true ends the training.
@@ -218,14 +219,20 @@ class _Training:
 
     def prepare_folder(self, out: Path, resume: bool) -> None:
         """Restore the folder's checkpoint if ``resume``; else remove what an earlier training left."""
-        out.mkdir(parents=True, exist_ok=True)
+        with write_errors(out):
+            out.mkdir(exist_ok=True)
+            self.folder = HeldFolder(out)
         self.out = out
         state = load_checkpoint(out, self.fingerprint) if resume else None
         if state is None:
             remove_checkpoint(out)
         else:
             self._restore(state)
-        write_atomic(out / METRICS, "".join(json.dumps(metrics) + "\n" for metrics in self.history))
+        text, self.digest = b"", START
+        for metrics in self.history:
+            line, self.digest = json_line(self.digest, metrics)
+            text += line
+        write_atomic(out / METRICS, text)
 
     def compile(self) -> None:
         """Compile a training step; weights, buffers and random states are left as they were."""
@@ -261,9 +268,7 @@ class _Training:
         while len(self.history) < pause_after and stopped is None:
             metrics = self._epoch(len(self.history) + 1)
             self.history.append(metrics)
-            if self.out is not None:
-                with (self.out / METRICS).open("a") as file:
-                    file.write(json.dumps(metrics) + "\n")
+            self._write_metrics(metrics)
             if self.stopping is not None:
                 self.stopping.observe(metrics, self.stepper.evaluated)
             if report is not None and report(len(self.history), metrics) and len(self.history) < self.epochs:
@@ -272,12 +277,13 @@ class _Training:
                 stopped = "early"
             # After the report, so that every finished epoch is reported, and never for a training that was pruned.
             elif self.out is not None and time.monotonic() - saved >= checkpoint_seconds:
-                save_checkpoint(self.out, self.fingerprint, self._state())
+                self._save_checkpoint()
                 saved = time.monotonic()
         if stopped is None and len(self.history) < self.epochs:
             stopped = "paused"
-            if self.out is not None:
-                save_checkpoint(self.out, self.fingerprint, self._state())
+            self._save_checkpoint()
+        if self.out is not None:
+            sync(self.out / METRICS)
         if stopped != "paused":
             self.stepper.finish()
             if self.stopping is not None:
@@ -285,6 +291,19 @@ class _Training:
         seconds = sum(metrics["seconds"] for metrics in self.history)
         best = None if self.stopping is None else self.stopping.best_epoch
         return TrainingResult(len(self.history), tuple(self.history), stopped, seconds, self.compile_error, best)
+
+    def _write_metrics(self, metrics: Metrics) -> None:
+        if self.out is None:
+            return
+        self.folder.check()
+        line, self.digest = json_line(self.digest, metrics)
+        with write_errors(self.out / METRICS), (self.out / METRICS).open("ab") as file:
+            file.write(line)
+
+    def _save_checkpoint(self) -> None:
+        if self.out is not None:
+            self.folder.check()
+            save_checkpoint(self.out, self.fingerprint, self._state())
 
     def _epoch(self, number: int) -> Metrics:
         start = time.perf_counter()

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import nas_agg
+from nas_agg.common.chained_lines import json_line
 from nas_agg.study.standalone_training import train_genotype
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "inspect_network.py"
@@ -135,7 +136,11 @@ def test_wrong_arguments_are_a_one_line_error(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('{"epoch": 1}\n{"ep', "metrics.jsonl"), ("[1]", "not metrics of epochs")]
+    ("text", "message"),
+    [
+        ('{"epoch":1}\n', "metrics.jsonl: line 1 is damaged"),
+        (json_line("", {"a": 1})[0].decode(), "not metrics of epochs"),
+    ],
 )
 def test_damaged_metrics_are_a_one_line_error(
     text: str, message: str, example: Any, runs: Path, tmp_path: Path

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import canonical_json
+from nas_agg.common.manifest import write_manifest
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import Point, Space, list_spaces, open_space
@@ -304,6 +305,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / place).mkdir(parents=True)
     for place in ("run/best", "run/trials/0", "run/trials/12", ""):
         (tmp_path / place / "genotype.json").write_text(genotype)
+    hash = cost(Space(TEXT, "mine").point("small")).hash
+    for number in (0, 12):
+        write_manifest(tmp_path / f"run/trials/{number}", trial=number, hash=hash)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from nas_agg.common.manifest import write_manifest
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialOutcome
 from nas_agg.study.workers.process import serve
@@ -33,6 +34,7 @@ def prepare(config):
             out.mkdir(exist_ok=True)
             metrics = {"trial": job.trial, "test_accuracy": 0.5, "correct": 5, "images": 10}
             (out / "metrics.json").write_text(json.dumps(metrics))
+            write_manifest(out)
             out.rename(job.best)
             return FinalOutcome()
         number = int(Path(job.out).name.partition("-")[0])

@@ -12,7 +12,7 @@ import pytest
 
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
-from nas_agg.study.records.storages import JOURNAL
+from nas_agg.study.records.journal import JOURNAL
 
 TINY = {
     "input": [1, 8, 8],

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from nas_agg.common.manifest import write_manifest
 from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialOutcome
 from nas_agg.study.workers.process import serve
 from nas_agg.training.recipes import open_recipe
@@ -26,6 +27,7 @@ def prepare(config):
             (out / "metrics.json").write_text(
                 json.dumps({"trial": job.trial, "test_accuracy": 0.5, "correct": 5, "images": 10})
             )
+            write_manifest(out)
             out.rename(job.best)
             return FinalOutcome()
         width, deep = let["width"] // 2, let["deep"]

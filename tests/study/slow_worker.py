@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nas_agg.common.manifest import write_manifest
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialOutcome
 from nas_agg.study.workers.process import serve
@@ -18,6 +19,7 @@ def prepare(config):
             tested = {"trial": job.trial, "test_accuracy": 0.5, "correct": 5, "images": 10}
             tested |= {"validation_accuracy": job.validation_accuracy, **job.cost}
             (out / "metrics.json").write_text(json.dumps(tested))
+            write_manifest(out)
             out.rename(job.best)
             return FinalOutcome()
         width = job.genotype["let"]["width"] // 2

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from damage import edit_sealed, list_again
 
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
@@ -82,6 +83,9 @@ def test_a_damaged_record_only_shortens_the_description(trained, tmp_path):
     out, metrics = trained
     shutil.copytree(out, tmp_path / "old")
     (tmp_path / "old/best/metrics.json").write_text("[]")
+    with pytest.raises(InputError, match=r"metrics.json: damaged: it does not match its SHA-256"):
+        export_genotype(str(tmp_path / "old"), tmp_path / "first")
+    list_again(tmp_path / "old/best")
     export_genotype(str(tmp_path / "old"), tmp_path / "first")
     assert right_of_the_test_split(tmp_path / "first", metrics) == metrics["correct"]
     (tmp_path / "old/run.json").unlink()
@@ -96,8 +100,7 @@ def test_a_run_without_a_final_network_is_rejected(trained, tmp_path):
     with pytest.raises(InputError, match=r"no final network; best/weights.safetensors is missing; restore it"):
         export_genotype(str(tmp_path / "run"), tmp_path / "model")
     shutil.rmtree(tmp_path / "run/best")
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    (tmp_path / "run/run.json").write_text(json.dumps({**record, "status": "stopped"}))
+    edit_sealed(tmp_path / "run/run.json", status="stopped")
     with pytest.raises(InputError, match="no final network; finish it with the same nas_agg train command"):
         export_genotype(str(tmp_path / "run"), tmp_path / "model")
     assert not (tmp_path / "model").exists()

@@ -25,6 +25,7 @@ def test_the_final_network_is_tested_once_and_can_be_tested_again(tiny_file, tmp
     best = tmp_path / "run/best"
     assert {path.name for path in best.iterdir()} == {
         "genotype.json",
+        "manifest.json",
         "metrics.json",
         "metrics.jsonl",
         "model.py",

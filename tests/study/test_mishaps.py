@@ -11,11 +11,14 @@ import sqlite3
 
 import optuna
 import pytest
+from damage import edit_sealed, list_again
 
 from nas_agg.common.errors import InputError, NasAggError, redact
+from nas_agg.common.manifest import write_manifest
+from nas_agg.common.sealed_json import sealed
 from nas_agg.study.api import resume, search
+from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.run_folder import RUN_FORMAT, RunFolder, read_run
-from nas_agg.study.records.storages import JOURNAL
 from nas_agg.study.samplers.searcher import Searcher
 from nas_agg.study.standalone_training import evaluate_run
 
@@ -39,8 +42,7 @@ def kept_run(tiny, score, path):
 
 
 def unfinished(path, **changes):
-    run = json.loads((path / "run.json").read_text())
-    (path / "run.json").write_text(json.dumps({**run, "status": "stopped", **changes}))
+    edit_sealed(path / "run.json", **{"status": "stopped", **changes})
 
 
 # ---- what evaluate gives
@@ -233,7 +235,10 @@ def test_a_lost_journal_is_not_begun_again(tiny, score, tmp_path, damage, status
             "" if damage == "empty" else journal.read_text().replace('"study_name":"', '"study_name":"x')
         )
     line = said(InputError, search, tiny, score, **settings)
-    assert line == f"{journal}: the study is missing; restore it, or choose another --out"
+    if damage == "another study":
+        assert line.startswith(f"{journal}: line 1 is damaged, or a line before it is missing; restore the file")
+    else:
+        assert line == f"{journal}: the study is missing; restore it, or choose another --out"
     assert (path / "trials.csv").read_text() == trials
 
 
@@ -245,7 +250,10 @@ def test_a_storage_that_lost_trials_is_not_gone_on_with(tiny, score, tmp_path):
     assert len(begins) == len(trials.splitlines()) - 1
     journal.write_text("".join(lines[: begins[1]]))
     line = said(InputError, search, tiny, score, **{**settings, "budget": 5})
-    assert line == f"{journal}: 1 trials, but trials.csv has {len(begins)}; restore it, or choose another --out"
+    assert line.startswith(f"{journal}: damaged: it does not match its SHA-256 in manifest.json; restore it")
+    unfinished(path)
+    line = said(InputError, search, tiny, score, **{**settings, "budget": 5})
+    assert line.startswith(f"{journal}: 1 trials, but trials.csv has trial 1; restore the storage, or choose another")
     assert (path / "trials.csv").read_text() == trials
     assert not (path / "best-of-3").exists()
 
@@ -290,6 +298,8 @@ def test_a_best_that_is_not_whole_says_what_to_do(tiny, score, tmp_path):
     best = path / "best"
     for text in ("[]", "5", "{"):
         (best / "metrics.json").write_text(text)
+        assert "metrics.json: damaged: it does not match" in said(InputError, search, tiny, score, **settings)
+        list_again(best)
         assert f"remove {best} to rewrite it" in said(InputError, search, tiny, score, **settings)
     (best / "metrics.json").unlink()
     assert said(InputError, search, tiny, score, **settings).startswith(f"{best}: incomplete, it has no metrics.json")
@@ -308,6 +318,7 @@ def test_a_tested_network_needs_its_figures(tmp_path):
     folder.best.mkdir()
     for text in ("{}", '{"test_accuracy": "x", "correct": 1, "images": 2}'):
         (folder.best / "metrics.json").write_text(text)
+        write_manifest(folder.best)
         assert "test_accuracy: " in said(InputError, folder.metrics)
     folder.close()
 
@@ -330,10 +341,10 @@ def test_a_tested_network_needs_its_figures(tmp_path):
     ],
 )
 def test_a_record_of_wrong_types_is_refused_by_the_field(tmp_path, change, field):
-    run = {"format": 1, "status": "running", "settings": {"space": "microdense"}, "study": "a", "named": True}
-    (tmp_path / "run.json").write_text(json.dumps(run))
+    run = {"format": RUN_FORMAT, "status": "running", "settings": {"space": "microdense"}, "study": "a", "named": True}
+    (tmp_path / "run.json").write_text(sealed(run))
     assert read_run(tmp_path) == run
-    (tmp_path / "run.json").write_text(json.dumps({**run, **change}))
+    (tmp_path / "run.json").write_text(sealed({**run, **change}))
     line = said(InputError, resume, tmp_path)
     assert line.startswith(f"{tmp_path / 'run.json'}: {field}")
 
@@ -341,31 +352,31 @@ def test_a_record_of_wrong_types_is_refused_by_the_field(tmp_path, change, field
 @pytest.mark.parametrize("run", ["[]", "5", "null"])
 def test_a_record_that_is_none_is_refused(tmp_path, run):
     (tmp_path / "run.json").write_text(run)
-    assert said(InputError, read_run, tmp_path) == f"{tmp_path / 'run.json'}: not an object"
+    assert said(InputError, read_run, tmp_path).startswith(f"{tmp_path / 'run.json'}: damaged: it does not")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2, "versions": {"nas-agg": "7.1"}}, "format 2; expected format 1; open this run with nas_agg 7.1,"),
+        ({"format": 1, "versions": {"nas-agg": "7.1"}}, "format 1; expected format 2; open this run with nas_agg 7.1,"),
         (
             {"format": "x" * 99, "versions": {}},
-            "...; expected format 1; open this run with the version of nas_agg that wrote it,",
+            "...; expected format 2; open this run with the version of nas_agg that wrote it,",
         ),
         (
             {"format": None, "versions": {"nas-agg": "0.0"}},
-            "format None; expected format 1; open this run with nas_agg 0.0,",
+            "format None; expected format 2; open this run with nas_agg 0.0,",
         ),
         (
             {"versions": 5},
-            "no format number; expected format 1; open this run with the version of nas_agg that wrote it,",
+            "no format number; expected format 2; open this run with the version of nas_agg that wrote it,",
         ),
     ],
 )
 def test_a_run_of_another_format_is_refused_with_the_version_that_reads_it(tiny, score, tmp_path, change, message):
     path, settings = kept_run(tiny, score, tmp_path / "run")
     run = json.loads((path / "run.json").read_text())
-    assert run.pop("format") == RUN_FORMAT == 1
+    assert run.pop("format") == RUN_FORMAT == 2
     (path / "run.json").write_text(json.dumps(run | change))
     before = (path / JOURNAL).read_bytes()
     for call, arguments in ((read_run, {"path": path}), (RunFolder, {"path": path}), (resume, {"path": path})):
@@ -387,9 +398,7 @@ def test_what_cannot_be_written_is_one_line(tiny, score, tmp_path, name):
         settings["out"] = path
         (path / JOURNAL).unlink()
         (path / "trials.csv").unlink()
-        run = json.loads((path / "run.json").read_text())
-        del run["forgiven"]
-        (path / "run.json").write_text(json.dumps(run))
+        edit_sealed(path / "run.json", forgiven=None)
     else:
         target.mkdir()
         (target / "inside").write_text("")
@@ -415,6 +424,9 @@ def test_a_run_without_weights_says_why(tiny, score, tmp_path):
     line = said(InputError, evaluate_run, path)
     assert "best/weights.safetensors is missing" in line and "function" not in line
     (path / "best/weights.safetensors").write_bytes(b"")
+    assert "not in the folder's manifest.json" in said(InputError, evaluate_run, path)
+    write_manifest(path / "best")
+    list_again(path)
     assert "specifies no data set" in said(InputError, evaluate_run, path)
     for data, field in (({}, "data.spec: "), ({"spec": "digits", "root": "/"}, "data.root: ")):
         unfinished(path, status="finished", data=data)
@@ -422,4 +434,5 @@ def test_a_run_without_weights_says_why(tiny, score, tmp_path):
     unfinished(path, status="finished", data={"spec": "digits"})
     for text in ("{", "[]", '{"net": 5}'):
         (path / "best/genotype.json").write_text(text)
+        list_again(path / "best")
         assert "genotype.json" in said(InputError, evaluate_run, path)

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from damage import edit_sealed
 from scipy import stats
 
 import nas_agg
+from nas_agg.common.chained_lines import next_digest
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space, open_space
@@ -22,6 +24,7 @@ from nas_agg.study import proxy_ranking as ranking
 from nas_agg.study.proxy_ranking import Correlation, correlations, rank_genotypes, rank_run, rank_table
 from nas_agg.study.records import proxy_score_cache
 from nas_agg.study.records.run_folder import RunFolder
+from nas_agg.study.records.trials_table import _csv_line
 from nas_agg.study.samplers.proxy_scorer import ZERO_COST_PROXIES, ProxyScorer
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.training.data import Data, load_data
@@ -171,8 +174,17 @@ def trials(folder: Path) -> list[dict[str, str]]:
 
 
 def rewrite(folder: Path, **changes) -> None:
-    run = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps(run | changes))
+    edit_sealed(folder / "run.json", **changes)
+
+
+def write_table(folder: Path, rows: list[list[str]]) -> None:
+    """Write trials.csv, of which the last column is replaced by digests that match."""
+    text, digest = "", ""
+    for header, row in enumerate(rows):
+        line = _csv_line(row[:-1])
+        digest = next_digest(digest, line.encode())
+        text += f"{line},{digest if header else row[-1]}\n"
+    (folder / "trials.csv").write_text(text)
 
 
 def test_a_run_is_ranked_like_its_networks(folder: Path, data: Data) -> None:
@@ -269,7 +281,7 @@ def test_a_run_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     expected = rank_run(folder, ["zen"], dataset="digits")
     (folder / "proxies.json").unlink()
 
-    def refuse(path, text):
+    def refuse(path, text, **options):
         raise NasAggError(f"{path}: cannot be written: Permission denied")
 
     monkeypatch.setattr(proxy_score_cache, "write_atomic", refuse)
@@ -289,10 +301,7 @@ def test_a_run_has_its_data_set_and_metric(folder: Path, data: Data) -> None:
     results = [float(row["value"]) for row in trials(folder)]
     assert result.correlations == rank_genotypes(networks, results, own, ["zen"])
     rows = [row | {"accuracy": str(len(row["hash"]) - int(row["params"]))} for row in trials(folder)]
-    with (folder / "trials.csv").open("w") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table(folder, [list(rows[0]), *(list(row.values()) for row in rows)])
     assert rank_run(folder, ["zen"]).correlations[0].kendall == pytest.approx(-1), "accuracy, not the weighed value"
 
 
@@ -329,27 +338,23 @@ def test_errors_of_a_ranking_are_one_line(folder: Path, tmp_path: Path) -> None:
         rank_run(tmp_path / "ruin")
     with pytest.raises(InputError, match="unknown proxy 'zem'; did you mean 'zen'"):
         rank_run(folder, ["zem"])
-    header = (folder / "trials.csv").read_text().splitlines()[0]
-    for text, line in (
+    header = (folder / "trials.csv").read_text().splitlines()[0].split(",")
+    rest = [""] * (len(header) - 3)
+    for rows, line in (
         (None, "0 networks trained in full so far; at least 3 are needed"),
-        (header, "0 networks trained in full so far"),
-        ("", "trials.csv: damaged; resume the search"),
-        ("number,state\n", "trials.csv: damaged; resume the search"),
-        (header + "\n0,complete\n", "trials.csv: damaged; resume the search"),
-        (header + "\n0,complete,nan,,,,,,,,,,,,\n", "trials.csv: damaged; resume the search"),
-        (
-            header + "\n" + "\n".join(f"{n},complete,0.5,,,,,,,,,,,," for n in (900, 901, 902)),
-            "trial 900 has no genotype",
-        ),
+        ([header], "0 networks trained in full so far"),
+        ([], "trials.csv: the header is damaged"),
+        ([["number", "state"]], "trials.csv: the header is damaged"),
+        ([header, ["0", "complete"]], "trials.csv: row 2 is damaged"),
+        ([header, ["0", "complete", "x", *rest]], "trials.csv: a result is not a number; resume the search"),
+        ([header, *([str(n), "complete", "0.5", *rest] for n in (900, 901, 902))], "trial 900 has no genotype"),
     ):
         (folder / "trials.csv").unlink(missing_ok=True)
-        if text is not None:
-            (folder / "trials.csv").write_text(text)
+        if rows is not None:
+            write_table(folder, rows)
         with pytest.raises(InputError, match=line):
             rank_run(folder, dataset="digits")
-    run = json.loads((folder / "run.json").read_text())
-    del run["study"]
-    (folder / "run.json").write_text(json.dumps(run))
+    rewrite(folder, study=None)
     with pytest.raises(InputError, match="the run folder of a standalone training, not of a search"):
         rank_run(folder)
 

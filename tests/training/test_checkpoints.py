@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from torch import nn
@@ -50,6 +52,8 @@ def test_damaged_checkpoints_are_refused_and_nothing_in_them_is_run(tmp_path):
     torch.save({"of": {"seed": 0}, "state": Command()}, tmp_path / "evil")
     for text in (b"", b"x" * 100, whole[:100], whole[: len(whole) // 2], (tmp_path / "evil").read_bytes()):
         (tmp_path / CHECKPOINT).write_bytes(text)
+        assert "damaged: it does not match its SHA-256; remove it" in refusal(load_checkpoint, tmp_path, {"seed": 0})
+        (tmp_path / CHECKPOINT).write_bytes(text + hashlib.sha256(text).digest())
         assert "not a readable checkpoint" in refusal(load_checkpoint, tmp_path, {"seed": 0})
     assert not ran.exists()
 

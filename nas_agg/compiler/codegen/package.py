@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import secrets
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nas_agg.common.durable import abandoned, remove_abandoned, temporary_path
 from nas_agg.common.errors import InputError, NasAggError, is_out_of_memory, one_line
 from nas_agg.common.files import read_document, write_atomic
 from nas_agg.compiler.codegen import emit
@@ -96,8 +96,9 @@ def write_package(
     if onnx:
         check_onnx()
     place = Path(os.path.realpath(out))
-    stem = f".{place.name}.{os.getpid()}.{secrets.token_hex(4)}"
-    temporary, old = place.with_name(f"{stem}.tmp"), place.with_name(f"{stem}.old")
+    _clean_up(place)
+    temporary = temporary_path(place)
+    old = temporary.with_suffix(".old")
     new_parents = [folder for folder in place.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
@@ -163,6 +164,16 @@ def _why_not_compiled_model(folder: Path) -> str:
     if entries and set(_MARKERS.findall(code)) != {"def build(", "class Network("}:
         return f"contains a '{MODEL}' that nas_agg did not write"
     return ""
+
+
+def _clean_up(place: Path) -> None:
+    """Remove what killed calls left beside a folder; the folder itself is restored if one had just moved it away."""
+    remove_abandoned(place.parent, place.name)
+    for old in abandoned(place.parent, place.name, "old"):
+        if place.exists():
+            _discard(old)
+        else:
+            os.rename(old, place)
 
 
 def _discard(folder: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas_agg.common.durable import rename_durably
+from nas_agg.common.errors import InputError
 from nas_agg.common.files import canonical_json, write_atomic, write_errors
+from nas_agg.common.manifest import check_file, read_manifest, write_manifest
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.records.provenance import add_code_or_warn, describe_run
 from nas_agg.study.records.run_folder import GENOTYPE_FILE, METRICS_FILE, RunFolder
@@ -18,12 +20,41 @@ if TYPE_CHECKING:
 VALUES = "values.json"
 
 
-def write_network(folder: Path, genotype: Genotype | Values) -> None:
-    """Write a genotype, or the values of bare parameters."""
+def write_network(folder: Path, genotype: Genotype | Values, *, durable: bool = True) -> str:
+    """Write a genotype, or the values of bare parameters.
+
+    Returns:
+        The name of the file.
+    """
     if isinstance(genotype, Genotype):
-        write_atomic(folder / GENOTYPE_FILE, genotype.to_json() + "\n")
-    else:
-        write_atomic(folder / VALUES, canonical_json(genotype) + "\n")
+        write_atomic(folder / GENOTYPE_FILE, genotype.to_json() + "\n", durable=durable)
+        return GENOTYPE_FILE
+    write_atomic(folder / VALUES, canonical_json(genotype) + "\n", durable=durable)
+    return VALUES
+
+
+def write_trial(folder: RunFolder, trial: TrialRecord, genotype: Genotype | Values) -> Path:
+    """Write the network of a trial to the trial's folder, which is returned.
+
+    It does not wait for the disk: the study has the values that the network can be written from again.
+    """
+    path = folder.trial_folder(trial.number)
+    name = write_network(path, genotype, durable=False)
+    write_manifest(path, [name], durable=False, trial=trial.number, hash=trial.hash)
+    return path
+
+
+def is_trial_intact(folder: RunFolder, trial: TrialRecord) -> bool:
+    """Whether the folder of a trial holds the network that was written to it."""
+    path = folder.path / "trials" / str(trial.number)
+    try:
+        manifest = read_manifest(path)
+        names = [name for name in (GENOTYPE_FILE, VALUES) if name in manifest["files"]]
+        for name in names:
+            check_file(path, name, manifest=manifest)
+    except InputError:
+        return False
+    return bool(names) and (manifest.get("trial"), manifest.get("hash")) == (trial.number, trial.hash)
 
 
 def write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values) -> None:
@@ -36,5 +67,6 @@ def write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values
     write_atomic(unfinished / METRICS_FILE, canonical_json(metrics) + "\n")
     if isinstance(genotype, Genotype):
         add_code_or_warn(unfinished, genotype, *describe_run(folder.run, folder.path, best.number))
+    write_manifest(unfinished)
     with write_errors(folder.best):
-        os.rename(unfinished, folder.best)
+        rename_durably(unfinished, folder.best)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.common.console import format_accuracy, print_table
@@ -27,7 +27,7 @@ class ProgressReporter:
         budget: The number of networks to evaluate.
         trials: Returns all trials.
         log: Receives each line.
-        write_files: Called at intervals, and at the end, to write the files of the run.
+        write_files: Called at intervals with the trials that ended since, and at the end, to write the run's files.
         show: Whether to print.
         objectives: The objectives of the search.
         timeout: Seconds that the search may take.
@@ -39,7 +39,7 @@ class ProgressReporter:
         budget: int,
         trials: Callable[[], list[TrialRecord]],
         log: Callable[[str], None],
-        write_files: Callable[[], None],
+        write_files: Callable[[Sequence[TrialRecord], bool], None],
         show: bool = False,
         objectives: Objectives | None = None,
         timeout: float | None = None,
@@ -51,6 +51,7 @@ class ProgressReporter:
         self._last_write = self._started = time.monotonic()
         self._seconds_before = seconds_before
         self._evaluated_before = self._evaluated()
+        self._ended: list[TrialRecord] = []  # since the last write
         self._live: Progress | None = None
         self._task: TaskID | None = None
 
@@ -69,7 +70,7 @@ class ProgressReporter:
         if self._live is not None:
             self._live.stop()
         self._live = None
-        self._write_files()
+        self._write_files(self._ended, True)
 
     def _evaluated(self) -> int:
         return sum(trial.consumes_budget for trial in self._trials())
@@ -85,6 +86,8 @@ class ProgressReporter:
     def trial(self, trial: TrialRecord) -> None:
         """Report a trial that ended."""
         self.message(self._line(trial))
+        if trial.state != RecordState.PAUSED:
+            self._ended.append(trial)
         self.tick(trial)
 
     def tick(self, trial: TrialRecord | None = None) -> None:
@@ -96,7 +99,8 @@ class ProgressReporter:
         now = time.monotonic()
         if now - self._last_write >= (IDLE_WRITE_INTERVAL if trial is None else WRITE_INTERVAL):
             self._last_write = now
-            self._write_files()
+            self._write_files(self._ended, False)
+            self._ended = []
         if self._live is not None and self._task is not None:
             evaluated = self._evaluated()
             self._live.update(self._task, completed=evaluated, state=self._state(evaluated, now))

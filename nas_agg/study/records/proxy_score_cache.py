@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from pathlib import Path
 
-from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import check_regular_file, write_atomic
+from nas_agg.common.errors import NasAggError
+from nas_agg.common.files import write_atomic
+from nas_agg.common.sealed_json import read_sealed, sealed
 from nas_agg.study.samplers.proxy_scorer import PROXIES
 
 WRITE_INTERVAL = 5.0  # seconds
@@ -58,7 +58,7 @@ class ScoreCache:
             for key, networks in self._scores_by_key.items()
         }
         try:
-            write_atomic(self._path, json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n")
+            write_atomic(self._path, sealed(content, indent=None), durable=False)
             self._written_count = count
         except NasAggError as error:  # the run belongs to another user: its scores are computed each time
             self.write_error = str(error)
@@ -73,8 +73,7 @@ def _writable(scores: list[float]) -> list[float | str]:
 def _read(path: Path) -> dict[str, Scores]:
     """The contents of a file; nothing if it is missing or damaged."""
     try:
-        check_regular_file(path)
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_sealed(path)
         return {
             key: {
                 network: {proxy: [float(score) for score in by_proxy[proxy]] for proxy in by_proxy if proxy in PROXIES}
@@ -82,5 +81,5 @@ def _read(path: Path) -> dict[str, Scores]:
             }
             for key, networks in content.items()
         }
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError, InputError):
+    except (ValueError, TypeError, AttributeError, LookupError):
         return {}

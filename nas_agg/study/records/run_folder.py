@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
-import io
-import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from nas_agg.common.durable import HeldFolder, remove_abandoned
 from nas_agg.common.errors import InputError, did_you_mean, redact, truncate
 from nas_agg.common.files import parse_document, read_document, write_atomic, write_errors
-from nas_agg.study.definition.metrics import METRICS
+from nas_agg.common.manifest import MANIFEST, check_file, write_manifest
+from nas_agg.common.sealed_json import check_seal, sealed
 from nas_agg.study.definition.settings import Settings
-
-if TYPE_CHECKING:
-    from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.records.journal import JOURNAL
+from nas_agg.study.records.trials_table import TRIALS_FILE, TrialsTable
 
 RUN_FILE = "run.json"
-RUN_FORMAT = 1  # of run.json and of all that a run stores; increase it when an older run can no longer be read
+RUN_FORMAT = 2  # of run.json and of all that a run stores; increase it when an older run can no longer be read
 GENOTYPE_FILE, WEIGHTS_FILE, METRICS_FILE = "genotype.json", "weights.safetensors", "metrics.json"  # in best/
-_COLUMNS = (
-    *("number", "state", "value", *(metric.attribute for metric in METRICS.values()), "hash", "seconds"),
-    *("memory", "rejected_draws", "duplicate_of", "reason"),
-)
+_LOG, _BEST_MANIFEST = "log.txt", f"best/{MANIFEST}"
+_AGAIN = "resume the run to make it again"
 
 
 class RunFolder:
@@ -45,6 +42,7 @@ class RunFolder:
         path: The folder.
         run: The contents of run.json; empty until the run begins.
         new: Whether the folder holds no run yet.
+        table: Writes trials.csv.
 
     Raises:
         InputError: The folder is not a run folder, or another process has locked it.
@@ -66,13 +64,17 @@ class RunFolder:
             raise InputError(f"{truncate(str(self.path))}: cannot be used as a run folder: {reason}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.stat(self.path / ".lock")  # the process that created the folder may just have removed it
+            self._held = HeldFolder(self.path, ".lock")
+            if not os.path.samestat(os.stat(self.path / ".lock"), os.fstat(self._lock.fileno())):
+                raise FileNotFoundError  # the process that created the folder has just removed it
         except OSError:
             self._lock.close()
             raise InputError(
                 f"{self.path}: another process is using this run folder; wait for it, or choose another --out"
             ) from None
         try:
+            remove_abandoned(self.path)
+            self.table = TrialsTable(self.path)
             self.new = not (self.path / RUN_FILE).exists()
             if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
                 raise InputError(f"{self.path}: neither empty nor a run folder; choose another --out")
@@ -104,40 +106,27 @@ class RunFolder:
         }
         self.update()
 
-    def update(self, **changes: Any) -> None:
-        """Change or add entries of run.json."""
+    def update(self, *, durable: bool = True, **changes: Any) -> None:
+        """Change or add entries of run.json.
+
+        Args:
+            durable: As for `write_atomic`.
+            **changes: The entries.
+        """
+        self._held.check()
         self.run.update(changes)
-        write_atomic(self.path / RUN_FILE, json.dumps(self.run, indent=2) + "\n")
+        write_atomic(self.path / RUN_FILE, sealed(self.run), durable=durable, private=True)
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, after the time."""
-        path = self.path / "log.txt"
+        self._held.check()
+        path = self.path / _LOG
         with write_errors(path), path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
 
-    def write_trials(self, trials: list[TrialRecord]) -> None:
-        """Rewrite trials.csv: one row per trial, with one column per search variable."""
-        names = list(trials[0].labels) if trials else []
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*_COLUMNS, *names])
-        for trial in trials:
-            row = {**vars(trial), "value": trial.value}
-            if trial.seconds is not None:
-                row["seconds"] = f"{trial.seconds:.2f}"
-            writer.writerow([row[column] for column in _COLUMNS] + [trial.labels.get(name) for name in names])
-        write_atomic(self.path / "trials.csv", encodable(text.getvalue()))
-
-    def count_written_trials(self) -> int:
-        """The number of trials in trials.csv."""
-        try:
-            with (self.path / "trials.csv").open(newline="", encoding="utf-8", errors="replace") as file:
-                return max(0, sum(1 for _ in csv.reader(file)) - 1)
-        except (OSError, csv.Error):  # it will be rewritten
-            return 0
-
     def trial_folder(self, number: int) -> Path:
         """The folder of a trial; it is created if it does not exist."""
+        self._held.check()
         path = self.path / "trials" / str(number)
         with write_errors(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -155,12 +144,19 @@ class RunFolder:
                 os.rename(self.best, self.path / former_best)
         self.update(status="stopped", settings=self.run["settings"] | settings)
 
-    def finish(self) -> None:
-        """Mark the run as finished, and remove the checkpoints of trials that failed or were stopped."""
+    def finish(self, **changes: Any) -> None:
+        """Mark the run as finished, after its manifest is written; checkpoints of stopped trials are removed.
+
+        Args:
+            **changes: Further entries of run.json to change.
+        """
         for path in self.path.glob("trials/*/checkpoint.pt"):
             with write_errors(path):
                 path.unlink()
-        self.update(status="finished")
+        names = [name for name in (TRIALS_FILE, JOURNAL, _LOG, _BEST_MANIFEST) if (self.path / name).exists()]
+        self._held.check()
+        write_manifest(self.path, names, appended=(JOURNAL, _LOG))
+        self.update(**changes, status="finished")
 
     @property
     def best(self) -> Path:
@@ -178,7 +174,17 @@ class RunFolder:
         """
         if not os.path.lexists(self.best):
             return None
+        check_finished(self.path, self.run)
         return read_metrics(self.best, tested)
+
+    def check(self, name: str) -> None:
+        """Compare a file with the manifest of the finished run; of an unfinished one nothing is known.
+
+        Raises:
+            InputError: It is damaged or missing.
+        """
+        if self.run.get("status") == "finished":
+            check_file(self.path, name)
 
     def close(self) -> None:
         """Release the lock; the folders created for a run that did not begin are removed."""
@@ -187,6 +193,7 @@ class RunFolder:
                 self._created[0].unlink()
                 for folder in self._created[1:]:
                     folder.rmdir()
+        self._held.close()
         self._lock.close()
 
 
@@ -210,11 +217,12 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     run = parse_document(text, str(file), "json")
     try:
         _check_format(run)
+        run = check_seal(run, file, "restore it from a copy")
         _validated(_RunRecord, run)
         if "study" in run:
             Settings.parse(**run["settings"])
     except InputError as error:
-        raise InputError(f"{file}: {error}") from None
+        raise InputError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from None
     return run
 
 
@@ -233,6 +241,30 @@ def _check_format(run: Any) -> None:
     raise InputError(f"{actual}; expected format {RUN_FORMAT}; open this run with {reader}, or start a new one")
 
 
+def check_finished(path: str | os.PathLike[str], run: Mapping[str, Any]) -> None:
+    """Check that the final network in a finished run's folder is that of the run.
+
+    Args:
+        path: The folder.
+        run: The contents of its run.json.
+
+    Raises:
+        InputError: It is another, or the folder is damaged.
+    """
+    folder = Path(path)
+    if run["status"] == "finished" and os.path.lexists(folder / "best"):
+        check_file(folder, _BEST_MANIFEST, f"restore it, or remove {folder / 'best'} and {_AGAIN}")
+
+
+def check_best(best: Path, name: str) -> None:
+    """Compare a file of a final network with the manifest beside it.
+
+    Raises:
+        InputError: The file or the manifest is damaged or missing.
+    """
+    check_file(best, name, f"restore it, or remove {best} and {_AGAIN}")
+
+
 def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
     """Read the metrics of a final network.
 
@@ -246,6 +278,7 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
     remedy = f"remove {best} to {'train the network again' if tested else 'rewrite it'}"
     if not (best / METRICS_FILE).is_file():
         raise InputError(f"{best}: incomplete, it has no {METRICS_FILE}; {remedy}")
+    check_best(best, METRICS_FILE)
     try:
         return _validated(_TestedMetrics if tested else _ScoredMetrics, read_document(best / METRICS_FILE))
     except InputError as error:

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
-from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
 from optuna.trial import FrozenTrial
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.signals import shielded
+from nas_agg.study.records.journal import JOURNAL, RunJournal
 from nas_agg.study.samplers.searcher import describe_exception
 
-JOURNAL = "study.journal"
 GRPC = "grpc://"
 _VARIABLE = re.compile(r"\$\{?(\w+)")
 PROXY_TIMEOUT = 10.0  # seconds within which a gRPC proxy must answer
@@ -46,11 +43,7 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> Bas
     if url is None:
         path = folder / JOURNAL
         with storage_errors("cannot be read", str(path), InputError):
-            lock = _JournalLock(path)
-            journal = JournalFileBackend(str(path), lock_obj=lock)
-            lock.acquire()  # removes an incomplete last line
-            lock.release()
-            return JournalStorage(journal)
+            return RunJournal(path)
     with storage_errors("cannot be opened", url, InputError), silence_optuna():
         full_url = _expand_url(url)
         if full_url.startswith(GRPC):
@@ -150,46 +143,6 @@ def _connect_proxy(url: str) -> GrpcStorageProxy:
         proxy.close()
         raise InputError(f"{url}: no server responds within {PROXY_TIMEOUT:g} s") from None
     return proxy
-
-
-class _JournalLock(JournalFileOpenLock):
-    """Lets one process at a time write to a journal.
-
-    It is a kernel lock on the journal itself, so it is released as soon as its holder dies. If a process was killed in
-    the middle of a write, the next writer removes the incomplete line.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file: BufferedRandom | None = None
-
-    def acquire(self) -> bool:
-        file = self._path.open("rb+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            _truncate_incomplete_line(file)
-        except BaseException:
-            file.close()
-            raise
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _truncate_incomplete_line(file: BufferedRandom) -> None:
-    """Remove a last line without a line end."""
-    end = file.seek(0, os.SEEK_END)
-    if not end:
-        return
-    file.seek(end - 1)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

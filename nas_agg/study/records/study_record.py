@@ -20,6 +20,7 @@ from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
 from nas_agg.study.records.in_memory_study import InMemoryStudy
+from nas_agg.study.records.journal import RunJournal
 from nas_agg.study.records.storages import find_or_create_study, storage_errors, store_differences
 from nas_agg.study.samplers.searcher import describe_exception
 
@@ -126,6 +127,11 @@ class StudyRecord:
     def storage_trial_id(self, number: int) -> int:
         """The trial's ID in the storage."""
         return self._storage_ids[number]
+
+    def flush(self) -> None:
+        """Wait until all that was recorded is on the disk; databases wait themselves."""
+        if isinstance(self.storage, RunJournal):
+            self.storage.flush()
 
     # ---- creating trials
 

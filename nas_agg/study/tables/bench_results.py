@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
 import multiprocessing
 import os
 import time
@@ -14,8 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from nas_agg.common.chained_lines import json_line, last_digest, read_json_lines
+from nas_agg.common.durable import DelayedSync
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.common.files import read_document, write_atomic, write_errors
+from nas_agg.common.files import write_atomic, write_errors
+from nas_agg.common.sealed_json import read_sealed, sealed
 
 SETTINGS = "settings.json"
 PROGRESS_INTERVAL = 60.0  # seconds between two lines of progress
@@ -32,16 +34,11 @@ def read_results(out: Path, kind: str) -> list[Result]:
         kind: The beginning of the files' names.
 
     Raises:
-        NasAggError: A line is damaged.
+        InputError: A line is damaged.
     """
     results = []
     for path in sorted(out.glob(f"{kind}*.jsonl")):
-        *lines, _ = path.read_text().split("\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                results.append(json.loads(line))
-            except ValueError:
-                raise NasAggError(f"{path}: line {number} is damaged; remove it") from None
+        results += read_json_lines(path, "restore the file, or remove that line and all lines after it")
     return results
 
 
@@ -55,9 +52,9 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     if not path.exists():
         with write_errors(path):
             out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(settings, indent=2) + "\n")
+        write_atomic(path, sealed(settings))
         return
-    stored = read_document(path)
+    stored = read_sealed(path)
     for name, value in settings.items():
         stored_value = stored.get(name) if isinstance(stored, dict) else None
         if stored_value != value:
@@ -83,7 +80,7 @@ def append_results(path: Path, results: Iterable[Result], total: int, report: Pr
     count, last_report = 0, time.monotonic()
     with write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = path.open("ab")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -91,14 +88,18 @@ def append_results(path: Path, results: Iterable[Result], total: int, report: Pr
             raise InputError(f"{path}: another process is writing to it; wait, or choose another --part") from None
         with write_errors(path):
             os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        digest, written = last_digest(path), DelayedSync(path)
         for result in results:
             with write_errors(path):
-                file.write(json.dumps(result) + "\n")
+                line, digest = json_line(digest, result)
+                file.write(line)
                 file.flush()
+                written.written()
             count += 1
             if time.monotonic() - last_report >= PROGRESS_INTERVAL:
                 report(f"{count:,} of {total:,}")
                 last_report = time.monotonic()
+        written.flush()
     return count
 
 

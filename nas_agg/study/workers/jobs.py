@@ -6,15 +6,19 @@ import contextlib
 import gc
 import json
 import math
-import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nas_agg.common.chained_lines import read_json_lines
+from nas_agg.common.durable import rename_durably
 from nas_agg.common.errors import is_out_of_memory, one_line
-from nas_agg.common.files import write_atomic
+from nas_agg.common.files import write_atomic, write_errors
+from nas_agg.common.manifest import MANIFEST, read_manifest, write_manifest
+from nas_agg.common.sealed_json import read_sealed, sealed
 from nas_agg.compiler import Network, compile
 from nas_agg.compiler.network import memory_of
 from nas_agg.compiler.weights import save_weights
@@ -24,7 +28,7 @@ from nas_agg.study.records.run_folder import GENOTYPE_FILE, METRICS_FILE, WEIGHT
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 from nas_agg.training import loop
-from nas_agg.training.checkpoints import remove_checkpoint
+from nas_agg.training.checkpoints import DamagedCheckpoint, remove_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.latency import measure
 from nas_agg.training.recipes import Recipe
@@ -46,20 +50,21 @@ def _latency(job: TrialJob, model: Network, data: Data) -> float | None:
         return None
     path = Path(job.out) / LATENCY
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
-        return float(json.loads(path.read_text())["median_ms"])
-    path.parent.mkdir(parents=True, exist_ok=True)
+        return float(read_sealed(path)["median_ms"])
     latency = measure(model, data.input, device=job.device, seconds=1.0)
-    write_atomic(path, json.dumps(latency.as_dict()) + "\n")
+    write_atomic(path, sealed(latency.as_dict()))
     return latency.median_ms
 
 
 def train_trial(job: TrialJob, data: Data, report: Report) -> TrialOutcome:
     """Train or resume a trial on the training split, and report its validation score after each epoch.
 
-    If memory runs out, the training restarts with half the recipe's batch size; if that is too large, the network is
-    infeasible.
+    A damaged checkpoint is discarded: training anew takes longer, and has the same result. If memory runs out, the
+    training restarts with half the recipe's batch size; if that is too large, the network is infeasible.
     """
     recipe, out = job.recipe, Path(job.out)
+    with write_errors(out):
+        out.mkdir(exist_ok=True)  # without its parents: the run folder may have been removed
     half = recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
     if not (out / HALVED).exists():
         try:
@@ -91,6 +96,15 @@ def _free_memory(device: str) -> None:
 
 
 def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
+    try:
+        return _train_or_resume_trial(job, data, report, recipe)
+    except DamagedCheckpoint as error:
+        print(f"{str(error).partition(';')[0]}; training anew", file=sys.stderr, flush=True)
+        remove_checkpoint(Path(job.out))
+        return _train_or_resume_trial(job, data, report, recipe)
+
+
+def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
     out, model = Path(job.out), _compile(job, recipe)
     latency = _latency(job, model, data)
     metrics = {} if latency is None else {"latency_ms": latency}
@@ -113,7 +127,7 @@ def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> T
     def after_epoch(epoch: int, metrics: dict[str, Any]) -> bool:
         history: list[dict[str, Any]] = [metrics] * epoch
         if reported < epoch - 1:  # resumed from a checkpoint: the epochs before it have not been reported yet
-            history = [json.loads(line) for line in (out / loop.METRICS).read_text().splitlines()]
+            history = read_json_lines(out / loop.METRICS)
         return report_new(history)
 
     result = loop.train(
@@ -134,7 +148,17 @@ def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> T
     paused = result.stopped == "paused"
     if not paused:
         remove_checkpoint(out)
+    _list_history(out)
     return TrialOutcome(metrics=metrics, seconds=result.seconds, paused_at=reported if paused else None)
+
+
+def _list_history(out: Path) -> None:
+    """Add the metrics of a trial's epochs to the manifest of its folder; a promoted trial will append to them."""
+    if not (out / MANIFEST).exists():  # a folder of this worker's own, which will be removed
+        return
+    manifest = read_manifest(out)
+    names = {*manifest.pop("files"), loop.METRICS}
+    write_manifest(out, names, appended=[loop.METRICS], durable=False, **manifest)
 
 
 def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
@@ -191,5 +215,6 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
     write_atomic(out / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)
-    os.rename(out, job.best)
+    write_manifest(out)
+    rename_durably(out, Path(job.best))
     return metrics

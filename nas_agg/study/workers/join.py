@@ -12,8 +12,9 @@ from typing import Any
 from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import WorkerConfig, absolute, devices_of
+from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.run_folder import read_run
-from nas_agg.study.records.storages import JOURNAL, open_storage, silence_optuna, storage_errors
+from nas_agg.study.records.storages import open_storage, silence_optuna, storage_errors
 from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent, WorkerStopped
 from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, versions
 

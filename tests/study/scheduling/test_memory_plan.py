@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from corpus.small_networks import dense_network
+from damage import edit_sealed
 
 import nas_agg
 import nas_agg.study.engine as engine
@@ -79,11 +78,7 @@ def test_a_resumed_training_keeps_its_mode(tmp_path, free, monkeypatch):
             trained(tmp_path / path, memory=requested)
         free(10**12)
     assert modes == ["lean", "lean", "plain", "leanest"], "free bytes are measured once; another requested mode counts"
-    run_json = read_document(tmp_path / "a/run.json") | {
-        "status": "failed",
-        "memory": {"requested": "auto", "mode": "lean"},
-    }
-    (tmp_path / "a/run.json").write_text(json.dumps(run_json))
+    edit_sealed(tmp_path / "a/run.json", status="failed", memory={"requested": "auto", "mode": "lean"})
     monkeypatch.setattr(loop, "train", train)
     assert trained(tmp_path / "a")["memory"] == "plain", "after a failure free bytes are measured again"
 

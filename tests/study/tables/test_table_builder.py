@@ -9,6 +9,7 @@ import hashlib
 import json
 
 import pytest
+from damage import write_lines
 
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.compiler import compile
@@ -128,7 +129,7 @@ def test_a_partial_table_has_means_over_the_finished_seeds(finished, tmp_path):
     ]
     gone = json.loads(others[0])["hash"]  # and another is not timed
     times = [result for result in read_results(out, "times") if result["hash"] != gone]
-    (tmp_path / "times.jsonl").write_text("".join(json.dumps(result) + "\n" for result in times))
+    write_lines(tmp_path / "times.jsonl", times)
     content, networks = bench.table(tmp_path)
     assert networks == 5
     text = gzip.decompress(content).decode().splitlines()
@@ -186,7 +187,7 @@ def test_a_seed_draws_the_order_of_training(tmp_path):
 def test_only_the_best_by_the_first_seed_get_more_seeds(finished, tmp_path):
     _, out, _ = finished
     first = [line for line in read_results(out, "part") if line["seed"] == 0]
-    (tmp_path / "part-1-of-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in first))
+    write_lines(tmp_path / "part-1-of-1.jsonl", first)
     bench, lines = TableBuilder(Space(TEXT, "small"), TableSettings(seeds=2, epochs=2), best=2), []
     for _ in range(2):  # what the second seeds have changes nothing of who is best
         bench.train(tmp_path, 1, (1, 1), lines.append)
@@ -239,7 +240,7 @@ def test_counts_by_running_statistics_have_columns_of_their_own(finished, tmp_pa
     path = copy_results(out, tmp_path) / "part-1-of-2.jsonl"
     (line, *others) = read_results(out, "part-1")
     changed = [line | {"right_running": [7, 8]}, *others]
-    path.write_text("".join(json.dumps(result) + "\n" for result in changed))
+    write_lines(path, changed)
     text = gzip.decompress(bench.table(tmp_path)[0]).decode().splitlines()
     row = next(row for row in csv.DictReader(text[6:]) if row["hash"] == line["hash"])
     assert row["right_running0"] == "7 8" and row["right0"] == " ".join(map(str, line["right"]))

@@ -25,7 +25,8 @@ import nas_agg.study.workers.agent as agent
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task, WorkerConfig
-from nas_agg.study.records.storages import JOURNAL, open_storage
+from nas_agg.study.records.journal import JOURNAL
+from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent
 from nas_agg.study.workers.executor import Assignment, Event, InProcessExecutor

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 import nas_agg.study.engine as engine
 import nas_agg.study.plan as plan
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import resume, search
 from nas_agg.study.definition.task import Task, WorkerConfig
+from nas_agg.study.records.journal import CheckedJournal
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.standalone_training import evaluate_run
 from nas_agg.study.workers.messages import TrialJob
@@ -287,7 +287,7 @@ def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, search
     class Killed(BaseException):
         pass
 
-    append = JournalFileBackend.append_logs
+    append = CheckedJournal.append_logs
     settings = {"searcher": searcher, "budget": 20, "seed": 4, "epochs": 6, "workers": 1}
     fake()
     search(tiny_file, out=tmp_path / "whole", **settings)
@@ -303,7 +303,7 @@ def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, search
             append(self, logs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(JournalFileBackend, "append_logs", dying)
+            patch.setattr(CheckedJournal, "append_logs", dying)
             try:
                 search(tiny_file, out=tmp_path / "broken", **settings)
                 ended = True
