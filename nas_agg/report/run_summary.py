@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.common.errors import InputError
-from nas_agg.common.files import parse_document
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.definition.metrics import METRICS, Metric
 from nas_agg.study.definition.result import pareto_front, ranked
 from nas_agg.study.definition.trial import RecordState, TrialRecord
+from nas_agg.study.records.history import read_history
 from nas_agg.study.records.saved_run import SavedRun, SavedTrial
-
-HISTORY_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -169,15 +167,8 @@ def final_history(run: SavedRun) -> list[dict[str, Any]]:
     Raises:
         InputError: The file is damaged.
     """
-    for folder in ("best", "best.tmp"):
-        path = run.path / folder / HISTORY_FILE
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            epochs = [parse_document(line, str(path), "json") for line in lines]
-            if not all(isinstance(epoch, dict) and isinstance(epoch.get("epoch"), int) for epoch in epochs):
-                raise InputError(f"{path}: not metrics of epochs")
-            return epochs
-    return []
+    folders = (run.path / folder for folder in ("best", "best.tmp"))
+    return next((history for folder in folders if (history := read_history(folder))), [])
 
 
 def network_of(run: SavedRun, number: int | None = None) -> Genotype | None:

@@ -17,15 +17,16 @@ from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.final_training import train_best
 from nas_agg.study.plan import SearchPlan, limits_text
 from nas_agg.study.proposer import Candidate, Proposer
+from nas_agg.study.records.consistency import check_best, check_trials
 from nas_agg.study.records.journal import JOURNAL
-from nas_agg.study.records.network_files import is_trial_intact, write_best, write_trial
+from nas_agg.study.records.network_files import restore_files, write_best, write_trial
 from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.provenance import describe_space
 from nas_agg.study.records.run_folder import RunFolder, encodable, join_command
 from nas_agg.study.records.run_status import record_failure
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.records.trials_table import TRIALS_FILE, check_trials_table, read_trials_table
+from nas_agg.study.records.trials_table import read_trials_table
 from nas_agg.study.samplers.initial_points import resolve_settings
 from nas_agg.study.scheduling.constraints import make_pruner, make_successive_halving
 from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
@@ -103,36 +104,13 @@ def _finished_result(plan: SearchPlan, folder: RunFolder, show: bool) -> SearchR
     run = folder.run
     images = _Images(run.get("input"), run.get("classes"), run.get("data"))
     proposer = _make_proposer(plan, plan.settings, record, images)
-    _check_best(folder, record, plan.trains)
-    _restore_files(folder, record, proposer)
+    check_best(folder.path, folder.metrics(plan.trains), record.trials)
+    restore_files(folder, record.trials, proposer.genotype)
     result = _result(plan, folder, record, proposer, run.get("reason", ""))
     if show:
         print(f"{folder.path} is finished:")
         print_result(result)
     return result
-
-
-def _check_best(folder: RunFolder, record: StudyRecord, tested: bool) -> None:
-    """Compare the final network with the best trial of the record.
-
-    Raises:
-        InputError: It is of another trial.
-    """
-    metrics, best = folder.metrics(tested), ranked(record.trials)
-    if metrics is not None and best and (metrics.get("trial"), metrics.get("hash")) != (best[0].number, best[0].hash):
-        raise InputError(
-            f"{folder.best}: the network of trial {metrics.get('trial')}, but trial {best[0].number} is the study's "
-            f"best; restore the storage, or remove {folder.best} and resume the search to make it again"
-        )
-
-
-def _restore_files(folder: RunFolder, record: StudyRecord, proposer: Proposer) -> None:
-    """Write again what is missing or damaged of the files that follow from the record: the table and the networks."""
-    if folder.run["status"] == "finished" and not (folder.path / TRIALS_FILE).exists():
-        folder.table.write(record.trials)
-    for trial in record.trials:
-        if trial.duplicate_of is None and trial.state != RecordState.RUNNING and not is_trial_intact(folder, trial):
-            write_trial(folder, trial, proposer.genotype(trial.labels))
 
 
 # ---- the parts of a search
@@ -154,9 +132,8 @@ def _open_record(plan: SearchPlan, folder: RunFolder | None) -> StudyRecord:
     storage = open_storage(url, folder.path, must_exist)
     where = url or str(folder.path / JOURNAL)
     record = StudyRecord(pruner, storage, folder.run["study"], must_exist, plan.objectives, where)
-    if url is None and (folder.path / JOURNAL).exists():
-        folder.check(JOURNAL)
-    check_trials_table(read_trials_table(folder.path), record.trials, where, folder.path)
+    if must_exist:
+        check_trials(folder.path, folder.run, read_trials_table(folder.path), record.trials, where)
     return record
 
 
@@ -259,9 +236,8 @@ class _Search:
         proposer = _make_proposer(self.plan, self.settings, record, images, self.memory)
         if folder is not None and record.trials:
             folder.table.begin(record.trials)
-            _restore_files(folder, record, proposer)
-            if self._has_final_network:
-                _check_best(folder, record, self.plan.trains)
+            restore_files(folder, record.trials, proposer.genotype)
+            check_best(folder.path, folder.metrics(self.plan.trains), record.trials)
         forgiven = _mark_running(folder, record)
         stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._reporter(record, stopwatch) as reporter:

@@ -47,13 +47,14 @@ class RunJournal(JournalStorage):
 
     Args:
         path: The file; it is created if it does not exist.
+        read_only: Whether nothing is written, and the file may belong to another user.
 
     Raises:
         InputError: The file is damaged.
     """
 
-    def __init__(self, path: Path):
-        self._journal = CheckedJournal(path)
+    def __init__(self, path: Path, *, read_only: bool = False):
+        self._journal = CheckedJournal(path, read_only)
         super().__init__(self._journal)
 
     def flush(self) -> None:
@@ -70,21 +71,23 @@ class CheckedJournal(BaseJournalBackend):
 
     Args:
         path: The file; it is created if it does not exist.
+        read_only: Whether nothing is written.
 
     Raises:
         InputError: The file is damaged.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, read_only: bool = False):
         self._path = path
         is_new = not path.exists()
-        self._held = path.open("ab")  # keeps the number of the file from being used again
-        if is_new:
-            sync(path.parent)
+        self._held = path.open("rb" if read_only else "ab")  # keeps the number of the file from being used again
         self._sync = DelayedSync(path)
         self._read, self._end = _Position(), _Position()
-        with self._locked():
-            pass  # removes an incomplete last line
+        if is_new:
+            sync(path.parent)
+        if not read_only:
+            with self._locked():
+                pass  # removes an incomplete last line
 
     def flush(self) -> None:
         """Wait until all lines are on the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ from nas_agg.common.errors import InputError
 from nas_agg.common.files import canonical_json, write_atomic, write_errors
 from nas_agg.common.manifest import check_file, read_manifest, write_manifest
 from nas_agg.language.genotype import Genotype
+from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.provenance import add_code_or_warn, describe_run
 from nas_agg.study.records.run_folder import GENOTYPE_FILE, METRICS_FILE, RunFolder
+from nas_agg.study.records.trials_table import TRIALS_FILE
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
-    from nas_agg.study.definition.trial import TrialRecord
+    from nas_agg.study.definition.trial import Labels, TrialRecord
 
 VALUES = "values.json"
 
@@ -44,7 +47,24 @@ def write_trial(folder: RunFolder, trial: TrialRecord, genotype: Genotype | Valu
     return path
 
 
-def is_trial_intact(folder: RunFolder, trial: TrialRecord) -> bool:
+def restore_files(
+    folder: RunFolder, trials: Sequence[TrialRecord], genotype_of: Callable[[Labels], Genotype | Values]
+) -> None:
+    """Write again what is missing or damaged of the files that follow from a study: its table and its networks.
+
+    Args:
+        folder: The run folder.
+        trials: The trials of the study.
+        genotype_of: Returns the network of a trial's values.
+    """
+    if folder.run["status"] == "finished" and not (folder.path / TRIALS_FILE).exists():
+        folder.table.write(trials)
+    for trial in trials:
+        if trial.duplicate_of is None and trial.state != RecordState.RUNNING and not _is_intact(folder, trial):
+            write_trial(folder, trial, genotype_of(trial.labels))
+
+
+def _is_intact(folder: RunFolder, trial: TrialRecord) -> bool:
     """Whether the folder of a trial holds the network that was written to it."""
     path = folder.path / "trials" / str(trial.number)
     try:

@@ -177,15 +177,6 @@ class RunFolder:
         check_finished(self.path, self.run)
         return read_metrics(self.best, tested)
 
-    def check(self, name: str) -> None:
-        """Compare a file with the manifest of the finished run; of an unfinished one nothing is known.
-
-        Raises:
-            InputError: It is damaged or missing.
-        """
-        if self.run.get("status") == "finished":
-            check_file(self.path, name)
-
     def close(self) -> None:
         """Release the lock; the folders created for a run that did not begin are removed."""
         if self._created and not self.run:

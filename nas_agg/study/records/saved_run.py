@@ -9,16 +9,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.objectives import Objectives, objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import OWN, RecordState, TrialRecord, as_record
-from nas_agg.study.records.run_folder import read_metrics, read_run
-from nas_agg.study.records.storages import JOURNAL, open_storage, storage_errors
+from nas_agg.study.records.consistency import check_best, check_trials
+from nas_agg.study.records.journal import JOURNAL, RunJournal
+from nas_agg.study.records.run_folder import check_finished, read_metrics, read_run
+from nas_agg.study.records.storages import open_storage, storage_errors
+from nas_agg.study.records.trials_table import read_trials_table
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -91,18 +92,25 @@ def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
     """
     folder, run = Path(path), read_run(path)
     if "study" not in run:
-        return SavedRun(folder, run, None, Objectives(), (), {}, _metrics(folder, tested=True))
+        return SavedRun(folder, run, None, Objectives(), (), {}, _metrics(folder, run))
     settings = Settings.parse(**run["settings"])
+    rows = read_trials_table(folder)
     stored = _stored_trials(folder, run, settings)
     objectives = objectives_of(settings, _is_evaluated_by_function(run, settings, stored))
+    saved, metrics = tuple(_saved(trial, objectives) for trial in stored), _metrics(folder, run)
+    trials = [trial.record for trial in saved]
+    if stored:
+        check_trials(folder, run, rows, trials, settings.storage or str(folder / JOURNAL))
+    if run["status"] == "finished":
+        check_best(folder, metrics, trials)
     return SavedRun(
         path=folder,
         run=run,
         settings=settings,
         objectives=objectives,
-        saved=tuple(_saved(trial, objectives) for trial in stored),
+        saved=saved,
         distributions=stored[0].distributions if stored else {},
-        metrics=_metrics(folder, tested=not run.get("evaluate")),
+        metrics=metrics,
     )
 
 
@@ -113,9 +121,12 @@ def _is_evaluated_by_function(run: Mapping[str, Any], settings: Settings, trials
     return settings.objective is not None or not any(OWN + "accuracy" in trial.user_attrs for trial in trials)
 
 
-def _metrics(folder: Path, tested: bool) -> dict[str, Any] | None:
+def _metrics(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     best = folder / "best"
-    return read_metrics(best, tested) if os.path.lexists(best) else None
+    if not os.path.lexists(best):
+        return None
+    check_finished(folder, run)
+    return read_metrics(best, tested=not run.get("evaluate"))
 
 
 def _stored_trials(folder: Path, run: Mapping[str, Any], settings: Settings) -> list[FrozenTrial]:
@@ -143,7 +154,7 @@ def _stored_trials(folder: Path, run: Mapping[str, Any], settings: Settings) -> 
 def _open(folder: Path, url: str | None) -> BaseStorage:
     if url is not None:
         return open_storage(url, folder, must_exist=True)
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))  # reads without a lock, up to the last full line
+    return RunJournal(folder / JOURNAL, read_only=True)
 
 
 def _saved(trial: FrozenTrial, objectives: Objectives) -> SavedTrial:
