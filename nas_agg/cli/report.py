@@ -7,20 +7,21 @@ from typing import Annotated
 
 import typer
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
-
 
 def report(
-    run: RunArgument,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; several are compared.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File to write (default: report.html in the run folder).")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File to write (default: report.html in the run folder, or here for several runs)."
+        ),
     ] = None,
     open: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Rewrite the page every 10 seconds until the search ends.")
     ] = False,
 ) -> None:
-    """Write a report of a run: one HTML file with figures and drawings, which needs no network."""
+    """Write a report of one run or several: an HTML file with figures and drawings. It needs no network."""
     from nas_agg.report.html.page import check_installed
     from nas_agg.report.html.reports import watch as watch_runs
     from nas_agg.report.html.reports import write_report
@@ -37,6 +38,6 @@ def report(
         opened = True
 
     if watch:
-        watch_runs([run], out, written)
+        watch_runs(runs, out, written)
     else:
-        written(write_report([run], out))
+        written(write_report(runs, out))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import write_atomic
+from nas_agg.report.html.comparison import comparison_page
 from nas_agg.report.html.page import run_page
 from nas_agg.report.run_summary import state_of
 from nas_agg.study.records.saved_run import SavedRun, read_saved_run
@@ -24,26 +25,27 @@ def is_installed() -> bool:
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None, refresh: int | None = None) -> Path:
-    """Write the report of a run.
+    """Write the report of a run, or the comparison of several.
 
     Args:
-        paths: The run folder.
-        out: The file; by default ``report.html`` in the run folder.
+        paths: The run folders.
+        out: The file; by default ``report.html`` in the run folder or, for several, in the current folder.
         refresh: Seconds after which a browser loads the page again.
 
     Returns:
         The file.
 
     Raises:
-        InputError: A folder is not a run, or Plotly is not installed.
+        InputError: A folder is not a run, runs cannot be compared, or Plotly is not installed.
         NasAggError: The file cannot be written.
     """
     return _write([read_saved_run(path) for path in paths], out, refresh)
 
 
 def _write(runs: Sequence[SavedRun], out: Path | None, refresh: int | None = None) -> Path:
-    file = out or runs[0].path / REPORT_FILE
-    write_atomic(file, run_page(runs[0], refresh))
+    several = len(runs) > 1
+    file = out or (Path(REPORT_FILE) if several else runs[0].path / REPORT_FILE)
+    write_atomic(file, comparison_page(runs, refresh) if several else run_page(runs[0], refresh))
     return file
 
 
@@ -76,15 +78,3 @@ def report_after_search(path: Path) -> str:
         return f"report: {write_report([path])}"
     except NasAggError as error:
         return f"note: no report was written: {error}"
-
-
-def check_runs(paths: Sequence[Path]) -> None:
-    """Check that paths are different.
-
-    Raises:
-        InputError: Two are the same run.
-    """
-    resolved = [path.resolve() for path in paths]
-    for path in paths:
-        if resolved.count(path.resolve()) > 1:
-            raise InputError(f"{path}: specified twice")

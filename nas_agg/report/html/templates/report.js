@@ -8,7 +8,11 @@
   // ---- colours: "@name" in a figure is the page's custom property of that name
   const property = (name) => getComputedStyle(root).getPropertyValue(`--${/^\d$/.test(name) ? "c" : ""}${name}`).trim();
   function coloured(value, isColour) {
-    if (typeof value === "string") return isColour && value[0] === "@" ? property(value.slice(1)) : value;
+    if (typeof value === "string") {
+      if (!isColour || value[0] !== "@") return value;
+      const [, name, opacity] = /^@([a-z]*\d?)(?:\/(\w\w))?$/.exec(value) ?? [];
+      return name ? property(name) + (opacity ?? "") : value;
+    }
     if (Array.isArray(value)) return value.map((item) => coloured(item, isColour));
     if (value === null || typeof value !== "object") return value;
     return Object.fromEntries(
