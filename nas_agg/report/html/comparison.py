@@ -155,8 +155,8 @@ def _history(groups: Sequence[Group], index: int, metric: Metric) -> Plot:
     axis = metric_axis(metric) | {"range": padded(values)}
     layout = with_legend(xaxis={"title": {"text": "evaluated networks"}}, yaxis=axis, hovermode="closest")
     note = (
-        "Thin: single runs; thick: the mean of a group, with its 95 % confidence interval. The axis shows the last four "
-        "fifths; double-click to see all."
+        "Thin: single runs; thick: the mean of a group, with its 95 % confidence interval. "
+        "The axis shows the last four fifths; double-click to see all."
     )
     return Plot(f"history-{index}", f"Best {metric_title(metric)} so far", traces, layout, height=420, note=note)
 
