@@ -32,6 +32,7 @@ from nas_agg.search_space.table_settings import TableSettings
 GROUP = "nas_agg.spaces"
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_SUBSPACE_DOMAIN = 10_000
+MAX_CHECKED_CHARACTERS = 20_000_000  # of the genotype, once per listed value: a few seconds
 _SPACE_FIELDS = ("about", "family", "min_input", "points", "search", "table")
 
 
@@ -126,14 +127,21 @@ class Space(SearchVariables):
         """Reject errors in the net and in each listed value at once, rather than at some sample of a search."""
         first = {key: values.at(0) for key, values in self.domains.items()}
         Resolver(self.template.fill(first)).network()
-        for key, values in self.domains.items():
-            for place in range(1, values.size) if isinstance(values, Choice) else ():
-                try:
-                    Resolver(self.template.fill({**first, key: values.at(place)})).network()
-                except GenotypeSyntaxError as error:
-                    raise GenotypeError(f"{error.problem} ({error.where})", f"open.{key}[{place}]") from None
-                except GenotypeError:
-                    continue  # invalid with the first values of other variables, but perhaps valid with others
+        others = [
+            (key, place)
+            for key, values in self.domains.items()
+            if isinstance(values, Choice)
+            for place in _places_to_check(values)
+        ]
+        if len(others) * len(self.template.to_json()) > MAX_CHECKED_CHARACTERS:
+            raise GenotypeError("too many listed values for a text of this length; use fewer, or a range", "open")
+        for key, place in others:
+            try:
+                Resolver(self.template.fill({**first, key: self.domains[key].at(place)})).network()
+            except GenotypeSyntaxError as error:
+                raise GenotypeError(f"{error.problem} ({error.where})", f"open.{key}[{place}]") from None
+            except GenotypeError:
+                continue  # invalid with the first values of other variables, but perhaps valid with others
 
     def _read_table(self, text: Any) -> tuple[tuple[Path, str] | None, TableSettings]:
         """The file of the table with its SHA-256, if there is one, and the settings of the table."""
@@ -373,6 +381,16 @@ def _installed() -> dict[str, Traversable]:
 
 
 # ---- fields of a space file
+
+
+def _places_to_check(values: Choice) -> Iterator[int]:
+    """The places of listed values that may be wrong where the first is not; of numbers one of each type is enough."""
+    seen = {type(values.at(0))}
+    for place in range(1, values.size):
+        kind = type(values.at(place))
+        if kind not in (int, float) or kind not in seen:
+            yield place
+        seen.add(kind)
 
 
 def _is_text(value: Any) -> bool:

@@ -1,24 +1,48 @@
-"""Random malformed and hostile genotype files; `python -m corpus.hostile SEED COUNT` reads many and reports as JSON."""
+"""Random malformed and hostile files of genotypes and spaces.
+
+``python -m corpus.hostile SEED COUNT [genotypes|spaces]`` reads many and reports as JSON.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
 import resource
 import sys
+import tempfile
 import time
 import traceback
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+
 from corpus import NETWORKS
 from corpus.hostile_values import EXPRESSIONS, KEYS, NUMBERS, PLAUSIBLE, VALUES, WORDS
 from nas_agg.common.errors import GenotypeError, InputError
-from nas_agg.common.files import parse_document
+from nas_agg.common.files import parse_document, read_document
 from nas_agg.expansion.costs import cost
 from nas_agg.language.genotype import Genotype
+from nas_agg.search_space import space as space_module
+from nas_agg.search_space.space import open_space
+from nas_agg.study.tables.results_table import TabularSpace
+
+SMALL_SPACES = (
+    "agg-bench",
+    "aggregation",
+    "densenet",
+    "dsnet",
+    "fractal",
+    "microdense",
+    "mixed",
+    "shuffle",
+    "sparsenet",
+)
+TABLE = "results.csv.gz"
 
 #: The location in an error: the path of a field of a genotype, or a place in the file.
 PLACE = re.compile(r"\S.{0,400}?: |a genotype must be an object", re.DOTALL)
@@ -209,6 +233,61 @@ def read_outcome(text: str) -> str:
     return ""
 
 
+def base_spaces() -> list[dict[str, Any]]:
+    """Return the spaces that are mutated: installed ones whose networks are small, and one with a table."""
+    folder = Path(space_module.__file__).parents[2] / "spaces"
+    found = [read_document(folder / f"{name}.yaml") for name in SMALL_SPACES]
+    small = {"input": [1, 8, 8], "classes": 3, "open": {"k": {"from": 1, "to": 9}, "steps": [["relu"], ["bn", "relu"]]}}
+    small["net"] = [{"conv": 3, "out": "4*k"}, "steps", "gap", {"linear": "classes"}]
+    small["table"] = {"file": TABLE, "sha256": "0" * 64, "epochs": 3}
+    small["points"] = {"a": {"values": {"k": 1, "steps": ["relu"]}}, "b": {"like": "a", "values": {"k": 2}}}
+    return [*found, small, {**small, "search": {"max_macs": "h**2", "max_params": 10**6, "epochs": 3}, "min_input": 8}]
+
+
+def random_space(rng: random.Random, known: list[dict[str, Any]]) -> str:
+    """Return the text of a random space file, JSON or YAML."""
+    value = deepcopy(rng.choice(known))
+    for _ in range(rng.choice((0, 1, 1, 2, 4))):
+        mutate(rng, value)
+    for _ in range(rng.choice((0, 0, 1, 2))):  # those of spaces alone are few beside the text of the network
+        part = value.get(rng.choice(("open", "points", "search", "table", "values")))
+        if isinstance(part, dict) and part:
+            mutate(rng, part)
+    if rng.random() < 0.5:
+        text = json.dumps(value, ensure_ascii=rng.random() < 0.5)
+    else:
+        text = yaml.safe_dump(
+            value, allow_unicode=rng.random() < 0.5, default_flow_style=rng.choice((None, True, False))
+        )
+    return (corrupt_text(rng, text) if rng.random() < 0.15 else text)[:2_000_000]
+
+
+def read_space_outcome(text: str, folder: Path) -> str:
+    """Open a space file and use it as a search does; return "" if it is a space, else the error message."""
+    path = folder / "net.yaml"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        space = open_space(path)
+        space.search_defaults((3, 32, 32))
+        for name in list(space.points)[:2]:
+            space.describe(space.points[name].values, 1)
+            cost(space.point(name))
+        rng = np.random.default_rng(0)
+        values = space.sample(rng)
+        space.values_of(space.genotype(values))
+        with contextlib.suppress(GenotypeError):  # networks of a space may be invalid
+            cost(space.genotype(space.mutate(values, rng)))
+        if space.table is not None:
+            (folder / TABLE).write_bytes(b"")
+            TabularSpace(space)
+    except InputError as error:
+        message = str(error)
+        assert len(message.splitlines()) == 1 and len(message) < 1000, f"not one short line: {message[:2000]!r}"
+        assert message.startswith(("net: ", str(folder))) or isinstance(error, GenotypeError), message
+        return message
+    return ""
+
+
 def peak_memory() -> int:
     """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
@@ -219,23 +298,32 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def campaign(seed: int, count: int) -> dict[str, Any]:
-    """Read many files; report the number of networks, the slowest file, peak memory, and unexpected exceptions."""
+def campaign(seed: int, count: int, kind: str = "genotypes") -> dict[str, Any]:
+    """Read many files; report the numbers of valid and refused ones, the slowest file, memory, and exceptions.
+
+    Args:
+        seed: Seed of the files.
+        count: Their number.
+        kind: ``genotypes`` or ``spaces``.
+    """
     rng, known = random.Random(seed), base_genotypes()
-    report: dict[str, Any] = {"networks": 0, "refused": 0, "slowest": 0.0, "slow": "", "faults": []}
-    for _ in range(count):
-        text = random_file(rng, known)
-        began = time.process_time()
-        try:
-            report["refused" if read_outcome(text) else "networks"] += 1
-        except BaseException:
-            report["faults"].append([traceback.format_exc()[-1500:], text[:3000]])
-        took = time.process_time() - began
-        if took > report["slowest"]:
-            report["slowest"], report["slow"] = took, text[:3000]
+    report: dict[str, Any] = {"valid": 0, "refused": 0, "slowest": 0.0, "slow": "", "faults": []}
+    with tempfile.TemporaryDirectory() as folder:
+        spaces = base_spaces() if kind == "spaces" else []
+        for _ in range(count):
+            text = random_space(rng, spaces) if kind == "spaces" else random_file(rng, known)
+            began = time.process_time()
+            try:
+                outcome = read_space_outcome(text, Path(folder)) if kind == "spaces" else read_outcome(text)
+                report["refused" if outcome else "valid"] += 1
+            except BaseException:
+                report["faults"].append([traceback.format_exc()[-1500:], text[:3000]])
+            took = time.process_time() - began
+            if took > report["slowest"]:
+                report["slowest"], report["slow"] = took, text[:3000]
     report["bytes"] = peak_memory()
     return report
 
 
 if __name__ == "__main__":
-    print(json.dumps(campaign(int(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(campaign(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])))

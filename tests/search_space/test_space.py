@@ -6,6 +6,7 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -464,3 +465,35 @@ def test_patterns_operators_and_schedules_as_search_variables():
         hashes.add(counted.hash)
         assert space.values_of(space.genotype(values)) == values
     assert len(hashes) > 90
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"open": {"k": list(range(1, 40_000))}}, ""),
+        ({"open": {"k": {"from": 1, "to": 10**8}}}, ""),
+        ({"points": {f"p{i}": {"values": {"k": 1}} for i in range(15_000)}}, ""),
+        ({"points": {"p0": {"values": {"k": 1}}} | {f"p{i}": {"like": f"p{i - 1}"} for i in range(1, 15_000)}}, ""),
+        ({"open": {"k": [1], **{f"v{i}": {"from": 0, "to": 10**9} for i in range(15_000)}}}, ""),
+        ({"open": {"k": [f"c+{i}" for i in range(20_000)]}}, "open: too many listed values for a text of this length"),
+        ({"search": {"max_macs": "9**9**9"}}, "search.max_macs: a power exceeds 1024 bits"),
+        ({"open": {"k": [1], "m": [1] * 40_000}}, "open.m[1]: duplicate value 1"),
+    ],
+)
+def test_large_spaces_are_opened_or_rejected_at_once(fields: dict[str, Any], message: str) -> None:
+    text = {"input": [1, 8, 8], "classes": 3, "net": [{"conv": 3, "out": "4*k"}, "gap", {"linear": "classes"}]}
+    began = time.process_time()
+    try:
+        space = Space({**text, "open": {"k": [1, 2]}, **fields}, "big")
+        space.genotype(space.sample(np.random.default_rng(0)))
+        assert not message
+    except InputError as error:
+        assert message and str(error).startswith(f"big: {message}")
+    assert time.process_time() - began < 5
+
+
+def test_each_listed_step_is_checked() -> None:
+    text = {"input": [1, 8, 8], "classes": 3, "net": ["part", "gap", {"linear": "classes"}]}
+    wrong = [["relu"], ["bn"], [{"conv": 3, "ot": 1}]]
+    with pytest.raises(InputError, match=r"^odd: open\.part\[2\]: unknown field; did you mean 'out'\?"):
+        Space({**text, "open": {"part": wrong}}, "odd")

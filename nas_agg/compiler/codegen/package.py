@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from nas_agg.common.bounded_reading import read_bounded
 from nas_agg.common.durable import abandoned, remove_abandoned, temporary_path
 from nas_agg.common.errors import InputError, NasAggError, is_out_of_memory, one_line
 from nas_agg.common.files import read_document, write_atomic
@@ -40,6 +41,7 @@ MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT = (
 TOLERANCE = 1e-4
 BATCHES = (1, 7)  # images per batch of the comparison
 _CACHE = "__pycache__"
+MAX_CODE = 10_000_000  # bytes; the longest network has some hundred kilobytes
 _MARKERS = re.compile(r"^(def build\(|class Network\()", re.MULTILINE)
 _MAX_BATCH = 2**16  # images per batch of an exported model
 
@@ -160,7 +162,7 @@ def _why_not_compiled_model(folder: Path) -> str:
     names = {entry.name for entry in entries}
     if entries and not {MODEL, WEIGHTS, GENOTYPE} <= names:
         return f"contains '{entries[0].name}', but is not a compiled model"
-    code = (folder / MODEL).read_text("utf-8", "replace") if entries else ""
+    code = read_bounded(folder / MODEL, MAX_CODE).decode(errors="replace") if entries else ""
     if entries and set(_MARKERS.findall(code)) != {"def build(", "class Network("}:
         return f"contains a '{MODEL}' that nas_agg did not write"
     return ""

@@ -72,9 +72,13 @@ def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return conv(x)
 
 
+#: Before torch 2.7 an export counts as compiling.
+_is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def is_traced() -> bool:
     """Whether a tracer or compiler is active."""
-    return torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or _is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def prefers_elementwise(x: Tensor) -> bool:
