@@ -39,7 +39,7 @@ def complete_dataset(incomplete: str) -> list[str]:
     """Names of data sets."""
     from nas_agg.training.datasets import DATASETS
 
-    return _matching(DATASETS, incomplete)
+    return _matching((name for names in DATASETS for name in names.split(", ")), incomplete)
 
 
 def _matching(names: Iterable[str], incomplete: str) -> list[str]:

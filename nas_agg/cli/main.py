@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from nas_agg.cli.bench import bench
+from nas_agg.cli.cache import cache
 from nas_agg.cli.compile import compile_
 from nas_agg.cli.describe import cost, show
 from nas_agg.cli.lists import datasets, points, recipes, searchers, spaces, table
@@ -24,7 +25,7 @@ from nas_agg.common.errors import NasAggError, one_line
 
 COMMANDS = (
     *(search, train, evaluate, report, cost, show, compile_, worker, bench, proxies),
-    *(spaces, points, table, searchers, datasets, recipes),
+    *(spaces, points, table, searchers, datasets, recipes, cache),
 )
 LONGEST_ERROR = 1000  # characters
 

@@ -12,7 +12,7 @@ from nas_agg.common.values import json_values
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
-from nas_agg.study.definition.task import absolute
+from nas_agg.study.definition.task import absolute, dataset_spec
 from nas_agg.study.engine import run_search
 from nas_agg.study.plan import Evaluate, plan_search
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
@@ -58,7 +58,7 @@ def search(
         out: Run folder; when networks are trained, ``runs/SPACE-DATASET-SEED`` by default.
         show: Whether to print progress and the result.
         **settings: Further fields of :class:`~nas_agg.study.definition.settings.Settings`, such as
-            ``dataset="cifar10"``, ``max_params="1M"``, ``workers=2``, ``timeout="2h"``;
+            ``dataset="cifar10"`` (or a `nas_agg.Data`), ``max_params="1M"``, ``workers=2``, ``timeout="2h"``;
             ``objective="accuracy,macs"``, for a function also its own metrics, such as ``"error:min,macs"``;
             ``start``: the first networks, each the name of a point, a genotype of the space as `nas_agg.load` takes
             it, or values of the search variables.
@@ -72,6 +72,8 @@ def search(
         raise InputError(f"searcher: expected a name or a subclass of Searcher, not {short_repr(searcher)}")
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate: expected a function, not {short_repr(evaluate)}")
+    if "dataset" in settings:
+        settings["dataset"] = dataset_spec(settings["dataset"])
     opened, space_name = _open(space)
     if evaluate is None and isinstance(opened, ParameterSpace):
         raise InputError("space: bare search variables make no network to train; specify an evaluate function")

@@ -214,7 +214,8 @@ def test_a_network_without_batch_norm_costs_nothing_more(few, monkeypatch):
     monkeypatch.setattr(batch_norm_statistics.StatisticsImages, "__iter__", lambda self: pytest.fail())
     evaluated, own = [], evaluate
     monkeypatch.setattr(
-        "nas_agg.training.evaluation.evaluate", lambda *arguments, **more: evaluated.append(1) or own(*arguments, **more)
+        "nas_agg.training.evaluation.evaluate",
+        lambda *arguments, **more: evaluated.append(1) or own(*arguments, **more),
     )
     result = train(model, few, SEARCH, seed=0, epochs=2)
     assert len(evaluated) == 2 and RUNNING not in result.metrics

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
 
 DEFAULT_EPOCHS = 10
-DATA_SETS = "digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder per class) or npz:PATH"
+DATA_SETS = "digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder per class), npz:PATH or csv:FILE"
 
 _UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SEED_LIMIT = 2**63  # of PyTorch and of Optuna's storages

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from nas_agg.common.errors import InputError
+from nas_agg.training.datasets import FILE_KINDS
 
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
@@ -176,10 +177,23 @@ def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
     return tuple(devices[i % len(devices)] for i in range(count))
 
 
+def dataset_spec(dataset: Any) -> Any:
+    """The specification of a data set that Python code made, which other processes read; others are unchanged.
+
+    Raises:
+        InputError: It was read from files, whose options are unknown here.
+    """
+    if not hasattr(dataset, "spec"):
+        return dataset
+    if not dataset.spec.startswith("cache:"):
+        raise InputError(f"dataset: specify '{dataset.spec}' by its name, with image_size and other options")
+    return dataset.spec
+
+
 def absolute(spec: str) -> str:
     """A data set's specification with its path, if any, made absolute, since a run may be resumed from anywhere."""
     kind, _, path = spec.partition(":")
-    return f"{kind}:{Path(os.path.expanduser(path)).resolve()}" if kind in ("folder", "npz") and path else spec
+    return f"{kind}:{Path(os.path.expanduser(path)).resolve()}" if kind in FILE_KINDS and path else spec
 
 
 def cores() -> int:

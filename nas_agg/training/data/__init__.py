@@ -7,8 +7,9 @@ images of one size; `cache` keeps decoded images on the disk, where all processe
 
 from __future__ import annotations
 
-from nas_agg.training.data.dataset import Data, Split
+from nas_agg.training.data.dataset import Data
 from nas_agg.training.data.load import load_data
+from nas_agg.training.data.split import Split
 from nas_agg.training.datasets import DATASETS
 
 __all__ = ["DATASETS", "Data", "Split", "load_data"]

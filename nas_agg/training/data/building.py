@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
 from nas_agg.common.errors import InputError, one_line
-from nas_agg.training.data.decoding import DecodedImage, UnreadableImage, decode_file, match_channels
+from nas_agg.training.data.decoding import UnreadableImage, decode_file, match_channels
 from nas_agg.training.data.images import centre_slices
 from nas_agg.training.data.preprocessing import Preprocessing
 
@@ -32,6 +32,15 @@ class ImageFormat:
 
     channels: int
     dtype: np.dtype
+
+    def check(self, pixels: np.ndarray) -> None:
+        """Check that an image (C, H, W) has no more channels than a grey set, and no more bits.
+
+        Raises:
+            OtherFormat: It has.
+        """
+        if pixels.dtype.itemsize > self.dtype.itemsize or (self.channels == 1 and len(pixels) > 1):
+            raise OtherFormat(ImageFormat(max(self.channels, len(pixels)), max(self.dtype, pixels.dtype)))
 
 
 class OtherFormat(Exception):
@@ -54,11 +63,13 @@ class DecodedSet:
         keys: Digests of the files, uint64 (N, 2); zeros where a file is unreadable.
         sums: Sums of each image's values and of their squares over its central part, int64 (N, 2, C).
         unreadable: Position of each unreadable file, and the reason.
+        more: Further arrays that are kept with the images.
     """
 
     keys: np.ndarray
     sums: np.ndarray
     unreadable: dict[int, str]
+    more: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def probe_format(paths: Sequence[str], preprocessing: Preprocessing) -> ImageFormat:
@@ -99,7 +110,7 @@ def decode_files(
             return
         try:
             image = decode_file(paths[position], preprocessing)
-            _check_format(image, format)
+            format.check(image.pixels)
             pixels = match_channels(image.pixels, format.channels, format.dtype)
         except UnreadableImage as error:
             unreadable[position] = str(error)
@@ -118,13 +129,6 @@ def decode_files(
             stop.set()
             raise
     return DecodedSet(keys, sums, dict(sorted(unreadable.items())))
-
-
-def _check_format(image: DecodedImage, format: ImageFormat) -> None:
-    channels, dtype = format.channels, format.dtype
-    deeper = image.pixels.dtype.itemsize > dtype.itemsize
-    if deeper or (channels == 1 and len(image.pixels) > 1):
-        raise OtherFormat(ImageFormat(max(channels, len(image.pixels)), max(dtype, image.pixels.dtype)))
 
 
 def image_sums(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -9,11 +9,10 @@ reserved before the first image is decoded. Least recently used entries are remo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
+import math
 import os
-import platform
-import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +26,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import read_document
 from nas_agg.training.data.building import DecodedSet, ImageFormat, OtherFormat, WriteRow
+from nas_agg.training.data.cache_files import (
+    existing_folder,
+    host_name,
+    is_alive,
+    locked,
+    process_name,
+    sync_folder,
+    write_pixels,
+    write_samples,
+)
 from nas_agg.training.data.images import MappedImages
 from nas_agg.training.data.preprocessing import Preprocessing
 from nas_agg.training.data.sources.arrays import ArrayArchive
@@ -36,6 +45,7 @@ LIMIT_VARIABLE = "NAS_AGG_CACHE_LIMIT"  # in GiB
 _DISK_SHARE = 0.5  # of the whole disk, unless the limit is specified
 _SPARE_BYTES = 2**30  # of the disk, left free
 PIXELS, SAMPLES, ENTRY = "pixels.bin", "samples.npz", "entry.json"
+_ARRAYS = ("keys", "sums", "unreadable", "reasons")
 
 #: Decodes all images: takes their format and the function that receives each image.
 Decode = Callable[[ImageFormat, WriteRow], DecodedSet]
@@ -44,14 +54,15 @@ Decode = Callable[[ImageFormat, WriteRow], DecodedSet]
 class EntryRecord(BaseModel):
     """The contents of ``entry.json``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: int
     name: str
     shape: list[int]
     dtype: str
-    preprocessing: dict[str, Any]
+    preprocessing: Preprocessing
     samples_sha256: str
+    source: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,18 @@ class CachedImages:
     """Decoded images of an entry.
 
     Attributes:
+        key: The entry's key.
         images: The images.
         decoded: What is known of each.
+        preprocessing: How they were made to fit.
+        source: What else is kept with them: JSON values.
     """
 
+    key: str
     images: MappedImages
     decoded: DecodedSet
+    preprocessing: Preprocessing
+    source: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -84,6 +101,11 @@ class CacheEntry:
     shape: tuple[int, ...]
     nbytes: int
     used: float
+
+
+def data_root(root: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of downloaded data and of the cache: ``root``, ``NAS_AGG_DATA`` or ``~/.cache/nas_agg``."""
+    return Path(os.path.expanduser(root or os.environ.get("NAS_AGG_DATA") or "~/.cache/nas_agg"))
 
 
 class ImageCache:
@@ -134,18 +156,42 @@ class ImageCache:
         self._check_room(name, count * preprocessing.stored[0] * preprocessing.stored[1])
         with _write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            with _locked(self.path / f".{key}.lock"):
+            with locked(self.path / f".{key}.lock"):
                 found = self.open(key)  # built meanwhile by another process
-                if found is not None:
-                    return found
-                self._remove_leftovers()
-                format = probe()
-                while True:
-                    try:
-                        self._build(key, name, count, preprocessing, format, decode)
-                        break
-                    except OtherFormat as other:
-                        format = other.format
+                return found or self.build(name, count, preprocessing, probe(), decode, key=key)
+
+    def build(
+        self,
+        name: str,
+        count: int,
+        preprocessing: Preprocessing,
+        format: ImageFormat,
+        decode: Decode,
+        *,
+        key: str | None = None,
+        source: Callable[[], dict[str, Any]] = dict,
+    ) -> CachedImages:
+        """Build an entry.
+
+        Args:
+            name, count, preprocessing, decode: As for `open_or_build`.
+            format: The format of the first images.
+            key: The entry's key; by default it follows from what was decoded.
+            source: Returns what else is to be kept; called after the images are decoded.
+
+        Raises:
+            InputError: There is no room for the entry.
+            NasAggError: The entry cannot be written.
+        """
+        with _write_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+            while True:
+                try:
+                    key = self._build(key, name, count, preprocessing, format, decode, source)
+                    break
+                except OtherFormat as other:
+                    format = other.format
         found = self.open(key)
         if found is None:
             raise NasAggError(f"{self.path / key}: damaged as soon as it was written; check the disk")
@@ -161,66 +207,58 @@ class ImageCache:
             if hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest() != record.samples_sha256:
                 return None
             dtype, shape = np.dtype(record.dtype), tuple(record.shape)
-            if (folder / PIXELS).stat().st_size != np.prod(shape, dtype=object) * dtype.itemsize:
+            if (folder / PIXELS).stat().st_size != math.prod(shape) * dtype.itemsize:
                 return None
             with ArrayArchive(folder / SAMPLES) as archive:
-                keys, sums = archive.read("keys"), archive.read("sums")
-                unreadable = dict(
-                    zip(archive.read("unreadable").tolist(), archive.read("reasons").tolist(), strict=True)
-                )
+                arrays = {name: archive.read(name) for name in archive.names}
+            keys, sums, unreadable, reasons = (arrays.pop(name) for name in _ARRAYS)
             os.utime(folder / ENTRY)
             images = MappedImages(folder / PIXELS, shape, dtype)  # type: ignore[arg-type]
         except (InputError, ValidationError, OSError, ValueError, KeyError):
             return None
-        return CachedImages(images, DecodedSet(keys, sums, unreadable))
+        decoded = DecodedSet(keys, sums, dict(zip(unreadable.tolist(), reasons.tolist(), strict=True)), arrays)
+        return CachedImages(key, images, decoded, record.preprocessing, record.source)
 
     def _build(
-        self, key: str, name: str, count: int, preprocessing: Preprocessing, format: ImageFormat, decode: Decode
-    ) -> None:
+        self,
+        key: str | None,
+        name: str,
+        count: int,
+        preprocessing: Preprocessing,
+        format: ImageFormat,
+        decode: Decode,
+        source: Callable[[], dict[str, Any]],
+    ) -> str:
+        """Build an entry under another name and rename it; returns its key."""
         shape = (count, format.channels, *preprocessing.stored)
-        row = int(np.prod(shape[1:])) * format.dtype.itemsize
+        row = math.prod(shape[1:]) * format.dtype.itemsize
         self._make_room(name, count * row)
-        folder = self.path / f".{key}.{_owner()}.tmp"
+        folder = self.path / f".{key or secrets.token_hex(12)}.{process_name()}.tmp"
         folder.mkdir(parents=True)
         try:
-            with (folder / PIXELS).open("wb") as file:
-                _reserve(file.fileno(), count * row)
-
-                def write(position: int, pixels: np.ndarray) -> None:
-                    data = memoryview(np.ascontiguousarray(pixels).data).cast("B")
-                    offset = position * row
-                    while data:
-                        written = os.pwrite(file.fileno(), data, offset)
-                        data, offset = data[written:], offset + written
-
-                decoded = decode(format, write)
-                os.fsync(file.fileno())
-            with (folder / SAMPLES).open("wb") as samples:
-                np.savez(
-                    samples,
-                    keys=decoded.keys,
-                    sums=decoded.sums,
-                    unreadable=np.array(list(decoded.unreadable), np.int64),
-                    reasons=np.array(list(decoded.unreadable.values()), np.str_),
-                )
-                samples.flush()
-                os.fsync(samples.fileno())
+            decoded = write_pixels(folder / PIXELS, count, row, lambda write: decode(format, write))
+            digest = write_samples(folder / SAMPLES, decoded)
             record = EntryRecord(
                 format=CACHE_FORMAT,
                 name=name.encode("utf-8", "backslashreplace").decode(),
                 shape=list(shape),
                 dtype=format.dtype.name,
-                preprocessing=preprocessing.model_dump(mode="json"),
-                samples_sha256=hashlib.sha256((folder / SAMPLES).read_bytes()).hexdigest(),
+                preprocessing=preprocessing,
+                samples_sha256=digest,
+                source=source(),
             )
+            key = key or self.key(digest, preprocessing.model_dump_json(), repr(record.source), format.dtype.name)
             with (folder / ENTRY).open("w") as entry:
                 entry.write(record.model_dump_json(indent=1) + "\n")
                 entry.flush()
                 os.fsync(entry.fileno())
             final = self.path / key
-            shutil.rmtree(final, ignore_errors=True)  # a damaged entry
-            os.replace(folder, final)
-            _sync_folder(self.path)
+            if final.exists() and self.open(key) is None:  # damaged
+                shutil.rmtree(final, ignore_errors=True)
+            if not final.exists():
+                os.replace(folder, final)
+                sync_folder(self.path)
+            return key
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -234,7 +272,7 @@ class ImageCache:
         """
         text = os.environ.get(LIMIT_VARIABLE)
         if text is None:
-            return int(_DISK_SHARE * shutil.disk_usage(_existing(self.path)).total)
+            return int(_DISK_SHARE * shutil.disk_usage(existing_folder(self.path)).total)
         try:
             value = float(text)
             if not 0 <= value < 2**30:
@@ -245,7 +283,7 @@ class ImageCache:
 
     def _check_room(self, name: str, needed: int) -> None:
         """Refuse an entry for which the cache has no room even without other entries."""
-        limit, free = self.limit(), shutil.disk_usage(_existing(self.path)).free - _SPARE_BYTES
+        limit, free = self.limit(), shutil.disk_usage(existing_folder(self.path)).free - _SPARE_BYTES
         held = sum(entry.nbytes for entry in self.entries())
         if needed > min(limit, free + held):
             where = (
@@ -287,7 +325,7 @@ class ImageCache:
 
     def remove(self, key: str) -> None:
         """Remove an entry; processes that use it keep its images until they end."""
-        trash = self.path / f".{key}.{_owner()}.removed"
+        trash = self.path / f".{key}.{process_name()}.removed"
         with contextlib.suppress(OSError):
             os.replace(self.path / key, trash)
         shutil.rmtree(trash, ignore_errors=True)
@@ -297,63 +335,8 @@ class ImageCache:
         for folder in self.path.glob(".*.*.*"):
             owner = folder.name.split(".")[2]
             host, _, pid = owner.rpartition("-")
-            if folder.is_dir() and host == _host() and pid.isdecimal() and not _alive(int(pid)):
+            if folder.is_dir() and host == host_name() and pid.isdecimal() and not is_alive(int(pid)):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _owner() -> str:
-    """This process, in the name of a folder."""
-    return f"{_host()}-{os.getpid()}"
-
-
-def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "_", platform.node())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def _reserve(file: int, length: int) -> None:
-    """Reserve a file's room, so that the disk cannot be full half-way."""
-    if length:
-        try:
-            os.posix_fallocate(file, 0, length)
-        except (AttributeError, OSError) as error:
-            if getattr(error, "errno", None) in (28, 122):  # no space, or over the quota
-                raise
-            os.ftruncate(file, length)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """A lock that other processes wait for; released by the system if this process dies."""
-    with path.open("w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: both build, the later one remains
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -3,105 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nas_agg.common.errors import InputError
-from nas_agg.training.data.images import Images, MappedImages, centre, gather, in_byte_range
+from nas_agg.training.data.from_python import (
+    ArraySource,
+    CachedSamples,
+    CacheOptions,
+    DatasetSource,
+    read_array_source,
+    read_dataset_source,
+)
+from nas_agg.training.data.images import Images, MappedImages
 from nas_agg.training.data.preprocessing import Preprocessing, fit_array, plan_preprocessing
-from nas_agg.training.data.samples import Task
+from nas_agg.training.data.samples import Samples, Task, check_text
+from nas_agg.training.data.split import Split
+from nas_agg.training.data.splits import Indices, split_samples
 from nas_agg.training.recipes import Augmentation
-
-_CUDA_SHARE = 0.5  # of a GPU's free memory that a split may take
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split of a data set.
-
-    Attributes:
-        pixels: Images that contain those of the split: uint8 or uint16, (M, C, H, W).
-        labels: int64 (N,); uint8 (N, classes) for several labels per image; float32 (N, targets) for regression.
-        index: Positions of the split's images in ``pixels``, int64 (N,); None if they are all of them, in this order.
-        size: Height and width of the central part that is evaluated; None if it is all of an image.
-        weights: Weight of each image in the training loss, float32 (N,), or None.
-    """
-
-    pixels: Images
-    labels: Tensor
-    index: Tensor | None = None
-    size: tuple[int, int] | None = None
-    weights: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image, its central part."""
-        channels, height, width = self.pixels.shape[1:]
-        return (channels, *(self.size or (height, width)))
-
-    def rows(self, positions: Tensor, whole: bool = False) -> Tensor:
-        """Some images of the split.
-
-        Args:
-            positions: Positions within the split, int64 (B,), on the device of ``labels``.
-            whole: Whether to return all of each image rather than its central part.
-
-        Returns:
-            (B, C, H, W), on the device of ``pixels``: uint8, or float32 of 0 to 255 for 16-bit images.
-        """
-        places = (positions if self.index is None else self.index[positions]).to(self.pixels.device)
-        images = in_byte_range(gather(self.pixels, places))
-        return images if whole else centre(images, self.size)
-
-    @property
-    def images(self) -> Tensor:
-        """All images of the split, as by `rows`; a copy in memory if they are part of more images."""
-        if self.index is None and isinstance(self.pixels, Tensor):
-            return centre(in_byte_range(self.pixels), self.size)
-        return self.rows(torch.arange(len(self), device=self.labels.device))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the split's images."""
-        return len(self) * (self.pixels.nbytes // max(1, len(self.pixels)))
-
-    def to(self, device: torch.device | str) -> Split:
-        """The split on a device; images stay where they are if they do not fit into a GPU's memory."""
-        device = torch.device(device)
-        labels, index, pixels = self.labels.to(device), self.index, self.pixels
-        weights = None if self.weights is None else self.weights.to(device)
-        if device == pixels.device or not self._fits(device):
-            return Split(pixels, labels, None if index is None else index.to(device), self.size, weights)
-        if index is None and isinstance(pixels, Tensor):
-            return Split(pixels.to(device), labels, None, self.size, weights)
-        places = torch.arange(len(self)) if index is None else index.to(pixels.device)
-        chunk = max(1, 2**28 * len(self) // max(1, self.nbytes))
-        parts = [gather(pixels, part).to(device) for part in places.split(chunk)]
-        return Split(torch.cat(parts), labels, None, self.size, weights)
-
-    def _fits(self, device: torch.device) -> bool:
-        if device.type != "cuda":
-            return True
-        return self.nbytes <= _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]
-
-    def __add__(self, other: Split) -> Split:
-        weights = None
-        if self.weights is not None or other.weights is not None:
-            weights = torch.cat([torch.ones(len(s)) if s.weights is None else s.weights for s in (self, other)])
-        labels = torch.cat([self.labels, other.labels])
-        if self.pixels is other.pixels and self.index is not None and other.index is not None:
-            return Split(self.pixels, labels, torch.cat([self.index, other.index]), self.size, weights)
-        if (self.size, self.pixels.shape[1:]) != (other.size, other.pixels.shape[1:]):
-            raise ValueError("splits of other images")
-        parts = [gather(s.pixels, torch.arange(len(s)) if s.index is None else s.index) for s in (self, other)]
-        return Split(torch.cat(parts), labels, None, self.size, weights)
 
 
 @dataclass(frozen=True)
@@ -124,6 +47,7 @@ class Data:
         notes: Messages about what was done to the images.
         task: Whether an image has one label, several, or numbers to predict.
         preprocessing: How images were scaled and cropped; None if they kept their size.
+        spec: What `load_data` reads it from, also in another process.
         keys: Digests of the files by their images' position in ``pixels``, uint64 (M, 2), or None without files.
     """
 
@@ -140,7 +64,139 @@ class Data:
     notes: tuple[str, ...] = ()
     task: Task = "classification"
     preprocessing: Preprocessing | None = None
+    spec: str = ""
     keys: np.ndarray | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: Samples,
+        images: Images,
+        preprocessing: Preprocessing | None,
+        indices: Indices,
+        sums: np.ndarray | None = None,
+        spec: str = "",
+    ) -> Data:
+        """A data set from its samples and splits.
+
+        Args:
+            samples: The samples, with or without pixels.
+            images: The images of all samples.
+            preprocessing: How the images were made to fit, if they were.
+            indices: The splits.
+            sums: Sums of each image's values and their squares, int64 (N, 2, C), if they are known.
+            spec: What `load_data` reads it from.
+
+        Raises:
+            InputError: The name of a class cannot be written to a file.
+        """
+        for name in samples.class_names:
+            check_text(name, "the name of a class")
+        size = None if preprocessing is None else preprocessing.size
+        channels, height, width = images.shape[1:]
+        height, width = size or (height, width)
+        targets = torch.from_numpy(samples.targets)
+        weights = None if samples.weights is None else torch.from_numpy(samples.weights)
+
+        def split(index: np.ndarray) -> Split:
+            rows = torch.from_numpy(index)
+            return Split(images, targets[rows], rows, size, None if weights is None else weights[rows])
+
+        known = np.concatenate([indices.train, indices.validation])
+        if sums is None:
+            assert isinstance(images, torch.Tensor)
+            totals = _totals(images.numpy(), known)
+        else:
+            totals = sums[known].sum(0)
+        mean, std = _statistics(totals, len(known) * height * width, 65535 if images.dtype == torch.uint16 else 255)
+        return cls(
+            name=samples.name,
+            classes=len(samples.class_names),
+            class_names=samples.class_names,
+            input=(channels, height, width),
+            train=split(indices.train),
+            validation=split(indices.validation),
+            test=split(indices.test),
+            mean=mean,
+            std=std,
+            augmentation=samples.augmentation,
+            notes=samples.notes + indices.notes,
+            task=samples.task,
+            preprocessing=preprocessing,
+            keys=samples.keys if sums is not None else None,
+            spec=spec or samples.name,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Any,
+        targets: Any,
+        *,
+        validation: tuple[Any, Any] | None = None,
+        test: tuple[Any, Any] | None = None,
+        class_names: Sequence[str] = (),
+        weights: Any = None,
+        name: str = "arrays",
+        seed: int = 0,
+        **options: Any,
+    ) -> Data:
+        """A data set of arrays or tensors.
+
+        Args:
+            images: (N, H, W), (N, H, W, C) or (N, C, H, W): integers, or floats of 0 to 1 or 0 to 255.
+            targets: Labels (N,), integers or strings; several labels (N, classes) of zeros and ones; or floats.
+            validation, test: Images and targets of these splits; drawn from ``images`` by default.
+            class_names: Names of the classes.
+            weights: Weight of each training image in the loss, (N,).
+            name: The name of the data set.
+            seed: Seed of the split into training and validation images.
+            **options: ``image_size``, ``resize``, ``crop_share`` and ``root``, as for `load_data`.
+
+        Raises:
+            InputError: The arrays are no data set.
+        """
+        source = ArraySource(images, targets, validation, test, class_names, weights)
+        return cls._from_source(read_array_source(source, name, CacheOptions(**options)), seed)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        train: Any,
+        *,
+        validation: Any = None,
+        test: Any = None,
+        class_names: Sequence[str] = (),
+        name: str = "dataset",
+        workers: int = 0,
+        seed: int = 0,
+        **options: Any,
+    ) -> Data:
+        """A data set of map-style `torch.utils.data.Dataset` objects, whose images are read once, into the cache.
+
+        An item is an image and its target: an image of Pillow, an array (H, W) or (H, W, C), or a tensor (C, H, W).
+
+        Args:
+            train: The training images.
+            validation, test: Images of these splits; drawn from ``train`` by default.
+            class_names: Names of the classes; by default the attribute ``classes`` of ``train``.
+            name: The name of the data set.
+            workers: Processes that read items; 0 reads them in this one.
+            seed: Seed of the split into training and validation images.
+            **options: ``image_size``, ``resize``, ``crop_share`` and ``root``, as for `load_data`.
+
+        Raises:
+            InputError: An item is no image with a target.
+        """
+        source = DatasetSource(train, validation, test, class_names, workers)
+        return cls._from_source(read_dataset_source(source, name, CacheOptions(**options)), seed)
+
+    @classmethod
+    def _from_source(cls, entry: CachedSamples, seed: int) -> Data:
+        indices = split_samples(entry.samples, seed)
+        return cls.from_samples(
+            entry.samples, entry.images, entry.preprocessing, indices, entry.sums, f"cache:{entry.path}"
+        )
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -242,3 +298,21 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         elif before.get("splits", {}).get(name) != now["splits"][name]:
             changes.append(f"other images or labels in the {name} split")
     return "; ".join(changes) or "other images or labels"
+
+
+def _totals(images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Sums of values and of their squares per channel; integers, hence exact in any order: int64, (2, C)."""
+    totals = np.zeros((2, images.shape[1]), np.int64)
+    size = max(1, 2**22 // max(1, images[0].size))
+    for start in range(0, len(index), size):
+        chunk = images[index[start : start + size]].astype(np.int64)
+        totals += np.stack([chunk.sum((0, 2, 3)), (chunk * chunk).sum((0, 2, 3))])
+    return totals
+
+
+def _statistics(totals: np.ndarray, count: int, highest: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, as shares of the highest value."""
+    mean = totals[0] / count
+    std = np.sqrt(np.maximum(totals[1] / count - mean * mean, 0))
+    std[std == 0] = float(highest)
+    return tuple((mean / highest).tolist()), tuple((std / highest).tolist())

@@ -105,10 +105,15 @@ def _decode_picture(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarr
         if image.width * image.height > MAX_PIXELS:
             raise UnreadableImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}")
         with _LARGE if image.width * image.height > _LARGE_PIXELS else contextlib.nullcontext():
-            return _fit_picture(image, preprocessing)
+            return fit_picture(image, preprocessing)
 
 
-def _fit_picture(image: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, bool]:
+def fit_picture(image: Image.Image, preprocessing: Preprocessing) -> tuple[np.ndarray, bool]:
+    """An image of Pillow, made to fit: pixels (C, H, W), and whether they are grey.
+
+    Raises:
+        UnreadableImage: Its values are out of range.
+    """
     from PIL import ImageOps
 
     mode = image.mode

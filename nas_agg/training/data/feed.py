@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from nas_agg.training.data.dataset import Split
 from nas_agg.training.data.images import MappedImages
+from nas_agg.training.data.split import Split
 
 _AHEAD = 2  # groups that are gathered before they are needed
 

@@ -19,12 +19,12 @@ from nas_agg.training.data.cache import ImageCache, listing_digest
 from nas_agg.training.data.images import MappedImages
 from nas_agg.training.data.preprocessing import Preprocessing
 from nas_agg.training.data.samples import Part, Samples
-from nas_agg.training.data.sources.folders import FolderListing
+from nas_agg.training.data.sources.listing import FileListing
 from nas_agg.training.recipes import Augmentation
 
 
 def read_files(
-    name: str, listing: FolderListing, preprocessing: Preprocessing, root: Path, skip_unreadable: bool = False
+    name: str, listing: FileListing, preprocessing: Preprocessing, root: Path, skip_unreadable: bool = False
 ) -> tuple[Samples, MappedImages, np.ndarray]:
     """Decode the images of a listing, or find them in the cache.
 
@@ -65,8 +65,10 @@ def read_files(
         class_names=listing.class_names,
         augmentation=Augmentation(crop=min(preprocessing.size) // 8, flip=True),
         pixels=np.empty((0, *cached.images.shape[1:]), np.uint8),
-        targets=listing.labels,
+        targets=listing.targets,
         parts=parts,
+        task=listing.task,
+        weights=listing.weights,
         keys=decoded.keys,
         notes=listing.notes + notes,
     )

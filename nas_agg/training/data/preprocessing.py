@@ -88,6 +88,27 @@ def check_side(name: str, side: int) -> None:
         raise InputError(f"{name} {side}: must be 1 to {MAX_SIDE} pixels")
 
 
+def side_pair(image_size: int | str | tuple[int, int] | None) -> tuple[int, int] | None:
+    """The height and width of an image size.
+
+    Raises:
+        InputError: It is none, or out of bounds.
+    """
+    if image_size is None:
+        return None
+    try:
+        texts = image_size.lower().split("x") if isinstance(image_size, str) else image_size
+        sides = [int(side) for side in texts] if isinstance(texts, list | tuple) else [texts]
+        if not 1 <= len(sides) <= 2:
+            raise ValueError
+    except ValueError:
+        raise InputError(f"image_size {image_size}: must be a side, or height and width such as 64x48") from None
+    sides *= 3 - len(sides)
+    for side in sides:
+        check_side("image_size", side)
+    return sides[0], sides[1]
+
+
 def scaled_size(height: int, width: int, target: tuple[int, int], resize: Resize) -> tuple[int, int]:
     """Height and width to which an image is scaled before it is cropped or padded."""
     if resize == "squash":

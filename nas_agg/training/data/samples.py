@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from nas_agg.common.errors import InputError, one_line
 from nas_agg.training.recipes import Augmentation
 
 Task = Literal["classification", "multilabel", "regression"]
@@ -57,3 +58,17 @@ class Samples:
 def parts_of(*lengths: tuple[Part, int]) -> np.ndarray:
     """The parts of images that follow each other: int8, (N,)."""
     return np.concatenate([np.full(length, part, np.int8) for part, length in lengths])
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse a text that could not be written with a run and read again.
+
+    Raises:
+        InputError: It is not valid UTF-8, or has a NUL.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{one_line(text)}: {what} is not valid UTF-8; rename it") from None
+    if "\0" in text:
+        raise InputError(f"{one_line(text)}: {what} has a NUL")

@@ -8,16 +8,15 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from nas_agg.common.errors import InputError, one_line
 from nas_agg.training.data.samples import Part
-from nas_agg.training.data.sources.listing import ImageFile, LeftOut, image_files, subfolders
+from nas_agg.training.data.sources.listing import FileListing, ImageFile, LeftOut, image_files, subfolders
 
-_SPLITS = {
+SPLIT_NAMES = {
     "train": Part.TRAIN,
     "training": Part.TRAIN,
     "val": Part.VALIDATION,
@@ -29,28 +28,7 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True)
-class FolderListing:
-    """The image files of a folder.
-
-    Attributes:
-        folder: The folder.
-        class_names: Names of the class folders.
-        files: The files, split by split and class by class.
-        labels: The class of each file, int64 (N,).
-        parts: The `Part` of each file, int8 (N,).
-        notes: Messages about the layout and about what was left out.
-    """
-
-    folder: Path
-    class_names: tuple[str, ...]
-    files: list[ImageFile]
-    labels: np.ndarray
-    parts: np.ndarray
-    notes: tuple[str, ...]
-
-
-def list_folder(path: Path) -> FolderListing:
+def list_folder(path: Path) -> FileListing:
     """List the images of a folder with a folder per class.
 
     Raises:
@@ -74,7 +52,7 @@ def list_folder(path: Path) -> FolderListing:
         if len(files) == before:
             raise InputError(f"{place}: no images; put them into folders named after the classes in train")
         parts += [part] * (len(files) - before)
-    return FolderListing(
+    return FileListing(
         path, tuple(names), files, np.array(labels, np.int64), np.array(parts, np.int8), notes + left_out.notes()
     )
 
@@ -83,9 +61,9 @@ def _split_folders(path: Path, folders: list[Path], left_out: LeftOut) -> tuple[
     """The folder of each split, or the folder itself; with notes about how the layout was read."""
     splits: dict[Part, list[Path]] = {}
     for folder in folders:
-        if folder.name.lower() in _SPLITS:
-            splits.setdefault(_SPLITS[folder.name.lower()], []).append(folder)
-    others = [folder for folder in folders if folder.name.lower() not in _SPLITS]
+        if folder.name.lower() in SPLIT_NAMES:
+            splits.setdefault(SPLIT_NAMES[folder.name.lower()], []).append(folder)
+    others = [folder for folder in folders if folder.name.lower() not in SPLIT_NAMES]
     with_classes = {folder for group in splits.values() for folder in group if subfolders(folder)}
     if not splits or (others and not with_classes and len(splits) == 1):
         return {Part.UNASSIGNED: path}, ()

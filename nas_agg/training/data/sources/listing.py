@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from nas_agg.common.errors import InputError, one_line
+from nas_agg.training.data.samples import Task
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 
@@ -23,6 +26,31 @@ class ImageFile:
     path: str
     length: int
     modified: int
+
+
+@dataclass(frozen=True)
+class FileListing:
+    """The image files of a data set and what is known of them before they are decoded.
+
+    Attributes:
+        folder: The folder relative to which files are named.
+        class_names: Names of the classes, or of the targets of a regression.
+        files: The files.
+        targets: Targets as in `Samples`.
+        parts: The `Part` of each file, int8 (N,).
+        notes: Messages about the layout and about what was left out.
+        task: What the targets are.
+        weights: Weight of each image in the training loss, float32 (N,), or None.
+    """
+
+    folder: Path
+    class_names: tuple[str, ...]
+    files: list[ImageFile]
+    targets: np.ndarray
+    parts: np.ndarray
+    notes: tuple[str, ...] = ()
+    task: Task = "classification"
+    weights: np.ndarray | None = None
 
 
 @dataclass
