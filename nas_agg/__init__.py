@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
     from nas_agg.study import SearchResult
     from nas_agg.study.samplers.searcher import Searcher
+    from nas_agg.training.data import Data
     from nas_agg.training.latency import Latency
 
     Source = str | PathLike[str] | Mapping[str, Any]
@@ -39,7 +40,15 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["GenotypeError", "InputError", "NasAggError", "compile", "cost", "latency", "load", "search"]
+__all__ = ["Data", "GenotypeError", "InputError", "NasAggError", "compile", "cost", "latency", "load", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Data":  # imported late, since it needs torch
+        from nas_agg.training.data import Data
+
+        return Data
+    raise AttributeError(f"module 'nas_agg' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
