@@ -24,21 +24,32 @@ def search(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Resume this run with its original settings.")
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --storage: resume this study, whose run folder is gone, into --out."),
+    ] = None,
     format: FormatOption = Format.table,
     **settings: Any,
 ) -> None:
     """Search a space. The best network is then trained in full and tested once."""
     from nas_agg.report.html.reports import report_after_search
+    from nas_agg.study import reattach
     from nas_agg.study import resume as resume_search
     from nas_agg.study import search as search_space
 
     show = format is Format.table
     given = {name: value for name, value in settings.items() if value is not None and value != []}
-    if resume is not None:
-        fixed = [name for name in given if name not in RESUMABLE_SETTINGS] + ["out"] * (out is not None)
+    if resume is not None or study is not None:
+        fixed = [name for name in given if name not in RESUMABLE_SETTINGS and name != "storage"]
+        fixed += ["out"] * (out is not None and resume is not None) + ["study"] * (None not in (resume, study))
         if fixed:
             raise InputError(f"--{fixed[0].replace('_', '-')}: cannot change when a run is resumed; leave it out")
+    if resume is not None:
         result = resume_search(resume, show=show, **given)
+    elif study is not None:
+        if "storage" not in given:
+            raise InputError("--study: specify the storage that has it as well: --storage URL")
+        result = reattach(study=study, out=out, show=show, **given)
     elif "space" not in given:
         raise InputError("--space: specify a space (see 'nas_agg spaces') or a space file, or use --resume RUN")
     else:

@@ -10,15 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nas_agg.study.api import resume, search
+    from nas_agg.study.api import reattach, resume, search
     from nas_agg.study.definition.result import SearchResult
     from nas_agg.study.standalone_training import evaluate_run
 
-__all__ = ["SearchResult", "evaluate_run", "resume", "search"]
+__all__ = ["SearchResult", "evaluate_run", "reattach", "resume", "search"]
 
 _MODULES = {
     "SearchResult": "definition.result",
     "evaluate_run": "standalone_training",
+    "reattach": "api",
     "resume": "api",
     "search": "api",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.common.errors import InputError
+from nas_agg.common.urls import without_password
 from nas_agg.common.values import json_values
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.result import SearchResult
@@ -17,12 +18,14 @@ from nas_agg.study.engine import run_search
 from nas_agg.study.plan import Evaluate, plan_search
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted, stop_on_signal
+from nas_agg.study.records.storages import open_storage
+from nas_agg.study.records.stored_runs import find_stored_run
 from nas_agg.study.samplers.initial_points import initial_points
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 
-__all__ = ["Interrupted", "resume", "search"]
+__all__ = ["Interrupted", "reattach", "resume", "search"]
 
 _TRAINING_SETTINGS = {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"}
 
@@ -108,11 +111,14 @@ def search(
         folder.close()
 
 
-def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) -> SearchResult:
+def resume(
+    path: str | os.PathLike[str], *, storage: str | None = None, show: bool = False, **changes: Any
+) -> SearchResult:
     """Resume a search of the command line.
 
     Args:
         path: The run folder.
+        storage: The URL of the search's storage with its password, which is not kept.
         show: Whether to print progress and the result.
         **changes: Settings to change: ``workers``, ``timeout``, ``trial_timeout``, ``retries``, or a larger ``budget``.
 
@@ -128,7 +134,44 @@ def resume(path: str | os.PathLike[str], *, show: bool = False, **changes: Any) 
     if not run.get("named"):
         raise InputError(f"{path}: a part of this search is a Python object; resume {resume_instructions(run, path)}")
     settings = dict(run["settings"]) | changes
+    if storage is not None:
+        if without_password(storage) != settings["storage"]:
+            raise InputError(f"storage: the run's is {settings['storage']}; it cannot change when a search is resumed")
+        settings["storage"] = storage
     return search(settings.pop("space"), out=path, show=show, **settings)
+
+
+def reattach(
+    storage: str,
+    study: str,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    show: bool = False,
+    **changes: Any,
+) -> SearchResult:
+    """Resume a search whose run folder is gone, from its study in a database; the folder is made again.
+
+    Args:
+        storage: The URL of the storage.
+        study: The study's name, with or without its random suffix.
+        out: The run folder; by default ``runs/NAME`` with the name that it had.
+        show: Whether to print progress and the result.
+        **changes: As for `resume`.
+
+    Raises:
+        InputError: There is no such study, the folder holds another run, or as for `resume`.
+    """
+    name, run = find_stored_run(open_storage(storage, Path(), must_exist=True), study, storage)
+    path = Path("runs") / name if out is None else out
+    folder = RunFolder(path)
+    try:
+        if folder.new:
+            folder.restore(run)
+        elif folder.run.get("study") != run["study"]:
+            raise InputError(f"{path}: holds the run of another study than {run['study']}; choose another --out")
+    finally:
+        folder.close()
+    return resume(path, storage=storage, show=show, **changes)
 
 
 def _default_folder(space: str, settings: Settings) -> Path:

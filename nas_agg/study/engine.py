@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.urls import without_password
 from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIMEOUT_REACHED, Coordinator, Stopwatch
 from nas_agg.study.definition.result import SearchResult, ranked
@@ -25,6 +26,7 @@ from nas_agg.study.records.provenance import describe_space
 from nas_agg.study.records.run_folder import RunFolder, encodable, join_command
 from nas_agg.study.records.run_status import record_failure
 from nas_agg.study.records.storages import open_storage
+from nas_agg.study.records.stored_runs import all_studies, equal_runs, store_run
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.records.trials_table import read_trials_table
 from nas_agg.study.samplers.initial_points import resolve_settings
@@ -191,9 +193,9 @@ def _prepare(plan: SearchPlan, folder: RunFolder | None, show: bool) -> _Search:
 
 def _begin_run(plan: SearchPlan, settings: Settings, folder: RunFolder, task: Task | None) -> None:
     if plan.settings.storage is not None:
-        open_storage(plan.settings.storage, folder.path)  # an invalid one is refused before the run begins
+        _check_new_study(plan, folder)
     folder.begin(
-        plan.settings.model_dump(mode="json"),
+        plan.settings.stored(),
         limits={name: getattr(settings, name) for name in ("epochs", "max_params", "max_macs")},
         study=f"{encodable(folder.path.resolve().name)}-{secrets.token_hex(3)}",
         space=plan.space_digest(),
@@ -205,6 +207,21 @@ def _begin_run(plan: SearchPlan, settings: Settings, folder: RunFolder, task: Ta
         named=plan.is_named,
         **(task.as_dict() if task else {}),
     )
+
+
+def _check_new_study(plan: SearchPlan, folder: RunFolder) -> None:
+    """Refuse a storage that cannot be opened, or that has the study of the same search already.
+
+    Raises:
+        InputError: The message names the study.
+    """
+    url, name = plan.settings.storage or "", folder.path.resolve().name
+    studies = all_studies(open_storage(url, folder.path), url)
+    if same := [study for study, folder_name in equal_runs(studies, plan.settings).items() if folder_name == name]:
+        raise InputError(
+            f"{url}: it has the study {same[0]} of this search, whose run folder is not here; resume it with: nas_agg "
+            f"search --storage '{without_password(url)}' --study {same[0]} --out {folder.path}; or choose another --out"
+        )
 
 
 @dataclass(frozen=True)
@@ -239,6 +256,8 @@ class _Search:
             restore_files(folder, record.trials, proposer.genotype)
             check_best(folder.path, folder.metrics(self.plan.trains), record.trials)
         forgiven = _mark_running(folder, record)
+        if folder is not None and self.settings.storage is not None and record.storage is not None:
+            store_run(record.storage, record.study_id, folder.run, folder.path)
         stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._reporter(record, stopwatch) as reporter:
             for line in self._first_lines(record, proposer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,10 +19,11 @@ from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import absolute, cores
+from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.progress import pluralize
 from nas_agg.study.records.proxy_score_cache import ScoreCache, Scores
 from nas_agg.study.records.run_folder import dataset_arguments, read_run
-from nas_agg.study.records.trials_table import TRIALS_FILE, read_trials_table
+from nas_agg.study.records.saved_run import read_saved_trials
 from nas_agg.study.samplers.proxy_scorer import BATCH, ProxyScorer, genotype_digest, with_cost_proxies
 from nas_agg.study.tables.results_table import TabularSpace
 
@@ -313,16 +315,13 @@ def _trained(folder: Path, run: Mapping[str, Any], limit: int | None) -> tuple[l
     Returns:
         Their numbers, their results (more is better), and the metric of the results.
     """
-    objective = objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))[0]
-    complete = [row for row in read_trials_table(folder) if row["state"] == "complete"][:limit]
-    try:
-        if any(row["accuracy"] for row in complete):
-            metric, results = "accuracy", [float(row["accuracy"]) for row in complete]
-        else:
-            metric, results = objective.name, [objective.score(float(row["value"])) for row in complete]
-    except ValueError:
-        raise InputError(f"{folder / TRIALS_FILE}: a result is not a number; resume the search to rewrite it") from None
-    return [int(row["number"]) for row in complete], results, metric
+    objectives = objectives_of(Settings.parse(**run["settings"]), run.get("evaluate", False))
+    objective, trials = objectives[0], read_saved_trials(folder, run, objectives)
+    complete = [trial for trial in trials if trial.state == RecordState.COMPLETE][:limit]
+    numbers, accuracies = [trial.number for trial in complete], [trial.accuracy for trial in complete]
+    if any(accuracies):
+        return numbers, [math.nan if accuracy is None else accuracy for accuracy in accuracies], "accuracy"
+    return numbers, [objective.score(trial.value or 0.0) for trial in complete], objective.name
 
 
 def _genotype(folder: Path, number: int) -> Genotype:

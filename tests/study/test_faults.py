@@ -7,7 +7,7 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 import nas_agg
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.api import search
+from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.records.history import read_history
 from nas_agg.study.records.journal import JOURNAL
-from nas_agg.study.records.trials_table import read_trials_table
+from nas_agg.study.records.saved_run import read_saved_run
 from nas_agg.study.standalone_training import evaluate_run
 from nas_agg.study.workers.executor import Event
 from nas_agg.study.workers.messages import EventKind, FinalOutcome
@@ -142,18 +143,21 @@ def results(run: Path, space: Path) -> dict[str, Callable[[], Any]]:
     def resumed() -> Any:
         result = search(space, out=run, **SETTINGS)
         assert result.test is not None
-        trials = [(t.number, t.state, t.values, t.hash, t.labels, t.loss, t.reason) for t in result.trials]
-        return trials, result.best, {key: value for key, value in result.test.items() if key != "seconds"}
+        return _told(result.trials), result.best, {key: value for key, value in result.test.items() if key != "seconds"}
 
     numbers = sorted(int(folder.name) for folder in (run / "trials").iterdir())
     return {
-        "table": lambda: [{k: v for k, v in row.items() if k != "seconds"} for row in read_trials_table(run)],
+        "saved": lambda: _told(read_saved_run(run).trials),
         "best": lambda: nas_agg.load(run),
         "tested": lambda: evaluate_run(run, device="cpu"),
         "networks": lambda: [nas_agg.load(f"{run}:{number}") for number in numbers],
         "histories": lambda: [_without_times(read_history(run / "trials" / str(number))) for number in numbers],
         "resumed": resumed,
     }
+
+
+def _told(trials: Sequence[TrialRecord]) -> list[Any]:
+    return [(t.number, t.state, t.values, t.hash, t.labels, t.loss, t.reason) for t in trials]
 
 
 def _without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

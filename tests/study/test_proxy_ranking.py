@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,14 @@ from damage import edit_sealed
 from scipy import stats
 
 import nas_agg
-from nas_agg.common.chained_lines import next_digest
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study import proxy_ranking as ranking
 from nas_agg.study.proxy_ranking import Correlation, correlations, rank_genotypes, rank_run, rank_table
 from nas_agg.study.records import proxy_score_cache
+from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.run_folder import RunFolder
-from nas_agg.study.records.trials_table import _csv_line
 from nas_agg.study.samplers.proxy_scorer import ZERO_COST_PROXIES, ProxyScorer
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.training.data import Data, load_data
@@ -177,16 +177,6 @@ def rewrite(folder: Path, **changes) -> None:
     edit_sealed(folder / "run.json", **changes)
 
 
-def write_table(folder: Path, rows: list[list[str]]) -> None:
-    """Write trials.csv, of which the last column is replaced by digests that match."""
-    text, digest = "", ""
-    for header, row in enumerate(rows):
-        line = _csv_line(row[:-1])
-        digest = next_digest(digest, line.encode())
-        text += f"{line},{digest if header else row[-1]}\n"
-    (folder / "trials.csv").write_text(text)
-
-
 def test_a_run_is_ranked_like_its_networks(folder: Path, data: Data) -> None:
     done = trials(folder)
     assert len(done) == 10 < len(list((folder / "trials").iterdir()))
@@ -290,7 +280,7 @@ def test_a_run_of_another_user(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert result.cache_error.endswith("proxies.json: cannot be written: Permission denied")
 
 
-def test_a_run_has_its_data_set_and_metric(folder: Path, data: Data) -> None:
+def test_a_run_has_its_data_set_and_metric(folder: Path, data: Data, monkeypatch) -> None:
     with pytest.raises(InputError, match=r"not trained on a data set; specify one with --dataset"):
         rank_run(folder)
     rewrite(folder, evaluate=False, data={"spec": "digits", "seed": 3, "image_size": 16, "min_side": None})
@@ -300,8 +290,12 @@ def test_a_run_has_its_data_set_and_metric(folder: Path, data: Data) -> None:
     own = load_data("digits", 3, 16)
     results = [float(row["value"]) for row in trials(folder)]
     assert result.correlations == rank_genotypes(networks, results, own, ["zen"])
-    rows = [row | {"accuracy": str(len(row["hash"]) - int(row["params"]))} for row in trials(folder)]
-    write_table(folder, [list(rows[0]), *(list(row.values()) for row in rows)])
+    read = ranking.read_saved_trials
+
+    def by_size(*arguments):
+        return [replace(trial, accuracy=1 / trial.params) for trial in read(*arguments)]
+
+    monkeypatch.setattr(ranking, "read_saved_trials", by_size)
     assert rank_run(folder, ["zen"]).correlations[0].kendall == pytest.approx(-1), "accuracy, not the weighed value"
 
 
@@ -338,22 +332,23 @@ def test_errors_of_a_ranking_are_one_line(folder: Path, tmp_path: Path) -> None:
         rank_run(tmp_path / "ruin")
     with pytest.raises(InputError, match="unknown proxy 'zem'; did you mean 'zen'"):
         rank_run(folder, ["zem"])
-    header = (folder / "trials.csv").read_text().splitlines()[0].split(",")
-    rest = [""] * (len(header) - 3)
-    for rows, line in (
-        (None, "0 networks trained in full so far; at least 3 are needed"),
-        ([header], "0 networks trained in full so far"),
-        ([], "trials.csv: the header is damaged"),
-        ([["number", "state"]], "trials.csv: the header is damaged"),
-        ([header, ["0", "complete"]], "trials.csv: row 2 is damaged"),
-        ([header, ["0", "complete", "x", *rest]], "trials.csv: a result is not a number; resume the search"),
-        ([header, *([str(n), "complete", "0.5", *rest] for n in (900, 901, 902))], "trial 900 has no genotype"),
-    ):
-        (folder / "trials.csv").unlink(missing_ok=True)
-        if rows is not None:
-            write_table(folder, rows)
-        with pytest.raises(InputError, match=line):
-            rank_run(folder, dataset="digits")
+    table = (folder / "trials.csv").read_text()
+    (folder / "trials.csv").write_text(table.replace(",complete,", ",pruned,", 1))
+    with pytest.raises(InputError, match=r"trials.csv: row \d+ is damaged"):
+        rank_run(folder, dataset="digits")
+    (folder / "trials.csv").write_text(table)
+    journal = (folder / JOURNAL).read_bytes()
+    (folder / JOURNAL).write_bytes(journal.split(b'"op_code":4')[0].rpartition(b"\n")[0] + b"\n")
+    with pytest.raises(InputError, match=r"trials.csv has trial 0"):
+        rank_run(folder, dataset="digits")
+    rewrite(folder, status="stopped")
+    (folder / "trials.csv").unlink()
+    with pytest.raises(InputError, match="0 networks trained in full so far; at least 3 are needed"):
+        rank_run(folder, dataset="digits")
+    (folder / JOURNAL).write_bytes(journal)
+    shutil.rmtree(folder / "trials")
+    with pytest.raises(InputError, match="trial 0 has no genotype"):
+        rank_run(folder, dataset="digits")
     rewrite(folder, study=None)
     with pytest.raises(InputError, match="the run folder of a standalone training, not of a search"):
         rank_run(folder)

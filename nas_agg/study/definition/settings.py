@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Collection
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from nas_agg.common.errors import InputError, did_you_mean, truncate
+from nas_agg.common.urls import without_password
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.training.recipes import Recipe, open_recipe
 from nas_agg.training.recipes.files import parse_changes, reference
@@ -351,6 +353,17 @@ class Settings(BaseModel):
             }
         )
 
+    def stored(self, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The settings as JSON values that are kept with a run: the storage's password is not.
+
+        Args:
+            exclude: Settings to leave out.
+        """
+        values = self.model_dump(mode="json", exclude=set(exclude))
+        if values.get("storage"):
+            values["storage"] = without_password(values["storage"])
+        return values
+
     def difference(self, other: dict[str, Any]) -> str:
         """Describe the first setting that makes another search a different one; empty if there is none.
 
@@ -359,7 +372,7 @@ class Settings(BaseModel):
         Args:
             other: The settings of a run folder.
         """
-        for name, mine in self.model_dump(mode="json", exclude=RESUMABLE_SETTINGS).items():
+        for name, mine in self.stored(exclude=RESUMABLE_SETTINGS).items():
             if mine != other.get(name):
                 return f"{name} is {short_repr(other.get(name))} there and {short_repr(mine)} here"
         return ""

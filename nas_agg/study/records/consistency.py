@@ -10,7 +10,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.common.manifest import check_file
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.records.journal import JOURNAL
-from nas_agg.study.records.trials_table import Row, check_trials_table
+from nas_agg.study.records.trials_table import REWRITE, TRIALS_FILE, Row, check_trials_table
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
@@ -31,8 +31,11 @@ def check_trials(
     Raises:
         InputError: They differ.
     """
-    if run["status"] == "finished" and run["settings"].get("storage") is None:
-        check_file(folder, JOURNAL)
+    if run["status"] == "finished":
+        if run["settings"].get("storage") is None:
+            check_file(folder, JOURNAL)
+        if rows:
+            check_file(folder, TRIALS_FILE, REWRITE)
     check_trials_table(rows, trials, storage_name, folder)
 
 

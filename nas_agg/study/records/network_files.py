@@ -59,6 +59,7 @@ def restore_files(
     """
     if folder.run["status"] == "finished" and not (folder.path / TRIALS_FILE).exists():
         folder.table.write(trials)
+        folder.write_manifest()
     for trial in trials:
         if trial.duplicate_of is None and trial.state != RecordState.RUNNING and not _is_intact(folder, trial):
             write_trial(folder, trial, genotype_of(trial.labels))

@@ -74,7 +74,7 @@ class RunFolder:
             ) from None
         try:
             remove_abandoned(self.path)
-            self.table = TrialsTable(self.path)
+            self.table = TrialsTable(self._held)
             self.new = not (self.path / RUN_FILE).exists()
             if self.new and any(not entry.name.startswith(".") for entry in self.path.iterdir()):
                 raise InputError(f"{self.path}: neither empty nor a run folder; choose another --out")
@@ -106,6 +106,15 @@ class RunFolder:
         }
         self.update()
 
+    def restore(self, run: Mapping[str, Any]) -> None:
+        """Write the run.json of a run whose folder is gone.
+
+        Args:
+            run: What its study has kept of it.
+        """
+        self.run = {**run, "status": "stopped", "seconds": 0.0, "forgiven": 0}
+        self.update()
+
     def update(self, *, durable: bool = True, **changes: Any) -> None:
         """Change or add entries of run.json.
 
@@ -115,7 +124,15 @@ class RunFolder:
         """
         self._held.check()
         self.run.update(changes)
-        write_atomic(self.path / RUN_FILE, sealed(self.run), durable=durable, private=True)
+        if self._is_private:
+            with write_errors(self.path / _LOG):
+                (self.path / _LOG).touch(0o600)
+        write_atomic(self.path / RUN_FILE, sealed(self.run), durable=durable, private=self._is_private)
+
+    @property
+    def _is_private(self) -> bool:
+        """Whether only the owner may read the files of the run in which errors of a database could end up."""
+        return self.run.get("settings", {}).get("storage") is not None
 
     def log(self, line: str) -> None:
         """Append a line to log.txt, after the time."""
@@ -153,10 +170,14 @@ class RunFolder:
         for path in self.path.glob("trials/*/checkpoint.pt"):
             with write_errors(path):
                 path.unlink()
-        names = [name for name in (TRIALS_FILE, JOURNAL, _LOG, _BEST_MANIFEST) if (self.path / name).exists()]
-        self._held.check()
-        write_manifest(self.path, names, appended=(JOURNAL, _LOG))
+        self.write_manifest()
         self.update(**changes, status="finished")
+
+    def write_manifest(self) -> None:
+        """Write the manifest of the run, whose files are complete."""
+        self._held.check()
+        names = [name for name in (TRIALS_FILE, JOURNAL, _LOG, _BEST_MANIFEST) if (self.path / name).exists()]
+        write_manifest(self.path, names, appended=(JOURNAL, _LOG))
 
     @property
     def best(self) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from nas_agg.study.records.consistency import check_best, check_trials
 from nas_agg.study.records.journal import JOURNAL, RunJournal
 from nas_agg.study.records.run_folder import check_finished, read_metrics, read_run
 from nas_agg.study.records.storages import open_storage, storage_errors
-from nas_agg.study.records.trials_table import read_trials_table
+from nas_agg.study.records.trials_table import Row, read_trials_table
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -94,15 +94,11 @@ def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
     if "study" not in run:
         return SavedRun(folder, run, None, Objectives(), (), {}, _metrics(folder, run))
     settings = Settings.parse(**run["settings"])
-    rows = read_trials_table(folder)
-    stored = _stored_trials(folder, run, settings)
+    rows, stored = read_trials_table(folder), _stored_trials(folder, run, settings)
     objectives = objectives_of(settings, _is_evaluated_by_function(run, settings, stored))
-    saved, metrics = tuple(_saved(trial, objectives) for trial in stored), _metrics(folder, run)
-    trials = [trial.record for trial in saved]
-    if stored:
-        check_trials(folder, run, rows, trials, settings.storage or str(folder / JOURNAL))
+    saved, metrics = _checked(folder, run, rows, stored, objectives), _metrics(folder, run)
     if run["status"] == "finished":
-        check_best(folder, metrics, trials)
+        check_best(folder, metrics, [trial.record for trial in saved])
     return SavedRun(
         path=folder,
         run=run,
@@ -112,6 +108,33 @@ def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
         distributions=stored[0].distributions if stored else {},
         metrics=metrics,
     )
+
+
+def read_saved_trials(folder: Path, run: Mapping[str, Any], objectives: Objectives) -> list[TrialRecord]:
+    """The trials of a search, which may be in progress.
+
+    Args:
+        folder: The run folder.
+        run: The contents of its run.json.
+        objectives: The objectives of the search.
+
+    Raises:
+        InputError: The study is missing or damaged.
+    """
+    rows = read_trials_table(folder)
+    stored = _stored_trials(folder, run, Settings.parse(**run["settings"]))
+    return [trial.record for trial in _checked(folder, run, rows, stored, objectives)]
+
+
+def _checked(
+    folder: Path, run: Mapping[str, Any], rows: Sequence[Row], stored: Sequence[FrozenTrial], objectives: Objectives
+) -> tuple[SavedTrial, ...]:
+    """The trials of a study, compared with the table of trials, which was read before."""
+    saved = tuple(_saved(trial, objectives) for trial in stored)
+    if stored or rows:
+        where = run["settings"].get("storage") or str(folder / JOURNAL)
+        check_trials(folder, run, rows, [trial.record for trial in saved], where)
+    return saved
 
 
 def _is_evaluated_by_function(run: Mapping[str, Any], settings: Settings, trials: list[FrozenTrial]) -> bool:

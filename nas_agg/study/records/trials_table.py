@@ -18,9 +18,11 @@ from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.trial import RecordState
 
 if TYPE_CHECKING:
+    from nas_agg.common.durable import HeldFolder
     from nas_agg.study.definition.trial import TrialRecord
 
 TRIALS_FILE = "trials.csv"
+REWRITE = "remove the file and resume the search to rewrite it"
 _COLUMNS = (
     *("number", "state", "value", *(metric.attribute for metric in METRICS.values()), "hash", "seconds"),
     *("memory", "rejected_draws", "duplicate_of", "reason"),
@@ -37,8 +39,8 @@ class TrialsTable:
         folder: The run folder.
     """
 
-    def __init__(self, folder: Path):
-        self._path = folder / TRIALS_FILE
+    def __init__(self, folder: HeldFolder):
+        self._folder, self._path = folder, folder.path / TRIALS_FILE
         self._digest: str | None = None  # of the last row that this process has written
 
     def begin(self, trials: Sequence[TrialRecord]) -> None:
@@ -50,6 +52,7 @@ class TrialsTable:
         self._write(trials, durable=True)
 
     def _write(self, trials: Sequence[TrialRecord], durable: bool) -> None:
+        self._folder.check()
         text, self._digest = _rows_text(trials, None)
         write_atomic(self._path, text, durable=durable)
 
@@ -60,6 +63,7 @@ class TrialsTable:
         if self._digest is None:
             self._write(trials, durable=False)
             return
+        self._folder.check()
         text, self._digest = _rows_text(trials, self._digest)
         with write_errors(self._path), self._path.open("a", encoding="utf-8", newline="") as file:
             file.write(text)
@@ -124,9 +128,7 @@ def read_trials_table(folder: Path) -> list[Row]:
 
 
 def _damaged(path: Path, what: str) -> InputError:
-    return InputError(
-        f"{path}: {what} is damaged, or a row before it is missing; remove the file and resume the search to rewrite it"
-    )
+    return InputError(f"{path}: {what} is damaged, or a row before it is missing; {REWRITE}")
 
 
 def check_trials_table(rows: Sequence[Row], trials: Sequence[TrialRecord], storage_name: str, folder: Path) -> None:
