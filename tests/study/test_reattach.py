@@ -154,9 +154,7 @@ def test_a_run_folder_that_was_removed_does_not_come_to_life_again(tiny, score, 
 def test_a_run_of_a_function_is_resumed_by_the_same_call(tiny, score, url, tmp_path):
     whole = search(tiny, score, storage=url, out=tmp_path / "run", **SETTINGS)
     shutil.rmtree(tmp_path / "run")
-    with pytest.raises(
-        InputError, match=r"a part of this search is a Python object; resume by calling nas_agg\.search"
-    ):
+    with pytest.raises(InputError, match=r"Python object; resume by calling nas_agg\.search"):
         reattach(url, "run", out=tmp_path / "run")
     assert results(search(tiny, score, storage=url, out=tmp_path / "run", **SETTINGS)) == results(whole)
     assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
