@@ -36,6 +36,7 @@ PACKAGES = (
     "study.workers",
     "study",
     "report",
+    "report.runs",
     "report.html",
     "",  # nas_agg itself, nas_agg.errors and nas_agg.testing: the public API
     "cli",

@@ -18,13 +18,14 @@ from nas_agg.cli.describe import cost, show
 from nas_agg.cli.lists import datasets, points, recipes, searchers, spaces, table
 from nas_agg.cli.proxies import proxies
 from nas_agg.cli.report import report
+from nas_agg.cli.runs import compare, curves, runs, trials
 from nas_agg.cli.search import search
 from nas_agg.cli.train import evaluate, train
 from nas_agg.cli.worker import worker
 from nas_agg.common.errors import NasAggError, one_line
 
 COMMANDS = (
-    *(search, train, evaluate, report, cost, show, compile_, worker, bench, proxies),
+    *(search, train, evaluate, runs, trials, curves, compare, report, cost, show, compile_, worker, bench, proxies),
     *(spaces, points, table, searchers, datasets, recipes, cache),
 )
 LONGEST_ERROR = 1000  # characters

@@ -7,7 +7,7 @@ from typing import Any
 
 from nas_agg.expansion.costs import cost
 from nas_agg.report.drawing import draw
-from nas_agg.report.html.overview import next_commands, trial_values
+from nas_agg.report.html.overview import next_commands
 from nas_agg.report.html.page import check_installed, render
 from nas_agg.report.html.parts import (
     SERIES,
@@ -27,7 +27,7 @@ from nas_agg.report.html.parts import (
     with_legend,
 )
 from nas_agg.report.html.results import front_of, shown_trials, trial_text
-from nas_agg.report.run_comparison import (
+from nas_agg.report.runs.comparison import (
     Group,
     best_by_networks,
     check_comparable,
@@ -39,7 +39,7 @@ from nas_agg.report.run_comparison import (
     mean_curve,
     run_names,
 )
-from nas_agg.report.run_summary import best_trial, final_history, known_metrics, metric_value, network_of
+from nas_agg.report.runs.summary import best_trial, final_history, known_metrics, metric_value, network_of, trial_values
 from nas_agg.study.definition.metrics import METRICS, Metric
 from nas_agg.study.records.saved_run import SavedRun
 

@@ -18,7 +18,7 @@ from nas_agg.report.html.parts import (
     metric_title,
     with_legend,
 )
-from nas_agg.report.run_summary import best_trial, final_history, learning_curve, reported_metric
+from nas_agg.report.runs.summary import best_trial, final_history, learning_curve, reported_metric
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.records.saved_run import SavedRun
 

@@ -13,7 +13,16 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.report.drawing import draw
 from nas_agg.report.html.parts import Commands, Drawing, Section, Table, Tables, visible
 from nas_agg.report.html.results import drawn_trials
-from nas_agg.report.run_summary import best_trial, choice_text, counts, format_seconds, network_of, state_of, top_trials
+from nas_agg.report.runs.summary import (
+    best_trial,
+    choice_text,
+    counts,
+    format_seconds,
+    network_of,
+    state_of,
+    top_trials,
+    trial_values,
+)
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.records.run_folder import resume_instructions
@@ -97,12 +106,6 @@ def _found(run: SavedRun) -> str:
 
 def _plain(run: SavedRun, value: float) -> str:
     return run.objectives[0].format(value).removeprefix(f"{run.objectives[0].name} ")
-
-
-def trial_values(run: SavedRun, trial: TrialRecord) -> str:
-    """A trial's values of the objectives with their names."""
-    pairs = zip(run.objectives, trial.values or (), strict=False)
-    return ", ".join(f"{metric.name} {metric.format(value).removeprefix(f'{metric.name} ')}" for metric, value in pairs)
 
 
 def _tested(run: SavedRun) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 from nas_agg.report.html.parts import Part, Picture, Pictures, Plot, Section, Table, label, visible
-from nas_agg.report.predictions import Predictions, class_metrics, predict_test_split
+from nas_agg.report.runs.predictions import Predictions, class_metrics, predict_test_split
 from nas_agg.study.records.saved_run import SavedRun
 
 MAX_CLASSES = 100  # of a confusion matrix

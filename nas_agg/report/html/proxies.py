@@ -6,8 +6,8 @@ import math
 
 from nas_agg.common.files import canonical_json
 from nas_agg.report.html.parts import SERIES, Grid, Part, Plot, Section, Table, label, metric_axis
-from nas_agg.report.importance import comparable_trials
-from nas_agg.report.run_summary import network_of
+from nas_agg.report.runs.importance import comparable_trials
+from nas_agg.report.runs.summary import network_of
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.proxy_ranking import MIN_NETWORKS, SCORES_FILE, Correlation, correlations

@@ -12,7 +12,7 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import write_atomic
 from nas_agg.report.html.comparison import comparison_page
 from nas_agg.report.html.page import run_page
-from nas_agg.report.run_summary import state_of
+from nas_agg.report.runs.summary import state_of
 from nas_agg.study.records.saved_run import SavedRun, read_saved_run
 
 REPORT_FILE = "report.html"

@@ -24,7 +24,7 @@ from nas_agg.report.html.parts import (
     visible,
     with_legend,
 )
-from nas_agg.report.run_summary import best_so_far, best_trial, known_metrics, metric_value, top_trials
+from nas_agg.report.runs.summary import best_so_far, best_trial, known_metrics, metric_value, top_trials
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.definition.pareto import dominated
 from nas_agg.study.definition.trial import RecordState, TrialRecord

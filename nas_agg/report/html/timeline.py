@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_agg.report.html.parts import BAD, MUTED, SERIES, Part, Plot, Section, Table, visible, with_legend
-from nas_agg.report.run_summary import Span, format_seconds, spans
+from nas_agg.report.runs.summary import Span, format_seconds, spans
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.saved_run import SavedRun
 

@@ -26,8 +26,8 @@ from nas_agg.report.html.parts import (
     with_legend,
 )
 from nas_agg.report.html.results import shown_trials
-from nas_agg.report.importance import Effect, Importance, effects, importances
-from nas_agg.report.run_summary import choice_text
+from nas_agg.report.runs.importance import Effect, Importance, effects, importances
+from nas_agg.report.runs.summary import choice_text
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.records.saved_run import SavedRun
 

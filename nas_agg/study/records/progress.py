@@ -242,6 +242,7 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
         print(f"test accuracy of the final network: {accuracy}", file=out)
     if result.path is not None:
         commands = [f"evaluate {result.path}"] if result.test is not None else []
+        commands += [f"trials {result.path} --front"] if result.objectives.is_multi_objective else []
         commands += [f"show {result.path}"]
         if result.test is not None:
             commands += [f"compile {result.path} --out {result.path.name}-model"]

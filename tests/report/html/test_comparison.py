@@ -13,7 +13,7 @@ from nas_agg.common.errors import InputError
 from nas_agg.report.html.comparison import comparison_page, groups_section, history_section, runs_section
 from nas_agg.report.html.page import plots_of
 from nas_agg.report.html.reports import write_report
-from nas_agg.report.run_comparison import best_by_networks, comparison_rows, groups_of, run_names
+from nas_agg.report.runs.comparison import best_by_networks, comparison_rows, groups_of, run_names
 from nas_agg.study import search
 from nas_agg.study.records.saved_run import read_saved_run
 

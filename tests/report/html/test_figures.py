@@ -15,8 +15,8 @@ from nas_agg.report.html.proxies import proxies_section
 from nas_agg.report.html.results import best_section, history_section, pareto_section
 from nas_agg.report.html.timeline import time_section
 from nas_agg.report.html.variables import importance_section, parallel_section
-from nas_agg.report.importance import importances
-from nas_agg.report.run_summary import best_so_far, spans
+from nas_agg.report.runs.importance import importances
+from nas_agg.report.runs.summary import best_so_far, spans
 from nas_agg.study.records.storages import JOURNAL
 
 DUPLICATE = "nas_agg:duplicate_of"

@@ -16,8 +16,8 @@ from nas_agg.report.html.page import run_page
 from nas_agg.report.html.parts import label
 from nas_agg.report.html.predictions import predictions_section
 from nas_agg.report.html.reports import report_after_search, watch, write_report
-from nas_agg.report.predictions import Mistake, Predictions, class_metrics, png, predict_test_split
-from nas_agg.report.run_summary import state_of
+from nas_agg.report.runs.predictions import Mistake, Predictions, class_metrics, png, predict_test_split
+from nas_agg.report.runs.summary import state_of
 from nas_agg.study import search
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.records.saved_run import read_saved_run

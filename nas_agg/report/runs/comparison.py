@@ -9,7 +9,7 @@ from typing import Any
 
 from nas_agg.common.console import format_accuracy
 from nas_agg.common.errors import InputError
-from nas_agg.report.run_summary import best_trial, format_seconds, mean_interval, state_of
+from nas_agg.report.runs.summary import best_trial, format_seconds, mean_interval, state_of
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.saved_run import SavedRun

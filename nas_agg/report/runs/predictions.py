@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.report.run_summary import network_of
+from nas_agg.report.runs.summary import network_of
 from nas_agg.study.records.run_folder import WEIGHTS_FILE, dataset_arguments
 from nas_agg.study.records.saved_run import SavedRun
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from nas_agg.training.data import Split
 
 MAX_MACS = 2 * 10**11  # of all test images together: some seconds on a CPU
 MAX_PICTURES = 24
@@ -114,25 +116,32 @@ def _predict(run: SavedRun) -> Predictions | None:
     if images * cost(genotype).macs > MAX_MACS:
         return None
     data = load_data(**dataset_arguments(dict(run.run), run.path))
+    if data.task != "classification":
+        return None
     model = compile(genotype, weights=run.path / "best" / WEIGHTS_FILE).eval()
     probabilities = []
     with torch.inference_mode():
-        for batch in data.test.images.split(batch_size(data, "cpu")):
-            probabilities.append(model(normalise(batch, data.mean, data.std)).float().softmax(1))
-    return _summarize(torch.cat(probabilities), data.test.labels, data.test.images, data.class_names)
+        for positions in torch.arange(len(data.test)).split(batch_size(data, "cpu")):
+            batch = normalise(data.test.rows(positions), data.mean, data.std)
+            probabilities.append(model(batch).float().softmax(1))
+    return _summarize(torch.cat(probabilities), data.test, data.class_names)
 
 
-def _summarize(probabilities: Tensor, labels: Tensor, images: Tensor, class_names: tuple[str, ...]) -> Predictions:
+def _summarize(probabilities: Tensor, test: Split, class_names: tuple[str, ...]) -> Predictions:
+    import torch
+
     if probabilities.shape[1] != len(class_names):
         raise InputError("the network has another number of classes than the data set")
-    predicted = probabilities.argmax(1)
+    predicted, labels = probabilities.argmax(1), test.labels
     confusion = np.zeros((len(class_names), len(class_names)), int)
     np.add.at(confusion, (labels.numpy(), predicted.numpy()), 1)
     confidence = probabilities.gather(1, predicted[:, None])[:, 0].numpy()
     wrong = np.flatnonzero((predicted != labels).numpy())
     order = wrong[np.argsort(-confidence[wrong], kind="stable")][:MAX_PICTURES]
+    pictures = list(test.rows(torch.from_numpy(order)).to(torch.uint8).numpy()) if len(order) else []
     mistakes = [
-        Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), png(images[i].numpy())) for i in order
+        Mistake(int(i), int(labels[i]), int(predicted[i]), float(confidence[i]), png(picture))
+        for i, picture in zip(order, pictures, strict=True)
     ]
     return Predictions(class_names, confusion, mistakes)
 

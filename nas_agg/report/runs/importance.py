@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from nas_agg.report.run_summary import mean_interval
+from nas_agg.report.runs.summary import mean_interval
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.records.saved_run import SavedRun
 from nas_agg.study.records.storages import silence_optuna
