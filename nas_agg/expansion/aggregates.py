@@ -54,11 +54,17 @@ class Observer(Protocol):
 class UnitExpander(Protocol):
     """Expands units onto a tape; the interface through which an aggregate expands the units inside it."""
 
-    tape: Tape
     observer: Observer | None
+
+    @property
+    def tape(self) -> Tape:
+        """Records the operations."""
 
     def unit(self, unit: Unit, x: int, scope: Scope, path: str, shortcut: Shortcut = None) -> int:
         """Expand a unit after tensor ``x`` and return its output."""
+
+    def shared_unit(self, unit: Unit, x: int, scope: Scope, path: str) -> int:
+        """Expand a unit that shares its weights with others at its path."""
 
 
 class PendingShortcut:
@@ -141,6 +147,7 @@ class Nodes:
         self.let = dict(aggregate.let)
         self.features = [x]
         self.matched: dict[tuple, int] = {}
+        self._match_scopes: dict[Unit, dict[str, Any]] = {}
         self.read: set[int] = set()
         self.shortcut = shortcut if aggregate.takes_shortcut else None
         self.n = self.count()
@@ -165,17 +172,10 @@ class Nodes:
         split = self.shortcut.split(self.tape) if self.shortcut else None
         scope: Scope = self.outer
         for l in range(1, self.n + 1):
-            unit = aggregate.units[l - 1] if aggregate.unit_per_node else aggregate.units[0]
-            path = f"{self.path}.{l - 1}"
             self.tape.charge(20 + 4 * aggregate.work)
             try:
                 scope = self.scope(l)
-                x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
-                if x is None:
-                    raise GenotypeError("reads nothing", aggregate.reads.where)
-                features.append(
-                    self.expander.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, split))
-                )
+                features.append(self.node(l, scope, split))
                 if self.observer:
                     self.observer.end_node(self)
             except GenotypeError as error:
@@ -186,6 +186,15 @@ class Nodes:
             except GenotypeError as error:
                 raise GenotypeError(error.problem, aggregate.where) from None
         return self.output(scope if self.n else self.scope(0))
+
+    def node(self, l: int, scope: Scope, split: SplitShortcut | None) -> int:
+        """Expand node l and return its output."""
+        aggregate, path = self.aggregate, f"{self.path}.{l - 1}"
+        unit = aggregate.units[l - 1] if aggregate.unit_per_node else aggregate.units[0]
+        x = self.gather(aggregate.reads, l, None, scope, f"{path}.reads")
+        if x is None:
+            raise GenotypeError("reads nothing", aggregate.reads.where)
+        return self.expander.unit(unit, x, scope, f"{path}.unit", self.node_shortcut(unit, l, scope, path, split))
 
     def node_shortcut(self, unit: Unit, l: int, scope: Scope, path: str, split: SplitShortcut | None) -> Shortcut:
         gather = self.aggregate.shortcut
@@ -306,7 +315,7 @@ class Nodes:
         weights: dict[str, Primitive] = {}
         for source in sources:
             begin = len(tape.ops)
-            outputs[source] = self.expander.unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
+            outputs[source] = self.expander.shared_unit(gather.each, self.features[source], scope, f"{path}.each")  # type: ignore[arg-type]
             if self.observer:
                 self.observer.end_source(self, "each", source)
             for op, place in zip(tape.ops[begin:], tape.paths[begin:], strict=True):
@@ -387,19 +396,26 @@ class Nodes:
             _, h, w = tape.shapes[tensor]
             ratio = max(-(-h // target[1]), -(-w // target[2]))
             tape.charge(4 * self.aggregate.work)
-            own = NodeScope(self, None)
-            scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
-            for name in gather.match.free_names:  # type: ignore[union-attr]
-                if name not in ("w", "s"):
-                    try:
-                        scope[name] = own[name]
-                    except KeyError:
-                        scope.pop(name, None)
+            scope = dict(self.match_scope(gather.match))  # type: ignore[arg-type]
             scope.update(w=width, s=ratio)
             self.matched[key] = self.expander.unit(gather.match, tensor, scope, f"{path}.match.{source}")  # type: ignore[arg-type]
             if self.observer:
                 self.observer.end_source(self, "match", source)
         return self.matched[key]
+
+    def match_scope(self, match: Unit) -> dict[str, Any]:
+        """The names of a `match`, except for its width and stride."""
+        if match not in self._match_scopes:
+            own = NodeScope(self, None)
+            scope = {k: v for k, v in self.outer.items() if k not in ("in", "h", "l")}
+            for name in match.free_names:
+                if name not in ("w", "s"):
+                    try:
+                        scope[name] = own[name]
+                    except KeyError:
+                        scope.pop(name, None)
+            self._match_scopes[match] = scope
+        return self._match_scopes[match]
 
 
 def _row(row: tuple[int, ...], position: int, gather: Gather) -> list[int]:

@@ -123,6 +123,10 @@ class Expansion:
                 x = self.closed(part, x, scope, path, entering)
         return x
 
+    def shared_unit(self, unit: Unit, x: int, scope: Scope, path: str) -> int:
+        """Expand a unit that shares its weights with others at its path."""
+        return self.unit(unit, x, scope, path)
+
     def closed(self, part: Unit, x: int, scope: Scope, path: str, entering: int) -> int:
         """Expand steps without a join, or replay their memoized expansion."""
         tape = self.tape

@@ -56,14 +56,21 @@ def _number(value: Any) -> Number:
     return exact.numerator if exact.denominator == 1 else exact
 
 
+_SMALL = 1 << 64
+
+
 def _bounded(value: Number) -> Number:
     """Return an intermediate value unless it is so long that arithmetic would take time."""
+    if value.__class__ is int and -_SMALL < value < _SMALL:
+        return value
     if max(value.numerator.bit_length(), value.denominator.bit_length()) > 2 * MAX_BITS:
         raise ExpressionError(f"an intermediate value exceeds {2 * MAX_BITS} bits")
     return value
 
 
 def _divide(a: Number, b: Number) -> Number:
+    if a.__class__ is int and b.__class__ is int and b and not a % b:
+        return _bounded(a // b)
     value = _bounded(Fraction(a) / b)
     return value.numerator if value.denominator == 1 else value
 
@@ -80,7 +87,7 @@ def _power(base: Number, exponent: Number) -> Number:
 
 def _gcd(*values: Number) -> int:
     for value in values:
-        if Fraction(value).denominator != 1:
+        if value.__class__ is not int and Fraction(value).denominator != 1:
             raise ExpressionError(f"gcd takes integers, not {value}")
     return math.gcd(*(int(value) for value in values))
 

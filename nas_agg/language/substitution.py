@@ -52,6 +52,10 @@ class Substitution:
         self._values = 0
         self._terms = 0
 
+    def reset(self) -> None:
+        """Forget the work that was counted so far."""
+        self._values = self._terms = 0
+
     # ------------------------------------------------------------------ names
 
     @contextmanager

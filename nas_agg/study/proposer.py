@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
-from nas_agg.common.errors import InputError
+from nas_agg.common.errors import GenotypeError, InputError
 from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.point_costs import PointCounter
 from nas_agg.search_space.searchable import SearchableSpace
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.result import ranked
@@ -24,6 +25,7 @@ from nas_agg.study.scheduling.feasible_share import FeasibleShare, check_limits,
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
+    from nas_agg.expansion.block_figures import BlockCost
     from nas_agg.expansion.costs import Cost
     from nas_agg.search_space.parameters import Values
     from nas_agg.study.samplers.screening import ProxyScreener
@@ -140,6 +142,8 @@ class Proposer:
         self._limits, self._activations = dict(limits or {}), activations
         self._input, self._classes, self._cost = input, classes, cost
         self._memory, self._screen = memory, screen
+        counts = isinstance(space, Space) and not self._has_table and any(self._limits.values())
+        self._counter = PointCounter(space, input, classes) if counts and isinstance(space, Space) else None
         searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
         self._states_without_result = {RecordState.DUPLICATE}
         if measured:
@@ -160,6 +164,8 @@ class Proposer:
 
     def _check(self, labels: Labels) -> Candidate | Rejection:
         try:
+            if exceeded := self._exceeded_by_counting(labels):
+                return Rejection(exceeded)
             genotype = self.genotype(labels)
             cost = self._cost(genotype)
             if exceeded := self._exceeded_limit(cost):
@@ -169,7 +175,16 @@ class Proposer:
         except InputError as error:
             return Rejection(str(error))
 
-    def _exceeded_limit(self, cost: Cost | Row) -> str:
+    def _exceeded_by_counting(self, labels: Labels) -> str:
+        """The first limit that a draw exceeds, by counting without its graph; empty if this does not tell."""
+        if self._counter is None:
+            return ""
+        try:
+            return self._exceeded_limit(self._counter.cost_of(self.space.values(labels)))
+        except GenotypeError:
+            return ""  # the expansion tells why
+
+    def _exceeded_limit(self, cost: Cost | BlockCost | Row) -> str:
         """The first limit that a cost exceeds, as a text; empty if there is none."""
         for attribute, limit in self._limits.items():
             if limit and getattr(cost, attribute) > limit:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nas_agg.common.errors import InputError
+from nas_agg.expansion.block_figures import COUNTED_OPERATIONS
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
 from nas_agg.search_space.encoding import Encoding, Rows, row_key
+from nas_agg.search_space.point_costs import PointCounter
 from nas_agg.search_space.space import Space
 from nas_agg.study.tables.results_table import ResultsTable
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import SearchVariables
-
-_OPERATIONS = ("conv", "norm", "act", "add", "cat", "mul", "maxpool", "avgpool", "slice", "scale")
 
 
 class CostFeatures(NamedTuple):
@@ -34,7 +35,7 @@ class CostFeatures(NamedTuple):
 
 
 # Of points that make no valid network; they are rejected when they are proposed.
-_INVALID = CostFeatures({}, [0.0, 0.0], [0.0] * (1 + len(_OPERATIONS)))
+_INVALID = CostFeatures({}, [0.0, 0.0], [0.0] * (1 + len(COUNTED_OPERATIONS)))
 
 
 class FeatureExtractor:
@@ -129,6 +130,11 @@ class FeatureExtractor:
             self._cost_features[key] = self._compute(row)
         return self._cost_features[key]
 
+    @cached_property
+    def _counter(self) -> PointCounter:
+        assert isinstance(self.space, Space)
+        return PointCounter(self.space, self._input, self._classes)
+
     def _cost(self, row: np.ndarray) -> Cost:
         assert isinstance(self.space, Space)
         values = self.encoding.decode(row)
@@ -136,12 +142,11 @@ class FeatureExtractor:
 
     def _compute(self, row: np.ndarray) -> CostFeatures:
         try:
-            cost = self._cost(row)
+            cost = self._counter.cost(row.tolist())
         except InputError:
             return _INVALID
         costs: dict[str, float] = {"params": cost.params, "macs": cost.macs}
         if self._activations:
             costs["activation_bytes"] = cost.activation_bytes
-        operations = [op.word for op in cost.graph.ops]
-        counts = [cost.depth, *(operations.count(word) for word in _OPERATIONS)]
+        counts = [cost.depth, *cost.operations[: len(COUNTED_OPERATIONS)].tolist()]
         return CostFeatures(costs, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))
