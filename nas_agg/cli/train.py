@@ -23,9 +23,10 @@ from nas_agg.cli.options import (
     print_json,
 )
 from nas_agg.cli.options import image_size as parse_size
-from nas_agg.common.console import format_accuracy
 from nas_agg.graph.rematerialization import RequestedMemoryMode
+from nas_agg.study.definition.metrics import METRICS, format_evaluation
 from nas_agg.study.definition.settings import Settings
+from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import open_recipe
 from nas_agg.training.recipes.files import parse_changes
 
@@ -111,17 +112,28 @@ def evaluate(
     device: DeviceOption = "auto",
     image_size: SizeOption = None,
     download: DownloadOption = False,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Further metric, one of {', '.join(TRAINED_METRICS)}; repeatable."),
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Test a trained network. Prints accuracy, loss and, for more than 5 classes, top-5 accuracy."""
-    from nas_agg.study.standalone_training import evaluate_genotype
+    """Test a trained network. Prints the metrics of its task, for example accuracy, and the loss."""
+    from nas_agg.study.saved_evaluation import evaluate_genotype
 
-    data = {"dataset": dataset, "image_size": parse_size(image_size), "warn": _print_note}
-    metrics = evaluate_genotype(genotype, weights=weights, device=device, download=download, **data)  # type: ignore[arg-type]
+    metrics = evaluate_genotype(
+        genotype,
+        weights=weights,
+        dataset=dataset,
+        device=device,
+        image_size=parse_size(image_size),
+        download=download,
+        metrics=metric or (),
+        warn=_print_note,
+    )
     if format is Format.json:
         print_json({k if k in ("correct", "images") else f"test_{k}": v for k, v in metrics.items()})
     else:
-        accuracy = format_accuracy(
-            metrics["accuracy"], metrics["correct"], metrics["images"], metrics.get("top5_accuracy")
-        )
-        print(f"test accuracy {accuracy}, loss {metrics['loss']:.4f}")
+        further = [TRAINED_METRICS[name] for name in metric or () if name not in ("accuracy", "loss")]
+        own = "".join(f", {m.name} {METRICS[m.name].format(metrics[m.attribute])}" for m in further)
+        print(f"test {format_evaluation(metrics)}{own if 'correct' in metrics else ''}, loss {metrics['loss']:.4f}")

@@ -16,7 +16,7 @@ from nas_agg.report.papers import DATA_SETS, Paper, Row
 from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import GENOTYPE_FILE, RUN_FILE, dataset_arguments, read_metrics, read_run
-from nas_agg.study.standalone_training import finish_instructions
+from nas_agg.study.saved_evaluation import finish_instructions
 
 
 @dataclass(frozen=True)

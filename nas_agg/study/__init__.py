@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nas_agg.study.api import reattach, resume, search
     from nas_agg.study.definition.result import SearchResult
-    from nas_agg.study.standalone_training import evaluate_run
+    from nas_agg.study.saved_evaluation import evaluate_run
 
 __all__ = ["SearchResult", "evaluate_run", "reattach", "resume", "search"]
 
 _MODULES = {
     "SearchResult": "definition.result",
-    "evaluate_run": "standalone_training",
+    "evaluate_run": "saved_evaluation",
     "reattach": "api",
     "resume": "api",
     "search": "api",

@@ -28,6 +28,7 @@ from nas_agg.study.tables.results_table import TabularSpace
 __all__ = ["Interrupted", "reattach", "resume", "search"]
 
 _TRAINING_SETTINGS = {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"}
+_TRAINING_SETTINGS |= {"metric", "min_metric", "max_metric", "batch_size", "lr", "optimizer", "set"}
 
 
 def search(

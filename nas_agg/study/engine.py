@@ -341,7 +341,6 @@ class _Search:
             return Assignment(trial.number, candidate.genotype, pause_at=pause_at)
         settings = self.settings
         assert settings.epochs is not None
-        trained = [metric.name for metric in self.plan.objectives if metric.depends_on_training]
         job = TrialJob(
             genotype=candidate.genotype.to_dict(),
             seed=trial.seed,
@@ -349,7 +348,8 @@ class _Search:
             epochs=settings.epochs,
             out=str(path.resolve()),
             memory=trial.memory,
-            reported="loss" if trained == ["loss"] else "accuracy",
+            reported=settings.main_metric,
+            metrics=settings.trained_metrics(self.plan.objectives.names),
             measure_latency=self.plan.needs_latency,
             max_latency=settings.max_latency,
             latency_target=settings.latency_target,

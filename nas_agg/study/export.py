@@ -22,7 +22,7 @@ from nas_agg.study.records.run_folder import (
     encodable,
     read_run,
 )
-from nas_agg.study.standalone_training import finish_instructions
+from nas_agg.study.saved_evaluation import finish_instructions
 
 if TYPE_CHECKING:
     import os

@@ -63,7 +63,7 @@ def train_best(
             for event in pool.poll(1.0):
                 if event.kind == EventKind.REPORT:
                     pool.reply(event.number, stop=False)
-                    progress.step("training the best", event.step, recipe.epochs, event.value)
+                    progress.step("training the best", event.step, recipe.epochs, event.value, task.kind)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
                         progress.message(f"torch.compile failed ({reason}): trained without it")
@@ -94,6 +94,8 @@ def _final_job(folder: RunFolder, settings: Settings, best: TrialRecord, genotyp
         best=str(folder.best.resolve()),
         trial=best.number,
         validation_accuracy=best.value if best.accuracy is None else best.accuracy,
+        validation=best.further,
+        metrics=settings.trained_metrics([settings.main_metric]),
         cost=cost,
         memory=memory,
         compile=bool(settings.compile),

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from nas_agg.common.console import format_accuracy
-from nas_agg.common.errors import InputError, NasAggError, did_you_mean
+from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.graph.rematerialization import RequestedMemoryMode
-from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import SUFFIXES
+from nas_agg.study.definition.metrics import format_evaluation, imbalance_note
 from nas_agg.study.definition.settings import SEED_LIMIT, short_repr
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute, check_unchanged, data_arguments
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length
 from nas_agg.study.records.provenance import describe_run, describe_source
-from nas_agg.study.records.run_folder import (
-    WEIGHTS_FILE,
-    RunFolder,
-    check_best,
-    check_finished,
-    dataset_arguments,
-    read_run,
-    resume_instructions,
-)
+from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 from nas_agg.study.workers.messages import FinalJob
@@ -135,9 +124,9 @@ def _check_arguments(memory: str, seed: int) -> None:
 
 def _print_test(folder: RunFolder, metrics: dict[str, Any]) -> None:
     """Print the test accuracy and the next command."""
-    top5 = metrics.get("test_top5_accuracy")
-    accuracy = format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
-    print(f"test accuracy {accuracy}; the network is in {folder.best}")
+    print(f"test {format_evaluation(metrics, 'test_')}; the network is in {folder.best}")
+    if note := imbalance_note(metrics, "test_"):
+        print(note)
     print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")
 
 
@@ -229,7 +218,7 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     folder.update(status="running")
     try:
         with stoppable():
-            metrics = train_final(job, data, _progress(folder, show, folder.run["settings"]["epochs"]))
+            metrics = train_final(job, data, _progress(folder, show, folder.run["settings"]["epochs"], data.task))
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
@@ -241,12 +230,12 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     folder.finish()
 
 
-def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, float], bool]:
+def _progress(folder: RunFolder, show: bool, epochs: int, task: str) -> Callable[[int, float], bool]:
     """A function that reports each epoch: on one live line of a terminal, else about ten lines of a training."""
     live = show and sys.stdout.isatty()
 
-    def report(epoch: int, accuracy: float) -> bool:
-        line = epoch_line(epoch, epochs, accuracy)
+    def report(epoch: int, value: float) -> bool:
+        line = epoch_line(epoch, epochs, value, task)
         if is_logged_epoch(epoch, epochs):
             folder.log(line)
         if live:
@@ -256,136 +245,3 @@ def _progress(folder: RunFolder, show: bool, epochs: int) -> Callable[[int, floa
         return False
 
     return report
-
-
-def _warn(line: str) -> None:
-    warnings.warn(line, stacklevel=3)
-
-
-def evaluate_genotype(
-    source: str,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    dataset: str | None = None,
-    device: str = "auto",
-    image_size: int | str | None = None,
-    download: bool = False,
-    warn: Callable[[str], None] = _warn,
-) -> dict[str, Any]:
-    """Test a network with saved weights on the test split of a data set.
-
-    Args:
-        source: A run folder, with its own weights and data set by default, or any source that `nas_agg.load` takes.
-        weights: As for `nas_agg.compile`.
-        dataset: See `nas_agg.training.data.load_data`.
-        device: auto, cpu, cuda or cuda:N.
-        image_size: Side in pixels that images are scaled to, or height and width.
-        download: Download named weights that are not cached.
-        warn: Receives a line if the run's data set has changed.
-
-    Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
-
-    Raises:
-        InputError: Something is missing, or the weights do not belong to the network.
-    """
-    is_run = Path(source).is_dir()
-    if is_run and weights is None and dataset is None and image_size is None:
-        return evaluate_run(source, device, warn)
-    genotype = open_genotype(source)
-    if not is_run and (weights is None or dataset is None):
-        missing = "--weights" if weights is None else "--dataset"
-        raise InputError(f"{missing}: '{source}' is not a run folder, so specify weights and a data set")
-    from nas_agg.compiler import compile
-    from nas_agg.training.data import load_data
-    from nas_agg.training.loop import evaluate, pick_device
-
-    arguments: dict[str, Any] = (
-        {"spec": dataset} if dataset is not None else dataset_arguments(read_run(source), source)
-    )
-    if image_size is not None:
-        arguments["image_size"] = image_size
-    data = load_data(**arguments)
-    try:
-        model = compile(
-            genotype.with_task(data.input, data.classes),
-            weights=weights or Path(source) / "best" / WEIGHTS_FILE,
-            download=download,
-        )
-    except InputError as error:
-        difference = _task_difference(genotype, data)
-        if not difference:
-            raise
-        line = f"{source}: {difference}" if weights is None else f"{error} ({source}: {difference})"
-        raise InputError(line) from None
-    return _finite(evaluate(model, data.test, data, pick_device(device)))
-
-
-def _task_difference(genotype: Genotype, data: Data) -> str:
-    """Why weights of a network do not fit a data set; empty if channels and classes are equal."""
-    if genotype.input[0] != data.input[0]:
-        kinds = {1: "grey images", 3: "colour images"}
-        own, other = (
-            kinds.get(channels, f"images of {channels} channels") for channels in (genotype.input[0], data.input[0])
-        )
-        return f"the network is for {own}, {data.name} has {other}"
-    if genotype.classes != data.classes:
-        return f"the network is for {genotype.classes} classes, {data.name} has {data.classes}"
-    return ""
-
-
-def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    if not math.isfinite(metrics["loss"]):
-        raise NasAggError("the loss is not finite: the weights are damaged, or do not belong to the network")
-    return metrics
-
-
-def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> str:
-    """How to obtain the final network that a run does not have yet, as the end of a sentence.
-
-    Args:
-        run: The contents of its run.json.
-        path: Its folder.
-    """
-    if run.get("evaluate"):
-        return "its networks were evaluated by a function, not trained"
-    if run["status"] == "finished":
-        remedy = f"restore it, or remove {path}/best and train again {resume_instructions(run, path)}"
-        return f"best/{WEIGHTS_FILE} is missing; {remedy}"
-    return f"finish it {resume_instructions(run, path)}"
-
-
-def evaluate_run(
-    path: str | os.PathLike[str], device: str = "auto", warn: Callable[[str], None] = _warn
-) -> dict[str, Any]:
-    """Test a run's final network again, with its saved weights, on the run's own test split.
-
-    Args:
-        path: A finished run's folder.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        warn: Receives a line if the data set has changed since the run began.
-
-    Returns:
-        ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images`` and, for more than 5 classes, ``top5_accuracy``.
-
-    Raises:
-        InputError: The folder is not a run folder, or the run has no final network.
-    """
-    from nas_agg.compiler import compile
-    from nas_agg.compiler.weights import load_weights
-    from nas_agg.training.data import load_data
-    from nas_agg.training.data.dataset import differences
-    from nas_agg.training.loop import evaluate, pick_device
-
-    run = read_run(path)
-    best = Path(path) / "best"
-    if not (best / WEIGHTS_FILE).is_file():
-        raise InputError(f"{path}: no final network; {finish_instructions(run, path)}")
-    check_finished(path, run)
-    check_best(best, WEIGHTS_FILE)
-    data = load_data(**dataset_arguments(run, path))
-    if run.get("dataset") and (changes := differences(run["dataset"], data.description())):
-        warn(f"{data.name} has changed since the run began: {changes}")
-    model = compile(open_genotype(str(path)))
-    load_weights(model, best / WEIGHTS_FILE)
-    return _finite(evaluate(model, data.test, data, pick_device(device)))

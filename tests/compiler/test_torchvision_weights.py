@@ -16,7 +16,7 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.compiler import compile
 from nas_agg.compiler.torchvision_weights import MODELS
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.standalone_training import evaluate_genotype
+from nas_agg.study.saved_evaluation import evaluate_genotype
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import load_data
 

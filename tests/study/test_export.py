@@ -16,7 +16,8 @@ from nas_agg.compiler.codegen import package
 from nas_agg.study import search
 from nas_agg.study.export import export_genotype
 from nas_agg.study.records.provenance import describe_source
-from nas_agg.study.standalone_training import evaluate_genotype, train_genotype
+from nas_agg.study.saved_evaluation import evaluate_genotype
+from nas_agg.study.standalone_training import train_genotype
 from nas_agg.training.data import load_data
 
 SMALL = {

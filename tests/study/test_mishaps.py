@@ -20,7 +20,7 @@ from nas_agg.study.api import resume, search
 from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.run_folder import RUN_FORMAT, RunFolder, read_run
 from nas_agg.study.samplers.searcher import Searcher
-from nas_agg.study.standalone_training import evaluate_run
+from nas_agg.study.saved_evaluation import evaluate_run
 
 
 class Mute(Exception):

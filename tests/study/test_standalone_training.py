@@ -11,7 +11,8 @@ import torch
 import nas_agg
 from nas_agg.cli import main as cli
 from nas_agg.common.errors import InputError
-from nas_agg.study.standalone_training import evaluate_genotype, train_genotype
+from nas_agg.study.saved_evaluation import evaluate_genotype
+from nas_agg.study.standalone_training import train_genotype
 from nas_agg.training.data import load_data
 
 SMALL = {

@@ -74,9 +74,16 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
     names = settings.objective
     if names is not None and len(names) > 1 and settings.pruner == "median":
         raise InputError("pruner: median takes a single objective; use halving, hyperband or none")
+    if settings.metric is not None and (names is not None or evaluated):
+        other = "an evaluate function" if evaluated else "objective"
+        raise InputError(f"metric: excludes {other}; omit one of them")
+    metric = METRICS["accuracy"] if settings.metric is None else _metric(settings.metric, False, "metric")
+    if not metric.depends_on_training:
+        raise InputError(f"metric: {metric.name} does not depend on training; name it as an objective")
+    if settings.latency_target is not None and metric.direction == "minimize":
+        raise InputError(f"latency_target: weighs a metric that is maximized, not {metric.name}")
     if names is None:
-        default = METRICS["accuracy"] if settings.latency_target is None else SCORE
-        return Objectives((VALUE if evaluated else default,))
+        return Objectives((VALUE if evaluated else metric if settings.latency_target is None else SCORE,))
     if settings.latency_target is not None:
         raise InputError("latency_target: it defines the objective; omit objective or latency_target")
     if not names:
@@ -92,12 +99,12 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
     return objectives
 
 
-def _metric(name: str, evaluated: bool) -> Metric:
+def _metric(name: str, evaluated: bool, setting: str = "objective") -> Metric:
     """The metric of a name such as ``accuracy`` or, for a user's function, ``error:min`` or ``speed:max``."""
     if not evaluated:
         if name not in METRICS:
             raise InputError(
-                f"objective: unknown metric {name!r}{did_you_mean(name, METRICS)}; choose from {', '.join(METRICS)}"
+                f"{setting}: unknown metric {name!r}{did_you_mean(name, METRICS)}; choose from {', '.join(METRICS)}"
             )
         return METRICS[name]
     own, colon, direction = name.partition(":")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from nas_agg.common.errors import InputError, did_you_mean, truncate
 from nas_agg.common.urls import without_password
 from nas_agg.graph.rematerialization import RequestedMemoryMode
+from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import Recipe, open_recipe
 from nas_agg.training.recipes.files import parse_changes, reference
 
@@ -122,6 +123,22 @@ def _changes(texts: Any) -> Any:
     return None if texts is None else parse_changes([texts] if isinstance(texts, str) else texts)
 
 
+def _bounds(texts: Any) -> Any:
+    """Limits from texts such as ``macro-f1=0.8``."""
+    if texts is None or isinstance(texts, dict):
+        return texts
+    bounds = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        name, _, value = str(text).partition("=")
+        if name not in TRAINED_METRICS:
+            raise ValueError(f"invalid metric {name!r}{did_you_mean(name, TRAINED_METRICS)}")
+        try:
+            bounds[name] = float(value)
+        except ValueError:
+            raise ValueError(f"invalid limit {text!r}; write NAME=VALUE, for example macro-f1=0.8") from None
+    return bounds
+
+
 def _positive(value: float) -> float:
     if not math.isfinite(value) or value <= 0:
         raise ValueError("must be positive")
@@ -197,9 +214,15 @@ class Settings(BaseModel):
     )
     objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = _setting(
         None,
-        "One or more of accuracy, loss, params, macs, activations, latency; several are optimized for their Pareto "
-        "front (default: accuracy).",
+        "One or more of accuracy, loss, params, macs, activations, latency, or another --metric; several are optimized "
+        "for their Pareto front (default: accuracy).",
         notation="NAME,...",
+    )
+    metric: str | None = _setting(
+        None,
+        "Metric of the validation images that is maximized or minimized, and that early stopping watches, for example "
+        f"balanced-accuracy (default: accuracy); one of {', '.join(TRAINED_METRICS)}.",
+        notation="NAME",
     )
     max_params: Count | None = _setting(
         None,
@@ -231,6 +254,15 @@ class Settings(BaseModel):
         "Exclude networks of higher validation loss from the best result and the Pareto front.",
         gt=0,
         allow_inf_nan=False,
+    )
+    min_metric: Annotated[dict[str, float] | None, BeforeValidator(_bounds)] = _setting(
+        None,
+        "Exclude networks of a lower value of a metric of the validation images from the best result, for example "
+        "macro-f1=0.8; repeatable.",
+        notation="NAME=VALUE",
+    )
+    max_metric: Annotated[dict[str, float] | None, BeforeValidator(_bounds)] = _setting(
+        None, "Likewise of a higher value, for example mae=3.", notation="NAME=VALUE"
     )
     latency_target: Milliseconds | None = _setting(
         None,
@@ -336,6 +368,19 @@ class Settings(BaseModel):
     def final_recipe(self) -> Recipe:
         """The recipe of the final training."""
         return open_recipe(self.recipe or "final", self.recipe_changes)
+
+    @property
+    def main_metric(self) -> str:
+        """The trained metric that trials report after each epoch."""
+        trained = [name for name in self.objective or () if name in TRAINED_METRICS]
+        if self.metric is not None:
+            return self.metric
+        return "accuracy" if not trained or "accuracy" in trained else trained[0]
+
+    def trained_metrics(self, objectives: Iterable[str]) -> tuple[str, ...]:
+        """Names of the trained metrics that objectives and limits need."""
+        names = [*objectives, *(self.min_metric or ()), *(self.max_metric or ())]
+        return tuple(dict.fromkeys(name for name in names if name in TRAINED_METRICS))
 
     def with_space_defaults(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, completed by the space's own defaults for images of a shape.

@@ -50,6 +50,7 @@ class Task:
         dataset_digest: Checksum of the images.
         dataset: What is kept of the data set with the run, to notice when it changes.
         notes: Messages about what was done to the images.
+        kind: Whether an image has one label, several, or numbers to predict.
     """
 
     about: str
@@ -62,6 +63,7 @@ class Task:
     dataset_digest: str = ""
     dataset: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    kind: str = "classification"
 
     def worker_configs(self) -> list[WorkerConfig]:
         """Configuration of each worker: one thread on a CPU, since there is a worker per core."""
@@ -93,6 +95,7 @@ def open_task(settings: Settings, space: Space) -> Task:
     import torch
 
     from nas_agg.training.data import load_data
+    from nas_agg.training.evaluation import find_metric
     from nas_agg.training.loop import pick_device
     from nas_agg.training.optimizers import check_recipe
     from nas_agg.training.torch_compile import check_compiler
@@ -108,6 +111,8 @@ def open_task(settings: Settings, space: Space) -> Task:
     arguments["min_side"] = space.min_input
     devices = devices_of(settings.device, settings.workers)
     data = load_data(**arguments, processes=1 + len(devices))
+    for name in settings.trained_metrics([settings.main_metric, *(settings.objective or ())]):
+        find_metric(name, data.task)
     size = "x".join(map(str, data.input))
     count = len(data.train) + len(data.validation) + len(data.test)
     return Task(
@@ -121,6 +126,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         dataset_digest=data.digest,
         dataset=data.description(),
         notes=data.notes,
+        kind=data.task,
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
-from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.metrics import FURTHER, METRICS
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -64,6 +64,8 @@ class TrialRecord:
         loss: Validation loss.
         latency_ms: Milliseconds of a forward pass of one image, if measured.
         batch_size: Batch size of its training, if the recipe's did not fit the memory.
+        further: Other metrics of the validation images by their attributes, which a record has as well:
+            ``record.macro_f1``; None if unknown.
     """
 
     number: int
@@ -86,6 +88,12 @@ class TrialRecord:
     loss: float | None = None
     latency_ms: float | None = None
     batch_size: int | None = None
+    further: dict[str, float] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in FURTHER:
+            return self.further.get(name)
+        raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
 
     @property
     def value(self) -> float | None:
@@ -169,5 +177,6 @@ def as_record(trial: FrozenTrial, objectives: Objectives) -> TrialRecord:
         duplicate_of=attrs.get("duplicate_of"),
         rejected_draws=attrs.get("rejected_draws", 0),
         memory=attrs.get("memory", "plain"),
-        **{name: attrs.get(name) for name in MEASURED},
+        further={name: attrs[name] for name in FURTHER if attrs.get(name) is not None},
+        **{name: attrs.get(name) for name in MEASURED if name not in FURTHER},
     )

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from nas_agg.common.console import format_accuracy, print_table
-from nas_agg.study.definition.metrics import METRICS
+from nas_agg.common.console import print_table
+from nas_agg.study.definition.metrics import METRICS, format_evaluation, imbalance_note
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import SearchResult, pareto_front, ranked
 from nas_agg.study.definition.trial import RecordState, TrialRecord
@@ -105,9 +105,9 @@ class ProgressReporter:
             evaluated = self._evaluated()
             self._live.update(self._task, completed=evaluated, state=self._state(evaluated, now))
 
-    def step(self, description: str, epoch: int, epochs: int, accuracy: float) -> None:
-        """Report an epoch of the final training."""
-        line = epoch_line(epoch, epochs, accuracy)
+    def step(self, description: str, epoch: int, epochs: int, value: float, task: str = "classification") -> None:
+        """Report an epoch of the final training; see `epoch_line`."""
+        line = epoch_line(epoch, epochs, value, task)
         if self._live is not None and self._task is not None:
             self._live.update(self._task, description=description, completed=epoch, total=epochs, state=line)
         if is_logged_epoch(epoch, epochs):
@@ -165,15 +165,17 @@ class ProgressReporter:
         return ", ".join(parts)
 
 
-def epoch_line(epoch: int, epochs: int, accuracy: float) -> str:
+def epoch_line(epoch: int, epochs: int, value: float, task: str = "classification") -> str:
     """The progress of a training without validation.
 
     Args:
         epoch: The epoch that ended.
         epochs: Epochs of the training.
-        accuracy: Accuracy on the training images, 0 to 1.
+        value: Accuracy on the training images, 0 to 1; the loss on them unless each has one label.
+        task: The task of the data set.
     """
-    return f"epoch {epoch} of {epochs}: train acc {100 * accuracy:.2f} %"
+    result = f"train acc {100 * value:.2f} %" if task == "classification" else f"train loss {value:.4g}"
+    return f"epoch {epoch} of {epochs}: {result}"
 
 
 def pluralize(count: int, noun: str) -> str:
@@ -236,10 +238,12 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
     evaluated = sum(trial.consumes_budget for trial in result.trials)
     print(f"{pluralize(evaluated, 'network')} evaluated; {result.reason}", file=out)
     if result.test is not None:
-        test = result.test
-        top5 = test.get("test_top5_accuracy")
-        accuracy = format_accuracy(test["test_accuracy"], test["correct"], test["images"], top5)
-        print(f"test accuracy of the final network: {accuracy}", file=out)
+        text = format_evaluation(result.test, "test_")
+        is_accuracy = text.startswith("accuracy ") and "correct" in result.test
+        text = text.removeprefix("accuracy ") if is_accuracy else text
+        print(f"test {'accuracy ' if is_accuracy else ''}of the final network: {text}", file=out)
+        if note := imbalance_note(result.test, "test_"):
+            print(note, file=out)
     if result.path is not None:
         commands = [f"evaluate {result.path}"] if result.test is not None else []
         commands += [f"trials {result.path} --front"] if result.objectives.is_multi_objective else []

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError, one_line
 from nas_agg.search_space.space import Space, open_space, spaces_in_family
+from nas_agg.study.definition.metrics import format_evaluation
 from nas_agg.study.records.run_folder import RUN_FILE, encodable, read_run
 
 if TYPE_CHECKING:
@@ -75,9 +76,15 @@ def describe_training(metrics: Mapping[str, Any], dataset: str) -> str:
     mean, std = (", ".join(f"{value:.6g}" for value in metrics[name]) for name in ("mean", "std"))
     return (
         f"Trained on {f'{kind}:{Path(path).name}' if path else kind}, "
-        f"test accuracy {100 * metrics['test_accuracy']:.2f} %. "
+        f"test {_accuracy(metrics)}. "
         f"Input: (x - mean) / std of images x with values from 0 to 1; mean ({mean}), std ({std})."
     )
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    if metrics.get("test_accuracy") is None:
+        return format_evaluation(metrics, "test_")
+    return f"accuracy {100 * metrics['test_accuracy']:.2f} %"
 
 
 def add_code_or_warn(folder: Path, genotype: Genotype, title: str, about: str) -> None:

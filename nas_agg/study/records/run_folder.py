@@ -343,8 +343,9 @@ class _ScoredMetrics(_StrictModel):
 class _TestedMetrics(_StrictModel):
     """The entries of best/metrics.json of a tested network that are read again."""
 
-    test_accuracy: float = Field(ge=0, le=1)
-    correct: int
+    test_loss: float
+    test_accuracy: float | None = Field(None, ge=0, le=1)
+    correct: int | None = None
     images: int
     test_top5_accuracy: float | None = Field(None, ge=0, le=1)
     epochs: int = 0

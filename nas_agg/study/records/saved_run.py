@@ -78,7 +78,7 @@ class SavedRun:
     @property
     def is_tested(self) -> bool:
         """Whether there is a final network with test metrics."""
-        return self.metrics is not None and "test_accuracy" in self.metrics
+        return self.metrics is not None and "test_loss" in self.metrics
 
 
 def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:

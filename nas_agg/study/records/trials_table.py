@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nas_agg.common.chained_lines import DIGEST, START, next_digest
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import check_regular_file, write_atomic, write_errors
-from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.metrics import FURTHER, METRICS
 from nas_agg.study.definition.trial import RecordState
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 TRIALS_FILE = "trials.csv"
 REWRITE = "remove the file and resume the search to rewrite it"
 _COLUMNS = (
-    *("number", "state", "value", *(metric.attribute for metric in METRICS.values()), "hash", "seconds"),
-    *("memory", "rejected_draws", "duplicate_of", "reason"),
+    *("number", "state", "value", *(m.attribute for m in METRICS.values() if m.attribute not in FURTHER)),
+    *("hash", "seconds", "memory", "rejected_draws", "duplicate_of", "reason", *FURTHER),
 )
 _OPEN_STATES = (RecordState.RUNNING, RecordState.WAITING, RecordState.PAUSED)
 
@@ -84,7 +84,7 @@ def _rows_text(trials: Sequence[TrialRecord], digest: str | None) -> tuple[str, 
 
 
 def _cells(trial: TrialRecord) -> Row:
-    cells = {**vars(trial), "value": trial.value}
+    cells = {column: getattr(trial, column) for column in _COLUMNS}
     if trial.seconds is not None:
         cells["seconds"] = f"{trial.seconds:.2f}"
     return {column: "" if cells[column] is None else str(cells[column]) for column in _COLUMNS}

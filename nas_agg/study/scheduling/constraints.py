@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError
+from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ def constraint_violations(settings: Settings, metrics: Mapping[str, Any]) -> dic
         violations["accuracy"] = settings.min_accuracy - metrics["accuracy"]
     if settings.max_loss is not None and metrics.get("loss") is not None:
         violations["loss"] = metrics["loss"] - settings.max_loss
+    for name, sign, bounds in (("min", 1, settings.min_metric), ("max", -1, settings.max_metric)):
+        for metric, bound in (bounds or {}).items():
+            if (value := metrics.get(METRICS[metric].attribute)) is not None:
+                violations[f"{name} {metric}"] = sign * (bound - value)
     return violations
 
 

@@ -30,7 +30,9 @@ from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 from nas_agg.training import loop
 from nas_agg.training.checkpoints import DamagedCheckpoint, remove_checkpoint
 from nas_agg.training.data import Data
+from nas_agg.training.evaluation import find_metric
 from nas_agg.training.latency import measure
+from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import Recipe
 
 LATENCY = "latency.json"  # the measured latency, in a trial's folder
@@ -111,11 +113,10 @@ def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Re
     if reason := latency_rejection(latency, job.max_latency):
         return TrialOutcome(metrics=metrics, infeasible=reason)
     reported, stop = 0, False
+    reported_metric = find_metric(job.reported, data.task)
 
     def value(epoch: dict[str, Any]) -> float:
-        if job.reported == "loss":
-            return epoch["validation_loss"]
-        return latency_reward(epoch["validation_accuracy"], latency, job.latency_target)
+        return latency_reward(epoch[f"validation_{reported_metric.attribute}"], latency, job.latency_target)
 
     def report_new(history: Sequence[dict[str, Any]]) -> bool:
         nonlocal reported, stop
@@ -141,10 +142,12 @@ def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Re
         resume=True,
         report=after_epoch,
         pause_after=job.pause_at,
+        metrics=(job.reported, *job.metrics),
     )
     report_new(result.history)
-    last = result.history[reported - 1]
-    metrics |= {"value": value(last), "accuracy": last["validation_accuracy"], "loss": last["validation_loss"]}
+    last = result.history[reported - 1] if result.best_epoch is None else result.metrics
+    trained = [metric.attribute for metric in TRAINED_METRICS.values()]
+    metrics |= {"value": value(last)} | {a: last[f"validation_{a}"] for a in trained if f"validation_{a}" in last}
     paused = result.stopped == "paused"
     if not paused:
         remove_checkpoint(out)
@@ -184,20 +187,19 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
         on="train" if recipe.patience else "train+validation",
         out=out,
         resume=True,
-        report=lambda epoch, metrics: report(epoch, metrics["train_accuracy"]),
+        report=lambda epoch, line: report(epoch, line["train_accuracy" if "train_accuracy" in line else "train_loss"]),
+        metrics=job.metrics,
         compile=job.compile,
     )
-    test = loop.evaluate(model, data.test, data, job.device)
+    further = ("balanced-accuracy", "macro-f1") if data.task == "classification" else ()
+    test = loop.evaluate(model, data.test, data, job.device, metrics=(*further, *job.metrics), report=True)
     if not math.isfinite(test["loss"]):
         raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
-    metrics = {
+    metrics: dict[str, Any] = {
         "trial": job.trial,
-        "test_accuracy": test["accuracy"],
-        **({"test_top5_accuracy": test["top5_accuracy"]} if "top5_accuracy" in test else {}),
-        "test_loss": test["loss"],
-        "correct": test["correct"],
-        "images": test["images"],
+        **_test_metrics(test),
         "validation_accuracy": job.validation_accuracy,
+        **{f"validation_{name}": value for name, value in job.validation.items()},
         "epochs": result.epochs,
         "recipe": recipe.name,
         "seconds": result.seconds,
@@ -208,13 +210,37 @@ def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
         "mean": list(data.mean),  # per channel, of pixels divided by 255
         "std": list(data.std),
         "class_names": list(data.class_names),
+        **({"task": data.task} if data.task != "classification" else {}),
+        **({"best_epoch": result.best_epoch} if result.best_epoch is not None else {}),
+        **{name: test[name] for name in ("per_class", "confusion_matrix") if name in test},
     }
     genotype = Genotype.model_validate(job.genotype)
     save_weights(model, out / WEIGHTS_FILE)
     write_atomic(out / GENOTYPE_FILE, json.dumps(genotype.to_dict(), indent=2) + "\n")
-    write_atomic(out / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+    write_atomic(out / METRICS_FILE, _json(metrics))
     add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
     remove_checkpoint(out)
     write_manifest(out)
     rename_durably(out, Path(job.best))
     return metrics
+
+
+def _test_metrics(test: dict[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation as entries of metrics.json: those of the task first, then the counts."""
+    names = [metric.attribute for metric in TRAINED_METRICS.values() if metric.attribute in test]
+    names.sort(key=lambda name: name == "loss")
+    metrics = {f"test_{name}": test[name] for name in names}
+    return metrics | {name: test[name] for name in ("correct", "images") if name in test}
+
+
+def _json(metrics: dict[str, Any]) -> str:
+    """Contents of metrics.json: one entry per line, and one line per row of the report per class."""
+    lines = []
+    for name, value in metrics.items():
+        if name in ("per_class", "confusion_matrix"):
+            rows = ",\n".join(f"    {json.dumps(row)}" for row in value)
+            lines.append(f"  {json.dumps(name)}: [\n{rows}\n  ]")
+        else:
+            text = json.dumps(value, indent=2).replace("\n", "\n  ")
+            lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"

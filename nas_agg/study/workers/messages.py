@@ -30,7 +30,8 @@ class TrialJob(Message):
         epochs: Epochs of the whole training.
         out: Folder of the trial.
         memory: Memory mode.
-        reported: Metric that is reported after each epoch; accuracy is weighed by latency if there is a target.
+        reported: Metric that is reported after each epoch, weighed by latency if there is a target.
+        metrics: Further metrics of the validation images to compute.
         measure_latency: Whether the latency is measured before the training.
         max_latency: Milliseconds; a slower network is not trained.
         latency_target: Milliseconds.
@@ -45,7 +46,8 @@ class TrialJob(Message):
     epochs: int
     out: str
     memory: MemoryMode = "plain"
-    reported: Literal["accuracy", "loss"] = "accuracy"
+    reported: str = "accuracy"
+    metrics: tuple[str, ...] = ()
     measure_latency: bool = False
     max_latency: float | None = None
     latency_target: float | None = None
@@ -65,6 +67,8 @@ class FinalJob(Message):
         best: Folder that ``out`` is renamed to once it is complete.
         trial: Number of the trial; None without a search.
         validation_accuracy: Validation accuracy of the trial.
+        validation: Other validation metrics of the trial by their attributes.
+        metrics: Further metrics of the test images to compute; the first is the one that early stopping watches.
         cost: Cost and further metrics, for metrics.json.
         memory: Memory mode.
         compile: Whether training steps run under ``torch.compile``.
@@ -82,6 +86,8 @@ class FinalJob(Message):
     best: str
     trial: int | None = None
     validation_accuracy: float | None = None
+    validation: dict[str, float] = {}
+    metrics: tuple[str, ...] = ()
     cost: dict[str, Any] = {}
     memory: MemoryMode = "plain"
     compile: bool = False

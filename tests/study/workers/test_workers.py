@@ -21,7 +21,7 @@ from nas_agg.study.api import resume, search
 from nas_agg.study.definition.task import Task, WorkerConfig
 from nas_agg.study.records.journal import CheckedJournal
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
-from nas_agg.study.standalone_training import evaluate_run
+from nas_agg.study.saved_evaluation import evaluate_run
 from nas_agg.study.workers.messages import TrialJob
 
 FAKE = Path(__file__).parents[1] / "fake_worker.py"
