@@ -28,6 +28,7 @@ def search(
         str | None,
         typer.Option(metavar="NAME", help="With --storage: resume this study, whose run folder is gone, into --out."),
     ] = None,
+    no_final: Annotated[bool, typer.Option("--no-final", help="The same as --final 0.")] = False,
     format: FormatOption = Format.table,
     **settings: Any,
 ) -> None:
@@ -39,6 +40,8 @@ def search(
 
     show = format is Format.table
     given = {name: value for name, value in settings.items() if value is not None and value != []}
+    if no_final:
+        given["final"] = 0
     if resume is not None or study is not None:
         fixed = [name for name in given if name not in RESUMABLE_SETTINGS and name != "storage"]
         fixed += ["out"] * (out is not None and resume is not None) + ["study"] * (None not in (resume, study))

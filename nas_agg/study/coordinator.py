@@ -37,6 +37,9 @@ class SearchCallback(Protocol):
     def trial(self, trial: TrialRecord) -> None:
         """A trial has a result, failed, or duplicates another."""
 
+    def epoch(self, number: int, step: int, value: float) -> None:
+        """A trial reported its value after an epoch."""
+
     def message(self, line: str) -> None:
         """Any other event, described in one line."""
 
@@ -190,6 +193,7 @@ class Coordinator:
                 should_prune = self.record.report(number, event.step, event.value)
                 self.executor.reply(number, should_prune and event.step < self.last_epoch)
                 self.record.store_report(number, event.step, event.value)
+                self.callback.epoch(number, event.step, event.value)
             case EventKind.RELEASED:
                 self._retry(event)
             case EventKind.WORKER_DIED if self._restarts.get(number, 0) < self.settings.retries:

@@ -11,11 +11,12 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.urls import without_password
 from nas_agg.search_space.space import Space
 from nas_agg.study.coordinator import TIMEOUT_REACHED, Coordinator, Stopwatch
+from nas_agg.study.definition.metrics import METRICS, SCORE
 from nas_agg.study.definition.result import SearchResult, ranked
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, check_unchanged
 from nas_agg.study.definition.trial import RecordState, TrialRecord
-from nas_agg.study.final_training import train_best
+from nas_agg.study.final_training import Finalist, train_best
 from nas_agg.study.plan import SearchPlan, limits_text
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.consistency import check_best, check_trials
@@ -60,7 +61,7 @@ def run_search(plan: SearchPlan, folder: RunFolder | None = None, show: bool = F
     if folder is not None and not folder.new:
         _check_same_search(plan, folder)
         _extend(plan, folder)
-        if folder.run["status"] == "finished" and folder.metrics(tested=plan.trains) is not None:
+        if folder.run["status"] == "finished" and folder.metrics(tested=plan.tests) is not None:
             return _finished_result(plan, folder, show)
     search = _prepare(plan, folder, show)
     with record_failure(folder):
@@ -106,7 +107,7 @@ def _finished_result(plan: SearchPlan, folder: RunFolder, show: bool) -> SearchR
     run = folder.run
     images = _Images(run.get("input"), run.get("classes"), run.get("data"))
     proposer = _make_proposer(plan, plan.settings, record, images)
-    check_best(folder.path, folder.metrics(plan.trains), record.trials)
+    check_best(folder.path, folder.metrics(plan.tests), record.trials)
     restore_files(folder, record.trials, proposer.genotype)
     result = _result(plan, folder, record, proposer, run.get("reason", ""))
     if show:
@@ -254,7 +255,7 @@ class _Search:
         if folder is not None and record.trials:
             folder.table.begin(record.trials)
             restore_files(folder, record.trials, proposer.genotype)
-            check_best(folder.path, folder.metrics(self.plan.trains), record.trials)
+            check_best(folder.path, folder.metrics(self.plan.tests), record.trials)
         forgiven = _mark_running(folder, record)
         if folder is not None and self.settings.storage is not None and record.storage is not None:
             store_run(record.storage, record.study_id, folder.run, folder.path)
@@ -298,18 +299,20 @@ class _Search:
 
     @property
     def _has_final_network(self) -> bool:
-        return self.folder is not None and self.folder.metrics(tested=self.plan.trains) is not None
+        return self.folder is not None and self.folder.metrics(tested=self.plan.tests) is not None
 
     def _make_final_network(
         self, folder: RunFolder, best: TrialRecord, proposer: Proposer, reporter: ProgressReporter
     ) -> None:
-        """Train the best network in full; without a data set, only write it."""
-        genotype = proposer.genotype(best.labels)
-        if self.memory is None or self.task is None:
-            write_best(folder, best, genotype)
+        """Train the best network in full, or the best ones; without a final training, only write the best."""
+        if self.memory is None or self.task is None or not self.plan.tests:
+            write_best(folder, best, proposer.genotype(best.labels))
             return
-        memory, command = self.memory.for_final_training(genotype), self.plan.backend.worker_command
-        train_best(folder, self.task, self.settings, best, genotype, reporter, command, memory)
+        finalists = []
+        for trial in _finalists(self.plan, proposer.record):
+            genotype = proposer.genotype(trial.labels)
+            finalists.append(Finalist(trial, genotype, self.memory.for_final_training(genotype)))
+        train_best(folder, self.task, self.settings, finalists, reporter, self.plan.backend.worker_command)
 
     def _executor(self, record: StudyRecord) -> TrialExecutor:
         plan, task = self.plan, self.task
@@ -377,6 +380,8 @@ class _Search:
             objectives=self.plan.objectives,
             timeout=self.settings.timeout,
             seconds_before=stopwatch.seconds,
+            epochs=(self.settings.epochs or 0) if self.task is not None else 0,
+            reported=METRICS[self.settings.main_metric] if self.settings.latency_target is None else SCORE,
         )
 
     def _first_lines(self, record: StudyRecord, proposer: Proposer) -> Iterator[str]:
@@ -423,10 +428,19 @@ def _best(record: StudyRecord, reason: str) -> TrialRecord:
     return best[0]
 
 
+def _finalists(plan: SearchPlan, record: StudyRecord) -> list[TrialRecord]:
+    """The trials whose networks are trained in full: the best ones, or those of the Pareto front, best first."""
+    trials = ranked(record.trials)
+    return trials[: max(1, plan.settings.final)]
+
+
 def _result(
     plan: SearchPlan, folder: RunFolder | None, record: StudyRecord, proposer: Proposer, reason: str
 ) -> SearchResult:
     best = _best(record, reason)
+    test = folder.metrics(tested=True) if folder is not None and plan.tests else None
+    if test is not None and "candidates" in test:  # another one may have been the best after a training in full
+        best = record.trials[test["trial"]]
     assert best.value is not None
     return SearchResult(
         best=proposer.genotype(best.labels),
@@ -435,6 +449,6 @@ def _result(
         trials=tuple(record.trials),
         reason=reason,
         path=folder.path if folder else None,
-        test=folder.metrics(tested=True) if folder is not None and plan.trains else None,
+        test=test,
         objectives=plan.objectives,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import NasAggError
@@ -22,39 +23,58 @@ if TYPE_CHECKING:
     from nas_agg.training.memory import MemoryChoice
 
 
+@dataclass(frozen=True)
+class Finalist:
+    """A network to train in full.
+
+    Attributes:
+        trial: Its trial.
+        genotype: The network.
+        memory: The memory mode.
+    """
+
+    trial: TrialRecord
+    genotype: Genotype
+    memory: MemoryChoice
+
+
 def train_best(
     folder: RunFolder,
     task: Task,
     settings: Settings,
-    best: TrialRecord,
-    genotype: Genotype,
+    finalists: Sequence[Finalist],
     progress: ProgressReporter,
     command: Sequence[str],
-    memory: MemoryChoice,
 ) -> None:
     """Let a worker train the best network of a search in full and test it, which creates ``best/``.
+
+    Several networks are trained without the validation images, and the best of them on these is tested.
 
     Args:
         folder: The run folder.
         task: The data set and the devices.
         settings: The settings of the search.
-        best: The best trial.
-        genotype: Its network.
+        finalists: The best networks, best first.
         progress: Receives the progress.
         command: The command that starts a worker.
-        memory: The memory mode.
 
     Raises:
         NasAggError: The training failed; resuming the search tries again.
     """
     from nas_agg.study.records.progress import training_length
 
-    recipe = settings.final_recipe
-    description = f"training the best (trial {best.number}) on train + validation"
-    progress.message(f"{description}: {training_length(recipe.epochs, bool(settings.compile))}, recipe {recipe.name}")
-    if memory.message:
-        progress.message(memory.message)
-    job = _final_job(folder, settings, best, genotype, memory.mode)
+    recipe, best = settings.final_recipe, finalists[0].trial
+    epochs = settings.final_epochs or recipe.epochs
+    on = "train + validation" if len(finalists) == 1 and not recipe.patience else "train"
+    numbers = ", ".join(str(finalist.trial.number) for finalist in finalists)
+    who = f"the best (trial {numbers})" if len(finalists) == 1 else f"the best {len(finalists)} (trials {numbers})"
+    length = training_length(epochs, bool(settings.compile))
+    progress.message(f"training {who} on {on}: {length}, recipe {recipe.name}")
+    for message in dict.fromkeys(finalist.memory.message for finalist in finalists if finalist.memory.message):
+        progress.message(message)
+    jobs = [_final_job(folder, settings, finalist) for finalist in finalists]
+    job = jobs[0].model_copy(update={"rivals": tuple(jobs[1:])})
+    total = epochs * len(finalists)
     pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
     try:
@@ -63,7 +83,7 @@ def train_best(
             for event in pool.poll(1.0):
                 if event.kind == EventKind.REPORT:
                     pool.reply(event.number, stop=False)
-                    progress.step("training the best", event.step, recipe.epochs, event.value, task.kind)
+                    progress.step("training the best", event.step, total, event.value, task.kind)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
                         progress.message(f"torch.compile failed ({reason}): trained without it")
@@ -79,7 +99,8 @@ def train_best(
         pool.close()
 
 
-def _final_job(folder: RunFolder, settings: Settings, best: TrialRecord, genotype: Genotype, memory: str) -> FinalJob:
+def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> FinalJob:
+    best = finalist.trial
     title, about = describe_run(folder.run, folder.path, best.number)
     cost: dict[str, Any] = {"params": best.params, "macs": best.macs, "hash": best.hash}
     if best.latency_ms is not None:
@@ -87,17 +108,18 @@ def _final_job(folder: RunFolder, settings: Settings, best: TrialRecord, genotyp
     if settings.latency_target is not None:
         cost["score"] = best.value
     return FinalJob(
-        genotype=genotype.to_dict(),
+        genotype=finalist.genotype.to_dict(),
         seed=derive_seed(settings.seed, best.number, "final"),
         recipe=settings.final_recipe,
+        epochs=settings.final_epochs,
         out=str((folder.path / "best.tmp").resolve()),
         best=str(folder.best.resolve()),
         trial=best.number,
-        validation_accuracy=best.value if best.accuracy is None else best.accuracy,
+        validation_accuracy=best.accuracy,
         validation=best.further,
         metrics=settings.trained_metrics([settings.main_metric]),
         cost=cost,
-        memory=memory,
+        memory=finalist.memory.mode,
         compile=bool(settings.compile),
         title=title,
         about=about,

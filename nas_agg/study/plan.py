@@ -76,6 +76,11 @@ class SearchPlan:
         return self.evaluate is None and not isinstance(self.space, TabularSpace)
 
     @property
+    def tests(self) -> bool:
+        """Whether the best network is trained in full and tested."""
+        return self.trains and self.settings.final > 0
+
+    @property
     def needs_latency(self) -> bool:
         """Whether the latency of networks is measured."""
         settings = (self.settings.max_latency, self.settings.latency_target)

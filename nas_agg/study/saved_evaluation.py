@@ -120,6 +120,8 @@ def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
     """
     if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
+    if run["settings"].get("final") == 0:
+        return f"it was searched without a final training; train a network with: nas_agg train {path}:TRIAL"
     if run["status"] == "finished":
         remedy = f"restore it, or remove {path}/best and train again {resume_instructions(run, path)}"
         return f"best/{WEIGHTS_FILE} is missing; {remedy}"

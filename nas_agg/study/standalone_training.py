@@ -211,7 +211,7 @@ def _log(folder: RunFolder, line: str, show: bool) -> None:
 
 def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     """Train, and record the status of the run."""
-    from nas_agg.study.workers.jobs import train_final
+    from nas_agg.study.workers.final_jobs import train_final
     from nas_agg.training.loop import TrainingFailed
 
     folder.run.pop("reason", None)

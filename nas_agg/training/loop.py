@@ -50,7 +50,7 @@ class TrainingFailed(NasAggError):
 
 
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingOutcome:
     """The result of a training that did not fail.
 
     Attributes:
@@ -110,7 +110,7 @@ def train(
     compile: bool = False,
     pause_after: int | None = None,
     metrics: Sequence[str] = (),
-) -> TrainingResult:
+) -> TrainingOutcome:
     """Train a model in place.
 
     Each epoch shuffles the images and splits them into batches whose sizes differ by at most one, none larger than the
@@ -261,7 +261,7 @@ class _Training:
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, self.device)
 
-    def run(self, report: Report | None, checkpoint_seconds: float, pause_after: int) -> TrainingResult:
+    def run(self, report: Report | None, checkpoint_seconds: float, pause_after: int) -> TrainingOutcome:
         """Run the remaining epochs, up to ``pause_after``."""
         saved = time.monotonic()
         stopped = "early" if self.stopping is not None and self.stopping.is_due else None
@@ -290,7 +290,7 @@ class _Training:
                 self.stopping.finish(self.model)
         seconds = sum(metrics["seconds"] for metrics in self.history)
         best = None if self.stopping is None else self.stopping.best_epoch
-        return TrainingResult(len(self.history), tuple(self.history), stopped, seconds, self.compile_error, best)
+        return TrainingOutcome(len(self.history), tuple(self.history), stopped, seconds, self.compile_error, best)
 
     def _write_metrics(self, metrics: Metrics) -> None:
         if self.out is None:
@@ -402,4 +402,4 @@ class _Training:
             raise InputError(f"{self.out}: the checkpoint does not fit this training ({text}); remove it") from None
 
 
-__all__ = ["METRICS", "Report", "TrainingFailed", "TrainingResult", "evaluate", "pick_device", "train"]
+__all__ = ["METRICS", "Report", "TrainingFailed", "TrainingOutcome", "evaluate", "pick_device", "train"]

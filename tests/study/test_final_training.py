@@ -11,7 +11,7 @@ from nas_agg.common.files import read_document
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.saved_evaluation import evaluate_run
-from nas_agg.study.workers.jobs import train_final
+from nas_agg.study.workers.final_jobs import train_final
 from nas_agg.study.workers.messages import FinalJob, TrialJob
 from nas_agg.study.workers.process import prepare
 from nas_agg.training.data import load_data

@@ -195,7 +195,9 @@ def group_results(groups: Sequence[Group], objective: int = 0) -> list[GroupResu
     for group in groups:
         best = [values[-1] for run in group.runs if (values := best_by_networks(run, objective))]
         known = [value for value in best if value is not None]
-        tests = [float(run.metrics["test_accuracy"]) for run in group.runs if run.is_tested and run.metrics]
+        tests = [
+            float(run.metrics["test_accuracy"]) for run in group.runs if run.metrics and "test_accuracy" in run.metrics
+        ]
         interval, test = mean_interval(known) if known else None, mean_interval(tests) if tests else None
         results.append(GroupResult(group.name, len(group.runs), interval, test))
     return results

@@ -198,6 +198,14 @@ class Settings(BaseModel):
         ge=1,
         le=10**6,
     )
+    final: int = _setting(
+        1,
+        "Networks that are trained in full after the search; of several, which are trained without the validation "
+        "images, the best on these is tested. 0: none.",
+        ge=0,
+        le=100,
+    )
+    final_epochs: int | None = _setting(None, "Epochs of the final training (default: its recipe's).", ge=1, le=10**6)
     recipe: Annotated[str | dict[str, Any] | None, BeforeValidator(_recipe_reference)] = _setting(
         None,
         "Training recipe of the trials and of the final training: a name (see 'nas_agg recipes') or a file such as "

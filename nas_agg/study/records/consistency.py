@@ -53,7 +53,10 @@ def check_best(folder: Path, metrics: Mapping[str, Any] | None, trials: Sequence
     best = ranked(trials)
     if metrics is None or not best:
         return
-    if (metrics.get("trial"), metrics.get("hash", best[0].hash)) != (best[0].number, best[0].hash):
+    candidates = [candidate["trial"] for candidate in metrics.get("candidates", [])] or [metrics.get("trial")]
+    hashes = {trial.number: trial.hash for trial in best[: len(candidates)]}
+    number = metrics.get("trial", -1)
+    if list(hashes) != candidates or metrics.get("hash", hashes.get(number)) != hashes.get(number):
         path = folder / "best"
         raise InputError(
             f"{path}: the network of trial {metrics.get('trial')}, but trial {best[0].number} is the best of the "

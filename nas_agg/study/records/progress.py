@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.common.console import print_table
-from nas_agg.study.definition.metrics import METRICS, format_evaluation, imbalance_note
+from nas_agg.study.definition.metrics import METRICS, Metric, format_evaluation, imbalance_note
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import SearchResult, pareto_front, ranked
 from nas_agg.study.definition.trial import RecordState, TrialRecord
@@ -32,6 +32,8 @@ class ProgressReporter:
         objectives: The objectives of the search.
         timeout: Seconds that the search may take.
         seconds_before: Seconds that earlier parts of the search took.
+        epochs: Epochs of a trial, if trials are trained; each is logged.
+        reported: The metric that trials report.
     """
 
     def __init__(
@@ -44,10 +46,14 @@ class ProgressReporter:
         objectives: Objectives | None = None,
         timeout: float | None = None,
         seconds_before: float = 0.0,
+        epochs: int = 0,
+        reported: Metric | None = None,
     ):
         self._budget, self._trials, self._log, self._write_files = budget, trials, log, write_files
         self._show, self._timeout = show, timeout
         self._objectives = objectives or Objectives()
+        self._epochs, self._reported = epochs, reported
+        self._steps: dict[int, int] = {}  # epochs of running trials
         self._last_write = self._started = time.monotonic()
         self._seconds_before = seconds_before
         self._evaluated_before = self._evaluated()
@@ -75,6 +81,14 @@ class ProgressReporter:
     def _evaluated(self) -> int:
         return sum(trial.consumes_budget for trial in self._trials())
 
+    def epoch(self, number: int, step: int, value: float) -> None:
+        """Log an epoch of a trial that is being trained, and show it."""
+        if not self._epochs:
+            return
+        self._steps[number] = step
+        text = self._reported.format(value) if self._reported is not None else f"{value:.6g}"
+        self._log(f"trial {number}: epoch {step} of {self._epochs}: {text}")
+
     def message(self, line: str) -> None:
         """Log and print a line."""
         self._log(line)
@@ -85,6 +99,7 @@ class ProgressReporter:
 
     def trial(self, trial: TrialRecord) -> None:
         """Report a trial that ended."""
+        self._steps.pop(trial.number, None)
         self.message(self._line(trial))
         if trial.state != RecordState.PAUSED:
             self._ended.append(trial)
@@ -155,6 +170,9 @@ class ProgressReporter:
     def _state(self, evaluated: int, now: float) -> str:
         """The text of the live line."""
         parts = [f"{evaluated} of {self._budget}", self._best() or "no result yet"]
+        if self._steps:
+            running = ", ".join(f"{step}" for _, step in sorted(self._steps.items()))
+            parts.append(f"{'epoch' if len(self._steps) == 1 else 'epochs'} {running} of {self._epochs}")
         elapsed, evaluated_now = now - self._started, evaluated - self._evaluated_before
         if evaluated_now:
             parts.append(f"{60 * evaluated_now / elapsed:.1f} per minute")

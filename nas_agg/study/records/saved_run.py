@@ -149,7 +149,7 @@ def _metrics(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     if not os.path.lexists(best):
         return None
     check_finished(folder, run)
-    return read_metrics(best, tested=not run.get("evaluate"))
+    return read_metrics(best, tested=not run.get("evaluate") and run["settings"].get("final", 1) > 0)
 
 
 def _stored_trials(folder: Path, run: Mapping[str, Any], settings: Settings) -> list[FrozenTrial]:

@@ -1,11 +1,9 @@
-"""The jobs of a worker: train a trial, or train and test the final network."""
+"""The job of a worker that trains a trial, and what it shares with the final training."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import json
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,17 +12,12 @@ from typing import Any
 import torch
 
 from nas_agg.common.chained_lines import read_json_lines
-from nas_agg.common.durable import rename_durably
 from nas_agg.common.errors import is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic, write_errors
 from nas_agg.common.manifest import MANIFEST, read_manifest, write_manifest
 from nas_agg.common.sealed_json import read_sealed, sealed
 from nas_agg.compiler import Network, compile
-from nas_agg.compiler.network import memory_of
-from nas_agg.compiler.weights import save_weights
 from nas_agg.language.genotype import Genotype
-from nas_agg.study.records.provenance import add_code_or_warn, describe_training
-from nas_agg.study.records.run_folder import GENOTYPE_FILE, METRICS_FILE, WEIGHTS_FILE
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 from nas_agg.training import loop
@@ -42,7 +35,8 @@ HALVED = "batch-size.txt"  # the reduced batch size, in a trial's folder
 Report = Callable[[int, float], bool]
 
 
-def _compile(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
+def compile_network(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
+    """The network of a job with its initial weights."""
     return compile(Genotype.model_validate(job.genotype), job.seed, memory=job.memory, **recipe.compile_options)
 
 
@@ -107,7 +101,7 @@ def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> T
 
 
 def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
-    out, model = Path(job.out), _compile(job, recipe)
+    out, model = Path(job.out), compile_network(job, recipe)
     latency = _latency(job, model, data)
     metrics = {} if latency is None else {"latency_ms": latency}
     if reason := latency_rejection(latency, job.max_latency):
@@ -162,85 +156,3 @@ def _list_history(out: Path) -> None:
     manifest = read_manifest(out)
     names = {*manifest.pop("files"), loop.METRICS}
     write_manifest(out, names, appended=[loop.METRICS], durable=False, **manifest)
-
-
-def train_final(job: FinalJob, data: Data, report: Report) -> dict[str, Any]:
-    """Train a network with the full recipe, resuming an interrupted training, and test it.
-
-    ``job.best`` appears only once it is complete.
-
-    Returns:
-        Contents of its metrics.json.
-
-    Raises:
-        TrainingFailed: The loss is not finite, or memory ran out.
-    """
-    out, recipe = Path(job.out), job.recipe
-    model = _compile(job, recipe)
-    result = loop.train(
-        model,
-        data,
-        recipe,
-        seed=job.seed,
-        device=job.device,
-        epochs=job.epochs,
-        on="train" if recipe.patience else "train+validation",
-        out=out,
-        resume=True,
-        report=lambda epoch, line: report(epoch, line["train_accuracy" if "train_accuracy" in line else "train_loss"]),
-        metrics=job.metrics,
-        compile=job.compile,
-    )
-    further = ("balanced-accuracy", "macro-f1") if data.task == "classification" else ()
-    test = loop.evaluate(model, data.test, data, job.device, metrics=(*further, *job.metrics), report=True)
-    if not math.isfinite(test["loss"]):
-        raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
-    metrics: dict[str, Any] = {
-        "trial": job.trial,
-        **_test_metrics(test),
-        "validation_accuracy": job.validation_accuracy,
-        **{f"validation_{name}": value for name, value in job.validation.items()},
-        "epochs": result.epochs,
-        "recipe": recipe.name,
-        "seconds": result.seconds,
-        "memory": memory_of(model),
-        "compiled": job.compile and not result.compile_error,
-        **({"uncompiled": result.compile_error} if result.compile_error else {}),
-        **job.cost,
-        "mean": list(data.mean),  # per channel, of pixels divided by 255
-        "std": list(data.std),
-        "class_names": list(data.class_names),
-        **({"task": data.task} if data.task != "classification" else {}),
-        **({"best_epoch": result.best_epoch} if result.best_epoch is not None else {}),
-        **{name: test[name] for name in ("per_class", "confusion_matrix") if name in test},
-    }
-    genotype = Genotype.model_validate(job.genotype)
-    save_weights(model, out / WEIGHTS_FILE)
-    write_atomic(out / GENOTYPE_FILE, json.dumps(genotype.to_dict(), indent=2) + "\n")
-    write_atomic(out / METRICS_FILE, _json(metrics))
-    add_code_or_warn(out, genotype, job.title, f"{job.about} {describe_training(metrics, data.name)}")
-    remove_checkpoint(out)
-    write_manifest(out)
-    rename_durably(out, Path(job.best))
-    return metrics
-
-
-def _test_metrics(test: dict[str, Any]) -> dict[str, Any]:
-    """The metrics of an evaluation as entries of metrics.json: those of the task first, then the counts."""
-    names = [metric.attribute for metric in TRAINED_METRICS.values() if metric.attribute in test]
-    names.sort(key=lambda name: name == "loss")
-    metrics = {f"test_{name}": test[name] for name in names}
-    return metrics | {name: test[name] for name in ("correct", "images") if name in test}
-
-
-def _json(metrics: dict[str, Any]) -> str:
-    """Contents of metrics.json: one entry per line, and one line per row of the report per class."""
-    lines = []
-    for name, value in metrics.items():
-        if name in ("per_class", "confusion_matrix"):
-            rows = ",\n".join(f"    {json.dumps(row)}" for row in value)
-            lines.append(f"  {json.dumps(name)}: [\n{rows}\n  ]")
-        else:
-            text = json.dumps(value, indent=2).replace("\n", "\n  ")
-            lines.append(f"  {json.dumps(name)}: {text}")
-    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -72,6 +72,7 @@ class FinalJob(Message):
         cost: Cost and further metrics, for metrics.json.
         memory: Memory mode.
         compile: Whether training steps run under ``torch.compile``.
+        rivals: Other networks to train; only the best of all on the validation images is tested.
         title: Title of the emitted code.
         about: Provenance, for the emitted code.
         device: Device to train on; set by the worker pool.
@@ -91,6 +92,7 @@ class FinalJob(Message):
     cost: dict[str, Any] = {}
     memory: MemoryMode = "plain"
     compile: bool = False
+    rivals: tuple[FinalJob, ...] = ()
     title: str = ""
     about: str = ""
     device: str = "cpu"

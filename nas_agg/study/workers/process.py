@@ -120,7 +120,8 @@ def prepare(config: WorkerConfig) -> Work:
 
     data = load_data(**config.data)
 
-    from nas_agg.study.workers.jobs import train_final, train_trial
+    from nas_agg.study.workers.final_jobs import train_final
+    from nas_agg.study.workers.jobs import train_trial
 
     def work(job: TrialJob | FinalJob, report: Report) -> TrialOutcome | FinalOutcome:
         try:

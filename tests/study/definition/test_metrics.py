@@ -6,24 +6,43 @@ from dataclasses import fields
 
 import pytest
 
+from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import Cost
-from nas_agg.study.definition.metrics import METRICS, SCORE, VALUE, Metric
+from nas_agg.study.definition.metrics import FURTHER, METRICS, SCORE, VALUE, Metric
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import MEASURED, TrialRecord
+from nas_agg.study.scheduling.constraints import constraint_violations
 
 
 def test_each_metric_has_one_spelling():
     assert all(METRICS[name].name == name for name in METRICS)
     assert len({metric.attribute for metric in METRICS.values()}) == len(METRICS)
     trial = {field.name for field in fields(TrialRecord)}
-    assert {metric.attribute for metric in METRICS.values()} <= trial
+    assert {metric.attribute for metric in METRICS.values()} <= trial | set(FURTHER)
     assert all(hasattr(Cost, metric.attribute) for metric in METRICS.values() if metric.known_a_priori)
     assert set(MEASURED) == {m.attribute for m in METRICS.values() if not m.known_a_priori} | {"batch_size"}
 
 
 def test_settings_limit_every_metric():
+    own = {
+        f"{'min' if m.direction == 'maximize' else 'max'}_{m.name}"
+        for m in METRICS.values()
+        if m.attribute not in FURTHER
+    }
     limits = {name for name in Settings.model_fields if name.startswith(("max_", "min_")) and name != "min_epochs"}
-    assert limits == {f"{'min' if m.direction == 'maximize' else 'max'}_{m.name}" for m in METRICS.values()}
+    assert limits == own | {"min_metric", "max_metric"}
+    settings = Settings.parse(space="tiny", min_metric=["macro-f1=0.8"], max_metric="mae=3")
+    violations = constraint_violations(settings, {"macro_f1": 0.7, "mae": 2.0})
+    assert violations == {"min macro-f1": pytest.approx(0.1), "max mae": -1.0}
+    with pytest.raises(InputError, match="min_metric: invalid metric 'macro'"):
+        Settings.parse(space="tiny", min_metric=["macro=0.8"])
+
+
+def test_metrics_of_some_searches_are_read_like_the_others():
+    record = TrialRecord(0, "complete", (0.5,), (0.5,), {}, 1, 1, "", 1.0, 0, further={"macro_f1": 0.5})
+    assert (record.macro_f1, record.rmse) == (0.5, None)
+    with pytest.raises(AttributeError):
+        _ = record.other
 
 
 @pytest.mark.parametrize(
