@@ -20,18 +20,21 @@ from nas_agg.common.errors import GenotypeError, InputError, NasAggError, trunca
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
+    from torch import nn
 
     from nas_agg.compiler import Network
     from nas_agg.compiler.backbone import Backbone
     from nas_agg.compiler.torchvision_weights import Weights
     from nas_agg.expansion.costs import Cost
-    from nas_agg.graph.rematerialization import MemoryMode
+    from nas_agg.graph.rematerialization import MemoryMode, RequestedMemoryMode
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import Space
     from nas_agg.study import SearchResult
+    from nas_agg.study.network_training import TrainingResult
     from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.data import Data
     from nas_agg.training.latency import Latency
+    from nas_agg.training.recipes import RecipeSource
 
     Source = str | PathLike[str] | Mapping[str, Any]
 
@@ -40,7 +43,19 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
-__all__ = ["Data", "GenotypeError", "InputError", "NasAggError", "compile", "cost", "latency", "load", "search"]
+__all__ = [
+    "Data",
+    "GenotypeError",
+    "InputError",
+    "NasAggError",
+    "compile",
+    "cost",
+    "evaluate",
+    "latency",
+    "load",
+    "search",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -194,6 +209,104 @@ def compile(
             raise InputError("fuse: a backbone cannot be fused; leave out fuse or features")
         return backbone(load(genotype), seed, weights, download=download, memory=memory, passes=passes)
     return compile(load(genotype), seed, weights, download=download, memory=memory, passes=passes, fuse=fuse)
+
+
+def train(
+    genotype: Genotype | Source,
+    data: str | Data = "digits",
+    recipe: RecipeSource = "final",
+    *,
+    epochs: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    out: str | PathLike[str] | None = None,
+    metric: str | None = None,
+    memory: RequestedMemoryMode = "auto",
+    compile: bool = False,
+    callback: Callable[[int, dict[str, Any]], object] | None = None,
+    show: bool = False,
+) -> TrainingResult:
+    """Train a network on the training and validation images of a data set, and test it once.
+
+    Args:
+        genotype: A genotype without search variables, or a source for `load`; its input and classes are replaced by
+            the data set's.
+        data: A data set's specification such as ``cifar10`` or ``folder:./photos``, or a `nas_agg.Data`.
+        recipe: A recipe's name, a file, or fields such as ``{"like": "final", "lr": 0.05}``.
+        epochs: Replaces the recipe's epochs.
+        device: auto, cpu, cuda or cuda:N.
+        seed: Seed of the weights, of the order of images and of augmentation.
+        out: Run folder, in which an unfinished training is resumed; by default nothing is kept on the disk.
+        metric: A metric that the test reports beside those of the task, and that early stopping watches, for example
+            ``balanced-accuracy``; see `nas_agg.training.metrics`.
+        memory: The memory mode; see `compile`. ``auto`` is the first that fits the device.
+        compile: Whether steps run under ``torch.compile``, which takes minutes before the first epoch.
+        callback: ``callback(epoch, metrics)``, called after each epoch.
+        show: Whether to print progress.
+
+    Returns:
+        The trained network, its test metrics and its history.
+
+    Raises:
+        InputError: An argument is invalid, or ``out`` holds another training.
+        NasAggError: The loss diverged, or memory ran out.
+    """
+    from nas_agg.study.network_training import train
+
+    return train(
+        load(genotype),
+        data,
+        recipe,
+        epochs=epochs,
+        device=device,
+        seed=seed,
+        out=out,
+        metric=metric,
+        memory=memory,
+        compile_steps=compile,
+        callback=callback,
+        show=show,
+    )
+
+
+def evaluate(
+    network: nn.Module | Genotype | Source,
+    data: str | Data,
+    *,
+    weights: Weights | None = None,
+    split: Literal["train", "validation", "test"] = "test",
+    metrics: Sequence[str] = (),
+    report: bool = False,
+    device: str = "auto",
+    download: bool = False,
+) -> dict[str, Any]:
+    """Evaluate a network on a split of a data set.
+
+    Args:
+        network: A module, for example that of `train`; or a genotype or a source for `load`, with ``weights``.
+        data: A data set's specification, or a `nas_agg.Data`.
+        weights: As for `compile`.
+        split: The split; a search or a training reads the test images only once.
+        metrics: Names of metrics beside those of the task, for example ``auroc``; see `nas_agg.training.metrics`.
+        report: Whether to add precision, recall and F1 per class, and the confusion matrix.
+        device: auto, cpu, cuda or cuda:N.
+        download: Whether to download named weights that are not in torch.hub's folder.
+
+    Returns:
+        Metrics by their attributes: with one label per image ``accuracy`` (0 to 1), ``loss``, ``correct``, ``images``
+        and the like.
+
+    Raises:
+        InputError: An argument is invalid, or the network does not fit the data set.
+    """
+    from torch import nn
+
+    from nas_agg.study.network_training import evaluate
+
+    model = network if isinstance(network, nn.Module) else load(network)
+    return evaluate(
+        model, data, weights=weights, split=split, metrics=metrics, report=report, device=device, download=download
+    )
 
 
 def search(

@@ -63,6 +63,14 @@ def train(
     lr: Annotated[float | None, typer.Option(help=_description("lr"))] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help=_description("optimizer"))] = None,
     set: Annotated[list[str] | None, typer.Option(metavar="FIELD=VALUE", help=_description("set"))] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Metric that the test reports beside those of the task, and that early stopping watches: one of "
+            f"{', '.join(TRAINED_METRICS)}.",
+        ),
+    ] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Train one network. It learns from the training and validation images and is tested once."""
@@ -85,6 +93,7 @@ def train(
         skip_unreadable=skip_unreadable,
         memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,
+        metric=metric,
         show=format is Format.table,
     )
     if format is Format.json:

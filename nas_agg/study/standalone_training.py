@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from nas_agg.expansion.costs import Cost
     from nas_agg.language.genotype import Genotype
+    from nas_agg.study.workers.final_jobs import EpochCallback
     from nas_agg.training.data import Data
 
 
@@ -36,7 +38,7 @@ def train_genotype(
     genotype: Genotype,
     *,
     name: str = "genotype",
-    dataset: str = "digits",
+    dataset: str | Data = "digits",
     recipe: RecipeSource = "final",
     epochs: int | None = None,
     device: str = "auto",
@@ -47,6 +49,8 @@ def train_genotype(
     skip_unreadable: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
+    metric: str | None = None,
+    callback: EpochCallback | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
     """Train a network on train + validation and test it once; ``OUT/best`` receives it.
@@ -54,7 +58,7 @@ def train_genotype(
     Args:
         genotype: The network; its input and classes are replaced by the data set's.
         name: The name of the run.
-        dataset: See `nas_agg.training.data.load_data`.
+        dataset: A specification, see `nas_agg.training.data.load_data`, or a data set.
         recipe: Name, file or content of the recipe (`nas_agg.training.recipes.open_recipe`).
         epochs: Replaces the recipe's epochs.
         device: auto, cpu, cuda or cuda:N.
@@ -65,6 +69,8 @@ def train_genotype(
         skip_unreadable: Leave out images that cannot be read.
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
         compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
+        metric: The metric that early stopping watches and the test reports beside those of the task.
+        callback: Called after each epoch with its number and its metrics.
         show: Print progress.
 
     Returns:
@@ -76,6 +82,7 @@ def train_genotype(
     """
     from nas_agg.expansion.costs import cost
     from nas_agg.training.data import load_data
+    from nas_agg.training.evaluation import find_metric, main_metric
     from nas_agg.training.loop import pick_device
     from nas_agg.training.optimizers import check_recipe
     from nas_agg.training.torch_compile import check_compiler
@@ -86,24 +93,32 @@ def train_genotype(
     epochs, device = epochs or recipe.epochs, str(pick_device(device))
     if compile:
         check_compiler(device)
-    settings = {
+    settings: dict[str, Any] = {
         "genotype": genotype.to_dict(),
-        "dataset": absolute(dataset),
+        "dataset": absolute(dataset) if isinstance(dataset, str) else dataset.name,
         "recipe": reference(recipe),
         "epochs": epochs,
         "seed": seed,
         "image_size": image_size,
     }
-    arguments = data_arguments(absolute(dataset), seed, image_size, resize, skip_unreadable)
-    settings |= {name: arguments[name] for name in ("resize", "skip_unreadable") if name in arguments}
-    data = load_data(**arguments)
+    if metric is not None:
+        settings["metric"] = metric
+    begun: dict[str, Any] = {}
+    if isinstance(dataset, str):
+        arguments = data_arguments(absolute(dataset), seed, image_size, resize, skip_unreadable)
+        settings |= {name: arguments[name] for name in ("resize", "skip_unreadable") if name in arguments}
+        data, begun["data"] = load_data(**arguments), arguments
+    else:
+        data = dataset
+    find_metric(metric or main_metric(data.task), data.task)
     genotype = genotype.with_task(data.input, data.classes)
     costs = cost(genotype)  # an invalid network raises before the folder is created
-    folder = RunFolder(_default_folder(name, dataset, seed) if out is None else out)
+    folder = RunFolder(_default_folder(name, data.name, seed) if out is None else out)
     try:
-        _begin(folder, settings, name, data=arguments, dataset=data.description(), device=device)
+        _begin(folder, settings, name, dataset=data.description(), device=device, **begun)
         if folder.metrics() is None:
-            _run(folder, name, genotype, costs, data, device=device, memory=memory, compile=compile, show=show)
+            run = _StandaloneTraining(folder, name, data, device, memory, compile, show)
+            run.train(genotype, costs, callback)
         metrics = folder.metrics()
     finally:
         folder.close()
@@ -149,58 +164,59 @@ def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) 
         check_unchanged(folder.run, folder.path, more["dataset"])
 
 
-def _run(
-    folder: RunFolder,
-    name: str,
-    genotype: Genotype,
-    costs: Cost,
-    data: Data,
-    *,
-    device: str,
-    memory: RequestedMemoryMode,
-    compile: bool,
-    show: bool,
-) -> None:
-    """Choose the memory mode and train.
+@dataclass(frozen=True)
+class _StandaloneTraining:
+    """A training whose run has begun.
 
-    Args:
-        folder: The run folder; the run has begun.
+    Attributes:
+        folder: The run folder.
         name: The name of the run.
-        genotype: The network, for the images and classes of the data set.
-        costs: Its costs.
         data: The data set.
         device: The device.
         memory: The requested memory mode.
         compile: Run the training under ``torch.compile``.
         show: Print progress.
     """
-    settings = folder.run["settings"]
-    recipe = open_recipe(settings["recipe"])
-    if show:
-        size = f"{costs.params:,} params, {costs.macs:,} MACs"
-        length = f"{training_length(settings['epochs'], compile)}, recipe {recipe.name}"
-        print(f"training {name} ({size}) on {data.name}: {length}", flush=True)
-    for note in data.notes:
-        _log(folder, f"data: {note}", show)
-    choice = standalone_memory_choice(folder, memory, costs, recipe.batch_size, device, data.nbytes)
-    if choice.message:
-        _log(folder, choice.message, show)
-    title, about = describe_run(folder.run, folder.path)
-    job = FinalJob(
-        genotype=genotype.to_dict(),
-        seed=settings["seed"],
-        recipe=recipe,
-        epochs=settings["epochs"],
-        device=device,
-        out=str(folder.path / "best.tmp"),
-        best=str(folder.best),
-        cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
-        memory=choice.mode,
-        compile=compile,
-        title=title,
-        about=about,
-    )
-    _train(folder, job, data, show)
+
+    folder: RunFolder
+    name: str
+    data: Data
+    device: str
+    memory: RequestedMemoryMode
+    compile: bool
+    show: bool
+
+    def train(self, genotype: Genotype, costs: Cost, callback: EpochCallback | None) -> None:
+        """Choose the memory mode, train and test."""
+        settings, folder = self.folder.run["settings"], self.folder
+        recipe = open_recipe(settings["recipe"])
+        if self.show:
+            size = f"{costs.params:,} params, {costs.macs:,} MACs"
+            length = f"{training_length(settings['epochs'], self.compile)}, recipe {recipe.name}"
+            print(f"training {self.name} ({size}) on {self.data.name}: {length}", flush=True)
+        for note in self.data.notes:
+            _log(folder, f"data: {note}", self.show)
+        batch, nbytes = recipe.batch_size, self.data.nbytes
+        choice = standalone_memory_choice(folder, self.memory, costs, batch, self.device, nbytes)
+        if choice.message:
+            _log(folder, choice.message, self.show)
+        title, about = describe_run(folder.run, folder.path)
+        job = FinalJob(
+            genotype=genotype.to_dict(),
+            seed=settings["seed"],
+            recipe=recipe,
+            epochs=settings["epochs"],
+            device=self.device,
+            out=str(folder.path / "best.tmp"),
+            best=str(folder.best),
+            metrics=(settings["metric"],) if "metric" in settings else (),
+            cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
+            memory=choice.mode,
+            compile=self.compile,
+            title=title,
+            about=about,
+        )
+        _train(folder, job, self.data, self.show, callback)
 
 
 def _log(folder: RunFolder, line: str, show: bool) -> None:
@@ -209,7 +225,7 @@ def _log(folder: RunFolder, line: str, show: bool) -> None:
         print(line, flush=True)
 
 
-def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
+def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool, callback: EpochCallback | None) -> None:
     """Train, and record the status of the run."""
     from nas_agg.study.workers.final_jobs import train_final
     from nas_agg.training.loop import TrainingFailed
@@ -218,7 +234,8 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool) -> None:
     folder.update(status="running")
     try:
         with stoppable():
-            metrics = train_final(job, data, _progress(folder, show, folder.run["settings"]["epochs"], data.task))
+            progress = _progress(folder, show, folder.run["settings"]["epochs"], data.task)
+            metrics = train_final(job, data, progress, callback)
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
