@@ -1,0 +1,1 @@
+"""What tables, curves and pages show of runs: summaries, comparisons, importances of variables, predictions."""
