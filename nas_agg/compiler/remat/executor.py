@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module as torch_modules
 
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.backward import Gradients
@@ -23,6 +24,7 @@ from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm, Primitive
 from nas_agg.graph.rematerialization import BackwardPlan, MemoryMode, Piece, RematerializationPlan
 
+_HOOKS = ("forward", "forward_pre", "backward", "backward_pre")  # kinds of hooks of PyTorch's modules
 MAX_PLANS_PER_PIECE = 16  # cached: the trained parameters and the norms that use batch statistics seldom change
 
 
@@ -48,11 +50,14 @@ class RematerializedForward:
         """
         if kernels.is_traced():
             return None
+        if any(getattr(torch_modules, f"_global_{kind}_hooks") for kind in _HOOKS):
+            self._warn("hooks of all modules are registered")
+            return None
         calls = []
         for piece in self.pieces:
             modules = piece.find_modules(network)
             if isinstance(modules, str):
-                self._warn(modules)
+                self._warn(f"module '{modules}' was replaced or has hooks")
                 return None
             calls.append(_PieceCall(piece, modules, network.training))
         for call in calls:
@@ -60,11 +65,10 @@ class RematerializedForward:
             x = _PieceFunction.apply(call, x, *params)
         return x.flatten(1)
 
-    def _warn(self, path: str) -> None:
+    def _warn(self, reason: str) -> None:
         if not self._warned:
             self._warned = True
-            line = f"memory mode '{self._memory}' is not in effect: module '{path}' was replaced or has hooks"
-            warnings.warn(line, stacklevel=4)
+            warnings.warn(f"memory mode '{self._memory}' is not in effect: {reason}", stacklevel=4)
 
 
 class PiecePlan(NamedTuple):
@@ -124,7 +128,7 @@ class _PieceRunner:
             is_as_built = _IS_AS_BUILT.get(self.remat.ops[i].word)
             if is_as_built is not None:
                 module = module._modules[path[-1]]
-                if not is_as_built(self.remat.ops[i], module) or _has_hooks(module):
+                if not is_as_built(self.remat.ops[i], module) or _is_observed(module):
                     return ".".join(path)
             modules[i] = module
         return modules
@@ -189,20 +193,22 @@ def _is_linear(op: Any, module: Any) -> bool:
 
 def _is_norm(op: Any, module: Any) -> bool:
     if op.groups:
-        built = (op.groups, op.channels, op.affine, GROUP_NORM_EPS)
+        built = (op.groups, op.channels, op.affine, not op.affine, GROUP_NORM_EPS)
         return type(module) is nn.GroupNorm and built == (
-            module.num_groups, module.num_channels, module.affine, module.eps
+            module.num_groups, module.num_channels, module.affine, module.weight is None, module.eps
         )  # fmt: skip
-    return type(module) is nn.BatchNorm2d and (module.num_features, module.affine) == (op.channels, op.affine)
+    batch_norm = (op.channels, op.affine, not op.affine)
+    return type(module) is nn.BatchNorm2d and batch_norm == (module.num_features, module.affine, module.weight is None)
 
 
 #: Whether a module is what the graph's operation was built as, by the operation's word.
 _IS_AS_BUILT = {"conv": _is_conv, "linear": _is_linear, "norm": _is_norm}
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks)
+def _is_observed(module: nn.Module) -> bool:
+    """Whether a module has hooks, or a forward of its own that replaces its type's."""
+    own = module.__dict__
+    return "forward" in own or any(own[f"_{kind}_hooks"] for kind in _HOOKS)
 
 
 class _PieceCall(NamedTuple):

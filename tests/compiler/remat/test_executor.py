@@ -313,7 +313,21 @@ def test_replaced_norms_and_convolutions_train_as_in_a_plain_network(graph: Grap
         conv = network.get_submodule(path)
         conv.dilation, conv.padding = (2, 2), (2, 2)
 
-    for change in (group_norm, dilated):
+    def own_forward(network: Network) -> None:
+        conv = [module for module in network.modules() if isinstance(module, nn.Conv2d)][1]
+        forward = conv.forward
+        conv.forward = lambda x: 2 * forward(x)  # type: ignore[method-assign]
+
+    def parametrized(network: Network) -> None:
+        conv = [module for module in network.modules() if isinstance(module, nn.Conv2d)][1]
+        nn.utils.parametrizations.weight_norm(conv)
+
+    def without_weights(network: Network) -> None:
+        norm = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)][1]
+        norm.register_parameter("weight", None)
+        norm.register_parameter("bias", None)
+
+    for change in (group_norm, dilated, own_forward, parametrized, without_weights):
         with pytest.warns(UserWarning, match="is not in effect"):
             check(graph, change=change)
     network = build(graph, 0, memory="lean").eval()
@@ -321,6 +335,19 @@ def test_replaced_norms_and_convolutions_train_as_in_a_plain_network(graph: Grap
     nn.SyncBatchNorm.convert_sync_batchnorm(network)
     with pytest.warns(UserWarning, match="is not in effect"):
         assert torch.allclose(network(x), before, atol=1e-5)
+
+
+def test_hooks_of_all_modules_observe_a_plain_network(graph: Graph) -> None:
+    network, seen = build(graph, 0, memory="lean"), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: seen.append(type(module)))
+    try:
+        with pytest.warns(
+            UserWarning, match="memory mode 'lean' is not in effect: hooks of all modules are registered"
+        ):
+            network(torch.randn(2, 3, 12, 12))
+    finally:
+        handle.remove()
+    assert nn.Conv2d in seen and nn.BatchNorm2d in seen
 
 
 @pytest.mark.parametrize("seed", range(12))
