@@ -1,11 +1,16 @@
 """Overhead of the search engine: milliseconds per trial on a table, and the speed-up of eight workers.
 
     python benchmarks/engine.py [--searchers random,predictor] [--seeds 3]
+    python benchmarks/engine.py --trials 10000 [--searchers random]
     python benchmarks/engine.py --workers 8 [--searchers random,predictor]
 
 Overhead: complete searches of 150 networks of agg-bench, including journal and run folder, and of a synthetic function
 of 30 search variables with four values each. The time of a trial is that between the starts of two evaluations, as CPU
 time and wall time. Medians and means are shown, since searchers that fit a model slow down as trials accumulate.
+
+Trials: one search of the synthetic function with that many trials, and its CPU time per trial after 200 trials and at
+the end. Of a searcher that does not look at earlier trials (`random`) both are the same. The share of the time in which
+the search waits for the disk is shown as well.
 
 Workers: the same searches with worker processes that sleep for a second and report the table's result. Speed-up is the
 total time of evaluations divided by the time from the start of the first to the end of the last evaluation; the startup
@@ -90,6 +95,26 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
     return tuple([1000 * (b - a) for a, b in itertools.pairwise(times[1:])] for times in (cpu, wall))
 
 
+def growth(searcher: str, trials: int) -> tuple[float, float, float]:
+    """CPU time per trial in milliseconds after 200 trials and at the end, and the share of waiting for the disk."""
+    import os
+    import threading
+
+    waited, fsync = [0.0], os.fsync
+
+    def timed_fsync(descriptor: int) -> None:
+        start = time.perf_counter()
+        fsync(descriptor)
+        if threading.current_thread() is threading.main_thread():
+            waited[0] += time.perf_counter() - start
+
+    start = time.perf_counter()
+    with mock.patch("os.fsync", timed_fsync):
+        cpu, _ = overhead(searcher, 0, trials, 30)
+    share = waited[0] / (time.perf_counter() - start)
+    return statistics.mean(cpu[100:300]), statistics.mean(cpu[-200:]), share
+
+
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
     """The speed-up over sequential evaluation, and the seconds until the first evaluation started."""
     import nas_agg.study.plan as plan
@@ -121,6 +146,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--trials", type=int)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.workers:
@@ -131,6 +157,14 @@ def main() -> None:
             times, start = speed_up(searcher, 0, budget, options.workers)
             share = times / options.workers
             cells = [searcher, str(options.workers), str(budget), f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+        return
+    if options.trials:
+        print(f"| searcher | CPU time after 200 trials | after {options.trials:,} | ratio | waiting for the disk |")
+        print(f"|{'---|' * 5}")
+        for searcher in options.searchers or ["random"]:
+            early, late, share = growth(searcher, options.trials)
+            cells = [searcher, f"{early:.2f} ms", f"{late:.2f} ms", f"{late / early:.2f}", f"{100 * share:.2f} %"]
             print(f"| {' | '.join(cells)} |", flush=True)
         return
     print("| searcher | search variables | CPU time, median | mean | wall time, median | mean |")

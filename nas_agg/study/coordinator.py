@@ -137,7 +137,7 @@ class Coordinator:
 
     def _is_budget_allotted(self) -> bool:
         """Whether the trials with a result and those that run make up the budget."""
-        return sum(trial.consumes_budget for trial in self.record.trials) + len(self._running) >= self.settings.budget
+        return self.record.leaders.evaluated + len(self._running) >= self.settings.budget
 
     # ---- dispatching
 
@@ -241,12 +241,14 @@ class Coordinator:
         return self.record.objectives.values({**cost, **outcome.metrics})
 
     def _check_failures(self) -> None:
-        ended = [
-            trial
-            for trial in self.record.trials
-            if trial.number >= self.forgiven and (trial.consumes_budget or trial.state == RecordState.FAILED)
-        ]
-        last = ended[-MAX_FAILURES:]
-        if len(last) == MAX_FAILURES and not any(trial.consumes_budget for trial in last):
-            reasons = dict.fromkeys(trial.reason for trial in last)
+        last: list[TrialRecord] = []
+        for trial in reversed(self.record.trials):
+            if trial.number < self.forgiven or trial.consumes_budget:
+                return
+            if trial.state == RecordState.FAILED:
+                last.append(trial)
+            if len(last) == MAX_FAILURES:
+                break
+        if len(last) == MAX_FAILURES:
+            reasons = dict.fromkeys(trial.reason for trial in reversed(last))
             raise SearchFailed(f"{MAX_FAILURES} trials in a row failed: {'; '.join(reasons)}")

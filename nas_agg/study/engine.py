@@ -373,7 +373,7 @@ class _Search:
 
         return ProgressReporter(
             self.settings.budget,
-            lambda: record.trials,
+            record.leaders,
             self.folder.log if self.folder is not None else (lambda line: None),
             write_files,
             show=self.show,
@@ -392,7 +392,7 @@ class _Search:
         into = f", into {folder.path}" if folder is not None else ""
         limits = limits_text(settings, "params", "macs", "activations", "latency")
         up_to = f", networks of up to {limits}" if limits else ""
-        done = sum(trial.consumes_budget for trial in record.trials)
+        done = record.leaders.evaluated
         verb = f"resuming, {done} of {settings.budget} networks done:" if record.trials else "searching"
         yield f"{verb} {space.name}{on} with {settings.searcher}{up_to}{into}"
         yield from (f"data: {note}" for note in self.task.notes) if self.task else ()

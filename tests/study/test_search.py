@@ -14,6 +14,7 @@ from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
+from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.proposer import NoProposal, Proposer, Rejection
 from nas_agg.study.records.progress import ProgressReporter, print_result
@@ -306,7 +307,7 @@ def test_a_users_own_attributes_are_the_users(tiny, score, kept, tmp_path):
 def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
     kept, now = [], [100.0]
     monkeypatch.setattr("nas_agg.study.records.progress.time.monotonic", lambda: now[0])
-    display = ProgressReporter(5, list, print, lambda: kept.append(now[0]))
+    display = ProgressReporter(5, Leaders(), print, lambda *_: kept.append(now[0]))
     for now[0] in (101.0, 109.0, 111.0, 112.0, 122.0):
         display.tick()
     assert kept == [111.0, 122.0]
@@ -314,7 +315,7 @@ def test_what_is_kept_is_kept_up_when_no_trial_ends(monkeypatch):
 
 def test_the_final_training_tells_of_each_tenth_without_a_terminal(capsys):
     logged = []
-    display = ProgressReporter(5, list, logged.append, lambda: None, show=True)
+    display = ProgressReporter(5, Leaders(), logged.append, lambda *_: None, show=True)
     for epoch in range(1, 31):
         display.step("training the best", epoch, 30, 0.5)
     assert len(logged) == 10

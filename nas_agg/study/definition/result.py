@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
 
 
+Rank = tuple[bool, float, int, int]
+
+
 @dataclass(frozen=True)
 class SearchResult:
     """The result of a search.
@@ -91,4 +94,9 @@ def pareto_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _by_first_objective(trials: Iterable[TrialRecord]) -> list[TrialRecord]:
-    return sorted(trials, key=lambda t: (t.state != RecordState.COMPLETE, -(t.scores or (0.0,))[0], t.params, t.number))
+    return sorted(trials, key=rank_by_first_objective)
+
+
+def rank_by_first_objective(trial: TrialRecord) -> Rank:
+    """The place of a trial with scores among others, the best first."""
+    return trial.state != RecordState.COMPLETE, -(trial.scores or (0.0,))[0], trial.params, trial.number

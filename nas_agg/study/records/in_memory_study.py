@@ -37,6 +37,11 @@ class InMemoryStudy:
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
 
+    def ask(self) -> Trial:
+        """Create a trial; `Study.ask` would first look through all trials for one that was enqueued."""
+        self.study._thread_local.cached_all_trials = None
+        return Trial(self.study, self._storage.create_new_trial(self.study._study_id))
+
     def trial(self, number: int) -> Trial:
         """The trial of this number, as an objective function receives it."""
         return Trial(self.study, self._id(number))

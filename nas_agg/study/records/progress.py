@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from nas_agg.common.console import print_table
+from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.metrics import METRICS, Metric, format_evaluation, imbalance_note
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.result import SearchResult, pareto_front, ranked
+from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class ProgressReporter:
 
     Args:
         budget: The number of networks to evaluate.
-        trials: Returns all trials.
+        leaders: The best of the trials, kept up to date by others.
         log: Receives each line.
         write_files: Called at intervals with the trials that ended since, and at the end, to write the run's files.
         show: Whether to print.
@@ -39,7 +40,7 @@ class ProgressReporter:
     def __init__(
         self,
         budget: int,
-        trials: Callable[[], list[TrialRecord]],
+        leaders: Leaders,
         log: Callable[[str], None],
         write_files: Callable[[Sequence[TrialRecord], bool], None],
         show: bool = False,
@@ -49,14 +50,14 @@ class ProgressReporter:
         epochs: int = 0,
         reported: Metric | None = None,
     ):
-        self._budget, self._trials, self._log, self._write_files = budget, trials, log, write_files
+        self._budget, self._leaders, self._log, self._write_files = budget, leaders, log, write_files
         self._show, self._timeout = show, timeout
         self._objectives = objectives or Objectives()
         self._epochs, self._reported = epochs, reported
         self._steps: dict[int, int] = {}  # epochs of running trials
         self._last_write = self._started = time.monotonic()
         self._seconds_before = seconds_before
-        self._evaluated_before = self._evaluated()
+        self._evaluated_before = leaders.evaluated
         self._ended: list[TrialRecord] = []  # since the last write
         self._live: Progress | None = None
         self._task: TaskID | None = None
@@ -77,9 +78,6 @@ class ProgressReporter:
             self._live.stop()
         self._live = None
         self._write_files(self._ended, True)
-
-    def _evaluated(self) -> int:
-        return sum(trial.consumes_budget for trial in self._trials())
 
     def epoch(self, number: int, step: int, value: float) -> None:
         """Log an epoch of a trial that is being trained, and show it."""
@@ -117,7 +115,7 @@ class ProgressReporter:
             self._write_files(self._ended, False)
             self._ended = []
         if self._live is not None and self._task is not None:
-            evaluated = self._evaluated()
+            evaluated = self._leaders.evaluated
             self._live.update(self._task, completed=evaluated, state=self._state(evaluated, now))
 
     def step(self, description: str, epoch: int, epochs: int, value: float, task: str = "classification") -> None:
@@ -162,10 +160,10 @@ class ProgressReporter:
 
     def _best(self) -> str:
         if self._objectives.is_multi_objective:
-            count = len(pareto_front(self._trials()))
+            count = self._leaders.front_size
             return f"{count} in the front" if count else ""
-        best = ranked(self._trials())
-        return f"best {self._value(best[0])}" if best else ""
+        best = self._leaders.best
+        return f"best {self._value(best)}" if best else ""
 
     def _state(self, evaluated: int, now: float) -> str:
         """The text of the live line."""

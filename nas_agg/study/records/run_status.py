@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.records.run_folder import RunFolder, encodable, resume_instructions
+from nas_agg.study.records.storages import StorageFailed
 
 
 class Interrupted(NasAggError):
@@ -31,11 +32,17 @@ def record_failure(folder: RunFolder | None) -> Iterator[None]:
     try:
         yield
     except NasAggError as error:
+        told: NasAggError = error
+        if folder is not None and isinstance(error, StorageFailed):
+            instructions = resume_instructions(folder.run, folder.path)
+            told = StorageFailed(f"{error}; once it can be used again, resume {instructions}")
         if folder is not None:
             with contextlib.suppress(NasAggError):  # on a full disk, report the first error
-                folder.update(status="failed", reason=encodable(str(error)))
-                folder.log(f"failed: {error}")
-        raise
+                folder.update(status="failed", reason=encodable(str(told)))
+                folder.log(f"failed: {told}")
+        if told is error:
+            raise
+        raise told from error
 
 
 @contextlib.contextmanager

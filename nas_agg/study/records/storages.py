@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from importlib import import_module
@@ -25,7 +27,13 @@ from nas_agg.study.samplers.searcher import describe_exception
 GRPC = "grpc://"
 _VARIABLE = re.compile(r"\$\{?(\w+)")
 PROXY_TIMEOUT = 10.0  # seconds within which a gRPC proxy must answer
+SCHEMA_TIMEOUT = 60.0  # seconds to try to make the tables of a database while others do so
+SCHEMA_PAUSE = 0.25  # seconds between two tries
 SQLITE_TIMEOUT = 60.0  # seconds that a process waits for others that write to an SQLite file
+
+
+class StorageFailed(NasAggError):
+    """A storage failed during a search, which can be resumed once it works again."""
 
 
 def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> BaseStorage:
@@ -49,11 +57,11 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> Bas
         if full_url.startswith(GRPC):
             return _connect_proxy(full_url)
         if must_exist:
-            _check_has_studies(full_url)
+            _check_schema(full_url)
         options: dict[str, Any] = {"pool_pre_ping": True}  # the server may have been restarted since the last call
         if full_url.startswith("sqlite"):
             options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
-        return optuna.storages.get_storage(RDBStorage(full_url, engine_kwargs=options))
+        return optuna.storages.get_storage(_open_database(full_url, options))
 
 
 def find_or_create_study(
@@ -115,14 +123,45 @@ def _expand_url(url: str) -> str:
     return full_url
 
 
-def _check_has_studies(url: str) -> None:
-    """Raise an InputError if a database has no studies; nothing is written to it."""
+def _open_database(url: str, engine_kwargs: dict[str, Any]) -> RDBStorage:
+    """Open a database, and make Optuna's tables if there are none.
+
+    Two processes that do so at the same time disturb each other: one of them fails, and succeeds once the other has.
+    """
+    end = time.monotonic() + SCHEMA_TIMEOUT
+    while True:
+        try:
+            return RDBStorage(url, engine_kwargs=engine_kwargs)
+        except Exception as error:
+            if not _is_schema_race(error) or time.monotonic() >= end:
+                raise
+        time.sleep(SCHEMA_PAUSE * random.uniform(0.5, 1.5))
+
+
+def _is_schema_race(error: BaseException | None) -> bool:
+    """Whether a table or a row could not be made because another process has just made it."""
+    while error is not None:
+        if isinstance(error, sqlalchemy.exc.IntegrityError):
+            return True
+        text = str(error).lower()
+        if isinstance(error, sqlalchemy.exc.DBAPIError) and ("already exists" in text or "deadlock" in text):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _check_schema(url: str) -> None:
+    """Raise an InputError unless a database has Optuna's tables, complete; nothing is written to it."""
     engine = sqlalchemy.create_engine(url)
     if engine.dialect.name == "sqlite" and engine.url.database and not Path(engine.url.database).exists():
         raise InputError(f"{url}: no such file")
     try:
-        if not sqlalchemy.inspect(engine).has_table("studies"):
+        # The version of the schema is written last.
+        if not sqlalchemy.inspect(engine).has_table("alembic_version"):
             raise InputError(f"{url}: holds no search yet")
+        with engine.connect() as connection:
+            if connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).first() is None:
+                raise InputError(f"{url}: holds no search yet")
     finally:
         engine.dispose()
 
@@ -147,14 +186,14 @@ def _connect_proxy(url: str) -> GrpcStorageProxy:
 
 @contextlib.contextmanager
 def storage_errors(
-    problem: str, storage_name: str = "the storage", kind: type[NasAggError] = NasAggError
+    problem: str, storage_name: str = "the storage", kind: type[NasAggError] | None = None
 ) -> Iterator[None]:
     """Convert any exception of a storage into an error of one line; signals wait until the end of the block.
 
     Args:
         problem: What failed, such as ``cannot be read``.
         storage_name: The storage's name in the message.
-        kind: The class of the error.
+        kind: The class of the error; by default `StorageFailed`.
     """
     try:
         with shielded():
@@ -162,10 +201,15 @@ def storage_errors(
     except NasAggError:
         raise
     except Exception as error:  # a storage is a plug-in of Optuna's and raises what its driver raises
-        raise kind(f"{storage_name} {problem}: {_describe_storage_error(error)}") from error
+        raise (kind or StorageFailed)(f"{storage_name} {problem}: {_describe_storage_error(error)}") from error
 
 
 def _describe_storage_error(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:  # Optuna's own text speaks of invalid data whatever happened
+        if isinstance(cause, sqlalchemy.exc.DBAPIError) and cause.orig is not None:
+            return one_line(f"{type(cause.orig).__name__}: {' '.join(str(cause.orig).split())}")
+        cause = cause.__cause__ or cause.__context__
     details = getattr(error, "details", None)  # gRPC's errors have it, and their texts are pages long
     if callable(details):
         return one_line(f"{type(error).__name__.lstrip('_')}: {details()}")

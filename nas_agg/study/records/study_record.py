@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
+from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
 from nas_agg.study.records.in_memory_study import InMemoryStudy
@@ -45,6 +46,7 @@ class StudyRecord:
     Attributes:
         searcher: The searcher's name in error messages.
         objectives: The objectives of the search.
+        leaders: The best of the trials, and the number of evaluated networks.
         storage: Where trials are stored.
         study_id: The study's ID in the storage.
 
@@ -63,6 +65,7 @@ class StudyRecord:
     ):
         self.searcher = "of this search"
         self.objectives = objectives or Objectives()
+        self.leaders = Leaders(self.objectives)
         self._memory = InMemoryStudy(self.objectives.directions, pruner)
         self.storage = storage
         self._storage_ids: list[int] = []
@@ -94,8 +97,10 @@ class StudyRecord:
     def _update_record(self, trial: FrozenTrial) -> None:
         record = as_record(trial, self.objectives)
         if record.number < len(self._records):
+            self.leaders.update(record, self._records[record.number])
             self._records[record.number] = record
         else:
+            self.leaders.update(record)
             self._records.append(record)
         if record.state == RecordState.INTERRUPTED:
             if self._by_hash.get(record.hash) == record.number:
@@ -153,7 +158,7 @@ class StudyRecord:
         with self.searcher_errors(self.next_number):
             self.study.sampler = sampler
             if self._next_trial is None:
-                self._next_trial = self.study.ask()
+                self._next_trial = self._memory.ask()
         return self._sample(sampler, self._memory.frozen_trial(self._next_trial.number), distributions)
 
     def _sample(
