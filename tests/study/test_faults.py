@@ -22,7 +22,7 @@ from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.records.history import read_history
 from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.saved_run import read_saved_run
-from nas_agg.study.standalone_training import evaluate_run
+from nas_agg.study.saved_evaluation import evaluate_run
 from nas_agg.study.workers.executor import Event
 from nas_agg.study.workers.messages import EventKind, FinalOutcome
 from nas_agg.study.workers.process import prepare
