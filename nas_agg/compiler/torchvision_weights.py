@@ -13,6 +13,7 @@ import os
 import re
 import warnings
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,10 @@ MODELS = (
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
 _COUNTER = "num_batches_tracked"  # missing in older files, and not used for inference
 _OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")  # norm.1 instead of norm1, in older files
-_WRAPPERS = ("module.", "_orig_mod.")  # of DataParallel and DistributedDataParallel, and of torch.compile
+#: Parts of names that wrappers add: torch.compile, FSDP and activation checkpointing anywhere; DataParallel,
+#: DistributedDataParallel and AveragedModel at the beginning, where a part of a network may have the same name.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_OUTER_WRAPPER, _AVERAGED = "module.", "n_averaged"
 
 State = dict[str, Tensor]
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
@@ -86,13 +90,18 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
 
 
 def _unwrap(state: State, own: State) -> State:
-    """Remove the prefixes of modules that wrapped the saved one, unless the network's own names have them."""
-    while state.keys() != own.keys():
-        prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in state)), None)
-        if prefix is None or not state:
+    """Remove what wrappers of the saved module added to its names, unless the network's own names have it."""
+    if state.keys() == own.keys():
+        return state
+    names = {name: reduce(lambda text, part: text.replace(part, ""), _WRAPPERS, name) for name in state}
+    while state and set(names.values()) != own.keys():
+        inner = {name: text for name, text in names.items() if text != _AVERAGED or text in own}
+        if not inner or not all(text.startswith(_OUTER_WRAPPER) for text in inner.values()):
             break
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return state
+        names = {name: text.removeprefix(_OUTER_WRAPPER) for name, text in inner.items()}
+    if len(set(names.values())) < len(names):
+        return state
+    return {text: state[name] for name, text in names.items()}
 
 
 def _current_names(state: State) -> State:
@@ -149,14 +158,18 @@ def _check_state(state: object, source: str) -> State:
     """Return a state dict after checking that it is one.
 
     Raises:
-        InputError: It is not a state dict of dense tensors.
+        InputError: It is not a state dict of dense, finite tensors.
     """
     if not isinstance(state, Mapping) or not all(map(_is_entry, state, state.values())):
         raise InputError(f"{source}: not a state dict of dense tensors; save model.state_dict()")
     for name, tensor in state.items():
-        if not tensor.is_floating_point() and not name.endswith(_COUNTER):
+        if not tensor.is_floating_point() and not name.endswith((_COUNTER, _AVERAGED)):
             raise InputError(
                 f"{source}: '{name}' has type {str(tensor.dtype).removeprefix('torch.')}, not floating point"
+            )
+        if not tensor.isfinite().all():
+            raise InputError(
+                f"{source}: '{name}' has values that are not finite; the training diverged, or the file is damaged"
             )
     return dict(state)
 
