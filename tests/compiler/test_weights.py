@@ -80,7 +80,6 @@ def test_weights_that_are_not_finite_are_refused(tmp_path, value, share):
 
 def test_names_of_other_wrappers_are_removed():
     state = nas_agg.compile(TEXT, seed=0).state_dict()
-    network = nas_agg.compile(TEXT)
     for wrapped in (
         torch.optim.swa_utils.AveragedModel(nas_agg.compile(TEXT, seed=0)).state_dict(),
         nn.DataParallel(nas_agg.compile(TEXT, seed=0)).state_dict(),
