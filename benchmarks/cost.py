@@ -1,11 +1,12 @@
-"""Static cost against building on the meta device and counting with FlopCounterMode.
+"""Parameters and MACs by arithmetic, against building on the meta device and counting with FlopCounterMode.
 
-Both compute parameters and MACs of the same networks in one process and one thread:
+Both count the same networks in one process and one thread, by its CPU time:
 
-    python benchmarks/cost.py [--genotypes 20] [--seed 0]
+    python benchmarks/cost.py [--spaces microdense,densenet] [--networks 20] [--seed 0]
 
-"cold": all caches of nas_agg are emptied before each network. "mutant, warm": one value of a network that was counted
-before is changed, and caches are kept. The FlopCounterMode side starts from an expanded graph.
+"mutants": one search variable of a network that was counted before is changed; what earlier networks left in memory is
+kept, as in a search. "never seen": random points, before each of which everything that was counted is forgotten; the
+space has been opened. The other side starts from an expanded graph.
 """
 
 from __future__ import annotations
@@ -14,22 +15,27 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas_agg.common.errors import GenotypeError
 from nas_agg.compiler import Network
-from nas_agg.expansion import expansion
-from nas_agg.expansion.costs import Cost
+from nas_agg.expansion import block_expansion
+from nas_agg.expansion.expansion import expand
 from nas_agg.graph.graph import Graph
-from nas_agg.language.genotype import Genotype
-from nas_agg.search_space.space import open_space
+from nas_agg.search_space.encoding import Encoding
+from nas_agg.search_space.point_costs import PointCounter
+from nas_agg.search_space.space import Space, open_space
+
+SPACES = ("microdense", "densenet", "residual", "aggregation", "efficientnet")
 
 
-def count(text: dict) -> tuple[int, int]:
-    """Parameters and MACs by arithmetic, from the genotype's text."""
-    cost = Cost(expansion.expand(Genotype.from_dict(text)))
+def count(counter: PointCounter, row: list[int]) -> tuple[int, int]:
+    """Parameters and MACs by arithmetic."""
+    cost = counter.cost(row)
     return cost.params, cost.macs
 
 
@@ -41,55 +47,64 @@ def trace(graph: Graph) -> tuple[int, int]:
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops() // 2
 
 
-def seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    begin = time.thread_time()
+    result = work(*arguments)
+    return result, time.thread_time() - begin
 
 
-def compare(title: str, texts: list[dict], before: Callable[[], None] = lambda: None) -> None:
-    """Print both median times and the median ratio; a network is counted before it is expanded for the other side."""
-    ours, theirs = [], []
-    for text in texts:
-        results: list[tuple[int, int]] = []
-        before()
-        ours.append(seconds(lambda text=text, results=results: results.append(count(text))))
-        graph = expansion.expand(Genotype.from_dict(text))
-        theirs.append(seconds(lambda graph=graph, results=results: results.append(trace(graph))))
-        assert results[0] == results[1], (title, results)
-    ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
-    print(
-        f"{title:<42} {len(texts):>3} networks   {1e3 * statistics.median(ours):7.2f} ms   "
-        f"{1e3 * statistics.median(theirs):7.1f} ms   {statistics.median(ratios):5.0f} x   (min {min(ratios):.0f} x)"
-    )
+def valid_pairs(space: Space, networks: int, rng: np.random.Generator) -> list[tuple[list[int], list[int], Graph]]:
+    """Random points, each with a mutant and the mutant's graph."""
+    encoding = Encoding(space)
+    pairs: list[tuple[list[int], list[int], Graph]] = []
+    while len(pairs) < networks:
+        row = encoding.sample(1, rng)
+        mutant = encoding.mutate(row, 1, rng)
+        try:
+            expand(space.genotype(encoding.decode(row[0])))
+            graph = expand(space.genotype(encoding.decode(mutant[0])))
+        except GenotypeError:
+            continue
+        pairs.append((row[0].tolist(), mutant[0].tolist(), graph))
+    return pairs
+
+
+def compare(name: str, networks: int, seed: int) -> None:
+    """Print the medians and ratios of one space."""
+    space = open_space(name)
+    pairs = valid_pairs(space, networks, np.random.default_rng(seed))
+    traced = [timed(trace, graph) for _, _, graph in pairs]
+    counter = PointCounter(space)
+    mutants = []
+    for row, mutant, _ in pairs:
+        count(counter, row)
+        mutants.append(timed(count, counter, mutant))
+    unseen = []
+    for _, mutant, _ in pairs:
+        block_expansion.clear_caches()
+        unseen.append(timed(count, PointCounter(space), mutant))
+    for title, counted in (("mutants", mutants), ("never seen", unseen)):
+        assert [result for result, _ in counted] == [result for result, _ in traced]
+        ratios = [b / a for (_, a), (_, b) in zip(counted, traced, strict=True)]
+        ours, theirs = (1e3 * statistics.median(seconds for _, seconds in side) for side in (counted, traced))
+        print(
+            f"{name:<14} {title:<11} {networks:>3} networks   {ours:7.3f} ms   {theirs:7.1f} ms   "
+            f"{statistics.median(ratios):5.0f} x   (least {min(ratios):.0f} x)",
+            flush=True,
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--genotypes", type=int, default=20)
+    parser.add_argument("--spaces", type=lambda text: text.split(","), default=SPACES)
+    parser.add_argument("--networks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rng = np.random.default_rng(options.seed)
-    space = open_space("microdense")
-    paper = space.point("30a64")
-    trace(expansion.expand(paper))  # warm-up: torch imports modules lazily
-
-    print(f"{'':<42} {'':>12}   {'static':>10}   {'meta':>10}   ratio (medians)")
-    compare("30a64, cold", [paper.to_dict()] * 5, expansion.clear_caches)
-    task = {"input": (3, 32, 32), "classes": 10}
-    parents = [space.sample(rng) for _ in range(options.genotypes)]
-    compare(
-        "random microdense networks, cold",
-        [space.genotype(v, **task).to_dict() for v in parents],
-        expansion.clear_caches,
-    )
-    expansion.clear_caches()
-    mutants = []
-    for values in parents:
-        count(space.genotype(values, **task).to_dict())
-        mutants.append(space.genotype(space.mutate(values, rng), **task).to_dict())
-    compare("mutants of counted networks, warm", mutants)
+    trace(expand(open_space("densenet").point("40-k12")))  # warm-up: torch imports modules lazily
+    print(f"{'':<40} {'arithmetic':>12}   {'meta device':>10}   median ratio")
+    for name in options.spaces:
+        compare(name, options.networks, options.seed)
 
 
 if __name__ == "__main__":

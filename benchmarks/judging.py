@@ -19,8 +19,8 @@ from nas_agg.study.tables.table_file import Row
 def parse_objectives(parser: argparse.ArgumentParser, names: Sequence[str]) -> Objectives:
     """The objectives of some names, which a table of results must provide."""
     for name in names:
-        if name not in ("accuracy", "params", "macs"):
-            parser.error(f"unknown objective {name!r}; choose from accuracy (the table's value), params and macs")
+        if name not in ("accuracy", "params", "macs", "latency"):
+            parser.error(f"unknown objective {name!r}; choose from accuracy (the table's value), params, macs, latency")
     if names[0] != "accuracy":
         parser.error("the first objective must be accuracy")
     return Objectives([METRICS[name] for name in names])
@@ -28,7 +28,7 @@ def parse_objectives(parser: argparse.ArgumentParser, names: Sequence[str]) -> O
 
 def metrics_of(row: Row) -> dict[str, float]:
     """The metrics of a network."""
-    return {"accuracy": row.value, "params": row.params, "macs": row.macs}
+    return {**row.extra_metrics, "accuracy": row.value, "params": row.params, "macs": row.macs}
 
 
 class Regret:
@@ -63,7 +63,7 @@ class RelativeHypervolume:
     def __init__(self, table: ResultsTable, objectives: Objectives):
         self._objectives = objectives
         scores = self._scores(list(table.rows.values()))
-        a_priori = np.array([metric.known_a_priori for metric in objectives])
+        a_priori = np.array([not metric.depends_on_training for metric in objectives])
         self._reference = np.where(a_priori, scores.min(0), np.median(scores, 0))
         self._front_volume = hypervolume(np.unique(scores, axis=0), self._reference)
 

@@ -2,6 +2,7 @@
 
     python benchmarks/searchers.py --table macro.csv.gz --genes arch --value mean_acc --costs params,flops --equal canon
     python benchmarks/searchers.py --table ... --objectives accuracy,macs
+    python benchmarks/searchers.py --space agg-bench --objectives accuracy,latency
     python benchmarks/searchers.py --synthetic
 
 Our searchers run as in a search, where duplicates do not count. Optuna's samplers run as documented, with `ask` and
@@ -38,15 +39,16 @@ from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
 from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
+from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
-from nas_agg.study.tables.results_table import Table
+from nas_agg.study.tables.results_table import Table, TabularSpace
 from nas_agg.study.tables.table_file import Row
 
 Run = Iterator[Row]  # one row per network that counts
-SearchSpace = "Table | SyntheticBenchmark"
+SearchSpace = "Table | TabularSpace | SyntheticBenchmark"
 
 OPTUNA_SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "optuna random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -127,10 +129,11 @@ def run_searcher(space: SearchSpace, objectives: Objectives, name: str, seed: in
     """Run one of our searchers with the search's own proposer and record."""
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     searcher = make_searcher(find_searcher(name), space, seed, objectives)
-    proposer = Proposer(space, searcher, record, cost=space.row)
+    look_up_genotype = space.network if isinstance(space, TabularSpace) else space.row
+    proposer = Proposer(space, searcher, record, cost=look_up_genotype)
     while isinstance(proposal := proposer.propose(), Proposal):
         number, network = proposal
-        row = space.row(network.genotype)
+        row = look_up_genotype(network.genotype)
         record.complete(number, objectives.values(metrics_of(row)))
         yield row
 
@@ -187,7 +190,7 @@ def textbook_local(space: SearchSpace, seed: int) -> Run:
     """Local search: the best of all neighbours, until none is better; then from a random network."""
     encoding, rng = Encoding(space), np.random.default_rng(seed)
     evaluated: set[str] = set()
-    size = len({row.hash for row in space.rows.values()}) if isinstance(space, Table) else space.size()
+    size = len({row.hash for row in space.rows.values()}) if isinstance(space, (Table, TabularSpace)) else space.size()
     while len(evaluated) < size:
         around, value = encoding.sample(1, rng), -np.inf
         while True:
@@ -236,8 +239,9 @@ def measure(run: Run, budget: int) -> tuple[list[Row], float, float]:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--space", help="a space with a table, whose networks have features of their graphs")
     parser.add_argument("--synthetic", action="store_true")
-    for option in ("genes", "costs"):
+    for option in ("genes", "costs", "features"):
         parser.add_argument(f"--{option}", type=lambda text: text.split(","))
     for option in ("value", "equal"):
         parser.add_argument(f"--{option}")
@@ -253,14 +257,17 @@ def search_task(
     parser: argparse.ArgumentParser, options: argparse.Namespace
 ) -> tuple[Callable[[int], SearchSpace], Objectives]:
     """The search space of each seed, and the objectives."""
-    if options.synthetic == (options.table is not None):
-        parser.error("specify either --table or --synthetic")
+    if sum([options.synthetic, options.table is not None, options.space is not None]) != 1:
+        parser.error("specify either --table, --space or --synthetic")
     objectives = parse_objectives(parser, options.objectives)
     if options.synthetic and objectives.is_multi_objective:
         parser.error("--synthetic supports the objective accuracy only")
     if options.synthetic:
         return functools.cache(SyntheticBenchmark), objectives
-    table = Table(options.table, options.genes, options.value, options.costs, options.equal)
+    if options.space is not None:
+        space = TabularSpace(open_space(options.space))
+        return lambda seed: space, objectives
+    table = Table(options.table, options.genes, options.value, options.costs, options.equal, options.features)
     return lambda seed: table, objectives
 
 
@@ -276,7 +283,8 @@ def main() -> None:
         if name not in names:
             parser.error(f"unknown searcher {name!r}; choose from {', '.join(names)}")
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    case = {"table": space(0).name, "objectives": ",".join(objectives.names), "budget": options.budget}
+    table = f"space {options.space}" if options.space else space(0).name
+    case = {"table": table, "objectives": ",".join(objectives.names), "budget": options.budget}
     known = {(line["searcher"], line["seed"]): line for line in done if case.items() <= line.items()}
     print(f"| searcher | seeds | {' | '.join(judge.columns)} | ms per trial |")
     print(f"|{'---|' * (len(judge.columns) + 3)}")

@@ -14,11 +14,11 @@ from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import hypervolume
 from nas_agg.study.samplers import acquisition, surrogate
-from nas_agg.study.samplers.features import FeatureExtractor
+from nas_agg.study.samplers.features import GRAPH_FEATURES, FeatureExtractor
 from nas_agg.study.samplers.gaussian_process import GaussianProcess, SumKernel
 from nas_agg.study.samplers.point_searcher import Observation
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
-from nas_agg.study.tables.results_table import Table
+from nas_agg.study.tables.results_table import Table, TabularSpace
 from nas_agg.testing import EXAMPLE_SPACE
 
 TABLES = [1 - np.eye(3)] * 4 + [np.abs(np.arange(5)[:, None] - np.arange(5)) / 4] * 3
@@ -108,16 +108,17 @@ def test_rows_encode_the_points_of_a_space(space):
     assert encoding.distance_tables[count][0, 1] == 0.25
 
 
-def test_features_are_logarithms_of_costs(space):
+def test_features_are_logarithms_of_costs_and_statistics_of_paths(space):
     import nas_agg
 
     extractor, encoding = FeatureExtractor(space), Encoding(space)
     rows = encoding.sample(3, np.random.default_rng(0))
-    costs, shapes = extractor.features(rows)
+    costs, graphs = extractor.features(rows)
     counted = [nas_agg.cost(space.genotype(encoding.decode(row))) for row in rows]
     np.testing.assert_allclose(np.expm1(costs[:, 0]), [cost.params for cost in counted])
     np.testing.assert_allclose(np.expm1(costs[:, 1]), [cost.macs for cost in counted])
-    np.testing.assert_allclose(np.expm1(shapes[:, 0]), [cost.depth for cost in counted])
+    depths = graphs[:, GRAPH_FEATURES.index("greatest layers")]
+    np.testing.assert_allclose(depths, [cost.depth for cost in counted])
 
 
 def test_pending_networks_are_not_proposed_again(space):
@@ -282,6 +283,19 @@ def test_features_of_tables_and_of_bare_variables(tmp_path):
         if known:
             assert list(extractor.cost(np.array([[0, 1], [2, 2]]), "macs")) == [1, 8]
     assert FeatureExtractor(SearchVariables({"n": Choice((1, 2))})).features(np.array([[0]])) == []
+    file.write_text("# features: paths, free\n" + file.read_text().replace("score,params,macs", "score,paths,free"))
+    (group,) = FeatureExtractor(Table(file, ["a", "b"], "score")).features(np.array([[0, 1], [2, 2]]))
+    assert group.tolist() == [[11, 1], [18, 8]]
+
+
+def test_tables_of_spaces_have_features_of_graphs():
+    space = TabularSpace(open_space("agg-bench"))
+    extractor = FeatureExtractor(space)
+    rows = extractor.encoding.encode_many([space.points[name].values for name in ("best", "light")])
+    costs, graphs = extractor.features(rows)
+    assert costs.shape == (2, 2) and graphs.shape == (2, len(GRAPH_FEATURES))
+    paths = graphs[:, GRAPH_FEATURES.index("log paths")]
+    assert paths[0] > paths[1]  # dense, and at distances 1, 2, 4 of fewer blocks
 
 
 def test_features_depend_on_input_and_classes(space):

@@ -130,7 +130,7 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
     Algorithms", 2019). Objectives that can be computed before training enter by the logarithm of the cost, without
     uncertainty where they are exact; one Gaussian process models each of the others, with targets transformed by
     `semi_rank_transform`. The reference point is the first quartile of a trained objective, and slightly below the
-    worst of a known one.
+    worst of a cost, whether it is known or measured: the most accurate networks are often the most expensive ones.
 
     Args:
         cache: The hyperparameters of the search's surrogates.
@@ -149,12 +149,13 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
             if cost:
                 self._surrogates.append(None)
                 scores, pending = -self.costs[cost].observed, -self.costs[cost].compute(trials.pending)
-                reference.append(scores.min() - 0.05 * np.ptp(scores))
+                reference.append(_below_worst(scores))
             else:
                 surrogate = Surrogate(cache, f"score {place}", trials, trials.scores[:, place], semi_rank_transform)
                 self._surrogates.append(surrogate)
                 scores, pending = surrogate.target, surrogate.pending_mean
-                reference.append(np.quantile(scores, 0.25))
+                is_measured = objectives[place].source == "measurement"
+                reference.append(_below_worst(scores) if is_measured else np.quantile(scores, 0.25))
             front.append(np.concatenate([scores, pending]))
         self._lower, self._upper = box_decomposition(np.stack(front, 1), np.array(reference))
 
@@ -177,6 +178,10 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
             bounds += mean + deviation
         improvement = volumes.sum(1)
         return np.where(improvement > 1e-300, np.log(np.maximum(improvement, 1e-300)), bounds - 1e6)
+
+
+def _below_worst(scores: Array) -> float:
+    return float(scores.min() - 0.05 * np.ptp(scores))
 
 
 def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:

@@ -1,4 +1,7 @@
-"""Cost and shape features of untrained networks, for models of their scores."""
+"""Features of untrained networks, for models of their scores: costs, and what their graphs say.
+
+`benchmarks/feature_selection.py` selected `GRAPH_FEATURES` from all statistics of paths and numbers of operations.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from nas_agg.common.errors import InputError
-from nas_agg.expansion.block_figures import COUNTED_OPERATIONS
+from nas_agg.expansion.block_figures import COUNTED, BlockCost
 from nas_agg.expansion.costs import Cost
 from nas_agg.expansion.expansion import expand
+from nas_agg.graph.paths import STATISTICS
 from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.point_costs import PointCounter
 from nas_agg.search_space.space import Space
@@ -20,30 +24,52 @@ if TYPE_CHECKING:
     from nas_agg.search_space.parameters import SearchVariables
 
 
-class CostFeatures(NamedTuple):
+#: Names of all features of a graph: statistics of its paths, and logarithms of numbers of operations.
+ALL_GRAPH_FEATURES = (*STATISTICS, *(f"number: {name}" for name in COUNTED))
+
+#: Those that models of scores use.
+GRAPH_FEATURES = (
+    "log paths",
+    *(
+        f"{kind} {weight}"
+        for weight in ("layers", "pointwise convolutions", "norms", "log2 of widths")
+        for kind in ("mean", "least", "greatest")
+    ),
+)
+_COLUMNS = [ALL_GRAPH_FEATURES.index(name) for name in GRAPH_FEATURES]
+
+
+def all_graph_features(cost: BlockCost) -> np.ndarray:
+    """All features of a graph, as named by `ALL_GRAPH_FEATURES`."""
+    return np.concatenate([cost.paths, np.log1p(cost.operations)])
+
+
+class NetworkFeatures(NamedTuple):
     """Costs and features of one network.
 
     Attributes:
         costs: Costs by their names.
         cost_features: ``log(1 + x)`` of params and MACs.
-        shape_features: ``log(1 + x)`` of the depth and of the number of operations of each kind.
+        graph_features: What the graph says, as named by `GRAPH_FEATURES`.
+        signature: Numbers that are equal for equal networks.
     """
 
     costs: dict[str, float]
-    cost_features: list[float]
-    shape_features: list[float]
+    cost_features: np.ndarray
+    graph_features: np.ndarray
+    signature: tuple[int, ...]
 
 
 # Of points that make no valid network; they are rejected when they are proposed.
-_INVALID = CostFeatures({}, [0.0, 0.0], [0.0] * (1 + len(COUNTED_OPERATIONS)))
+_INVALID = NetworkFeatures({}, np.zeros(2), np.zeros(len(GRAPH_FEATURES)), ())
 
 
 class FeatureExtractor:
-    """Computes features of the networks of a space, in groups: costs, and shapes of their graphs.
+    """Computes features of the networks of a space, in groups: costs, and what their graphs say.
 
     Args:
-        space: The search space. A table of results has the costs of its columns as features; search variables that make
-            no networks have none.
+        space: The search space. A table of results has the costs and features of its columns, if there are any; search
+            variables that make no networks have none.
         input: Shape of the images (channels, height, width); None: the space's own.
         classes: The number of classes; None: the space's own.
         activations: Compute the bytes of activations as well.
@@ -63,23 +89,20 @@ class FeatureExtractor:
         self.space, self.encoding = space, Encoding(space)
         self.is_cheap = isinstance(space, ResultsTable) or not isinstance(space, Space)
         self._input, self._classes, self._activations = input, classes, activations
-        self._cost_features: dict[bytes, CostFeatures] = {}
+        self._networks: dict[bytes, NetworkFeatures] = {}
         self._hashes: dict[bytes, str] = {}
 
     def features(self, rows: Rows) -> list[np.ndarray]:
         """The features of points, for each group ``(points, features)``."""
+        groups: list[np.ndarray] = []
         if isinstance(self.space, ResultsTable):
-            costs = self.space.cost_features(rows)
-            return [costs] if costs.shape[1] else []
-        if not isinstance(self.space, Space):
-            return []
-        networks = [self._of_row(row) for row in rows]
-        costs = np.array([network.cost_features for network in networks], float)
-        shapes = np.array([network.shape_features for network in networks], float)
-        return [
-            costs.reshape(len(rows), len(_INVALID.cost_features)),
-            shapes.reshape(len(rows), len(_INVALID.shape_features)),
-        ]
+            groups = [self.space.cost_features(rows), self.space.row_features(rows)]
+        elif isinstance(self.space, Space):
+            groups = [np.stack([self._of_row(row).cost_features for row in rows])] if len(rows) else [np.zeros((0, 2))]
+        if isinstance(self.space, Space):
+            graphs = [self._of_row(row).graph_features for row in rows]
+            groups.append(np.stack(graphs) if graphs else np.zeros((0, len(GRAPH_FEATURES))))
+        return [group for group in groups if group.shape[1]]
 
     def has_cost(self, name: str) -> bool:
         """Whether `cost` gives the cost of this name."""
@@ -109,7 +132,7 @@ class FeatureExtractor:
         return bool(similar) and self._hash(row) in map(self._hash, similar)
 
     def _has_equal_features(self, row: np.ndarray, other: np.ndarray) -> bool:
-        return self.is_cheap or self._of_row(row) == self._of_row(other)
+        return self.is_cheap or self._of_row(row).signature == self._of_row(other).signature
 
     def _hash(self, row: np.ndarray) -> str:
         """The canonical hash of a network, equal for equal networks."""
@@ -124,11 +147,11 @@ class FeatureExtractor:
                 self._hashes[key] = key.hex()
         return self._hashes[key]
 
-    def _of_row(self, row: np.ndarray) -> CostFeatures:
+    def _of_row(self, row: np.ndarray) -> NetworkFeatures:
         key = row_key(row)
-        if key not in self._cost_features:
-            self._cost_features[key] = self._compute(row)
-        return self._cost_features[key]
+        if key not in self._networks:
+            self._networks[key] = self._compute(row)
+        return self._networks[key]
 
     @cached_property
     def _counter(self) -> PointCounter:
@@ -140,7 +163,9 @@ class FeatureExtractor:
         values = self.encoding.decode(row)
         return Cost(expand(self.space.genotype(values, input=self._input, classes=self._classes)))
 
-    def _compute(self, row: np.ndarray) -> CostFeatures:
+    def _compute(self, row: np.ndarray) -> NetworkFeatures:
+        if isinstance(self.space, ResultsTable) and row_key(row) not in self.space.rows:
+            return _INVALID
         try:
             cost = self._counter.cost(row.tolist())
         except InputError:
@@ -148,5 +173,5 @@ class FeatureExtractor:
         costs: dict[str, float] = {"params": cost.params, "macs": cost.macs}
         if self._activations:
             costs["activation_bytes"] = cost.activation_bytes
-        counts = [cost.depth, *cost.operations[: len(COUNTED_OPERATIONS)].tolist()]
-        return CostFeatures(costs, list(np.log1p([cost.params, cost.macs])), list(np.log1p(counts)))
+        signature = (cost.params, cost.macs, cost.depth, *cost.operations.tolist())
+        return NetworkFeatures(costs, np.log1p([cost.params, cost.macs]), all_graph_features(cost)[_COLUMNS], signature)

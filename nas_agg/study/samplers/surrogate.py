@@ -203,11 +203,15 @@ class KnownCost:
 
 
 def standardize_features(features: Sequence[Array], reference: Sequence[Array]) -> list[Array]:
-    """Features by group, shifted and scaled to zero mean and unit variance of reference features."""
-    return [
-        (group - own.mean(0)) / np.maximum(own.std(0), 1e-9)
-        for group, own in zip(features, reference, strict=False)  # all groups, or none
-    ]
+    """Features by group, shifted and scaled to zero mean and unit variance of reference features.
+
+    Those that are constant in the reference are shifted only.
+    """
+    standardized = []
+    for group, own in zip(features, reference, strict=False):  # all groups, or none
+        deviation = own.std(0)
+        standardized.append((group - own.mean(0)) / np.where(deviation > 1e-9, deviation, 1.0))
+    return standardized
 
 
 def standardize(scores: Array) -> Array:

@@ -68,6 +68,14 @@ class ResultsTable(SearchVariables):
         missing = np.zeros(len(next(iter(self._log_costs.values()))))
         return np.stack([self._log_costs.get(row_key(point), missing) for point in points])
 
+    def row_features(self, points: Rows) -> np.ndarray:
+        """The features in the table's columns, ``(points, features)``; 0 where the table has no row."""
+        missing = (0.0,) * len(next(iter(self.rows.values())).features)
+        rows = [self.rows.get(row_key(point)) for point in points]
+        return np.array([missing if row is None else row.features for row in rows], float).reshape(
+            len(points), len(missing)
+        )
+
 
 class Table(ResultsTable):
     """A table of results that is searched like a space; its search variables are those of the rows.
@@ -78,6 +86,7 @@ class Table(ResultsTable):
         value: The column of results, of which more is better.
         costs: Columns of costs that are known before training, such as params and MACs.
         equal: A column that is equal for equal networks.
+        features: Columns of further numbers that are known before training.
 
     Attributes:
         name: The file's name without suffixes.
@@ -93,10 +102,17 @@ class Table(ResultsTable):
         value: str | None = None,
         costs: Sequence[str] | None = None,
         equal: str | None = None,
+        features: Sequence[str] | None = None,
     ):
         path = Path(path)
         self.name = path.name.partition(".")[0]
-        options = {"genes": genes, "value": value and [value], "costs": costs, "equal": equal and [equal]}
+        options = {
+            "genes": genes,
+            "value": value and [value],
+            "costs": costs,
+            "equal": equal and [equal],
+            "features": features,
+        }
         given = {field: list(columns) for field, columns in options.items() if columns}
         names, rows = parse_table(path, read_table_file(path), given)
         choices = [sorted({genes[j] for genes, _ in rows}, key=_numbers_first) for j in range(len(names))]

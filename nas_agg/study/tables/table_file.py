@@ -2,8 +2,9 @@
 
 The file is plain or gzipped, with one row per point. Comments ahead of its header, or options of the reader, say what
 its columns are: ``# genes: arch`` (one column with one character per search variable) or ``# genes: a, b, c`` (one
-column each), ``# value: accuracy``, ``# costs: params, macs``, ``# equal: canon`` (equal for equal networks) and ``#
-curve: curve`` (the results after each epoch, separated by spaces).
+column each), ``# value: accuracy``, ``# costs: params, macs``, ``# features: depth, paths`` (further numbers
+that are known before training), ``# equal: canon`` (equal for equal networks) and ``# curve: curve`` (the results after
+each epoch, separated by spaces).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from nas_agg.common.bounded_reading import gunzip_bounded, read_bounded
 from nas_agg.common.errors import InputError, did_you_mean, truncate
 
-FIELDS = ("genes", "value", "costs", "equal", "curve")
+FIELDS = ("genes", "value", "costs", "features", "equal", "curve")
 
 # Together they keep the memory below a gigabyte; NAS-Bench-101 has 423,624 networks, NAS-Bench-201 3 million values.
 MAX_BYTES = 2**27
@@ -41,6 +42,7 @@ class Row:
         hash: Equal for equal networks.
         curve: The result after each epoch, if the table has a curve.
         extra_metrics: The numbers in all other columns, by column.
+        features: Further numbers that are known before training.
     """
 
     value: float
@@ -48,6 +50,7 @@ class Row:
     hash: str
     curve: tuple[float, ...] = ()
     extra_metrics: Mapping[str, float] = field(default_factory=dict)
+    features: tuple[float, ...] = ()
 
     @property
     def params(self) -> int:
@@ -75,6 +78,7 @@ class TableSchema:
         genes: The columns of the search variables; a single one has one character per search variable.
         value: The column of the result, of which more is better.
         costs: Columns of costs that are known before training.
+        features: Columns of further numbers that are known before training, which the predictor learns from.
         equal: The column that is equal for equal networks, if there is one.
         curve: The column of the results after each epoch, if there is one.
         others: All other columns.
@@ -83,6 +87,7 @@ class TableSchema:
     genes: tuple[str, ...]
     value: str
     costs: tuple[str, ...]
+    features: tuple[str, ...]
     equal: str | None
     curve: str | None
     others: tuple[str, ...]
@@ -98,16 +103,18 @@ class TableSchema:
         Raises:
             InputError: The genes or the value are not specified, or a column does not exist.
         """
-        genes, costs = tuple(fields.get("genes", ())), tuple(fields.get("costs", ()))
+        genes, costs, features = (tuple(fields.get(name, ())) for name in ("genes", "costs", "features"))
         value, equal, curve = (next(iter(fields.get(name, ())), None) for name in ("value", "equal", "curve"))
         if not genes or value is None:
             raise InputError("the columns of genes and value are unknown; add '# genes: ...' and '# value: ...'")
-        named = [column for column in (*genes, value, *costs, equal, curve) if column]
+        named = [column for column in (*genes, value, *costs, *features, equal, curve) if column]
         for column in named:
             if column not in header:
                 hint = did_you_mean(column, header) or f"; there are {truncate(', '.join(header[:20]))}"
                 raise InputError(f"no column {truncate(column)!r}{hint}")
-        return cls(genes, value, costs, equal, curve, tuple(column for column in header if column not in named))
+        return cls(
+            genes, value, costs, features, equal, curve, tuple(column for column in header if column not in named)
+        )
 
     def parse_row(self, cells: Mapping[str, str | None]) -> tuple[Genes, Row]:
         """The genes and the network of a row.
@@ -125,6 +132,7 @@ class TableSchema:
         row = Row(
             value=_finite(cells, self.value),
             costs=costs,
+            features=tuple(_finite(cells, column) for column in self.features),
             hash=_text(cells, self.equal) if self.equal else "/".join(genes),
             curve=self._curve(cells),
             extra_metrics={column: number for column in self.others if (number := _number(cells[column])) is not None},
