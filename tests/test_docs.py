@@ -27,6 +27,7 @@ from nas_agg.language.layers import LAYERS
 from nas_agg.language.operators import OPERATORS
 from nas_agg.language.patterns import PATTERNS
 from nas_agg.search_space.space import Space
+from nas_agg.study.network_training import TrainingResult
 
 DOCS = Path(__file__).parents[1] / "docs"
 ROOT = DOCS.parent
@@ -271,7 +272,8 @@ def test_python_code_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     for code in re.findall(r"^```python\n(.*?)^```$", PAGES[page], re.M | re.S):
         names: dict[str, Any] = {}
         exec(compile(code, page, "exec"), names)
-        assert names["result"].value is not None
+        result = names["result"]
+        assert (result.metrics if isinstance(result, TrainingResult) else result.value) is not None
 
 
 def test_the_space_of_the_readme_has_networks() -> None:

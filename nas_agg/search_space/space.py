@@ -296,6 +296,15 @@ class Space(SearchVariables):
         name = next((name for name, point in self.points.items() if point.values == values), None)
         return f"network {number}" if name is None else f"point '{name}'"
 
+    @property
+    def networks(self) -> Space:
+        """The space of networks alone, whose variables come first."""
+        return self
+
+    def trial_hash(self, network_hash: str, values: Mapping[str, Any]) -> str:
+        """The hash of a trial, equal for equal trainings: that of its network."""
+        return network_hash
+
     def values_of(self, genotype: Genotype) -> Values:
         """The point of a genotype; the inverse of `genotype`, regardless of input and classes.
 

@@ -10,6 +10,7 @@ from typing import Any
 from nas_agg.common.errors import InputError
 from nas_agg.common.urls import without_password
 from nas_agg.common.values import json_values
+from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
@@ -91,6 +92,11 @@ def search(
     searcher_name = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     specified = {"space": space_name, "searcher": searcher_name, "budget": budget, "seed": seed, **settings}
     parsed = _parse(evaluate, specified, isinstance(opened, TabularSpace))
+    if parsed.tuned:
+        if not isinstance(opened, Space) or isinstance(opened, TabularSpace):
+            raise InputError("tune: requires a space of networks that are trained")
+        recipe = parsed.trial_recipe
+        opened = JointSpace(opened, parsed.tuned, {name: getattr(recipe, name) for name in parsed.tuned})
     plan = plan_search(
         opened,
         parsed,
@@ -187,7 +193,7 @@ def _table_settings(space: TabularSpace, settings: dict[str, Any]) -> dict[str, 
     Raises:
         InputError: A setting concerns trainings.
     """
-    unset = ("recipe", "batch_size", "lr", "optimizer", "set", "image_size", "latency_target")
+    unset = ("recipe", "batch_size", "lr", "optimizer", "set", "tune", "image_size", "latency_target")
     defaults = dict.fromkeys(unset) | {"compile": False, "workers": 1}
     for name, default in defaults.items():
         if settings.get(name) not in (None, default):

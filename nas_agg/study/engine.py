@@ -311,7 +311,8 @@ class _Search:
         finalists = []
         for trial in _finalists(self.plan, proposer.record):
             genotype = proposer.genotype(trial.labels)
-            finalists.append(Finalist(trial, genotype, self.memory.for_final_training(genotype)))
+            recipe = self.plan.with_tuned_fields(self.settings.final_recipe, trial.labels)
+            finalists.append(Finalist(trial, genotype, recipe, self.memory.for_final_training(genotype)))
         train_best(folder, self.task, self.settings, finalists, reporter, self.plan.backend.worker_command)
 
     def _executor(self, record: StudyRecord) -> TrialExecutor:
@@ -347,7 +348,7 @@ class _Search:
         job = TrialJob(
             genotype=candidate.genotype.to_dict(),
             seed=trial.seed,
-            recipe=settings.trial_recipe,
+            recipe=self.plan.with_tuned_fields(settings.trial_recipe, trial.labels),
             epochs=settings.epochs,
             out=str(path.resolve()),
             memory=trial.memory,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.trial import TrialRecord
     from nas_agg.study.records.progress import ProgressReporter
     from nas_agg.training.memory import MemoryChoice
+    from nas_agg.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Finalist:
     Attributes:
         trial: Its trial.
         genotype: The network.
+        recipe: Its recipe.
         memory: The memory mode.
     """
 
     trial: TrialRecord
     genotype: Genotype
+    recipe: Recipe
     memory: MemoryChoice
 
 
@@ -63,7 +66,7 @@ def train_best(
     """
     from nas_agg.study.records.progress import training_length
 
-    recipe, best = settings.final_recipe, finalists[0].trial
+    recipe, best = finalists[0].recipe, finalists[0].trial
     epochs = settings.final_epochs or recipe.epochs
     on = "train + validation" if len(finalists) == 1 and not recipe.patience else "train"
     numbers = ", ".join(str(finalist.trial.number) for finalist in finalists)
@@ -102,7 +105,7 @@ def train_best(
 def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> FinalJob:
     best = finalist.trial
     title, about = describe_run(folder.run, folder.path, best.number)
-    cost: dict[str, Any] = {"params": best.params, "macs": best.macs, "hash": best.hash}
+    cost: dict[str, Any] = {"params": best.params, "macs": best.macs, "hash": best.network_hash}
     if best.latency_ms is not None:
         cost["latency_ms"] = best.latency_ms
     if settings.latency_target is not None:
@@ -110,7 +113,7 @@ def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> Fin
     return FinalJob(
         genotype=finalist.genotype.to_dict(),
         seed=derive_seed(settings.seed, best.number, "final"),
-        recipe=settings.final_recipe,
+        recipe=finalist.recipe,
         epochs=settings.final_epochs,
         out=str((folder.path / "best.tmp").resolve()),
         best=str(folder.best.resolve()),

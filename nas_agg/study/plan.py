@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import Genotype
+from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.objectives import Objectives, objectives_of
 from nas_agg.study.definition.settings import Settings
@@ -20,12 +21,14 @@ from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.pool import WORKER_COMMAND
 from nas_agg.study.workers.protocol import LeaseSettings
+from nas_agg.training.recipes import Recipe, open_recipe
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
     from nas_agg.search_space.parameters import Values
+    from nas_agg.study.definition.trial import Labels
 
 Evaluate = Callable[["Genotype | Values", "Trial"], float | Sequence[float]]
 
@@ -74,6 +77,12 @@ class SearchPlan:
     def trains(self) -> bool:
         """Whether networks are trained, rather than evaluated by a function or looked up in a table."""
         return self.evaluate is None and not isinstance(self.space, TabularSpace)
+
+    def with_tuned_fields(self, recipe: Recipe, labels: Labels) -> Recipe:
+        """A recipe with the fields that a trial tunes."""
+        if not isinstance(self.space, JointSpace):
+            return recipe
+        return open_recipe(recipe, self.space.hyperparameters(self.space.values(labels)))
 
     @property
     def tests(self) -> bool:

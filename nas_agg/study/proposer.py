@@ -143,7 +143,7 @@ class Proposer:
         self._input, self._classes, self._cost = input, classes, cost
         self._memory, self._screen = memory, screen
         counts = isinstance(space, Space) and not self._has_table and any(self._limits.values())
-        self._counter = PointCounter(space, input, classes) if counts and isinstance(space, Space) else None
+        self._counter = PointCounter(space.networks, input, classes) if counts and isinstance(space, Space) else None
         searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
         self._states_without_result = {RecordState.DUPLICATE}
         if measured:
@@ -171,7 +171,10 @@ class Proposer:
             if exceeded := self._exceeded_limit(cost):
                 return Rejection(exceeded)
             activation_bytes = cost.activation_bytes if self._activations else None
-            return Candidate(genotype, cost.params, cost.macs, cost.hash, activation_bytes)
+            hash = cost.hash
+            if isinstance(self.space, Space):
+                hash = self.space.trial_hash(hash, self.space.values(labels))
+            return Candidate(genotype, cost.params, cost.macs, hash, activation_bytes)
         except InputError as error:
             return Rejection(str(error))
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -19,6 +20,7 @@ from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import Recipe, open_recipe
 from nas_agg.training.recipes.files import parse_changes, reference
+from nas_agg.training.recipes.tuning import parse_tuning
 
 if TYPE_CHECKING:
     from nas_agg.search_space.space import Space
@@ -123,6 +125,14 @@ def _changes(texts: Any) -> Any:
     return None if texts is None else parse_changes([texts] if isinstance(texts, str) else texts)
 
 
+def _tuning(texts: Any) -> Any:
+    """Fields of a recipe with the texts of their values."""
+    if texts is None or isinstance(texts, Mapping):
+        return texts if texts is None else dict(texts)
+    parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in str(text).split(",")]
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in (part.partition("=") for part in parts)}
+
+
 def _bounds(texts: Any) -> Any:
     """Limits from texts such as ``macro-f1=0.8``."""
     if texts is None or isinstance(texts, dict):
@@ -219,6 +229,12 @@ class Settings(BaseModel):
     )
     set: Annotated[dict[str, Any] | None, BeforeValidator(_changes)] = _setting(
         None, "Set a field of the recipe, for example weight_decay=1e-4; repeatable.", notation="FIELD=VALUE"
+    )
+    tune: Annotated[dict[str, Any] | None, BeforeValidator(_tuning)] = _setting(
+        None,
+        "Fields of the recipe to search together with the network, for example lr=0.02:0.4:log,weight_decay or "
+        "optimizer=SGD|AdamW; repeatable.",
+        notation="FIELD,...",
     )
     objective: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = _setting(
         None,
@@ -350,7 +366,7 @@ class Settings(BaseModel):
             raise InputError(f"{name}: unknown setting{did_you_mean(name, cls.model_fields)}")
         try:
             settings = cls(**values)
-            settings.trial_recipe, settings.final_recipe  # noqa: B018 (invalid fields are reported now)
+            settings.trial_recipe, settings.final_recipe, settings.tuned  # noqa: B018 (errors are reported now)
             return settings
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
@@ -389,6 +405,12 @@ class Settings(BaseModel):
         """Names of the trained metrics that objectives and limits need."""
         names = [*objectives, *(self.min_metric or ()), *(self.max_metric or ())]
         return tuple(dict.fromkeys(name for name in names if name in TRAINED_METRICS))
+
+    @cached_property
+    def tuned(self) -> dict[str, list[Any]]:
+        """The values of each field of the recipe that is searched together with the network."""
+        recipe = self.trial_recipe
+        return parse_tuning({**(recipe.open or {}), **(self.tune or {})}, recipe)
 
     def with_space_defaults(self, space: Space, input: tuple[int, int, int]) -> Settings:
         """These settings, completed by the space's own defaults for images of a shape.

@@ -101,6 +101,11 @@ class TrialRecord:
         return self.values[0] if self.values else None
 
     @property
+    def network_hash(self) -> str:
+        """Canonical hash of its network, without the hyperparameters of a joint search."""
+        return self.hash.partition("-")[0]
+
+    @property
     def consumes_budget(self) -> bool:
         """Whether it is one of the budget's networks: it has a result of its own."""
         return self.is_final or self.state == RecordState.PAUSED

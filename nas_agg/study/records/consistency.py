@@ -54,7 +54,7 @@ def check_best(folder: Path, metrics: Mapping[str, Any] | None, trials: Sequence
     if metrics is None or not best:
         return
     candidates = [candidate["trial"] for candidate in metrics.get("candidates", [])] or [metrics.get("trial")]
-    hashes = {trial.number: trial.hash for trial in best[: len(candidates)]}
+    hashes = {trial.number: trial.network_hash for trial in best[: len(candidates)]}
     number = metrics.get("trial", -1)
     if list(hashes) != candidates or metrics.get("hash", hashes.get(number)) != hashes.get(number):
         path = folder / "best"

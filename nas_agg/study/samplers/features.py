@@ -142,7 +142,7 @@ class FeatureExtractor:
                 network = self.space.rows.get(key)
                 self._hashes[key] = key.hex() if network is None else network.hash
             elif isinstance(self.space, Space) and self._of_row(row) is not _INVALID:
-                self._hashes[key] = self._cost(row).hash
+                self._hashes[key] = self.space.trial_hash(self._cost(row).hash, self.encoding.decode(row))
             else:
                 self._hashes[key] = key.hex()
         return self._hashes[key]
@@ -156,7 +156,7 @@ class FeatureExtractor:
     @cached_property
     def _counter(self) -> PointCounter:
         assert isinstance(self.space, Space)
-        return PointCounter(self.space, self._input, self._classes)
+        return PointCounter(self.space.networks, self._input, self._classes)
 
     def _cost(self, row: np.ndarray) -> Cost:
         assert isinstance(self.space, Space)

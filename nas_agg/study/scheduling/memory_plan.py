@@ -50,8 +50,9 @@ class MemoryPlan:
         return self._choose(genotype, self.settings.final_recipe, 1)
 
     def _choose(self, genotype: Genotype, recipe: Recipe, workers: int) -> MemoryChoice:
+        sizes = self.settings.tuned.get("batch_size", [recipe.batch_size])
         budget = memory_budget(self.free_bytes, workers, self.dataset_bytes)
-        return choose_memory_mode(costs.cost(genotype), recipe.batch_size, budget, self.settings.memory)
+        return choose_memory_mode(costs.cost(genotype), max(sizes), budget, self.settings.memory)
 
 
 def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:

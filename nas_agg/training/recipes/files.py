@@ -130,7 +130,7 @@ def _inherited(values: Any, where: str, folder: Path, depth: int) -> dict[str, A
         parent = _read(name, depth + 1)
     except InputError as error:
         raise InputError(f"{where}: like: {error}") from None
-    inherited = {name: value for name, value in _content(parent).items() if name not in DESCRIPTION}
+    inherited = {name: value for name, value in _content(parent).items() if name not in ("name", "about", "choices")}
     return _merge(inherited, {name: value for name, value in values.items() if name != LIKE}, where)
 
 

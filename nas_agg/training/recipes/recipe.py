@@ -17,7 +17,7 @@ LossName = Literal["auto", "cross-entropy", "binary-cross-entropy", "mse", "mae"
 Option = bool | int | float | str | tuple[float, ...]
 
 #: Fields that describe a recipe and do not affect trainings.
-DESCRIPTION = ("name", "about", "choices")
+DESCRIPTION = ("name", "about", "choices", "open")
 
 
 class Recipe(BaseModel):
@@ -27,6 +27,8 @@ class Recipe(BaseModel):
         name: Its name.
         about: A one-line description.
         choices: Details that its source leaves open, and what is used here.
+        open: Fields that a search tunes together with the network, with their values: a list, or a text such as
+            ``0.02:0.4:log``. A training without a search uses the fields' own values.
         epochs: Passes over the training images.
         batch_size: Maximum number of images per step; an epoch is split into equal batches and drops none.
         lr: Maximum learning rate.
@@ -79,6 +81,7 @@ class Recipe(BaseModel):
     name: str = "custom"
     about: str = ""
     choices: str = ""
+    open: dict[str, str | list[Any]] | None = None
     epochs: int = Field(ge=1, le=10**6)
     batch_size: int = Field(ge=2, le=10**6)
     lr: float = Field(gt=0)
