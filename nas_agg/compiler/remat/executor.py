@@ -208,7 +208,8 @@ _IS_AS_BUILT = {"conv": _is_conv, "linear": _is_linear, "norm": _is_norm}
 def _is_observed(module: nn.Module) -> bool:
     """Whether a module has hooks, or a forward of its own that replaces its type's."""
     own = module.__dict__
-    return "forward" in own or any(own[f"_{kind}_hooks"] for kind in _HOOKS)
+    hooks = own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    return bool(hooks) or "forward" in own
 
 
 class _PieceCall(NamedTuple):
