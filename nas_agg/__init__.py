@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.search_space.space import Space
     from nas_agg.study import SearchResult
+    from nas_agg.study.definition.callbacks import Callback
     from nas_agg.study.network_training import TrainingResult
     from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.data import Data
@@ -44,6 +45,7 @@ except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "Callback",
     "Data",
     "GenotypeError",
     "InputError",
@@ -59,6 +61,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Callback":
+        from nas_agg.study.definition.callbacks import Callback
+
+        return Callback
     if name == "Data":  # imported late, since it needs torch
         from nas_agg.training.data import Data
 
@@ -318,6 +324,8 @@ def search(
     *,
     out: str | PathLike[str] | None = None,
     show: bool = False,
+    callbacks: Sequence[Callback] = (),
+    log: str | Sequence[str] = (),
     **settings: Any,
 ) -> SearchResult:
     """Search a space for the best network.
@@ -336,6 +344,8 @@ def search(
         seed: Seed of everything random in the search.
         out: Run folder (default where networks are trained: ``runs/SPACE-DATASET-SEED``).
         show: Whether to print progress.
+        callbacks: Receive what happens in the search; subclasses of `nas_agg.Callback`.
+        log: Loggers, such as ``"tensorboard,mlflow,wandb"``.
         **settings: Further fields of `nas_agg.study.definition.settings.Settings`, the options of ``nas_agg search``:
             ``dataset="cifar10"``, ``epochs=20``, ``max_params="1M"``, ``workers=2``, ``timeout="2h"``,
             ``start=["30a64"]`` (the first networks).
@@ -344,10 +354,12 @@ def search(
         InputError: A setting is invalid, or ``out`` is a run with other settings.
         NasAggError: Ten networks in a row failed, or none has a result.
     """
+    from nas_agg.loggers.registry import make_loggers
     from nas_agg.report.html.reports import report_after_search
     from nas_agg.study import search
 
-    result = search(space, evaluate, searcher, budget, seed, out=out, show=show, **settings)
+    callbacks = [*callbacks, *make_loggers(log)] if log else callbacks
+    result = search(space, evaluate, searcher, budget, seed, out=out, show=show, callbacks=callbacks, **settings)
     if result.path is not None and (note := report_after_search(result.path)) and show:
         print(note)
     return result

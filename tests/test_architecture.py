@@ -38,6 +38,7 @@ PACKAGES = (
     "report",
     "report.runs",
     "report.html",
+    "loggers",
     "",  # nas_agg itself, nas_agg.errors and nas_agg.testing: the public API
     "cli",
 )

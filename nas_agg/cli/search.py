@@ -29,16 +29,22 @@ def search(
         typer.Option(metavar="NAME", help="With --storage: resume this study, whose run folder is gone, into --out."),
     ] = None,
     no_final: Annotated[bool, typer.Option("--no-final", help="The same as --final 0.")] = False,
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Log to tensorboard, mlflow or wandb, each an extra of this package."),
+    ] = None,
     format: FormatOption = Format.table,
     **settings: Any,
 ) -> None:
     """Search a space. The best network is then trained in full and tested once."""
+    from nas_agg.loggers.registry import make_loggers
     from nas_agg.report.html.reports import report_after_search
     from nas_agg.study import reattach
     from nas_agg.study import resume as resume_search
     from nas_agg.study import search as search_space
 
     show = format is Format.table
+    callbacks = make_loggers(log) if log else []
     given = {name: value for name, value in settings.items() if value is not None and value != []}
     if no_final:
         given["final"] = 0
@@ -48,15 +54,15 @@ def search(
         if fixed:
             raise InputError(f"--{fixed[0].replace('_', '-')}: cannot change when a run is resumed; leave it out")
     if resume is not None:
-        result = resume_search(resume, show=show, **given)
+        result = resume_search(resume, show=show, callbacks=callbacks, **given)
     elif study is not None:
         if "storage" not in given:
             raise InputError("--study: specify the storage that has it as well: --storage URL")
-        result = reattach(study=study, out=out, show=show, **given)
+        result = reattach(study=study, out=out, show=show, callbacks=callbacks, **given)
     elif "space" not in given:
         raise InputError("--space: specify a space (see 'nas_agg spaces') or a space file, or use --resume RUN")
     else:
-        result = search_space(**given, out=out, show=show)
+        result = search_space(**given, out=out, show=show, callbacks=callbacks)
     note = report_after_search(result.path) if result.path is not None else ""
     if not show:
         print_json(result.as_dict())

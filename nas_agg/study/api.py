@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,12 @@ from nas_agg.common.urls import without_password
 from nas_agg.common.values import json_values
 from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space, list_spaces, open_space
+from nas_agg.study.definition.callbacks import Callback
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
 from nas_agg.study.definition.task import absolute, dataset_spec
 from nas_agg.study.engine import run_search
+from nas_agg.study.notifier import check_callbacks
 from nas_agg.study.plan import Evaluate, plan_search
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted, stop_on_signal
@@ -41,6 +43,7 @@ def search(
     *,
     out: str | os.PathLike[str] | None = None,
     show: bool = False,
+    callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> SearchResult:
     """Search a space.
@@ -62,6 +65,7 @@ def search(
         seed: Seed of all randomness of the search.
         out: Run folder; when networks are trained, ``runs/SPACE-DATASET-SEED`` by default.
         show: Whether to print progress and the result.
+        callbacks: Receive what happens in the search: see :class:`~nas_agg.study.definition.callbacks.Callback`.
         **settings: Further fields of :class:`~nas_agg.study.definition.settings.Settings`, such as
             ``dataset="cifar10"`` (or a `nas_agg.Data`), ``max_params="1M"``, ``workers=2``, ``timeout="2h"``;
             ``objective="accuracy,macs"``, for a function also its own metrics, such as ``"error:min,macs"``;
@@ -103,6 +107,7 @@ def search(
         find_searcher(searcher) if isinstance(searcher, str) else searcher,
         evaluate,
         is_named=evaluate is None and not isinstance(space, Space | Mapping) and isinstance(searcher, str),
+        callbacks=check_callbacks(callbacks),
     )
     if out is None and evaluate is None:
         out = _default_folder(opened.name, parsed)
@@ -119,7 +124,12 @@ def search(
 
 
 def resume(
-    path: str | os.PathLike[str], *, storage: str | None = None, show: bool = False, **changes: Any
+    path: str | os.PathLike[str],
+    *,
+    storage: str | None = None,
+    show: bool = False,
+    callbacks: Sequence[Callback] = (),
+    **changes: Any,
 ) -> SearchResult:
     """Resume a search of the command line.
 
@@ -127,6 +137,7 @@ def resume(
         path: The run folder.
         storage: The URL of the search's storage with its password, which is not kept.
         show: Whether to print progress and the result.
+        callbacks: As for `search`.
         **changes: Settings to change: ``workers``, ``timeout``, ``trial_timeout``, ``retries``, or a larger ``budget``.
 
     Raises:
@@ -145,7 +156,7 @@ def resume(
         if without_password(storage) != settings["storage"]:
             raise InputError(f"storage: the run's is {settings['storage']}; it cannot change when a search is resumed")
         settings["storage"] = storage
-    return search(settings.pop("space"), out=path, show=show, **settings)
+    return search(settings.pop("space"), out=path, show=show, callbacks=callbacks, **settings)
 
 
 def reattach(
@@ -154,6 +165,7 @@ def reattach(
     *,
     out: str | os.PathLike[str] | None = None,
     show: bool = False,
+    callbacks: Sequence[Callback] = (),
     **changes: Any,
 ) -> SearchResult:
     """Resume a search whose run folder is gone, from its study in a database; the folder is made again.
@@ -163,6 +175,7 @@ def reattach(
         study: The study's name, with or without its random suffix.
         out: The run folder; by default ``runs/NAME`` with the name that it had.
         show: Whether to print progress and the result.
+        callbacks: As for `search`.
         **changes: As for `resume`.
 
     Raises:
@@ -178,7 +191,7 @@ def reattach(
             raise InputError(f"{path}: holds the run of another study than {run['study']}; choose another --out")
     finally:
         folder.close()
-    return resume(path, storage=storage, show=show, **changes)
+    return resume(path, storage=storage, show=show, callbacks=callbacks, **changes)
 
 
 def _default_folder(space: str, settings: Settings) -> Path:

@@ -46,6 +46,9 @@ class SearchCallback(Protocol):
     def tick(self) -> None:
         """Time has passed."""
 
+    def restarted(self, number: int) -> None:
+        """A trial begins anew, and will report its epochs again."""
+
 
 class Stopwatch:
     """The time of a search, without that of the final training.
@@ -206,6 +209,7 @@ class Coordinator:
     def _retry(self, event: Event) -> None:
         self.callback.message(f"trial {event.number}: {event.reason}; restarting")
         self.record.clear_reports(event.number)
+        self.callback.restarted(event.number)
         self.executor.start(self._running[event.number])
 
     def _record_end(self, event: Event) -> TrialRecord:

@@ -17,6 +17,7 @@ from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, check_unchanged
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.final_training import Finalist, train_best
+from nas_agg.study.notifier import Notifier
 from nas_agg.study.plan import SearchPlan, limits_text
 from nas_agg.study.proposer import Candidate, Proposer
 from nas_agg.study.records.consistency import check_best, check_trials
@@ -261,15 +262,17 @@ class _Search:
             store_run(record.storage, record.study_id, folder.run, folder.path)
         stopwatch = Stopwatch(float(folder.run.get("seconds", 0)) if folder is not None else 0.0)
         with self._reporter(record, stopwatch) as reporter:
+            notifier = self._notifier(record, reporter)
             for line in self._first_lines(record, proposer):
                 reporter.message(line)
+            notifier.start(self.settings.model_dump(mode="json"))
             coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
                 proposer=proposer,
                 executor=self._executor(record),
                 assign=self._assign,
-                callback=reporter,
+                callback=notifier,
                 stopwatch=stopwatch,
                 last_epoch=self.settings.epochs or 0,
                 rungs=self.rungs,
@@ -286,7 +289,7 @@ class _Search:
             # Without any result, trials that the timeout interrupted continue once there is more time.
             if any(trial.scores is not None or trial.rungs for trial in record.trials):
                 for trial in record.close_open_trials(reason):
-                    reporter.trial(trial)
+                    notifier.trial(trial)
             best = _best(record, reason)
             if folder is not None:
                 folder.update(reason=reason, seconds=round(stopwatch.seconds, 1))
@@ -295,11 +298,17 @@ class _Search:
         if folder is not None:
             record.flush()
             folder.finish()
-        return _result(self.plan, folder, record, proposer, reason)
+        result = _result(self.plan, folder, record, proposer, reason)
+        notifier.end(result)
+        return result
 
     @property
     def _has_final_network(self) -> bool:
         return self.folder is not None and self.folder.metrics(tested=self.plan.tests) is not None
+
+    def _notifier(self, record: StudyRecord, reporter: ProgressReporter) -> Notifier:
+        path = self.folder.path if self.folder is not None else None
+        return Notifier(reporter, self.plan.callbacks, record.reports, path)
 
     def _make_final_network(
         self, folder: RunFolder, best: TrialRecord, proposer: Proposer, reporter: ProgressReporter

@@ -11,6 +11,7 @@ from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space
+from nas_agg.study.definition.callbacks import Callback
 from nas_agg.study.definition.objectives import Objectives, objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, open_task
@@ -63,6 +64,7 @@ class SearchPlan:
         evaluate: Evaluates networks, in place of training.
         is_named: Whether the settings alone describe the search, without any Python object.
         backend: How networks are trained.
+        callbacks: Receive what happens in the search.
     """
 
     space: Space | ParameterSpace
@@ -72,6 +74,7 @@ class SearchPlan:
     evaluate: Evaluate | None
     is_named: bool
     backend: Backend
+    callbacks: tuple[Callback, ...] = ()
 
     @property
     def trains(self) -> bool:
@@ -129,6 +132,7 @@ def plan_search(
     *,
     is_named: bool = False,
     backend: Backend | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> SearchPlan:
     """Plan a search; nothing is loaded or written.
 
@@ -139,6 +143,7 @@ def plan_search(
         evaluate: Evaluates networks, in place of training.
         is_named: Whether the settings alone describe the search.
         backend: How networks are trained.
+        callbacks: Receive what happens in the search.
 
     Raises:
         InputError: The objectives, the searcher, the proxy or the table do not fit each other.
@@ -147,7 +152,9 @@ def plan_search(
     if isinstance(space, TabularSpace):
         space.check_objectives(objectives, settings.pruner in ("halving", "hyperband"))
     instance = make_searcher(searcher, space, settings.seed, objectives)
-    return SearchPlan(space, settings, objectives, instance, evaluate, is_named, backend or DEFAULT_BACKEND)
+    return SearchPlan(
+        space, settings, objectives, instance, evaluate, is_named, backend or DEFAULT_BACKEND, tuple(callbacks)
+    )
 
 
 def limits_text(settings: Settings, *names: str) -> str:

@@ -129,6 +129,10 @@ class StudyRecord:
         """The Optuna trial in memory."""
         return self._memory.trial(number)
 
+    def reports(self, number: int) -> dict[int, float]:
+        """The values that a trial has reported, by step."""
+        return dict(self._memory.frozen_trial(number).intermediate_values)
+
     def storage_trial_id(self, number: int) -> int:
         """The trial's ID in the storage."""
         return self._storage_ids[number]
