@@ -196,7 +196,7 @@ class _StandaloneTraining:
             print(f"training {self.name} ({size}) on {self.data.name}: {length}", flush=True)
         for note in self.data.notes:
             _log(folder, f"data: {note}", self.show)
-        batch, nbytes = recipe.batch_size, self.data.nbytes
+        batch, nbytes = recipe.batch_size, self.data.resident_bytes(self.device)
         choice = standalone_memory_choice(folder, self.memory, costs, batch, self.device, nbytes)
         if choice.message:
             _log(folder, choice.message, self.show)

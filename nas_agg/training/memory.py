@@ -90,11 +90,11 @@ def memory_budget(free: int | None, workers: int = 0, dataset_bytes: int = 0) ->
     Args:
         free: Free bytes of its device.
         workers: Worker processes that will share the device and have not started yet; 0 for a training in this process.
-        dataset_bytes: Bytes of the data set, of which each process holds three copies: as read, joined, and padded.
+        dataset_bytes: Bytes of the data set, of which each process holds two copies at most: as read, and joined.
     """
     if free is None:
         return None
-    return int(USABLE_SHARE * free / max(1, workers)) - (PROCESS_OVERHEAD if workers else 0) - 3 * dataset_bytes
+    return int(USABLE_SHARE * free / max(1, workers)) - (PROCESS_OVERHEAD if workers else 0) - 2 * dataset_bytes
 
 
 def free_bytes(device: str) -> int | None:

@@ -55,7 +55,7 @@ def test_workers_share_a_device():
     assert memory_budget(None, 3) is None
     assert memory_budget(10 * GB) == 9 * GB
     assert memory_budget(10 * GB, 2) == 4_500_000_000 - memory.PROCESS_OVERHEAD
-    assert memory_budget(10 * GB, 1, dataset_bytes=GB) == 6 * GB - memory.PROCESS_OVERHEAD
+    assert memory_budget(10 * GB, 1, dataset_bytes=GB) == 7 * GB - memory.PROCESS_OVERHEAD
 
 
 PEAK = """

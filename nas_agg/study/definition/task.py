@@ -46,7 +46,7 @@ class Task:
         classes: Number of classes.
         devices: Device of each worker.
         device_name: Name of the hardware.
-        dataset_bytes: Bytes of the images.
+        dataset_bytes: Bytes that the images take in a device's memory.
         dataset_digest: Checksum of the images.
         dataset: What is kept of the data set with the run, to notice when it changes.
         notes: Messages about what was done to the images.
@@ -122,7 +122,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         classes=data.classes,
         devices=devices,
         device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {cores()} cores",
-        dataset_bytes=data.nbytes,
+        dataset_bytes=data.resident_bytes(str(device)),
         dataset_digest=data.digest,
         dataset=data.description(),
         notes=data.notes,

@@ -164,7 +164,7 @@ class ProxyScorer:
         train = self.data.train
         generator = torch.Generator().manual_seed(derive_seed(self.seed, 0, "proxy images"))
         chosen = torch.randperm(len(train), generator=generator)[: self.batch]
-        images = normalise(train.images[chosen], self.data.mean, self.data.std).contiguous()
+        images = normalise(train.rows(chosen), self.data.mean, self.data.std).contiguous()
         if images.shape[2:] != self.input[1:]:
             images = functional.interpolate(images, self.input[1:], mode="bilinear", antialias=True)
         return images, train.labels[chosen]

@@ -170,6 +170,7 @@ def _finish(trained: _Trained, data: Data) -> dict[str, Any]:
         "mean": list(data.mean),  # per channel, of pixels divided by 255
         "std": list(data.std),
         "class_names": list(data.class_names),
+        "preprocessing": data.preprocessing_dict(),
         **({"task": data.task} if data.task != "classification" else {}),
         **{name: test[name] for name in ("per_class", "confusion_matrix") if name in test},
     }

@@ -229,6 +229,12 @@ class Data:
         self._update(checksum, split)
         return checksum.hexdigest()[:16]
 
+    def preprocessing_dict(self) -> dict[str, Any]:
+        """How images are scaled and cropped before a network sees them, as JSON values."""
+        if self.preprocessing is None:
+            return {"size": list(self.input[1:]), "resize": "none", "about": "images keep their size"}
+        return {**self.preprocessing.model_dump(mode="json"), "about": self.preprocessing.describe()}
+
     def description(self) -> dict[str, Any]:
         """What is kept with a run, to recognise its data: JSON values."""
         return {
@@ -243,6 +249,16 @@ class Data:
     def nbytes(self) -> int:
         """Bytes of all images."""
         return sum(split.nbytes for split in self.splits.values())
+
+    def resident_bytes(self, device: str) -> int:
+        """Bytes that the images take in the memory of a device while a network is trained.
+
+        Mapped images take none of a CPU's, and those that do not fit into a GPU's memory are gathered batch by batch.
+        """
+        splits = self.splits.values()
+        if not device.startswith("cuda"):
+            return sum(split.nbytes for split in splits if not isinstance(split.pixels, MappedImages))
+        return sum(split.nbytes for split in splits if split.fits(torch.device(device)))
 
     def shaped(self, size: tuple[int, int], classes: int) -> Data:
         """The data set for networks of another image size or of more classes.

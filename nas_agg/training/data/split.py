@@ -70,7 +70,7 @@ class Split:
         device = torch.device(device)
         labels, index, pixels = self.labels.to(device), self.index, self.pixels
         weights = None if self.weights is None else self.weights.to(device)
-        if device == pixels.device or not self._fits(device):
+        if device == pixels.device or not self.fits(device):
             return Split(pixels, labels, None if index is None else index.to(device), self.size, weights)
         if index is None and isinstance(pixels, Tensor):
             return Split(pixels.to(device), labels, None, self.size, weights)
@@ -79,7 +79,8 @@ class Split:
         parts = [gather(pixels, part).to(device) for part in places.split(chunk)]
         return Split(torch.cat(parts), labels, None, self.size, weights)
 
-    def _fits(self, device: torch.device) -> bool:
+    def fits(self, device: torch.device) -> bool:
+        """Whether the images are moved to a device: to a GPU if they take at most half of its free memory."""
         if device.type != "cuda":
             return True
         return self.nbytes <= _CUDA_SHARE * torch.cuda.mem_get_info(device)[0]

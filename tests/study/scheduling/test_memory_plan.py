@@ -43,7 +43,7 @@ def free(monkeypatch):
 
 def enough_bytes(mode, dataset_bytes=0):
     """The smallest number of free bytes for which a training in this process takes the mode."""
-    return round((needed_bytes(DENSE, mode) + 3 * dataset_bytes) / USABLE_SHARE) + 10
+    return round((needed_bytes(DENSE, mode) + 2 * dataset_bytes) / USABLE_SHARE) + 10
 
 
 def test_a_training_takes_the_mode_that_fits(tmp_path, free, capsys):
