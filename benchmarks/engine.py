@@ -51,7 +51,7 @@ def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialO
         if isinstance(job, FinalJob):
             out = Path(job.out)
             out.mkdir(exist_ok=True)
-            tested = {"trial": job.trial, "test_accuracy": 0.0, "correct": 0, "images": 1}
+            tested = {"trial": job.trial, "test_accuracy": 0.0, "test_loss": 0.0, "correct": 0, "images": 1}
             (out / "metrics.json").write_text(json.dumps(tested))
             write_manifest(out)
             out.rename(job.best)

@@ -25,7 +25,7 @@ def prepare(config):
             out = Path(job.out)
             out.mkdir(exist_ok=True)
             (out / "metrics.json").write_text(
-                json.dumps({"trial": job.trial, "test_accuracy": 0.5, "correct": 5, "images": 10})
+                json.dumps({"trial": job.trial, "test_accuracy": 0.5, "test_loss": 1.0, "correct": 5, "images": 10})
             )
             write_manifest(out)
             out.rename(job.best)

@@ -316,10 +316,10 @@ def test_a_tested_network_needs_its_figures(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.begin({"seed": 0}, kind="train")
     folder.best.mkdir()
-    for text in ("{}", '{"test_accuracy": "x", "correct": 1, "images": 2}'):
+    for text in ("{}", '{"test_loss": "x", "correct": 1, "images": 2}'):
         (folder.best / "metrics.json").write_text(text)
         write_manifest(folder.best)
-        assert "test_accuracy: " in said(InputError, folder.metrics)
+        assert "test_loss: " in said(InputError, folder.metrics)
     folder.close()
 
 

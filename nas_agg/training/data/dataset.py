@@ -296,7 +296,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         before: What `Data.description` returned then.
         now: What it returns now.
     """
-    if now["digest"] == before.get("digest"):
+    if now.get("digest") == before.get("digest"):
         return ""
     changes = []
     old_names, new_names = before.get("class_names", []), now["class_names"]
