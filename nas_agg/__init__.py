@@ -227,6 +227,8 @@ def train(
     seed: int = 0,
     out: str | PathLike[str] | None = None,
     metric: str | None = None,
+    weights: str | PathLike[str] | None = None,
+    download: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
     callback: Callable[[int, dict[str, Any]], object] | None = None,
@@ -245,6 +247,9 @@ def train(
         out: Run folder, in which an unfinished training is resumed; by default nothing is kept on the disk.
         metric: A metric that the test reports beside those of the task, and that early stopping watches, for example
             ``balanced-accuracy``; see `nas_agg.training.metrics`.
+        weights: What to start from: a run, a file of weights, or a torchvision name such as ``resnet50``; the
+            classifier starts anew where the classes differ. A recipe's ``freeze`` and ``lr_backbone`` are for it.
+        download: Whether to download named weights that are not in torch.hub's folder.
         memory: The memory mode; see `compile`. ``auto`` is the first that fits the device.
         compile: Whether steps run under ``torch.compile``, which takes minutes before the first epoch.
         callback: ``callback(epoch, metrics)``, called after each epoch.
@@ -268,6 +273,8 @@ def train(
         seed=seed,
         out=out,
         metric=metric,
+        weights=weights,
+        download=download,
         memory=memory,
         compile_steps=compile,
         callback=callback,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -63,6 +63,21 @@ def train(
     lr: Annotated[float | None, typer.Option(help=_description("lr"))] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help=_description("optimizer"))] = None,
     set: Annotated[list[str] | None, typer.Option(metavar="FIELD=VALUE", help=_description("set"))] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="Fine-tune: start from a run, a file of weights or a torchvision name such as resnet50; the "
+            "classifier starts anew where the classes differ.",
+        ),
+    ] = None,
+    download: DownloadOption = False,
+    freeze: Annotated[
+        str | None, typer.Option(metavar="PART,...", help="Parts that are not trained, for example conv,stage1.")
+    ] = None,
+    lr_backbone: Annotated[
+        float | None, typer.Option(help="Maximum learning rate of all layers but the classifier.")
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -77,7 +92,8 @@ def train(
     from nas_agg import load
     from nas_agg.study.standalone_training import train_genotype
 
-    fields = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer}
+    fields: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer, "lr_backbone": lr_backbone}
+    fields["freeze"] = freeze.split(",") if freeze else None
     changes = {name: value for name, value in fields.items() if value is not None} | parse_changes(set or ())
     metrics = train_genotype(
         load(genotype),
@@ -94,6 +110,8 @@ def train(
         memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,
         metric=metric,
+        weights=weights,
+        download=download,
         show=format is Format.table,
     )
     if format is Format.json:

@@ -22,7 +22,7 @@ from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.records.run_status import Interrupted
 from nas_agg.study.scheduling.memory_plan import standalone_memory_choice
 from nas_agg.study.workers.messages import FinalJob
-from nas_agg.training.recipes import RecipeSource, open_recipe
+from nas_agg.training.recipes import Recipe, RecipeSource, open_recipe
 from nas_agg.training.recipes.files import reference
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def train_genotype(
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
     metric: str | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    download: bool = False,
     callback: EpochCallback | None = None,
     show: bool = False,
 ) -> dict[str, Any]:
@@ -70,6 +72,9 @@ def train_genotype(
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
         compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
         metric: The metric that early stopping watches and the test reports beside those of the task.
+        weights: What to start from: a run, a file of weights, or a torchvision name such as ``resnet50``. The
+            classifier starts anew where the classes differ.
+        download: Download named weights that are not cached.
         callback: Called after each epoch with its number and its metrics.
         show: Print progress.
 
@@ -113,6 +118,8 @@ def train_genotype(
     find_metric(metric or main_metric(data.task), data.task)
     genotype = genotype.with_task(data.input, data.classes)
     costs = cost(genotype)  # an invalid network raises before the folder is created
+    if weights is not None:
+        settings["weights"] = _start(genotype, weights, download, recipe)
     folder = RunFolder(_default_folder(name, data.name, seed) if out is None else out)
     try:
         _begin(folder, settings, name, dataset=data.description(), device=device, **begun)
@@ -126,6 +133,17 @@ def train_genotype(
     if show:
         _print_test(folder, metrics)
     return metrics
+
+
+def _start(genotype: Genotype, weights: str | os.PathLike[str], download: bool, recipe: Recipe) -> str:
+    """Check the weights that a training starts from; returns them with their path, if any, made absolute."""
+    from nas_agg.compiler import compile
+    from nas_agg.compiler.fine_tuning import freeze, load_pretrained
+
+    network = compile(genotype, 0)
+    load_pretrained(network, genotype, str(weights), download)
+    freeze(network, recipe.freeze)
+    return str(Path(weights).resolve()) if Path(weights).exists() else str(weights)
 
 
 def _check_arguments(memory: str, seed: int) -> None:
@@ -213,6 +231,7 @@ class _StandaloneTraining:
             cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
             memory=choice.mode,
             compile=self.compile,
+            weights=settings.get("weights"),
             title=title,
             about=about,
         )

@@ -17,6 +17,7 @@ from nas_agg.common.chained_lines import START, json_line
 from nas_agg.common.durable import HeldFolder, sync
 from nas_agg.common.errors import InputError, NasAggError, did_you_mean, is_out_of_memory, one_line
 from nas_agg.common.files import write_atomic, write_errors
+from nas_agg.compiler.fine_tuning import freeze, keep_frozen_statistics
 from nas_agg.compiler.network import memory_of
 from nas_agg.training.augment import Augmenter
 from nas_agg.training.batch_norm_statistics import running_averages_lag
@@ -201,6 +202,7 @@ class _Training:
         values_at_once = 2**20 if device.type == "cpu" else 2**24
         self.batches_at_once = max(1, values_at_once // (recipe.batch_size * math.prod(data.input)))
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze(model, recipe.freeze)
         self.stepper = Stepper(model, data, images, recipe, device, mixing)
         self.sampling = sampling_weights(recipe, data, images)
         self.stopping = EarlyStopping(recipe.patience, metric) if recipe.patience and self.validation else None
@@ -320,6 +322,7 @@ class _Training:
     def _train_epoch(self, number: int) -> Metrics:
         """One pass over the training images."""
         self.model.train()
+        keep_frozen_statistics(self.model)
         total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         batches = self._order().to(self.device).tensor_split(self.batches)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nas_agg.common.errors import InputError, did_you_mean, one_line, truncate
+from nas_agg.compiler.fine_tuning import classifier_parameters
 from nas_agg.compiler.network import aggregation_parameters
 from nas_agg.training.recipes import Recipe
 
@@ -53,10 +54,18 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise InputError("the network has no parameters to train")
     undecayed = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
     undecayed |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
-    decay = [p for p in parameters if id(p) not in undecayed]
-    no_decay = [p for p in parameters if id(p) in undecayed]
-    groups: list[dict[str, Any]] = [{"params": decay}]
-    return _make(recipe, groups + ([{"params": no_decay, "weight_decay": 0.0}] if no_decay else []))
+    backbone = {id(p) for p in parameters}
+    head = set(classifier_parameters(model)) if recipe.lr_backbone is not None else set()
+    backbone -= {id(p) for name, p in model.named_parameters() if name in head}
+    groups: list[dict[str, Any]] = []
+    for is_backbone in (True, False) if recipe.lr_backbone is not None else (None,):
+        own = [p for p in parameters if is_backbone is None or (id(p) in backbone) == is_backbone]
+        scale = {"lr_scale": recipe.lr_backbone / recipe.lr} if is_backbone and recipe.lr_backbone is not None else {}
+        for decayed in (True, False):
+            chosen = [p for p in own if (id(p) not in undecayed) == decayed]
+            if chosen or (decayed and is_backbone is None):
+                groups.append({"params": chosen, **scale} | ({} if decayed else {"weight_decay": 0.0}))
+    return _make(recipe, groups)
 
 
 def _make(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -36,6 +36,8 @@ FIELDS = {
     "epochs": {"epochs": 2},
     "batch_size": {"batch_size": 16},
     "lr": {"lr": 0.04},
+    "lr_backbone": {"lr_backbone": 0.01},
+    "freeze": {"freeze": ["conv"]},
     "schedule": {"schedule": "linear"},
     "milestones": {"schedule": "step", "milestones": [1]},
     "decay": {"schedule": "step", "milestones": [1], "decay": 0.5},

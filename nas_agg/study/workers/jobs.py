@@ -17,6 +17,7 @@ from nas_agg.common.files import write_atomic, write_errors
 from nas_agg.common.manifest import MANIFEST, read_manifest, write_manifest
 from nas_agg.common.sealed_json import read_sealed, sealed
 from nas_agg.compiler import Network, compile
+from nas_agg.compiler.fine_tuning import load_pretrained
 from nas_agg.language.genotype import Genotype
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
@@ -36,8 +37,12 @@ Report = Callable[[int, float], bool]
 
 
 def compile_network(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
-    """The network of a job with its initial weights."""
-    return compile(Genotype.model_validate(job.genotype), job.seed, memory=job.memory, **recipe.compile_options)
+    """The network of a job with the weights that its training starts from."""
+    genotype = Genotype.model_validate(job.genotype)
+    network = compile(genotype, job.seed, memory=job.memory, **recipe.compile_options)
+    if isinstance(job, FinalJob) and job.weights is not None:
+        load_pretrained(network, genotype, job.weights)
+    return network
 
 
 def _latency(job: TrialJob, model: Network, data: Data) -> float | None:

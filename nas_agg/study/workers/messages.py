@@ -73,6 +73,7 @@ class FinalJob(Message):
         memory: Memory mode.
         compile: Whether training steps run under ``torch.compile``.
         rivals: Other networks to train; only the best of all on the validation images is tested.
+        weights: What to start from: a run folder, a file, or the name of torchvision's weights; None: initial weights.
         title: Title of the emitted code.
         about: Provenance, for the emitted code.
         device: Device to train on; set by the worker pool.
@@ -93,6 +94,7 @@ class FinalJob(Message):
     memory: MemoryMode = "plain"
     compile: bool = False
     rivals: tuple[FinalJob, ...] = ()
+    weights: str | None = None
     title: str = ""
     about: str = ""
     device: str = "cpu"

@@ -32,6 +32,8 @@ class Recipe(BaseModel):
         epochs: Passes over the training images.
         batch_size: Maximum number of images per step; an epoch is split into equal batches and drops none.
         lr: Maximum learning rate.
+        lr_backbone: Maximum learning rate of all layers but the classifier, for fine-tuning; None: ``lr``.
+        freeze: Parts of the network that are not trained, as beginnings of their paths, for example ``stage1``.
         schedule: How the learning rate falls from ``lr``: along a ``cosine``, by ``step`` at ``milestones``, along a
             ``linear`` line, not at all (``constant``), or after a rise along a cosine (``one-cycle``).
         milestones: Epochs after which schedule ``step`` multiplies the learning rate by ``decay`` (scaled if the
@@ -85,6 +87,8 @@ class Recipe(BaseModel):
     epochs: int = Field(ge=1, le=10**6)
     batch_size: int = Field(ge=2, le=10**6)
     lr: float = Field(gt=0)
+    lr_backbone: float | None = Field(None, ge=0)
+    freeze: tuple[str, ...] = ()
     schedule: Schedule = "cosine"
     milestones: tuple[Annotated[float, Field(gt=0)], ...] = ()
     decay: float = Field(0.1, gt=0, le=1)
