@@ -13,8 +13,6 @@ import importlib.resources
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -27,6 +25,16 @@ from nas_agg.language.genotype import Genotype, format_value
 from nas_agg.language.resolver import Resolver
 from nas_agg.search_space.domains import Choice, parse_domain
 from nas_agg.search_space.parameters import SearchVariables, Values
+from nas_agg.search_space.space_fields import (
+    Point,
+    SearchDefaults,
+    is_text,
+    read_count,
+    read_object,
+    read_point,
+    read_search_text,
+    read_string,
+)
 from nas_agg.search_space.table_settings import TableSettings
 
 GROUP = "nas_agg.spaces"
@@ -34,33 +42,6 @@ SUFFIXES = (".yaml", ".yml", ".json")
 MAX_SUBSPACE_DOMAIN = 10_000
 MAX_CHECKED_CHARACTERS = 20_000_000  # of the genotype, once per listed value: a few seconds
 _SPACE_FIELDS = ("about", "family", "min_input", "points", "search", "table")
-
-
-@dataclass(frozen=True)
-class SearchDefaults:
-    """Default settings of a search in a space; None: unspecified.
-
-    In a space file each may be an expression of ``in``, the channels of the images, and ``h``, their height.
-    """
-
-    max_macs: int | None = None
-    max_params: int | None = None
-    epochs: int | None = None
-
-
-@dataclass(frozen=True)
-class Point:
-    """A named point: values of the search variables, and the task it was published for if not the space's own.
-
-    Attributes:
-        values: The value of each search variable.
-        classes: The number of classes; None: the space's own.
-        input: Shape of the images (channels, height, width); None: the space's own.
-    """
-
-    values: Mapping[str, Any]
-    classes: int | None = None
-    input: tuple[int, int, int] | None = None
 
 
 class Space(SearchVariables):
@@ -109,19 +90,19 @@ class Space(SearchVariables):
             if key in self.template.let:
                 raise GenotypeError("also in 'let'; a name is either a search variable or has a value", f"open.{key}")
         self._check_texts()
-        self.about = _string(text, "about", "")
-        self.family = _string(text, "family", self.name)
-        self.min_input = _count(text.get("min_input"), "min_input")
-        self.search_text = _search_text(text.get("search"))
+        self.about = read_string(text, "about", "")
+        self.family = read_string(text, "family", self.name)
+        self.min_input = read_count(text.get("min_input"), "min_input")
+        self.search_text = read_search_text(text.get("search"))
         self.search_defaults(self.template.input)
         self.table, self.table_settings = self._read_table(text.get("table", {}))
         self.points: dict[str, Point] = {}
-        for key, point in _object(text, "points").items():
+        for key, point in read_object(text, "points").items():
             if not key or not key.isprintable() or "/" in key:
                 raise GenotypeError(
                     f"invalid point name {format_value(key)}: it is empty, or contains '/' or a line break", "points"
                 )
-            self.points[key] = self._read_point(point, f"points.{key}")
+            self.points[key] = read_point(point, f"points.{key}", self.points, self.validate)
 
     def _check_texts(self) -> None:
         """Reject errors in the net and in each listed value at once, rather than at some sample of a search."""
@@ -151,40 +132,13 @@ class Space(SearchVariables):
         settings = TableSettings.read({name: value for name, value in text.items() if name not in file})
         if not file:
             return None, settings
-        if len(file) < 2 or not all(map(_is_text, file.values())):
+        if len(file) < 2 or not all(map(is_text, file.values())):
             raise GenotypeError(f"{format_value(text)} is not a table; write {{file: NAME, sha256: DIGEST}}", "table")
         if self._folder is None or Path(file["file"]).name != file["file"]:
             raise GenotypeError(
                 f"{format_value(file['file'])} is not the name of a file in the folder of the space file", "table.file"
             )
         return (self._folder / file["file"], file["sha256"]), settings
-
-    def _read_point(self, point: Any, where: str) -> Point:
-        """Parse a point; fields that it lacks are taken from the earlier point that it is like."""
-        fields = ("like", "values", "classes", "input")
-        if not isinstance(point, Mapping):
-            raise GenotypeError(f"{format_value(point)} is not a point: {{values: {{name: value}}}}", where)
-        for key in point:
-            if key not in fields:
-                hint = did_you_mean(key, fields)
-                raise GenotypeError(f"unknown field{hint}; a point has {', '.join(fields)}", f"{where}.{key}")
-        base, like = Point({}), point.get("like")
-        if like is not None:
-            if not isinstance(like, str) or like not in self.points:
-                hint = did_you_mean(like, self.points) if isinstance(like, str) else ""
-                raise GenotypeError(f"{format_value(like)} is not an earlier point{hint}", f"{where}.like")
-            base = self.points[like]
-        if not isinstance(point.get("values", {} if like else None), Mapping):
-            raise GenotypeError("a point needs 'values', an object with a value for each search variable", where)
-        size = point.get("input")
-        if size is not None:
-            if not isinstance(size, (list, tuple)) or len(size) != 3:
-                raise GenotypeError(f"{format_value(size)} is not [channels, height, width]", f"{where}.input")
-            for index, side in enumerate(size):
-                _count(side, f"{where}.input[{index}]")
-        values = self.validate({**base.values, **point.get("values", {})}, f"{where}.values.")
-        classes = _count(point.get("classes"), f"{where}.classes")
-        return Point(values, classes or base.classes, tuple(size) if size else base.input)
 
     def __repr__(self) -> str:
         return f"Space({self.name!r})"
@@ -203,7 +157,7 @@ class Space(SearchVariables):
                 raise GenotypeError(f"unknown name '{error.args[0]}'; available: in, h", f"search.{name}") from None
             except ExpressionError as error:
                 raise GenotypeError(str(error), f"search.{name}") from None
-            defaults[name] = _count(number, f"search.{name}")
+            defaults[name] = read_count(number, f"search.{name}")
         return SearchDefaults(**defaults)
 
     def subspace(self, text: Mapping[str, Any], name: str, folder: Path | None = None) -> Space:
@@ -219,8 +173,8 @@ class Space(SearchVariables):
             InputError: A variable is both fixed and open, or neither, or has a value that is not in its domain here.
         """
         try:
-            fixed = _object(text, "values")
-            restricted = _object(text if text.keys() & {"values", "open"} else self.template.to_dict(), "open")
+            fixed = read_object(text, "values")
+            restricted = read_object(text if text.keys() & {"values", "open"} else self.template.to_dict(), "open")
             for field in ("let", "net"):
                 if field in text:
                     raise GenotypeError("inherited from the space under 'like'; leave it out", field)
@@ -319,6 +273,16 @@ class Space(SearchVariables):
         return self.validate(values, "let.")
 
 
+def _places_to_check(values: Choice) -> Iterator[int]:
+    """The places of listed values that may be wrong where the first is not; of numbers one of each type is enough."""
+    seen = {type(values.at(0))}
+    for place in range(1, values.size):
+        kind = type(values.at(place))
+        if kind not in (int, float) or kind not in seen:
+            yield place
+        seen.add(kind)
+
+
 # ---- installed spaces and space files
 
 
@@ -387,53 +351,3 @@ def _installed() -> dict[str, Traversable]:
             # A package cannot override a space of another: the first one wins.
             files.setdefault(Path(file.name).stem, file)
     return files
-
-
-# ---- fields of a space file
-
-
-def _places_to_check(values: Choice) -> Iterator[int]:
-    """The places of listed values that may be wrong where the first is not; of numbers one of each type is enough."""
-    seen = {type(values.at(0))}
-    for place in range(1, values.size):
-        kind = type(values.at(place))
-        if kind not in (int, float) or kind not in seen:
-            yield place
-        seen.add(kind)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _object(text: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    value = text.get(field)
-    if value is not None and not isinstance(value, Mapping):
-        raise GenotypeError(f"{format_value(value)} is not an object", field)
-    return value or {}
-
-
-def _string(text: Mapping[str, Any], field: str, default: str) -> str:
-    value = text.get(field, default)
-    if not isinstance(value, str):
-        raise GenotypeError(f"{format_value(value)} is not text", field)
-    return value.strip()
-
-
-def _count(value: Any, where: str) -> int | None:
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise GenotypeError(
-            f"{value if isinstance(value, Fraction) else format_value(value)} is not a positive integer", where
-        )
-    return value
-
-
-def _search_text(value: Any) -> dict[str, Any]:
-    fields = SearchDefaults.__annotations__
-    if value is not None and not isinstance(value, Mapping):
-        raise GenotypeError(f"{format_value(value)} is not an object", "search")
-    for key in value or {}:
-        if key not in fields:
-            hint = did_you_mean(key, fields)
-            raise GenotypeError(f"unknown field{hint}; available: {', '.join(fields)}", f"search.{key}")
-    return {key: setting for key, setting in (value or {}).items() if setting is not None}

@@ -22,7 +22,8 @@ from nas_agg.common.files import canonical_json
 from nas_agg.common.manifest import write_manifest
 from nas_agg.expansion.costs import cost
 from nas_agg.search_space.references import open_genotype
-from nas_agg.search_space.space import Point, Space, list_spaces, open_space
+from nas_agg.search_space.space import Space, list_spaces, open_space
+from nas_agg.search_space.space_fields import Point
 
 TEXT: dict[str, Any] = {
     "about": "A small space.",
