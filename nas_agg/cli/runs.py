@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nas_agg.cli.options import Format, FormatOption, print_json
-from nas_agg.common.console import format_accuracy, print_table
+from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError, did_you_mean, one_line
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def runs(
     elif not rows:
         print(f"no runs in {folder}")
     else:
-        columns = ("run", "state", "space", "data", "searcher", "networks", "best", "test accuracy", "begun")
+        columns = ("run", "state", "space", "data", "searcher", "networks", "best", "test", "begun")
         shown = [row | {"begun": str(row.get("begun", ""))[:16].replace("T", " ")} for row in rows]
         cells = [[one_line(str(row.get(column, ""))) for column in columns] for row in shown]
         used = [i for i, column in enumerate(columns) if any(row[i] for row in cells)]
@@ -67,14 +67,14 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _run_row(path: Path) -> dict[str, Any]:
     """A run as JSON values; of a damaged run only the error."""
-    from nas_agg.report.runs.summary import best_trial, state_of, trial_values
+    from nas_agg.report.runs.summary import best_trial, state_of, test_text, trial_values
     from nas_agg.study.records.saved_run import read_saved_run
 
     try:
         run = read_saved_run(path)
     except InputError as error:
         return {"run": str(path), "state": f"damaged: {str(error).removeprefix(f'{path}/')}"}
-    settings, best, metrics = run.run["settings"], best_trial(run), run.metrics or {}
+    settings, best = run.run["settings"], best_trial(run)
     row: dict[str, Any] = {
         "run": str(path),
         "state": state_of(run),
@@ -88,7 +88,7 @@ def _run_row(path: Path) -> dict[str, Any]:
     if best is not None:
         row |= {"best": trial_values(run, best), "trial": best.number, "values": list(best.values or ())}
     if run.is_tested:
-        row["test accuracy"] = format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"])
+        row["test"] = test_text(run)
     return row
 
 

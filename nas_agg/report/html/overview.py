@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from nas_agg.common.console import format_accuracy, format_bytes, format_count
+from nas_agg.common.console import format_bytes, format_count
 from nas_agg.common.errors import NasAggError
 from nas_agg.expansion.costs import COST_METRICS, cost
 from nas_agg.language.genotype import Genotype
@@ -20,6 +20,7 @@ from nas_agg.report.runs.summary import (
     format_seconds,
     network_of,
     state_of,
+    test_text,
     top_trials,
     trial_values,
 )
@@ -113,11 +114,8 @@ def _tested(run: SavedRun) -> str:
         if run.run.get("evaluate"):
             return "no network was trained: results come from a " + ("table" if run.run.get("named") else "function")
         return "the final network is not trained yet"
-    metrics: Any = run.metrics
-    accuracy = format_accuracy(
-        metrics["test_accuracy"], metrics["correct"], metrics["images"], metrics.get("test_top5_accuracy")
-    )
-    return f"{accuracy} of the test split, after {metrics['epochs']} epochs, recipe {metrics['recipe']}"
+    length = f"after {run.metrics.get('epochs')} epochs, recipe {run.metrics.get('recipe')}"
+    return f"{test_text(run)} on the test split, {length}"
 
 
 def _took(run: SavedRun) -> str:

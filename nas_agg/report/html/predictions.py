@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 from nas_agg.report.html.parts import Part, Picture, Pictures, Plot, Section, Table, label, visible
-from nas_agg.report.runs.predictions import Predictions, class_metrics, predict_test_split
+from nas_agg.report.runs.predictions import Predictions, class_metrics, predict_test_split, recorded_predictions
 from nas_agg.study.records.saved_run import SavedRun
 
 MAX_CLASSES = 100  # of a confusion matrix
@@ -13,8 +14,10 @@ MAX_COUNTS = 20  # of a confusion matrix whose counts are written out
 
 
 def predictions_section(run: SavedRun) -> Section | None:
-    """What the final network predicts for the test images; left out if its data set is not available."""
-    predictions = predict_test_split(run)
+    """What the final network predicts for the test images: as recorded, and its mistakes if the data set is there."""
+    recorded, predictions = recorded_predictions(run), predict_test_split(run)
+    if recorded is not None:
+        predictions = replace(recorded, mistakes=predictions.mistakes if predictions is not None else ())
     if predictions is None:
         return None
     parts: list[Part] = [_class_table(predictions)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_agg.common.console import format_accuracy
 from nas_agg.common.errors import InputError
-from nas_agg.report.runs.summary import best_trial, format_seconds, mean_interval, state_of
+from nas_agg.report.runs.summary import best_trial, format_seconds, mean_interval, state_of, test_text
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.saved_run import SavedRun
@@ -150,7 +149,7 @@ def comparison_rows(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
             row[f"best {metric.name}"] = "" if best is None or not best.values else _plain(metric, best.values[index])
         row["params"] = f"{best.params:,}" if best and best.params else _count((run.metrics or {}).get("params"))
         row["MACs"] = f"{best.macs:,}" if best and best.macs else _count((run.metrics or {}).get("macs"))
-        row["test accuracy"] = _test_text(run)
+        row["test"] = test_text(run)
         row["time"] = format_seconds(float(run.run.get("seconds", 0))) if run.settings else ""
         row["state"] = state_of(run)
         rows.append(row)
@@ -170,13 +169,6 @@ def _count(value: Any) -> str:
 def _plain(metric: Metric, value: float) -> str:
     text = metric.format(value).removeprefix(f"{metric.name} ")
     return text.removesuffix(" params").removesuffix(" MACs")
-
-
-def _test_text(run: SavedRun) -> str:
-    metrics: Mapping[str, Any] = run.metrics or {}
-    if not run.is_tested:
-        return ""
-    return format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"])
 
 
 @dataclass(frozen=True)

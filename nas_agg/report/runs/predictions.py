@@ -84,6 +84,17 @@ def class_metrics(predictions: Predictions) -> list[ClassMetrics]:
     return result
 
 
+def recorded_predictions(run: SavedRun) -> Predictions | None:
+    """The confusion matrix in the metrics of a run's final network, without mistakes; None if there is none."""
+    metrics = run.metrics or {}
+    matrix, names = metrics.get("confusion_matrix"), metrics.get("class_names")
+    if not isinstance(matrix, list) or not isinstance(names, list):
+        return None
+    confusion = np.array(matrix, int)
+    names = [*map(str, names), *map(str, range(len(names), len(confusion)))]
+    return Predictions(tuple(names), confusion, ()) if confusion.shape == (len(names), len(names)) else None
+
+
 def predict_test_split(run: SavedRun) -> Predictions | None:
     """Classify the test images by a run's final network.
 

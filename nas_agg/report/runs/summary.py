@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from nas_agg.common.console import format_accuracy
 from nas_agg.common.errors import InputError
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.references import open_genotype
@@ -224,6 +225,24 @@ def choice_text(choice: Any) -> str:
             return f"{next(iter(value))} {choice_text(word)}"  # a pattern with its number
         return value if isinstance(value, str) else choice
     return f"{choice:g}" if isinstance(choice, float) else str(choice)
+
+
+def test_text(run: SavedRun) -> str:
+    """The test result of a final network: its accuracy with counts, or the metrics of another task; empty without."""
+    metrics: Mapping[str, Any] = run.metrics or {}
+    if not run.is_tested:
+        return ""
+    if metrics.get("correct") is not None and metrics.get("test_accuracy") is not None:
+        top5 = metrics.get("test_top5_accuracy")
+        return format_accuracy(metrics["test_accuracy"], metrics["correct"], metrics["images"], top5)
+    by_attribute = {metric.attribute: metric for metric in METRICS.values()}
+    texts = []
+    for key, value in metrics.items():
+        attribute = key.removeprefix("test_")
+        if key.startswith("test_") and isinstance(value, int | float):
+            metric = by_attribute.get(attribute, Metric(attribute, attribute))
+            texts.append(f"{metric.name} {metric.format(value).removeprefix(f'{metric.name} ')}")
+    return ", ".join(texts)
 
 
 def format_seconds(seconds: float) -> str:
