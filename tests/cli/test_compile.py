@@ -157,3 +157,20 @@ def test_a_signal_leaves_nothing(folder, number):
     err = process.communicate()[1]
     assert (process.returncode, err) == (128 + number, "nas_agg: stopped; nothing was written\n")
     assert sorted(path.name for path in folder.iterdir()) == ["small.json", "small.safetensors"]
+
+
+def test_what_a_killed_call_left_is_removed_by_the_next(run, folder):
+    command = [sys.executable, "-m", "nas_agg", "compile", "residual/resnet-110", "--out", "model"]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not list(folder.glob(".model.*.tmp")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    (left,) = folder.glob(".model.*.tmp")
+    left.with_suffix(".old").mkdir()  # of a call that was killed while it replaced a folder
+    assert run("compile", "small.json", "--out", "other")[0] == 0
+    assert left.exists(), "it may belong to another folder"
+    assert run("compile", "small.json", "--out", "model", "--force")[0] == 0
+    assert not list(folder.glob(".model.*"))

@@ -98,7 +98,6 @@ def write_package(
     if onnx:
         check_onnx()
     place = Path(os.path.realpath(out))
-    _clean_up(place)
     temporary = temporary_path(place)
     old = temporary.with_suffix(".old")
     new_parents = [folder for folder in place.parents if not folder.exists()]
@@ -126,6 +125,8 @@ def write_package(
 def check_place(out: str | os.PathLike[str], force: bool = False) -> None:
     """Check that a folder does not exist or, with `force`, that it is the folder of a compiled model.
 
+    What killed calls left beside it is removed first.
+
     Raises:
         InputError: It exists, or is not the folder of a compiled model.
         NasAggError: It cannot be read.
@@ -134,6 +135,7 @@ def check_place(out: str | os.PathLike[str], force: bool = False) -> None:
         raise InputError("out: specify a folder")
     try:
         place = Path(os.path.realpath(out))
+        _clean_up(place)
         if not place.exists():
             return
         if not place.is_dir():

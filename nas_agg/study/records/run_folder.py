@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import Any
 
 from nas_agg.common.durable import HeldFolder, remove_abandoned
 from nas_agg.common.errors import InputError, did_you_mean, redact, truncate
@@ -23,6 +21,7 @@ from nas_agg.common.manifest import MANIFEST, check_file, write_manifest
 from nas_agg.common.sealed_json import check_seal, sealed
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.records.journal import JOURNAL
+from nas_agg.study.records.run_entries import DatasetArguments, RunRecord, ScoredMetrics, TestedMetrics, validated
 from nas_agg.study.records.trials_table import TRIALS_FILE, TrialsTable
 
 RUN_FILE = "run.json"
@@ -230,7 +229,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         _check_format(run)
         run = check_seal(run, file, "restore it from a copy")
-        _validated(_RunRecord, run)
+        validated(RunRecord, run)
         if "study" in run:
             Settings.parse(**run["settings"])
     except InputError as error:
@@ -292,78 +291,10 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
         raise InputError(f"{best}: incomplete, it has no {METRICS_FILE}; {remedy}")
     check_best(best, METRICS_FILE)
     try:
-        return _validated(_TestedMetrics if tested else _ScoredMetrics, read_document(best / METRICS_FILE))
+        return validated(TestedMetrics if tested else ScoredMetrics, read_document(best / METRICS_FILE))
     except InputError as error:
         reason = str(error).removeprefix(f"{best / METRICS_FILE}: ")
         raise InputError(f"{best / METRICS_FILE}: {reason}; {remedy}") from None
-
-
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-
-
-class _DatasetArguments(_StrictModel):
-    """The arguments of :func:`nas_agg.training.data.load_data`, and no others."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    spec: str
-    seed: int = Field(default=0, ge=0)
-    image_size: int | str | None = None
-    min_side: int | None = None
-    resize: str = "crop"
-    skip_unreadable: bool = False
-
-
-class _RunRecord(_StrictModel):
-    """The entries of run.json that are read again; those with a default may be missing."""
-
-    format: int
-    status: str
-    settings: dict[str, Any]
-    seconds: float = Field(default=0, ge=0)
-    forgiven: int = Field(default=0, ge=0)
-    study: str = ""
-    space: str = ""
-    reason: str = ""
-    named: bool = False
-    evaluate: bool = False
-    origin: dict[str, str] = Field(default={})
-    data: dict[str, Any] = Field(default={})
-    dataset: dict[str, Any] = Field(default={})
-    memory: dict[str, str | int | None] = Field(default={})
-    input: list[Annotated[int, Field(ge=1)]] = Field(default=[1, 1, 1], min_length=3, max_length=3)
-    classes: int = Field(default=1, ge=1)
-
-
-class _ScoredMetrics(_StrictModel):
-    """best/metrics.json of a network that a function scored."""
-
-
-class _TestedMetrics(_StrictModel):
-    """The entries of best/metrics.json of a tested network that are read again."""
-
-    test_loss: float
-    test_accuracy: float | None = Field(None, ge=0, le=1)
-    correct: int | None = None
-    images: int
-    test_top5_accuracy: float | None = Field(None, ge=0, le=1)
-    epochs: int = 0
-    recipe: str = ""
-    hash: str = ""
-
-
-def _validated(model: type[BaseModel], value: Any) -> dict[str, Any]:
-    """A value of JSON that conforms to a model."""
-    if not isinstance(value, dict):
-        raise InputError("not an object")
-    try:
-        model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        message = first["msg"]
-        raise InputError(f"{'.'.join(map(str, first['loc']))}: {message[0].lower()}{message[1:]}") from None
-    return value
 
 
 def dataset_arguments(run: dict[str, Any], path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -379,7 +310,7 @@ def dataset_arguments(run: dict[str, Any], path: str | os.PathLike[str]) -> dict
     if "data" not in run:
         raise InputError(f"{path}: {RUN_FILE} specifies no data set; specify one, and the weights")
     try:
-        return dict(_validated(_DatasetArguments, run["data"]))
+        return dict(validated(DatasetArguments, run["data"]))
     except InputError as error:
         raise InputError(f"{Path(path) / RUN_FILE}: data.{error}") from None
 
