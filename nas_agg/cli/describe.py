@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from nas_agg.cli.options import (
 )
 from nas_agg.common.console import format_bytes, format_count, print_table
 from nas_agg.common.errors import InputError
+
+if TYPE_CHECKING:
+    from nas_agg.language.genotype import Genotype
 
 
 def cost(
@@ -71,6 +74,8 @@ def show(
     svg: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the network into this SVG file instead.")
     ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it into this PNG file instead.")] = None,
+    pdf: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it into this PDF file instead.")] = None,
     format: FormatOption = Format.table,
 ) -> None:
     """Show or draw a network. The tree has each part's output shape, parameters and MACs."""
@@ -78,15 +83,31 @@ def show(
 
     with prefix_errors(genotype):
         network = load_for_task(genotype, classes, input)
-        if svg is not None:
-            from nas_agg.common.files import write_atomic
-            from nas_agg.report.drawing import draw
-
-            write_atomic(svg, draw(network, genotype))
-            print(f"wrote {svg}")
+        if svg is not None or png is not None or pdf is not None:
+            _draw(network, genotype, svg, png, pdf)
             return
         tree = network_tree(network)
     if format is Format.json:
         print_json(tree.as_dict())
     else:
         print("\n".join(tree_lines(tree, depth)))
+
+
+def _draw(network: Genotype, title: str, svg: Path | None, png: Path | None, pdf: Path | None) -> None:
+    """Draw a network into files."""
+    from nas_agg.common.files import write_atomic
+    from nas_agg.report.drawing import draw
+    from nas_agg.report.raster import check_cairosvg, write_pdf, write_png
+
+    for option, file in (("--png", png), ("--pdf", pdf)):
+        if file is not None:
+            check_cairosvg(option)
+    text = draw(network, title)
+    if svg is not None:
+        write_atomic(svg, text)
+    if png is not None:
+        write_png(png, text)
+    if pdf is not None:
+        write_pdf(pdf, text)
+    for file in filter(None, (svg, png, pdf)):
+        print(f"wrote {file}")

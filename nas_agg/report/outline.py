@@ -23,6 +23,8 @@ from nas_agg.graph.primitives import (
 from nas_agg.language.genotype import Genotype
 from nas_agg.language.resolved import Gather, ResolvedWord
 
+MIN_BLOCK_CONVS = 2  # a stage of a single node with as many convolutions is a block, as in EfficientNet
+
 
 @dataclass
 class Layer:
@@ -196,11 +198,12 @@ class _Outline:
 
 
 def _without_frame(aggregate: AggregateOutline) -> list[Step]:
-    """The aggregate; of a plain single node, or of a chain of stages, the steps of its nodes instead."""
+    """The aggregate; of a single node that is no block, or of a chain of stages, the steps of its nodes instead."""
     nodes = aggregate.nodes
     if not nodes and aggregate.output.sources == [0]:
         return []
-    if len(nodes) == 1 and aggregate.chained and not nodes[0].shortcut:
+    convs = sum(isinstance(step, Layer) and step.kind == "conv" for step in nodes[0].steps) if len(nodes) == 1 else 0
+    if len(nodes) == 1 and aggregate.chained and not nodes[0].shortcut and convs < MIN_BLOCK_CONVS:
         return list(nodes[0].steps)
     maps = {node.shape[1:] for node in nodes}
     nested = [not node.steps or any(isinstance(step, AggregateOutline) for step in node.steps) for node in nodes]

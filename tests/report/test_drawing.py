@@ -18,6 +18,9 @@ from nas_agg.expansion.expansion import expand
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.drawing import draw
 from nas_agg.report.outline import AggregateOutline, outline
+from nas_agg.report.panels import PANEL_COLOURS, STEP_COLOURS
+from nas_agg.report.svg import GREY, INK, dark_colour
+from nas_agg.report.wires import KIND_COLOURS
 from nas_agg.search_space.space import list_spaces, open_space
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "genotypes").glob("*.yaml"))
@@ -161,6 +164,35 @@ def test_equal_stages_are_opened_once() -> None:
     assert "block1 (6 nodes), block2 (12), block3 (24), block4 (16)" in texts(panel)
     assert {"6 × A", "12 × A", "24 × A", "16 × A", "stem", "head", "7×7, 64, /2"} <= set(texts(root))
     assert {"1×1, 128", "3×3, 32", "96×56×56"} <= set(texts(panel))
+
+
+def test_stages_of_a_single_block_are_not_part_of_stem_and_head() -> None:
+    root = parsed(draw(nas_agg.load("efficientnet/b0")))
+    assert {"stage1 (1 node)", "stage7 (1 node)", "dw 3×3, 32", "32×112×112", "1×1, 1280"} <= set(texts(root))
+    assert len(of_class(root, "bar")) == 16
+
+
+def test_a_dark_form_has_a_colour_for_every_colour() -> None:
+    text = draw(nas_agg.load("densenet/121"))
+    used = set(re.findall(r'(fill|stroke)="(#[0-9a-f]{6})"', text))
+    assert used and all(f'[{kind}="{colour}"]' in text for kind, colour in used)
+    assert "prefers-color-scheme" not in draw(nas_agg.load("densenet/121"), adapts=False)
+
+
+@pytest.mark.parametrize("convert", [lambda colour: colour, dark_colour], ids=["light", "dark"])
+def test_text_has_the_contrast_of_wcag_aa(convert: Any) -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a: str, b: str) -> float:
+        low, high = sorted((luminance(convert(a)), luminance(convert(b))))
+        return (high + 0.05) / (low + 0.05)
+
+    assert contrast(GREY, "#ffffff") >= 4.5
+    for area in ("#ffffff", "#fafafa", *PANEL_COLOURS, *STEP_COLOURS.values(), *KIND_COLOURS):
+        assert contrast(INK, area) >= 4.5, area
 
 
 def test_bars_shrink_with_the_map() -> None:
