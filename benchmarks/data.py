@@ -30,7 +30,7 @@ NETWORK = {
     "input": [3, 32, 32],
     "classes": 10,
     "net": [
-        {"conv": 7, "out": 16, "stride": 4},
+        {"conv": 3, "out": 16, "stride": "4 if h > 64 else 1"},
         "bn",
         "relu",
         {"conv": 3, "out": 32, "stride": 2},

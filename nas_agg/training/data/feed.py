@@ -12,13 +12,14 @@ from nas_agg.training.data.images import MappedImages
 from nas_agg.training.data.split import Split
 
 _AHEAD = 2  # groups that are gathered before they are needed
+_THREAD_BYTES = 2**22  # of a group; less is gathered sooner than a thread wakes up
 
 
 def gather_ahead(split: Split, groups: Sequence[Tensor], device: torch.device, whole: bool = False) -> Iterator[Tensor]:
     """The images of groups of positions, one group after another.
 
-    Images in memory are gathered on their device. Those of a file, or those that do not fit into a GPU's memory, are
-    gathered by a thread, two groups ahead, into pinned memory if they go to a GPU.
+    Images in memory, and few of a file, are gathered when they are needed. More of a file, or those that do not fit
+    into a GPU's memory, are gathered by a thread, two groups ahead, into pinned memory if they go to a GPU.
 
     Args:
         split: The images.
@@ -26,7 +27,9 @@ def gather_ahead(split: Split, groups: Sequence[Tensor], device: torch.device, w
         device: The device of the result.
         whole: Whether to return all of each image rather than its central part.
     """
-    if split.pixels.device.type == device.type and not isinstance(split.pixels, MappedImages):
+    is_here = split.pixels.device.type == device.type
+    row_bytes = split.pixels.nbytes // max(1, len(split.pixels))
+    if is_here and (not isinstance(split.pixels, MappedImages) or row_bytes * max(map(len, groups)) < _THREAD_BYTES):
         for positions in groups:
             yield split.rows(positions, whole)
         return

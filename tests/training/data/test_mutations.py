@@ -45,7 +45,7 @@ def images_of(place, draw):
     """A folder with images of every format."""
     for label in ("cat", "dog"):
         (place / label).mkdir(parents=True)
-        for number, suffix in enumerate(FORMATS * 2):
+        for number, suffix in enumerate(FORMATS):
             pixels = draw.integers(0, 256, (8, 9, 3), dtype=np.uint8)
             path = place / label / f"{number}.{suffix}"
             if suffix == "npy":
