@@ -227,7 +227,11 @@ class BlockTape(Tape):
         if not normalized:
             return False
         tail, leaves = self._tail(output, start)
-        return not normalized.isdisjoint([output, *tail, *leaves]) or (not private and min(normalized) < start)
+        if not normalized.isdisjoint([output, *tail, *leaves]):
+            return True
+        # Where later operations can look through the end of the part, they may read what enters as well.
+        shows_entry = output < start or any(source < start for i in tail for source in self.inputs[i])
+        return min(normalized) < start and (shows_entry or not private)
 
     def _truncate(self, start: int, norms: int) -> None:
         for column in (self.ops, self.inputs, self.shapes, self.paths):

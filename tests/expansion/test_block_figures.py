@@ -73,6 +73,11 @@ PARTS: dict[str, tuple[Any, ...]] = {
                                "unit": [{"conv": 1, "out": 4}]}],
          "reads": {"pattern": "dense", "operator": "weighted"}},
     ),
+    "a norm that a later gather finds through the end of a part": (
+        {"nodes": 2, "output": {"pattern": {"edges": [[1, 2]]}, "norm": "in", "raw": True},
+         "unit": [{"conv": 3, "out": 4},
+                  {"nodes": 1, "unit": ["join"], "shortcut": {}, "output": {"pattern": "input", "norm": "in"}}]},
+    ),
     "weights shared by sources": (
         {"nodes": 2, "unit": [{"conv": 1, "out": 4}],
          "output": {"pattern": "dense", "each": [{"conv": 3, "out": 5}, "bn"]}},
