@@ -11,7 +11,7 @@ from nas_agg.graph.rematerialization import MemoryMode
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.training.recipes import Recipe, open_recipe
 
-RecipeField = Annotated[Recipe, BeforeValidator(open_recipe)]
+RecipeField = Annotated[Recipe, BeforeValidator(lambda source: open_recipe(source))]  # a second argument is pydantic's
 
 
 class Message(BaseModel):
