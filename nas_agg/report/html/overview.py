@@ -85,7 +85,9 @@ def _limits(run: SavedRun, settings: Settings) -> str:
 
 def _trained(run: SavedRun) -> str:
     settings = run.run["settings"]
-    length = f"{settings.get('epochs')} epochs, recipe {settings.get('recipe')}, seed {settings.get('seed')}"
+    recipe = settings.get("recipe")
+    recipe = recipe.get("name", "of its own") if isinstance(recipe, dict) else recipe
+    length = f"{settings.get('epochs')} epochs, recipe {recipe}, seed {settings.get('seed')}"
     return f"{_space(run)} on {_dataset(run)}: {length}"
 
 
