@@ -89,7 +89,7 @@ def freeze(model: nn.Module, paths: tuple[str, ...]) -> None:
             raise InputError(f"freeze: the network has no part '{path}'; its parts are {', '.join(tops)}")
         for name in chosen:
             parameters[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in parameters.values()):
+    if paths and not any(parameter.requires_grad for parameter in parameters.values()):
         raise InputError("freeze: no parameter of the network would be trained")
 
 
