@@ -15,6 +15,7 @@ from nas_agg.cli.bench import bench
 from nas_agg.cli.cache import cache
 from nas_agg.cli.compile import compile_
 from nas_agg.cli.describe import cost, show
+from nas_agg.cli.examples import epilog
 from nas_agg.cli.lists import datasets, points, recipes, searchers, spaces, table
 from nas_agg.cli.proxies import proxies
 from nas_agg.cli.report import report
@@ -33,10 +34,11 @@ LONGEST_ERROR = 1000  # characters
 app = typer.Typer(
     help="Search spaces and search algorithms for feature aggregation in deep networks.",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
+    name = command.__name__.rstrip("_")
+    app.command(name, epilog=epilog(name))(command)
 
 
 def _print_version(wanted: bool) -> None:

@@ -13,7 +13,8 @@ import typer
 from nas_agg.cli.completion import complete_dataset, complete_genotype
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 from nas_agg.graph.rematerialization import RequestedMemoryMode
-from nas_agg.study.definition.settings import DATA_SETS, Settings, parse_image_size
+from nas_agg.study.definition.notations import parse_image_size
+from nas_agg.study.definition.settings import DATA_SETS, Settings
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype

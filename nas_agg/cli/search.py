@@ -12,28 +12,42 @@ import typer
 from pydantic.fields import FieldInfo
 
 from nas_agg.cli.completion import OF_SETTINGS
-from nas_agg.cli.options import Format, FormatOption, print_json
+from nas_agg.cli.options import Format, print_json
 from nas_agg.common.errors import InputError
-from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, setting_metadata
+from nas_agg.study.definition.settings import BUDGET, PLACE, RESUMABLE_SETTINGS, Settings, setting_metadata
+
+OUTPUT = "Output"  # a group of options
 
 
 def search(
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder (default: runs/SPACE-DATASET-SEED).")
+        Path | None,
+        typer.Option(metavar="DIR", help="Run folder (default: runs/SPACE-DATASET-SEED).", rich_help_panel=OUTPUT),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Resume this run with its original settings.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Resume this run with its original settings.", rich_help_panel=OUTPUT),
     ] = None,
     study: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="With --storage: resume this study, whose run folder is gone, into --out."),
+        typer.Option(
+            metavar="NAME",
+            help="With --storage: resume this study, whose run folder is gone, into --out.",
+            rich_help_panel=PLACE,
+        ),
     ] = None,
-    no_final: Annotated[bool, typer.Option("--no-final", help="The same as --final 0.")] = False,
+    no_final: Annotated[
+        bool, typer.Option("--no-final", help="The same as --final 0.", rich_help_panel=BUDGET)
+    ] = False,
     log: Annotated[
         str | None,
-        typer.Option(metavar="NAME,...", help="Log to tensorboard, mlflow or wandb, each an extra of this package."),
+        typer.Option(
+            metavar="NAME,...",
+            help="Log to tensorboard, mlflow or wandb, each an extra of this package.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    format: FormatOption = Format.table,
+    format: Annotated[Format, typer.Option(help="Output format.", rich_help_panel=OUTPUT)] = Format.table,
     **settings: Any,
 ) -> None:
     """Search a space. The best network is then trained in full and tested once."""
@@ -104,6 +118,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     return typer.Option(
         f"--{words}/--no-{words}" if kind is bool else f"--{words}",
         metavar=setting_metadata(name).get("notation") or choices,
+        rich_help_panel=setting_metadata(name)["group"],
         help=(field.description or "").removesuffix("." if suffix else "") + suffix,
         autocompletion=OF_SETTINGS.get(name),
     )

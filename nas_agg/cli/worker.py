@@ -50,7 +50,7 @@ def worker(
 
 
 def _parse_seconds(name: str, text: str) -> float:
-    from nas_agg.study.definition.settings import parse_duration
+    from nas_agg.study.definition.notations import parse_duration
 
     try:
         return parse_duration(text)

@@ -13,8 +13,9 @@ from nas_agg.common.values import json_values
 from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space, list_spaces, open_space
 from nas_agg.study.definition.callbacks import Callback
+from nas_agg.study.definition.notations import short_repr
 from nas_agg.study.definition.result import SearchResult
-from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, short_repr
+from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings
 from nas_agg.study.definition.task import absolute, dataset_spec
 from nas_agg.study.engine import run_search
 from nas_agg.study.notifier import check_callbacks

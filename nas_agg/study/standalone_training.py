@@ -13,7 +13,7 @@ from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.search_space.space import SUFFIXES
 from nas_agg.study.definition.metrics import format_evaluation, imbalance_note
-from nas_agg.study.definition.settings import SEED_LIMIT, short_repr
+from nas_agg.study.definition.notations import SEED_LIMIT, short_repr
 from nas_agg.study.definition.signals import Stopped, stoppable
 from nas_agg.study.definition.task import absolute, check_unchanged, data_arguments
 from nas_agg.study.records.progress import epoch_line, is_logged_epoch, training_length

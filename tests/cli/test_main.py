@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
 
 import pytest
+import typer
 
 from nas_agg import __version__
 from nas_agg.cli import main as cli
+from nas_agg.cli.examples import EXAMPLES
 from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.settings import Settings
@@ -134,7 +138,7 @@ def test_options_not_given_are_the_defaults_of_the_settings(run, monkeypatch):
     monkeypatch.setitem(study.__dict__, "search", lambda **values: calls.append(values) or sys.exit(0))
     run("search", "--space", "microdense", "--proxy-candidates", "5", "--start", "30a64", "--no-compile")
     given = {"space": "microdense", "proxy_candidates": 5, "start": ["30a64"], "compile": False}
-    assert calls == [given | {"out": None, "show": True}]
+    assert calls == [given | {"out": None, "show": True, "callbacks": []}]
 
 
 def test_version_and_help(run):
@@ -230,3 +234,25 @@ def test_show_draws_into_a_file(run, refused, tmp_path):
     assert (tmp_path / "net.svg").read_text().startswith("<svg")
     status, out, err = run("show", "microdense/30a64", "--svg", "nowhere/net.svg")
     assert (status, out) == (1, "") and "nowhere/net.svg: cannot be written" in err
+
+
+@pytest.mark.parametrize(("command", "line"), [(name, line) for name, lines in EXAMPLES.items() for line in lines])
+def test_examples_of_help_have_valid_options(command: str, line: str) -> None:
+    program, name, *words = shlex.split(line)
+    assert (program, name) == ("nas_agg", command)
+    parameters = typer.main.get_command(cli.app).commands[command].params  # type: ignore[attr-defined]
+    assert {word for word in words if word.startswith("--")} <= {option for p in parameters for option in p.opts}
+
+
+def test_help_ends_with_examples(run) -> None:
+    _, out, _ = run("trials", "--help")
+    assert [line.strip() for line in out[out.index("Examples:") :].splitlines() if line.strip()][1:] == [
+        *EXAMPLES["trials"]
+    ]
+
+
+def test_every_setting_has_a_group_in_the_help(run, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = run("search", "--help")
+    options = out[out.index("─ Options ") : out.index("╰")]
+    assert re.findall(r"--[\w-]+", options) == ["--help"]

@@ -12,7 +12,8 @@ from nas_agg.expansion import costs
 from nas_agg.search_space.parameters import Values
 from nas_agg.search_space.references import open_genotype
 from nas_agg.search_space.space import Space, spaces_in_family
-from nas_agg.study.definition.settings import Settings, short_repr
+from nas_agg.study.definition.notations import short_repr
+from nas_agg.study.definition.settings import Settings
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from nas_agg.common.errors import InputError
-from nas_agg.study.definition.settings import Settings, parse_count, parse_duration
+from nas_agg.study.definition.notations import parse_count, parse_duration
+from nas_agg.study.definition.settings import Settings
 
 
 @pytest.mark.parametrize(
