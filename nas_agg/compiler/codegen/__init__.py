@@ -1,23 +1,25 @@
 """Code generation: the Python file of a genotype, which imports only torch.
 
-The trace of the expansion is grouped into classes (`classes.py`), whose parameters are the names that differ between
-their uses (`units.py`; `loops.py`, `matching_loops.py` and `unrolled.py` for aggregates; `schedules.py` for the names).
-Classes are syntax trees, which `syntax/` rewrites and prints. `verification.py` runs the file before it is returned; if
-it fails, `straight_line.py` writes the graph operation by operation instead. `package.py` writes the folder of a
-compiled model.
+`parts.py` writes every unit and aggregate of the expansion's trace with its numbers as literals (`layers.py`: the
+form of each layer in torch; `pre_activation.py`: parts that return or take pre-activations). Parts that are equal but
+for numbers are one class. `naming.py` finds what the numbers are called in it, `fitting.py` the expressions over
+those names. `unit_text.py`, `loop_text.py`, `matched_loop.py` and `unrolled.py` write the classes, `inlining.py`
+decides which are written where they are used, and `writer.py` drives them. `verification.py` runs the file before it
+is returned; if there is no such text, `straight_line.py` writes the graph operation by operation. `package.py` writes
+the folder of a compiled model.
 """
 
 from __future__ import annotations
 
 import contextlib
 
+from nas_agg.compiler.codegen.classes.formatting import format_file
+from nas_agg.compiler.codegen.ir.tree import NotExpressible
 from nas_agg.compiler.codegen.straight_line import write_operations
-from nas_agg.compiler.codegen.syntax.formatting import format_file
-from nas_agg.compiler.codegen.syntax.numbers import NotExpressible
 from nas_agg.compiler.codegen.verification import matches_graph
-from nas_agg.compiler.codegen.writer import Writer
+from nas_agg.compiler.codegen.writer import write_classes
 from nas_agg.expansion.costs import cost
-from nas_agg.expansion.trace import Trace, trace
+from nas_agg.expansion.trace import trace
 from nas_agg.language.genotype import Genotype
 
 
@@ -40,20 +42,8 @@ def emit(genotype: Genotype, title: str = "", about: str = "") -> str:
     """
     traced = trace(genotype)
     costs = cost(genotype)
-    with contextlib.suppress(Exception):  # otherwise the straight-line form
+    with contextlib.suppress(NotExpressible):  # then the straight-line form
         text = format_file(genotype, costs, title, about, write_classes(traced))
         if matches_graph(text, traced.graph):
             return text
     return format_file(genotype, costs, title, about, write_operations(traced.graph))
-
-
-def write_classes(traced: Trace) -> list[str]:
-    """Write the parts of a file with a class for each distinct unit and aggregate.
-
-    Raises:
-        NotExpressible: The network cannot be written in this form.
-    """
-    try:
-        return Writer(traced).parts()
-    except NotExpressible:
-        return Writer(traced, merged=False).parts()

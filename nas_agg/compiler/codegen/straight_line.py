@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nas_agg.compiler.codegen.syntax.formatting import wrapped
+from nas_agg.compiler.codegen.classes.formatting import wrapped
 from nas_agg.graph.graph import Graph
 
 _PUT = '''def put(network, path, part):

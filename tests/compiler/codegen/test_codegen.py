@@ -22,7 +22,7 @@ import nas_agg
 from nas_agg.compiler import codegen as emission
 from nas_agg.compiler import compile, save_weights
 from nas_agg.compiler.codegen import emit
-from nas_agg.compiler.codegen.writer import Writer
+from nas_agg.compiler.codegen.ir.tree import NotExpressible
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.primitives import Scale
 from nas_agg.language.genotype import Genotype
@@ -332,23 +332,31 @@ def test_control_characters_are_escaped_in_the_docstring():
 )
 def test_a_text_that_is_wrong_is_not_given(monkeypatch, wrong):
     genotype = nas_agg.load("residual/resnet-110").with_task(input=(3, 8, 8))
-    right = Writer.parts
+    right = emission.write_classes
 
-    def parts(self):
-        found = [part.replace(*wrong) for part in right(self)]
-        assert found != right(self)
+    def write_classes(trace):
+        found = [part.replace(*wrong) for part in right(trace)]
+        assert found != right(trace)
         return found
 
-    monkeypatch.setattr(Writer, "parts", parts)
+    monkeypatch.setattr(emission, "write_classes", write_classes)
     text = emit(genotype)
     assert PLAIN in text
     assert_equal(genotype, text)
 
 
-def test_writing_that_fails_gives_the_plain_form(monkeypatch):
+def test_what_no_class_expresses_is_written_plainly_and_bugs_are_raised(monkeypatch):
     genotype = nas_agg.load("residual/resnet-110").with_task(input=(3, 8, 8))
-    monkeypatch.setattr(Writer, "parts", lambda self: 1 / 0)
+
+    def write_classes(trace):
+        raise error
+
+    monkeypatch.setattr(emission, "write_classes", write_classes)
+    error: Exception = NotExpressible()
     assert PLAIN in emit(genotype)
+    error = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        emit(genotype)
 
 
 def test_the_proof_takes_no_random_numbers():

@@ -72,8 +72,10 @@ def wrapped(text: str, indent: int) -> list[str]:
             for part in [*split_conditional(inner[:loop], WIDTH - indent - 4), inner[loop + 1 :]]:
                 lines += wrapped(part, indent + 4)
         else:
+            called = begin and (text[begin - 1].isalnum() or text[begin - 1] in "_])")
+            grouped = len(items) == 1 and text[begin] == "(" and not called
             for item in items:
-                lines.extend(wrapped(f"{item},", indent + 4))
+                lines.extend(wrapped(item if grouped else f"{item},", indent + 4))
         lines.append(pad + text[end:])
         return lines
     return [pad + text]

@@ -37,9 +37,9 @@ _HELPERS = {
         return x * self.gate(self.excite(y))
 ''',
     "Slice": """class Slice(nn.Module):
-    def __init__(self, first, channels):
+    def __init__(self, first, last):
         super().__init__()
-        self.first, self.last = first, first + channels
+        self.first, self.last = first, last
 
     def forward(self, x):
         return x[:, self.first : self.last]
@@ -116,7 +116,7 @@ _HELPERS = {
         shapes[k] = shape
     return result
 ''',
-    "mixed_front": '''def mixed(state, x, summed):
+    "mixed": '''def mixed(state, x, summed):
     """Adds the first channels of x to the first channels of the state and appends the others."""
     return torch.cat([state[:, :summed] + x[:, :summed], state[:, summed:], x[:, summed:]], 1)
 ''',
@@ -128,6 +128,10 @@ _HELPERS = {
     "mean": '''def mean(tensors):
     """The mean of some tensors."""
     return reduce(torch.add, tensors) / len(tensors)
+''',
+    "normed": '''def normed(x):
+    """Group norm without parameters."""
+    return torch.group_norm(x, math.gcd(32, x.shape[1]))
 ''',
     "weights": '''def weights(widths):
     """One weight per channel of each source."""
@@ -149,26 +153,20 @@ _HELPERS = {
 }
 
 
-def helpers(called: set[str], squeezes: set[tuple[str, str, bool]]) -> list[str]:
-    """The helpers that a file uses.
+def helpers(text: str, squeezes: set[tuple[str, str, bool]], single_squeeze: bool) -> list[str]:
+    """The helpers that a file uses, each ahead of those that call it.
 
     Args:
-        called: The functions that its classes call.
+        text: Its classes.
         squeezes: Its kinds of squeeze-and-excitation.
+        single_squeeze: Whether these are one, with squeeze channels, whose activations need no arguments.
     """
-    result = []
-    for name, part in _HELPERS.items():
-        function = name.removesuffix("_front")
-        if name not in ("SE", "SE0") and (function in called or (name == "named" and "chain" in called)):
-            result.append(part)
-    if single_squeeze(squeezes):
-        act, gate, _ = next(iter(squeezes))
-        result.append(_HELPERS["SE"].replace("ACT", act).replace("GATE", gate))
-    elif squeezes:
-        result.append(_HELPERS["SE0"])
-    return result
-
-
-def single_squeeze(squeezes: set[tuple[str, str, bool]]) -> bool:
-    """Whether all squeeze-and-excitations of a file have the same activations and squeeze channels."""
-    return len(squeezes) == 1 and not next(iter(squeezes))[2]
+    needed: list[str] = []
+    for name, part in reversed(_HELPERS.items()):
+        if name.startswith("SE"):
+            if squeezes and (name == "SE") is single_squeeze:
+                act, gate, _ = next(iter(squeezes))
+                needed.insert(0, part.replace("ACT", act).replace("GATE", gate))
+        elif f"{name}(" in "\n".join([text, *needed]):
+            needed.insert(0, part)
+    return needed
