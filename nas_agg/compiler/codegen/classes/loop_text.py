@@ -125,22 +125,24 @@ class LoopText(ClassText):
         for place, kinds in self.modules_of_roles.items():
             presents = {kind: present for kind, (_, present) in kinds.items()}
             if len(kinds) == 1 or all(map(all, presents.values())):
-                lines, text = self.role_modules(kinds, domain)
                 present = next(iter(presents.values()))
-                if all(present):
+                test = "" if all(present) else self.condition(present, domain)
+                lines, text = self.role_modules(kinds, domain)
+                if not test:
                     body += lines
                     always[place] = text
                 else:
                     lines.append(f'node["{place}"] = {text}')
-                    optional += [f"if {self.condition(present, domain)}:", *(f"    {line}" for line in lines)]
+                    optional += [f"if {test}:", *(f"    {line}" for line in lines)]
                 continue
             others = {kind: domain.show(module) for kind, (module, _) in kinds.items() if kind != "match"}
             if "norms" in others or "match" not in kinds or not all(all(presents[kind]) for kind in others):
                 raise NotExpressible
             always[place] = module_dict(others)  # some nodes have a match beside their weights
             domain.used.add("i")
+            test = self.condition(presents["match"], domain)
             text = f"nn.ModuleDict({{str(i - 1): {domain.show(kinds['match'][0])}}})"
-            optional += [f"if {self.condition(presents['match'], domain)}:", f'    node["{place}"]["match"] = {text}']
+            optional += [f"if {test}:", f'    node["{place}"]["match"] = {text}']
         body += _pulled(always, 90)
         if not optional:
             return [*body, f"self.append({module_dict(always)})"]
@@ -158,15 +160,17 @@ class LoopText(ClassText):
         return lines, f"named(match={items['match']})" if set(items) == {"match"} else module_dict(items)
 
     def condition(self, present: list[bool], domain: Domain) -> str:
-        """A test that is true at the nodes that have something."""
-        width = domain.text(tuple(node.made for _, node in self.rows), "out")
+        """A test that is true at the nodes that have something.
+
+        Widths are known at every node, those of modules only where they are: a parameter for widths comes first.
+        """
+        widths = [node.made for _, node in self.rows]
+        width = domain.text(tuple(widths), "out")
         assert domain.fitter is not None
-        test = domain.fitter.condition(present, {width: [node.made for _, node in self.rows]})
+        test = domain.fitter.condition(present, {f"({width})" if " if " in width else width: widths})
         if test is None:
             raise NotExpressible
-        domain.names.use(test)
-        domain.used |= set(test.split())
-        return test
+        return domain.use(test)
 
     def setup(self, domain: Domain, body: list[str], rows: list[tuple[int, Node]]) -> None:
         """What the body of a loop needs: definitions of the names at a node, and channels so far."""

@@ -109,12 +109,13 @@ class Domain:
             fitter = self.fitter
         text = fitter.condition(list(row), {}) if truth else fitter.fit(list(row), texts, fallback is None)
         if text is None:
-            return self.show(fallback) if fallback else self._used(self.lift(row, name, texts))
+            return self.show(fallback) if fallback else self.use(self.lift(row, name, texts))
         if text in texts and text not in self.schedules:
             self.schedules = fitter.schedules = (*self.schedules, text)  # other numbers may be equal
-        return self._used(text)
+        return self.use(text)
 
-    def _used(self, text: str) -> str:
+    def use(self, text: str) -> str:
+        """Note that the names of a text are used, and return it."""
         self.names.use(text)
         self.used |= {node.id for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Name)}
         return text
