@@ -69,7 +69,7 @@ def refused(run):
 
     def call(*words):
         status, out, err = run(*words)
-        assert status == 2
+        assert status == 2, err
         assert out == ""
         assert err.startswith("nas_agg: ")
         assert err.count("\n") == 1

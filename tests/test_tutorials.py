@@ -30,8 +30,8 @@ def blocks(page: str) -> Iterator[Block]:
 
 
 def shorter(command: str) -> str:
-    """A command whose search trains three networks, not large, for two epochs each."""
-    return re.sub(r"--budget \d+", "--budget 3 --epochs 2 --max-macs 3M", command)
+    """A command whose search trains two networks, not large, for an epoch each."""
+    return re.sub(r"--budget \d+", "--budget 2 --epochs 1 --final-epochs 1 --max-macs 3M", command)
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> TrainedNetwork:
     metrics = read_metrics(best)
     if not metrics.get("epochs") or not metrics.get("recipe"):
         raise InputError(f"{best}: its metrics lack epochs and recipe; train the network again")
+    if metrics.get("test_accuracy") is None:
+        raise InputError(f"{best}: no test accuracy in its metrics, to compare with what papers print")
     cost = Cost(expand(open_genotype(str(best / GENOTYPE_FILE))))
     if metrics.get("hash", cost.hash) != cost.hash:
         raise InputError(f"{best}: damaged: its metrics belong to another network than its {GENOTYPE_FILE}")

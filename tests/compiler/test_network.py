@@ -326,7 +326,7 @@ def test_parts_may_have_names_of_network_attributes():
 
 @pytest.mark.parametrize("seed", [True, 1.5, "x", -1, 2**63])
 def test_seeds_are_whole_numbers(seed):
-    with pytest.raises(InputError, match="seed: must be a whole number"):
+    with pytest.raises(InputError, match="seed: must be an integer from 0 to"):
         nas_agg.compile("residual/resnet-110", seed)
 
 

@@ -339,7 +339,7 @@ def test_errors_of_a_ranking_are_one_line(folder: Path, tmp_path: Path) -> None:
     (folder / "trials.csv").write_text(table)
     journal = (folder / JOURNAL).read_bytes()
     (folder / JOURNAL).write_bytes(journal.split(b'"op_code":4')[0].rpartition(b"\n")[0] + b"\n")
-    with pytest.raises(InputError, match=r"trials.csv has trial 0"):
+    with pytest.raises(InputError, match=r"study.journal: damaged"):
         rank_run(folder, dataset="digits")
     rewrite(folder, status="stopped")
     (folder / "trials.csv").unlink()
