@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.signals import check_stopped
 from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.proposer import Candidate, NoProposal, Proposer, Rejection
 from nas_agg.study.records.study_record import StudyRecord
@@ -121,6 +122,7 @@ class Coordinator:
         self._to_start = [trial for trial in self.record.trials if trial.state == RecordState.RUNNING]
         trial_ended, reason, free_slots = True, "", 0
         while True:
+            check_stopped()
             self._check_failures()
             if self._is_timeout_reached():
                 return TIMEOUT_REACHED  # the caller closes the running trials

@@ -30,17 +30,26 @@ class Stopped(KeyboardInterrupt):
 class _State:
     shields = 0  # nested
     pending: int | None = None
-    is_stopping = False
+    stopped_by: int | None = None
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    if _State.is_stopping:
+    if _State.stopped_by is not None:
         return
     if _State.shields:
         _State.pending = signum
         return
-    _State.is_stopping = True
+    _State.stopped_by = signum
     raise Stopped(signum)
+
+
+def check_stopped() -> None:
+    """Raise :class:`Stopped` again if code that called back into Python, as pydantic's serializer does, swallowed it.
+
+    Loops call this once per turn; code that handles `Stopped` must not.
+    """
+    if _State.stopped_by is not None:
+        raise Stopped(_State.stopped_by)
 
 
 @contextlib.contextmanager
@@ -49,11 +58,12 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is _stop:
         yield
         return
-    _State.is_stopping, _State.pending = False, None
+    _State.stopped_by = _State.pending = None
     handlers = [signal.signal(signum, _stop) for signum in SIGNALS]
     try:
         yield
     finally:
+        _State.stopped_by = None
         for signum, handler in zip(SIGNALS, handlers, strict=True):
             signal.signal(signum, handler)
 

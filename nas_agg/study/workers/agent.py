@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.study.definition.signals import Stopped, shielded
+from nas_agg.study.definition.signals import Stopped, check_stopped, shielded
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.records.run_folder import RUN_FILE
 from nas_agg.study.records.storages import silence_optuna, storage_errors
@@ -173,6 +173,7 @@ class WorkerAgent:
         )
         poll, interval = self._poll, self._poll.after_trial
         while True:
+            check_stopped()
             if reason := self._read_storage():
                 self._print_line(f"{reason}; exiting")
                 self._pool.close()
