@@ -161,7 +161,12 @@ def assert_halved(result):
 
 @pytest.mark.parametrize(
     ("storage", "pruner"),
-    [("journal", None), ("sqlite", None), ("postgresql", None), ("journal", "halving")],
+    [
+        ("journal", None),
+        pytest.param("sqlite", None, marks=pytest.mark.slow),
+        ("postgresql", None),
+        ("journal", "halving"),
+    ],
     indirect=["storage"],
 )
 def test_workers_elsewhere_are_killed(chaos, storage, tmp_path, pruner):

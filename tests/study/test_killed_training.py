@@ -71,6 +71,6 @@ def killed_and_whole(space, folder, kept, *, searcher: str, budget: int, epochs:
     return done
 
 
-@pytest.mark.parametrize("searcher", ["random", "tpe"])
+@pytest.mark.parametrize("searcher", ["random", pytest.param("tpe", marks=pytest.mark.slow)])
 def test_a_search_killed_while_it_trains(tiny_file, searcher, kept, tmp_path):
     assert killed_and_whole(tiny_file, tmp_path, kept, searcher=searcher, budget=6, epochs=2, kills=2) == 2
