@@ -67,7 +67,7 @@ def _run_folders(folder: Path) -> list[Path]:
 
 def _run_row(path: Path) -> dict[str, Any]:
     """A run as JSON values; of a damaged run only the error."""
-    from nas_agg.report.runs.summary import best_trial, state_of, test_text, trial_values
+    from nas_agg.report.runs.summary import best_trial, format_test_result, state_of, trial_values
     from nas_agg.study.records.saved_run import read_saved_run
 
     try:
@@ -88,7 +88,7 @@ def _run_row(path: Path) -> dict[str, Any]:
     if best is not None:
         row |= {"best": trial_values(run, best), "trial": best.number, "values": list(best.values or ())}
     if run.is_tested:
-        row["test"] = test_text(run)
+        row["test"] = format_test_result(run)
     return row
 
 

@@ -17,6 +17,7 @@ from nas_agg.search_space.references import open_genotype
 from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import GENOTYPE_FILE, RUN_FILE, dataset_arguments, read_metrics, read_run
 from nas_agg.study.saved_evaluation import finish_instructions
+from nas_agg.training.datasets import FILE_KINDS
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> TrainedNetwork:
 
     Args:
         path: Folder of a finished ``nas_agg train`` or search.
-        known_as: The `DATA_SETS` that an ``npz:`` or ``folder:`` data set may be; image shape and classes decide.
+        known_as: The `DATA_SETS` that a data set of files (``npz:``, ``folder:``, ``csv:``) may be; image shape and classes
+            decide.
 
     Raises:
         InputError: It is not a run, not finished or damaged, or its data set is unknown.
@@ -122,7 +124,7 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> TrainedNetwork:
 def _data_set(path: str, spec: str, input: tuple[int, int, int], classes: int, known_as: Sequence[str]) -> str:
     """The name of a run's data set: that of its ``spec``, or for files one of ``known_as``."""
     kind, _, place = spec.partition(":")
-    if kind not in ("npz", "folder"):
+    if kind not in FILE_KINDS:
         return kind
     name, task = f"{kind}:{Path(place).name}", f"{_size(input)}, {classes} classes"
     fitting = [known for known, data in DATA_SETS.items() if (data.input, data.classes) == (input, classes)]

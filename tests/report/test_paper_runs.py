@@ -19,6 +19,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.report.paper_runs import TrainedNetwork, match, read_trained
 from nas_agg.report.papers import papers
 from nas_agg.study.standalone_training import train_genotype
+from nas_agg.training.datasets import FILE_KINDS
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +90,15 @@ def test_data_sets_with_a_name_need_no_other(copy):
         change(copy / "run.json", data=run["data"] | {"spec": spec})
         assert read_trained(str(copy)).data == data
         assert read_trained(str(copy), ["cifar100"]).data == data
+
+
+@pytest.mark.parametrize("kind", FILE_KINDS)
+def test_files_of_every_kind_need_an_explicit_name(copy, kind):
+    run = json.loads((copy / "run.json").read_text())
+    change(copy / "run.json", data=run["data"] | {"spec": f"{kind}:mine"})
+    with pytest.raises(InputError, match=f"run: trained on {kind}:mine; if that is CIFAR-100, add --as cifar100$"):
+        read_trained(str(copy))
+    assert read_trained(str(copy), ["cifar100"]).data == "cifar100"
 
 
 def test_file_data_sets_need_an_explicit_name(copy):

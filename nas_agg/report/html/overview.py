@@ -18,9 +18,9 @@ from nas_agg.report.runs.summary import (
     choice_text,
     counts,
     format_seconds,
+    format_test_result,
     network_of,
     state_of,
-    test_text,
     top_trials,
     trial_values,
 )
@@ -117,7 +117,7 @@ def _tested(run: SavedRun) -> str:
             return "no network was trained: results come from a " + ("table" if run.run.get("named") else "function")
         return "the final network is not trained yet"
     length = f"after {run.metrics.get('epochs')} epochs, recipe {run.metrics.get('recipe')}"
-    return f"{test_text(run)} on the test split, {length}"
+    return f"{format_test_result(run)} on the test split, {length}"
 
 
 def _took(run: SavedRun) -> str:

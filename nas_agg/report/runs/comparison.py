@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_agg.common.errors import InputError
-from nas_agg.report.runs.summary import best_trial, format_seconds, mean_interval, state_of, test_text
+from nas_agg.report.runs.summary import best_trial, format_seconds, format_test_result, mean_interval, state_of
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.saved_run import SavedRun
@@ -149,7 +149,7 @@ def comparison_rows(runs: Sequence[SavedRun]) -> list[dict[str, str]]:
             row[f"best {metric.name}"] = "" if best is None or not best.values else _plain(metric, best.values[index])
         row["params"] = f"{best.params:,}" if best and best.params else _count((run.metrics or {}).get("params"))
         row["MACs"] = f"{best.macs:,}" if best and best.macs else _count((run.metrics or {}).get("macs"))
-        row["test"] = test_text(run)
+        row["test"] = format_test_result(run)
         row["time"] = format_seconds(float(run.run.get("seconds", 0))) if run.settings else ""
         row["state"] = state_of(run)
         rows.append(row)

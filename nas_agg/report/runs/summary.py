@@ -227,7 +227,7 @@ def choice_text(choice: Any) -> str:
     return f"{choice:g}" if isinstance(choice, float) else str(choice)
 
 
-def test_text(run: SavedRun) -> str:
+def format_test_result(run: SavedRun) -> str:
     """The test result of a final network: its accuracy with counts, or the metrics of another task; empty without."""
     metrics: Mapping[str, Any] = run.metrics or {}
     if not run.is_tested:
