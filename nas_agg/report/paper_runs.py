@@ -84,8 +84,8 @@ def read_trained(path: str, known_as: Sequence[str] = ()) -> TrainedNetwork:
 
     Args:
         path: Folder of a finished ``nas_agg train`` or search.
-        known_as: The `DATA_SETS` that a data set of files (``npz:``, ``folder:``, ``csv:``) may be; image shape and classes
-            decide.
+        known_as: The `DATA_SETS` that a data set of files (``npz:``, ``folder:``, ``csv:``) may be; image shape and
+            classes decide.
 
     Raises:
         InputError: It is not a run, not finished or damaged, or its data set is unknown.
