@@ -211,7 +211,14 @@ def test_parallel_local_search_is_as_good_as_sequential():
 
 @pytest.mark.parametrize(
     ("name", "objectives"),
-    [("local", 1), ("predictor", 1), ("predictor", 2), ("evolution", 1), ("nsga2", 1), ("nsga2", 2)],
+    [
+        ("local", 1),
+        pytest.param("predictor", 1, marks=pytest.mark.slow),
+        ("predictor", 2),
+        ("evolution", 1),
+        ("nsga2", 1),
+        ("nsga2", 2),
+    ],
 )
 def test_ranges_of_any_width_and_scores_of_any_magnitude(name, objectives):
     names = {"a": {"from": 1, "to": 10**9}, "b": [1, 2, 3], "only": ["this"]}
