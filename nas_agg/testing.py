@@ -173,7 +173,7 @@ def _check_counts(graph: Graph, where: str) -> None:
         network = Network(graph).eval()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # counts no FLOPs, and is slow on the meta device
-            module.forward = lambda x: x  # type: ignore[method-assign]
+            module.forward = lambda x: x  # type: ignore[method-assign, assignment]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         output = network(torch.empty(1, *graph.shapes[0], device="meta"))
     params = sum(tensor.numel() for tensor in network.parameters())
