@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from nas_agg.common.display import set_renderers
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError, truncate
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nas_agg.study import SearchResult
     from nas_agg.study.definition.callbacks import Callback
     from nas_agg.study.network_training import TrainingResult
+    from nas_agg.study.records.saved_run import SavedRun
     from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.data import Data
     from nas_agg.training.latency import Latency
@@ -44,6 +46,8 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+unknown"
 
+set_renderers("nas_agg.report.html.notebook")
+
 __all__ = [
     "Callback",
     "Data",
@@ -55,6 +59,7 @@ __all__ = [
     "evaluate",
     "latency",
     "load",
+    "open_run",
     "search",
     "train",
 ]
@@ -102,6 +107,24 @@ def load(source: Genotype | Source) -> Genotype:
     if not isinstance(source, str | PathLike):
         raise InputError(f"genotype: expected a file, a point, a run or JSON values, not {truncate(repr(source))}")
     return open_genotype(str(source))
+
+
+def open_run(path: str | PathLike[str]) -> SavedRun:
+    """Read a run folder, of a search that may be in progress or of a standalone training; nothing is written.
+
+    Args:
+        path: The run folder.
+
+    Returns:
+        Its settings, trials and test metrics; ``to_dataframe()`` gives its trials as a pandas DataFrame. See
+        `nas_agg.study.records.saved_run.SavedRun`. `load` gives its best network.
+
+    Raises:
+        InputError: There is no such run, or a part of it is missing or damaged.
+    """
+    from nas_agg.study.records.saved_run import read_saved_run
+
+    return read_saved_run(path)
 
 
 def cost(genotype: Genotype | Source) -> Cost:

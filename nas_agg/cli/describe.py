@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ from nas_agg.cli.options import (
     prefix_errors,
     print_json,
 )
-from nas_agg.common.console import format_bytes, format_count, print_table
+from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -39,14 +39,15 @@ def cost(
     format: FormatOption = Format.table,
 ) -> None:
     """Count a network's parameters, MACs, memory and depth. The latency is measured on request."""
-    from nas_agg.expansion.costs import COST_METRICS, cost
+    from nas_agg.expansion.costs import cost, cost_rows
 
     for name, value in {"device": device, "batch": batch, "threads": threads}.items():
         if value is not None and not latency:
             raise InputError(f"--{name}: requires --latency")
     with prefix_errors(genotype):
         network = load_for_task(genotype, classes, input)
-        metrics = cost(network).as_dict()
+        counted = cost(network)
+        metrics = counted.as_dict()
     measured = None
     if latency:
         from nas_agg.training.latency import latency as measure
@@ -55,15 +56,8 @@ def cost(
     if format is Format.json:
         print_json(metrics | ({"latency": measured.as_dict()} if measured else {}))
         return
-    rows = [[name, _metric_text(name, value), COST_METRICS[name]] for name, value in metrics.items()]
-    rows += [list(row) for row in measured.rows()] if measured else []
+    rows = cost_rows(counted) + ([list(row) for row in measured.rows()] if measured else [])
     print_table(["metric", "value", "meaning"], rows, title=genotype, right=(1,))
-
-
-def _metric_text(name: str, value: Any) -> str:
-    if name == "hash" or value is None:
-        return str(value or "-")
-    return format_bytes(value) if "bytes" in name else format_count(value)
 
 
 def show(

@@ -110,12 +110,13 @@ def trials(
 ) -> None:
     """List the trials of a search, best first. The formats json and csv include the search variables."""
     from nas_agg.study.definition.result import pareto_front
+    from nas_agg.study.definition.trial_rows import trial_rows
     from nas_agg.study.records.saved_run import read_saved_run
 
     saved = read_saved_run(run)
     chosen = pareto_front(saved.trials) if front else _ranked(saved.trials)
     chosen = [trial for trial in chosen if not state or trial.state in _states(state)]
-    rows = [_trial_row(saved, trial) for trial in chosen]
+    rows = trial_rows(chosen, saved.trials, saved.objectives)
     if sort is not None:
         rows = _sorted(rows, sort)
     rows = rows[:limit]
@@ -147,16 +148,6 @@ def _states(names: Sequence[str]) -> set[str]:
     return set(names)
 
 
-def _trial_row(run: SavedRun, trial: TrialRecord) -> dict[str, Any]:
-    """A trial as JSON values."""
-    from nas_agg.report.runs.summary import known_metrics, metric_value
-
-    row: dict[str, Any] = {"trial": trial.number, "state": str(trial.state)}
-    row |= {metric.name: metric_value(run, trial, metric) for metric in known_metrics(run)}
-    row |= {"seconds": trial.seconds, "hash": trial.hash, "reason": trial.reason, "duplicate_of": trial.duplicate_of}
-    return row | {name: trial.labels.get(name) for name in run.distributions if name not in row}
-
-
 def _sorted(rows: list[dict[str, Any]], sort: str) -> list[dict[str, Any]]:
     name, falling = sort.removeprefix("-"), not sort.startswith("-")
     columns = list(rows[0]) if rows else []
@@ -178,9 +169,9 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _print_trials(run: SavedRun, rows: list[dict[str, Any]]) -> None:
-    from nas_agg.report.runs.summary import known_metrics
+    from nas_agg.study.definition.trial_rows import known_metrics
 
-    metrics = known_metrics(run)
+    metrics = known_metrics(run.trials, run.objectives)
     header = [
         "trial",
         "state",

@@ -10,6 +10,8 @@ from functools import cached_property
 from math import ceil, prod
 from typing import Any
 
+from nas_agg.common.console import format_bytes, format_count
+from nas_agg.common.display import Displayed
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.connectivity import Connectivity, stage_connectivity
@@ -35,7 +37,7 @@ COST_METRICS = {
 }
 
 
-class Cost:
+class Cost(Displayed):
     """The cost of a network; each metric is computed on first access.
 
     Args:
@@ -177,6 +179,17 @@ class Cost:
     def as_dict(self) -> dict[str, Any]:
         """Return all metrics by name."""
         return {name: getattr(self, name) for name in COST_METRICS}
+
+
+def cost_rows(cost: Cost) -> list[list[str]]:
+    """The rows of a table of all metrics: name, value and meaning."""
+    return [[name, _value_text(name, value), COST_METRICS[name]] for name, value in cost.as_dict().items()]
+
+
+def _value_text(name: str, value: Any) -> str:
+    if name == "hash" or value is None:
+        return str(value or "-")
+    return format_bytes(value) if "bytes" in name else format_count(value)
 
 
 def cost(genotype: Genotype) -> Cost:

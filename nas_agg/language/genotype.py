@@ -28,6 +28,7 @@ from pydantic import (
 )
 from typing_extensions import TypeAliasType
 
+from nas_agg.common.display import Displayed
 from nas_agg.common.errors import GenotypeError, GenotypeSyntaxError, did_you_mean, truncate
 from nas_agg.common.files import canonical_json
 from nas_agg.common.values import MAX_NESTING
@@ -171,7 +172,7 @@ Channels = Annotated[StrictInt, Field(ge=1, le=MAX_CHANNELS)]
 Side = Annotated[StrictInt, Field(ge=1, le=MAX_SIDE)]
 
 
-class Genotype(Model):
+class Genotype(Displayed, Model):
     """A network written in the language.
 
     Attributes:

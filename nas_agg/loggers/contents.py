@@ -9,10 +9,10 @@ from typing import Any
 from nas_agg.common.errors import NasAggError
 from nas_agg.language.genotype import Genotype
 from nas_agg.report.drawing import draw
-from nas_agg.report.runs.summary import choice_text
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.trial import TrialRecord
+from nas_agg.study.definition.trial_rows import choice_text
 
 
 def hyperparameters(trial: TrialRecord) -> dict[str, str | int | float]:

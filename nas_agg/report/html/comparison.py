@@ -39,8 +39,9 @@ from nas_agg.report.runs.comparison import (
     mean_curve,
     run_names,
 )
-from nas_agg.report.runs.summary import best_trial, final_history, known_metrics, metric_value, network_of, trial_values
+from nas_agg.report.runs.summary import best_trial, final_history, network_of, trial_values
 from nas_agg.study.definition.metrics import METRICS, Metric
+from nas_agg.study.definition.trial_rows import known_metrics, metric_value
 from nas_agg.study.records.saved_run import SavedRun
 
 MAX_DRAWN = 6
@@ -163,24 +164,24 @@ def _history(groups: Sequence[Group], index: int, metric: Metric) -> Plot:
 
 def fronts_section(runs: Sequence[SavedRun]) -> Section | None:
     """The Pareto front of each run for the first objective and a second metric, MACs by default."""
-    searches = [run for run in _searches(runs) if len(known_metrics(run)) > 1]
+    searches = [run for run in _searches(runs) if len(known_metrics(run.trials, run.objectives)) > 1]
     if not searches:
         return None
-    metrics = known_metrics(searches[0])
+    metrics = known_metrics(searches[0].trials, searches[0].objectives)
     y = metrics[0]
     x = metrics[1] if searches[0].objectives.is_multi_objective else METRICS["macs"]
     groups = groups_of(searches)
     traces, shown = [], []
     for place, group in enumerate(groups):
         for first, run in zip([True] + [False] * len(group.runs), group.runs, strict=False):
-            if {x.name, y.name} <= {metric.name for metric in known_metrics(run)}:
+            if {x.name, y.name} <= {metric.name for metric in known_metrics(run.trials, run.objectives)}:
                 trials = shown_trials(run)
                 front = [trials[i] for i in front_of(run, trials, x, y)]
-                shown += [value for trial in front if (value := metric_value(run, trial, x)) is not None]
+                shown += [value for trial in front if (value := metric_value(trial, x, run.objectives)) is not None]
                 traces.append(
                     {"type": "scatter", "mode": "lines+markers", "name": label(group.name), "showlegend": first}
-                    | {"legendgroup": str(place), "x": [metric_value(run, trial, x) for trial in front]}
-                    | {"y": [metric_value(run, trial, y) for trial in front]}
+                    | {"legendgroup": str(place), "x": [metric_value(trial, x, run.objectives) for trial in front]}
+                    | {"y": [metric_value(trial, y, run.objectives) for trial in front]}
                     | {"text": [f"{label(run.name)}<br>{trial_text(run, trial)}" for trial in front]}
                     | {"hovertemplate": "%{text}<extra></extra>", "opacity": 0.8}
                     | {"line": {"color": SERIES[place % len(SERIES)], "width": 1.5}, "marker": {"size": 7}}

@@ -15,7 +15,6 @@ from nas_agg.report.html.parts import Commands, Drawing, Section, Table, Tables,
 from nas_agg.report.html.results import drawn_trials
 from nas_agg.report.runs.summary import (
     best_trial,
-    choice_text,
     counts,
     format_seconds,
     format_test_result,
@@ -26,6 +25,7 @@ from nas_agg.report.runs.summary import (
 )
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import RecordState, TrialRecord
+from nas_agg.study.definition.trial_rows import choice_text
 from nas_agg.study.records.run_folder import resume_instructions
 from nas_agg.study.records.saved_run import SavedRun
 

@@ -24,10 +24,11 @@ from nas_agg.report.html.parts import (
     visible,
     with_legend,
 )
-from nas_agg.report.runs.summary import best_so_far, best_trial, known_metrics, metric_value, top_trials
+from nas_agg.report.runs.summary import best_so_far, best_trial, top_trials
 from nas_agg.study.definition.metrics import Metric
 from nas_agg.study.definition.pareto import dominated
 from nas_agg.study.definition.trial import RecordState, TrialRecord
+from nas_agg.study.definition.trial_rows import known_metrics, metric_value
 from nas_agg.study.records.saved_run import SavedRun
 
 STATE_LOOKS: dict[RecordState, tuple[str, str]] = {
@@ -84,8 +85,8 @@ def _history(run: SavedRun, index: int, metric: Metric) -> Plot:
 def trial_text(run: SavedRun, trial: TrialRecord) -> str:
     """A trial and its metrics as lines of a hover label."""
     lines = [f"trial {trial.number}: {trial.state}"]
-    for metric in known_metrics(run):
-        value = metric_value(run, trial, metric)
+    for metric in known_metrics(run.trials, run.objectives):
+        value = metric_value(trial, metric, run.objectives)
         if value is not None:
             lines.append(f"{label(metric.name)} {label(metric.format(value).removeprefix(f'{metric.name} '))}")
     if trial.duplicate_of is not None:
@@ -108,7 +109,7 @@ def front_of(run: SavedRun, trials: Sequence[TrialRecord], x: Metric, y: Metric)
     """
     places, scores = [], []
     for place, trial in enumerate(trials):
-        values = [metric_value(run, trial, metric) for metric in (x, y)]
+        values = [metric_value(trial, metric, run.objectives) for metric in (x, y)]
         if trial.state == RecordState.COMPLETE and trial.scores is not None and None not in values:
             places.append(place)
             scores.append(
@@ -118,17 +119,17 @@ def front_of(run: SavedRun, trials: Sequence[TrialRecord], x: Metric, y: Metric)
         return []
     mask = dominated(np.array(scores, float))
     front = [place for place, is_dominated in zip(places, mask, strict=True) if not is_dominated]
-    return sorted(front, key=lambda place: metric_value(run, trials[place], x) or 0.0)
+    return sorted(front, key=lambda place: metric_value(trials[place], x, run.objectives) or 0.0)
 
 
 def pareto_section(run: SavedRun) -> Section | None:
     """The trials by any two metrics, with the Pareto front of these."""
-    metrics, trials = known_metrics(run), shown_trials(run)
+    metrics, trials = known_metrics(run.trials, run.objectives), shown_trials(run)
     if len(metrics) < 2 or len(trials) < 2:
         return None
     y = metrics[0]
     x = metrics[1] if run.objectives.is_multi_objective else next((m for m in metrics if m.name == "macs"), metrics[1])
-    values = {metric.name: [metric_value(run, trial, metric) for trial in trials] for metric in metrics}
+    values = {metric.name: [metric_value(trial, metric, run.objectives) for trial in trials] for metric in metrics}
     fronts = {f"{a.name} {b.name}": front_of(run, trials, a, b) for a, b in permutations(metrics, 2)}
     axes = {
         metric.name: metric_axis(metric, [value for value in values[metric.name] if value is not None])
@@ -176,7 +177,7 @@ def pareto_section(run: SavedRun) -> Section | None:
 
 def drawn_trials(run: SavedRun, limit: int = 40) -> list[int]:
     """The numbers of the trials whose networks the page draws: the best, and those of fronts, up to a limit."""
-    best, metrics, trials = best_trial(run), known_metrics(run), shown_trials(run)
+    best, metrics, trials = best_trial(run), known_metrics(run.trials, run.objectives), shown_trials(run)
     numbers = [best.number] if best else []
     for objective in run.objectives:
         for metric in metrics:
@@ -191,11 +192,15 @@ def best_section(run: SavedRun) -> Section | None:
     if not top:
         return None
     title = "Networks of the Pareto front" if run.objectives.is_multi_objective else "Best networks"
-    metrics = [metric for metric in known_metrics(run) if metric.name != "loss" or "loss" in run.objectives.names]
+    metrics = [
+        metric
+        for metric in known_metrics(run.trials, run.objectives)
+        if metric.name != "loss" or "loss" in run.objectives.names
+    ]
     header = ["trial", *(_column(metric) for metric in metrics), "seconds", "hash"]
     rows = []
     for trial in top:
-        cells = [(metric_value(run, trial, metric), metric) for metric in metrics]
+        cells = [(metric_value(trial, metric, run.objectives), metric) for metric in metrics]
         texts = ["" if value is None else _cell(metric, value) for value, metric in cells]
         seconds = "" if trial.seconds is None else f"{trial.seconds:.1f}"
         rows.append([str(trial.number), *texts, seconds, trial.hash[:12]])

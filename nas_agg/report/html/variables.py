@@ -27,8 +27,8 @@ from nas_agg.report.html.parts import (
 )
 from nas_agg.report.html.results import shown_trials
 from nas_agg.report.runs.importance import Effect, Importance, effects, importances
-from nas_agg.report.runs.summary import choice_text
 from nas_agg.study.definition.metrics import Metric
+from nas_agg.study.definition.trial_rows import choice_text
 from nas_agg.study.records.saved_run import SavedRun
 
 MAX_EFFECTS, MAX_AXES, MAX_LINES = 12, 10, 500

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,27 +70,6 @@ def counts(run: SavedRun) -> dict[RecordState, int]:
     """The number of trials in each state that occurs."""
     states = [trial.state for trial in run.trials]
     return {state: states.count(state) for state in RecordState if state in states}
-
-
-def known_metrics(run: SavedRun) -> list[Metric]:
-    """The objectives, then the other metrics that are known of at least one trial's network."""
-    others = [metric for metric in METRICS.values() if metric.name not in run.objectives.names]
-    trials = [trial for trial in run.trials if trial.scores is not None]
-
-    def is_known(metric: Metric) -> bool:
-        values = [getattr(trial, metric.attribute) for trial in trials]
-        return any(values) if metric.known_a_priori else any(value is not None for value in values)
-
-    return [*run.objectives, *filter(is_known, others)]
-
-
-def metric_value(run: SavedRun, trial: TrialRecord, metric: Metric) -> float | None:
-    """A trial's value of a metric; None if it is unknown."""
-    if metric.name in run.objectives.names:
-        index = run.objectives.names.index(metric.name)
-        return None if trial.values is None else trial.values[index]
-    value: float | None = getattr(trial, metric.attribute)
-    return value
 
 
 def trial_values(run: SavedRun, trial: TrialRecord) -> str:
@@ -210,27 +188,14 @@ def original_number(trial: TrialRecord) -> int:
     return trial.number if trial.duplicate_of is None else trial.duplicate_of
 
 
-def choice_text(choice: Any) -> str:
-    """A value of a search variable as people write it: texts without quotes, other values as JSON."""
-    if isinstance(choice, str):
-        try:
-            value = json.loads(choice)
-        except ValueError:
-            return choice
-        if (
-            isinstance(value, dict)
-            and len(value) == 1
-            and not isinstance(word := next(iter(value.values())), dict | list)
-        ):
-            return f"{next(iter(value))} {choice_text(word)}"  # a pattern with its number
-        return value if isinstance(value, str) else choice
-    return f"{choice:g}" if isinstance(choice, float) else str(choice)
-
-
 def format_test_result(run: SavedRun) -> str:
     """The test result of a final network: its accuracy with counts, or the metrics of another task; empty without."""
-    metrics: Mapping[str, Any] = run.metrics or {}
-    if not run.is_tested:
+    return format_test_metrics(run.metrics or {})
+
+
+def format_test_metrics(metrics: Mapping[str, Any]) -> str:
+    """The contents of a metrics.json as `format_test_result` shows them."""
+    if "test_loss" not in metrics:
         return ""
     if metrics.get("correct") is not None and metrics.get("test_accuracy") is not None:
         top5 = metrics.get("test_top5_accuracy")

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nas_agg.common.display import Displayed
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.pareto import dominated, nondomination_ranks
 from nas_agg.study.definition.trial import RecordState, TrialRecord
+from nas_agg.study.definition.trial_rows import trials_frame
 
 if TYPE_CHECKING:
+    import pandas
+
     from nas_agg.language.genotype import Genotype
 
 
@@ -21,7 +25,7 @@ Rank = tuple[bool, float, int, int]
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SearchResult(Displayed):
     """The result of a search.
 
     Attributes:
@@ -67,6 +71,14 @@ class SearchResult:
             "trials": [asdict(trial) | {"value": trial.value} for trial in self.trials],
             "top": [trial.number for trial in self.top],
         }
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All trials as a pandas DataFrame: state, metrics, seconds, hash and values of the search variables.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return trials_frame(self.trials, self.objectives)
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas_agg.common.display import Displayed
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.objectives import Objectives, objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import OWN, RecordState, TrialRecord, as_record
+from nas_agg.study.definition.trial_rows import trials_frame
 from nas_agg.study.records.consistency import check_best, check_trials
 from nas_agg.study.records.journal import JOURNAL, RunJournal
 from nas_agg.study.records.run_folder import check_finished, read_metrics, read_run
@@ -22,6 +24,7 @@ from nas_agg.study.records.storages import open_storage, storage_errors
 from nas_agg.study.records.trials_table import Row, read_trials_table
 
 if TYPE_CHECKING:
+    import pandas
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
 
@@ -44,7 +47,7 @@ class SavedTrial:
 
 
 @dataclass(frozen=True)
-class SavedRun:
+class SavedRun(Displayed):
     """A search or a standalone training in a run folder.
 
     Attributes:
@@ -79,6 +82,14 @@ class SavedRun:
     def is_tested(self) -> bool:
         """Whether there is a final network with test metrics."""
         return self.metrics is not None and "test_loss" in self.metrics
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """All trials as a pandas DataFrame: state, metrics, seconds, hash and values of the search variables.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        return trials_frame(self.trials, self.objectives)
 
 
 def read_saved_run(path: str | os.PathLike[str]) -> SavedRun:
