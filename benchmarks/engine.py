@@ -69,7 +69,7 @@ def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialO
 def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
     """Milliseconds per trial of a search: CPU time and wall time."""
     from nas_agg.study import search
-    from nas_agg.study.workers.table_lookup import TableLookupExecutor
+    from nas_agg.study.workers.table_lookup import TableLookupBackend
 
     cpu, wall = [time.process_time()], [time.perf_counter()]
 
@@ -81,13 +81,13 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
         record_time()
         return -sum((value - place % 8) ** 2 for place, value in enumerate(values.values()))
 
-    class TimedExecutor(TableLookupExecutor):
-        def start(self, assignment: Any) -> None:
+    class TimedBackend(TableLookupBackend):
+        def submit(self, *arguments: Any) -> None:
             record_time()
-            super().start(assignment)
+            super().submit(*arguments)
 
     settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupExecutor", TimedExecutor):
+    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupBackend", TimedBackend):
         if names:
             search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
         else:
@@ -124,7 +124,7 @@ def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float
 
     with tempfile.TemporaryDirectory() as folder:
         task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
-        plan.DEFAULT_BACKEND = plan.Backend(lambda settings, space: task, (sys.executable, __file__, "--serve"))
+        plan.DEFAULT_SETUP = plan.TrainingSetup(lambda settings, space: task, (sys.executable, __file__, "--serve"))
         started = time.time()
         search(
             open_space("agg-bench"),

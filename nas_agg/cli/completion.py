@@ -28,6 +28,13 @@ def complete_searcher(incomplete: str) -> list[str]:
     return _matching(installed_searchers(), incomplete)
 
 
+def complete_backend(incomplete: str) -> list[str]:
+    """Names of backends."""
+    from nas_agg.study.workers.registry import BACKENDS
+
+    return _matching(BACKENDS, incomplete)
+
+
 def complete_recipe(incomplete: str) -> list[str]:
     """Names of recipes."""
     from nas_agg.training.recipes import list_recipes
@@ -51,4 +58,5 @@ OF_SETTINGS: dict[str, Callable[[str], list[str]]] = {
     "space": complete_space,
     "searcher": complete_searcher,
     "dataset": complete_dataset,
+    "backend": complete_backend,
 }

@@ -32,7 +32,7 @@ from nas_agg.study.tables.results_table import TabularSpace
 __all__ = ["Interrupted", "reattach", "resume", "search"]
 
 _TRAINING_SETTINGS = {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"}
-_TRAINING_SETTINGS |= {"metric", "min_metric", "max_metric", "batch_size", "lr", "optimizer", "set"}
+_TRAINING_SETTINGS |= {"metric", "min_metric", "max_metric", "batch_size", "lr", "optimizer", "set", "backend"}
 
 
 def search(
@@ -207,7 +207,7 @@ def _table_settings(space: TabularSpace, settings: dict[str, Any]) -> dict[str, 
     Raises:
         InputError: A setting concerns trainings.
     """
-    unset = ("recipe", "batch_size", "lr", "optimizer", "set", "tune", "image_size", "latency_target")
+    unset = ("recipe", "batch_size", "lr", "optimizer", "set", "tune", "image_size", "latency_target", "backend")
     defaults = dict.fromkeys(unset) | {"compile": False, "workers": 1}
     for name, default in defaults.items():
         if settings.get(name) not in (None, default):

@@ -1,10 +1,10 @@
-"""The loop of a search: it proposes trials, dispatches them to an executor, and records their results."""
+"""The loop of a search: it proposes trials, submits them to a backend, and records their results."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from nas_agg.common.errors import NasAggError
@@ -14,7 +14,7 @@ from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.proposer import Candidate, NoProposal, Proposer, Rejection
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import constraint_violations
-from nas_agg.study.workers.executor import Assignment, Event, TrialExecutor
+from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
 from nas_agg.study.workers.messages import EventKind, TrialOutcome
 
 if TYPE_CHECKING:
@@ -80,25 +80,27 @@ class Coordinator:
         settings: Budget, timeout, retries and limits.
         record: The trials.
         proposer: Creates the next trial.
-        executor: Evaluates trials.
+        backend: Evaluates trials.
         assign: Makes the assignment of a trial and its network.
         callback: Receives progress events.
         stopwatch: Stopped when the search ends.
         last_epoch: Epoch at which a trial is complete and no longer pruned.
         rungs: Where trials pause, if they do.
         forgiven: Failures of trials with lower numbers do not end the search.
+        resources: What each trial needs.
     """
 
     settings: Settings
     record: StudyRecord
     proposer: Proposer
-    executor: TrialExecutor
+    backend: Backend
     assign: Callable[[TrialRecord, Candidate], Assignment]
     callback: SearchCallback
     stopwatch: Stopwatch
     last_epoch: int = 0
     rungs: SuccessiveHalving | None = None
     forgiven: int = 0
+    resources: Resources = field(default_factory=Resources)
 
     def run(self) -> str:
         """Search until the end, when no trial runs any more.
@@ -109,17 +111,22 @@ class Coordinator:
         Raises:
             SearchFailed: Ten trials in a row failed.
         """
+        is_over = False
         try:
-            return self._run()
+            reason = self._run()
+            is_over = True
+            return reason
         finally:
             self.stopwatch.stop()
-            self.executor.close()
+            self.backend.close(leave_running=not is_over)
 
     def _run(self) -> str:
         self._running: dict[int, Assignment] = {}
+        self._attempts: dict[int, int] = {}  # the current attempt of each trial that runs
         self._restarts: dict[int, int] = {}
         self._is_drawing = False
         self._to_start = [trial for trial in self.record.trials if trial.state == RecordState.RUNNING]
+        self._adopt()
         trial_ended, reason, free_slots = True, "", 0
         while True:
             check_stopped()
@@ -127,12 +134,12 @@ class Coordinator:
             if self._is_timeout_reached():
                 return TIMEOUT_REACHED  # the caller closes the running trials
             # A trial that ended may allow a proposal that was impossible before, and a worker may have joined.
-            if trial_ended or self._is_drawing or self.executor.free_slots() > free_slots:
+            if trial_ended or self._is_drawing or self._free_slots() > free_slots:
                 reason = self.dispatch()
             if not self._running and not self._is_drawing and (reason or self._is_budget_allotted()):
                 return reason or BUDGET_EXHAUSTED
-            free_slots, running = self.executor.free_slots(), len(self._running)
-            for event in self.executor.poll(0 if self._is_drawing else POLL_SECONDS):
+            free_slots, running = self._free_slots(), len(self._running)
+            for event in self.backend.poll(0 if self._is_drawing else POLL_SECONDS):
                 self.handle_event(event)
             trial_ended = len(self._running) < running
             self.callback.tick()
@@ -144,7 +151,20 @@ class Coordinator:
         """Whether the trials with a result and those that run make up the budget."""
         return self.record.leaders.evaluated + len(self._running) >= self.settings.budget
 
+    def _free_slots(self) -> int:
+        return self.backend.capacity() - len(self._running)
+
     # ---- dispatching
+
+    def _adopt(self) -> None:
+        """Take over the trials that have continued without a coordinator."""
+        for number, attempt in self.backend.adopt().items():
+            trial = next((trial for trial in self._to_start if trial.number == number), None)
+            if trial is None:
+                self.backend.cancel(number)
+                continue
+            self._to_start.remove(trial)
+            self._running[number], self._attempts[number] = self._assignment(trial), attempt
 
     def dispatch(self) -> str:
         """Start a trial in every free slot; a proposal that takes long is left unfinished.
@@ -153,7 +173,7 @@ class Coordinator:
             Why there is no trial to start; empty if there may be one.
         """
         self._is_drawing = False
-        while self.executor.free_slots():
+        while self._free_slots() > 0:
             if self._to_start:
                 self._restart(self._to_start.pop(0))
                 continue
@@ -177,26 +197,34 @@ class Coordinator:
 
     def _restart(self, trial: TrialRecord) -> None:
         """Start a trial that an earlier part of the search created, or one that was promoted."""
+        self._start(self._assignment(trial))
+
+    def _assignment(self, trial: TrialRecord) -> Assignment:
+        """The assignment of a trial that an earlier part of the search created."""
         candidate = self.proposer.check(trial.labels)
         if isinstance(candidate, Rejection) or candidate.hash != trial.hash:
             raise NasAggError(
                 f"trial {trial.number} describes a different network now; the space or nas_agg has changed"
             )
-        self._start(self.assign(trial, candidate))
+        return self.assign(trial, candidate)
 
     def _start(self, assignment: Assignment) -> None:
-        self._running[assignment.number] = assignment
-        self.executor.start(assignment)
+        """Submit the next attempt of a trial."""
+        number = assignment.number
+        self._running[number], self._attempts[number] = assignment, self.record.begin_attempt(number)
+        self.backend.submit(assignment, self._attempts[number], self.resources)
 
     # ---- events
 
     def handle_event(self, event: Event) -> None:
-        """Record an event of the executor, and reply to a report or restart a trial whose worker is gone."""
+        """Record an event of the backend, and stop a trial or restart one whose worker is gone."""
         number = event.number
+        if event.attempt != self._attempts.get(number):
+            return  # of an earlier attempt
         match event.kind:
             case EventKind.REPORT:
-                should_prune = self.record.report(number, event.step, event.value)
-                self.executor.reply(number, should_prune and event.step < self.last_epoch)
+                should_prune = self.record.report(number, event.step, event.value) and event.step < self.last_epoch
+                (self.backend.stop if should_prune else self.backend.proceed)(number)
                 self.record.store_report(number, event.step, event.value)
                 self.callback.epoch(number, event.step, event.value)
             case EventKind.RELEASED:
@@ -205,14 +233,14 @@ class Coordinator:
                 self._restarts[number] = self._restarts.get(number, 0) + 1
                 self._retry(event)
             case _:
-                del self._running[number]
+                del self._running[number], self._attempts[number]
                 self.callback.trial(self._record_end(event))
 
     def _retry(self, event: Event) -> None:
         self.callback.message(f"trial {event.number}: {event.reason}; restarting")
         self.record.clear_reports(event.number)
         self.callback.restarted(event.number)
-        self.executor.start(self._running[event.number])
+        self._start(self._running[event.number])
 
     def _record_end(self, event: Event) -> TrialRecord:
         """Record how a trial ended or paused."""

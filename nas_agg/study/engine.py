@@ -38,11 +38,12 @@ from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.tables.table_file import Row
-from nas_agg.study.workers.executor import Assignment, InProcessExecutor, TrialExecutor
+from nas_agg.study.workers.backend import Assignment, Backend, BackendContext
+from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
-from nas_agg.study.workers.pool import WorkerPool
-from nas_agg.study.workers.remote import CombinedExecutor, RemoteExecutor, announce_finished
-from nas_agg.study.workers.table_lookup import TableLookupExecutor
+from nas_agg.study.workers.registry import find_backend
+from nas_agg.study.workers.remote import announce_finished
+from nas_agg.study.workers.table_lookup import TableLookupBackend
 
 SECONDS_INTERVAL = 10.0  # between two writes of the duration of a search
 
@@ -181,7 +182,7 @@ def _prepare(plan: SearchPlan, folder: RunFolder | None, show: bool) -> _Search:
         plan.screener(None)  # a proxy that needs images is refused
     settings, task = plan.settings, None
     if isinstance(plan.space, Space):
-        task = plan.backend.open_task(settings, plan.space) if plan.trains else None
+        task = plan.setup.open_task(settings, plan.space) if plan.trains else None
         input, classes = (task.input, task.classes) if task else (None, None)
         settings = resolve_settings(settings, plan.space, input, classes)
     rungs = make_successive_halving(settings, plan.objectives)
@@ -270,7 +271,7 @@ class _Search:
                 settings=self.settings,
                 record=record,
                 proposer=proposer,
-                executor=self._executor(record),
+                backend=self._backend(record),
                 assign=self._assign,
                 callback=notifier,
                 stopwatch=stopwatch,
@@ -322,27 +323,20 @@ class _Search:
             genotype = proposer.genotype(trial.labels)
             recipe = self.plan.with_tuned_fields(self.settings.final_recipe, trial.labels)
             finalists.append(Finalist(trial, genotype, recipe, self.memory.for_final_training(genotype)))
-        train_best(folder, self.task, self.settings, finalists, reporter, self.plan.backend.worker_command)
+        train_best(folder, self.task, self.settings, finalists, reporter, self.plan.setup.worker_command)
 
-    def _executor(self, record: StudyRecord) -> TrialExecutor:
-        plan, task = self.plan, self.task
+    def _backend(self, record: StudyRecord) -> Backend:
+        plan, settings, setup = self.plan, self.settings, self.plan.setup
         if isinstance(plan.space, TabularSpace):
-            return TableLookupExecutor(plan.space)
+            return TableLookupBackend(plan.space)
         if plan.evaluate is not None:
             attributes = [metric.attribute for metric in plan.objectives if not metric.known_a_priori]
-            return InProcessExecutor(plan.evaluate, record.optuna_trial, attributes)
-        assert task is not None and self.folder is not None
-        configs = task.worker_configs() if self.settings.workers != 0 else []
-        timeout = self.settings.trial_timeout
-        pool = WorkerPool(configs, self.folder.path / "log.txt", timeout, plan.backend.worker_command)
-        shared = {
-            "data": task.data,
-            "dataset_digest": task.dataset_digest,
-            "about": task.about,
-            "trial_timeout": timeout,
-            "folder": str(self.folder.path.resolve()),
-        }
-        return CombinedExecutor(pool, RemoteExecutor(record, shared, plan.backend.lease))
+            return InProcessBackend(plan.evaluate, record.optuna_trial, attributes)
+        assert self.task is not None and self.folder is not None
+        if settings.backend_name != "storage":  # workers of an earlier part of the search leave
+            announce_finished(record, f"the search uses the backend {settings.backend_name} now")
+        context = BackendContext(settings, record, self.task, self.folder.path, setup.worker_command, setup.lease)
+        return find_backend(settings.backend_name).open(context)
 
     def _assign(self, trial: TrialRecord, candidate: Candidate) -> Assignment:
         """The assignment of a trial; its network is written to its folder."""
@@ -411,7 +405,7 @@ class _Search:
             if folder is not None:
                 folder.update(share=asdict(share))
             yield share.line(limits_text(settings, "params", "macs", "activations"))
-        if self.task is not None and folder is not None and (settings.storage or settings.workers == 0):
+        if self.task is not None and folder is not None and settings.backend_name == "storage":
             yield f"workers may join: {join_command(folder.run, folder.path)}"
 
 

@@ -10,7 +10,7 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.samplers.searcher import derive_seed
-from nas_agg.study.workers.executor import Assignment
+from nas_agg.study.workers.backend import Assignment
 from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome
 from nas_agg.study.workers.pool import WorkerPool
 
@@ -81,11 +81,11 @@ def train_best(
     pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
     retries = 0
     try:
-        pool.start(Assignment(best.number, job=job))
+        pool.submit(Assignment(best.number, job=job), attempt=1)
         while True:
             for event in pool.poll(1.0):
                 if event.kind == EventKind.REPORT:
-                    pool.reply(event.number, stop=False)
+                    pool.proceed(event.number)
                     progress.step("training the best", event.step, total, event.value, task.kind)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
@@ -94,7 +94,7 @@ def train_best(
                 elif event.kind == EventKind.WORKER_DIED and retries < settings.retries:
                     retries += 1
                     progress.message(f"the final training: {event.reason}; resuming it")
-                    pool.start(Assignment(best.number, job=job))
+                    pool.submit(Assignment(best.number, job=job), attempt=1 + retries)
                 else:
                     remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"
                     raise NasAggError(f"the final training failed: {event.reason}; {remedy}")

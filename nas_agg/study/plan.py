@@ -22,6 +22,7 @@ from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.pool import WORKER_COMMAND
 from nas_agg.study.workers.protocol import LeaseSettings
+from nas_agg.study.workers.registry import find_backend
 from nas_agg.training.recipes import Recipe, open_recipe
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ Evaluate = Callable[["Genotype | Values", "Trial"], float | Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Backend:
+class TrainingSetup:
     """How networks are trained.
 
     Attributes:
@@ -49,7 +50,7 @@ class Backend:
     lease: LeaseSettings = field(default_factory=LeaseSettings)
 
 
-DEFAULT_BACKEND = Backend()
+DEFAULT_SETUP = TrainingSetup()
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class SearchPlan:
         searcher: The searcher.
         evaluate: Evaluates networks, in place of training.
         is_named: Whether the settings alone describe the search, without any Python object.
-        backend: How networks are trained.
+        setup: How networks are trained.
         callbacks: Receive what happens in the search.
     """
 
@@ -73,7 +74,7 @@ class SearchPlan:
     searcher: Searcher
     evaluate: Evaluate | None
     is_named: bool
-    backend: Backend
+    setup: TrainingSetup
     callbacks: tuple[Callback, ...] = ()
 
     @property
@@ -131,7 +132,7 @@ def plan_search(
     evaluate: Evaluate | None = None,
     *,
     is_named: bool = False,
-    backend: Backend | None = None,
+    setup: TrainingSetup | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> SearchPlan:
     """Plan a search; nothing is loaded or written.
@@ -142,18 +143,21 @@ def plan_search(
         searcher: Class of the searcher.
         evaluate: Evaluates networks, in place of training.
         is_named: Whether the settings alone describe the search.
-        backend: How networks are trained.
+        setup: How networks are trained.
         callbacks: Receive what happens in the search.
 
     Raises:
-        InputError: The objectives, the searcher, the proxy or the table do not fit each other.
+        InputError: The objectives, the searcher, the proxy or the table do not fit each other; or there is no such
+            backend.
     """
     objectives = objectives_of(settings, evaluate is not None)
     if isinstance(space, TabularSpace):
         space.check_objectives(objectives, settings.pruner in ("halving", "hyperband"))
     instance = make_searcher(searcher, space, settings.seed, objectives)
+    if evaluate is None and not isinstance(space, TabularSpace):
+        find_backend(settings.backend_name)  # now rather than after the data set is loaded
     return SearchPlan(
-        space, settings, objectives, instance, evaluate, is_named, backend or DEFAULT_BACKEND, tuple(callbacks)
+        space, settings, objectives, instance, evaluate, is_named, setup or DEFAULT_SETUP, tuple(callbacks)
     )
 
 

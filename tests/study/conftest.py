@@ -12,6 +12,7 @@ import pytest
 
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
+from nas_agg.study.definition.trial import ATTEMPT
 from nas_agg.study.records.journal import JOURNAL
 
 TINY = {
@@ -72,7 +73,7 @@ def score_fixture() -> Callable[[Genotype, optuna.Trial], float]:
 
 
 def kept(path: Path) -> list[dict[str, Any]]:
-    """What a run's storage holds of each trial, apart from times."""
+    """What a run's storage holds of each trial, apart from times and attempts."""
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path / JOURNAL)))
     study = storage.get_all_studies()[0]
     return [
@@ -82,7 +83,7 @@ def kept(path: Path) -> list[dict[str, Any]]:
             "values": trial.values,
             "params": trial.params,
             "reports": trial.intermediate_values,
-            "attrs": {key: value for key, value in trial.user_attrs.items() if key != "nas_agg:seconds"},
+            "attrs": {k: value for k, value in trial.user_attrs.items() if k not in ("nas_agg:seconds", ATTEMPT)},
         }
         for trial in storage.get_all_trials(study._study_id)
     ]

@@ -78,8 +78,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     """Searches in the wide space; gives the function that does so with some workers here."""
     (tmp_path / "notes").mkdir()
     task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
-    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(WORKER)), LeaseSettings(seconds=3.0))
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
+    setup = plan.TrainingSetup(lambda settings, space: task, (sys.executable, str(WORKER)), LeaseSettings(seconds=3.0))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)
 
     def go(workers, **more):
         return search(

@@ -23,7 +23,8 @@ from nas_agg.study.records.history import read_history
 from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.saved_run import read_saved_run
 from nas_agg.study.saved_evaluation import evaluate_run
-from nas_agg.study.workers.executor import Event
+from nas_agg.study.workers.backend import Backend, Event
+from nas_agg.study.workers.local import LocalBackend
 from nas_agg.study.workers.messages import EventKind, FinalOutcome
 from nas_agg.study.workers.process import prepare
 
@@ -51,40 +52,39 @@ class Stop(BaseException):
     """Ends a search before its end."""
 
 
-class InProcessPool:
+class InProcessPool(Backend):
     """Trains in this process, so that a search takes a fraction of a second."""
 
     def __init__(self, configs: Any, *_: Any, **__: Any):
         self._work, self._events = prepare(configs[0]), []
 
-    def free_slots(self) -> int:
-        return 0 if self._events else 1
+    def capacity(self) -> int:
+        return 1
 
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._events)
-
-    def start(self, assignment: Any) -> None:
+    def submit(self, assignment: Any, attempt: int, resources: Any = None) -> None:
         def report(step: int, value: float) -> bool:
-            self._events.append(Event(assignment.number, EventKind.REPORT, step, value))
+            self._events.append(Event(assignment.number, attempt, EventKind.REPORT, step, value))
             return False
 
         try:
             outcome = self._work(assignment.job.model_copy(update={"device": "cpu"}), report)
         except NasAggError as error:
-            self._events.append(Event(assignment.number, EventKind.FAILED, reason=str(error)))
+            self._events.append(Event(assignment.number, attempt, EventKind.FAILED, reason=str(error)))
         else:
             kind = EventKind.COMPLETED if isinstance(outcome, FinalOutcome) else outcome.event_kind()
-            self._events.append(Event(assignment.number, kind, outcome=outcome))
+            self._events.append(Event(assignment.number, attempt, kind, outcome=outcome))
 
     def poll(self, timeout: float) -> list[Event]:
         events, self._events = self._events, []
         return events
 
-    def reply(self, number: int, stop: bool) -> None:
+    def stop(self, number: int) -> None:
         pass
 
-    def close(self) -> None:
+    def cancel(self, number: int) -> None:
+        pass
+
+    def close(self, leave_running: bool = False) -> None:
         pass
 
 
@@ -95,8 +95,8 @@ def in_process() -> Iterator[None]:
     FILES.mkdir(exist_ok=True)
     (FILES / "short.yaml").write_text("like: search\nepochs: 2\n")
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("nas_agg.study.engine", "nas_agg.study.final_training"):
-            patch.setattr(f"{module}.WorkerPool", InProcessPool)
+        patch.setattr("nas_agg.study.final_training.WorkerPool", InProcessPool)
+        patch.setattr(LocalBackend, "open", lambda context: InProcessPool(context.task.worker_configs()))
         patch.setattr("os.fsync", lambda descriptor: None)
         yield
     shutil.rmtree(FILES, ignore_errors=True)

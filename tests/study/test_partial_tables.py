@@ -19,7 +19,7 @@ from nas_agg.study.samplers.acquisition import ExpectedImprovement
 from nas_agg.study.samplers.searcher import find_searcher, installed_searchers, make_searcher
 from nas_agg.study.samplers.surrogate import EncodedTrials
 from nas_agg.study.tables.results_table import TabularSpace
-from nas_agg.study.workers.table_lookup import TableLookupExecutor
+from nas_agg.study.workers.table_lookup import TableLookupBackend
 
 TEXT = {
     "input": [1, 8, 8],
@@ -76,16 +76,16 @@ def test_every_searcher_exhausts_the_table(tmp_path, searcher):
     ],
 )
 def test_a_resumed_search_equals_an_uninterrupted_one(tmp_path, monkeypatch, settings):
-    space, start, started = space_with_table(tmp_path), TableLookupExecutor.start, []
+    space, start, started = space_with_table(tmp_path), TableLookupBackend.submit, []
     whole = search(space, budget=16, out=tmp_path / "whole", **settings)
 
-    def killed(self, job):
+    def killed(self, job, *more):
         started.append(job.number)
         if len(started) in (4, 15):
             raise KeyboardInterrupt
-        start(self, job)
+        start(self, job, *more)
 
-    monkeypatch.setattr(TableLookupExecutor, "start", killed)
+    monkeypatch.setattr(TableLookupBackend, "submit", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             search(space, budget=16, out=tmp_path / "broken", **settings)

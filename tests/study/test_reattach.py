@@ -42,18 +42,18 @@ def test_the_folder_is_made_again_from_the_study(url, tmp_path):
 
 
 def test_an_interrupted_search_goes_on_without_its_folder(url, tmp_path, monkeypatch):
-    from nas_agg.study.workers.table_lookup import TableLookupExecutor
+    from nas_agg.study.workers.table_lookup import TableLookupBackend
 
     whole = search("agg-bench", out=tmp_path / "whole", **SETTINGS)
-    start = TableLookupExecutor.start
+    start = TableLookupBackend.submit
 
-    def stop(self, assignment):
+    def stop(self, assignment, *more):
         if assignment.number == 4:
             raise KeyboardInterrupt
-        start(self, assignment)
+        start(self, assignment, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TableLookupExecutor, "start", stop)
+        patch.setattr(TableLookupBackend, "submit", stop)
         with pytest.raises(KeyboardInterrupt):
             search("agg-bench", storage=url, out=tmp_path / "run", **SETTINGS)
     shutil.rmtree(tmp_path / "run")

@@ -266,6 +266,14 @@ class Settings(BaseModel):
     )
 
     device: str = _setting(PLACE, "auto", "Device: auto (CUDA if available), cpu, cuda or cuda:N.", notation="DEVICE")
+    backend: str | None = _setting(
+        PLACE,
+        None,
+        "Where trials run: local: processes on this machine; storage: workers that join by 'nas_agg worker' as well "
+        "(default: local, or storage if --storage is specified or --workers is 0).",
+        notation="NAME",
+        resumable=True,
+    )
     workers: int | None = _setting(
         PLACE,
         None,
@@ -317,6 +325,11 @@ class Settings(BaseModel):
     def final_recipe(self) -> Recipe:
         """The recipe of the final training."""
         return open_recipe(self.recipe or "final", self.recipe_changes)
+
+    @property
+    def backend_name(self) -> str:
+        """The backend that runs the trials, if networks are trained."""
+        return self.backend or ("storage" if self.storage is not None or self.workers == 0 else "local")
 
     @property
     def main_metric(self) -> str:

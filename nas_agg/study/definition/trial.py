@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Labels = dict[str, Any]
 OWN = "nas_agg:"  # prefix of this package's attributes, which a user's function may add its own to
 REMOTE = f"{OWN}remote:"  # prefix of the attributes that the coordinator and remote workers exchange
+ATTEMPT = f"{REMOTE}attempt"  # the last attempt, if there has been more than one
 #: Attributes that measuring or training determines.
 MEASURED = (*(metric.attribute for metric in METRICS.values() if not metric.known_a_priori), "batch_size")
 

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.definition.trial import MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
+from nas_agg.study.definition.trial import ATTEMPT, MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
 from nas_agg.study.records.in_memory_study import InMemoryStudy
 from nas_agg.study.records.journal import RunJournal
 from nas_agg.study.records.storages import find_or_create_study, storage_errors, store_differences
@@ -70,6 +70,7 @@ class StudyRecord:
         self.storage = storage
         self._storage_ids: list[int] = []
         self._records: list[TrialRecord] = []
+        self._attempts: dict[int, int] = {}
         self._by_hash: dict[str, int] = {}
         self._next_trial: Trial | None = None  # asked for, but not created yet
         if storage is not None:
@@ -88,6 +89,8 @@ class StudyRecord:
             if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
                 raise InputError(f"trial {trial.number} of the study was not created by nas_agg")
             self._storage_ids.append(trial._trial_id)
+            if trial.state == TrialState.RUNNING:
+                self._attempts[trial.number] = trial.user_attrs.get(ATTEMPT, 1)
             trial.user_attrs = {key: attr for key, attr in trial.user_attrs.items() if not key.startswith(REMOTE)}
             if trial.state == TrialState.RUNNING:  # it is trained again, and reports again
                 trial.intermediate_values = {}
@@ -257,6 +260,18 @@ class StudyRecord:
             if stored_number != number:
                 raise NasAggError("another process is writing to this study; use a separate study for each search")
         self._update_record(trial)
+
+    def begin_attempt(self, number: int) -> int:
+        """Begin the next attempt of a trial, which no earlier part of the search has begun.
+
+        Returns:
+            Its number, from 1. The storage has it before a backend does; without it, it has been 1 at most.
+        """
+        attempt = self._attempts[number] = self._attempts.get(number, 0) + 1
+        if attempt > 1 and self.storage is not None:
+            with storage_errors("cannot be written"):
+                self.storage.set_trial_user_attr(self._storage_ids[number], ATTEMPT, attempt)
+        return attempt
 
     # ---- recording results
 

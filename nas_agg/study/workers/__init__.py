@@ -1,4 +1,4 @@
-"""Executors of trials: worker processes on this machine, remote workers behind a storage, table look-ups.
+"""Where trials run: backends by name, the worker processes of a machine, remote workers behind a storage, look-ups.
 
 Imports `study.scheduling` and packages below it.
 """

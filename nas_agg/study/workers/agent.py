@@ -23,7 +23,7 @@ from nas_agg.study.definition.signals import Stopped, check_stopped, shielded
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.records.run_folder import RUN_FILE
 from nas_agg.study.records.storages import silence_optuna, storage_errors
-from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.backend import Assignment, Event
 from nas_agg.study.workers.messages import EventKind, TrialOutcome
 from nas_agg.study.workers.pool import WORKER_COMMAND, WorkerPool
 from nas_agg.study.workers.protocol import (
@@ -312,14 +312,14 @@ class WorkerAgent:
         job = read_job(trial.user_attrs).model_copy(update={"out": str(out)})
         self._print_line(f"trial {number}: training" + (f", attempt {attempt}" if attempt > 1 else ""))
         self._trials[number] = _LeasedTrial(trial._trial_id, attempt, own_folder)
-        self._pool.start(Assignment(number, job=job))
+        self._pool.submit(Assignment(number, job=job), attempt)
 
     def _handle_event(self, event: Event) -> bool:
         """Handle an event of the pool; returns whether a trial ended."""
         if event.kind == EventKind.REPORT:
             trial = self._trials[event.number]
             trial.reports.append((event.step, event.value))
-            self._pool.reply(event.number, trial.stop)
+            (self._pool.stop if trial.stop else self._pool.proceed)(event.number)
             return False
         self._end(event)
         self._print_line(
@@ -358,7 +358,7 @@ class WorkerAgent:
         self._pool.close()
         for number, trial in list(self._trials.items()):
             seconds = time.monotonic() - trial.started
-            self._end(Event(number, EventKind.RELEASED, seconds=seconds, reason=reason))
+            self._end(Event(number, trial.attempt, EventKind.RELEASED, seconds=seconds, reason=reason))
         self._sign_off()
 
     def _sign_off(self) -> None:

@@ -157,7 +157,7 @@ Outcome = Annotated[TrialOutcome | FinalOutcome, Field(discriminator="kind")]
 class EventKind(StrEnum):
     """What happened to a trial."""
 
-    #: A value was reported; the executor waits for a reply.
+    #: A value was reported; the job may wait until it is told to proceed or to stop.
     REPORT = "report"
     COMPLETED = "completed"
     #: It reached the epoch at which it pauses.

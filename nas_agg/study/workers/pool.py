@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import write_errors
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
 from nas_agg.study.workers.messages import Envelope, EventKind, Progress, Reply, TrialOutcome, WorkerMessage
 from nas_agg.study.workers.process import receive, send
 
@@ -32,6 +32,7 @@ class _Worker:
     process: subprocess.Popen
     connection: Connection
     assignment: Assignment | None = None
+    attempt: int = 0
     started: float | None = None  # when it started the job; before, it may be loading the data
 
     @property
@@ -40,7 +41,7 @@ class _Worker:
         return 0.0 if self.started is None else time.monotonic() - self.started
 
 
-class WorkerPool:
+class WorkerPool(Backend):
     """Worker processes, spawned when they are first needed and again when they die.
 
     Args:
@@ -61,7 +62,11 @@ class WorkerPool:
         self._workers: list[_Worker | None] = [None] * len(self._configs)
         self._failed_starts = 0
 
+    def capacity(self) -> int:
+        return len(self._configs)
+
     def free_slots(self) -> int:
+        """Number of workers without a job."""
         return sum(worker is None or worker.assignment is None for worker in self._workers)
 
     @property
@@ -72,13 +77,14 @@ class WorkerPool:
     def _busy_workers(self) -> list[_Worker]:
         return [worker for worker in self._workers if worker is not None and worker.assignment is not None]
 
-    def start(self, assignment: Assignment) -> None:
+    def submit(self, assignment: Assignment, attempt: int, resources: Resources | None = None) -> None:
+        """Give a job to a free worker, whose device and threads are those of its configuration."""
         assert assignment.job is not None
         slot = next(i for i, worker in enumerate(self._workers) if worker is None or worker.assignment is None)
         worker = self._workers[slot]
         if worker is None or worker.process.poll() is not None:
             worker = self._workers[slot] = self._spawn(self._configs[slot])
-        worker.assignment, worker.started = assignment, None
+        worker.assignment, worker.attempt, worker.started = assignment, attempt, None
         job = assignment.job.model_copy(update={"device": self._configs[slot].device})
         self._send(worker, Envelope(job=job))
 
@@ -135,7 +141,7 @@ class WorkerPool:
             message = receive(worker.connection, WorkerMessage)
         except (EOFError, OSError):
             return self._reap(worker)
-        number, seconds = assignment.number, worker.seconds
+        number, attempt, seconds = assignment.number, worker.attempt, worker.seconds
         match message.kind:
             case Progress.UNUSABLE:
                 raise NasAggError(message.reason)
@@ -143,15 +149,15 @@ class WorkerPool:
                 self._failed_starts, worker.started = 0, time.monotonic()
                 return None
             case Progress.REPORT:
-                return Event(number, EventKind.REPORT, message.step, message.value, seconds)
+                return Event(number, attempt, EventKind.REPORT, message.step, message.value, seconds)
         worker.assignment = worker.started = None
         if message.exits:
             self._kill(worker)
         if message.kind == Progress.FAILED:
-            return Event(number, EventKind.FAILED, seconds=seconds, reason=message.reason)
+            return Event(number, attempt, EventKind.FAILED, seconds=seconds, reason=message.reason)
         outcome = message.outcome
         kind = outcome.event_kind(message.stopped) if isinstance(outcome, TrialOutcome) else EventKind.COMPLETED
-        return Event(number, kind, seconds=seconds, outcome=outcome)
+        return Event(number, attempt, kind, seconds=seconds, outcome=outcome)
 
     def _reap(self, worker: _Worker) -> Event:
         """Remove a worker whose process has ended."""
@@ -168,17 +174,15 @@ class WorkerPool:
             if self._failed_starts >= MAX_FAILED_STARTS:
                 where = "above" if self._log is None else f"in {self._log}"
                 raise NasAggError(f"workers cannot start (the last one {how}); their output is {where}")
-        assert worker.assignment is not None
-        number = worker.assignment.number
-        return Event(number, EventKind.WORKER_DIED, seconds=worker.seconds, reason=f"worker {how}")
+        return _event(worker, EventKind.WORKER_DIED, f"worker {how}")
 
     def _time_out(self, worker: _Worker) -> Event | None:
-        limit, seconds = self.trial_timeout, worker.seconds
-        if limit is None or worker.started is None or seconds < limit:
+        limit = self.trial_timeout
+        if limit is None or worker.started is None or worker.seconds < limit:
             return None
-        assert worker.assignment is not None
+        event = _event(worker, EventKind.FAILED, f"exceeded {limit:g} s")
         self._kill(worker)
-        return Event(worker.assignment.number, EventKind.FAILED, seconds=seconds, reason=f"exceeded {limit:g} s")
+        return event
 
     def _kill(self, worker: _Worker) -> None:
         worker.process.kill()
@@ -186,18 +190,29 @@ class WorkerPool:
         worker.connection.close()
         self._workers[self._workers.index(worker)] = None
 
-    def reply(self, number: int, stop: bool) -> None:
-        for worker in self._busy_workers():
-            if worker.assignment is not None and worker.assignment.number == number:
-                self._send(worker, Reply(stop=stop))
+    def stop(self, number: int) -> None:
+        for worker in self._workers_with(number):
+            self._send(worker, Reply(stop=True))
+
+    def proceed(self, number: int) -> None:
+        for worker in self._workers_with(number):
+            self._send(worker, Reply(stop=False))
 
     def cancel(self, number: int) -> None:
-        """Cancel a trial's job, without an event."""
-        for worker in self._busy_workers():
-            if worker.assignment is not None and worker.assignment.number == number:
-                self._kill(worker)
+        for worker in self._workers_with(number):
+            self._kill(worker)
 
-    def close(self) -> None:
+    def _workers_with(self, number: int) -> list[_Worker]:
+        """The worker that has a trial's job, if one has."""
+        return [worker for worker in self._busy_workers() if worker.assignment and worker.assignment.number == number]
+
+    def close(self, leave_running: bool = False) -> None:
         for worker in self._workers:
             if worker is not None:
                 self._kill(worker)
+
+
+def _event(worker: _Worker, kind: EventKind, reason: str) -> Event:
+    """An event of the job that a worker has."""
+    assert worker.assignment is not None
+    return Event(worker.assignment.number, worker.attempt, kind, seconds=worker.seconds, reason=reason)

@@ -12,7 +12,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
@@ -21,9 +21,8 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.trial import RecordState
 from nas_agg.study.records.storages import storage_errors
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
 from nas_agg.study.workers.messages import EventKind
-from nas_agg.study.workers.pool import WorkerPool
 from nas_agg.study.workers.protocol import (
     AWAY,
     BEAT,
@@ -62,7 +61,6 @@ class _RemoteWorker:
 
 @dataclass
 class _Lease:
-    assignment: Assignment
     worker: str
     attempt: int
     started: float
@@ -70,16 +68,8 @@ class _Lease:
     is_stopped: bool = False
 
 
-@dataclass(frozen=True)
-class _EarlierLease:
-    """A lease that an earlier coordinator granted."""
-
-    worker: str
-    has_ended: bool  # whether the trial has ended meanwhile
-
-
-class RemoteExecutor:
-    """Leases trials to the workers that joined; a :class:`~nas_agg.study.workers.executor.TrialExecutor`.
+class RemoteExecutor(Backend):
+    """Leases trials to the workers that joined.
 
     Args:
         record: The trials, in a storage that workers can reach.
@@ -102,15 +92,13 @@ class RemoteExecutor:
         self._session, self._beat, self._last_beat = secrets.token_hex(4), 0, -math.inf
         self._workers: dict[str, _RemoteWorker] = {}
         self._leases: dict[int, _Lease] = {}
-        self._queue: list[Assignment] = []
-        self._attempts: dict[int, int] = {}
+        self._queue: list[tuple[Assignment, int]] = []  # with the attempt
+        self._leased: set[int] = set()  # trials that have had a lease
         self._events: list[Event] = []
-        self._earlier: dict[int, _EarlierLease] = {}
         self._has_read, self._next_read = False, 0.0
         self._write_study(TASK, {**task, "versions": versions()})
         self._send_beat()
         self._read_storage()
-        self._earlier = self._earlier_leases()
 
     @property
     def poll_interval(self) -> float:
@@ -140,9 +128,20 @@ class RemoteExecutor:
 
     # ---- leases of an earlier coordinator
 
-    def _earlier_leases(self) -> dict[int, _EarlierLease]:
-        """Leases that a killed coordinator left; waits a moment for the heartbeats of their workers."""
-        leases = {}
+    def adopt(self) -> dict[int, int]:
+        """Adopt the leases of a killed coordinator; waits a moment for the heartbeats of their workers."""
+        leases, ended = self._earlier_leases()
+        end = self._clock.monotonic() + self._lease.adoption_seconds
+        while self._clock.monotonic() < end and not all(self._is_alive(lease.worker) for lease in leases.values()):
+            self._clock.sleep(self._lease.poll_interval)
+            self._read_storage()
+        leases = {number: lease for number, lease in leases.items() if self._is_alive(lease.worker)} | ended
+        self._leases |= leases
+        return {number: lease.attempt for number, lease in leases.items()}
+
+    def _earlier_leases(self) -> tuple[dict[int, _Lease], dict[int, _Lease]]:
+        """Leases that a killed coordinator left: those whose trials were running, and those that have ended."""
+        leases, ended = dict[int, _Lease](), dict[int, _Lease]()
         open_trials = {
             trial.number: trial.state
             for trial in self._record.trials
@@ -150,32 +149,24 @@ class RemoteExecutor:
         }
         for number, trial in self._running_trials().items() if open_trials else ():
             if lease := trial.user_attrs.get(LEASE):
-                self._attempts[number] = lease["attempt"]
+                self._leased.add(number)
                 outcome = read_outcome(trial.user_attrs, lease["attempt"])
                 # A paused one may have been promoted meanwhile; resuming from its checkpoint takes little time.
                 has_ended = outcome is not None and outcome.is_final
-                is_running = open_trials.get(number) == RecordState.RUNNING
-                if is_running and lease["worker"] and (outcome is None or has_ended):
-                    leases[number] = _EarlierLease(lease["worker"], has_ended)
-        end = self._clock.monotonic() + self._lease.adoption_seconds
-        while self._clock.monotonic() < end and not all(map(self._can_adopt, leases.values())):
-            self._clock.sleep(self._lease.poll_interval)
-            self._read_storage()
-        return leases
+                if (
+                    open_trials.get(number) == RecordState.RUNNING
+                    and lease["worker"]
+                    and (outcome is None or has_ended)
+                ):
+                    group = ended if has_ended else leases
+                    group[number] = _Lease(lease["worker"], lease["attempt"], self._clock.monotonic())
+        return leases, ended
 
-    def _can_adopt(self, lease: _EarlierLease) -> bool:
-        return lease.has_ended or self._is_alive(lease.worker)
-
-    def can_reattach(self, number: int) -> bool:
-        """Whether a trial need not be restarted: it has ended meanwhile, or its worker is still alive."""
-        lease = self._earlier.get(number)
-        return lease is not None and self._can_adopt(lease)
-
-    def revoke(self, number: int) -> None:
-        """Take a trial from the worker that it is leased to, as another trains it now."""
-        self._earlier.pop(number, None)
-        if number in self._attempts:
-            self._write_trial(number, LEASE, {"worker": None, "attempt": self._attempts[number], "pieces": 0})
+    def revoke(self, number: int, attempt: int) -> None:
+        """Take a trial from the worker that it was leased to, as it runs elsewhere now, or no longer."""
+        self._leases.pop(number, None)
+        if number in self._leased:
+            self._write_trial(number, LEASE, {"worker": None, "attempt": attempt, "pieces": 0})
 
     # ---- workers
 
@@ -186,27 +177,18 @@ class RemoteExecutor:
     def _free_slots_of(self, id: str) -> int:
         if not self._is_alive(id):
             return 0
-        leased = sum(lease.worker == id for lease in self._leases.values())
-        earlier = sum(lease.worker == id and not lease.has_ended for lease in self._earlier.values())
-        return max(0, self._workers[id].slots - leased - earlier)
+        return max(0, self._workers[id].slots - sum(lease.worker == id for lease in self._leases.values()))
 
-    def free_slots(self) -> int:
-        reattachable = sum(map(self.can_reattach, self._earlier))
-        return max(0, sum(map(self._free_slots_of, self._workers)) - len(self._queue)) + reattachable
+    def capacity(self) -> int:
+        return sum(worker.slots for id, worker in self._workers.items() if self._is_alive(id))
 
-    def start(self, assignment: Assignment) -> None:
-        """Start a trial as soon as there is a worker for it."""
-        number, now = assignment.number, self._clock.monotonic()
-        if self.can_reattach(number):
-            worker = self._earlier.pop(number).worker
-            self._leases[number] = _Lease(assignment, worker, self._attempts[number], now)
-            return
-        self._earlier.pop(number, None)
-        self._queue.append(assignment)
+    def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
+        """Lease a trial as soon as there is a worker for it, which takes one trial per slot."""
+        self._queue.append((assignment, attempt))
         self._lease_queued()
 
-    def take_queued(self) -> Assignment | None:
-        """Remove and return a trial that has no worker yet."""
+    def take_queued(self) -> tuple[Assignment, int] | None:
+        """Remove and return a trial that has no worker yet, and its attempt."""
         return self._queue.pop(0) if self._queue else None
 
     def _lease_queued(self) -> None:
@@ -214,15 +196,15 @@ class RemoteExecutor:
             worker = max(self._workers, key=self._free_slots_of)
             if not self._free_slots_of(worker):
                 return
-            assignment = self._queue.pop(0)
+            assignment, attempt = self._queue.pop(0)
             assert assignment.job is not None
             number = assignment.number
-            attempt = self._attempts[number] = self._attempts.get(number, 0) + 1
             pieces = job_attrs(assignment.job)
             for key, piece in pieces.items():
                 self._write_trial(number, key, piece)
             self._write_trial(number, LEASE, {"worker": worker, "attempt": attempt, "pieces": len(pieces)})
-            self._leases[number] = _Lease(assignment, worker, attempt, self._clock.monotonic())
+            self._leases[number] = _Lease(worker, attempt, self._clock.monotonic())
+            self._leased.add(number)
 
     # ---- events
 
@@ -271,27 +253,37 @@ class RemoteExecutor:
         outcome = read_outcome(attrs, lease.attempt)  # first: all reports are written before it
         for step, value in read_reports(attrs, lease.attempt, lease.reports_read):
             lease.reports_read += 1
-            self._events.append(Event(number, EventKind.REPORT, step, value))
+            self._events.append(Event(number, lease.attempt, EventKind.REPORT, step, value))
         if outcome is not None:
             del self._leases[number]
-            seconds, reason = outcome.seconds, outcome.reason
-            self._events.append(Event(number, outcome.kind, seconds=seconds, reason=reason, outcome=outcome.outcome))
+            event = Event(number, lease.attempt, outcome.kind, seconds=outcome.seconds, reason=outcome.reason)
+            self._events.append(replace(event, outcome=outcome.outcome))
         elif not self._is_alive(lease.worker):
             del self._leases[number]
             worker = self._workers.get(lease.worker)
             reason = f"worker {worker.host} unresponsive for {self._lease.seconds:g} s" if worker else "its worker left"
             seconds = self._clock.monotonic() - lease.started
-            self._events.append(Event(number, EventKind.WORKER_DIED, seconds=seconds, reason=reason))
+            kind = EventKind.WORKER_DIED
+            self._events.append(Event(number, lease.attempt, kind, seconds=seconds, reason=reason))
 
-    def reply(self, number: int, stop: bool) -> None:
+    def stop(self, number: int) -> None:
         """Tell a trial's worker to stop early; it does not wait for a reply, and continues until it reads this."""
         lease = self._leases.get(number)
-        if stop and lease is not None and not lease.is_stopped:
+        if lease is not None and not lease.is_stopped:
             lease.is_stopped = True
             self._write_trial(number, f"{STOP}{lease.attempt}", True)
 
-    def close(self) -> None:
-        """Announce that the coordinator is away. Remote trials continue: a resumed search reattaches to them."""
+    def cancel(self, number: int) -> None:
+        self._queue = [queued for queued in self._queue if queued[0].number != number]
+        if (lease := self._leases.get(number)) is not None:
+            self.revoke(number, lease.attempt)
+
+    def close(self, leave_running: bool = False) -> None:
+        """Announce that the coordinator is away, or cancel all trials."""
+        if not leave_running:
+            with contextlib.suppress(NasAggError):
+                for number in list(self._leases):
+                    self.cancel(number)
         with contextlib.suppress(NasAggError):  # the storage may be gone
             self._write_study(COORDINATOR, {"session": self._session, "beat": self._beat, "state": AWAY})
 
@@ -304,46 +296,3 @@ def announce_finished(record: StudyRecord, reason: str) -> None:
             if TASK in attrs:
                 finished = {**attrs.get(COORDINATOR, {}), "state": FINISHED, "reason": reason}
                 record.storage.set_study_user_attr(record.study_id, COORDINATOR, finished)
-
-
-class CombinedExecutor:
-    """Local workers first, then remote ones; a :class:`~nas_agg.study.workers.executor.TrialExecutor`.
-
-    Args:
-        pool: The workers of this machine.
-        remote: The workers that join.
-    """
-
-    def __init__(self, pool: WorkerPool, remote: RemoteExecutor):
-        self._pool, self._remote = pool, remote
-        self._local: set[int] = set()  # trials of the pool
-
-    def free_slots(self) -> int:
-        return self._pool.free_slots() + self._remote.free_slots()
-
-    def start(self, assignment: Assignment) -> None:
-        number = assignment.number
-        if self._pool.free_slots() and not self._remote.can_reattach(number):
-            self._remote.revoke(number)
-            self._local.add(number)
-            self._pool.start(assignment)
-        else:
-            self._local.discard(number)
-            self._remote.start(assignment)
-
-    def poll(self, timeout: float) -> list[Event]:
-        events = self._remote.poll(0)
-        if self._pool.is_busy:
-            events += self._pool.poll(0 if events else min(timeout, self._remote.poll_interval))
-        elif not events:
-            events = self._remote.poll(timeout)
-        while self._pool.free_slots() and (assignment := self._remote.take_queued()):
-            self.start(assignment)
-        return events
-
-    def reply(self, number: int, stop: bool) -> None:
-        (self._pool if number in self._local else self._remote).reply(number, stop)
-
-    def close(self) -> None:
-        self._pool.close()
-        self._remote.close()

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas_agg.study.workers.executor import Assignment, Event
+from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
 from nas_agg.study.workers.messages import TrialOutcome
 
 if TYPE_CHECKING:
     from nas_agg.study.tables.results_table import TabularSpace
 
 
-class TableLookupExecutor:
-    """An executor that looks results up: a trial is complete as soon as it has started.
+class TableLookupBackend(Backend):
+    """A backend that looks results up: a trial is complete as soon as it has started.
 
     Args:
         space: The space with its table.
@@ -22,10 +22,10 @@ class TableLookupExecutor:
         self._space = space
         self._events: list[Event] = []
 
-    def free_slots(self) -> int:
-        return 0 if self._events else 1
+    def capacity(self) -> int:
+        return 1
 
-    def start(self, assignment: Assignment) -> None:
+    def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         assert assignment.genotype is not None
         row, epochs = self._space.network(assignment.genotype), self._space.epochs
         epoch = min(assignment.pause_at or epochs, epochs)
@@ -36,14 +36,17 @@ class TableLookupExecutor:
         if not is_complete:
             metrics.pop("loss", None)  # tables have the final loss only
         outcome = TrialOutcome(metrics=metrics, seconds=seconds, paused_at=None if is_complete else epoch)
-        self._events = [Event(assignment.number, outcome.event_kind(), seconds=seconds, outcome=outcome)]
+        self._events = [Event(assignment.number, attempt, outcome.event_kind(), seconds=seconds, outcome=outcome)]
 
     def poll(self, timeout: float) -> list[Event]:
         events, self._events = self._events, []
         return events
 
-    def reply(self, number: int, stop: bool) -> None:
+    def stop(self, number: int) -> None:
         raise AssertionError("a table reports nothing")
 
-    def close(self) -> None:
+    def cancel(self, number: int) -> None:
+        self._events = []
+
+    def close(self, leave_running: bool = False) -> None:
         self._events = []

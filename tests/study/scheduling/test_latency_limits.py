@@ -29,8 +29,8 @@ SLOW = Path(__file__).parents[1] / "slow_worker.py"
 def slow(monkeypatch, tmp_path):
     """Replaces workers by one whose latency in milliseconds is half the width of the network."""
     task = Task("a fake", {"notes": str(tmp_path)}, (1, 8, 8), 10, ("cpu",), "no device")
-    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(SLOW)))
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
+    setup = plan.TrainingSetup(lambda settings, space: task, (sys.executable, str(SLOW)))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)
 
 
 @pytest.mark.parametrize(

@@ -168,19 +168,19 @@ def test_a_search_with_successive_halving(tabled):
 @pytest.mark.parametrize("objective", ["accuracy", "accuracy,macs"])
 @pytest.mark.parametrize("pruner", ["halving", "hyperband"])
 def test_a_resumed_search_equals_an_uninterrupted_one(tabled, tmp_path, monkeypatch, pruner, objective):
-    from nas_agg.study.workers.table_lookup import TableLookupExecutor
+    from nas_agg.study.workers.table_lookup import TableLookupBackend
 
     settings = {"searcher": "random", "pruner": pruner, "objective": objective, "budget": 20, "seed": 1}
     uninterrupted = search(tabled, out=tmp_path / "whole", **settings)
-    started, start = [], TableLookupExecutor.start
+    started, start = [], TableLookupBackend.submit
 
-    def killed(self, job):
+    def killed(self, job, *more):
         started.append(job.number)
         if len(started) in (7, 15, 22):
             raise KeyboardInterrupt
-        start(self, job)
+        start(self, job, *more)
 
-    monkeypatch.setattr(TableLookupExecutor, "start", killed)
+    monkeypatch.setattr(TableLookupBackend, "submit", killed)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             search(tabled, out=tmp_path / "broken", **settings)

@@ -29,7 +29,8 @@ from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent
-from nas_agg.study.workers.executor import Assignment, Event, InProcessExecutor
+from nas_agg.study.workers.backend import Assignment, Event, Resources
+from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.join import check_versions, locate_study, worker_configs
 from nas_agg.study.workers.messages import EventKind, TrialJob, TrialOutcome
 from nas_agg.study.workers.protocol import (
@@ -53,6 +54,7 @@ from nas_agg.study.workers.protocol import (
 from nas_agg.study.workers.remote import RemoteExecutor, announce_finished
 
 FAKE = Path(__file__).parents[1] / "chaos_worker.py"
+NEEDS = Resources()
 TASK_SAID = {"data": {}, "dataset_digest": "", "about": "a fake", "folder": "", "trial_timeout": None}
 
 
@@ -153,47 +155,45 @@ def assignment(number):
 
 def test_a_trial_is_leased_to_a_free_worker_and_its_reports_and_outcome_come_back(record):
     there = executor(record)
-    assert there.free_slots() == 0
+    assert there.capacity() == 0
     hand = Hand(record)
-    assert there.poll(0.5) == [] and there.free_slots() == 1
-    there.start(assignment(0))
-    assert there.free_slots() == 0
+    assert there.poll(0.5) == [] and there.capacity() == 1
+    there.submit(assignment(0), 1, NEEDS)
     assert hand.lease(0) == {"worker": "w1", "attempt": 1, "pieces": 1}
     assert read_job(hand.attrs(0)) == assignment(0).job
     hand.say(0, f"{REPORT}1:0", [[1, 0.25]])
-    assert there.poll(1) == [Event(0, EventKind.REPORT, 1, 0.25)]
-    there.reply(0, stop=False)
+    assert there.poll(1) == [Event(0, 1, EventKind.REPORT, 1, 0.25)]
+    there.proceed(0)
     assert f"{STOP}1" not in hand.attrs(0)
-    there.reply(0, stop=True)
+    there.stop(0)
     assert hand.attrs(0)[f"{STOP}1"] is True
     hand.say(0, f"{REPORT}1:0", [[1, 0.25], [2, 0.5]])
     hand.end(0, 1, accuracy=0.5)
     assert there.poll(1) == [
-        Event(0, EventKind.REPORT, 2, 0.5),
-        Event(0, EventKind.COMPLETED, seconds=1.5, outcome=TrialOutcome(metrics={"accuracy": 0.5})),
+        Event(0, 1, EventKind.REPORT, 2, 0.5),
+        Event(0, 1, EventKind.COMPLETED, seconds=1.5, outcome=TrialOutcome(metrics={"accuracy": 0.5})),
     ]
-    assert there.free_slots() == 1
-    there.reply(0, stop=True)  # too late to matter
+    there.stop(0)  # too late to matter
 
 
 def test_a_worker_that_was_there_before_counts_once_its_heartbeat_changes(record):
     hand = Hand(record)
     there = executor(record)
-    assert there.free_slots() == 0 and there.poll(0.3) == [] and there.free_slots() == 0
+    assert there.capacity() == 0 and there.poll(0.3) == [] and there.capacity() == 0
     hand.beat()
     there.poll(0.5)
-    assert there.free_slots() == 1
+    assert there.capacity() == 1
 
 
 def test_a_trial_of_an_unresponsive_worker_goes_to_another_and_late_results_are_ignored(record):
     there = executor(record, seconds=0.5)
     first = Hand(record)
     there.poll(0.3)
-    there.start(assignment(0))
+    there.submit(assignment(0), 1, NEEDS)
     (lost,) = there.poll(5)
     assert (lost.kind, lost.reason) == ("worker_died", "worker host of w1 unresponsive for 0.5 s")
-    there.start(assignment(0))  # nobody is free: it waits
-    assert there.free_slots() == 0 and first.lease(0)["attempt"] == 1
+    there.submit(assignment(0), 2, NEEDS)  # nobody is free: it waits
+    assert there.capacity() == 0 and first.lease(0)["attempt"] == 1
     second = Hand(record, "w2")
     assert there.poll(0.3) == []
     assert second.lease(0) == {"worker": "w2", "attempt": 2, "pieces": 1}
@@ -208,9 +208,9 @@ def test_many_workers_share_trials_evenly(record):
     there = executor(record)
     hands = [Hand(record, f"w{i}") for i in range(3)]
     there.poll(0.3)
-    assert there.free_slots() == 3
+    assert there.capacity() == 3
     for number in range(3):
-        there.start(assignment(number))
+        there.submit(assignment(number), 1, NEEDS)
     assert {hands[0].lease(number)["worker"] for number in range(3)} == {"w0", "w1", "w2"}
 
 
@@ -218,11 +218,11 @@ def test_a_worker_that_signs_off_releases_its_trial(record):
     there = executor(record)
     hand = Hand(record)
     there.poll(0.3)
-    there.start(assignment(0))
+    there.submit(assignment(0), 1, NEEDS)
     hand.end(0, 1, "released")
     hand.study({WORKER + "w1": {"host": "h", "slots": 1, "signed_off": True}})
     (event,) = there.poll(1)
-    assert event.kind == "released" and there.free_slots() == 0
+    assert event.kind == "released" and there.capacity() == 0
 
 
 def test_the_coordinator_sends_heartbeats_only_while_a_worker_is_alive(record):
@@ -252,7 +252,7 @@ def again(record) -> StudyRecord:
 def leased(record):
     there, hand = executor(record), Hand(record)
     there.poll(0.3)
-    there.start(assignment(1))
+    there.submit(assignment(1), 1, NEEDS)
     return hand
 
 
@@ -261,8 +261,7 @@ def test_the_outcome_of_a_trial_that_ended_meanwhile_is_collected(record):
     hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
     hand.end(1, 1, accuracy=0.5)
     there = executor(again(record))
-    assert there.free_slots() == 1, "for this one trial there need be no worker"
-    there.start(assignment(1))
+    assert there.adopt() == {1: 1} and there.capacity() == 0, "for this one trial there need be no worker"
     assert [event.kind for event in there.poll(1)] == ["report", "completed"]
     assert hand.lease(1)["attempt"] == 1
 
@@ -270,11 +269,9 @@ def test_the_outcome_of_a_trial_that_ended_meanwhile_is_collected(record):
 def test_a_trial_that_is_still_being_trained_is_reattached(record):
     hand = leased(record)
     there = executor(again(record), hand.beat)
-    assert there.free_slots() == 1
-    there.start(assignment(0))  # another that ran: its worker is busy, so it waits
-    assert there.free_slots() == 1
-    there.start(assignment(1))
-    assert there.free_slots() == 0 and hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
+    assert there.adopt() == {1: 1} and there.capacity() == 1
+    there.submit(assignment(0), 2, NEEDS)  # another that ran: its worker is busy, so it waits
+    assert hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
     hand.end(1, 1, accuracy=0.5)
     assert [(event.number, event.kind) for event in there.poll(1)] == [(1, "completed")]
     assert there.poll(0.5) == [] and hand.lease(0)["worker"] == "w1"
@@ -286,19 +283,20 @@ def test_a_trial_whose_worker_is_gone_is_restarted(record, end):
     if end:
         hand.end(1, 1, end)
     there = executor(again(record), adoption_seconds=0.5)
-    assert there.free_slots() == 0 and not there.can_reattach(1)
+    assert there.adopt() == {}
     other = Hand(record, "w2")
     there.poll(0.3)
-    there.start(assignment(1))
+    there.submit(assignment(1), 2, NEEDS)
     assert other.lease(1) == {"worker": "w2", "attempt": 2, "pieces": 1}
 
 
 def test_the_lease_of_a_trial_that_is_trained_locally_is_revoked(record):
     hand = leased(record)
     there = executor(again(record), adoption_seconds=0.0)
-    there.revoke(1)
+    there.adopt()
+    there.revoke(1, 2)
     assert hand.lease(1)["worker"] is None
-    there.revoke(0)
+    there.revoke(0, 1)
     assert LEASE not in hand.attrs(0)
 
 
@@ -309,16 +307,16 @@ def test_messages_to_workers_are_not_attributes_of_a_trial(record, tiny):
 
 
 def test_a_released_trial_costs_no_retry(tiny, score, monkeypatch):
-    class Leaves(InProcessExecutor):
+    class Leaves(InProcessBackend):
         left = 0
 
         def poll(self, timeout):
             if self._assignment is None or Leaves.left == 7:
                 return super().poll(timeout)
             (number, self._assignment), Leaves.left = (self._assignment.number, None), Leaves.left + 1
-            return [Event(number, EventKind.RELEASED, reason="worker a left")]
+            return [Event(number, self._attempt, EventKind.RELEASED, reason="worker a left")]
 
-    monkeypatch.setattr(engine, "InProcessExecutor", Leaves)
+    monkeypatch.setattr(engine, "InProcessBackend", Leaves)
     result = search(tiny, score, searcher="random", budget=2, retries=0)
     assert Leaves.left == 7 and [trial.state for trial in result.trials] == ["complete", "complete"]
 
@@ -364,8 +362,8 @@ def arranged(monkeypatch, tmp_path):
     arranged.lines, arranged.ways, arranged.poll = [], {"sleep": 0.05}, PollSettings()
     arranged.notes.mkdir()
     task = Task("a fake", {"sleep": 0.05, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
-    backend = plan.Backend(lambda settings, space: task, (sys.executable, str(FAKE)))
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
+    setup = plan.TrainingSetup(lambda settings, space: task, (sys.executable, str(FAKE)))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)
     return arranged
 
 
@@ -400,10 +398,10 @@ def test_remote_trials_are_pruned_too(tiny, arranged):
 def test_local_and_remote_workers_share_the_trials(tiny, arranged, monkeypatch):
     arranged.ways = {"sleep": 0.3}
     slow = Task("a fake", {"sleep": 0.5, "notes": str(arranged.notes)}, (1, 8, 8), 10, ("cpu",), "no device")
-    backend = replace(plan.DEFAULT_BACKEND, open_task=lambda settings, space: slow)
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)  # else it is done before another has joined
+    setup = replace(plan.DEFAULT_SETUP, open_task=lambda settings, space: slow)
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)  # else it is done before another has joined
     arranged.machine()
-    result = arranged.search(tiny, budget=20, epochs=2, workers=1, trial_timeout=30)
+    result = arranged.search(tiny, budget=20, epochs=2, workers=1, backend="storage", trial_timeout=30)
     assert sum(trial.consumes_budget for trial in result.trials) == 20
     assert len({pid for _, pid, _ in trained(arranged)}) == 2
     numbers = [number for number, *_ in trained(arranged)]
@@ -460,7 +458,7 @@ def _notes(arranged):
 
 def test_a_suspended_machine_cancels_trials_that_were_leased_to_others(tiny, arranged, monkeypatch):
     lease = LeaseSettings(seconds=2.0)
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", replace(plan.DEFAULT_BACKEND, lease=lease))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", replace(plan.DEFAULT_SETUP, lease=lease))
     first = arranged.process(hangs=[1])
 
     def sleep():
@@ -691,7 +689,7 @@ def test_without_grpcio_a_line_says_what_to_install(monkeypatch, tmp_path):
 
 def test_the_process_of_a_killed_machine_dies_too(tiny, arranged, monkeypatch):
     lease = LeaseSettings(seconds=1.5)
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", replace(plan.DEFAULT_BACKEND, lease=lease))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", replace(plan.DEFAULT_SETUP, lease=lease))
     machine = arranged.process(hangs=[0])
 
     def kill():

@@ -33,8 +33,8 @@ def fake(monkeypatch, tmp_path):
 
     def arrange(workers=1, device="cpu", **ways):
         task = Task("a fake", {"notes": str(tmp_path), **ways}, (1, 8, 8), 10, (device,) * workers, "no device")
-        backend = plan.Backend(lambda settings, space: task, (sys.executable, str(FAKE)))
-        monkeypatch.setattr(plan, "DEFAULT_BACKEND", backend)
+        setup = plan.TrainingSetup(lambda settings, space: task, (sys.executable, str(FAKE)))
+        monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)
 
     return arrange
 
@@ -275,8 +275,8 @@ def test_ten_failures_in_a_row_end_a_search_which_can_be_tried_again(tiny, fake,
 
 def test_workers_that_cannot_start_end_the_search_with_a_line(tiny, fake, tmp_path, monkeypatch):
     fake()
-    dying = replace(plan.DEFAULT_BACKEND, worker_command=(sys.executable, "-c", "raise SystemExit('no torch here')"))
-    monkeypatch.setattr(plan, "DEFAULT_BACKEND", dying)
+    dying = replace(plan.DEFAULT_SETUP, worker_command=(sys.executable, "-c", "raise SystemExit('no torch here')"))
+    monkeypatch.setattr(plan, "DEFAULT_SETUP", dying)
     with pytest.raises(NasAggError, match=r"workers cannot start .*exited with status 1.*log\.txt"):
         search(tiny, searcher="random", epochs=2, out=tmp_path / "run")
     assert "no torch here" in (tmp_path / "run/log.txt").read_text()
@@ -332,7 +332,7 @@ def test_workers_end_with_their_coordinator(tmp_path):
     script = f"""
 import sys
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.executor import Assignment
+from nas_agg.study.workers.backend import Assignment
 from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.pool import WorkerPool
 from pathlib import Path
@@ -340,7 +340,7 @@ config = WorkerConfig(data={{"hangs": [1], "notes": {str(tmp_path)!r}}})
 pool = WorkerPool([config], Path({str(tmp_path)!r}) / "log.txt", command=(sys.executable, {str(FAKE)!r}))
 genotype = {{"let": {{"width": 2, "deep": 0}}}}
 job = TrialJob(genotype=genotype, out="0", seed=0, recipe="search", epochs=1)
-pool.start(Assignment(0, job=job))
+pool.submit(Assignment(0, job=job), 1)
 pool.poll(5)
 print(pool._workers[0].process.pid, flush=True)
 input()

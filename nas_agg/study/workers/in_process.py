@@ -1,82 +1,22 @@
-"""Interface of the executors that evaluate trials, and the executor that calls a function in this process."""
+"""The backend that calls a function in this process."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.samplers.searcher import describe_exception
-from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome, TrialJob, TrialOutcome
+from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
+from nas_agg.study.workers.messages import EventKind, TrialOutcome
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-    from nas_agg.language.genotype import Genotype
 
-
-@dataclass(frozen=True)
-class Assignment:
-    """A trial that an executor is to evaluate.
-
-    Attributes:
-        number: Number of the trial.
-        genotype: Its network, for executors in this process.
-        job: Its job, for executors that train.
-        pause_at: Epoch at which the evaluation pauses, if it does.
-    """
-
-    number: int
-    genotype: Genotype | None = None
-    job: TrialJob | FinalJob | None = None
-    pause_at: int | None = None
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened to a trial.
-
-    Attributes:
-        number: Number of the trial.
-        kind: What happened.
-        step, value: A report.
-        seconds: Seconds since the job began.
-        reason: Why it failed, or its worker died or left.
-        outcome: The result, if it has one.
-    """
-
-    number: int
-    kind: EventKind
-    step: int = 0
-    value: float = 0.0
-    seconds: float = 0.0
-    reason: str = ""
-    outcome: TrialOutcome | FinalOutcome | None = None
-
-
-class TrialExecutor(Protocol):
-    """Evaluates trials."""
-
-    def free_slots(self) -> int:
-        """Number of further trials that may be started now."""
-
-    def start(self, assignment: Assignment) -> None:
-        """Start a trial; only while there are free slots."""
-
-    def poll(self, timeout: float) -> list[Event]:
-        """Events since the last call; waits up to ``timeout`` seconds for the first."""
-
-    def reply(self, number: int, stop: bool) -> None:
-        """Reply to a report: stop the trial early, or let it continue."""
-
-    def close(self) -> None:
-        """Stop all that run."""
-
-
-class InProcessExecutor:
+class InProcessBackend(Backend):
     """Calls a function in this process, one trial after another.
 
     Args:
@@ -93,12 +33,13 @@ class InProcessExecutor:
     ):
         self._evaluate, self._optuna_trial, self._attributes = evaluate, optuna_trial, tuple(attributes)
         self._assignment: Assignment | None = None
+        self._attempt = 0
 
-    def free_slots(self) -> int:
-        return 0 if self._assignment else 1
+    def capacity(self) -> int:
+        return 1
 
-    def start(self, assignment: Assignment) -> None:
-        self._assignment = assignment
+    def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
+        self._assignment, self._attempt = assignment, attempt
 
     def poll(self, timeout: float) -> list[Event]:
         import optuna
@@ -106,10 +47,10 @@ class InProcessExecutor:
         if self._assignment is None:
             return []
         assignment, self._assignment = self._assignment, None
-        number, started = assignment.number, time.monotonic()
+        number, attempt, started = assignment.number, self._attempt, time.monotonic()
 
         def event(kind: EventKind, reason: str = "", outcome: TrialOutcome | None = None) -> list[Event]:
-            return [Event(number, kind, seconds=time.monotonic() - started, reason=reason, outcome=outcome)]
+            return [Event(number, attempt, kind, seconds=time.monotonic() - started, reason=reason, outcome=outcome)]
 
         try:
             result: Any = self._evaluate(assignment.genotype, self._optuna_trial(number))
@@ -123,10 +64,13 @@ class InProcessExecutor:
         metrics = dict(zip(self._attributes, values, strict=True))
         return event(EventKind.COMPLETED, outcome=TrialOutcome(metrics=metrics))
 
-    def reply(self, number: int, stop: bool) -> None:
+    def stop(self, number: int) -> None:
         raise AssertionError("a function reports to its trial")
 
-    def close(self) -> None:
+    def cancel(self, number: int) -> None:
+        self._assignment = None
+
+    def close(self, leave_running: bool = False) -> None:
         self._assignment = None
 
 
