@@ -5,15 +5,16 @@ Features are T_0, the input of an aggregate, and T_l, the output of node l.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from nas_agg.common.errors import GenotypeError, located
 from nas_agg.expansion.scope import NodeScope
+from nas_agg.expansion.shortcuts import PendingShortcut, Shortcut, SplitShortcut
 from nas_agg.graph.graph import Tape
 from nas_agg.graph.primitives import Primitive, Scale, Shape, format_shape
 from nas_agg.language.layers import norm_groups
-from nas_agg.language.operators import Operator, Sum
+from nas_agg.language.operators import Operator
 from nas_agg.language.patterns import Edges
 from nas_agg.language.resolved import NUM_SOURCES, Aggregate, Gather, Unit
 
@@ -65,47 +66,6 @@ class UnitExpander(Protocol):
 
     def shared_unit(self, unit: Unit, x: int, scope: Scope, path: str) -> int:
         """Expand a unit that shares its weights with others at its path."""
-
-
-class PendingShortcut:
-    """The shortcut of a node, gathered once its `join` is reached."""
-
-    def __init__(self, gathered: Callable[[int | None], int | None]):
-        self.gathered = gathered
-
-    def join(self, x: int) -> int:
-        joined = self.gathered(x)
-        return x if joined is None else joined
-
-    def split(self, tape: Tape) -> SplitShortcut | None:
-        total = self.gathered(None)
-        return None if total is None else SplitShortcut(tape, total)
-
-
-class SplitShortcut:
-    """A shortcut that is split among the nodes of an inner aggregate, slice by slice of channels."""
-
-    def __init__(self, tape: Tape, total: int):
-        self.tape, self.total, self.used = tape, total, 0
-
-    def join(self, x: int) -> int:
-        width, have = self.tape.shapes[x][0], self.tape.shapes[self.total][0]
-        if self.used + width > have:
-            raise GenotypeError(f"all {have} channels of the shortcut are used, but {width} more are needed here")
-        part = self.tape.slice(self.total, self.used, width)
-        self.used += width
-        return Sum.join(self.tape, [part], x)
-
-    def split(self, tape: Tape) -> SplitShortcut:
-        return self
-
-    def check_used(self) -> None:
-        have = self.tape.shapes[self.total][0]
-        if self.used < have:
-            raise GenotypeError(f"{have - self.used} of the shortcut's {have} channels are unused")
-
-
-Shortcut = PendingShortcut | SplitShortcut | None
 
 
 class Gathered(NamedTuple):

@@ -11,12 +11,13 @@ from typing import Any
 
 from nas_agg.common.errors import GenotypeError
 from nas_agg.expansion import block_nodes
-from nas_agg.expansion.aggregates import PendingShortcut, Scope, Shortcut
+from nas_agg.expansion.aggregates import Scope
 from nas_agg.expansion.block_figures import BlockCost
 from nas_agg.expansion.block_nodes import BlockNodes
 from nas_agg.expansion.block_tape import BlockTape, Segment
 from nas_agg.expansion.chains import Chain, ChainBlock
 from nas_agg.expansion.expansion import Expansion
+from nas_agg.expansion.shortcuts import PendingShortcut, Shortcut
 from nas_agg.graph.graph import MAX_OPERATIONS
 from nas_agg.graph.primitives import Shape, format_shape
 from nas_agg.language.layers import (

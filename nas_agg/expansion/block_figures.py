@@ -12,9 +12,9 @@ import numpy as np
 
 from nas_agg.expansion.blocks import Block, BlockOutput, Body
 from nas_agg.expansion.costs import BATCH
+from nas_agg.graph.backward_plan import FLOAT_BYTES
 from nas_agg.graph.paths import COUNT, EMPTY_PATH, LEVELS, map_level, merge, operation_statistics
 from nas_agg.graph.primitives import Conv, Shape
-from nas_agg.graph.rematerialization import FLOAT_BYTES
 
 Array = np.ndarray
 

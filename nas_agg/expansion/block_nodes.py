@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from nas_agg.common.errors import GenotypeError, located
-from nas_agg.expansion.aggregates import Nodes, Scope, SplitShortcut, UnitExpander
+from nas_agg.expansion.aggregates import Nodes, Scope, UnitExpander
 from nas_agg.expansion.block_tape import BlockTape
+from nas_agg.expansion.shortcuts import SplitShortcut
 from nas_agg.graph.primitives import Add, Mean, Scale
 from nas_agg.language.layers import norm_groups
 from nas_agg.language.operators import Concat, MeanOf, Operator, Sum

@@ -13,10 +13,11 @@ from typing import Any
 from nas_agg.common.console import format_bytes, format_count
 from nas_agg.common.display import Displayed
 from nas_agg.expansion.expansion import expand
+from nas_agg.graph.backward_plan import FLOAT_BYTES
 from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.connectivity import Connectivity, stage_connectivity
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.rematerialization import FLOAT_BYTES, MemoryMode, RematerializationPlan
+from nas_agg.graph.rematerialization import MemoryMode, RematerializationPlan
 from nas_agg.language.genotype import Genotype
 
 BATCH = 32  # images over which the bytes saved per batch are distributed

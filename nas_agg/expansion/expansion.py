@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from nas_agg.common.errors import GenotypeError, located
-from nas_agg.expansion.aggregates import Nodes, Observer, Scope, Shortcut, SplitShortcut
+from nas_agg.expansion.aggregates import Nodes, Observer, Scope
+from nas_agg.expansion.shortcuts import Shortcut, SplitShortcut
 from nas_agg.graph.graph import MAX_OPERATIONS, Graph, Tape
 from nas_agg.graph.primitives import Act, Cat, Norm, Shape, Slice, format_shape
 from nas_agg.language.genotype import Genotype

@@ -10,12 +10,12 @@ Sublinear Memory Cost"), decided for each tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
 from math import prod
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
+from nas_agg.graph.backward_plan import Piece, RematerializedGraph
 from nas_agg.graph.graph import Graph
-from nas_agg.graph.primitives import ACTIVATIONS, Act, AvgPool, Conv, Dropout, DropPath, Gap, Norm, Primitive, Shape
+from nas_agg.graph.primitives import ACTIVATIONS, Act, AvgPool, Conv, Gap, Norm
 
 #: Memory modes of training. ``plain`` keeps for backward what eager PyTorch keeps; ``lean`` keeps the outputs of
 #: convolutions; ``leanest`` recomputes the 1x1 convolutions of bottlenecks as well.
@@ -25,79 +25,20 @@ MEMORY_MODES: tuple[MemoryMode, ...] = get_args(MemoryMode)
 #: The modes that a user may request; ``auto`` is the first of the others that fits the device.
 RequestedMemoryMode = Literal["auto", MemoryMode]
 
-FLOAT_BYTES = 4
 MIN_PIECE_OPERATIONS = 12
 
 _CHEAP = frozenset(
     {"norm", "act", "cat", "slice", "pad", "scale", "mul", "product", "times", "shuffle", "dropout", "drop-path"}
 )
-_SHAPE_ONLY = frozenset({"avgpool", "gap", "dropout", "drop-path"})  # their backward needs no value
-_WEIGHTED = frozenset({"conv", "linear", "scale"})  # they need their input only for their weight's gradient
 
 
-class Piece(NamedTuple):
-    """A part of the network: the operations after ``entry`` up to ``last``, which read nothing from before ``entry``.
-
-    Attributes:
-        entry: The tensor that enters.
-        last: The tensor that leaves.
-        buffers: For each buffer the tensors stored next to each other in it, because concats read runs of them.
-        buffer_channels: Channels of each buffer.
-        buffer_slices: For each of those tensors, and for each such concat: index of its buffer, first channel, and
-            end channel.
-    """
-
-    entry: int
-    last: int
-    buffers: tuple[tuple[int, ...], ...]
-    buffer_channels: tuple[int, ...]
-    buffer_slices: Mapping[int, tuple[int, int, int]]
-
-
-class BackwardStep(NamedTuple):
-    """One step of the backward pass.
-
-    Attributes:
-        op: The operation whose backward is run.
-        rebuilt: Tensors that are recomputed before it.
-        freed: Tensors that are no longer needed after it.
-    """
-
-    op: int
-    rebuilt: tuple[int, ...]
-    freed: tuple[int, ...]
-
-
-class BackwardPlan(NamedTuple):
-    """The backward pass of a piece.
-
-    Attributes:
-        saved: Tensors saved outside buffers.
-        saved_buffers: Indices of the buffers that are saved.
-        steps: The steps, last operation first; the last step is the piece's entry.
-        statistics: Tensors whose batch statistics are saved.
-    """
-
-    saved: tuple[int, ...]
-    saved_buffers: tuple[int, ...]
-    steps: tuple[BackwardStep, ...]
-    statistics: frozenset[int]
-
-
-class RematerializationPlan:
+class RematerializationPlan(RematerializedGraph):
     """Which tensors of a network are saved for backward, and which are recomputed.
 
     Args:
         graph: The network. The plan may rewrite it where this does not change the function; ``ops``, ``inputs``,
             ``shapes`` and ``paths`` describe what is run.
         memory: Memory mode, ``lean`` or ``leanest``.
-
-    Attributes:
-        materialized: For each tensor, whether it is computed once; the others are recomputed in backward.
-        fused_norms: Norms that are computed within the activation that is their only reader.
-        sources: For each tensor, the tensors that computing it reads.
-        pieces: The network's pieces, in order.
-        buffered_concats: Concats that are contiguous in a buffer.
     """
 
     def __init__(self, graph: Graph, memory: MemoryMode):
@@ -105,7 +46,7 @@ class RematerializationPlan:
         self.shapes, self.paths, self.output = list(graph.shapes), list(graph.paths), graph.output
         self._pool_before_convolutions(graph.readers)
         self.readers = Graph(self.ops, self.inputs, self.shapes, self.paths, self.output).readers
-        self.buffered_concats: set[int] = set()
+        self.buffered_concats = set()
         self.fused_norms = {
             i
             for i, op in enumerate(self.ops)
@@ -114,7 +55,7 @@ class RematerializationPlan:
             and self._is_only_reader(i, "act")
             and self._needs_output(self.readers[i][0])
         }
-        self.sources: list[tuple[int, ...]] = [()] * len(self.ops)
+        self.sources = [()] * len(self.ops)
         self._find_sources()
         self.materialized = self._plan_saved_tensors(memory == "leanest")
         self.pieces = self._cut_into_pieces()
@@ -142,14 +83,6 @@ class RematerializationPlan:
         """Return whether operation i is an activation whose backward needs its output rather than its input."""
         op = self.ops[i]
         return isinstance(op, Act) and ACTIVATIONS[op.function][1] == "output"
-
-    def concat_parts(self, i: int) -> tuple[int, ...]:
-        """Return the tensors that tensor i is a concat of, or the tensor itself."""
-        return self.inputs[i] if self.ops[i].word == "cat" else (i,)
-
-    def norm_inputs(self, i: int) -> tuple[int, ...]:
-        """Return what a batch norm of tensor i reads: the parts of a concat that is not contiguous in memory."""
-        return (i,) if i in self.buffered_concats else self.concat_parts(i)
 
     def _find_sources(self) -> None:
         for i, (op, inputs) in enumerate(zip(self.ops, self.inputs, strict=True)):
@@ -295,164 +228,3 @@ class RematerializationPlan:
             row_of.update(dict.fromkeys(parts, index))
             concats_of[index].append(i)
         return rows, concats_of
-
-    def keeps_buffer(self, piece: Piece, buffer: int) -> bool:
-        """Return whether a buffer is saved as it is, since nothing in it is recomputed."""
-        return all(self.materialized[part] or part == piece.entry for part in piece.buffers[buffer])
-
-    # ------------------------------------------------------------------ the backward pass
-
-    def find_gradient_flow(
-        self, entry: int, last: int, entry_needs_grad: bool, trained: Mapping[int, tuple[bool, ...]]
-    ) -> dict[int, bool]:
-        """Return for each tensor whether it has a gradient.
-
-        Args:
-            entry: First tensor.
-            last: Last tensor.
-            entry_needs_grad: Whether the first tensor has a gradient.
-            trained: For operations with parameters, which of their parameters are trained; default all.
-        """
-        gradient_flow = {entry: entry_needs_grad}
-        for i in range(entry + 1, last + 1):
-            op = self.ops[i]
-            trains = any(trained[i]) if i in trained else op.stateful and op.params > 0
-            gradient_flow[i] = trains or any(gradient_flow[source] for source in self.inputs[i])
-        return gradient_flow
-
-    def _needed_tensors(self, i: int, gradient_flow: Mapping[int, bool], weights: bool, batch: bool) -> Iterable[int]:
-        """Return the tensors whose values an operation's backward needs.
-
-        Args:
-            i: The operation.
-            gradient_flow: Which tensors have a gradient.
-            weights: Whether its weight is trained.
-            batch: Whether a batch norm uses the statistics of the batch.
-        """
-        op, inputs = self.ops[i], self.inputs[i]
-        if op.word in _SHAPE_ONLY or (op.word in _WEIGHTED and not weights):
-            return ()
-        if isinstance(op, Norm) and not op.groups:
-            return self.norm_inputs(inputs[0]) if weights or (batch and gradient_flow[inputs[0]]) else ()
-        saved = op.saved_for_backward(
-            tuple([gradient_flow[s] for s in inputs]), *[self.shapes[s] for s in inputs], self.shapes[i]
-        )
-        tensors = [inputs[position] for position in saved.inputs]
-        return [*tensors, i] if saved.output else tensors
-
-    def _needed_statistics(self, piece: Piece, gradient_flow: Mapping[int, bool], frozen: set[int]) -> frozenset[int]:
-        """Return the tensors whose batch statistics the backward of a norm needs."""
-        return frozenset(
-            part
-            for i in range(piece.entry + 1, piece.last + 1)
-            if isinstance(op := self.ops[i], Norm) and not op.groups and i not in frozen and gradient_flow[i]
-            for part in self.concat_parts(self.inputs[i][0])
-        )
-
-    def _statistics_to_rebuild(self, rebuilt: Iterable[int], frozen: set[int]) -> frozenset[int]:
-        """Return the tensors whose batch statistics are needed to rebuild tensors, also where no gradient flows."""
-        computed = {
-            i for tensor in rebuilt for i in (tensor, *self.inputs[tensor]) if i == tensor or i in self.fused_norms
-        }
-        return frozenset(
-            part
-            for i in computed
-            if isinstance(op := self.ops[i], Norm) and not op.groups and i not in frozen
-            for part in self.concat_parts(self.inputs[i][0])
-        )
-
-    def plan_backward(
-        self,
-        piece: Piece,
-        gradient_flow: Mapping[int, bool],
-        trained: Mapping[int, tuple[bool, ...]] | None = None,
-        frozen: Iterable[int] = (),
-    ) -> BackwardPlan:
-        """Plan the backward pass of a piece.
-
-        Args:
-            piece: The piece.
-            gradient_flow: Which of its tensors have a gradient.
-            trained: For operations with parameters, which of their parameters are trained; default all.
-            frozen: Batch norms that use their running statistics.
-        """
-        trained, frozen = trained or {}, set(frozen)
-        statistics = self._needed_statistics(piece, gradient_flow, frozen)
-        available: set[int] = set()
-        last_use: dict[int, int] = {}
-        saved: set[int] = set()
-        steps: list[tuple[int, list[int]]] = []
-        for i in range(piece.last, piece.entry - 1, -1):
-            if not gradient_flow[i]:
-                continue
-            needed: list[int] = [i] if i in statistics else []
-            if i > piece.entry:
-                op = self.ops[i]
-                weights = any(trained[i][:1]) if i in trained else op.stateful and op.params > 0
-                needed += self._needed_tensors(i, gradient_flow, weights, i not in frozen)
-            rebuilt, stack = [], list(needed)
-            for tensor in needed:
-                last_use[tensor] = i
-            while stack:
-                tensor = stack.pop()
-                if tensor in available:
-                    continue
-                available.add(tensor)
-                if self.materialized[tensor] or tensor == piece.entry:
-                    saved.add(tensor)
-                else:
-                    rebuilt.append(tensor)
-                    for source in self.sources[tensor]:
-                        last_use[source] = i
-                    stack.extend(self.sources[tensor])
-            steps.append((i, sorted(rebuilt)))
-        statistics |= self._statistics_to_rebuild({i for _, rebuilt in steps for i in rebuilt}, frozen)
-        freed: dict[int, list[int]] = {}
-        for tensor, step in last_use.items():
-            freed.setdefault(step, []).append(tensor)
-        in_buffers = {
-            i: piece.buffer_slices[i][0]
-            for i in saved
-            if i in piece.buffer_slices and self.keeps_buffer(piece, piece.buffer_slices[i][0])
-        }
-        return BackwardPlan(
-            tuple(sorted(saved - in_buffers.keys())),
-            tuple(sorted(set(in_buffers.values()))),
-            tuple([BackwardStep(i, tuple(rebuilt), tuple(freed.get(i, ()))) for i, rebuilt in steps]),
-            statistics,
-        )
-
-    # ------------------------------------------------------------------ its memory
-
-    def saved_bytes(self) -> tuple[int, int]:
-        """Return the bytes saved for backward in training: those per image, and those per batch (statistics)."""
-        saved: set[int] = set()
-        image = batch = 0
-        needs_grad = False
-        for piece in self.pieces:
-            gradient_flow = self.find_gradient_flow(piece.entry, piece.last, needs_grad, {})
-            needs_grad = gradient_flow[piece.last]
-            plan = self.plan_backward(piece, gradient_flow)
-            saved.update(plan.saved)
-            image += FLOAT_BYTES * sum(count_elements(self.shapes, piece.buffers[i]) for i in plan.saved_buffers)
-            batch += 2 * FLOAT_BYTES * sum(self.shapes[i][0] for i in plan.statistics)
-            image += sum(
-                _extra_bytes(self.ops[i], self.shapes[i])
-                for i in range(piece.entry + 1, piece.last + 1)
-                if gradient_flow[i]
-            )
-        return image + FLOAT_BYTES * count_elements(self.shapes, saved), batch
-
-
-def count_elements(shapes: Sequence[Shape], tensors: Iterable[int]) -> int:
-    """Return the number of elements per image in some tensors."""
-    return sum(prod(shapes[i]) for i in tensors)
-
-
-def _extra_bytes(op: Primitive, shape: Shape) -> int:
-    """Return the bytes per image that an operation saves besides tensors: masks, statistics of an image."""
-    if isinstance(op, DropPath):
-        return FLOAT_BYTES
-    if isinstance(op, Dropout):
-        return FLOAT_BYTES * shape[0] if op.channels else prod(shape)
-    return 2 * FLOAT_BYTES * op.groups if isinstance(op, Norm) else 0

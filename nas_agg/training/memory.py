@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from nas_agg.common.console import format_bytes
-from nas_agg.graph.rematerialization import FLOAT_BYTES, MEMORY_MODES, MemoryMode, RequestedMemoryMode
+from nas_agg.graph.backward_plan import FLOAT_BYTES
+from nas_agg.graph.rematerialization import MEMORY_MODES, MemoryMode, RequestedMemoryMode
 
 if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost

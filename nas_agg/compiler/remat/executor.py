@@ -20,9 +20,10 @@ from torch.nn.modules import module as torch_modules
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.backward import Gradients
 from nas_agg.compiler.remat.forward import GROUP_NORM_EPS, NormState, Values
+from nas_agg.graph.backward_plan import BackwardPlan, Piece
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm, Primitive
-from nas_agg.graph.rematerialization import BackwardPlan, MemoryMode, Piece, RematerializationPlan
+from nas_agg.graph.rematerialization import MemoryMode, RematerializationPlan
 
 _HOOKS = ("forward", "forward_pre", "backward", "backward_pre")  # kinds of hooks of PyTorch's modules
 MAX_PLANS_PER_PIECE = 16  # cached: the trained parameters and the norms that use batch statistics seldom change

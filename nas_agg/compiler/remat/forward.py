@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.kernels import aten, new_like
+from nas_agg.graph.backward_plan import Piece
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, DropPath, Norm
-from nas_agg.graph.rematerialization import Piece, RematerializationPlan
+from nas_agg.graph.rematerialization import RematerializationPlan
 
 GROUP_NORM_EPS = 1e-5
 
