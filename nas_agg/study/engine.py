@@ -335,8 +335,8 @@ class _Search:
         assert self.task is not None and self.folder is not None
         if settings.backend_name != "storage":  # workers of an earlier part of the search leave
             announce_finished(record, f"the search uses the backend {settings.backend_name} now")
-        context = BackendContext(settings, record, self.task, self.folder.path, setup.worker_command, setup.lease)
-        return find_backend(settings.backend_name).open(context)
+        where = (self.folder.path, setup.worker_command, setup.lease, setup.trainer)
+        return find_backend(settings.backend_name).open(BackendContext(settings, record, self.task, *where))
 
     def _assign(self, trial: TrialRecord, candidate: Candidate) -> Assignment:
         """The assignment of a trial; its network is written to its folder."""

@@ -21,6 +21,7 @@ from nas_agg.study.scheduling.feasible_share import format_limits
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.pool import WORKER_COMMAND
+from nas_agg.study.workers.process import Trainer
 from nas_agg.study.workers.protocol import LeaseSettings
 from nas_agg.study.workers.registry import find_backend
 from nas_agg.training.recipes import Recipe, open_recipe
@@ -43,11 +44,13 @@ class TrainingSetup:
         open_task: Loads the data set and picks the devices.
         worker_command: Starts a worker process.
         lease: Timing of the leases of remote workers.
+        trainer: Trains where there are no worker processes.
     """
 
     open_task: Callable[[Settings, Space], Task] = open_task
     worker_command: Sequence[str] = WORKER_COMMAND
     lease: LeaseSettings = field(default_factory=LeaseSettings)
+    trainer: Trainer = field(default_factory=Trainer)
 
 
 DEFAULT_SETUP = TrainingSetup()

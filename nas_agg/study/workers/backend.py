@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nas_agg.study.definition.settings import Settings
     from nas_agg.study.definition.task import Task
     from nas_agg.study.records.study_record import StudyRecord
+    from nas_agg.study.workers.process import Trainer
     from nas_agg.study.workers.protocol import LeaseSettings
 
 
@@ -90,6 +91,7 @@ class BackendContext:
         folder: The run folder.
         worker_command: Starts a worker process on this machine.
         lease: Timing of the leases of workers that join.
+        trainer: Does the jobs, for backends whose jobs run elsewhere than in worker processes.
     """
 
     settings: Settings
@@ -98,6 +100,7 @@ class BackendContext:
     folder: Path
     worker_command: Sequence[str]
     lease: LeaseSettings
+    trainer: Trainer
 
 
 class Backend(ABC):

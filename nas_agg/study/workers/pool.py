@@ -33,6 +33,8 @@ class _Worker:
     connection: Connection
     assignment: Assignment | None = None
     attempt: int = 0
+    waits: bool = False  # for an answer to a report
+    is_stopped: bool = False  # the next answer, at the latest, is to stop
     started: float | None = None  # when it started the job; before, it may be loading the data
 
     @property
@@ -85,6 +87,7 @@ class WorkerPool(Backend):
         if worker is None or worker.process.poll() is not None:
             worker = self._workers[slot] = self._spawn(self._configs[slot])
         worker.assignment, worker.attempt, worker.started = assignment, attempt, None
+        worker.waits = worker.is_stopped = False
         job = assignment.job.model_copy(update={"device": self._configs[slot].device})
         self._send(worker, Envelope(job=job))
 
@@ -149,6 +152,9 @@ class WorkerPool(Backend):
                 self._failed_starts, worker.started = 0, time.monotonic()
                 return None
             case Progress.REPORT:
+                worker.waits = True
+                if worker.is_stopped:
+                    self._answer(worker)
                 return Event(number, attempt, EventKind.REPORT, message.step, message.value, seconds)
         worker.assignment = worker.started = None
         if message.exits:
@@ -192,11 +198,18 @@ class WorkerPool(Backend):
 
     def stop(self, number: int) -> None:
         for worker in self._workers_with(number):
-            self._send(worker, Reply(stop=True))
+            worker.is_stopped = True
+            self._answer(worker)
 
     def proceed(self, number: int) -> None:
         for worker in self._workers_with(number):
-            self._send(worker, Reply(stop=False))
+            self._answer(worker)
+
+    def _answer(self, worker: _Worker) -> None:
+        """Answer the report that a worker waits with, if it does."""
+        if worker.waits:
+            worker.waits = False
+            self._send(worker, Reply(stop=worker.is_stopped))
 
     def cancel(self, number: int) -> None:
         for worker in self._workers_with(number):

@@ -13,8 +13,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -33,6 +34,7 @@ from nas_agg.study.workers.messages import (
 
 if TYPE_CHECKING:
     from nas_agg.study.workers.jobs import Report
+    from nas_agg.training.data import Data
 
     Work = Callable[[TrialJob | FinalJob, Report], TrialOutcome | FinalOutcome]
 
@@ -81,24 +83,30 @@ def _do(connection: Connection, job: TrialJob | FinalJob, work: Work) -> None:
         stopped = receive(connection, Reply).stop
         return stopped
 
+    message = do_job(lambda: work(job, report), job.device)
+    send(connection, message.model_copy(update={"stopped": stopped}))
+    if message.exits:
+        raise SystemExit(1)
+
+
+def do_job(work: Callable[[], TrialOutcome | FinalOutcome], device: str) -> WorkerMessage:
+    """Do a job; returns a message with its outcome, or with the reason why it failed.
+
+    Raises:
+        EOFError, ConnectionError: The coordinator is gone.
+    """
     try:
-        outcome = work(job, report)
+        return WorkerMessage(kind=Progress.FINISHED, outcome=work())
     except (EOFError, ConnectionError):
         raise
     except NasAggError as error:
-        reason = getattr(error, "reason", None) or str(error)
-        send(connection, WorkerMessage(kind=Progress.FAILED, reason=reason))
+        return WorkerMessage(kind=Progress.FAILED, reason=getattr(error, "reason", None) or str(error))
     except Exception as error:  # whatever it is, the trial failed and the search continues; the log has the traceback
         traceback.print_exc()
         line = next(iter(str(error).splitlines()), "")
         # A CUDA error may leave the process unable to use its GPU; another process replaces it.
-        exits = job.device.startswith("cuda")
-        reason = f"{type(error).__name__}: {line}"
-        send(connection, WorkerMessage(kind=Progress.FAILED, reason=reason, exits=exits))
-        if exits:
-            raise SystemExit(1) from error
-    else:
-        send(connection, WorkerMessage(kind=Progress.FINISHED, stopped=stopped, outcome=outcome))
+        exits = device.startswith("cuda")
+        return WorkerMessage(kind=Progress.FAILED, reason=f"{type(error).__name__}: {line}", exits=exits)
 
 
 def _exit_with(parent: int) -> None:
@@ -113,28 +121,49 @@ def _exit_with(parent: int) -> None:
 
 def prepare(config: WorkerConfig) -> Work:
     """Load the data once; returns what trains a trial or the final network."""
+    data = load(config)
+    return lambda job, report: train(job, data, report)
+
+
+def load(config: WorkerConfig) -> Data:
+    """Load the data, and limit the threads of this process."""
     import torch
 
     torch.set_num_threads(config.threads)
     from nas_agg.training.data import load_data
 
-    data = load_data(**config.data)
+    return load_data(**config.data)
+
+
+def train(job: TrialJob | FinalJob, data: Data, report: Report) -> TrialOutcome | FinalOutcome:
+    """Train a trial or the final network."""
+    import torch
 
     from nas_agg.study.workers.final_jobs import train_final
     from nas_agg.study.workers.jobs import train_trial
 
-    def work(job: TrialJob | FinalJob, report: Report) -> TrialOutcome | FinalOutcome:
-        try:
-            if isinstance(job, TrialJob):
-                return train_trial(job, data, report)
-            metrics = train_final(job, data, report)
-            return FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
-        finally:
-            if job.device.startswith("cuda"):
-                with contextlib.suppress(RuntimeError):  # a broken device fails again; the first error is the cause
-                    torch.cuda.empty_cache()
+    try:
+        if isinstance(job, TrialJob):
+            return train_trial(job, data, report)
+        metrics = train_final(job, data, report)
+        return FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
+    finally:
+        if job.device.startswith("cuda"):
+            with contextlib.suppress(RuntimeError):  # a broken device fails again; the first error is the cause
+                torch.cuda.empty_cache()
 
-    return work
+
+@dataclass(frozen=True)
+class Trainer:
+    """How jobs are done where a backend has no processes of its own kind: functions that other machines import.
+
+    Attributes:
+        load: Loads the data of a worker's configuration.
+        train: Does a job with the data; its report returns whether to stop.
+    """
+
+    load: Callable[[WorkerConfig], Any] = load
+    train: Callable[[TrialJob | FinalJob, Any, Report], TrialOutcome | FinalOutcome] = train
 
 
 if __name__ == "__main__":

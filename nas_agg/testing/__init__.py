@@ -1,4 +1,4 @@
-"""Conformance checks for authors of searchers and search spaces, which raise an `AssertionError` in one line."""
+"""Conformance checks for authors of searchers, spaces and backends, which raise an `AssertionError` in one line."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Candidate, Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
+from nas_agg.testing.backends import check_backend
 
 if TYPE_CHECKING:
     from nas_agg.graph.graph import Graph
     from nas_agg.search_space.parameters import Values
+
+__all__ = ["EXAMPLE_SPACE", "check_backend", "check_searcher", "check_space"]
 
 OBJECTIVE_SETS = (("accuracy",), ("accuracy", "macs"), ("accuracy", "macs", "latency"))
 EXAMPLE_SPACE = {

@@ -1,0 +1,41 @@
+"""Every backend passes the conformance check."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.agent import StudyHandle, WorkerAgent
+from nas_agg.study.workers.local import LocalBackend
+from nas_agg.study.workers.protocol import TASK
+from nas_agg.study.workers.storage_backend import StorageBackend
+from nas_agg.testing import check_backend
+from nas_agg.testing.backends import WORKER_COMMAND
+
+
+@contextlib.contextmanager
+def agent(context):
+    """A worker that joins."""
+    record = context.record
+    task = record.storage.get_study_user_attrs(record.study_id)[TASK]
+    handle = StudyHandle(record.storage, record.study_id, "check", task, context.folder)
+    worker = WorkerAgent(
+        handle, [WorkerConfig(data=context.task.data)], print_line=lambda line: None, command=WORKER_COMMAND
+    )
+    is_over = threading.Event()
+    read = worker._read_storage
+    worker._read_storage = lambda: "it is over" if is_over.is_set() else read()
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    yield
+    is_over.set()
+    thread.join()
+
+
+def test_local_processes():
+    check_backend(LocalBackend, workers=None)
+
+
+def test_workers_that_join():
+    check_backend(StorageBackend, workers=agent, storage=None)
