@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FILES = {
     "model.py": "the network in plain PyTorch",
+    "predict.py": "prints the labels of image files",
+    "config.json": "preprocessing and labels, in timm's form",
     "weights.safetensors": "its weights",
     "genotype.json": "the genotype, for nas_agg",
     "model.onnx": "for onnxruntime and others, any batch size",
@@ -48,6 +50,9 @@ def compile_(
     download: DownloadOption = False,
     onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx.")] = False,
     export: Annotated[bool, typer.Option("--export", help="Also write model.pt2 (torch.export).")] = False,
+    normalize: Annotated[
+        bool, typer.Option("--normalize", help="The exported models take values from 0 to 1 and normalize them.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder of a compiled network.")] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show the number of operations before and after each compiler pass.")
@@ -70,6 +75,7 @@ def compile_(
             classes=classes,
             onnx=onnx,
             export=export,
+            normalize=normalize,
             force=force,
         )
     if format is Format.json:
@@ -112,6 +118,7 @@ def _as_dict(exported: ExportedModel, seed: int | None) -> dict:
         "macs": exported.macs,
         "weights": exported.weights,
         "seed": (seed or 0) if exported.weights is None else None,
+        "image_input": None if exported.image_input is None else exported.image_input.model_dump(mode="json"),
         "notes": list(exported.written.notes),
     }
 
@@ -126,9 +133,13 @@ def _print(exported: ExportedModel, seed: int | None) -> None:
         print(f"The weights are UNTRAINED (seed {seed or 0}); use --weights or a run whose network is trained.")
     else:
         print(f"Weights: {exported.weights}.")
+    if exported.image_input is not None:
+        print(f"Images: {exported.image_input.describe()}.")
     for note in written.notes:
         print(f"Note: {note}.")
     print(f"Usage in {written.path}:")
+    if exported.image_input is not None:
+        print("    python predict.py IMAGE_OR_FOLDER")
     print("    from model import build")
     channels, height, width = exported.genotype.input
     print(f'    logits = build("weights.safetensors").eval()(images)  # of shape (N, {channels}, {height}, {width})')

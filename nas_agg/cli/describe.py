@@ -40,6 +40,7 @@ def cost(
 ) -> None:
     """Count a network's parameters, MACs, memory and depth. The latency is measured on request."""
     from nas_agg.expansion.costs import cost, cost_rows
+    from nas_agg.study.model_input import saved_preprocessing
 
     for name, value in {"device": device, "batch": batch, "threads": threads}.items():
         if value is not None and not latency:
@@ -53,11 +54,15 @@ def cost(
         from nas_agg.training.latency import latency as measure
 
         measured = measure(network, device=device or "auto", batch=batch or 1, threads=threads)
+    saved = saved_preprocessing(genotype)
     if format is Format.json:
-        print_json(metrics | ({"latency": measured.as_dict()} if measured else {}))
+        print_json(metrics | ({"latency": measured.as_dict()} if measured else {}) | saved)
         return
     rows = cost_rows(counted) + ([list(row) for row in measured.rows()] if measured else [])
     print_table(["metric", "value", "meaning"], rows, title=genotype, right=(1,))
+    if saved:
+        mean, std = (", ".join(f"{value:.4g}" for value in saved[name]) for name in ("mean", "std"))
+        print(f"preprocessing: {saved['preprocessing']['about']}; mean ({mean}), std ({std})")
 
 
 def show(

@@ -28,6 +28,8 @@ from nas_agg.compiler.weights import check_shapes
 from nas_agg.graph.graph import Graph
 
 if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
     from nas_agg.compiler.network import Network
 
 MODELS = (
@@ -87,6 +89,21 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
     else:
         check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     network.load_state_dict(state)
+
+
+def named_weights(source: str) -> WeightsEnum | None:
+    """torchvision's description of weights by their name or the name of their file; None of any other weights."""
+    from torchvision.models import get_model_weights
+
+    name, _, version = source.partition(".")
+    if name in MODELS and (not version or version.isupper()):
+        versions = get_model_weights(name).__members__
+        return versions.get(version or "DEFAULT")
+    for model in MODELS:
+        for entry in get_model_weights(model):
+            if entry.url.rsplit("/", 1)[-1] == Path(source).name:
+                return entry
+    return None
 
 
 def _unwrap(state: State, own: State) -> State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 
@@ -18,13 +19,29 @@ _DIGEST = "nas_agg:sha256"  # its key in the metadata
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save_weights(model: nn.Module, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
     """Write a model's parameters and buffers as safetensors, under their names in the module.
 
     The metadata of the file contains the SHA-256 of the tensors.
+
+    Args:
+        model: The model.
+        path: The file.
+        metadata: Further metadata.
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    write_atomic(path, safetensors.torch.save(state, {_DIGEST: _digest(state)}))
+    data = safetensors.torch.save(state, {_DIGEST: _digest(state), **(metadata or {})})
+    write_atomic(path, _with_sorted_metadata(data) if metadata else data)
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """A file in the format of safetensors with its metadata in order; the library writes them in any order."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:

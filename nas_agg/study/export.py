@@ -10,6 +10,7 @@ from nas_agg.common.errors import InputError, explain_out_of_memory
 from nas_agg.common.files import read_document
 from nas_agg.common.manifest import MANIFEST
 from nas_agg.search_space.references import open_genotype
+from nas_agg.study.model_input import ModelInput, recorded_input, weights_input
 from nas_agg.study.records.provenance import describe_run, describe_source, describe_training
 from nas_agg.study.records.run_folder import (
     GENOTYPE_FILE,
@@ -27,6 +28,7 @@ from nas_agg.study.saved_evaluation import finish_instructions
 if TYPE_CHECKING:
     import os
 
+    from nas_agg.compiler.codegen.model_config import ImageInput
     from nas_agg.compiler.codegen.package import WrittenPackage
     from nas_agg.language.genotype import Genotype
 
@@ -41,6 +43,7 @@ class ExportedModel:
         macs: Multiply-accumulate operations per image.
         weights: The file or name of its weights; None if they are untrained.
         written: The folder.
+        image_input: What happens to an image before the network sees it; None if unknown.
     """
 
     genotype: Genotype
@@ -48,6 +51,7 @@ class ExportedModel:
     macs: int
     weights: str | None
     written: WrittenPackage
+    image_input: ImageInput | None
 
 
 def export_genotype(
@@ -58,6 +62,7 @@ def export_genotype(
     seed: int | None = None,
     onnx: bool = False,
     export: bool = False,
+    normalize: bool = False,
     force: bool = False,
     download: bool = False,
     input: tuple[int, int, int] | None = None,
@@ -70,7 +75,7 @@ def export_genotype(
         out: The folder.
         weights: As for `nas_agg.compile`.
         seed: Seed of untrained weights, by default 0.
-        onnx, export, force: See `nas_agg.compiler.codegen.package.write_package`.
+        onnx, export, normalize, force: See `nas_agg.compiler.codegen.package.write_package`.
         download: Download named weights that are not cached.
         input: Replaces the genotype's input.
         classes: Replaces the genotype's number of classes.
@@ -80,7 +85,9 @@ def export_genotype(
         NasAggError: The folder cannot be written.
     """
     from nas_agg.compiler import compile
-    from nas_agg.compiler.codegen.package import check_onnx, check_place, write_package
+    from nas_agg.compiler.codegen.exports import check_onnx
+    from nas_agg.compiler.codegen.model_config import model_config
+    from nas_agg.compiler.codegen.package import check_normalize, check_place, write_package
     from nas_agg.expansion.costs import cost
 
     check_place(out, force)
@@ -102,13 +109,37 @@ def export_genotype(
     else:
         about_weights = f"Untrained weights with seed {seed or 0}."
     about = " ".join(filter(None, [about, about_weights]))
+    model_input = _model_input(source, weights, own_weights).adapted(genotype)
+    if normalize:
+        check_normalize(onnx or export, model_input.image_input is not None)
     weights = own_weights if weights is None else weights
     costs = cost(genotype)
-    options: dict[str, Any] = {"onnx": onnx, "export": export, "force": force}
+    options: dict[str, Any] = {"onnx": onnx, "export": export, "normalize": normalize, "force": force}
     with explain_out_of_memory(source):
         network = compile(genotype, seed or 0, weights, download=download)
-        written = write_package(out, genotype, network, title=title, about=about, **options)
-    return ExportedModel(genotype, costs.params, costs.macs, weights, written)
+        config = model_config(
+            genotype,
+            network,
+            name=_short_name(source),
+            image_input=model_input.image_input,
+            label_names=model_input.label_names,
+            task=model_input.task,
+        )
+        written = write_package(out, genotype, network, title=title, about=about, config=config, **options)
+    return ExportedModel(genotype, costs.params, costs.macs, weights, written, model_input.image_input)
+
+
+def _model_input(source: str, weights: str | None, own_weights: str | None) -> ModelInput:
+    """The input that belongs to the weights of an exported network."""
+    if weights is not None:
+        return weights_input(weights)
+    return ModelInput() if own_weights is None else recorded_input(_metrics(Path(source)))
+
+
+def _short_name(source: str) -> str:
+    """The name of a source without folders and endings, where it is one on the disk."""
+    path = Path(source)
+    return path.resolve().name if path.is_dir() else path.stem if path.is_file() else source
 
 
 def _describe_best(path: Path) -> tuple[str, str, str | None]:

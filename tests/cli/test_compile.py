@@ -32,9 +32,10 @@ def test_writes_a_folder_and_prints_how_to_use_it(run, folder):
     status, out, err = run("compile", "small.json", "--out", "new/model", "--weights", "small.safetensors")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["new/model", "model.py", "weights.safetensors", "genotype.json"]
-    assert lines[4] == "268 params, 13,856 MACs per image"
-    assert lines[5] == "Weights: small.safetensors."
+    names = ["model.py", "predict.py", "config.json", "weights.safetensors", "genotype.json"]
+    assert [line.split()[0] for line in lines[:6]] == ["new/model", *names]
+    assert lines[6] == "268 params, 13,856 MACs per image"
+    assert lines[7] == "Weights: small.safetensors."
     use = "\n".join(line.strip() for line in lines if line.startswith("    "))
     use = f"import torch\nimages = torch.ones(2, 3, 8, 8)\n{use}\nprint(logits.sum().item())"
     used = subprocess.run([sys.executable, "-c", use], cwd=folder / "new/model", capture_output=True, text=True)
@@ -84,9 +85,9 @@ def test_exports_print_nothing_else(folder):
     command = [sys.executable, "-m", "nas_agg", "compile", "small.json", "--out", "model", "--onnx", "--export"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 11
+    assert len(done.stdout.splitlines()) == 13
     assert sorted(path.name for path in (folder / "model").iterdir()) == [
-        "genotype.json", "model.onnx", "model.pt2", "model.py", "weights.safetensors",
+        "config.json", "genotype.json", "model.onnx", "model.pt2", "model.py", "predict.py", "weights.safetensors",
     ]  # fmt: skip
 
 

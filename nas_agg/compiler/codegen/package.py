@@ -6,47 +6,35 @@ All files are run before the folder appears: the code with the file of weights, 
 from __future__ import annotations
 
 import contextlib
-import copy
-import io
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nas_agg.common.bounded_reading import read_bounded
 from nas_agg.common.durable import abandoned, remove_abandoned, temporary_path
-from nas_agg.common.errors import InputError, NasAggError, is_out_of_memory, one_line
+from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import read_document, write_atomic
 from nas_agg.compiler.codegen import emit
+from nas_agg.compiler.codegen import predict as prediction
+from nas_agg.compiler.codegen.exports import CONFIG, EXPORT, ONNX, check_onnx, random_images, run_step, write_exports
+from nas_agg.compiler.codegen.model_config import CONFIG_KEY, config_text, model_config
 from nas_agg.compiler.weights import save_weights
 from nas_agg.language.genotype import Genotype
 
-MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT = (
-    "model.py",
-    "weights.safetensors",
-    "genotype.json",
-    "model.onnx",
-    "model.pt2",
-)
-#: Tolerance of the logits of exported models, relative to the largest logit if that is above 1; larger only where the
-#: rounding errors of the network's own float32 logits are.
-TOLERANCE = 1e-4
-BATCHES = (1, 7)  # images per batch of the comparison
+MODEL, WEIGHTS, GENOTYPE, PREDICT = "model.py", "weights.safetensors", "genotype.json", "predict.py"
+FILES = (MODEL, PREDICT, CONFIG, WEIGHTS, GENOTYPE, ONNX, EXPORT)
 _CACHE = "__pycache__"
 MAX_CODE = 10_000_000  # bytes; the longest network has some hundred kilobytes
 _MARKERS = re.compile(r"^(def build\(|class Network\()", re.MULTILINE)
-_MAX_BATCH = 2**16  # images per batch of an exported model
-
-_Network = Callable[[Tensor], Tensor]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,8 @@ def write_package(
     onnx: bool = False,
     export: bool = False,
     force: bool = False,
+    config: Mapping[str, Any] | None = None,
+    normalize: bool = False,
 ) -> WrittenPackage:
     """Write the folder of a network; it appears complete and verified, or not at all.
 
@@ -86,24 +76,34 @@ def write_package(
         onnx: Whether to write ``model.onnx`` as well, for any batch size.
         export: Whether to write ``model.pt2`` (`torch.export`) as well, for any batch size.
         force: Whether to replace an existing folder of a compiled model.
+        config: The contents of ``config.json``; see `nas_agg.compiler.codegen.model_config`.
+        normalize: Whether the exported models take images with values from 0 to 1, and normalize them.
 
     Returns:
         The folder and its files.
 
     Raises:
-        InputError: The folder exists already, or a package that ONNX requires is missing.
+        InputError: The folder exists already, a package that ONNX requires is missing, or `normalize` has no models
+            to apply to or no mean and std.
         NasAggError: The folder cannot be written, or a file does not compute what the network computes.
     """
     check_place(out, force)
     if onnx:
         check_onnx()
+    config = model_config(genotype, network, name=title) if config is None else config
+    if normalize:
+        check_normalize(onnx or export, "mean" in config["pretrained_cfg"])
     place = Path(os.path.realpath(out))
     temporary = temporary_path(place)
     old = temporary.with_suffix(".old")
     new_parents = [folder for folder in place.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
-        notes = _write_files(temporary, genotype, network, title, about, onnx, export)
+        _write_files(temporary, genotype, network, config)
+        with _inference_mode(network):
+            finite = _write_code(temporary, genotype, network, title, about)
+            options = {"onnx": onnx, "export": export, "normalize": normalize, "compare": finite}
+            notes = write_exports(temporary, genotype, network, config, **options)
         files = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         if removed := [name for name in (ONNX, EXPORT) if (place / name).exists() and name not in files]:
             notes.append(f"removed the previous network's {' and '.join(removed)}")
@@ -153,13 +153,27 @@ def check_place(out: str | os.PathLike[str], force: bool = False) -> None:
         raise InputError(f"{out}: the current folder and its parents cannot be replaced; choose another folder")
 
 
+def check_normalize(has_models: bool, has_statistics: bool) -> None:
+    """Check that a request to normalize in exported models can be met.
+
+    Raises:
+        InputError: No model is exported, or mean and std are unknown.
+    """
+    if not has_models:
+        raise InputError("normalize: for exported models; add --onnx or --export")
+    if not has_statistics:
+        raise InputError(
+            "normalize: the mean and std of the images are unknown, as no training of the weights is known"
+        )
+
+
 def _why_not_compiled_model(folder: Path) -> str:
     """Why a folder is not that of a compiled model and must not be replaced; empty if it is one, or is empty."""
     entries = sorted(folder.iterdir())
     for entry in entries:
         regular = entry.is_file() and not entry.is_symlink()
         cache = entry.name == _CACHE and entry.is_dir() and all(file.suffix == ".pyc" for file in entry.iterdir())
-        if not (cache or (regular and entry.name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT))):
+        if not (cache or (regular and entry.name in FILES)):
             return f"contains '{entry.name}', which does not belong to a compiled model"
     names = {entry.name for entry in entries}
     if entries and not {MODEL, WEIGHTS, GENOTYPE} <= names:
@@ -184,21 +198,9 @@ def _discard(folder: Path) -> None:
     """Remove the folder of a compiled model: its known files, then the folder if it is empty."""
     shutil.rmtree(folder / _CACHE, ignore_errors=True)
     with contextlib.suppress(OSError):
-        for name in (MODEL, WEIGHTS, GENOTYPE, ONNX, EXPORT):
+        for name in FILES:
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()
-
-
-def check_onnx() -> None:
-    """Check that the packages that ONNX export requires are installed.
-
-    Raises:
-        InputError: They are not.
-    """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise InputError("ONNX export requires onnx and onnxscript: pip install 'nas-agg[onnx]'") from None
 
 
 def add_code(folder: Path, genotype: Genotype, title: str = "", about: str = "") -> None:
@@ -214,38 +216,14 @@ def add_code(folder: Path, genotype: Genotype, title: str = "", about: str = "")
         _write_code(folder, genotype, network, title, about)
 
 
-def _write_files(
-    folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str, onnx: bool, export: bool
-) -> list[str]:
-    """Write all files to a folder; returns notes about what could not be checked."""
+def _write_files(folder: Path, genotype: Genotype, network: nn.Module, config: Mapping[str, Any]) -> None:
+    """Write all files but the code of the network and exported models to a folder."""
     write_atomic(folder / GENOTYPE, json.dumps(genotype.to_dict(), indent=2) + "\n")
     if Genotype.from_dict(read_document(folder / GENOTYPE)) != genotype:
         raise NasAggError(f"{GENOTYPE}: does not describe the same genotype; this is a bug in nas_agg")
-    save_weights(network, folder / WEIGHTS)
-    notes: list[str] = []
-    exported: dict[str, _Network] = {}
-    with _inference_mode(network):
-        finite = _write_code(folder, genotype, network, title, about)
-        if onnx or export:
-            program = _run_step(EXPORT if export else ONNX, lambda: _program(genotype, network))
-        if export:
-            packed = io.BytesIO()  # torch's own writer aborts the process if the disk is full
-            _run_step(EXPORT, lambda: torch.export.save(program, packed))
-            write_atomic(folder / EXPORT, packed.getvalue())
-            exported[EXPORT] = _run_step(EXPORT, lambda: torch.export.load(folder / EXPORT)).module()
-        if onnx:
-            _run_step(ONNX, lambda: _onnx(program).save(folder / ONNX))
-            session = _run_step(ONNX, lambda: _session(folder / ONNX))
-            if session is None:
-                notes.append(f"{ONNX} was not checked, as onnxruntime is not installed: pip install onnxruntime")
-            else:
-                exported[ONNX] = session
-        if not finite:
-            effect = f", so {' and '.join(exported)} could not be compared with it" if exported else ""
-            return [*notes, f"the network's logits for random images are not finite{effect}"]
-        for name, other in exported.items():
-            _run_step(name, lambda name=name, other=other: _compare(name, other, genotype, network))  # type: ignore[misc]
-    return notes
+    save_weights(network, folder / WEIGHTS, {f"nas_agg:{CONFIG_KEY}": json.dumps(config)})
+    write_atomic(folder / CONFIG, config_text(dict(config)))
+    write_atomic(folder / PREDICT, Path(prediction.__file__).read_text(encoding="utf-8"))
 
 
 def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str) -> bool:
@@ -261,77 +239,12 @@ def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str
             other.load_state_dict(network.state_dict())
         return other.eval()(images)
 
-    images = _images(genotype, 2)
-    expected, actual = network(images), _run_step(MODEL, run)
+    images = random_images(genotype, 2)
+    expected, actual = network(images), run_step(MODEL, run)
     if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=0, atol=0, equal_nan=True):
         raise NasAggError(f"{MODEL}: does not compute what the network computes; this is a bug in nas_agg")
     write_atomic(folder / MODEL, text)
     return bool(expected.isfinite().all())
-
-
-def _program(genotype: Genotype, network: nn.Module) -> torch.export.ExportedProgram:
-    """Export the network for any batch size."""
-    batch = ({0: torch.export.Dim("batch", min=1, max=_MAX_BATCH)},)
-    return torch.export.export(network, (_images(genotype, 2),), dynamic_shapes=batch)
-
-
-def _onnx(program: torch.export.ExportedProgram) -> torch.onnx.ONNXProgram:
-    names = {"input_names": ["images"], "output_names": ["logits"]}
-    shapes: Any = ({0: "batch"},)  # name of the dimension in the file
-    model = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=shapes, **names)  # type: ignore[arg-type]
-    assert model is not None
-    return model
-
-
-def _session(path: Path) -> _Network | None:
-    """A function that runs an ONNX file; None if onnxruntime is not installed."""
-    try:
-        import onnxruntime
-    except ImportError:
-        return None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
-
-
-def _compare(name: str, other: _Network, genotype: Genotype, network: nn.Module) -> None:
-    for count in BATCHES:
-        images = _images(genotype, count)
-        expected, actual = network(images), other(images)
-        if expected.shape != actual.shape:
-            raise NasAggError(f"{name}: returns {tuple(actual.shape)} for {count} images, not {tuple(expected.shape)}")
-        largest = max(1.0, float(expected.abs().max()))
-        error = float((actual - expected).abs().max()) / largest
-        if not error <= TOLERANCE and not error <= 10 * _rounding_error(network, images, expected) / largest:
-            raise NasAggError(f"{name}: its logits differ from the network's by {error:.2g} of the largest")
-
-
-def _rounding_error(network: nn.Module, images: Tensor, logits: Tensor) -> float:
-    """Largest difference of a network's logits in float32 and float64, which can be large in deep networks."""
-    exact = copy.deepcopy(network).double()(images.double())
-    return float((logits - exact).abs().max())
-
-
-def _images(genotype: Genotype, count: int) -> Tensor:
-    return torch.randn(count, *genotype.input, generator=torch.Generator().manual_seed(count))
-
-
-def _run_step(name: str, work: Callable[[], _T]) -> _T:
-    """Run a step of writing or checking a file, and convert any exception of its libraries into one line."""
-    try:
-        return work()
-    except (NasAggError, OSError):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise NasAggError(
-            one_line(f"{name}: failed for this network: {type(error).__name__}: {first}"[:300])
-        ) from error
 
 
 @contextlib.contextmanager

@@ -20,13 +20,15 @@ from corpus.random_genotypes import random_genotype
 import nas_agg
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.compiler import load_weights
-from nas_agg.compiler.codegen import package
+from nas_agg.compiler.codegen import exports, package
 from nas_agg.compiler.codegen.package import add_code, write_package
 from nas_agg.language.genotype import Genotype
 
 SMALL = {"input": [3, 8, 8], "classes": 4, "net": [{"conv": 3, "out": 96}, "bn", "relu", {"conv": 3, "out": 96}, "gap",
          {"linear": 4}]}  # fmt: skip
-FILES = ["genotype.json", "model.onnx", "model.pt2", "model.py", "weights.safetensors"]
+FILES = [
+    "config.json", "genotype.json", "model.onnx", "model.pt2", "model.py", "predict.py", "weights.safetensors",
+]  # fmt: skip
 #: Imports and runs each folder's code where there are torch and the standard library alone.
 ALONE = """
 import importlib.util, sys
@@ -181,11 +183,11 @@ def test_code_that_is_another_network_is_not_kept(genotype, tmp_path, monkeypatc
 @pytest.mark.parametrize(("name", "option"), [("model.onnx", "onnx"), ("model.pt2", "export")])
 def test_an_export_that_is_another_network_is_not_kept(genotype, tmp_path, monkeypatch, name, option):
     network, other = nas_agg.compile(genotype, seed=0), nas_agg.compile(genotype, seed=1)
-    program = package._program
-    monkeypatch.setattr(package, "_program", lambda genotype, network: program(genotype, other.eval()))
+    program = exports.export_program
+    monkeypatch.setattr(exports, "export_program", lambda genotype, network: program(genotype, other.eval()))
     with pytest.raises(NasAggError, match=rf"^{name}: its logits differ from the network's by [\d.]+ of the largest$"):
         write_package(tmp_path / "model", genotype, network, **{option: True})
-    monkeypatch.setattr(package, "_program", lambda genotype, network: 1 / 0)
+    monkeypatch.setattr(exports, "export_program", lambda genotype, network: 1 / 0)
     with pytest.raises(NasAggError, match=rf"^{name}: failed for this network: ZeroDivisionError"):
         write_package(tmp_path / "model", genotype, network, **{option: True})
     assert list(tmp_path.iterdir()) == []
