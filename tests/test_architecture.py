@@ -40,6 +40,7 @@ PACKAGES = (
     "report.runs",
     "report.html",
     "loggers",
+    "integrations",
     "",  # nas_agg itself, nas_agg.errors and nas_agg.testing: the public API
     "cli",
 )

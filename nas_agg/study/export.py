@@ -94,7 +94,7 @@ def export_genotype(
     if onnx:
         check_onnx()
     if source and Path(source).is_dir():
-        title, about, own_weights = _describe_best(Path(source))
+        title, about, own_weights = describe_best(Path(source))
     else:
         title, about, own_weights = *describe_source(source), None
     genotype = open_genotype(source)
@@ -133,7 +133,7 @@ def _model_input(source: str, weights: str | None, own_weights: str | None) -> M
     """The input that belongs to the weights of an exported network."""
     if weights is not None:
         return weights_input(weights)
-    return ModelInput() if own_weights is None else recorded_input(_metrics(Path(source)))
+    return ModelInput() if own_weights is None else recorded_input(read_best_metrics(Path(source)))
 
 
 def _short_name(source: str) -> str:
@@ -142,8 +142,12 @@ def _short_name(source: str) -> str:
     return path.resolve().name if path.is_dir() else path.stem if path.is_file() else source
 
 
-def _describe_best(path: Path) -> tuple[str, str, str | None]:
-    """Title, description and weights of the final network of a run folder."""
+def describe_best(path: Path) -> tuple[str, str, str | None]:
+    """Title, description and weights of the final network of a run folder.
+
+    Raises:
+        InputError: It has none.
+    """
     best = path / "best"
     weights = str(best / WEIGHTS_FILE) if (best / WEIGHTS_FILE).is_file() else None
     if not (path / RUN_FILE).is_file():  # a copy of a final network; anything else is refused when it is opened
@@ -154,20 +158,25 @@ def _describe_best(path: Path) -> tuple[str, str, str | None]:
     check_finished(path, run)
     if weights is not None:
         check_best(best, WEIGHTS_FILE)
-    title, about = describe_run(run, path, _metrics(path).get("trial"))
+    title, about = describe_run(run, path, read_best_metrics(path).get("trial"))
     return title, about, weights
 
 
 def _describe_training(path: Path) -> str:
     """The training of a run's final network; empty if it is a copy without run.json or metrics."""
-    metrics = _metrics(path)
+    metrics = read_best_metrics(path)
     try:
         return describe_training(metrics, dataset_arguments(read_run(path), path)["spec"])
     except (InputError, KeyError, TypeError, ValueError):
         return ""
 
 
-def _metrics(path: Path) -> dict[str, Any]:
+def read_best_metrics(path: Path) -> dict[str, Any]:
+    """The contents of metrics.json of a run's final network; empty without.
+
+    Raises:
+        InputError: It is damaged.
+    """
     best = path / "best"
     if (path / RUN_FILE).is_file() or (best / MANIFEST).is_file():
         check_best(best, METRICS_FILE)
