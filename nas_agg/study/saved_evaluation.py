@@ -77,6 +77,7 @@ def evaluate_genotype(
     if image_size is not None:
         arguments["image_size"] = image_size
     data = load_data(**arguments)
+    _check_test_images(data)
     try:
         model = compile(
             genotype.with_task(data.input, data.classes),
@@ -90,6 +91,11 @@ def evaluate_genotype(
         line = f"{source}: {difference}" if weights is None else f"{error} ({source}: {difference})"
         raise InputError(line) from None
     return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics))
+
+
+def _check_test_images(data: Data) -> None:
+    if not len(data.test):
+        raise InputError(f"{data.name}: no test images; add images, or provide a test split")
 
 
 def _task_difference(genotype: Genotype, data: Data) -> str:
@@ -161,6 +167,7 @@ def evaluate_run(
     check_finished(path, run)
     check_best(best, WEIGHTS_FILE)
     data = load_data(**dataset_arguments(run, path))
+    _check_test_images(data)
     if run.get("dataset") and (changes := differences(run["dataset"], data.description())):
         warn(f"{data.name} has changed since the run began: {changes}")
     model = compile(open_genotype(str(path)))

@@ -157,7 +157,8 @@ def _check_arguments(memory: str, seed: int) -> None:
 
 def _print_test(folder: RunFolder, metrics: dict[str, Any]) -> None:
     """Print the test accuracy and the next command."""
-    print(f"test {format_evaluation(metrics, 'test_')}; the network is in {folder.best}")
+    test = "" if "untested" in metrics else "test "
+    print(f"{test}{format_evaluation(metrics, 'test_')}; the network is in {folder.best}")
     if note := imbalance_note(metrics, "test_"):
         print(note)
     print(f"next: nas_agg compile {folder.path} --out {folder.path.name}-model")

@@ -80,8 +80,10 @@ def evaluate(
         labels: ``accuracy``, ``macro_f1`` and ``mean_average_precision``. Of a regression: ``mae``, ``rmse``, ``r2``.
 
     Raises:
-        InputError: The shape of the model's output is not (N, classes), or a metric is unknown.
+        InputError: The split is empty, the model's output is not of the shape (N, classes), or a metric is unknown.
     """
+    if not len(split):
+        raise InputError(f"{data.name}: no images to evaluate on")
     further = [find_metric(name, data.task) for name in metrics]
     counts = data.task == "classification"
     wanted = [] if counts else [TRAINED_METRICS[name] for name in _DEFAULTS[data.task]]

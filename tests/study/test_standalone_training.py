@@ -134,3 +134,23 @@ def test_a_seed_out_of_range_is_rejected(tmp_path, seed):
     with pytest.raises(InputError, match="seed: must be a whole number"):
         train_genotype(nas_agg.load(SMALL), seed=seed, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_is_not_tested_where_no_image_is_a_test_image(tmp_path, capsys):
+    from nas_agg.report.runs.summary import format_test_result
+    from nas_agg.study.records.saved_run import read_saved_run
+    from nas_agg.training.data.decoding import content_key
+    from nas_agg.training.data.splits import TEST_SHARE
+
+    images = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), np.uint8)
+    known = [image[0] for image in images if content_key(image.tobytes())[0] >= TEST_SHARE * 2**64][:20]
+    np.savez(tmp_path / "few.npz", x_train=np.stack(known), y_train=np.arange(20) % 2)
+    out, settings = tmp_path / "run", {"dataset": f"npz:{tmp_path / 'few.npz'}", "device": "cpu", "epochs": 1}
+    metrics = train_genotype(nas_agg.load(SMALL), recipe="search", out=out, show=True, **settings)
+    assert metrics["untested"] == "no test images" and not any(name.startswith("test_") for name in metrics)
+    assert f"\nnot tested: no test images; the network is in {out / 'best'}\n" in capsys.readouterr().out
+    assert "few.npz, not tested: no test images." in " ".join((out / "best" / "model.py").read_text().split())
+    run = read_saved_run(out)
+    assert not run.is_tested and format_test_result(run) == ""
+    with pytest.raises(InputError, match="no test images; add images, or provide a test split"):
+        evaluate_genotype(str(out), device="cpu")

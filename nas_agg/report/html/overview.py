@@ -115,6 +115,8 @@ def _tested(run: SavedRun) -> str:
     if not run.is_tested or run.metrics is None:
         if run.run.get("evaluate"):
             return "no network was trained: results come from a " + ("table" if run.run.get("named") else "function")
+        if run.metrics is not None and "untested" in run.metrics:
+            return f"the final network is not tested: {run.metrics['untested']}"
         return "the final network is not trained yet"
     length = f"after {run.metrics.get('epochs')} epochs, recipe {run.metrics.get('recipe')}"
     return f"{format_test_result(run)} on the test split, {length}"

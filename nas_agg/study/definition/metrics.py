@@ -94,6 +94,8 @@ def format_evaluation(metrics: Mapping[str, Any], prefix: str = "") -> str:
         metrics: Metrics by their attributes, such as those of best/metrics.json.
         prefix: What attributes begin with, such as ``test_``.
     """
+    if "untested" in metrics:
+        return f"not tested: {metrics['untested']}"
     if "correct" in metrics:
         accuracy, top5 = metrics[f"{prefix}accuracy"], metrics.get(f"{prefix}top5_accuracy")
         return f"accuracy {format_accuracy(accuracy, metrics['correct'], metrics['images'], top5)}"

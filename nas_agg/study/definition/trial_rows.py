@@ -82,7 +82,7 @@ def trials_frame(trials: Sequence[TrialRecord], objectives: Objectives) -> panda
     try:
         import pandas
     except ImportError:
-        raise InputError("to_dataframe: pandas is not installed: pip install pandas") from None
+        raise InputError("to_dataframe: pandas is not installed: pip install 'nas-agg[pandas]'") from None
     names = {name for trial in trials for name in trial.labels}
     rows = [
         {key: choice_text(value) if key in names and isinstance(value, str) else value for key, value in row.items()}

@@ -257,11 +257,14 @@ def print_result(result: SearchResult, file: TextIO | None = None) -> None:
         text = format_evaluation(result.test, "test_")
         is_accuracy = text.startswith("accuracy ") and "correct" in result.test
         text = text.removeprefix("accuracy ") if is_accuracy else text
-        print(f"test {'accuracy ' if is_accuracy else ''}of the final network: {text}", file=out)
+        print(
+            f"test {'accuracy ' if is_accuracy else ''}of the final network: {text.removeprefix('not tested: ')}",
+            file=out,
+        )
         if note := imbalance_note(result.test, "test_"):
             print(note, file=out)
     if result.path is not None:
-        commands = [f"evaluate {result.path}"] if result.test is not None else []
+        commands = [f"evaluate {result.path}"] if result.test is not None and "untested" not in result.test else []
         commands += [f"trials {result.path} --front"] if result.objectives.is_multi_objective else []
         commands += [f"show {result.path}"]
         if result.test is not None:

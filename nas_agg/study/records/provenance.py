@@ -76,15 +76,17 @@ def describe_training(metrics: Mapping[str, Any], dataset: str) -> str:
     mean, std = (", ".join(f"{value:.6g}" for value in metrics[name]) for name in ("mean", "std"))
     return (
         f"Trained on {f'{kind}:{Path(path).name}' if path else kind}, "
-        f"test {_accuracy(metrics)}. "
+        f"{_test(metrics)}. "
         f"Input: (x - mean) / std of images x with values from 0 to 1; mean ({mean}), std ({std})."
     )
 
 
-def _accuracy(metrics: Mapping[str, Any]) -> str:
+def _test(metrics: Mapping[str, Any]) -> str:
+    if "untested" in metrics:
+        return format_evaluation(metrics)
     if metrics.get("test_accuracy") is None:
-        return format_evaluation(metrics, "test_")
-    return f"accuracy {100 * metrics['test_accuracy']:.2f} %"
+        return f"test {format_evaluation(metrics, 'test_')}"
+    return f"test accuracy {100 * metrics['test_accuracy']:.2f} %"
 
 
 def add_code_or_warn(folder: Path, genotype: Genotype, title: str, about: str) -> None:

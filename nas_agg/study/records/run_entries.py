@@ -66,6 +66,15 @@ class TestedMetrics(StrictModel):
     hash: str = ""
 
 
+class UntestedMetrics(StrictModel):
+    """The entries of best/metrics.json, if the data set has no test images, that are read again."""
+
+    untested: str
+    epochs: int = 0
+    recipe: str = ""
+    hash: str = ""
+
+
 def validated(model: type[BaseModel], value: Any) -> dict[str, Any]:
     """A value of JSON that conforms to a model.
 

@@ -21,7 +21,14 @@ from nas_agg.common.manifest import MANIFEST, check_file, write_manifest
 from nas_agg.common.sealed_json import check_seal, sealed
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.records.journal import JOURNAL
-from nas_agg.study.records.run_entries import DatasetArguments, RunRecord, ScoredMetrics, TestedMetrics, validated
+from nas_agg.study.records.run_entries import (
+    DatasetArguments,
+    RunRecord,
+    ScoredMetrics,
+    TestedMetrics,
+    UntestedMetrics,
+    validated,
+)
 from nas_agg.study.records.trials_table import TRIALS_FILE, TrialsTable
 
 RUN_FILE = "run.json"
@@ -291,7 +298,9 @@ def read_metrics(best: Path, tested: bool = True) -> dict[str, Any]:
         raise InputError(f"{best}: incomplete, it has no {METRICS_FILE}; {remedy}")
     check_best(best, METRICS_FILE)
     try:
-        return validated(TestedMetrics if tested else ScoredMetrics, read_document(best / METRICS_FILE))
+        metrics = read_document(best / METRICS_FILE)
+        untested = isinstance(metrics, dict) and "untested" in metrics
+        return validated((UntestedMetrics if untested else TestedMetrics) if tested else ScoredMetrics, metrics)
     except InputError as error:
         reason = str(error).removeprefix(f"{best / METRICS_FILE}: ")
         raise InputError(f"{best / METRICS_FILE}: {reason}; {remedy}") from None

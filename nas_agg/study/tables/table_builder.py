@@ -145,7 +145,10 @@ class TableBuilder:
 
     @property
     def _data(self) -> Data:
-        return _load_data(tuple(self.settings.data_arguments(0).items()))
+        data = _load_data(tuple(self.settings.data_arguments(0).items()))
+        if not len(data.test):
+            raise InputError(f"{data.name}: no test images, which a table needs; add images, or provide a test split")
+        return data
 
     def _genotype_json(self, point: Point) -> str:
         data = self._data

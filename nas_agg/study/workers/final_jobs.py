@@ -154,15 +154,12 @@ def _training_entries(job: FinalJob, model: Network, result: loop.TrainingOutcom
 
 
 def _finish(trained: _Trained, data: Data) -> dict[str, Any]:
-    """Test a trained network, once, and write its folder."""
+    """Test a trained network, once, if there are test images, and write its folder."""
     job, model, out = trained.job, trained.model, Path(trained.job.out)
-    further = ("balanced-accuracy", "macro-f1") if data.task == "classification" else ()
-    test = loop.evaluate(model, data.test, data, job.device, metrics=(*further, *job.metrics), report=True)
-    if not math.isfinite(test["loss"]):
-        raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
+    test = _test(job, model, data) if len(data.test) else {}
     metrics: dict[str, Any] = {
         "trial": job.trial,
-        **_test_metrics(test),
+        **(_test_metrics(test) if test else {"untested": "no test images"}),
         "validation_accuracy": job.validation_accuracy,
         **{f"validation_{name}": value for name, value in job.validation.items()},
         **trained.about,
@@ -185,6 +182,14 @@ def _finish(trained: _Trained, data: Data) -> dict[str, Any]:
     write_manifest(out)
     rename_durably(out, Path(job.best))
     return metrics
+
+
+def _test(job: FinalJob, model: Network, data: Data) -> dict[str, Any]:
+    further = ("balanced-accuracy", "macro-f1") if data.task == "classification" else ()
+    test = loop.evaluate(model, data.test, data, job.device, metrics=(*further, *job.metrics), report=True)
+    if not math.isfinite(test["loss"]):
+        raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
+    return test
 
 
 def _test_metrics(test: dict[str, Any]) -> dict[str, Any]:

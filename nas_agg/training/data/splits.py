@@ -1,9 +1,10 @@
 """Which image is in which split: index arrays, which follow from each image's own bytes.
 
 A test image is one whose digest is below a threshold. That depends on no other image, so adding and removing files
-never moves an image into or out of the test split, and copies of an image are always in the same split. Validation
-images are those of the lowest digests of their class, mixed with the seed: they may change as the data grow, but only
-with the training images.
+never moves an image into or out of the test split, and copies of an image are always in the same split. If no image is
+below the threshold, the test split is empty, and networks are not tested: to draw one all the same would depend on the
+others. Validation images are those of the lowest digests of their class, mixed with the seed: they may change as the
+data grow, but only with the training images.
 
 Data sets that never change (scikit-learn's, torchvision's, and arrays with a test split of their own) are split by
 a random permutation.
@@ -22,6 +23,10 @@ TEST_SHARE = 0.2
 SMALL = 10_000  # data sets with fewer training images use 20 % of them for validation, others 10 %
 _TEST_SEED = 20_240_101  # the test images do not depend on the seed of a run
 _NAMED = 5  # classes named in a note
+_NO_TEST = (
+    "no test images, so networks are not tested: an image's content decides whether it is one, so that none ever moves "
+    "from training to test, and none of these {} is; add images, or provide a test split"
+)
 
 
 @dataclass(frozen=True)
@@ -54,32 +59,34 @@ def split_samples(
     Raises:
         InputError: There are too few images.
     """
-    remaining = np.flatnonzero((samples.parts == Part.TRAIN) | (samples.parts == Part.UNASSIGNED))
-    test = np.flatnonzero(samples.parts == Part.TEST)
-    notes: tuple[str, ...] = ()
-    if not len(test):
-        remaining, test, notes = _test_split(samples, remaining)
+    remaining, test = _test_split(samples)
+    if not len(remaining):
+        raise InputError(f"{samples.name}: all {len(test):,} images are test images; add images")
     train, validation = _validation_split(samples, remaining, seed, validation_share, validation_images)
     if train_images is not None:
         _, train = _draw_count(samples, train, train_images, [seed, 1], f"{samples.name}: train_images")
-    notes += _missing_classes(samples, {"training": train, "validation": validation, "test": test})
-    return Indices(train, validation, test, notes)
+    splits = {"training": train, "validation": validation, "test": test}
+    notes: tuple[str, ...] = ()
+    if not len(test):
+        del splits["test"]
+        notes = (_NO_TEST.format(f"{len(remaining):,}"),)
+    return Indices(train, validation, test, notes + _missing_classes(samples, splits))
 
 
-def _test_split(samples: Samples, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Split off the test images; returns the rest, the test images and notes."""
+def _test_split(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """The images for training and validation, and the test images: those of the source, and those that are drawn.
+
+    Images that the source assigns to training are never drawn, or removing its last test image would move them. All
+    images or none may be test images, which happens to a dozen images, hardly ever to more.
+    """
+    known, test, index = (np.flatnonzero(samples.parts == part) for part in (Part.TRAIN, Part.TEST, Part.UNASSIGNED))
     if samples.keys is None:
-        return *_draw_share(samples, index, TEST_SHARE, [_TEST_SEED]), ()
-    digests = samples.keys[index, 0]
-    drawn = digests < np.uint64(int(TEST_SHARE * 2**64))
-    if drawn.any() and not drawn.all():
-        return index[~drawn], index[drawn], ()
-    if len(index) < 3:
-        raise InputError(f"{samples.name}: too few images to split; provide at least three per class")
-    # No image is below the threshold, or all are; that happens to a dozen images, hardly ever to more.
-    drawn = digests == digests.min()
-    note = f"{len(index)} images are few: which of them is the test split may change when others are added"
-    return index[~drawn], index[drawn], (note,)
+        rest, drawn = _draw_share(samples, index, TEST_SHARE, [_TEST_SEED]) if len(index) else (index, index)
+    else:
+        is_drawn = samples.keys[index, 0] < np.uint64(int(TEST_SHARE * 2**64))
+        rest, drawn = index[~is_drawn], index[is_drawn]
+    remaining, test = np.sort(np.concatenate([known, rest])), np.sort(np.concatenate([test, drawn]))
+    return remaining, test
 
 
 def _validation_split(

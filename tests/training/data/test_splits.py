@@ -48,28 +48,51 @@ def test_a_thousand_random_changes_move_no_image_from_training_to_testing():
     assert {"test", "known"} == set(role.values())
 
 
-@pytest.mark.parametrize("kind", ["folder", "npz"])
-def test_files_that_come_and_go_move_no_image(kind, make_folder, tmp_path):
-    draw = np.random.default_rng(1)
-    place = make_folder("photos", {"cat": 40, "dog": 40})
-    images, labels = draw.integers(0, 256, (80, 16, 16, 3), dtype=np.uint8), np.arange(80) % 2
-    role = {}
-    for _ in range(8):
-        keep = np.sort(draw.permutation(80)[: draw.integers(60, 80)])
-        if kind == "npz":
-            np.savez(tmp_path / "set.npz", x_train=images[keep], y_train=labels[keep])
-            data = load_data(f"npz:{tmp_path / 'set.npz'}")
-        else:
-            shutil.rmtree(tmp_path / "some", ignore_errors=True)
-            for number in keep:
-                name = f"{('cat', 'dog')[number % 2]}/{number // 2}.png"
-                (tmp_path / "some" / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(place / name, tmp_path / "some" / name)
-            data = load_data(f"folder:{tmp_path / 'some'}", image_size=16)
-        for split, now in ((data.train, "known"), (data.validation, "known"), (data.test, "test")):
+def write_set(kind, place, images, present):
+    """Write the images that are present, by number; odd ones are dogs. Returns what `load_data` reads."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    if kind == "npz":
+        np.savez(place / "set.npz", x_train=images[present], y_train=np.array(present) % 2)
+        return f"npz:{place / 'set.npz'}"
+    rows = ["path,label,split"]
+    for number in present:
+        name = f"{('cat', 'dog')[number % 2]}/{number}.npy"
+        (place / name).parent.mkdir(exist_ok=True)
+        np.save(place / name, images[number])
+        rows.append(f"{name},{number % 2},{ASSIGNED.get(number, '')}")
+    if kind == "folder":
+        return f"folder:{place}"
+    (place / "set.csv").write_text("\n".join(rows))
+    return f"csv:{place / 'set.csv'}"
+
+
+#: Images whose split a CSV file specifies; others are drawn.
+ASSIGNED = dict.fromkeys(range(10), "train") | {10: "test"}
+
+
+@pytest.mark.parametrize("changes", [60, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["folder", "npz", "csv"])
+@pytest.mark.parametrize("most", [14, 80])
+def test_files_that_come_and_go_move_no_image(kind, most, changes, tmp_path, monkeypatch):
+    """Also of sets so small that some of them have no test image."""
+    monkeypatch.setenv("NAS_AGG_DATA", str(tmp_path / "root"))
+    draw = np.random.default_rng(most)
+    images = draw.integers(0, 256, (2 * most, 6, 6, 3), dtype=np.uint8)
+    present, roles, untested = set(range(most)), {}, 0
+    for change in range(changes):
+        present ^= {int(draw.integers(2 * most))}
+        if change % 10 or len({number % 2 for number in present}) < 2:
+            continue
+        data = load_data(write_set(kind, tmp_path / "set", images, sorted(present)), seed=change % 3)
+        untested += not len(data.test)
+        assert len(data.test) or data.notes[0].startswith("no test images, so networks are not tested: ")
+        for name, split in data.splits.items():
             for image in split.images.numpy():
-                assert role.setdefault(image.tobytes(), now) == now
-    assert list(role.values()).count("test") > 5
+                role = "test" if name == "test" else "known"
+                assert roles.setdefault(image.tobytes(), role) == role
+    assert list(roles.values()).count("test") > most / 20
+    assert untested <= (changes / 20 if most < 20 else 0)
 
 
 def test_shares_seeds_and_copies():
@@ -91,11 +114,26 @@ def test_classes_that_a_split_lacks_are_named():
     split = split_samples(samples_of(np.arange(101), labels), 0)
     assert split.notes[0] == "a single image of class '2'"
     assert any("class '2'" in note and note.startswith("no ") for note in split.notes[1:])
-    known = [i for i in range(50) if i not in split_samples(samples_of(range(50), [0, 1] * 25), 0).test]
-    few = split_samples(samples_of(known[:6], [0, 0, 0, 1, 1, 1]), 0)
-    assert len(few.test) >= 1 and any("may change when others are added" in note for note in few.notes)
-    with pytest.raises(InputError, match="too few images to split"):
-        split_samples(samples_of([1, 2], [0, 1]), 0)
+
+
+def test_few_images_of_which_none_or_all_are_test_images():
+    test = split_samples(samples_of(range(50), [0, 1] * 25), 0).test.tolist()
+    known = [i for i in range(50) if i not in test]
+    few = split_samples(samples_of(known[:6], [0, 1] * 3), 0)
+    assert not len(few.test) and len(few.train) + len(few.validation) == 6
+    assert [note for note in few.notes if "none of these 6 is" in note] == list(few.notes)
+    with pytest.raises(InputError, match="all 4 images are test images; add images"):
+        split_samples(samples_of(test[:4], [0, 1] * 2), 0)
+    parts = parts_of((Part.TRAIN, 6), (Part.LEFT_OUT, 3))  # those of the test folder are unreadable
+    assert not len(split_samples(samples_of(range(9), np.arange(9) % 2, parts=parts), 0).test)
+
+
+def test_images_for_training_are_no_test_images_whatever_the_others_are():
+    """The last test image of a table may be removed: those for training stay where they are."""
+    parts = parts_of((Part.TRAIN, 100), (Part.UNASSIGNED, 100), (Part.TEST, 1))
+    for images in (201, 200):
+        split = split_samples(samples_of(range(images), np.arange(images) % 2, parts=parts[:images]), 0)
+        assert split.test.min() >= 100 and 10 < len(split.test) < 40 and (200 in split.test) == (images == 201)
 
 
 def test_parts_that_the_source_gives_are_kept():

@@ -46,7 +46,8 @@ def list_csv(path: Path) -> FileListing:
     (train, val or test; empty where it is to be drawn) and ``weight`` are optional.
 
     Raises:
-        InputError: The file cannot be read, or a row is malformed; the message names its line.
+        InputError: The file cannot be read, a row is malformed (the message names its line), or no row is of the test
+            split, nor of one to be drawn.
     """
     header, rows, lines = _read(path)
     columns = _columns(path, header)
@@ -220,6 +221,8 @@ def _parts(
     if (parts == Part.VALIDATION).any() and not np.isin(parts, (Part.TEST, Part.UNASSIGNED)).any():
         parts[parts == Part.VALIDATION] = Part.TEST
         return parts, ("no test images: those of the split val are the test split, validation images are drawn",)
+    if (parts == Part.TRAIN).all():
+        raise InputError(f"{path}: every row's split is train; leave it empty where splits are to be drawn")
     return parts, ()
 
 
