@@ -20,6 +20,12 @@ USERS = [name for name in EXTRAS if name not in ("test", "docs", "dev")]
 DISTRIBUTIONS = {"PIL": "pillow", "mlflow": "mlflow-skinny", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 #: Packages that others import: optuna's gRPC storage, torch's summary writer and torch.onnx.
 INDIRECT = {"grpcio", "protobuf", "tensorboard", "onnx"}
+#: Modules that are themselves imported only once their extra is known to be installed.
+ON_DEMAND = {
+    "nas_agg/integrations/timm_models.py",
+    "nas_agg/loggers/mlflow_logger.py",
+    "nas_agg/loggers/wandb_logger.py",
+}
 
 
 def normalized(name: str) -> str:
@@ -55,8 +61,9 @@ def imported(*folders: str) -> dict[str, set[bool]]:
     """Distributions that the modules of folders import, each with whether that happens at once."""
     found: dict[str, set[bool]] = {}
     for path in (path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))):
+        demanded = path.relative_to(ROOT).as_posix() in ON_DEMAND
         for top, at_once in imports(path):
-            found.setdefault(normalized(DISTRIBUTIONS.get(top, top)), set()).add(at_once)
+            found.setdefault(normalized(DISTRIBUTIONS.get(top, top)), set()).add(at_once and not demanded)
     return found
 
 
