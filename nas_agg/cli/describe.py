@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from nas_agg.cli.completion import complete_genotype
 from nas_agg.cli.options import (
     ClassesOption,
     Format,
@@ -19,9 +21,6 @@ from nas_agg.cli.options import (
 )
 from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError
-
-if TYPE_CHECKING:
-    from nas_agg.language.genotype import Genotype
 
 
 def cost(
@@ -70,6 +69,12 @@ def show(
     classes: ClassesOption = None,
     input: InputOption = None,
     depth: Annotated[int, typer.Option(min=1, max=48, help="Levels of the tree.")] = 2,
+    diff: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GENOTYPE", help="Show what changes from the network to this one.", autocompletion=complete_genotype
+        ),
+    ] = None,
     svg: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the network into this SVG file instead.")
     ] = None,
@@ -77,13 +82,18 @@ def show(
     pdf: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it into this PDF file instead.")] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Show or draw a network. The tree has each part's output shape, parameters and MACs."""
+    """Show or draw a network, or what changed between two. The tree has each part's shape, parameters and MACs."""
+    from nas_agg.report.drawing import draw
     from nas_agg.report.tree import network_tree, tree_lines
 
+    files = [file for file in (svg, png, pdf) if file is not None]
+    if diff is not None:
+        _show_difference(genotype, diff, (classes, input), depth, (svg, png, pdf), format)
+        return
     with prefix_errors(genotype):
         network = load_for_task(genotype, classes, input)
-        if svg is not None or png is not None or pdf is not None:
-            _draw(network, genotype, svg, png, pdf)
+        if files:
+            _write_drawing(lambda: draw(network, genotype), svg, png, pdf)
             return
         tree = network_tree(network)
     if format is Format.json:
@@ -92,16 +102,50 @@ def show(
         print("\n".join(tree_lines(tree, depth)))
 
 
-def _draw(network: Genotype, title: str, svg: Path | None, png: Path | None, pdf: Path | None) -> None:
-    """Draw a network into files."""
+def _show_difference(
+    before: str,
+    after: str,
+    task: tuple[int | None, str | None],
+    depth: int,
+    files: tuple[Path | None, Path | None, Path | None],
+    format: Format,
+) -> None:
+    """Show what changed between two networks, or draw it into files."""
+    from nas_agg.expansion.costs import cost
+    from nas_agg.report.difference_drawing import draw_difference
+    from nas_agg.report.differences import compare_trees, cost_changes, difference_lines
+    from nas_agg.report.tree import network_tree
+
+    networks, trees, costs = [], [], []
+    for source in (before, after):
+        with prefix_errors(source):
+            networks.append(load_for_task(source, *task))
+            trees.append(network_tree(networks[-1]))
+            costs.append(cost(networks[-1]))
+    if any(files):
+        _write_drawing(lambda: draw_difference(networks[0], networks[1], (before, after)), *files)
+        return
+    difference, changes = compare_trees(*trees), cost_changes(*costs)
+    same = costs[0].hash == costs[1].hash
+    if format is Format.json:
+        print_json({"same": same, "costs": [row[:3] for row in changes], "difference": difference.as_dict()})
+    elif same:
+        print("both are the same network")
+    else:
+        print_table(["metric", before, after, "change"], changes, right=(1, 2, 3))
+        print()
+        print("\n".join(difference_lines(difference, depth)))
+
+
+def _write_drawing(draw: Callable[[], str], svg: Path | None, png: Path | None, pdf: Path | None) -> None:
+    """Write a drawing into files."""
     from nas_agg.common.files import write_atomic
-    from nas_agg.report.drawing import draw
     from nas_agg.report.raster import check_cairosvg, write_pdf, write_png
 
     for option, file in (("--png", png), ("--pdf", pdf)):
         if file is not None:
             check_cairosvg(option)
-    text = draw(network, title)
+    text = draw()
     if svg is not None:
         write_atomic(svg, text)
     if png is not None:

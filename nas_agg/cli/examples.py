@@ -25,7 +25,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "nas_agg cost residual/resnet50 --latency --batch 8",
         "nas_agg cost mine.yaml --input 3x64x64 --classes 5",
     ),
-    "show": ("nas_agg show densenet/121", "nas_agg show runs/microdense-digits-0 --svg network.svg"),
+    "show": (
+        "nas_agg show densenet/121",
+        "nas_agg show runs/microdense-digits-0 --svg network.svg",
+        "nas_agg show densenet/121 --diff densenet/169 --svg difference.svg",
+    ),
     "compile": (
         "nas_agg compile runs/microdense-digits-0 --out digits-net",
         "nas_agg compile residual/resnet50 --weights resnet50 --download --out resnet50 --onnx",

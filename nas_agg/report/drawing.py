@@ -45,7 +45,7 @@ def draw(genotype: Genotype, title: str = "", panels: bool = True, adapts: bool 
     if title:
         picture.text(0, 16, shorten(title, 120), 18, bold=True)
     picture.text(0, picture.height + 17, about, 12, GREY)
-    picture.insert(0, picture.height + 21, _pipeline(genotype.input, steps, kinds))
+    picture.insert(0, picture.height + 21, pipeline(genotype.input, steps, kinds))
     if panels:
         _insert_panels(picture, kinds)
     return picture.document(title or about, adapts=adapts)
@@ -94,7 +94,7 @@ def _runs_of_nodes(steps: list[Step]) -> list[list[Layer] | Run]:
     return items
 
 
-def _pipeline(image: Shape, steps: list[Step], panels: Panels) -> Picture:
+def pipeline(image: Shape, steps: list[Step], panels: Panels) -> Picture:
     """The whole network, from image to logits."""
     items = _runs_of_nodes(steps)
     left_out = len(items) - MAX_ITEMS
