@@ -55,6 +55,33 @@ class Regret:
         ]
 
 
+class NoisyRegret:
+    """Regret in the mean result of the network that looks best, where trials see one of several results each.
+
+    As a search recommends it: the one with the best result, or the best mean of the three, five or ten with the best
+    results, which stands for training these in full (``--final``).
+    """
+
+    columns = ("regret of the first", "best of 3", "best of 5", "best of 10", "best evaluated")
+
+    def __init__(self, table: ResultsTable):
+        self._means = {row.hash: row.value for row in table.rows.values()}
+
+    def evaluate(self, rows: Sequence[Row], budget: int, space: Any) -> dict[str, float]:
+        """The results of one run."""
+        best_first = sorted(rows, key=lambda row: -row.value)
+        means = np.maximum.accumulate([self._means[row.hash] for row in best_first])
+        highest = max(self._means.values())
+        return {
+            f"regret_{count}": highest - float(means[min(count, len(means)) - 1]) for count in (1, 3, 5, 10, budget)
+        }
+
+    def cells(self, lines: list[dict]) -> list[str]:
+        """Table cells for all runs."""
+        names = [name for name in lines[0] if name.startswith("regret_")]
+        return [mean_with_interval([line[name] for line in lines]) for name in names]
+
+
 class RelativeHypervolume:
     """Hypervolume as a share of that of the table's Pareto front; reference: median result, largest costs."""
 

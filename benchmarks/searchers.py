@@ -4,6 +4,11 @@
     python benchmarks/searchers.py --table ... --objectives accuracy,macs
     python benchmarks/searchers.py --space agg-bench --objectives accuracy,latency
     python benchmarks/searchers.py --synthetic
+    python benchmarks/searchers.py --space agg-bench --workers 8
+    python benchmarks/searchers.py --table macro.csv.gz ... --noise test_acc_1,test_acc_2,test_acc_3
+
+With several workers, each trial begins without the results of as many trials before it, for our searchers. With noise,
+each network of a run has the result in one of the columns, drawn at random.
 
 Our searchers run as in a search, where duplicates do not count. Optuna's samplers run as documented, with `ask` and
 `tell`, where every trial counts; the two textbook algorithms count distinct networks. Networks that are missing from
@@ -22,18 +27,21 @@ long local searches.
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import functools
 import itertools
 import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import optuna
-from judging import Regret, RelativeHypervolume, metrics_of, parse_objectives
+from judging import NoisyRegret, Regret, RelativeHypervolume, metrics_of, parse_objectives
 
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.domains import Choice
@@ -43,7 +51,7 @@ from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.proposer import Proposal, Proposer
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.samplers.searcher import Searcher, find_searcher, installed_searchers, make_searcher
+from nas_agg.study.samplers.searcher import Searcher, derive_seed, find_searcher, installed_searchers, make_searcher
 from nas_agg.study.tables.results_table import Table, TabularSpace
 from nas_agg.study.tables.table_file import Row
 
@@ -125,17 +133,35 @@ class SyntheticBenchmark(SearchVariables):
         return Row(float(self.scores(row[None])[0]), (), row_key(row).hex())
 
 
-def run_searcher(space: SearchSpace, objectives: Objectives, name: str, seed: int) -> Run:
-    """Run one of our searchers with the search's own proposer and record."""
+def run_searcher(space: SearchSpace, objectives: Objectives, name: str, seed: int, workers: int = 1) -> Run:
+    """Run one of our searchers with the search's own proposer and record.
+
+    Trainings take equally long: with several workers, the result of a trial is known when ``workers - 1`` trials have
+    begun after it.
+    """
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
     searcher = make_searcher(find_searcher(name), space, seed, objectives)
     look_up_genotype = space.network if isinstance(space, TabularSpace) else space.row
     proposer = Proposer(space, searcher, record, cost=look_up_genotype)
-    while isinstance(proposal := proposer.propose(), Proposal):
-        number, network = proposal
-        row = look_up_genotype(network.genotype)
+    running: deque[tuple[int, Row]] = deque()
+    while True:
+        while len(running) < workers and isinstance(proposal := proposer.propose(), Proposal):
+            running.append((proposal.number, look_up_genotype(proposal.candidate.genotype)))
+        if not running:
+            return
+        number, row = running.popleft()
         record.complete(number, objectives.values(metrics_of(row)))
         yield row
+
+
+def with_noise(table: Table, columns: Sequence[str], seed: int) -> Table:
+    """A table whose results are those in one of some columns, drawn for each network."""
+    noisy = copy.copy(table)
+    noisy.rows = {}
+    for key, row in table.rows.items():
+        place = derive_seed(seed, 0, row.hash) % len(columns)
+        noisy.rows[key] = dataclasses.replace(row, value=row.extra_metrics[columns[place]])
+    return noisy
 
 
 def look_up(space: SearchSpace, values: Values) -> Row | None:
@@ -210,12 +236,14 @@ def textbook_local(space: SearchSpace, seed: int) -> Run:
             around = encoding.neighbours(centre, rng)
 
 
-def runs(space: SearchSpace, objectives: Objectives) -> dict[str, Callable[[int], Run]]:
-    """All searchers by name, as functions of the seed."""
+def runs(space: SearchSpace, objectives: Objectives, workers: int = 1) -> dict[str, Callable[[int], Run]]:
+    """All searchers by name, as functions of the seed; with several workers our own ones."""
     by_name: dict[str, Callable[[int], Run]] = {}
     for name in installed_searchers():
         if find_searcher(name).supports_multi_objective or not objectives.is_multi_objective:
-            by_name[name] = lambda seed, name=name: run_searcher(space, objectives, name, seed)
+            by_name[name] = lambda seed, name=name: run_searcher(space, objectives, name, seed, workers)
+    if workers > 1:
+        return by_name
     for name in OPTUNA_SAMPLERS:
         by_name[name] = lambda seed, name=name: run_optuna(space, objectives, name, seed)
     if not objectives.is_multi_objective:
@@ -241,12 +269,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--space", help="a space with a table, whose networks have features of their graphs")
     parser.add_argument("--synthetic", action="store_true")
-    for option in ("genes", "costs", "features"):
+    for option in ("genes", "costs", "features", "noise"):
         parser.add_argument(f"--{option}", type=lambda text: text.split(","))
     for option in ("value", "equal"):
         parser.add_argument(f"--{option}")
     parser.add_argument("--objectives", type=lambda text: text.split(","), default=["accuracy"])
     parser.add_argument("--searchers", type=lambda text: text.split(","))
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seeds", type=int, default=60)
     parser.add_argument("--budget", type=int, default=150)
     parser.add_argument("--out", type=Path, default=Path("searchers.jsonl"))
@@ -260,6 +289,8 @@ def search_task(
     if sum([options.synthetic, options.table is not None, options.space is not None]) != 1:
         parser.error("specify either --table, --space or --synthetic")
     objectives = parse_objectives(parser, options.objectives)
+    if options.noise and (options.table is None or objectives.is_multi_objective):
+        parser.error("--noise requires --table and a single objective")
     if options.synthetic and objectives.is_multi_objective:
         parser.error("--synthetic supports the objective accuracy only")
     if options.synthetic:
@@ -268,6 +299,8 @@ def search_task(
         space = TabularSpace(open_space(options.space))
         return lambda seed: space, objectives
     table = Table(options.table, options.genes, options.value, options.costs, options.equal, options.features)
+    if options.noise:
+        return lambda seed: with_noise(table, options.noise, seed), objectives
     return lambda seed: table, objectives
 
 
@@ -278,20 +311,25 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, objectives = search_task(parser, options)
     judge = RelativeHypervolume(space(0), objectives) if objectives.is_multi_objective else Regret()
-    names = list(runs(space(0), objectives))
+    if options.noise:
+        judge = NoisyRegret(Table(options.table, options.genes, options.value, None, options.equal))
+    names = list(runs(space(0), objectives, options.workers))
     for name in options.searchers or ():
         if name not in names:
             parser.error(f"unknown searcher {name!r}; choose from {', '.join(names)}")
     done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     table = f"space {options.space}" if options.space else space(0).name
     case = {"table": table, "objectives": ",".join(objectives.names), "budget": options.budget}
-    known = {(line["searcher"], line["seed"]): line for line in done if case.items() <= line.items()}
+    case |= {"workers": options.workers} if options.workers > 1 else {}
+    case |= {"noise": options.noise} if options.noise else {}
+    same = [line for line in done if all(line.get(name) == case.get(name) for name in {*case, "workers", "noise"})]
+    known = {(line["searcher"], line["seed"]): line for line in same}
     print(f"| searcher | seeds | {' | '.join(judge.columns)} | ms per trial |")
     print(f"|{'---|' * (len(judge.columns) + 3)}")
     for name in options.searchers or names:
         for seed in range(min(options.seeds, MAX_SEEDS.get(name, options.seeds))):
             if (name, seed) not in known:
-                rows, cpu, wall = measure(runs(space(seed), objectives)[name](seed), options.budget)
+                rows, cpu, wall = measure(runs(space(seed), objectives, options.workers)[name](seed), options.budget)
                 line = {"searcher": name, "seed": seed, **case, **judge.evaluate(rows, options.budget, space(seed))}
                 known[name, seed] = {**line, "ms": cpu, "ms_by_the_clock": wall}
                 with options.out.open("a") as file:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
 
 POPULATION_SIZE, TOURNAMENT_SIZE = 20, 5
+CROSSOVER_PROBABILITY = 0.5
 
 
 class EvolutionSearcher(PointSearcher):
@@ -29,6 +30,23 @@ class EvolutionSearcher(PointSearcher):
         """Mutants of tournament winners."""
         population = [other for other in observations if other.value is not None][-POPULATION_SIZE:]
         while len(population) == POPULATION_SIZE:
-            tournament = rng.choice(POPULATION_SIZE, TOURNAMENT_SIZE, replace=False)
-            winner = max((population[place] for place in tournament), key=lambda other: other.value or 0.0)
-            yield self.space.mutate(winner.values, rng)
+            yield self.space.mutate(self.parent(population, rng), rng)
+
+    def parent(self, population: Sequence[Observation], rng: np.random.Generator) -> Values:
+        """The point that is mutated: the winner of a tournament."""
+        tournament = rng.choice(POPULATION_SIZE, TOURNAMENT_SIZE, replace=False)
+        return max((population[place] for place in tournament), key=lambda other: other.value or 0.0).values
+
+
+class CrossoverEvolutionSearcher(EvolutionSearcher):
+    """Regularized evolution with crossover.
+
+    With probability 0.5 a uniform crossover of two tournament winners is mutated, else one winner.
+    """
+
+    def parent(self, population: Sequence[Observation], rng: np.random.Generator) -> Values:
+        """The point that is mutated: the winner of a tournament, or a crossover of two."""
+        winner = super().parent(population, rng)
+        if rng.random() >= CROSSOVER_PROBABILITY:
+            return winner
+        return self.space.crossover(winner, super().parent(population, rng), rng)

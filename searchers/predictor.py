@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
 
 STARTUP_TRIALS, MULTI_OBJECTIVE_STARTUP_TRIALS = 12, 10  # random networks
+MIN_SCORED = 5  # networks with scores, of the first ones
 MAX_CLIMBING_ROUNDS = 5
 
 
@@ -32,8 +33,9 @@ class PredictorSearcher(PointSearcher):
     Gaussian processes model the scores. The acquisition function is the expected improvement or, for several
     objectives, the expected hypervolume improvement, times the probability that a candidate is within the limits.
     Candidates are neighbours and mutants of the best networks and random points; hill climbing over neighbours improves
-    the most promising ones. Networks that are being trained enter with their predicted scores, failed and rejected ones
-    with the worst. The first 12 networks (10 for several objectives) are random.
+    the most promising ones. Networks that are being trained enter with samples of their scores (for several objectives
+    with their predicted scores), failed and rejected ones with the worst. The first 12 networks (10 for several
+    objectives) are random, or the best of earlier runs, whose predictions are features of the networks.
 
     Similar to BANANAS (White et al., "BANANAS: Bayesian Optimization with Neural Architectures for Neural Architecture
     Search", AAAI 2021), with Gaussian processes as surrogates.
@@ -45,13 +47,16 @@ class PredictorSearcher(PointSearcher):
     def cache(self) -> SurrogateCache:
         """The hyperparameters of its surrogates, and the features of networks."""
         activations = "activations" in self.objectives.names or bool(self.limits.get("activation_bytes"))
-        return SurrogateCache(FeatureExtractor(self.space, self.input, self.classes, activations))
+        extractor = FeatureExtractor(self.space, self.input, self.classes, activations)
+        if self.earlier is not None:
+            extractor.predictions = partial(self.earlier.posterior_means, extractor)
+        return SurrogateCache(extractor)
 
     def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Candidates in order of decreasing acquisition value."""
         trials = self._encode(observations)
         startup_trials = MULTI_OBJECTIVE_STARTUP_TRIALS if self.objectives.is_multi_objective else STARTUP_TRIALS
-        if len(trials.rows) < startup_trials:
+        if len(trials.rows) + len(trials.pending) < startup_trials or len(trials.rows) < MIN_SCORED:
             return
         proposed = np.concatenate([trials.rows, trials.failed, trials.pending])
         known = {row_key(row) for row in proposed}

@@ -20,6 +20,7 @@ from nas_agg.study.definition.task import absolute, dataset_spec
 from nas_agg.study.engine import run_search
 from nas_agg.study.notifier import check_callbacks
 from nas_agg.study.plan import Evaluate, plan_search
+from nas_agg.study.records.earlier_runs import read_earlier_runs
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted, stop_on_signal
 from nas_agg.study.records.storages import open_storage
@@ -71,7 +72,7 @@ def search(
             ``dataset="cifar10"`` (or a `nas_agg.Data`), ``max_params="1M"``, ``workers=2``, ``timeout="2h"``;
             ``objective="accuracy,macs"``, for a function also its own metrics, such as ``"error:min,macs"``;
             ``start``: the first networks, each the name of a point, a genotype of the space as `nas_agg.load` takes
-            it, or values of the search variables.
+            it, or values of the search variables; ``learn``: folders of earlier runs.
 
     Raises:
         InputError: A setting is wrong, or the run in ``out`` has other settings.
@@ -94,6 +95,8 @@ def search(
         settings["start"] = initial_points(opened, settings["start"])
         if isinstance(opened, TabularSpace):
             opened.check_contains(settings["start"])
+    if settings.get("learn"):
+        settings["learn"] = read_earlier_runs(settings["learn"])
     searcher_name = searcher if isinstance(searcher, str) else f"{searcher.__module__}.{searcher.__qualname__}"
     specified = {"space": space_name, "searcher": searcher_name, "budget": budget, "seed": seed, **settings}
     parsed = _parse(evaluate, specified, isinstance(opened, TabularSpace))

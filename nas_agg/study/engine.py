@@ -156,7 +156,7 @@ def _make_proposer(
         plan.space,
         plan.searcher,
         record,
-        start=settings.start or (),
+        start=plan.first_points(),
         limits={
             "params": settings.max_params or 0,
             "macs": settings.max_macs or 0,
@@ -266,7 +266,8 @@ class _Search:
             notifier = self._notifier(record, reporter)
             for line in self._first_lines(record, proposer):
                 reporter.message(line)
-            notifier.start(self.settings.model_dump(mode="json"))
+            learned = [run["run"] for run in self.settings.learn or ()]
+            notifier.start(self.settings.model_dump(mode="json") | ({"learn": learned} if learned else {}))
             coordinator = Coordinator(
                 settings=self.settings,
                 record=record,
@@ -400,6 +401,8 @@ class _Search:
         verb = f"resuming, {done} of {settings.budget} networks done:" if record.trials else "searching"
         yield f"{verb} {space.name}{on} with {settings.searcher}{up_to}{into}"
         yield from (f"data: {note}" for note in self.task.notes) if self.task else ()
+        for run in self.plan.searcher.earlier.runs if self.plan.searcher.earlier else ():
+            yield f"learning from {run.name}: {len(run.rows)} networks, {len(run.variables)} search variables in common"
         share = proposer.feasible_share() if folder is not None or self.show else None
         if share is not None:
             if folder is not None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nas_agg.common.files import canonical_json
 from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.joint_space import JointSpace
@@ -15,8 +17,9 @@ from nas_agg.study.definition.callbacks import Callback
 from nas_agg.study.definition.objectives import Objectives, objectives_of
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, open_task
+from nas_agg.study.samplers.earlier_runs import EarlierRuns
 from nas_agg.study.samplers.screening import ProxyScreener
-from nas_agg.study.samplers.searcher import Searcher, make_searcher
+from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
 from nas_agg.study.scheduling.feasible_share import format_limits
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
@@ -102,6 +105,14 @@ class SearchPlan:
         settings = (self.settings.max_latency, self.settings.latency_target)
         return settings != (None, None) or "latency" in self.objectives.names
 
+    def first_points(self) -> list[Values]:
+        """The values of the first trials: those specified, then the best of earlier runs."""
+        points = list(self.settings.start or ())
+        if self.searcher.earlier is not None:
+            rng = np.random.default_rng(derive_seed(self.settings.seed, 0, "learn"))
+            points += [values for values in self.searcher.earlier.first_points(rng) if values not in points]
+        return points
+
     def space_digest(self) -> str:
         """Digest of the space: its text, its search variables, its defaults for a search and its table."""
         from optuna.distributions import distribution_to_json
@@ -159,6 +170,8 @@ def plan_search(
     instance = make_searcher(searcher, space, settings.seed, objectives)
     if evaluate is None and not isinstance(space, TabularSpace):
         find_backend(settings.backend_name)  # now rather than after the data set is loaded
+    if settings.learn:
+        instance.earlier = EarlierRuns(space, objectives, settings.learn)
     return SearchPlan(
         space, settings, objectives, instance, evaluate, is_named, setup or DEFAULT_SETUP, tuple(callbacks)
     )

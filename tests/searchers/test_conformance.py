@@ -10,6 +10,7 @@ import pytest
 from optuna.samplers import BaseSampler, RandomSampler
 
 from nas_agg.search_space.space import Space
+from nas_agg.searchers.evolution import CrossoverEvolutionSearcher, EvolutionSearcher
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher, observations
@@ -147,7 +148,7 @@ def history(space: Space, values: list[dict], scores: list[float]) -> list[Obser
 
 
 def test_evolution_mutates_young_networks_with_high_scores(space):
-    searcher = find_searcher("evolution")(space, 0)
+    searcher = EvolutionSearcher(space, 0)
     rng = np.random.default_rng(0)
     points = [space.sample(rng) for _ in range(25)]
     assert list(searcher.proposals(history(space, points[:19], [0.0] * 19), rng)) == []
@@ -163,22 +164,50 @@ def test_evolution_mutates_young_networks_with_high_scores(space):
     assert np.mean(parents) > 18  # of a tournament of 5 among 5 to 24 the best is 20.8 on average
 
 
-def test_local_search_tries_each_neighbour_of_the_incumbent_once(space):
+def test_evolution_with_crossover_combines_two_winners(space):
+    searcher, rng = CrossoverEvolutionSearcher(space, 0), np.random.default_rng(0)
+    a = {"kind": "plain", "rate": 4, "count": 2, "how": "sum", "wires": "previous"}
+    b = {"kind": "deep", "rate": 8, "count": 3, "how": "concat", "wires": "dense"}
+    observations = history(space, [a, b] * 10, [1.0, 1.0] * 10)
+    children = searcher.proposals(observations, rng)
+    distances = [
+        min(sum(parent[name] != child[name] for name in child) for parent in (a, b))
+        for child in (next(children) for _ in range(300))
+    ]
+    assert 0.2 < np.mean(np.array(distances) > 1) < 0.6  # of half of the children both parents may be the same
+    one = [next(EvolutionSearcher(space, 0).proposals(observations, rng)) for _ in range(50)]
+    assert all(min(sum(parent[name] != child[name] for name in child) for parent in (a, b)) == 1 for child in one)
+
+
+def test_local_search_climbs_from_the_best_of_ten_random_networks(space):
     searcher = find_searcher("local")(space, 0)
     rng = np.random.default_rng(0)
-    incumbent = space.sample(rng)
-    neighbours = list(space.neighbours(incumbent))
-    tried = history(space, [incumbent, *neighbours[:3]], [1.0, 0.5, 0.2, 1.0])
+    points = [space.sample(rng) for _ in range(10)]
+    incumbent = points[4]
+    first, scores = points, [0.1] * 4 + [1.0] + [0.1] * 5
+    assert list(searcher.proposals(history(space, first[:9], scores[:9]), rng)) == []  # random networks are due
+    neighbours = [other for other in space.neighbours(incumbent) if other not in points]
+    tried = history(space, [*first, *neighbours[:3]], [*scores, 0.5, 0.2, 1.0])
     proposed = list(searcher.proposals(tried, rng))
     assert len(proposed) == len(neighbours) - 3
     assert all(point in neighbours[3:] for point in proposed)
-    better = history(space, [incumbent, *neighbours[:3], neighbours[3]], [1.0, 0.5, 0.2, 0.1, 2.0])
+    better = history(space, [*first, *neighbours[:4]], [*scores, 0.5, 0.2, 0.1, 2.0])
     assert all(sum(p[n] != neighbours[3][n] for n in p) == 1 for p in searcher.proposals(better, rng))
-    all_tried = history(space, [incumbent, *neighbours], [1.0] + [0.5] * len(neighbours))
-    assert list(searcher.proposals(all_tried, rng)) == []  # a random network follows, and is the next incumbent
-    far = space.sample(rng)
-    assert sum(far[name] != incumbent[name] for name in far) > 1
-    assert next(searcher.proposals([*all_tried, Observation(far, (0.1,))], rng)) in list(space.neighbours(far))
+    all_tried = history(space, [*first, *neighbours], [*scores] + [0.5] * len(neighbours))
+    assert list(searcher.proposals(all_tried, rng)) == []  # ten random networks follow
+    far = [p for p in (space.sample(rng) for _ in range(200)) if min(_distance(p, q) for q in points) > 1][:10]
+    again = [Observation(point, (0.01 * place,)) for place, point in enumerate(far)]
+    assert list(searcher.proposals([*all_tried, *again[:9]], rng)) == []
+    assert _distance(next(searcher.proposals([*all_tried, *again], rng)), far[9]) == 1
+    running = [Observation(point, None, True) for point in points[5:]]
+    ahead = next(searcher.proposals([*history(space, first[:5], scores[:5]), *running], rng))
+    assert _distance(ahead, incumbent) == 1  # as many have begun
+    late = history(space, [*first, ahead], [*scores[:9], 3.0, 0.5])
+    assert _distance(next(searcher.proposals(late, rng)), points[9]) == 1  # the last was the best after all
+
+
+def _distance(a: dict, b: dict) -> int:
+    return sum(a[name] != b[name] for name in a)
 
 
 def test_parallel_local_search_is_as_good_as_sequential():

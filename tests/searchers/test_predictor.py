@@ -136,6 +136,48 @@ def test_pending_networks_are_not_proposed_again(space):
     assert len({str(sorted(point.items(), key=str)) for point in six}) == 6
 
 
+def test_fantasies_are_samples_of_the_results_of_pending_networks(space):
+    cache = surrogate.SurrogateCache(FeatureExtractor(space))
+    rows = deduplicate(cache.encoding.sample(30, np.random.default_rng(0)), set())
+    scores = rows[:, :1] + 0.1 * rows[:, 1:2]
+
+    def model(count: int) -> surrogate.Surrogate:
+        trials = surrogate.EncodedTrials(rows[:20], scores[:20], rows[:0], rows[20:23])
+        return surrogate.Surrogate(cache, "score", trials, scores[:20, 0], surrogate.log_gap_transform, fantasies=count)
+
+    samples, believed = model(4000), model(0)
+    np.testing.assert_allclose(samples.fantasies.mean(1), samples.pending_mean, atol=1e-9)  # half of them mirror others
+    features = cache.extractor.features(rows[23:])
+    mean, deviation = samples.predict(rows[23:], features)
+    expected = believed.predict(rows[23:], features)
+    np.testing.assert_allclose(mean.mean(1), expected[0], atol=1e-6)  # linear in the results
+    np.testing.assert_allclose(deviation, expected[1])
+    alone = surrogate.Surrogate(
+        cache,
+        "score",
+        surrogate.EncodedTrials(rows[:20], scores[:20], rows[:0], rows[:0]),
+        scores[:20, 0],
+        surrogate.log_gap_transform,
+    )
+    _, prior = alone.predict(rows[20:23], cache.extractor.features(rows[20:23]))
+    noise = np.exp(alone._theta[-1])
+    np.testing.assert_allclose(samples.fantasies.std(1), np.sqrt(prior**2 + noise), rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("scored", "pending", "is_random"), [(12, 0, False), (5, 7, False), (4, 8, True), (11, 0, True)]
+)
+def test_pending_networks_count_among_the_first(scored, pending, is_random, space):
+    rng = np.random.default_rng(0)
+    points = [space.sample(rng) for _ in range(scored + pending)]
+    observations = [
+        Observation(point, (float(point["rate"]),) if place < scored else None, place >= scored)
+        for place, point in enumerate(points)
+    ]
+    proposals = find_searcher("predictor")(space, 0).proposals(observations, rng)
+    assert (next(proposals, None) is None) == is_random
+
+
 def test_it_is_far_better_than_random_search_on_ten_million_points():
     space = open_space("microdense")
 

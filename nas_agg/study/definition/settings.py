@@ -79,6 +79,13 @@ class Settings(BaseModel):
         "Network to evaluate first: a named point or any GENOTYPE of the space; repeatable.",
         notation="POINT",
     )
+    learn: tuple[dict[str, Any], ...] | None = _setting(
+        SPACE,
+        None,
+        "Learn from an earlier run of this space, or of one that shares search variables, on any data: its best "
+        "networks come first, and 'predictor' uses its results; repeatable.",
+        notation="RUN",
+    )
     seed: int = _setting(
         SPACE, 0, "Random seed of the validation split, sampling, weights and augmentation.", ge=0, lt=SEED_LIMIT
     )

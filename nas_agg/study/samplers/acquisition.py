@@ -27,6 +27,7 @@ Array = np.ndarray
 
 RERANK_STEP = 40  # candidates whose features are computed at a time, where that takes time
 MAX_RERANKED = 200  # candidates, where most exceed a limit
+FANTASIES = 16  # samples of the results of networks that are being trained
 QUANTILES = ndtri((np.arange(16) + 0.5) / 16)  # of the standard normal distribution, for expectations
 
 
@@ -90,8 +91,8 @@ class AcquisitionFunction(ABC):
         return np.concatenate([rows[order[values[order] > -np.inf]], rows[end:]])
 
     def features(self, rows: Rows, exact: bool) -> list[Array]:
-        """The features of candidates by group, or an empty list where they would take time and are not exact."""
-        return self.extractor.features(rows) if exact or self.extractor.is_cheap else []
+        """The features of candidates by group; the first groups only where others would take time and are not exact."""
+        return self.extractor.features(rows, exact)
 
 
 class ExpectedImprovement(AcquisitionFunction):
@@ -101,7 +102,8 @@ class ExpectedImprovement(AcquisitionFunction):
 
     computed as its logarithm (Jones, Schonlau and Welch, "Efficient Global Optimization of Expensive Black-Box
     Functions", 1998, equation 15; Ament et al., "Unexpected Improvements to Expected Improvement", NeurIPS 2023).
-    Targets are transformed by `log_gap_transform`.
+    Targets are transformed by `log_gap_transform`. While networks are being trained, it is the mean over `FANTASIES`
+    joint samples of their results, each of which counts as observed.
 
     Args:
         cache: The hyperparameters of the search's surrogates.
@@ -111,12 +113,17 @@ class ExpectedImprovement(AcquisitionFunction):
 
     def __init__(self, cache: SurrogateCache, trials: EncodedTrials, limits: Mapping[str, int]):
         super().__init__(cache, trials, limits)
-        self._surrogate = Surrogate(cache, "score", trials, trials.scores[:, 0], log_gap_transform)
+        self._surrogate = Surrogate(cache, "score", trials, trials.scores[:, 0], log_gap_transform, fantasies=FANTASIES)
 
     def log_improvement(self, rows: Rows, exact: bool) -> Array:
         """The logarithm of the expected improvement of candidates, ``(candidates,)``."""
         mean, deviation = self._surrogate.predict(rows, self.features(rows, exact))
-        return log_expected_improvement(mean, deviation, self._surrogate.target.max())
+        best = self._surrogate.target.max()
+        if mean.ndim == 1:
+            return log_expected_improvement(mean, deviation, best)
+        bests = np.maximum(best, self._surrogate.fantasies.max(0))
+        values = log_expected_improvement(mean, deviation[:, None], bests)
+        return np.logaddexp.reduce(values, axis=1) - np.log(FANTASIES)
 
 
 class ExpectedHypervolumeImprovement(AcquisitionFunction):
@@ -184,7 +191,7 @@ def _below_worst(scores: Array) -> float:
     return float(scores.min() - 0.05 * np.ptp(scores))
 
 
-def log_expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+def log_expected_improvement(mean: Array, deviation: Array, best: float | Array) -> Array:
     """The logarithm of the expected improvement over ``best``, accurate in the tail as well."""
     z = (mean - best) / deviation
     density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -77,7 +78,11 @@ class FeatureExtractor:
     Attributes:
         encoding: The encoding of the space.
         is_cheap: Whether features take next to no time to compute.
+        predictions: Predicts scores of points from earlier runs, as a further group of features; takes the points, and
+            whether it may use features that take time.
     """
+
+    predictions: Callable[[Rows, bool], np.ndarray] | None = None
 
     def __init__(
         self,
@@ -92,8 +97,19 @@ class FeatureExtractor:
         self._networks: dict[bytes, NetworkFeatures] = {}
         self._hashes: dict[bytes, str] = {}
 
-    def features(self, rows: Rows) -> list[np.ndarray]:
-        """The features of points, for each group ``(points, features)``."""
+    def features(self, rows: Rows, exact: bool = True) -> list[np.ndarray]:
+        """The features of points, for each group ``(points, features)``: predictions of earlier runs come first.
+
+        Args:
+            rows: The points.
+            exact: Compute all groups; otherwise those only that take next to no time.
+        """
+        exact = exact or self.is_cheap
+        predictions = [self.predictions(rows, exact)] if self.predictions is not None else []
+        return [*predictions, *(self.network_features(rows) if exact else [])]
+
+    def network_features(self, rows: Rows) -> list[np.ndarray]:
+        """The features of points that need no trained network, for each group ``(points, features)``."""
         groups: list[np.ndarray] = []
         if isinstance(self.space, ResultsTable):
             groups = [self.space.cost_features(rows), self.space.row_features(rows)]

@@ -115,8 +115,8 @@ class GaussianProcess:
         kernel: The kernel.
         codes: The search variables of the points, ``(points, variables)``.
         features: The standardized features of the points, for each group ``(points, features)``.
-        y: Their standardized targets, ``(points,)``.
-        theta: The logarithms of the kernel's hyperparameters; fitted to the points if None.
+        y: Their standardized targets, ``(points,)``, or several columns of them.
+        theta: The logarithms of the kernel's hyperparameters; fitted to the points if None, which takes one column.
     """
 
     def __init__(
@@ -140,12 +140,31 @@ class GaussianProcess:
             for j, (scale, table) in enumerate(zip(scales, self.kernel.distance_tables, strict=True))
         ]
 
-    def predict(self, codes: Array, features: Sequence[Array]) -> tuple[Array, Array]:
-        """Posterior mean and standard deviation of points, without observation noise, ``(points,)`` each.
+    def sample(self, codes: Array, features: Sequence[Array], normals: Array) -> Array:
+        """Draw joint observations of points, with observation noise, ``(points, samples)``.
 
         Args:
             codes: ``(points, variables)``.
-            features: For each group ``(points, features)``; if empty, the features are unknown, and their terms
+            features: For each group ``(points, features)``.
+            normals: Standard normal numbers, ``(points, samples)``.
+        """
+        distances = self.kernel.distances(codes, features, codes, features)
+        across = self.kernel.distances(codes, features, self.codes, self.features)
+        prior, cross = (np.sum(self.kernel.covariances(self.theta, part), axis=0) for part in (distances, across))
+        half = solve_triangular(self.factor[0], cross.T, lower=True, check_finite=False)
+        covariance = prior - half.T @ half + (float(np.exp(self.theta[-1])) + _JITTER) * np.eye(len(codes))
+        return (cross @ self.alpha)[:, None] + np.linalg.cholesky(covariance) @ normals
+
+    def predict(self, codes: Array, features: Sequence[Array]) -> tuple[Array, Array]:
+        """Posterior mean and standard deviation of points, without observation noise.
+
+        Returns:
+            The means, ``(points,)`` or, if there are several targets, ``(points, targets)``; the deviations,
+            ``(points,)``.
+
+        Args:
+            codes: ``(points, variables)``.
+            features: For each group ``(points, features)``; features of further groups are unknown, and their terms
                 contribute their prior variance and no covariance.
         """
         amplitudes = [self.kernel.term_parameters(self.theta, term)[0] for term in self.kernel.terms]
@@ -153,7 +172,7 @@ class GaussianProcess:
         for j, table in enumerate(self._scaled_tables):
             distance += table[codes[:, j]]
         covariance = amplitudes[0] * np.exp(-distance)
-        for term, group, observed in zip(self.kernel.terms[1:], features, self.features, strict=False):  # all, or none
+        for term, group, observed in zip(self.kernel.terms[1:], features, self.features, strict=False):
             amplitude, scales = self.kernel.term_parameters(self.theta, term)
             root = np.sqrt(scales)
             a, b = group * root, observed * root

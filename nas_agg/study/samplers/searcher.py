@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from nas_agg.search_space.parameters import SearchVariables
+    from nas_agg.study.samplers.earlier_runs import EarlierRuns
 
 GROUP = "nas_agg.searchers"
 
@@ -37,6 +38,7 @@ class Searcher(ABC):
         classes: The number of classes, set when a search begins; None: the space's own.
         limits: Upper limits of attributes of :class:`~nas_agg.expansion.costs.Cost`, set when a search begins; 0 is no
             limit. Networks that exceed them are rejected, so a searcher may skip them.
+        earlier: Earlier runs to learn from, set when a search begins. Their best networks are the first in any case.
         supports_multi_objective: Whether the searcher can optimize several objectives.
         max_rejections: Rejected or duplicate draws in a row after which other draws are mixed in: random points of the
             space, and neighbours of the best networks.
@@ -48,6 +50,7 @@ class Searcher(ABC):
     input: tuple[int, int, int] | None = None
     classes: int | None = None
     limits: Mapping[str, int] = {}
+    earlier: EarlierRuns | None = None
 
     def __init__(self, space: SearchVariables, seed: int):
         self.space = space

@@ -103,9 +103,11 @@ class SurrogateCache:
 class Surrogate:
     """A Gaussian process model of one score, conditioned on the trials so far.
 
-    Failed networks have the worst target of all. Networks that are being trained have the mean that the surrogate
-    predicts without them as target ("kriging believer", Ginsbourger et al., "Kriging Is Well-Suited to Parallelize
-    Optimization", 2010), so that parallel workers explore different regions.
+    Failed networks have the worst target of all. Networks that are being trained have targets that the surrogate
+    predicts without them, so that parallel workers explore different regions: the mean ("kriging believer", Ginsbourger
+    et al., "Kriging Is Well-Suited to Parallelize Optimization", 2010) or joint samples, with a posterior mean for each
+    of them (fantasies: Snoek, Larochelle and Adams, "Practical Bayesian Optimization of Machine Learning Algorithms",
+    NeurIPS 2012, section 3.3).
 
     Args:
         cache: The hyperparameters of the search's surrogates.
@@ -114,10 +116,12 @@ class Surrogate:
         scores: The score of each of their rows, ``(networks,)``.
         transform: From scores to targets.
         use_features: Model features of the networks besides the search variables.
+        fantasies: The number of joint samples of the targets of pending networks, which is even; 0: their mean.
 
     Attributes:
         target: The target of each row, ``(networks,)``.
         pending_mean: The predicted target of each pending network, ``(pending,)``.
+        fantasies: The joint samples of their targets, ``(pending, samples)``.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Surrogate:
         scores: Array,
         transform: TargetTransform,
         use_features: bool = True,
+        fantasies: int = 0,
     ):
         self._cache, self._use_features = cache, use_features
         self._observed_features = self._features(trials.rows)
@@ -138,11 +143,22 @@ class Surrogate:
         rows = np.concatenate([trials.rows, trials.failed])
         target = np.concatenate([self.target, np.full(len(trials.failed), self.target.min())])
         self._process = self._condition(rows, target)
-        self.pending_mean = np.zeros(0)
+        self.pending_mean, self.fantasies = np.zeros(0), np.zeros((0, 1))
         if len(trials.pending):
-            self.pending_mean, _ = self.predict(trials.pending, self._features(trials.pending))
-            rows, target = np.concatenate([rows, trials.pending]), np.concatenate([target, self.pending_mean])
-            self._process = self._condition(rows, target)
+            features = self._features(trials.pending)
+            self.pending_mean, _ = self.predict(trials.pending, features)
+            outcomes = self.pending_mean
+            if fantasies:
+                outcomes = self.fantasies = self._sample(trials.pending, features, fantasies)
+                target = np.repeat(target[:, None], fantasies, 1)
+            self._process = self._condition(np.concatenate([rows, trials.pending]), np.concatenate([target, outcomes]))
+
+    def _sample(self, rows: Rows, features: Sequence[Array], count: int) -> Array:
+        """Joint samples of the targets of points, ``(points, count)``; half of them mirror the others."""
+        half = np.random.default_rng(len(rows)).normal(size=(len(rows), count // 2))
+        codes = self._cache.encoding.bucketize(rows)
+        features = standardize_features(features, self._observed_features)
+        return self._process.sample(codes, features, np.concatenate([half, -half], 1))
 
     def _condition(self, rows: Rows, target: Array) -> GaussianProcess:
         features = standardize_features(self._features(rows), self._observed_features)
@@ -154,9 +170,11 @@ class Surrogate:
     def predict(self, rows: Rows, features: Sequence[Array]) -> tuple[Array, Array]:
         """Posterior mean and standard deviation of the targets of points, ``(points,)`` each.
 
+        With fantasies there is a mean for each of them, ``(points, samples)``.
+
         Args:
             rows: The points.
-            features: Their features, by group; empty where they have not been computed.
+            features: Their features, by group; only the first groups where others have not been computed.
         """
         codes = self._cache.encoding.bucketize(rows)
         return self._process.predict(codes, standardize_features(features, self._observed_features))
@@ -208,7 +226,7 @@ def standardize_features(features: Sequence[Array], reference: Sequence[Array]) 
     Those that are constant in the reference are shifted only.
     """
     standardized = []
-    for group, own in zip(features, reference, strict=False):  # all groups, or none
+    for group, own in zip(features, reference, strict=False):  # all groups, or the first
         deviation = own.std(0)
         standardized.append((group - own.mean(0)) / np.where(deviation > 1e-9, deviation, 1.0))
     return standardized
