@@ -17,10 +17,10 @@ from nas_agg.study.definition.notations import short_repr
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings
 from nas_agg.study.definition.task import absolute, dataset_spec
+from nas_agg.study.earlier_results import read_earlier_runs
 from nas_agg.study.engine import run_search
 from nas_agg.study.notifier import check_callbacks
 from nas_agg.study.plan import Evaluate, plan_search
-from nas_agg.study.records.earlier_runs import read_earlier_runs
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions
 from nas_agg.study.records.run_status import Interrupted, stop_on_signal
 from nas_agg.study.records.storages import open_storage

@@ -15,7 +15,7 @@ from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.study import resume
 from nas_agg.study.definition.metrics import METRICS, VALUE
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.records.earlier_runs import read_earlier_runs
+from nas_agg.study.earlier_results import read_earlier_runs
 from nas_agg.study.samplers.earlier_runs import FIRST_NETWORKS, EarlierRun, EarlierRuns
 from nas_agg.study.samplers.features import FeatureExtractor
 
