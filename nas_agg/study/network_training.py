@@ -23,6 +23,7 @@ from nas_agg.study.standalone_training import train_genotype
 from nas_agg.study.workers.final_jobs import EpochCallback
 from nas_agg.training import loop
 from nas_agg.training.data import Data, load_data
+from nas_agg.training.data.load import own_image_size
 from nas_agg.training.recipes import RecipeSource
 
 SplitName = Literal["train", "validation", "test"]
@@ -106,7 +107,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate a network on a split of a data set; see `nas_agg.evaluate`."""
     if isinstance(data, str):
-        data = load_data(data)
+        size = own_image_size(data, network.input) if isinstance(network, Genotype) else None
+        data = load_data(data, image_size=size)
     elif not isinstance(data, Data):
         raise InputError(f"data: expected the name of a data set or a Data, not a {type(data).__name__}")
     if split not in data.splits:

@@ -48,7 +48,8 @@ def evaluate_genotype(
         weights: As for `nas_agg.compile`.
         dataset: See `nas_agg.training.data.load_data`.
         device: auto, cpu, cuda or cuda:N.
-        image_size: Side in pixels that images are scaled to, or height and width.
+        image_size: Side in pixels that images are scaled to, or height and width; by default image files are scaled to
+            the genotype's own input.
         download: Download named weights that are not cached.
         metrics: Names of further metrics of `nas_agg.training.metrics`.
         warn: Receives a line if the run's data set has changed.
@@ -69,8 +70,11 @@ def evaluate_genotype(
         raise InputError(f"{missing}: '{source}' is not a run folder, so specify weights and a data set")
     from nas_agg.compiler import compile
     from nas_agg.training.data import load_data
+    from nas_agg.training.data.load import own_image_size
     from nas_agg.training.loop import evaluate, pick_device
 
+    if image_size is None and dataset is not None:
+        image_size = own_image_size(dataset, genotype.input)
     arguments: dict[str, Any] = (
         {"spec": dataset} if dataset is not None else dataset_arguments(read_run(source), source)
     )

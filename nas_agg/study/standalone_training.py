@@ -66,7 +66,8 @@ def train_genotype(
         device: auto, cpu, cuda or cuda:N.
         seed: Seed of the weights, of the order of images and of augmentation.
         out: The folder; by default ``runs/train-NAME-DATASET-SEED``. An unfinished training there is resumed.
-        image_size: Side in pixels that images are scaled to, or height and width such as ``64x48``.
+        image_size: Side in pixels that images are scaled to, or height and width such as ``64x48``; by default image
+            files are scaled to the genotype's own input, and arrays keep their size.
         resize: How images of another shape are made to fit: ``crop``, ``squash`` or ``pad``.
         skip_unreadable: Leave out images that cannot be read.
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
@@ -87,6 +88,7 @@ def train_genotype(
     """
     from nas_agg.expansion.costs import cost
     from nas_agg.training.data import load_data
+    from nas_agg.training.data.load import own_image_size
     from nas_agg.training.evaluation import find_metric, main_metric
     from nas_agg.training.loop import pick_device
     from nas_agg.training.optimizers import check_recipe
@@ -98,6 +100,8 @@ def train_genotype(
     epochs, device = epochs or recipe.epochs, str(pick_device(device))
     if compile:
         check_compiler(device)
+    if image_size is None and isinstance(dataset, str):
+        image_size = own_image_size(dataset, genotype.input)
     settings: dict[str, Any] = {
         "genotype": genotype.to_dict(),
         "dataset": absolute(dataset) if isinstance(dataset, str) else dataset.name,

@@ -22,6 +22,7 @@ from nas_agg.study.model_input import ModelInput, weights_input
 from nas_agg.study.saved_evaluation import evaluate_genotype
 from nas_agg.study.standalone_training import train_genotype
 from nas_agg.training.data import load_data
+from nas_agg.training.data.load import own_image_size
 
 NET = {
     "input": [3, 16, 16],
@@ -224,6 +225,15 @@ def test_the_input_of_torchvision_weights_is_known():
     assert known.adapted(nas_agg.load(NET)).label_names == ()  # of other classes
     assert known.adapted(nas_agg.load(NET)).image_input.stored == (18, 18)
     assert weights_input("other.pth") == ModelInput()
+
+
+def test_files_are_read_at_the_size_of_the_network(shipped):
+    run, _, images = shipped["margin"]
+    best = run / "best"
+    arguments = {"weights": best / "weights.safetensors", "dataset": f"folder:{images.parent}", "device": "cpu"}
+    assert evaluate_genotype(str(best / "genotype.json"), **arguments) == evaluate_genotype(str(run), device="cpu")
+    assert own_image_size("folder:x", (3, 20, 16)) == own_image_size("flowers102", (3, 20, 16)) == "20x16"
+    assert own_image_size("cifar10", (3, 20, 16)) is None is own_image_size("npz:x.npz", (3, 20, 16))
 
 
 def test_cost_shows_the_preprocessing_of_a_run(shipped, capsys):

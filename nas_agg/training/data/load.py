@@ -114,6 +114,19 @@ def load_data(
     return Data.from_samples(samples, images, preprocessing, indices, sums, spec)
 
 
+def own_image_size(spec: str, input: tuple[int, int, int]) -> str | None:
+    """The image size at which a network reads a data set of files: that of its own input; None of any other data set.
+
+    Args:
+        spec: The data set.
+        input: Channels, height and width of the network's input.
+    """
+    kind, _, path = spec.partition(":")
+    if (kind in ("folder", "csv") and path) or (spec in VISION_SETS and not VISION_SETS[spec].in_memory):
+        return f"{input[1]}x{input[2]}"
+    return None
+
+
 def _read_arrays(
     spec: str, kind: str, has_colon: bool, path: str, root: str | os.PathLike[str] | None, processes: int
 ) -> Samples:

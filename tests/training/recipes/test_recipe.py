@@ -107,7 +107,9 @@ def test_choices_of_a_recipe_are_documented():
     assert all("initialised at 1/k" in RECIPES[f"dsnet-{data}"].choices for data in ("cifar", "imagenet"))
     for name, words in (("seqconv-cifar", "fan_out_uniform"), ("sparsenet-cifar", "fan_out")):
         assert words in RECIPES[name].choices
-    assert all("scaled to the training size" in recipe.choices for recipe in RECIPES.values() if recipe.resized_crop)
+    assert all(
+        "images whose shorter side is 256" in recipe.choices for recipe in RECIPES.values() if recipe.resized_crop
+    )
     assert all(recipe.choices for recipe in PAPERS.values())
 
 
