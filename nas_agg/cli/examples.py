@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "nas_agg report runs/microdense-digits-0 --open",
         "nas_agg report runs/local-0 runs/local-1 runs/random-0 runs/random-1 --out comparison.html",
     ),
+    "dashboard": ("nas_agg dashboard runs/microdense-digits-0 --open",),
     "trials": ("nas_agg trials runs/front --front", "nas_agg trials runs/microdense-digits-0 --format csv"),
     "points": ("nas_agg points", "nas_agg points --space microdense"),
 }

@@ -14,6 +14,7 @@ import typer
 from nas_agg.cli.bench import bench
 from nas_agg.cli.cache import cache
 from nas_agg.cli.compile import compile_
+from nas_agg.cli.dashboard import dashboard
 from nas_agg.cli.describe import cost, show
 from nas_agg.cli.examples import epilog
 from nas_agg.cli.lists import datasets, points, recipes, searchers, spaces, table
@@ -26,8 +27,8 @@ from nas_agg.cli.worker import worker
 from nas_agg.common.errors import NasAggError, one_line
 
 COMMANDS = (
-    *(search, train, evaluate, runs, trials, curves, compare, report, cost, show, compile_, worker, bench, proxies),
-    *(spaces, points, table, searchers, datasets, recipes, cache),
+    *(search, train, evaluate, runs, trials, curves, compare, report, dashboard, cost, show, compile_, worker, bench),
+    *(proxies, spaces, points, table, searchers, datasets, recipes, cache),
 )
 LONGEST_ERROR = 1000  # characters
 

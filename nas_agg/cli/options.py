@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -31,6 +32,7 @@ GENOTYPE_HELP = "JSON or YAML file, space/point, run folder (its best network) o
 GenotypeArgument = Annotated[
     str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP, autocompletion=complete_genotype)
 ]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 InputOption = Annotated[
     str | None, typer.Option("--input", metavar="SHAPE", help="Channels x height x width, for example 3x32x32.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nas_agg.cli.options import Format, FormatOption, print_json
+from nas_agg.cli.options import Format, FormatOption, RunArgument, print_json
 from nas_agg.common.console import print_table
 from nas_agg.common.errors import InputError, did_you_mean, one_line
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from nas_agg.study.records.saved_run import SavedRun
 
 MAX_DEPTH = 3  # folders below the one that is listed
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")]
 LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Show only the first N trials.")]
 
 

@@ -163,26 +163,51 @@ def _metrics(folder: Path, run: Mapping[str, Any]) -> dict[str, Any] | None:
     return read_metrics(best, tested=not run.get("evaluate") and run["settings"].get("final", 1) > 0)
 
 
+def open_study(run: SavedRun) -> tuple[BaseStorage, int]:
+    """The storage of a search, to be read only, and the ID of its study.
+
+    Raises:
+        InputError: The run is no search, or its study is missing.
+    """
+    if run.settings is None:
+        raise InputError(f"{run.path}: the run folder of a standalone training, not of a search")
+    found = _find_study(run.path, run.run, run.settings)
+    if found is None:
+        raise InputError(f"{run.path}: the search has no trial yet")
+    return found
+
+
 def _stored_trials(folder: Path, run: Mapping[str, Any], settings: Settings) -> list[FrozenTrial]:
     """The trials in the study's storage, by number; none of a search that has only begun."""
     where = settings.storage or str(folder / JOURNAL)
-    if settings.storage is None and not (folder / JOURNAL).exists():
-        if run["status"] == "running":
-            return []
-        raise InputError(f"{where}: the study is missing; restore it")
     with storage_errors("cannot be read", where, InputError):
-        storage = _open(folder, settings.storage)
-        try:
-            study = storage.get_study_id_from_name(run["study"])
-        except KeyError:
-            if run["status"] == "running":
-                return []
-            raise InputError(f"{where}: the study is missing; restore it") from None
+        found = _find_study(folder, run, settings)
+        if found is None:
+            return []
+        storage, study = found
         trials = sorted(storage.get_all_trials(study), key=lambda trial: trial.number)
     for trial in trials:
         if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
             raise InputError(f"{where}: trial {trial.number} of the study was not created by nas_agg")
     return trials
+
+
+def _find_study(folder: Path, run: Mapping[str, Any], settings: Settings) -> tuple[BaseStorage, int] | None:
+    """The storage of a run and the ID of its study; None of a search that has only begun."""
+    where = settings.storage or str(folder / JOURNAL)
+    missing = InputError(f"{where}: the study is missing; restore it")
+    if settings.storage is None and not (folder / JOURNAL).exists():
+        if run["status"] == "running":
+            return None
+        raise missing
+    with storage_errors("cannot be read", where, InputError):
+        storage = _open(folder, settings.storage)
+        try:
+            return storage, storage.get_study_id_from_name(run["study"])
+        except KeyError:
+            if run["status"] == "running":
+                return None
+            raise missing from None
 
 
 def _open(folder: Path, url: str | None) -> BaseStorage:
