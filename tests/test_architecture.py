@@ -35,6 +35,7 @@ PACKAGES = (
     "study.records",
     "study.scheduling",
     "study.workers",
+    "study.remote",
     "study",
     "report",
     "report.runs",

@@ -43,7 +43,7 @@ def worker(
     idle: Annotated[str, typer.Option(metavar="DURATION", help="Exit after this long without a coordinator.")] = "10m",
 ) -> None:
     """Run trials of a search started on another machine. Exits when the search finishes."""
-    from nas_agg.study.workers.join import join_study
+    from nas_agg.study.remote.join import join_study
 
     times = {"wait": _parse_seconds("wait", wait), "idle": _parse_seconds("idle", idle)}
     join_study(storage, study, run, dataset=dataset, device=device, workers=workers, print_line=_print, **times)

@@ -31,6 +31,7 @@ from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.stored_runs import all_studies, equal_runs, store_run
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.records.trials_table import read_trials_table
+from nas_agg.study.remote.executor import announce_finished
 from nas_agg.study.samplers.initial_points import resolve_settings
 from nas_agg.study.scheduling.constraints import make_pruner, make_successive_halving
 from nas_agg.study.scheduling.memory_plan import MemoryPlan, make_memory_plan
@@ -42,7 +43,6 @@ from nas_agg.study.workers.backend import Assignment, Backend, BackendContext
 from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.registry import find_backend
-from nas_agg.study.workers.remote import announce_finished
 from nas_agg.study.workers.table_lookup import TableLookupBackend
 
 SECONDS_INTERVAL = 10.0  # between two writes of the duration of a search

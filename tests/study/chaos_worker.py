@@ -65,8 +65,8 @@ def prepare(config):
 def join(storage: str, run: str, notes: str, ways: str) -> None:
     """Be a machine with one process."""
     from nas_agg.study.definition.signals import stoppable
-    from nas_agg.study.workers.agent import WorkerAgent
-    from nas_agg.study.workers.join import locate_study
+    from nas_agg.study.remote.agent import WorkerAgent
+    from nas_agg.study.remote.join import locate_study
 
     found = locate_study(run=run, wait=60) if storage == "-" else locate_study(storage, Path(run).name, wait=60)
     config = WorkerConfig(data={**json.loads(ways), "notes": notes})

@@ -36,7 +36,7 @@ class StorageFailed(NasAggError):
     """A storage failed during a search, which can be resumed once it works again."""
 
 
-def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> BaseStorage:
+def open_storage(url: str | None, folder: Path, must_exist: bool = False, for_worker: bool = False) -> BaseStorage:
     """Open the storage of a URL, or the journal file of a run folder.
 
     Args:
@@ -44,6 +44,8 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> Bas
             variable. ``None`` is the journal file.
         folder: The run folder.
         must_exist: Whether the database must hold studies already; then nothing is created.
+        for_worker: Whether single trials are read, in as few queries as possible, by a caller that tries again if the
+            connection is lost.
 
     Raises:
         InputError: The URL cannot be opened as a storage, or the journal cannot be read.
@@ -58,9 +60,13 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False) -> Bas
             return _connect_proxy(full_url)
         if must_exist:
             _check_schema(full_url)
-        options: dict[str, Any] = {"pool_pre_ping": True}  # the server may have been restarted since the last call
+        # The server may have been restarted since the last call.
+        options: dict[str, Any] = {"pool_pre_ping": not for_worker}
         if full_url.startswith("sqlite"):
             options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+        if for_worker:
+            # Without Optuna's cache, which reads whole trials where attributes are asked for.
+            return _open_database(full_url, options)
         return optuna.storages.get_storage(_open_database(full_url, options))
 
 

@@ -1,4 +1,9 @@
-"""How a coordinator and remote workers communicate: attributes of the study and of its trials.
+"""How a coordinator and remote workers communicate: attributes of the study, of its trials, and of a row per worker.
+
+A worker registers as a trial, its *row*, of a second study, ``NAME:workers``, which the first of them creates. What a
+worker reads between two epochs is its own row alone, so its cost does not depend on the number of workers; the
+coordinator reads the rows of those present, and a trial only when its worker's row shows something new. The row of a
+worker that has left or died is finished: it is not read again.
 
 Each attribute has one writer, so neither side can overwrite what the other wrote, whatever the storage:
 
@@ -6,9 +11,15 @@ Each attribute has one writer, so neither side can overwrite what the other wrot
 of the study            writer       content
 ======================  ===========  =====================================================================
 ``task``                coordinator  data set, its digest, versions, run folder, trial timeout
-``coordinator``         coordinator  session, heartbeat, lease seconds, and whether the search has finished
-``worker:ID``           worker       host, device and number of slots; finally, that it signed off
-``beat:ID``             worker       heartbeat: a number that grows
+``coordinator``         coordinator  session, and whether the search has finished
+======================  ===========  =====================================================================
+
+======================  ===========  =====================================================================
+of a worker's row       writer       content
+======================  ===========  =====================================================================
+``about``               worker       ID, host, device and number of slots; written once
+``status``              worker       heartbeat, and how far its trials are: :class:`WorkerStatus`
+``instructions``        coordinator  the trials that it is to train, and timing: :class:`Instructions`
 ======================  ===========  =====================================================================
 
 ======================  ===========  =====================================================================
@@ -16,10 +27,11 @@ of a trial, `remote:`   writer       content
 ======================  ===========  =====================================================================
 ``job:PIECE``           coordinator  the job, as JSON in pieces
 ``lease``               coordinator  the worker that the trial is leased to, and the attempt
-``stop:ATTEMPT``        coordinator  that the trial is to stop early
 ``report:ATTEMPT:N``    worker       a block of twenty reports, each a step and a value
 ``outcome:ATTEMPT``     worker       how the attempt ended
 ======================  ===========  =====================================================================
+
+Whoever writes an attribute of a trial writes it before the attribute of the row that refers to it.
 """
 
 from __future__ import annotations
@@ -34,8 +46,10 @@ from typing import Any
 from nas_agg.study.definition.trial import OWN, REMOTE
 from nas_agg.study.workers.messages import EventKind, FinalJob, Message, TrialJob, TrialOutcome
 
-TASK, COORDINATOR, WORKER, BEAT = (f"{OWN}{name}" for name in ("task", "coordinator", "worker:", "beat:"))
-LEASE, JOB, STOP, REPORT, OUTCOME = (f"{REMOTE}{name}" for name in ("lease", "job:", "stop:", "report:", "outcome:"))
+TASK, COORDINATOR = (f"{OWN}{name}" for name in ("task", "coordinator"))
+ABOUT, STATUS, INSTRUCTIONS = (f"{OWN}{name}" for name in ("about", "status", "instructions"))
+LEASE, JOB, REPORT, OUTCOME = (f"{REMOTE}{name}" for name in ("lease", "job:", "report:", "outcome:"))
+WORKERS_SUFFIX = ":workers"  # of the name of the study that holds the rows of a search's workers
 PIECE_LENGTH = 20_000  # characters: MySQL's texts end at 65,535 bytes, and a quotation mark within a text takes two
 BLOCK_LENGTH = 20  # reports per attribute
 HERE, AWAY, FINISHED = "here", "away", "finished"  # states of the coordinator
@@ -50,14 +64,90 @@ class LeaseSettings:
     Attributes:
         seconds: Time without a heartbeat after which a worker counts as dead and its trials go to others.
         beats: Heartbeats in that time.
-        poll_interval: Seconds between two reads of the storage; longer if a read takes long.
+        poll_interval: Seconds between two reads of the storage by the coordinator; longer if a read takes long.
         adoption_seconds: Time that the workers of a killed coordinator have to answer its successor.
+        full_pace: Number of workers beyond which each reads the storage less often, in proportion.
+        full_beat: Number of workers beyond which each sends heartbeats less often, in proportion.
     """
 
     seconds: float = 60.0
     beats: int = 6
     poll_interval: float = 0.1
     adoption_seconds: float = 3.0
+    full_pace: int = 100
+    full_beat: int = 300
+
+    def pace(self, workers: int) -> float:
+        """Factor on the time between two reads of a worker, one of so many."""
+        return max(1.0, workers / self.full_pace)
+
+    def lease_seconds(self, workers: int) -> float:
+        """Time without a heartbeat after which a worker, one of so many, counts as dead."""
+        return self.seconds * max(1.0, workers / self.full_beat)
+
+
+class LeasedTrial(Message):
+    """A trial that a worker is to train.
+
+    Attributes:
+        number: Its number.
+        trial_id: Its ID in the storage.
+        attempt: The attempt at it.
+        stop: Whether it is to stop early.
+    """
+
+    number: int
+    trial_id: int
+    attempt: int
+    stop: bool = False
+
+
+class Instructions(Message):
+    """What a coordinator tells a worker.
+
+    Attributes:
+        session: ID of the coordinator.
+        beat: Its heartbeat: a number that grows while the worker has no trial.
+        finished: Why the search has finished; None as long as it has not.
+        lease_seconds: Time without a heartbeat after which the worker counts as dead.
+        pace: Factor on the time between two reads of the storage.
+        trials: All trials that it is to train.
+    """
+
+    session: str
+    beat: int = 0
+    finished: str | None = None
+    lease_seconds: float
+    pace: float = 1.0
+    trials: tuple[LeasedTrial, ...] = ()
+
+
+class TrialStatus(Message):
+    """How far a worker's trial is.
+
+    Attributes:
+        number: Its number.
+        attempt: The attempt at it.
+        reports: Number of reports written.
+        ended: Whether its outcome is written.
+    """
+
+    number: int
+    attempt: int
+    reports: int = 0
+    ended: bool = False
+
+
+class WorkerStatus(Message):
+    """What a worker tells the coordinator.
+
+    Attributes:
+        beat: Its heartbeat: a number that grows.
+        trials: Its trials, including those that ended as long as its instructions list them.
+    """
+
+    beat: int
+    trials: tuple[TrialStatus, ...] = ()
 
 
 class RemoteOutcome(Message):
@@ -79,6 +169,11 @@ class RemoteOutcome(Message):
     def is_final(self) -> bool:
         """Whether the trial has ended and needs no other attempt."""
         return self.kind in (EventKind.COMPLETED, EventKind.PRUNED, EventKind.INFEASIBLE, EventKind.FAILED)
+
+
+def workers_study(study_name: str) -> str:
+    """Name of the study that holds the rows of a search's workers."""
+    return f"{study_name}{WORKERS_SUFFIX}"
 
 
 def job_attrs(job: TrialJob | FinalJob) -> dict[str, str]:

@@ -19,7 +19,7 @@ GROUP = "nas_agg.backends"
 #: The class of each backend; its module is imported only when a search asks for it.
 BACKENDS = {
     "local": "nas_agg.study.workers.local:LocalBackend",
-    "storage": "nas_agg.study.workers.storage_backend:StorageBackend",
+    "storage": "nas_agg.study.remote.storage_backend:StorageBackend",
 }
 
 

@@ -6,10 +6,11 @@ import contextlib
 import threading
 
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.agent import StudyHandle, WorkerAgent
+from nas_agg.study.remote.agent import WorkerAgent
+from nas_agg.study.remote.connection import StudyHandle
+from nas_agg.study.remote.storage_backend import StorageBackend
 from nas_agg.study.workers.local import LocalBackend
 from nas_agg.study.workers.protocol import TASK
-from nas_agg.study.workers.storage_backend import StorageBackend
 from nas_agg.testing import check_backend
 from nas_agg.testing.backends import WORKER_COMMAND
 
@@ -24,8 +25,8 @@ def agent(context):
         handle, [WorkerConfig(data=context.task.data)], print_line=lambda line: None, command=WORKER_COMMAND
     )
     is_over = threading.Event()
-    read = worker._read_storage
-    worker._read_storage = lambda: "it is over" if is_over.is_set() else read()
+    look = worker._look
+    worker._look = lambda: "it is over" if is_over.is_set() else look()
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()
     yield

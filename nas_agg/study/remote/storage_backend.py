@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
+from nas_agg.study.remote.executor import RemoteExecutor
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
 from nas_agg.study.workers.pool import WorkerPool
-from nas_agg.study.workers.remote import RemoteExecutor
 
 
 class StorageBackend(Backend):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -13,45 +14,48 @@ from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
 
 import nas_agg.study.engine as engine
 import nas_agg.study.plan as plan
-import nas_agg.study.workers.agent as agent
+import nas_agg.study.remote.agent as agent
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
 from nas_agg.study.definition.task import Task, WorkerConfig
 from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent
+from nas_agg.study.remote.agent import PollSettings, WorkerAgent
+from nas_agg.study.remote.connection import NotRegistered, StudyHandle, WorkerConnection
+from nas_agg.study.remote.executor import RemoteExecutor, announce_finished
+from nas_agg.study.remote.join import check_versions, locate_study, worker_configs
 from nas_agg.study.workers.backend import Assignment, Event, Resources
 from nas_agg.study.workers.in_process import InProcessBackend
-from nas_agg.study.workers.join import check_versions, locate_study, worker_configs
 from nas_agg.study.workers.messages import EventKind, TrialJob, TrialOutcome
 from nas_agg.study.workers.protocol import (
-    BEAT,
     COORDINATOR,
     LEASE,
     OUTCOME,
     PIECE_LENGTH,
     REPORT,
-    STOP,
     TASK,
-    WORKER,
     LeaseSettings,
     RemoteOutcome,
+    TrialStatus,
+    WorkerStatus,
     job_attrs,
     read_job,
     read_reports,
     report_attrs,
     versions,
+    workers_study,
 )
-from nas_agg.study.workers.remote import RemoteExecutor, announce_finished
 
 FAKE = Path(__file__).parents[1] / "chaos_worker.py"
 NEEDS = Resources()
@@ -104,17 +108,25 @@ class Hand:
     """A worker of one process, played by a test."""
 
     def __init__(self, record, id="w1"):
-        self.record, self.id, self.beats = record, id, 0
-        self.study({WORKER + id: {"host": f"host of {id}", "slots": 1}})
+        self.record, self.storage, self.beats, self.trials = record, record.storage, 0, {}
+        about = {"host": f"host of {id}", "pid": 1, "slots": 1}
+        self.connection = WorkerConnection(StudyHandle(self.storage, record.study_id, "a", TASK_SAID), about, print)
+        self.connection.register()
+        self.id = self.connection.id
         self.beat()
-
-    def study(self, attrs):
-        for key, value in attrs.items():
-            self.record.storage.set_study_user_attr(self.record.study_id, key, value)
 
     def beat(self):
         self.beats += 1
-        self.study({BEAT + self.id: self.beats})
+        self.connection.write_status(WorkerStatus(beat=self.beats, trials=tuple(self.trials.values())))
+        self.connection.flush()
+
+    @property
+    def instructions(self):
+        return self.connection.read_instructions()
+
+    def told(self):
+        """Numbers and attempts of its trials, and whether they are to stop."""
+        return [(trial.number, trial.attempt, trial.stop) for trial in self.instructions.trials]
 
     def attrs(self, number):
         return self.record.storage.get_trial(self.record.storage_trial_id(number)).user_attrs
@@ -122,13 +134,26 @@ class Hand:
     def lease(self, number):
         return self.attrs(number)[LEASE]
 
-    def say(self, number, key, value):
-        self.record.storage.set_trial_user_attr(self.record.storage_trial_id(number), key, value)
+    def write(self, number, key, value):
+        self.storage.set_trial_user_attr(self.record.storage_trial_id(number), key, value)
+
+    def report(self, number, attempt, *reports):
+        self.write(number, f"{REPORT}{attempt}:0", [list(report) for report in reports])
+        self.trials[number] = TrialStatus(number=number, attempt=attempt, reports=len(reports))
+        self.beat()
 
     def end(self, number, attempt, kind="completed", **metrics):
         outcome = TrialOutcome(metrics=metrics) if kind == "completed" else None
         ended = RemoteOutcome(kind=kind, seconds=1.5, reason="" if outcome else "why", outcome=outcome)
-        self.say(number, f"{OUTCOME}{attempt}", ended.model_dump(mode="json"))
+        self.write(number, f"{OUTCOME}{attempt}", ended.model_dump(mode="json"))
+        self.trials[number] = TrialStatus(number=number, attempt=attempt, ended=True)
+        with contextlib.suppress(NotRegistered):
+            self.beat()
+
+
+def rows(record):
+    study = record.storage.get_study_id_from_name(workers_study("a"))
+    return record.storage.get_all_trials(study)
 
 
 class Time:
@@ -159,15 +184,15 @@ def test_a_trial_is_leased_to_a_free_worker_and_its_reports_and_outcome_come_bac
     hand = Hand(record)
     assert there.poll(0.5) == [] and there.capacity() == 1
     there.submit(assignment(0), 1, NEEDS)
-    assert hand.lease(0) == {"worker": "w1", "attempt": 1, "pieces": 1}
+    assert hand.lease(0) == {"worker": hand.id, "attempt": 1, "pieces": 1}
     assert read_job(hand.attrs(0)) == assignment(0).job
-    hand.say(0, f"{REPORT}1:0", [[1, 0.25]])
+    hand.report(0, 1, (1, 0.25))
     assert there.poll(1) == [Event(0, 1, EventKind.REPORT, 1, 0.25)]
     there.proceed(0)
-    assert f"{STOP}1" not in hand.attrs(0)
+    assert hand.told() == [(0, 1, False)]
     there.stop(0)
-    assert hand.attrs(0)[f"{STOP}1"] is True
-    hand.say(0, f"{REPORT}1:0", [[1, 0.25], [2, 0.5]])
+    assert hand.told() == [(0, 1, True)]
+    hand.report(0, 1, (1, 0.25), (2, 0.5))
     hand.end(0, 1, accuracy=0.5)
     assert there.poll(1) == [
         Event(0, 1, EventKind.REPORT, 2, 0.5),
@@ -192,11 +217,13 @@ def test_a_trial_of_an_unresponsive_worker_goes_to_another_and_late_results_are_
     there.submit(assignment(0), 1, NEEDS)
     (lost,) = there.poll(5)
     assert (lost.kind, lost.reason) == ("worker_died", "worker host of w1 unresponsive for 0.5 s")
+    with pytest.raises(NotRegistered):
+        first.beat()
     there.submit(assignment(0), 2, NEEDS)  # nobody is free: it waits
     assert there.capacity() == 0 and first.lease(0)["attempt"] == 1
     second = Hand(record, "w2")
     assert there.poll(0.3) == []
-    assert second.lease(0) == {"worker": "w2", "attempt": 2, "pieces": 1}
+    assert second.lease(0) == {"worker": second.id, "attempt": 2, "pieces": 1}
     first.end(0, 1, accuracy=0.9)
     second.beat()
     assert there.poll(0.3) == []
@@ -211,7 +238,7 @@ def test_many_workers_share_trials_evenly(record):
     assert there.capacity() == 3
     for number in range(3):
         there.submit(assignment(number), 1, NEEDS)
-    assert {hands[0].lease(number)["worker"] for number in range(3)} == {"w0", "w1", "w2"}
+    assert {hands[0].lease(number)["worker"] for number in range(3)} == {hand.id for hand in hands}
 
 
 def test_a_worker_that_signs_off_releases_its_trial(record):
@@ -220,26 +247,98 @@ def test_a_worker_that_signs_off_releases_its_trial(record):
     there.poll(0.3)
     there.submit(assignment(0), 1, NEEDS)
     hand.end(0, 1, "released")
-    hand.study({WORKER + "w1": {"host": "h", "slots": 1, "signed_off": True}})
+    hand.connection.sign_off(0)
     (event,) = there.poll(1)
     assert event.kind == "released" and there.capacity() == 0
 
 
 def test_the_coordinator_sends_heartbeats_only_while_a_worker_is_alive(record):
-    def said():
-        return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]
+    def state():
+        return record.storage.get_study_user_attrs(record.study_id)[COORDINATOR]["state"]
 
     there = executor(record, seconds=0.6)
-    before = said()
+    hand = Hand(record)
+    there.poll(0.1)
+    beats = [hand.instructions.beat]
     there.poll(0.4)
-    assert said() == before
-    Hand(record)
-    there.poll(0.4)
-    assert said()["beat"] > before["beat"] and said()["state"] == "here"
+    beats.append(hand.instructions.beat)
+    there.poll(2)
+    beats.append(hand.instructions.beat)
+    there.poll(2)
+    assert beats[0] < beats[1] < beats[2] == hand.instructions.beat, "it counted as dead before the last of them"
+    assert state() == "here"
     there.close()
-    assert said()["state"] == "away"
+    assert state() == "away"
     announce_finished(record, "budget exhausted")
-    assert said()["state"] == "finished"
+    assert state() == "finished"
+
+
+@pytest.fixture
+def database(tiny, tmp_path):
+    """Five trials in a database, and the storage through which a worker opens it."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    record = begun(tiny, open_storage(url, tmp_path), 5)
+    return record, open_storage(url, tmp_path, must_exist=True, for_worker=True)
+
+
+@contextlib.contextmanager
+def queries(engine):
+    """The statements that a database receives meanwhile."""
+    statements = []
+
+    def note(connection, cursor, statement, *rest):
+        statements.append(statement)
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", note)
+    yield statements
+    sqlalchemy.event.remove(engine, "before_cursor_execute", note)
+
+
+def test_a_worker_reads_its_own_row_whatever_the_number_of_workers(database):
+    record, storage = database
+    there, hands, counts = executor(record), [], []
+    for number in range(3):
+        hands.append(Hand(record))
+        hands[0].connection._storage = storage
+        there.poll(0.5)
+        there.submit(assignment(number), 1, NEEDS)
+        hands[-1].report(number, 1, (1, 0.5))
+        there.poll(0.5)
+        with queries(storage.engine) as statements:
+            assert hands[0].told() == [(0, 1, False)]
+        counts.append(len(statements))
+    assert counts == [2, 2, 2]
+    with queries(record.storage._backend.engine) as statements:
+        assert there.poll(0.5) == []
+    assert not any("INSERT" in statement for statement in statements)
+    texts = [text for text in statements if "FROM trial_user_attributes" in text]
+    looks = [text for text in statements if "FROM studies" in text]
+    assert len(texts) == len(looks), "each look reads the rows alone, not the trials, which say nothing new"
+
+
+def test_rows_of_workers_that_left_or_died_are_not_read_any_more(record):
+    there = executor(record, seconds=0.5)
+    Hand(record).connection.sign_off(3)
+    Hand(record)
+    there.poll(2)
+    hand = Hand(record)
+    there.poll(0.1)
+    assert [row.state for row in rows(record)] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
+    assert [id for id, _ in there._workers.items()] == [hand.id]
+
+
+def test_many_workers_read_less_often_and_have_more_time(record):
+    there = executor(record, full_pace=2, full_beat=4, seconds=60)
+    hands = []
+    for workers, pace, seconds in ((1, 1, 60), (3, 2, 60), (8, 4, 120)):
+        hands += [Hand(record, f"w{len(hands) + i}") for i in range(workers - len(hands))]
+        there.poll(0.1)
+        for hand in hands:
+            assert (hand.instructions.pace, hand.instructions.lease_seconds) == (pace, seconds)
+    for hand in hands[1:]:
+        hand.connection.sign_off(0)
+    there.poll(0.2)
+    assert (hands[0].instructions.pace, hands[0].instructions.lease_seconds) == (1, 60)
 
 
 # ---- a coordinator that was killed, and its successor
@@ -258,7 +357,7 @@ def leased(record):
 
 def test_the_outcome_of_a_trial_that_ended_meanwhile_is_collected(record):
     hand = leased(record)
-    hand.say(1, f"{REPORT}1:0", [[1, 0.5]])
+    hand.report(1, 1, (1, 0.5))
     hand.end(1, 1, accuracy=0.5)
     there = executor(again(record))
     assert there.adopt() == {1: 1} and there.capacity() == 0, "for this one trial there need be no worker"
@@ -274,7 +373,7 @@ def test_a_trial_that_is_still_being_trained_is_reattached(record):
     assert hand.lease(1)["attempt"] == 1 and LEASE not in hand.attrs(0)
     hand.end(1, 1, accuracy=0.5)
     assert [(event.number, event.kind) for event in there.poll(1)] == [(1, "completed")]
-    assert there.poll(0.5) == [] and hand.lease(0)["worker"] == "w1"
+    assert there.poll(0.5) == [] and hand.lease(0)["worker"] == hand.id
 
 
 @pytest.mark.parametrize("end", [None, "worker_died", "released"])
@@ -287,7 +386,7 @@ def test_a_trial_whose_worker_is_gone_is_restarted(record, end):
     other = Hand(record, "w2")
     there.poll(0.3)
     there.submit(assignment(1), 2, NEEDS)
-    assert other.lease(1) == {"worker": "w2", "attempt": 2, "pieces": 1}
+    assert other.lease(1) == {"worker": other.id, "attempt": 2, "pieces": 1}
 
 
 def test_the_lease_of_a_trial_that_is_trained_locally_is_revoked(record):
@@ -295,7 +394,7 @@ def test_the_lease_of_a_trial_that_is_trained_locally_is_revoked(record):
     there = executor(again(record), adoption_seconds=0.0)
     there.adopt()
     there.revoke(1, 2)
-    assert hand.lease(1)["worker"] is None
+    assert hand.lease(1)["worker"] is None and hand.told() == []
     there.revoke(0, 1)
     assert LEASE not in hand.attrs(0)
 
@@ -486,8 +585,8 @@ def test_a_worker_without_a_coordinator_exits_after_the_idle_time(record, monkey
     worker = WorkerAgent(study, [WorkerConfig(data={})], poll=PollSettings(idle=0.5), print_line=lines.append)
     with pytest.raises(NasAggError, match=r"no coordinator for 0\.5 s; exiting"):
         worker.run()
-    said = record.storage.get_study_user_attrs(record.study_id)[f"{WORKER}{worker.id}"]
-    assert said["signed_off"] is True
+    (row,) = rows(record)
+    assert row.state == TrialState.COMPLETE
 
 
 def test_a_storage_that_is_gone_is_a_one_line_error(record):
@@ -497,7 +596,7 @@ def test_a_storage_that_is_gone_is_a_one_line_error(record):
 
     joined = StudyHandle(Gone(), 0, "a", TASK_SAID)
     worker = WorkerAgent(joined, [WorkerConfig(data={})], print_line=lambda line: None)
-    worker._lease_seconds = 0.2
+    worker._connection.lease_seconds = 0.2
     with pytest.raises(NasAggError, match=r"the storage cannot be reached for 0\.2 s: ConnectionError: no route to"):
         worker.run()
 
@@ -663,7 +762,8 @@ def test_a_proxy_is_a_storage_like_others(tiny, arranged, tmp_path):
         arranged.machine()
         result = arranged.search(tiny, budget=3, storage=f"grpc://localhost:{port}")
         assert sum(trial.consumes_budget for trial in result.trials) == 3
-        study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path}/behind.db")
+        name = json.loads((arranged.out / "run.json").read_text())["study"]
+        study = optuna.load_study(study_name=name, storage=f"sqlite:///{tmp_path}/behind.db")
         assert [trial.state.name for trial in study.trials].count("COMPLETE") >= 3
     finally:
         server.stop(None)

@@ -15,7 +15,8 @@ from nas_agg.study.definition.task import WorkerConfig, absolute, devices_of
 from nas_agg.study.records.journal import JOURNAL
 from nas_agg.study.records.run_folder import read_run
 from nas_agg.study.records.storages import open_storage, silence_optuna, storage_errors
-from nas_agg.study.workers.agent import PollSettings, StudyHandle, WorkerAgent, WorkerStopped
+from nas_agg.study.remote.agent import PollSettings, WorkerAgent, WorkerStopped
+from nas_agg.study.remote.connection import StudyHandle
 from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, versions
 
 
@@ -100,7 +101,7 @@ def _locate(storage: str | None, study: str | None, run: str | os.PathLike[str] 
         storage, study = content["settings"].get("storage"), content["study"]
         if storage is None and not (folder / JOURNAL).exists():
             raise InputError(f"{run}: the search has not started yet; wait for it with --wait")
-    opened = open_storage(storage, folder, must_exist=True)
+    opened = open_storage(storage, folder, must_exist=True, for_worker=True)
     with storage_errors("cannot be read", kind=InputError), silence_optuna():
         summaries = opened.get_all_studies()
     studies = {summary.study_name: summary for summary in summaries}
