@@ -29,8 +29,12 @@ def _user() -> str | None:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """The URL of a fresh database; skips the test where there is no PostgreSQL, or no driver for it."""
+def postgres(options: str = "") -> Iterator[str]:
+    """The URL of a fresh database; skips the test where there is no PostgreSQL, or no driver for it.
+
+    Args:
+        options: Further options of the server, such as ``-c max_connections=200``.
+    """
     initdb, control = _program("initdb"), _program("pg_ctl")
     if initdb is None or control is None:
         pytest.skip("PostgreSQL is not installed (initdb, pg_ctl)")
@@ -48,7 +52,7 @@ def postgres() -> Iterator[str]:
     data = str(folder / "data")
     try:
         run(initdb, "-D", data, "-A", "trust", "-U", "nas", "--no-sync", "-E", "UTF8", "--locale", "C")
-        run(control, "-D", data, "-w", "-l", f"{data}/log", "-o", f"-k {folder} -h '' -F", "start")
+        run(control, "-D", data, "-w", "-l", f"{data}/log", "-o", f"-k {folder} -h '' -F {options}", "start")
         try:
             yield f"postgresql+psycopg://nas@/postgres?host={folder}"
         finally:

@@ -44,8 +44,8 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False, for_wo
             variable. ``None`` is the journal file.
         folder: The run folder.
         must_exist: Whether the database must hold studies already; then nothing is created.
-        for_worker: Whether single trials are read, in as few queries as possible, by a caller that tries again if the
-            connection is lost.
+        for_worker: Whether single trials are read, in as few queries as possible and over one connection, by a caller
+            that tries again if the connection is lost.
 
     Raises:
         InputError: The URL cannot be opened as a storage, or the journal cannot be read.
@@ -61,7 +61,7 @@ def open_storage(url: str | None, folder: Path, must_exist: bool = False, for_wo
         if must_exist:
             _check_schema(full_url)
         # The server may have been restarted since the last call.
-        options: dict[str, Any] = {"pool_pre_ping": not for_worker}
+        options: dict[str, Any] = {"pool_size": 1} if for_worker else {"pool_pre_ping": True}
         if full_url.startswith("sqlite"):
             options = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
         if for_worker:

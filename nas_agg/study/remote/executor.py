@@ -36,6 +36,8 @@ from nas_agg.study.workers.protocol import (
     versions,
 )
 
+LONGEST_PAUSE = 1.0  # seconds between two reads of the storage, however long a read takes
+
 
 @dataclass
 class _Lease:
@@ -216,7 +218,8 @@ class RemoteExecutor(Backend):
             now = clock.monotonic()
             if now >= self._next_read:
                 self._read_storage()
-                self._next_read = clock.monotonic() + max(self._lease.poll_interval, 10 * (clock.monotonic() - now))
+                pause = min(10 * (clock.monotonic() - now), LONGEST_PAUSE)
+                self._next_read = clock.monotonic() + max(self._lease.poll_interval, pause)
             if self._events or clock.monotonic() >= end:
                 events, self._events = self._events, []
                 return events
