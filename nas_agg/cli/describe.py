@@ -139,12 +139,15 @@ def _show_difference(
 
 def _write_drawing(draw: Callable[[], str], svg: Path | None, png: Path | None, pdf: Path | None) -> None:
     """Write a drawing into files."""
-    from nas_agg.common.files import write_atomic
+    from nas_agg.common.files import check_replaceable, write_atomic
     from nas_agg.report.raster import check_cairosvg, write_pdf, write_png
 
     for option, file in (("--png", png), ("--pdf", pdf)):
         if file is not None:
             check_cairosvg(option)
+    for file, suffix in ((svg, ".svg"), (png, ".png"), (pdf, ".pdf")):
+        if file is not None:
+            check_replaceable(file, suffix)
     text = draw()
     if svg is not None:
         write_atomic(svg, text)

@@ -143,7 +143,8 @@ def _states(names: Sequence[str]) -> set[str]:
 
     for name in names:
         if name not in list(RecordState):
-            raise InputError(f"--state: unknown state '{name}'{did_you_mean(name, RecordState)}")
+            hint = did_you_mean(name, RecordState) or f"; choose from {', '.join(RecordState)}"
+            raise InputError(f"--state: unknown state '{name}'{hint}")
     return set(names)
 
 

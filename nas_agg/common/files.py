@@ -41,6 +41,20 @@ def write_errors(path: Path) -> Iterator[None]:
         raise NasAggError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def check_replaceable(path: str | os.PathLike[str], suffix: str) -> None:
+    """Refuse to replace a file of another kind, such as a record of a run.
+
+    Args:
+        path: The file to write, which need not exist.
+        suffix: That of the files that may be replaced, such as ``.html``.
+
+    Raises:
+        InputError: It exists with another suffix.
+    """
+    if Path(path).suffix.lower() != suffix and Path(path).is_file():
+        raise InputError(f"{path}: a file that exists and is no {suffix} file is not replaced; choose another name")
+
+
 def write_atomic(
     path: str | os.PathLike[str], data: str | bytes, *, durable: bool = True, private: bool = False
 ) -> None:

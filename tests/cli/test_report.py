@@ -28,6 +28,15 @@ def test_report(run, folder):
     assert "agg-bench in its table of results" in Path("page.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["run.json", "trials.csv", "study.journal", "manifest.json", "best/genotype.json"])
+@pytest.mark.parametrize("command", [("report", "{0}", "--out"), ("show", "densenet/40-k12", "--svg")])
+def test_no_command_replaces_a_file_of_another_kind(command, name, refused, folder):
+    before = (folder / name).read_bytes()
+    message = refused(*(word.format(folder) for word in command), str(folder / name))
+    assert message.startswith(f"nas_agg: {folder / name}: a file that exists and is no .")
+    assert (folder / name).read_bytes() == before
+
+
 def test_report_refuses_what_is_no_run(refused):
     assert refused("report", "nothing") == "nas_agg: nothing: not a run folder (it has no run.json)\n"
 
@@ -92,7 +101,7 @@ def test_the_front_of_trials(run, front_folder):
     "words, message",
     [
         (["--sort", "acurracy"], "--sort: no column 'acurracy'; did you mean 'accuracy'?"),
-        (["--state", "done"], "--state: unknown state 'done'"),
+        (["--state", "done"], "--state: unknown state 'done'; choose from running, "),
     ],
 )
 def test_wrong_options_of_trials(refused, folder, words, message):

@@ -10,6 +10,7 @@ import pytest
 from nas_agg.common.errors import InputError
 from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.study.api import resume, search
+from nas_agg.study.records.saved_run import read_saved_run
 
 WIDTH = {"input": [1, 8, 8], "classes": 10, "open": {"width": {"from": 1, "to": 8}}}
 WIDTH |= {"net": [{"conv": 3, "out": "width"}, "bn", "relu", "gap", {"linear": "classes"}]}
@@ -30,6 +31,13 @@ def test_every_searcher_finds_the_rate_of_the_network(searcher):
     assert joint.values.keys() == {"width", "recipe.lr"}
     hashes = [trial.hash for trial in joint.trials if trial.consumes_budget]
     assert len(set(hashes)) == 30 > len({trial.network_hash for trial in joint.trials})
+
+
+def test_the_best_of_a_joint_search_without_a_final_training_is_that_of_its_record(tmp_path):
+    first = search(WIDTH, score, budget=4, tune="lr=0.01:0.1:log", out=tmp_path)
+    assert read_saved_run(tmp_path).metrics["hash"] == max(first.trials, key=lambda t: t.value or -9).network_hash
+    again = search(WIDTH, score, budget=6, tune="lr=0.01:0.1:log", out=tmp_path)
+    assert again.value >= first.value
 
 
 def test_a_space_with_hyperparameters(tiny):

@@ -13,6 +13,7 @@ from nas_agg.cli import main as cli
 from nas_agg.common.errors import InputError
 from nas_agg.study.saved_evaluation import evaluate_genotype
 from nas_agg.study.standalone_training import train_genotype
+from nas_agg.training import loop
 from nas_agg.training.data import load_data
 
 SMALL = {
@@ -154,3 +155,6 @@ def test_a_network_is_not_tested_where_no_image_is_a_test_image(tmp_path, capsys
     assert not run.is_tested and format_test_result(run) == ""
     with pytest.raises(InputError, match="no test images; add images, or provide a test split"):
         evaluate_genotype(str(out), device="cpu")
+    with pytest.raises(loop.TrainingFailed, match="diverged"):  # with nothing to test, training images tell
+        recipe = {"like": "search", "optimizer": "SGD", "lr": 1e38, "schedule": "constant", "warmup_epochs": 0}
+        train_genotype(nas_agg.load(SMALL), recipe=recipe, out=tmp_path / "diverged", **settings)

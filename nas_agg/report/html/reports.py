@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nas_agg.common.errors import NasAggError
-from nas_agg.common.files import write_atomic
+from nas_agg.common.files import check_replaceable, write_atomic
 from nas_agg.report.html.comparison import comparison_page
 from nas_agg.report.html.page import run_page
 from nas_agg.report.runs.summary import state_of
@@ -45,6 +45,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None, refresh: int | 
 def _write(runs: Sequence[SavedRun], out: Path | None, refresh: int | None = None) -> Path:
     several = len(runs) > 1
     file = out or (Path(REPORT_FILE) if several else runs[0].path / REPORT_FILE)
+    check_replaceable(file, ".html")
     write_atomic(file, comparison_page(runs, refresh) if several else run_page(runs[0], refresh))
     return file
 

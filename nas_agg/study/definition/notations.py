@@ -118,6 +118,8 @@ def parse_bounds(texts: Any) -> Any:
         try:
             bounds[name] = float(value)
         except ValueError:
+            bounds[name] = math.nan
+        if not math.isfinite(bounds[name]):
             raise ValueError(f"invalid limit {text!r}; write NAME=VALUE, for example macro-f1=0.8") from None
     return bounds
 

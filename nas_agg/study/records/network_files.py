@@ -84,7 +84,13 @@ def write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values
     with write_errors(unfinished):
         unfinished.mkdir(exist_ok=True)
     write_network(unfinished, genotype)
-    metrics = {"trial": best.number, "value": best.value, "params": best.params, "macs": best.macs, "hash": best.hash}
+    metrics = {
+        "trial": best.number,
+        "value": best.value,
+        "params": best.params,
+        "macs": best.macs,
+        "hash": best.network_hash,
+    }
     write_atomic(unfinished / METRICS_FILE, canonical_json(metrics) + "\n")
     if isinstance(genotype, Genotype):
         add_code_or_warn(unfinished, genotype, *describe_run(folder.run, folder.path, best.number))

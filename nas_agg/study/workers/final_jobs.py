@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas_agg.common.durable import rename_durably
 from nas_agg.common.files import read_document, write_atomic, write_errors
@@ -156,7 +156,9 @@ def _training_entries(job: FinalJob, model: Network, result: loop.TrainingOutcom
 def _finish(trained: _Trained, data: Data) -> dict[str, Any]:
     """Test a trained network, once, if there are test images, and write its folder."""
     job, model, out = trained.job, trained.model, Path(trained.job.out)
-    test = _test(job, model, data) if len(data.test) else {}
+    test = _test(job, model, data, "test") if len(data.test) else {}
+    if not test:
+        _test(job, model, data, "train")
     metrics: dict[str, Any] = {
         "trial": job.trial,
         **(_test_metrics(test) if test else {"untested": "no test images"}),
@@ -184,12 +186,17 @@ def _finish(trained: _Trained, data: Data) -> dict[str, Any]:
     return metrics
 
 
-def _test(job: FinalJob, model: Network, data: Data) -> dict[str, Any]:
+def _test(job: FinalJob, model: Network, data: Data, split: Literal["train", "test"]) -> dict[str, Any]:
+    """Evaluate a trained network.
+
+    Raises:
+        TrainingFailed: The loss is not finite.
+    """
     further = ("balanced-accuracy", "macro-f1") if data.task == "classification" else ()
-    test = loop.evaluate(model, data.test, data, job.device, metrics=(*further, *job.metrics), report=True)
-    if not math.isfinite(test["loss"]):
-        raise loop.TrainingFailed("diverged: the test loss of the trained network is not finite")
-    return test
+    result = loop.evaluate(model, data.splits[split], data, job.device, metrics=(*further, *job.metrics), report=True)
+    if not math.isfinite(result["loss"]):
+        raise loop.TrainingFailed(f"diverged: the {split} loss of the trained network is not finite")
+    return result
 
 
 def _test_metrics(test: dict[str, Any]) -> dict[str, Any]:

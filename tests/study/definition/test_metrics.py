@@ -34,6 +34,9 @@ def test_settings_limit_every_metric():
     settings = Settings.parse(space="tiny", min_metric=["macro-f1=0.8"], max_metric="mae=3")
     violations = constraint_violations(settings, {"macro_f1": 0.7, "mae": 2.0})
     assert violations == {"min macro-f1": pytest.approx(0.1), "max mae": -1.0}
+    for value in ("nan", "inf", "-1e999", ""):
+        with pytest.raises(InputError, match=f"min_metric: invalid limit 'macro-f1={value}'"):
+            Settings.parse(space="tiny", min_metric=[f"macro-f1={value}"])
     with pytest.raises(InputError, match="min_metric: invalid metric 'macro'"):
         Settings.parse(space="tiny", min_metric=["macro=0.8"])
 
