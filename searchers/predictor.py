@@ -52,6 +52,11 @@ class PredictorSearcher(PointSearcher):
             extractor.predictions = partial(self.earlier.posterior_means, extractor)
         return SurrogateCache(extractor)
 
+    @cached_property
+    def _encoded(self) -> dict[int, tuple[Values, np.ndarray]]:
+        """Points and their rows, by the points' identities."""
+        return {}
+
     def proposals(self, observations: Sequence[Observation], rng: np.random.Generator) -> Iterator[Values]:
         """Candidates in order of decreasing acquisition value."""
         trials = self._encode(observations)
@@ -67,11 +72,18 @@ class PredictorSearcher(PointSearcher):
                     yield self.cache.encoding.decode(row)
 
     def _encode(self, observations: Sequence[Observation]) -> EncodedTrials:
-        rows = self.cache.encoding.encode_many([other.values for other in observations])
+        rows = np.array([self._row(other.values) for other in observations], int)
+        rows = rows.reshape(-1, len(self.space.names))
         scored = np.array([other.scores is not None for other in observations], bool)
         running = np.array([other.running for other in observations], bool) & ~scored
         scores = np.array([other.scores for other in observations if other.scores is not None], float)
         return EncodedTrials(rows[scored], scores, rows[~scored & ~running], rows[running])
+
+    def _row(self, values: Values) -> np.ndarray:
+        """The encoded point; equal objects are encoded once, which only saves time."""
+        if id(values) not in self._encoded:
+            self._encoded[id(values)] = values, self.cache.encoding.encode(values)
+        return self._encoded[id(values)][1]
 
     def _acquisition_function(self, trials: EncodedTrials) -> AcquisitionFunction:
         if self.objectives.is_multi_objective:

@@ -374,16 +374,44 @@ def test_equal_networks_are_not_proposed_again(space, tmp_path):
     assert not table.is_duplicate(np.array([1, 1]), np.array([[0, 0], [0, 1]]))
 
 
-def test_the_training_set_changes_at_each_fourth_network():
+def test_the_training_set_changes_at_each_fourth_network_then_at_each_sixteenth():
     rng = np.random.default_rng(0)
-    rows, scores, none = rng.integers(3, size=(430, 5)), rng.random((430, 1)), np.zeros((0, 5), np.int64)
+    rows, scores, none = rng.integers(3, size=(450, 5)), rng.random((450, 1)), np.zeros((0, 5), np.int64)
 
     def training_set(count):
         result = surrogate.EncodedTrials(rows[:count], scores[:count], none, none).subsample()
-        assert len(result.rows) <= surrogate.MAX_FITTED + 3
+        assert len(result.rows) <= surrogate.MAX_FITTED + 15
         assert result.rows[-1].tolist() == rows[count - 1].tolist(), "predictions are conditioned on the latest at once"
         assert scores[:count].max() in result.scores
         return result.rows[: len(result.rows) - result.unfitted].tolist()
 
-    assert training_set(420) == training_set(421) == training_set(422) == training_set(423) != training_set(424)
+    assert training_set(120) == training_set(121) == training_set(123) != training_set(124)
+    assert training_set(432) == training_set(433) == training_set(447) != training_set(448)
     assert len(training_set(30)) == 30
+
+
+def test_the_training_set_is_around_the_best_networks(monkeypatch):
+    monkeypatch.setattr(surrogate, "MAX_FITTED", 40)
+    rng = np.random.default_rng(0)
+    rows = rng.integers(4, size=(464, 8))
+    scores, none = -(rows != rows[7]).sum(1).astype(float)[:, None], np.zeros((0, 8), np.int64)
+    chosen = surrogate.EncodedTrials(rows, scores, none, none).subsample()
+    assert len(chosen.rows) == 40 and chosen.unfitted == 0
+    order = np.argsort(-scores[:, 0], kind="stable")
+    kept = {row_key(row) for row in chosen.rows}
+    assert {row_key(row) for row in rows[order[:10]]} <= kept
+    distance = np.min([(rows != rows[place]).sum(1) for place in order[: surrogate.CENTRES]], axis=0)
+    left_out = [distance[place] for place in range(464) if row_key(rows[place]) not in kept]
+    assert min(left_out) >= sorted(distance)[30]
+
+
+def test_asks_after_many_trials_fit_as_much_as_before():
+    """The sizes of what takes most of the time do not grow with the number of trials."""
+    space = SearchVariables({f"n{i}": Choice(tuple(range(4))) for i in range(12)})
+    searcher, encoding = find_searcher("predictor")(space, 0), Encoding(space)
+    rows = encoding.sample(2000, np.random.default_rng(0))
+    observations = [Observation(encoding.decode(row), (float(row.sum()),)) for row in rows]
+    point = next(searcher.proposals(observations, np.random.default_rng(0)))
+    assert sum(point.values()) > rows.sum(1).max()
+    (training_set, _), *_ = searcher.cache._fitted.values()
+    assert len(training_set) == surrogate.MAX_FITTED * (12 + 1) * 8

@@ -23,7 +23,21 @@ def dominates(scores: Array) -> Array:
 
 def dominated(scores: Array) -> Array:
     """Mask of the points that some other point dominates, ``(points,)``."""
+    if scores.shape[1] == 2 and len(scores):
+        return _dominated_in_two(scores)
     return np.asarray(dominates(scores).any(0))
+
+
+def _dominated_in_two(scores: Array) -> Array:
+    """`dominated` for two objectives, by sorting."""
+    order = np.lexsort((-scores[:, 1], -scores[:, 0]))
+    first, second = scores[order].T
+    starts = np.searchsorted(-first, -first, side="left")  # the first point of each group of equal first scores
+    highest_before = np.concatenate([[-np.inf], np.maximum.accumulate(second)])
+    has_greater = starts > 0
+    mask = np.zeros(len(scores), bool)
+    mask[order] = (second < second[starts]) | (has_greater & (second <= highest_before[starts]))
+    return mask
 
 
 def nondomination_ranks(scores: Array) -> Array:
@@ -59,6 +73,8 @@ def crowding_distance(scores: Array) -> Array:
 
 def nondominated_sort(scores: Array) -> Array:
     """Indices of the points, front by front, within a front by decreasing crowding distance; ties keep their order."""
+    if scores.shape[1] == 1:
+        return np.argsort(-scores[:, 0], kind="stable")
     ranks = nondomination_ranks(scores)
     distances = np.zeros(len(scores))
     for rank in range(ranks.max() + 1 if len(ranks) else 0):

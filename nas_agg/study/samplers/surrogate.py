@@ -17,10 +17,12 @@ Array = np.ndarray
 TargetTransform = Callable[[Array], Array]
 
 MIN_FITTED = 12  # networks in the training set at least, however many search variables there are
-MAX_FITTED = 400  # networks in the training set; the time of a fit grows with the cube of them
+MAX_FITTED = 400  # networks in the training set; the time of predictions grows with the square of them
+MAX_FITTED_HYPERPARAMETERS = 200  # of them; the time of a fit grows with the cube
 MAX_DISTANCES = 20_000_000  # between networks of the training set, over all search variables
+CENTRES = 10  # the best networks, around which a training set is chosen
 REFIT_EVERY_TRIAL_BELOW = 60  # networks; from there on hyperparameters are refitted at each fourth network
-REFIT_INTERVAL = 4
+REFIT_INTERVAL, LATE_REFIT_INTERVAL = 4, 16  # the latter from `MAX_FITTED` networks on
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,22 @@ class EncodedTrials:
     unfitted: int = 0
 
     def subsample(self) -> EncodedTrials:
-        """The best and the latest trials, as many as can be fitted in acceptable time.
+        """The trials around the best ones, as many as can be fitted in acceptable time.
 
-        From `REFIT_EVERY_TRIAL_BELOW` networks on, the choice changes at each fourth network only; networks that follow
-        are added to it as `unfitted`.
+        A quarter are the best of all, the others those that differ from one of the `CENTRES` best in the fewest search
+        variables, the latest first. From `REFIT_EVERY_TRIAL_BELOW` networks on, the choice changes at each fourth or
+        sixteenth network only; networks that follow are added to it as `unfitted`.
         """
         limit = min(MAX_FITTED, max(MIN_FITTED, int((MAX_DISTANCES / self.rows.shape[1]) ** 0.5)))
         count = len(self.rows)
-        unfitted = count % REFIT_INTERVAL if count >= REFIT_EVERY_TRIAL_BELOW else 0
+        interval = LATE_REFIT_INTERVAL if count >= MAX_FITTED else REFIT_INTERVAL
+        unfitted = count % interval if count >= REFIT_EVERY_TRIAL_BELOW else 0
         chosen = np.arange(count - unfitted)
         if len(chosen) > limit:
-            chosen = np.union1d(nondominated_sort(self.scores[chosen])[: limit // 2], chosen[-(limit // 2) :])
+            order = nondominated_sort(self.scores[chosen])
+            changes = np.min([(self.rows[chosen] != self.rows[best]).sum(1) for best in order[:CENTRES]], axis=0)
+            changes[order[: limit // 4]] = 0
+            chosen = np.sort(np.lexsort((-chosen, changes))[:limit])
         chosen = np.append(chosen, np.arange(count - unfitted, count))
         return EncodedTrials(self.rows[chosen], self.scores[chosen], self.failed[-limit:], self.pending, unfitted)
 
@@ -91,11 +98,15 @@ class SurrogateCache:
                 change from trial to trial.
         """
         count = len(trials.rows) - trials.unfitted
+        if count > MAX_FITTED_HYPERPARAMETERS:
+            chosen = np.linspace(0, count - 1, MAX_FITTED_HYPERPARAMETERS).astype(int)
+        else:
+            chosen = np.arange(count)
         training_set = trials.rows[:count].tobytes() + scores[:count].tobytes()
         if self._fitted.get(name, (b"",))[0] != training_set:
-            groups = [group[:count] for group in features]
-            codes = self.encoding.bucketize(trials.rows[:count])
-            process = GaussianProcess(kernel, codes, standardize_features(groups, groups), transform(scores[:count]))
+            groups = standardize_features([group[chosen] for group in features], [group[:count] for group in features])
+            codes = self.encoding.bucketize(trials.rows[chosen])
+            process = GaussianProcess(kernel, codes, groups, transform(scores[:count])[chosen])
             self._fitted[name] = training_set, process.theta
         return self._fitted[name][1]
 
