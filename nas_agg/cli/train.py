@@ -59,6 +59,12 @@ def train(
     compile: Annotated[
         bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to start.")
     ] = False,
+    sync_bn: Annotated[
+        bool,
+        typer.Option(
+            "--sync-bn", help="Under torchrun: batch norms use the statistics of the whole batch, not of each process."
+        ),
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help=_description("batch_size"))] = None,
     lr: Annotated[float | None, typer.Option(help=_description("lr"))] = None,
     optimizer: Annotated[str | None, typer.Option(metavar="NAME", help=_description("optimizer"))] = None,
@@ -88,9 +94,13 @@ def train(
     ] = None,
     format: FormatOption = Format.table,
 ) -> None:
-    """Train one network. It learns from the training and validation images and is tested once."""
+    """Train one network. It learns from the training and validation images and is tested once.
+
+    On several GPUs: torchrun --nproc-per-node gpu -m nas_agg train ...
+    """
     from nas_agg import load
     from nas_agg.study.standalone_training import train_genotype
+    from nas_agg.training.steps.processes import started_processes
 
     fields: dict[str, Any] = {"batch_size": batch_size, "lr": lr, "optimizer": optimizer, "lr_backbone": lr_backbone}
     fields["freeze"] = freeze.split(",") if freeze else None
@@ -109,12 +119,13 @@ def train(
         skip_unreadable=skip_unreadable,
         memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,
+        sync_bn=sync_bn,
         metric=metric,
         weights=weights,
         download=download,
         show=format is Format.table,
     )
-    if format is Format.json:
+    if format is Format.json and started_processes().is_first:
         print_json(metrics)
 
 
@@ -143,6 +154,9 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="NAME", help=f"Further metric, one of {', '.join(TRAINED_METRICS)}; repeatable."),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="float32|bf16", help="Format of the forward pass; bf16 is faster on GPUs.")
+    ] = "float32",
     format: FormatOption = Format.table,
 ) -> None:
     """Test a trained network. Prints the metrics of its task, for example accuracy, and the loss."""
@@ -156,6 +170,7 @@ def evaluate(
         image_size=parse_size(image_size),
         download=download,
         metrics=metric or (),
+        precision=precision,  # type: ignore[arg-type]  # checked there
         warn=_print_note,
     )
     if format is Format.json:

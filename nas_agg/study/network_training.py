@@ -24,7 +24,9 @@ from nas_agg.study.workers.final_jobs import EpochCallback
 from nas_agg.training import loop
 from nas_agg.training.data import Data, load_data
 from nas_agg.training.data.load import own_image_size
+from nas_agg.training.evaluation import EvaluationPrecision
 from nas_agg.training.recipes import RecipeSource
+from nas_agg.training.steps.processes import started_processes
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -62,12 +64,15 @@ def train(
     download: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile_steps: bool = False,
+    sync_bn: bool = False,
     callback: EpochCallback | None = None,
     show: bool = False,
 ) -> TrainingResult:
     """Train and test a network; see `nas_agg.train`."""
     if not isinstance(data, str | Data):
         raise InputError(f"data: expected the name of a data set or a Data, not a {type(data).__name__}")
+    if out is None and started_processes().count > 1:
+        raise InputError("out: specify a folder, which all processes must see")
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "run" if out is None else Path(out)
         metrics = train_genotype(
@@ -83,6 +88,7 @@ def train(
             download=download,
             memory=memory,
             compile=compile_steps,
+            sync_bn=sync_bn,
             callback=callback,
             show=show,
         )
@@ -104,6 +110,7 @@ def evaluate(
     report: bool = False,
     device: str = "auto",
     download: bool = False,
+    precision: EvaluationPrecision = "float32",
 ) -> dict[str, Any]:
     """Evaluate a network on a split of a data set; see `nas_agg.evaluate`."""
     if isinstance(data, str):
@@ -119,4 +126,5 @@ def evaluate(
         network = compile(network.with_task(data.input, data.classes), weights=weights, download=download)
     elif weights is not None:
         raise InputError("weights: a network has its own; omit them")
-    return loop.evaluate(network, data.splits[split], data, loop.pick_device(device), metrics=metrics, report=report)
+    place = loop.pick_device(device)
+    return loop.evaluate(network, data.splits[split], data, place, metrics=metrics, report=report, precision=precision)

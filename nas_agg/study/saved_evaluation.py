@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from nas_agg.language.genotype import Genotype
     from nas_agg.training.data import Data
+    from nas_agg.training.evaluation import EvaluationPrecision
 
 
 def _warn(line: str) -> None:
@@ -39,6 +40,7 @@ def evaluate_genotype(
     image_size: int | str | None = None,
     download: bool = False,
     metrics: Sequence[str] = (),
+    precision: EvaluationPrecision = "float32",
     warn: Callable[[str], None] = _warn,
 ) -> dict[str, Any]:
     """Test a network with saved weights on the test split of a data set.
@@ -52,6 +54,7 @@ def evaluate_genotype(
             the genotype's own input.
         download: Download named weights that are not cached.
         metrics: Names of further metrics of `nas_agg.training.metrics`.
+        precision: Format of the forward pass.
         warn: Receives a line if the run's data set has changed.
 
     Returns:
@@ -63,7 +66,7 @@ def evaluate_genotype(
     """
     is_run = Path(source).is_dir()
     if is_run and weights is None and dataset is None and image_size is None:
-        return evaluate_run(source, device, warn, metrics)
+        return evaluate_run(source, device, warn, metrics, precision)
     genotype = open_genotype(source)
     if not is_run and (weights is None or dataset is None):
         missing = "--weights" if weights is None else "--dataset"
@@ -94,7 +97,7 @@ def evaluate_genotype(
             raise
         line = f"{source}: {difference}" if weights is None else f"{error} ({source}: {difference})"
         raise InputError(line) from None
-    return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics))
+    return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics, precision=precision))
 
 
 def _check_test_images(data: Data) -> None:
@@ -143,6 +146,7 @@ def evaluate_run(
     device: str = "auto",
     warn: Callable[[str], None] = _warn,
     metrics: Sequence[str] = (),
+    precision: EvaluationPrecision = "float32",
 ) -> dict[str, Any]:
     """Test a run's final network again, with its saved weights, on the run's own test split.
 
@@ -151,6 +155,7 @@ def evaluate_run(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         warn: Receives a line if the data set has changed since the run began.
         metrics: Names of further metrics.
+        precision: Format of the forward pass.
 
     Returns:
         See `evaluate_genotype`.
@@ -176,4 +181,4 @@ def evaluate_run(
         warn(f"{data.name} has changed since the run began: {changes}")
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS_FILE)
-    return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics))
+    return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics, precision=precision))

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
     from nas_agg.study.workers.final_jobs import EpochCallback
     from nas_agg.training.data import Data
+    from nas_agg.training.steps.processes import Processes
 
 
 def train_genotype(
@@ -49,6 +50,7 @@ def train_genotype(
     skip_unreadable: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
+    sync_bn: bool = False,
     metric: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -56,6 +58,8 @@ def train_genotype(
     show: bool = False,
 ) -> dict[str, Any]:
     """Train a network on train + validation and test it once; ``OUT/best`` receives it.
+
+    Processes that ``torchrun`` started, each of which calls this function with the same arguments, train it together.
 
     Args:
         genotype: The network; its input and classes are replaced by the data set's.
@@ -72,6 +76,7 @@ def train_genotype(
         skip_unreadable: Leave out images that cannot be read.
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
         compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
+        sync_bn: With several processes: batch norms use the statistics of the whole batch.
         metric: The metric that early stopping watches and the test reports beside those of the task.
         weights: What to start from: a run, a file of weights, or a torchvision name such as ``resnet50``. The
             classifier starts anew where the classes differ.
@@ -86,57 +91,37 @@ def train_genotype(
         InputError: A setting is invalid, or the folder holds something else.
         TrainingFailed: The loss diverged, or memory ran out.
     """
-    from nas_agg.expansion.costs import cost
-    from nas_agg.training.data import load_data
     from nas_agg.training.data.load import own_image_size
-    from nas_agg.training.evaluation import find_metric, main_metric
     from nas_agg.training.loop import pick_device
     from nas_agg.training.optimizers import check_recipe
+    from nas_agg.training.steps.processes import device_of, joined, started_processes
     from nas_agg.training.torch_compile import check_compiler
 
     _check_arguments(memory, seed)
     recipe = open_recipe(recipe)
     check_recipe(recipe)
-    epochs, device = epochs or recipe.epochs, str(pick_device(device))
+    started = started_processes()
+    device = str(pick_device(device_of(started, device)))
     if compile:
         check_compiler(device)
+        if sync_bn:
+            raise InputError("sync_bn: not together with compile; leave one of them out")
     if image_size is None and isinstance(dataset, str):
         image_size = own_image_size(dataset, genotype.input)
     settings: dict[str, Any] = {
         "genotype": genotype.to_dict(),
         "dataset": absolute(dataset) if isinstance(dataset, str) else dataset.name,
         "recipe": reference(recipe),
-        "epochs": epochs,
+        "epochs": epochs or recipe.epochs,
         "seed": seed,
         "image_size": image_size,
+        **({} if metric is None else {"metric": metric}),
+        **({"sync_bn": True} if sync_bn else {}),
     }
-    if metric is not None:
-        settings["metric"] = metric
-    begun: dict[str, Any] = {}
-    if isinstance(dataset, str):
-        arguments = data_arguments(absolute(dataset), seed, image_size, resize, skip_unreadable)
-        settings |= {name: arguments[name] for name in ("resize", "skip_unreadable") if name in arguments}
-        data, begun["data"] = load_data(**arguments), arguments
-    else:
-        data = dataset
-    find_metric(metric or main_metric(data.task), data.task)
-    genotype = genotype.with_task(data.input, data.classes)
-    costs = cost(genotype)  # an invalid network raises before the folder is created
-    if weights is not None:
-        settings["weights"] = _start(genotype, weights, download, recipe)
-    folder = RunFolder(_default_folder(name, data.name, seed) if out is None else out)
-    try:
-        _begin(folder, settings, name, dataset=data.description(), device=device, **begun)
-        if folder.metrics() is None:
-            run = _StandaloneTraining(folder, name, data, device, memory, compile, show)
-            run.train(genotype, costs, callback)
-        metrics = folder.metrics()
-    finally:
-        folder.close()
-    assert metrics is not None
-    if show:
-        _print_test(folder, metrics)
-    return metrics
+    options = {"resize": resize, "skip_unreadable": skip_unreadable}
+    with joined(started, device) as processes:
+        run = _StandaloneTraining(name, device, memory, compile, show and processes.is_first, processes)
+        return run.run(genotype, settings, dataset, options, weights, download, out, callback)
 
 
 def _start(genotype: Genotype, weights: str | os.PathLike[str], download: bool, recipe: Recipe) -> str:
@@ -189,38 +174,100 @@ def _begin(folder: RunFolder, settings: dict[str, Any], name: str, **more: Any) 
 
 @dataclass(frozen=True)
 class _StandaloneTraining:
-    """A training whose run has begun.
+    """A training by one process or several, of which the first keeps the run.
 
     Attributes:
-        folder: The run folder.
         name: The name of the run.
-        data: The data set.
-        device: The device.
+        device: The device of this process.
         memory: The requested memory mode.
         compile: Run the training under ``torch.compile``.
         show: Print progress.
+        processes: The processes.
     """
 
-    folder: RunFolder
     name: str
-    data: Data
     device: str
     memory: RequestedMemoryMode
     compile: bool
     show: bool
+    processes: Processes
 
-    def train(self, genotype: Genotype, costs: Cost, callback: EpochCallback | None) -> None:
+    def run(
+        self,
+        genotype: Genotype,
+        settings: dict[str, Any],
+        dataset: str | Data,
+        options: dict[str, Any],
+        weights: str | os.PathLike[str] | None,
+        download: bool,
+        out: str | os.PathLike[str] | None,
+        callback: EpochCallback | None,
+    ) -> dict[str, Any]:
+        """Load the data, train and test; the arguments are those of `train_genotype`."""
+        from nas_agg.expansion.costs import cost
+        from nas_agg.training.data import load_data
+        from nas_agg.training.evaluation import find_metric, main_metric
+
+        begun: dict[str, Any] = {}
+        if isinstance(dataset, str):
+            arguments = data_arguments(settings["dataset"], settings["seed"], settings["image_size"], **options)
+            settings = settings | {name: arguments[name] for name in options if name in arguments}
+            data, begun["data"] = load_data(**arguments, processes=self.processes.local_count), arguments
+        else:
+            data = dataset
+        find_metric(settings.get("metric") or main_metric(data.task), data.task)
+        genotype = genotype.with_task(data.input, data.classes)
+        costs = cost(genotype)  # an invalid network raises before the folder is created
+        if not self.processes.is_first:
+            return self._follow(data)
+        if weights is not None:
+            settings["weights"] = _start(genotype, weights, download, open_recipe(settings["recipe"]))
+        folder = RunFolder(_default_folder(self.name, data.name, settings["seed"]) if out is None else out)
+        try:
+            _begin(folder, settings, self.name, dataset=data.description(), device=self.device, **begun)
+            if folder.metrics() is None:
+                self.train(folder, data, genotype, costs, callback)
+            else:
+                self.processes.share(None)
+            metrics = folder.metrics()
+        finally:
+            folder.close()
+        assert metrics is not None
+        if self.show:
+            _print_test(folder, metrics)
+        return self.processes.share(metrics)
+
+    def _follow(self, data: Data) -> dict[str, Any]:
+        """Train with the first process, if the run is not finished yet."""
+        from nas_agg.study.workers.final_jobs import train_final
+
+        job = self.processes.share(None)
+        if job is not None:
+            try:
+                with stoppable():
+                    own = FinalJob.model_validate_json(job).model_copy(update={"device": self.device})
+                    train_final(own, data, lambda epoch, value: False, None, self.processes)
+            except Stopped as stopped:
+                raise SystemExit(stopped.status) from None
+        return self.processes.share(None)
+
+    def train(
+        self, folder: RunFolder, data: Data, genotype: Genotype, costs: Cost, callback: EpochCallback | None
+    ) -> None:
         """Choose the memory mode, train and test."""
-        settings, folder = self.folder.run["settings"], self.folder
+        settings, processes = folder.run["settings"], self.processes
         recipe = open_recipe(settings["recipe"])
         if self.show:
             size = f"{costs.params:,} params, {costs.macs:,} MACs"
             length = f"{training_length(settings['epochs'], self.compile)}, recipe {recipe.name}"
-            print(f"training {self.name} ({size}) on {self.data.name}: {length}", flush=True)
-        for note in self.data.notes:
+            print(f"training {self.name} ({size}) on {data.name}: {length}", flush=True)
+        for note in data.notes:
             _log(folder, f"data: {note}", self.show)
-        batch, nbytes = recipe.batch_size, self.data.resident_bytes(self.device)
-        choice = standalone_memory_choice(folder, self.memory, costs, batch, self.device, nbytes)
+        batch, nbytes = -(-recipe.batch_size // processes.count), data.resident_bytes(self.device)
+        if processes.count > 1:
+            _log(folder, f"{processes.count} processes, each with {batch} images of a batch at most", self.show)
+        sharing = processes.local_count if self.device == "cpu" else 1
+        choice = standalone_memory_choice(folder, self.memory, costs, batch, self.device, nbytes, sharing)
         if choice.message:
             _log(folder, choice.message, self.show)
         title, about = describe_run(folder.run, folder.path)
@@ -236,11 +283,13 @@ class _StandaloneTraining:
             cost={"params": costs.params, "macs": costs.macs, "hash": costs.hash},
             memory=choice.mode,
             compile=self.compile,
+            sync_batch_norm=settings.get("sync_bn", False),
             weights=settings.get("weights"),
             title=title,
             about=about,
         )
-        _train(folder, job, self.data, self.show, callback)
+        processes.share(job.model_dump_json())
+        _train(folder, job, data, self.show, callback, processes)
 
 
 def _log(folder: RunFolder, line: str, show: bool) -> None:
@@ -249,7 +298,9 @@ def _log(folder: RunFolder, line: str, show: bool) -> None:
         print(line, flush=True)
 
 
-def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool, callback: EpochCallback | None) -> None:
+def _train(
+    folder: RunFolder, job: FinalJob, data: Data, show: bool, callback: EpochCallback | None, processes: Processes
+) -> None:
     """Train, and record the status of the run."""
     from nas_agg.study.workers.final_jobs import train_final
     from nas_agg.training.loop import TrainingFailed
@@ -259,7 +310,7 @@ def _train(folder: RunFolder, job: FinalJob, data: Data, show: bool, callback: E
     try:
         with stoppable():
             progress = _progress(folder, show, folder.run["settings"]["epochs"], data.task)
-            metrics = train_final(job, data, progress, callback)
+            metrics = train_final(job, data, progress, callback, processes)
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch.nn import functional
 
 from nas_agg.common.errors import InputError
 from nas_agg.training.autoaugment import autoaugment, randaugment, trivialaugment
+from nas_agg.training.draws import ImageDraws
 from nas_agg.training.recipes import Augmentation
 
 __all__ = ["Augmentation", "Augmenter", "jitter_color", "lighting_shift", "normalise", "resize_windows"]
@@ -21,6 +24,13 @@ _TRIES = 10  # windows drawn per image; the first that fits is used, and the las
 # AlexNet (Krizhevsky et al., 2012, section 4.1) with the values that its reimplementations share.
 _COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
 _DEVIATIONS = (0.2175, 0.0188, 0.0045)
+
+
+@lru_cache(maxsize=256)
+def _constant(values: tuple[Any, ...], device: torch.device) -> Tensor:
+    """A constant on a device; made once, since a copy to a GPU waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
@@ -34,8 +44,8 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Returns:
         float32, (N, C, H, W), channels_last in memory.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(-1, 1, 1)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(-1, 1, 1)
+    scale = _constant(tuple(1 / (255 * s) for s in std), images.device).view(-1, 1, 1)
+    shift = _constant(tuple(-m / s for m, s in zip(mean, std, strict=True)), images.device).view(-1, 1, 1)
     return images.contiguous(memory_format=torch.channels_last).float().mul_(scale).add_(shift)
 
 
@@ -104,7 +114,7 @@ def lighting_shift(draws: Tensor) -> Tensor:
     Returns:
         The shift of red, green and blue, (N, 3).
     """
-    components, deviations = (torch.tensor(x, device=draws.device) for x in (_COMPONENTS, _DEVIATIONS))
+    components, deviations = _constant(_COMPONENTS, draws.device), _constant(_DEVIATIONS, draws.device)
     return draws * deviations @ components.T
 
 
@@ -161,48 +171,47 @@ class Augmenter:
         """Whether images are to be given whole, not only their central part: resized crops are cut from all of it."""
         return self.augmentation.resized_crop
 
-    def batch(self, images: Tensor) -> Tensor:
-        """An augmented and normalised batch.
+    def batch(self, images: Tensor, count: int | None = None, rows: Tensor | None = None) -> Tensor:
+        """An augmented and normalised batch, or some images of it.
 
         Args:
             images: uint8, or float32 of 0 to 255, (B, C, H, W): of the size of augmented images, or larger for resized
                 crops.
+            count: Number of images of the whole batch, if ``images`` are some of it.
+            rows: Their positions in the whole batch, int64 (B,), on the device.
 
         Returns:
             float32, (B, C, H, W), channels_last in memory.
         """
-        count = len(images)
-        images = self._crop_and_flip(images)
+        draws = ImageDraws(self.generator, len(images) if count is None else count, rows)
+        images = self._crop_and_flip(images, draws)
         if self.augmentation.resized_crop:
-            images = resize_windows(images, *self._crop_windows(count, images.shape[2:]), size=self.size)
+            images = resize_windows(images, *self._crop_windows(draws, images.shape[2:]), size=self.size)
         if self.augmentation.color_jitter:
-            images = jitter_color(images, *self._jitter(count))
+            images = jitter_color(images, *self._jitter(draws))
         if policy := _policy(self.augmentation):
             if images.dtype != torch.uint8:
                 raise InputError(f"{policy} requires images of 8 bits per channel; use another recipe")
-            images = self._apply_policy(images)
+            images = self._apply_policy(images, draws)
         batch = normalise(images, self.mean, self.std)
         if self.augmentation.lighting:
-            batch += self._shift(count)
+            batch += self._shift(draws)
         if self.augmentation.cutout:
-            batch.masked_fill_(self._holes(count), 0.0)
+            batch.masked_fill_(self._holes(draws), 0.0)
         if self.augmentation.erasing:
-            batch.masked_fill_(self._rectangles(count), 0.0)
+            batch.masked_fill_(self._rectangles(draws), 0.0)
         return batch
 
-    def _apply_policy(self, images: Tensor) -> Tensor:
+    def _apply_policy(self, images: Tensor, draws: ImageDraws) -> Tensor:
         """Images after AutoAugment, RandAugment or TrivialAugment."""
         augmentation = self.augmentation
         if augmentation.autoaugment != "none":
-            return autoaugment(images, augmentation.autoaugment, self.generator)
+            return autoaugment(images, augmentation.autoaugment, draws)
         if augmentation.randaugment:
-            return randaugment(images, augmentation.randaugment, augmentation.randaugment_magnitude, self.generator)
-        return trivialaugment(images, self.generator)
+            return randaugment(images, augmentation.randaugment, augmentation.randaugment_magnitude, draws)
+        return trivialaugment(images, draws)
 
-    def _draw(self, bound: int, count: int) -> Tensor:
-        return torch.randint(bound, (count, 1, 1), generator=self.generator, device=self.device)
-
-    def _crop_and_flip(self, images: Tensor) -> Tensor:
+    def _crop_and_flip(self, images: Tensor, draws: ImageDraws) -> Tensor:
         """Randomly cropped and flipped images of the same size and type."""
         count, channels, height, width = images.shape
         crop = self.augmentation.crop
@@ -211,59 +220,58 @@ class Augmenter:
         rows = torch.arange(height, device=self.device).view(1, -1, 1)
         columns = torch.arange(width, device=self.device).view(1, 1, -1)
         if self.augmentation.flip:
-            columns = torch.where(self._draw(2, count).bool(), width - 1 - columns, columns)
+            columns = torch.where(draws.integers(2).view(-1, 1, 1).bool(), width - 1 - columns, columns)
         if crop:
-            rows = rows + self._draw(2 * crop + 1, count)
-            columns = columns + self._draw(2 * crop + 1, count)
+            rows = rows + draws.integers(2 * crop + 1).view(-1, 1, 1)
+            columns = columns + draws.integers(2 * crop + 1).view(-1, 1, 1)
         first = torch.arange(count, device=self.device).view(-1, 1, 1) * padded.shape[2]
         pixel = (first + rows) * padded.shape[3] + columns
         return pixels.index_select(0, pixel.view(-1)).view(count, height, width, channels).permute(0, 3, 1, 2)
 
-    def _crop_windows(self, count: int, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _crop_windows(self, draws: ImageDraws, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Windows of resized crops of images of a size: top, left, height and width, integers as floats, (B,)."""
         height, width = size
-        area, aspect, down, right = torch.rand((4, _TRIES, count), generator=self.generator, device=self.device)
+        area, aspect, down, right = draws.uniform(4, _TRIES)
         area = (0.08 + 0.92 * area) * (height * width)
         aspect = torch.exp((2 * aspect - 1) * math.log(4 / 3))  # uniform in the logarithm
         tall, wide = (area / aspect).sqrt().round().clamp_(min=1), (area * aspect).sqrt().round().clamp_(min=1)
         fits = (tall <= height) & (wide <= width)
-        fits[-1] = True
+        fits[-1].fill_(True)
         tall[-1].clamp_(max=height)
         wide[-1].clamp_(max=width)
         tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
         return (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor(), tall, wide
 
-    def _jitter(self, count: int) -> tuple[Tensor, Tensor]:
+    def _jitter(self, draws: ImageDraws) -> tuple[Tensor, Tensor]:
         """Factors and order for `jitter_color`: (3, B) each."""
-        draws = torch.rand((6, count), generator=self.generator, device=self.device)
-        return 1 + self.augmentation.color_jitter * (2 * draws[:3] - 1), draws[3:].argsort(0)
+        numbers = draws.uniform(6)
+        return 1 + self.augmentation.color_jitter * (2 * numbers[:3] - 1), numbers[3:].argsort(0)
 
-    def _shift(self, count: int) -> Tensor:
+    def _shift(self, draws: ImageDraws) -> Tensor:
         """The shift of normalised images by lighting: (B, 3, 1, 1)."""
-        draws = torch.randn((count, 3), generator=self.generator, device=self.device)
-        shift = lighting_shift(self.augmentation.lighting * draws) / torch.tensor(self.std, device=self.device)
+        shift = lighting_shift(self.augmentation.lighting * draws.normal(3)) / _constant(tuple(self.std), self.device)
         return shift.view(-1, 3, 1, 1)
 
-    def _holes(self, count: int) -> Tensor:
+    def _holes(self, draws: ImageDraws) -> Tensor:
         """Mask of cutout's squares: bool, (B, 1, H, W)."""
         height, width = self.size
         side = self.augmentation.cutout
-        top = self._draw(height, count) - side // 2
-        left = self._draw(width, count) - side // 2
+        top = draws.integers(height).view(-1, 1, 1) - side // 2
+        left = draws.integers(width).view(-1, 1, 1) - side // 2
         rows = torch.arange(height, device=self.device).view(1, -1, 1)
         columns = torch.arange(width, device=self.device).view(1, 1, -1)
         inside = (rows >= top) & (rows < top + side) & (columns >= left) & (columns < left + side)
         return inside.unsqueeze(1)
 
-    def _rectangles(self, count: int) -> Tensor:
+    def _rectangles(self, draws: ImageDraws) -> Tensor:
         """Mask of random erasing's rectangles: bool, (B, 1, H, W)."""
         height, width = self.size
-        draws = torch.rand((4 * _TRIES + 1, count), generator=self.generator, device=self.device)
-        area, aspect, down, right = draws[1:].view(4, _TRIES, count)
+        numbers = draws.uniform(4 * _TRIES + 1)
+        area, aspect, down, right = numbers[1:].view(4, _TRIES, -1)
         area, aspect = (0.02 + 0.31 * area) * (height * width), 0.3 * (3.3 / 0.3) ** aspect  # uniform in the logarithm
         tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
         fits = (tall < height) & (wide < width)
-        erased = (draws[0] < self.augmentation.erasing) & fits.any(0)
+        erased = (numbers[0] < self.augmentation.erasing) & fits.any(0)
         tall, wide, down, right = (t.gather(0, fits.byte().argmax(0)[None])[0] for t in (tall, wide, down, right))
         top, left = (down * (height - tall + 1)).floor(), (right * (width - wide + 1)).floor()
         top, left, tall, wide, erased = (t.view(-1, 1, 1) for t in (top, left, tall, wide, erased))

@@ -10,8 +10,9 @@ import math
 from functools import lru_cache
 from typing import Literal
 
-import torch
 from torch import Tensor
+
+from nas_agg.training.draws import ImageDraws
 
 _SIGNED = ("Shear", "Translate", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
 
@@ -26,27 +27,27 @@ def policy(name: Literal["cifar10", "imagenet"]) -> tuple[tuple[Step, ...], ...]
     return tuple(AutoAugment(AutoAugmentPolicy(name)).policies)
 
 
-def autoaugment(images: Tensor, name: Literal["cifar10", "imagenet"], generator: torch.Generator) -> Tensor:
+def autoaugment(images: Tensor, name: Literal["cifar10", "imagenet"], draws: ImageDraws) -> Tensor:
     """Apply to every image a sub-policy that is drawn for it.
 
     Args:
         images: uint8, (N, 1 or 3, H, W).
         name: Name of the policy.
-        generator: A generator on the images' device.
+        draws: Random numbers of the images.
 
     Returns:
         New images of the same shape.
     """
     images = images.contiguous()
-    draws = torch.rand((5, len(images)), generator=generator, device=images.device)
-    sub_policy = (draws[0] * 25).long()
+    numbers = draws.uniform(5)
+    sub_policy = (numbers[0] * 25).long()
     for number, steps in enumerate(policy(name)):
         for place, (operation, probability, level) in enumerate(steps):
-            selected = (sub_policy == number) & (draws[1 + place] < probability)
+            selected = (sub_policy == number) & (numbers[1 + place] < probability)
             if not operation.startswith(_SIGNED):
                 _apply_to(images, selected, operation, level, 1)
                 continue
-            negative = draws[3 + place] < 0.5
+            negative = numbers[3 + place] < 0.5
             _apply_to(images, selected & ~negative, operation, level, 1)
             _apply_to(images, selected & negative, operation, level, -1)
     return images
@@ -61,21 +62,21 @@ OPERATIONS = (
 MAX_MAGNITUDE = 30
 
 
-def randaugment(images: Tensor, operations: int, magnitude: int, generator: torch.Generator) -> Tensor:
+def randaugment(images: Tensor, operations: int, magnitude: int, draws: ImageDraws) -> Tensor:
     """Apply to every image some operations that are drawn for it, in RandAugment (Cubuk et al., 2020).
 
     Args:
         images: uint8, (N, 1 or 3, H, W).
         operations: Number of operations.
         magnitude: Their magnitude, 0 to 30.
-        generator: A generator on the images' device.
+        draws: Random numbers of the images.
 
     Returns:
         New images of the same shape.
     """
     images = images.contiguous().clone()
     for _ in range(operations):
-        drawn, sign = _draw_operations(images, generator)
+        drawn, sign = _draw_operations(draws)
         for number, operation in enumerate(OPERATIONS[1:], 1):
             for negative in (False, True) if operation.startswith(_SIGNED) else (None,):
                 selected = (drawn == number) & (sign == negative) if negative is not None else drawn == number
@@ -83,19 +84,19 @@ def randaugment(images: Tensor, operations: int, magnitude: int, generator: torc
     return images
 
 
-def trivialaugment(images: Tensor, generator: torch.Generator) -> Tensor:
+def trivialaugment(images: Tensor, draws: ImageDraws) -> Tensor:
     """Apply to every image one operation of random magnitude, in TrivialAugment's wide ranges (Müller and Hutter).
 
     Args:
         images: uint8, (N, 1 or 3, H, W).
-        generator: A generator on the images' device.
+        draws: Random numbers of the images.
 
     Returns:
         New images of the same shape.
     """
     images = images.contiguous().clone()
-    drawn, sign = _draw_operations(images, generator)
-    bins = torch.randint(MAX_MAGNITUDE + 1, (len(images),), generator=generator, device=images.device)
+    drawn, sign = _draw_operations(draws)
+    bins = draws.integers(MAX_MAGNITUDE + 1)
     for position, (number, magnitude, negative) in enumerate(
         zip(drawn.tolist(), bins.tolist(), sign.tolist(), strict=True)
     ):
@@ -111,10 +112,10 @@ def trivialaugment(images: Tensor, generator: torch.Generator) -> Tensor:
     return images
 
 
-def _draw_operations(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _draw_operations(draws: ImageDraws) -> tuple[Tensor, Tensor]:
     """The number of an operation and whether its direction is negative, per image."""
-    drawn = torch.randint(len(OPERATIONS), (len(images),), generator=generator, device=images.device)
-    return drawn, torch.rand(len(images), generator=generator, device=images.device) < 0.5
+    drawn = draws.integers(len(OPERATIONS))
+    return drawn, draws.uniform() < 0.5
 
 
 def wide_range(operation: str, side: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from nas_agg.common.errors import InputError, did_you_mean
 from nas_agg.training.augment import normalise
 from nas_agg.training.batch_norm_statistics import StatisticsImages, batch_norms, fresh_statistics
 from nas_agg.training.data import Data, Split
+from nas_agg.training.data.feed import gather_ahead
 from nas_agg.training.losses import loss_of_task
 from nas_agg.training.metrics import TRAINED_METRICS, TrainedMetric, class_report
 from nas_agg.training.recipes import Augmentation
 
 Metrics = dict[str, Any]
+EvaluationPrecision = Literal["float32", "bf16"]
 
 
 def batch_size(data: Data, device: torch.device | str) -> int:
@@ -62,8 +64,9 @@ def evaluate(
     *,
     metrics: Sequence[str] = (),
     report: bool = False,
+    precision: EvaluationPrecision = "float32",
 ) -> Metrics:
-    """Evaluate a model in float32, in batches whose size depends on the type of device and the image size alone.
+    """Evaluate a model in batches whose size depends on the type of device and the image size alone.
 
     Args:
         model: The model; moved to the device, its mode is restored.
@@ -72,6 +75,7 @@ def evaluate(
         device: The device.
         metrics: Names of further metrics of `nas_agg.training.metrics`.
         report: Whether to add the report per class; see `nas_agg.training.metrics.class_report`.
+        precision: Format of the forward pass; with bf16, it runs under autocast.
 
     Returns:
         ``loss`` (mean), ``images`` (their number) and metrics by their attributes. With one label per image:
@@ -80,8 +84,11 @@ def evaluate(
         labels: ``accuracy``, ``macro_f1`` and ``mean_average_precision``. Of a regression: ``mae``, ``rmse``, ``r2``.
 
     Raises:
-        InputError: The split is empty, the model's output is not of the shape (N, classes), or a metric is unknown.
+        InputError: The split is empty, the model's output is not of the shape (N, classes), or a metric or the
+            precision is unknown.
     """
+    if precision not in get_args(EvaluationPrecision):
+        raise InputError(f"precision: must be one of {', '.join(get_args(EvaluationPrecision))}, not {precision!r}")
     if not len(split):
         raise InputError(f"{data.name}: no images to evaluate on")
     further = [find_metric(name, data.task) for name in metrics]
@@ -92,12 +99,13 @@ def evaluate(
         raise InputError(f"metric: top5 requires more than 5 classes; {data.name} has {data.classes}")
     outputs = _Outputs(data, keep=bool(wanted) or report)
     training, size = model.training, batch_size(data, device)
+    device = torch.device(device)
     model.to(device).eval()
     on_device = split.to(device)
     try:
-        with torch.inference_mode():
-            for positions in torch.arange(len(split), device=device).split(size):
-                images, labels = on_device.rows(positions).to(device), on_device.labels[positions]
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            gathered = gather_ahead(on_device, torch.arange(len(split), device=on_device.place).split(size), device)
+            for images, labels in zip(gathered, on_device.labels.split(size), strict=True):
                 outputs.add(model(normalise(images, data.mean, data.std)).float(), labels)
     finally:
         model.train(training)
@@ -170,6 +178,7 @@ class Validation:
         seed: Seed of the choice and the augmentation of these images.
         device: The device.
         metrics: Names of further metrics.
+        precision: Format of the forward pass.
     """
 
     def __init__(
@@ -180,7 +189,9 @@ class Validation:
         seed: int,
         device: torch.device,
         metrics: Sequence[str] = (),
+        precision: EvaluationPrecision = "float32",
     ):
+        self.precision: EvaluationPrecision = precision
         self.data, self.device, self.split = data, device, data.validation.to(device)
         self.further = tuple(metrics)
         size = batch_size(data, device)
@@ -208,7 +219,7 @@ class Validation:
         return metrics | running
 
     def _evaluate(self, model: nn.Module) -> Metrics:
-        metrics = evaluate(model, self.split, self.data, self.device, metrics=self.further)
+        metrics = evaluate(model, self.split, self.data, self.device, metrics=self.further, precision=self.precision)
         names = [name for name in metrics if name not in ("images", "correct", "top5_accuracy")]
         names += ["top5_accuracy"] * ("top5" in self.further)
         return {f"validation_{name}": metrics[name] for name in sorted(names, key=lambda name: name != "loss")}

@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 from nas_agg.common.errors import InputError
 from nas_agg.training.augment import Augmentation, Augmenter, jitter_color, lighting_shift, normalise, resize_windows
 from nas_agg.training.autoaugment import OPERATIONS, apply, autoaugment, policy, wide_range
+from nas_agg.training.draws import ImageDraws
 
 torch.set_num_threads(1)
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -72,7 +73,7 @@ def test_windows_are_drawn_as_torchvision_does():
     torch.manual_seed(0)
     image = torch.zeros(1, 40, 30, dtype=torch.uint8)
     created = augmenter(image.expand(2, 3, 40, 30), resized_crop=True)
-    got = torch.stack(created._crop_windows(20_000, (40, 30))).T
+    got = torch.stack(created._crop_windows(ImageDraws(created.generator, 20_000), (40, 30))).T
     draw = v2.RandomResizedCrop(8).make_params
     want = torch.tensor([[*(draw([image])[key] for key in ("top", "left", "height", "width"))] for _ in range(5000)])
     top, left, height, width = got.T
@@ -118,7 +119,7 @@ def test_color_jitter_is_torchvisions_image_by_image(memory):
 
 def test_every_image_draws_its_own_factors_and_order():
     created = augmenter(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), color_jitter=0.4)
-    factors, order = created._jitter(20_000)
+    factors, order = created._jitter(ImageDraws(created.generator, 20_000))
     assert factors.min() >= 0.6 and factors.max() <= 1.4
     assert factors.mean(1).tolist() == pytest.approx([1.0] * 3, abs=0.01)
     assert factors.std(1).tolist() == pytest.approx([0.8 / 12**0.5] * 3, abs=0.01)
@@ -129,7 +130,8 @@ def test_every_image_draws_its_own_factors_and_order():
 
 def test_color_jitter_changes_a_batch(images):
     index = torch.arange(50)
-    factors, order = augmenter(images, 4, color_jitter=0.4)._jitter(50)
+    created = augmenter(images, 4, color_jitter=0.4)
+    factors, order = created._jitter(ImageDraws(created.generator, 50))
     batch = augmenter(images, 4, color_jitter=0.4).batch(images[index])
     torch.testing.assert_close(batch, normalise(jitter_color(images, factors, order), MEAN, STD))
     assert not torch.equal(batch, normalise(images, MEAN, STD))
@@ -216,7 +218,8 @@ def test_every_image_draws_its_own_sub_policy(monkeypatch):
         "nas_agg.training.autoaugment._apply_to", lambda images, chosen, *step: drawn.append((chosen, step))
     )
     drawn = []
-    autoaugment(torch.zeros((20_000, 1, 4, 4), dtype=torch.uint8), "cifar10", torch.Generator().manual_seed(0))
+    draws = ImageDraws(torch.Generator().manual_seed(0), 20_000)
+    autoaugment(torch.zeros((20_000, 1, 4, 4), dtype=torch.uint8), "cifar10", draws)
     share = {}
     for chosen, (operation, _, _) in drawn:
         share[operation] = share.get(operation, 0) + chosen.float().mean().item()

@@ -17,7 +17,7 @@ from nas_agg.training.checkpoints import CHECKPOINT
 from nas_agg.training.data import Split, load_data
 from nas_agg.training.loop import TrainingFailed, train
 from nas_agg.training.recipes import open_recipe
-from nas_agg.training.steps import Stepper
+from nas_agg.training.steps.stepper import Stepper
 from nas_agg.training.torch_compile import CompiledForward, check_compiler
 
 torch.set_num_threads(1)
@@ -68,7 +68,7 @@ def test_batches_of_two_sizes_are_compiled_once(few, monkeypatch):
 
     monkeypatch.setattr(compiling, "BACKEND", count)
     steps, step = [], Stepper.step
-    monkeypatch.setattr(Stepper, "step", lambda self, x, *rest: steps.append(len(x)) or step(self, x, *rest))
+    monkeypatch.setattr(Stepper, "step", lambda self, batch, lr: steps.append(batch.count) or step(self, batch, lr))
     _, result = trained(few, True)
     assert sorted(set(steps)) == [49, 50] and len(graphs) == 1 and result.compile_error == ""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.forward import CALLS, Values
 from nas_agg.compiler.remat.kernels import aten, row
+from nas_agg.compiler.remat.synchronization import norm_backward, sum_over_processes
 from nas_agg.graph.primitives import Norm
 
 
@@ -205,7 +206,15 @@ def _norm(grads: Gradients, i: int, op: Norm, g: Tensor, owned: bool) -> None:
             grads.add(source, g, owned, vectors.scale.to(g.dtype))
         return
     parts = values.values_of(grads.remat.norm_inputs(source))
-    small = len(parts) == 1 and g.numel() <= kernels.SMALL and source not in grads.piece.buffer_slices
+    share = values.share if norm.uses_batch else None  # of the batch, where statistics are those of all processes
+    if share is not None and not values.elementwise:
+        weight = norm.params[0] if norm.params else None
+        synchronized = norm_backward(g, kernels.concat(parts), vectors.mean, vectors.invstd, weight, share, flows)
+        grads.params[i] = {0: synchronized[1], 1: synchronized[2]}
+        if synchronized[0] is not None:
+            grads.add(source, synchronized[0], True)
+        return
+    small = share is None and len(parts) == 1 and g.numel() <= kernels.SMALL and source not in grads.piece.buffer_slices
     if small or not values.elementwise:
         input_grad, dw, db = kernels.native_norm_backward(
             g, kernels.concat(parts), *vectors[:3], norm.params, norm.eps, norm.uses_batch
@@ -219,6 +228,9 @@ def _norm(grads: Gradients, i: int, op: Norm, g: Tensor, owned: bool) -> None:
     if flows:
         if norm.uses_batch:
             scale = vectors.scale * (-g.shape[1] / g.numel())
+            if share is not None:
+                total, product = sum_over_processes(total, product)
+                scale = scale * share
             a = product.mul(scale).mul_(vectors.invstd)
             grads.add_affine(source, a, (total * scale).addcmul_(vectors.mean, a, value=-1))
         grads.add(source, g, owned, vectors.scale)

@@ -20,6 +20,7 @@ from torch.nn.modules import module as torch_modules
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.backward import Gradients
 from nas_agg.compiler.remat.forward import GROUP_NORM_EPS, NormState, Values
+from nas_agg.compiler.remat.synchronization import SynchronizedBatchNorm2d, unbiased_factor
 from nas_agg.graph.backward_plan import BackwardPlan, Piece
 from nas_agg.graph.graph import Graph
 from nas_agg.graph.primitives import Norm, Primitive
@@ -199,7 +200,8 @@ def _is_norm(op: Any, module: Any) -> bool:
             module.num_groups, module.num_channels, module.affine, module.weight is None, module.eps
         )  # fmt: skip
     batch_norm = (op.channels, op.affine, not op.affine)
-    return type(module) is nn.BatchNorm2d and batch_norm == (module.num_features, module.affine, module.weight is None)
+    is_known = type(module) in (nn.BatchNorm2d, SynchronizedBatchNorm2d)
+    return is_known and batch_norm == (module.num_features, module.affine, module.weight is None)
 
 
 #: Whether a module is what the graph's operation was built as, by the operation's word.
@@ -233,14 +235,15 @@ def _update_running_statistics(norms: Mapping[int, Any], values: Values) -> None
 
 
 def _update_each_once(norms: Mapping[int, Any], updated: list[int], values: Values) -> None:
-    by_momentum: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor, float]]] = {}
+    by_momentum: dict[float, list[tuple[Tensor, Tensor, Tensor, Tensor, float | Tensor]]] = {}
     torch._foreach_add_([norms[i].num_batches_tracked for i in updated], 1)
     for i in updated:
         norm, vectors = norms[i], values.norm_vectors(i)
         momentum = 1.0 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         n, _, h, w = values.shapes[values.remat.concat_parts(values.remat.inputs[i][0])[0]]
-        unbiased = n * h * w / (n * h * w - 1)
-        row = (norm.running_mean, norm.running_var, vectors.mean, vectors.var, unbiased)
+        count = n * h * w
+        factor = count / (count - 1) if values.share is None else unbiased_factor(count, values.share)
+        row = (norm.running_mean, norm.running_var, vectors.mean, vectors.var, factor)
         by_momentum.setdefault(momentum, []).append(row)
     for momentum, rows in by_momentum.items():
         running_means, running_variances, mean, var, factors = zip(*rows, strict=True)
@@ -270,7 +273,8 @@ class _PieceFunction(torch.autograd.Function):
             i: NormState(params_of[i], norm.running_mean, norm.running_var, norm.eps, _uses_batch_statistics(norm))
             for i, norm in norms.items()
         }
-        values = Values(remat, piece, params_of, norm_states, ctx.elementwise, training)
+        ctx.synchronized = any(isinstance(norm, SynchronizedBatchNorm2d) for norm in norms.values())
+        values = Values(remat, piece, params_of, norm_states, ctx.elementwise, training, ctx.synchronized)
         kept = {*plan.backward.saved, piece.last}
         for i in (piece.entry, *runner.order):
             value = values.compute(i) if i > piece.entry else x
@@ -311,6 +315,9 @@ def _save(ctx: Any, values: Values, params: tuple[Tensor, ...]) -> None:
     ]
     if normed:
         tensors.append(torch.cat([vector for i in normed for vector in values.statistics[i]]))
+    ctx.has_share = values.share is not None
+    if values.share is not None:
+        tensors.append(values.share)
     ctx.norms = []
     for i, norm in values.norms.items():
         if not norm.uses_batch:
@@ -331,7 +338,7 @@ def _restore(ctx: Any) -> Values:
     remat, piece = runner.remat, runner.piece
     saved = iter(ctx.saved_tensors)
     params = runner.group_by_operation([next(saved) for _ in runner.params])
-    values = Values(remat, piece, params, {}, ctx.elementwise, ctx.training)
+    values = Values(remat, piece, params, {}, ctx.elementwise, ctx.training, ctx.synchronized)
     values.shapes, values.dtypes = ctx.shapes, ctx.dtypes
     values.live = {i: next(saved) for i in plan.backward.saved}
     for buffer in plan.backward.saved_buffers:
@@ -344,6 +351,7 @@ def _restore(ctx: Any) -> Values:
     if normed:
         vectors = iter(next(saved).split([remat.shapes[i][0] for i in normed for _ in range(2)]))
         values.statistics = {i: (next(vectors), next(vectors)) for i in normed}
+    values.share = next(saved) if ctx.has_share else None
     for i, eps, uses_batch in ctx.norms:
         mean, var = (None, None) if uses_batch else (next(saved), next(saved))
         values.norms[i] = NormState(params[i], mean, var, eps, uses_batch)

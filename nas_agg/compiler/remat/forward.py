@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from nas_agg.compiler.remat import kernels
 from nas_agg.compiler.remat.kernels import aten, new_like
+from nas_agg.compiler.remat.synchronization import combine_statistics
 from nas_agg.graph.backward_plan import Piece
 from nas_agg.graph.primitives import ACTIVATIONS, Dropout, DropPath, Norm
 from nas_agg.graph.rematerialization import RematerializationPlan
@@ -89,12 +90,14 @@ class Values:
         norms: Its batch norms.
         elementwise: Whether batch norm is computed by elementwise operations; else by native kernels.
         training: Whether dropout is active.
+        synchronized: Whether statistics over the batch are those of the parts of all processes.
 
     Attributes:
         live: The values currently in memory.
         buffers: Shared memory of tensors that are read side by side.
         in_buffer: Tensors that have been written into their buffer.
         statistics: Mean and variance of tensors over the batch.
+        share: This process's share of the batch, a scalar, if statistics are synchronised and some were computed.
         extra: Masks of dropout; mean and reciprocal standard deviation of group norms.
         shapes: Of every tensor.
         types: Of every tensor, under autocast.
@@ -108,13 +111,15 @@ class Values:
         norms: dict[int, NormState],
         elementwise: bool,
         training: bool,
+        synchronized: bool = False,
     ):
         self.remat, self.piece, self.params, self.norms = remat, piece, params, norms
-        self.elementwise, self.training = elementwise, training
+        self.elementwise, self.training, self.synchronized = elementwise, training, synchronized
         self.live: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
         self.in_buffer: set[int] = set()
         self.statistics: dict[int, tuple[Tensor, Tensor]] = {}
+        self.share: Tensor | None = None
         self.extra: dict[int, tuple[Tensor, ...]] = {}
         self.cached_vectors: dict[int, NormVectors] = {}
         self.shapes: dict[int, torch.Size] = {}
@@ -166,7 +171,10 @@ class Values:
 
     def record_statistics(self, i: int, value: Tensor) -> None:
         """Compute a tensor's statistics over the batch."""
-        self.statistics[i] = kernels.statistics(value)
+        mean, var = kernels.statistics(value)
+        if self.synchronized:
+            mean, var, self.share = combine_statistics(mean, var, value.numel() // value.shape[1])
+        self.statistics[i] = mean, var
 
     def norm_vectors(self, i: int) -> NormVectors:
         """The per-channel vectors of batch norm i."""

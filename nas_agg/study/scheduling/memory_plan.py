@@ -72,7 +72,13 @@ def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> Memor
 
 
 def standalone_memory_choice(
-    folder: RunFolder, requested: RequestedMemoryMode, cost: Cost, batch: int, device: str, dataset_bytes: int
+    folder: RunFolder,
+    requested: RequestedMemoryMode,
+    cost: Cost,
+    batch: int,
+    device: str,
+    dataset_bytes: int,
+    sharing: int = 1,
 ) -> MemoryChoice:
     """The memory mode of a standalone training; a resumed one keeps its mode unless it failed or another is requested.
 
@@ -80,15 +86,17 @@ def standalone_memory_choice(
         folder: The run folder, which stores the choice.
         requested: ``auto`` or a mode.
         cost: The network's.
-        batch: Images per step.
+        batch: Images per step and process.
         device: The device of the training.
         dataset_bytes: Bytes of the data set.
+        sharing: Processes of the training that share the device.
     """
     stored: dict[str, Any] = folder.run.get("memory", {})
     is_same = stored.get("requested") == requested and stored.get("mode") in MEMORY_MODES
     if is_same and folder.run["status"] != "failed":
         return MemoryChoice(stored["mode"], str(stored.get("message") or ""))
     free = free_bytes(device) if requested == "auto" else None
+    free = None if free is None else free // sharing
     choice = choose_memory_mode(cost, batch, memory_budget(free, 0, dataset_bytes), requested)
     folder.update(memory={"requested": requested, "mode": choice.mode, "message": choice.message})
     return choice

@@ -26,6 +26,7 @@ from nas_agg.training.checkpoints import remove_checkpoint
 from nas_agg.training.data import Data
 from nas_agg.training.evaluation import find_metric, main_metric
 from nas_agg.training.metrics import TRAINED_METRICS
+from nas_agg.training.steps.processes import ONE_PROCESS, Processes
 
 CANDIDATE = "candidate.json"  # how the training of one of several candidates ended, in its folder
 
@@ -48,7 +49,13 @@ class _Trained:
     about: dict[str, Any]
 
 
-def train_final(job: FinalJob, data: Data, report: Report, callback: EpochCallback | None = None) -> dict[str, Any]:
+def train_final(
+    job: FinalJob,
+    data: Data,
+    report: Report,
+    callback: EpochCallback | None = None,
+    processes: Processes = ONE_PROCESS,
+) -> dict[str, Any]:
     """Train a network with the full recipe, resuming an interrupted training, and test it.
 
     If the job has rivals, all of them are trained without the validation images, and the best on these is tested.
@@ -60,21 +67,30 @@ def train_final(job: FinalJob, data: Data, report: Report, callback: EpochCallba
         report: Called after each epoch with its number and the accuracy on the training images, or the loss on them
             where an image has no single label.
         callback: Called after each epoch.
+        processes: The processes that train the network together; the first one tests it. A job with rivals has one.
 
     Returns:
-        Contents of its metrics.json.
+        Contents of its metrics.json; nothing in processes but the first.
 
     Raises:
         TrainingFailed: The loss is not finite, or memory ran out.
     """
     if job.rivals:
         return _finish(_train_rivals([job, *job.rivals], data, report), data)
-    model, result = _train(job, data, report, callback, Path(job.out), bool(job.recipe.patience))
+    model, result = _train(job, data, report, callback, Path(job.out), bool(job.recipe.patience), processes)
+    if not processes.is_first:
+        return {}
     return _finish(_Trained(job, model, _training_entries(job, model, result)), data)
 
 
 def _train(
-    job: FinalJob, data: Data, report: Report, callback: EpochCallback | None, out: Path, validated: bool
+    job: FinalJob,
+    data: Data,
+    report: Report,
+    callback: EpochCallback | None,
+    out: Path,
+    validated: bool,
+    processes: Processes = ONE_PROCESS,
 ) -> tuple[Network, loop.TrainingOutcome]:
     def after_epoch(epoch: int, line: dict[str, Any]) -> bool:
         if callback is not None:
@@ -95,6 +111,8 @@ def _train(
         report=after_epoch,
         metrics=job.metrics,
         compile=job.compile,
+        processes=processes,
+        sync_batch_norm=job.sync_batch_norm,
     )
     return model, result
 

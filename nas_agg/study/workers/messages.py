@@ -72,6 +72,7 @@ class FinalJob(Message):
         cost: Cost and further metrics, for metrics.json.
         memory: Memory mode.
         compile: Whether training steps run under ``torch.compile``.
+        sync_batch_norm: Whether batch norms use the statistics of the parts of all processes.
         rivals: Other networks to train; only the best of all on the validation images is tested.
         weights: What to start from: a run folder, a file, or the name of torchvision's weights; None: initial weights.
         title: Title of the emitted code.
@@ -93,6 +94,7 @@ class FinalJob(Message):
     cost: dict[str, Any] = {}
     memory: MemoryMode = "plain"
     compile: bool = False
+    sync_batch_norm: bool = False
     rivals: tuple[FinalJob, ...] = ()
     weights: str | None = None
     title: str = ""

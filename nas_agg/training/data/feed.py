@@ -23,7 +23,7 @@ def gather_ahead(split: Split, groups: Sequence[Tensor], device: torch.device, w
 
     Args:
         split: The images.
-        groups: Positions within the split, int64 each, on the device of its labels.
+        groups: Positions within the split, int64 each, on its `place`.
         device: The device of the result.
         whole: Whether to return all of each image rather than its central part.
     """

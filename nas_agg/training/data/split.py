@@ -34,6 +34,11 @@ class Split:
         return len(self.labels)
 
     @property
+    def place(self) -> torch.device:
+        """The device of positions within the split: that of its images."""
+        return self.pixels.device if self.index is None else self.index.device
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image, its central part."""
         channels, height, width = self.pixels.shape[1:]
@@ -43,12 +48,13 @@ class Split:
         """Some images of the split.
 
         Args:
-            positions: Positions within the split, int64 (B,), on the device of ``labels``.
+            positions: Positions within the split, int64 (B,); no device is waited for if they are on `place`.
             whole: Whether to return all of each image rather than its central part.
 
         Returns:
             (B, C, H, W), on the device of ``pixels``: uint8, or float32 of 0 to 255 for 16-bit images.
         """
+        positions = positions.to(self.place)
         places = (positions if self.index is None else self.index[positions]).to(self.pixels.device)
         images = in_byte_range(gather(self.pixels, places))
         return images if whole else centre(images, self.size)
@@ -71,7 +77,7 @@ class Split:
         labels, index, pixels = self.labels.to(device), self.index, self.pixels
         weights = None if self.weights is None else self.weights.to(device)
         if device == pixels.device or not self.fits(device):
-            return Split(pixels, labels, None if index is None else index.to(device), self.size, weights)
+            return Split(pixels, labels, None if index is None else index.to(pixels.device), self.size, weights)
         if index is None and isinstance(pixels, Tensor):
             return Split(pixels.to(device), labels, None, self.size, weights)
         places = torch.arange(len(self)) if index is None else index.to(pixels.device)

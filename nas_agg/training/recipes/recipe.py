@@ -52,6 +52,12 @@ class Recipe(BaseModel):
             that a step is that of the whole batch except for the statistics of batch norms.
         precision: Floating-point format of the forward pass: ``float32``, or automatic mixed precision with ``bf16`` or
             ``fp16`` (with a scaled loss); ``auto``: bf16 on CUDA, float32 on a CPU.
+        evaluation_precision: Format of the forward pass when epochs are evaluated: ``float32`` or ``bf16``. The test of
+            the final network is in float32.
+        tf32: Whether CUDA computes products of float32 in TF32; None: PyTorch's default, in convolutions alone.
+        cudnn_benchmark: Whether cuDNN measures which of its algorithms is the fastest for each shape, on CUDA.
+        cuda_graphs: Whether whole steps are captured as CUDA graphs, which makes small networks faster. It has no
+            effect on a CPU, with several processes, ``torch.compile`` or ``fp16``, nor for optimizers but SGD and Adam.
         clip: Maximum global norm of the gradients; None disables clipping.
         ema: Decay per step of the exponential moving average of weights and buffers, which is evaluated and saved in
             place of the last weights; it rises from 0.1 during the first steps. 0 disables it.
@@ -102,6 +108,10 @@ class Recipe(BaseModel):
     decay_aggregation: bool = True
     micro_batches: int = Field(1, ge=1, le=10**6)
     precision: Precision = "auto"
+    evaluation_precision: Literal["float32", "bf16"] = "float32"
+    tf32: bool | None = None
+    cudnn_benchmark: bool = False
+    cuda_graphs: bool = False
     clip: float | None = Field(None, gt=0)
     ema: float = Field(0.0, ge=0, lt=1)
     patience: int | None = Field(None, ge=1, le=10**6)

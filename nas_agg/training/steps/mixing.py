@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from nas_agg.training.recipes import Recipe
+from nas_agg.training.steps.batches import Batch
 
 
 class Mixer:
@@ -28,34 +28,37 @@ class Mixer:
         self.mixup, self.cutmix, self.classes = recipe.mixup, recipe.cutmix, classes
         self.random = np.random.Generator(np.random.PCG64(seed))
 
-    def mix(self, images: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Mixed images, targets and weights.
-
-        Args:
-            images: float32, (N, C, H, W).
-            targets: int64 (N,) or numbers (N, classes or targets).
-            weights: Weight of each image, (N,), or None.
-        """
+    def mix(self, batch: Batch) -> Batch:
+        """A batch of mixed images, targets and weights; processes that train together draw the same numbers."""
         is_cutmix = bool(self.cutmix) and (not self.mixup or self.random.random() < 0.5)
         alpha = self.cutmix if is_cutmix else self.mixup
         share = float(self.random.beta(alpha, alpha))
+        images = batch.images
+        images, before = (images[1:], images[:-1]) if batch.preceded else (images, images.roll(1, 0))
         if is_cutmix:
-            images, share = self._paste(images, share)
+            images, share = self._paste(images, before, share)
         else:
-            images = images * share + images.roll(1, 0) * (1 - share)
-        dense = functional.one_hot(targets, self.classes) if targets.ndim == 1 else targets
-        mixed = dense.float() * share + dense.roll(1, 0).float() * (1 - share)
-        return images, mixed, None if weights is None else weights * share + weights.roll(1, 0) * (1 - share)
+            images = images * share + before * (1 - share)
+        targets, weights = batch.targets, batch.weights
+        dense = targets.float() if targets.ndim > 1 else self._one_hot(targets)
+        mixed = dense * share + dense.roll(1, 0) * (1 - share)
+        if weights is not None:
+            weights = weights * share + weights.roll(1, 0) * (1 - share)
+        return Batch(images, mixed, weights, batch.part)
 
-    def _paste(self, images: Tensor, share: float) -> tuple[Tensor, float]:
-        """Images with a rectangle of the one before, and the share of the image that it leaves."""
+    def _one_hot(self, labels: Tensor) -> Tensor:
+        """Distributions of labels, (N, classes); torch's own function reads their range, and so waits."""
+        return torch.zeros(len(labels), self.classes, device=labels.device).scatter_(1, labels[:, None], 1.0)
+
+    def _paste(self, images: Tensor, before: Tensor, share: float) -> tuple[Tensor, float]:
+        """Images with a rectangle of the one before each, and the share of the image that it leaves."""
         height, width = images.shape[2:]
         side = (1 - share) ** 0.5 / 2
         row, column = int(self.random.integers(height)), int(self.random.integers(width))
         top, bottom = max(0, row - int(side * height)), min(height, row + int(side * height))
         left, right = max(0, column - int(side * width)), min(width, column + int(side * width))
         mixed = images.clone(memory_format=torch.preserve_format)
-        mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+        mixed[:, :, top:bottom, left:right] = before[:, :, top:bottom, left:right]
         return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
     def state(self) -> str:
