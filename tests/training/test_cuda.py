@@ -12,7 +12,7 @@ from nas_agg.training.memory import step_bytes
 from nas_agg.training.recipes import open_recipe
 from nas_agg.training.torch_compile import check_compiler
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 NETWORK = {
     "input": [1, 8, 8],

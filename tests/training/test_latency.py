@@ -105,6 +105,7 @@ def test_latency_options_require_latency():
         assert error == f"nas_agg: {option}: requires --latency\n"
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu():
     result = nas_agg.latency("microdense/30a64", device="cuda")

@@ -137,6 +137,7 @@ def test_free_memory_of_a_missing_device_is_unknown():
     assert free_bytes_in_subprocess(["cuda:0"]) is None
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_free_memory_of_a_gpu():
     free, total = free_bytes_in_subprocess(["cuda:0"]), torch.cuda.mem_get_info(0)[1]

@@ -76,6 +76,11 @@ FIELDS = {
     "lighting": {"lighting": 0.5},
     "cutout": {"cutout": 3},
     "erasing": {"erasing": 0.9},
+    # No effect on weights, or none on a CPU: steps/test_device_options.py, steps/test_cuda_graphs.py
+    "evaluation_precision": {},
+    "tf32": {},
+    "cudnn_benchmark": {},
+    "cuda_graphs": {},
 }
 #: What a value is compared with, where it requires more than the base.
 WITHOUT = {

@@ -60,9 +60,10 @@ class Stepper:
         self.precision = _PRECISIONS[default if recipe.precision == "auto" else recipe.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self._graphs: GraphedSteps | None = None
+        self._averaged = 0
         self.average: AveragedModel | None = None
         if recipe.ema:
-            self.average = AveragedModel(model, multi_avg_fn=self._average, use_buffers=True)
+            self.average = AveragedModel(model, use_buffers=True)
 
     @property
     def evaluated(self) -> nn.Module:
@@ -108,7 +109,7 @@ class Stepper:
         else:
             loss, outputs = self._graphs(batch.images, batch.targets, batch.weights)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self._update_average(self.average)
         return loss, outputs
 
     def _update(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -177,20 +178,25 @@ class Stepper:
         return self.loss(outputs.float(), targets, weights), outputs
 
     @torch.no_grad()
-    def _average(self, averages: Any, weights: Any, updates: Any) -> None:
-        """Move averages towards weights by the recipe's decay.
+    def _update_average(self, average: AveragedModel) -> None:
+        """Move averages towards weights and buffers by the recipe's decay.
 
         After n updates the decay is at most (1 + n) / (10 + n), as in TensorFlow's ``ExponentialMovingAverage``, so
-        that the first weights are forgotten.
+        that the first weights are forgotten. (`AveragedModel.update_parameters` copies its count to the device, and so
+        waits for it.)
         """
-        assert self.average is not None
-        count = int(self.average.n_averaged)
-        decay = min(self.recipe.ema, (1 + count) / (10 + count))
-        for average, weight in zip(averages, weights, strict=True):
-            if average.is_floating_point():
-                average.lerp_(weight, 1 - decay)
-            else:
-                average.copy_(weight)
+        count = self._averaged
+        averages = (*average.module.parameters(), *average.module.buffers())
+        pairs = list(zip(averages, (*self.model.parameters(), *self.model.buffers()), strict=True))
+        moved = [pair for pair in pairs if count and pair[0].is_floating_point()]
+        for of_average, of_model in pairs:
+            if not (count and of_average.is_floating_point()):
+                of_average.copy_(of_model)
+        if moved:
+            decay = min(self.recipe.ema, (1 + count) / (10 + count))
+            torch._foreach_lerp_([pair[0] for pair in moved], [pair[1] for pair in moved], 1 - decay)
+        average.n_averaged += 1
+        self._averaged += 1
 
     def finish(self) -> None:
         """Give the model the weights that are evaluated."""
@@ -215,6 +221,7 @@ class Stepper:
             self.mixer.restore(state["mixing"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+            self._averaged = int(self.average.n_averaged)
         if self.precision is torch.float16:
             self.scaler.load_state_dict(state["scaler"])
 

@@ -51,7 +51,7 @@ def waits(batch_size: int, monkeypatch: pytest.MonkeyPatch, **fields: Any) -> Co
 
 FIELDS = [
     {"crop": 1, "flip": True, "cutout": 3, "erasing": 0.5, "label_smoothing": 0.1, "class_weights": "balanced"},
-    {"resized_crop": True, "mixup": 0.4, "cutmix": 1.0, "clip": 1.0, "micro_batches": 2, "dropout": 0.1},
+    {"resized_crop": True, "mixup": 0.4, "cutmix": 1.0, "clip": 1.0, "micro_batches": 2, "ema": 0.9},
 ]
 
 
