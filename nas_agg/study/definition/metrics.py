@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from nas_agg.common.console import format_accuracy, format_bytes
+from nas_agg.common.errors import one_line
 from nas_agg.training.metrics import TRAINED_METRICS
 
 Direction = Literal["minimize", "maximize"]
@@ -123,5 +124,5 @@ def imbalance_note(metrics: Mapping[str, Any], prefix: str = "") -> str:
     found = round(worst["recall"] * worst["images"])
     return (
         f"balanced accuracy {100 * balanced:.2f} %: {found:,} of {worst['images']:,} images of class "
-        f"'{worst['class']}' are found; see per_class in best/metrics.json"
+        f"'{one_line(worst['class'])}' are found; see per_class in best/metrics.json"
     )

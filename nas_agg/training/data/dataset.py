@@ -193,6 +193,9 @@ class Data:
 
     @classmethod
     def _from_source(cls, entry: CachedSamples, seed: int) -> Data:
+        names = entry.samples.class_names
+        if len(set(names)) < len(names):
+            raise InputError(f"{entry.samples.name}: two classes of the same name")
         indices = split_samples(entry.samples, seed)
         return cls.from_samples(
             entry.samples, entry.images, entry.preprocessing, indices, entry.sums, f"cache:{entry.path}"

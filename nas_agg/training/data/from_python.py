@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nas_agg.common.errors import InputError
 from nas_agg.training.data.building import DecodedSet, ImageFormat, WriteRow, image_sums
@@ -20,7 +21,7 @@ from nas_agg.training.data.cache import CachedImages, ImageCache, data_root
 from nas_agg.training.data.decoding import UnreadableImage, content_key, fit_picture, match_channels
 from nas_agg.training.data.images import MappedImages
 from nas_agg.training.data.preprocessing import Preprocessing, fit_array, plan_preprocessing, side_pair
-from nas_agg.training.data.samples import Part, Samples, parts_of
+from nas_agg.training.data.samples import Part, Samples, check_text, parts_of
 from nas_agg.training.data.sources.arrays import PixelScale, image_layout, pixel_scale, to_pixels
 from nas_agg.training.data.sources.builtin import class_names, open_torchvision
 from nas_agg.training.data.sources.targets import Targets, read_targets
@@ -122,6 +123,7 @@ def _store(
     key: str | None = None,
 ) -> CachedSamples:
     cache = ImageCache(data_root(root))
+    check_text(name, "the name of a data set")
 
     def source() -> dict[str, Any]:
         read, notes = targets()
@@ -170,6 +172,9 @@ def read_array_source(source: ArraySource, name: str, options: CacheOptions) -> 
         InputError: They are no data set, or there is no room for them.
     """
     given = zip(_PARTS, ((source.images, source.targets), source.validation, source.test), strict=True)
+    for word, pair in (("validation", source.validation), ("test", source.test)):
+        if pair is not None and not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise InputError(f"{name}: {word}: must be a pair of images and targets")
     pairs = [(part, _as_array(pair[0]), _as_array(pair[1])) for part, pair in given if pair is not None]
     words = [part.name.lower() for part, _, _ in pairs]
     arrays = [images for _, images, _ in pairs]
@@ -206,8 +211,9 @@ def read_array_source(source: ArraySource, name: str, options: CacheOptions) -> 
 
 def _as_array(values: Any) -> np.ndarray:
     """An array or a tensor as an array."""
-    if hasattr(values, "detach"):
-        values = values.detach().cpu().numpy()
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     try:
         array = np.asarray(values)
     except ValueError:  # rows of different lengths
@@ -262,6 +268,8 @@ def read_dataset_source(
         InputError: An item is no image with a target, or there is no room for the images.
     """
     given = zip(_PARTS, (source.train, source.validation, source.test), strict=True)
+    if source.train is None:
+        raise InputError(f"{name}: no training images")
     sets = [(part, dataset) for part, dataset in given if dataset is not None]
     lengths = [(part, _length(name, dataset)) for part, dataset in sets]
     count = sum(length for _, length in lengths)

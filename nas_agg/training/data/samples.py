@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from nas_agg.common.errors import InputError, one_line
+from nas_agg.common.errors import InputError, one_line, truncate
 from nas_agg.training.recipes import Augmentation
+
+MAX_TEXT = 1000  # characters of a name
 
 Task = Literal["classification", "multilabel", "regression"]
 
@@ -64,11 +66,15 @@ def check_text(text: str, what: str) -> None:
     """Refuse a text that could not be written with a run and read again.
 
     Raises:
-        InputError: It is not valid UTF-8, or has a NUL.
+        InputError: It is not a text, not valid UTF-8, too long, or has a NUL.
     """
+    if not isinstance(text, str):
+        raise InputError(f"{text!r}: {what} is not a text")
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InputError(f"{one_line(text)}: {what} is not valid UTF-8; rename it") from None
     if "\0" in text:
         raise InputError(f"{one_line(text)}: {what} has a NUL")
+    if len(text) > MAX_TEXT:
+        raise InputError(f"{one_line(truncate(text))}: {what} has more than {MAX_TEXT:,} characters")

@@ -59,6 +59,8 @@ def split_samples(
     Raises:
         InputError: There are too few images.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise InputError(f"seed: must be a whole number of at least 0, not {seed!r}")
     remaining, test = _test_split(samples)
     if not len(remaining):
         raise InputError(f"{samples.name}: all {len(test):,} images are test images; add images")

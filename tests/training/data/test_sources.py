@@ -76,6 +76,16 @@ def test_csv_with_several_labels_or_numbers(table):
         ("pth,label", lambda i: f"images/{i}.png,1", "no column 'path'"),
         ("path,label", lambda i: f"nowhere/{i}.png,{i % 2}", "90 images are not readable: nowhere/0.png"),
         ("path,label", lambda i: f'"images/{i}.png,{i % 2}', "not a CSV file"),
+        ("path;label", lambda i: f"images/{i}.png;{i % 2}", "separate columns by commas"),
+        ("path,labels", lambda i: f"images/{i}.png,", "no row has a label"),
+        ("path,target", lambda i: f"images/{i}.png,{i}e300", "target: 8.9e+301 is too large for single precision"),
+        ("path,label,weight", lambda i: f"images/{i}.png,{i % 2},1e39", "weight: 1e+39 is too large"),
+        (
+            "path,label",
+            lambda i: f"images/{i}.png,{'x' * 5000}{i % 2}",
+            "name of a class has more than 1,000 characters",
+        ),
+        ("path,label,split", lambda i: f"images/{i}.png,{i % 2},train", "every row's split is train"),
     ],
 )
 def test_malformed_csv(table, header, row, words):
@@ -136,6 +146,21 @@ def test_what_is_no_dataset_is_refused(monkeypatch):
     )
     assert "90 images, 3 targets" in refusal(Data.from_arrays, IMAGES, [0, 1, 2])
     assert "weights must be" in refusal(Data.from_arrays, IMAGES, LABELS, weights=[1.0])
+    arrays = (
+        ({"class_names": "aab"}, "two classes of the same name"),
+        ({"class_names": [1, 2, 3]}, "1: the name of a class is not a text"),
+        ({"validation": (IMAGES,)}, "validation: must be a pair of images and targets"),
+        ({"test": IMAGES}, "test: must be a pair of images and targets"),
+        ({"seed": -1}, "seed: must be a whole number of at least 0, not -1"),
+        ({"seed": "1"}, "not '1'"),
+        ({"name": "a\0b"}, "the name of a data set has a NUL"),
+    )
+    for options, words in arrays:
+        assert words in refusal(Data.from_arrays, IMAGES, LABELS, **options)
+    assert "too large for single precision" in refusal(Data.from_arrays, IMAGES, np.where(LABELS, 1e300, 0.5))
+    assert "no training images" in refusal(Data.from_dataset, None)
+    half = torch.from_numpy(IMAGES / 255).to(torch.bfloat16)
+    assert Data.from_arrays(half, LABELS).train.images.float().std() > 50
     assert "no such images" in refusal(load_data, "cache:/nowhere/cache/0123")
     assert "specify 'digits' by its name" in refusal(nas_agg.search, "microdense", dataset=load_data("digits"))
 

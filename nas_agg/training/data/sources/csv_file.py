@@ -15,7 +15,7 @@ from nas_agg.common.files import check_regular_file
 from nas_agg.training.data.samples import Part
 from nas_agg.training.data.sources.folders import SPLIT_NAMES
 from nas_agg.training.data.sources.listing import FileListing, ImageFile
-from nas_agg.training.data.sources.targets import Targets, read_targets
+from nas_agg.training.data.sources.targets import Targets, read_targets, single_precision
 
 MAX_CSV_BYTES = 2**28
 _PATHS = ("path", "file", "filename", "image")
@@ -110,6 +110,8 @@ def _columns(path: Path, header: list[str]) -> _Columns:
     place = find(*_PATHS)
     if place is None:
         hint = next((hint for name in words if (hint := did_you_mean(name, _PATHS))), "")
+        if len(header) == 1 and any(mark in header[0] for mark in ";\t"):
+            hint = "; separate columns by commas"
         raise InputError(f"{path}: no column 'path'; its columns are {one_line(', '.join(header))[:200]}{hint}")
     label, labels, split, weight = find(*_LABELS), find("labels"), find("split", "subset"), find("weight")
     targets = tuple(i for i, word in enumerate(words) if word == "target" or word.startswith("target_"))
@@ -151,7 +153,7 @@ def _targets(path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines
     if columns.label is not None:
         return _classes(path, [row[columns.label].strip() for row in rows], lines)
     if columns.labels is not None:
-        return _several([_split_labels(row[columns.labels]) for row in rows])
+        return _several(path, [_split_labels(row[columns.labels]) for row in rows])
     positions = columns.targets or columns.indicators
     values = np.array(
         [
@@ -161,7 +163,7 @@ def _targets(path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines
     )
     names = tuple(columns.names[i] for i in positions)
     if columns.targets:
-        return Targets("regression", names, (values.astype(np.float32),))
+        return Targets("regression", names, (single_precision(f"{path}: target", values),))
     if not np.isin(values, (0, 1)).all():
         column = columns.names[positions[int(np.flatnonzero(~np.isin(values, (0, 1)).all(0))[0])]]
         hint = did_you_mean(column.lower(), _MEANT)
@@ -186,8 +188,10 @@ def _split_labels(cell: str) -> list[str]:
     return [label.strip() for label in cell.split(separator) if label.strip()]
 
 
-def _several(labels: Sequence[Sequence[str]]) -> Targets:
+def _several(path: Path, labels: Sequence[Sequence[str]]) -> Targets:
     names = sorted({label for row in labels for label in row})
+    if not names:
+        raise InputError(f"{path}: no row has a label")
     number = {name: position for position, name in enumerate(names)}
     values = np.zeros((len(labels), len(names)), np.uint8)
     for row, own in zip(values, labels, strict=True):
@@ -232,4 +236,4 @@ def _weights(path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines
     values = [_number(path, "weight", row[columns.weight], line) for row, line in zip(rows, lines, strict=True)]
     if min(values) < 0 or not any(values):
         raise InputError(f"{path}: weights must be 0 or more, and not all 0")
-    return np.array(values, np.float32)
+    return single_precision(f"{path}: weight", np.array(values))

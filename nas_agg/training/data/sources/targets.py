@@ -64,6 +64,17 @@ def read_targets(names: Sequence[str], arrays: Sequence[np.ndarray], class_names
     return _integers(names, columns, class_names)
 
 
+def single_precision(name: str, values: np.ndarray) -> np.ndarray:
+    """Numbers as float32.
+
+    Raises:
+        InputError: One is too large.
+    """
+    if np.abs(values).max(initial=0) > np.finfo(np.float32).max:
+        raise InputError(f"{name}: {values.flat[np.abs(values).argmax()]:g} is too large for single precision")
+    return values.astype(np.float32)
+
+
 def _strings(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Targets:
     if arrays[0].ndim != 1:
         raise InputError(f"{names[0]}: shape {arrays[0].shape}; strings must be one label per image, (N,)")
@@ -121,7 +132,7 @@ def _matrix(names: Sequence[str], arrays: Sequence[np.ndarray], class_names: Seq
             return Targets("classification", known, tuple(array.argmax(1).astype(np.int64) for array in arrays))
         return Targets("multilabel", known, tuple(array.astype(np.uint8) for array in arrays))
     if any(array.dtype.kind == "f" for array in arrays):
-        return Targets("regression", known, tuple(array.astype(np.float32) for array in arrays))
+        return Targets("regression", known, tuple(map(single_precision, names, arrays)))
     raise InputError(
         f"{names[0]}: shape {arrays[0].shape} of integers other than 0 and 1; expected one label per image, (N,), "
         "one-hot rows, or floats as targets of a regression"
@@ -134,7 +145,11 @@ def _floats(names: Sequence[str], arrays: Sequence[np.ndarray]) -> Targets:
             f"{names[0]}: labels of type {arrays[0].dtype}; use integers for classes; floats are targets of a "
             "regression only if some are not whole numbers"
         )
-    return Targets("regression", ("target",), tuple(array.astype(np.float32)[:, None] for array in arrays))
+    return Targets(
+        "regression",
+        ("target",),
+        tuple(single_precision(name, array)[:, None] for name, array in zip(names, arrays, strict=True)),
+    )
 
 
 def _check_classes(where: str, count: int) -> None:
