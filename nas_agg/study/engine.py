@@ -39,7 +39,7 @@ from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.tables.table_file import Row
-from nas_agg.study.workers.backend import Assignment, Backend, BackendContext
+from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Resources
 from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.registry import find_backend
@@ -279,6 +279,7 @@ class _Search:
                 last_epoch=self.settings.epochs or 0,
                 rungs=self.rungs,
                 forgiven=forgiven,
+                resources=Resources.of(self.settings),
             )
             if (
                 folder is not None and self._has_final_network

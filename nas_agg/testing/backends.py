@@ -83,8 +83,8 @@ def _context(folder: Path, settings: Settings) -> BackendContext:
     task = Task(
         "a check", {"notes": str(folder / "notes")}, (1, 8, 8), 10, ("cpu",) * (settings.workers or 0), "no device"
     )
-    lease = LeaseSettings(seconds=5.0)
-    return BackendContext(settings, record, task, folder, WORKER_COMMAND, lease, Trainer(worker.load, worker.train))
+    lease, trainer = LeaseSettings(seconds=5.0), Trainer(worker.limit_threads, worker.load, worker.train)
+    return BackendContext(settings, record, task, folder, WORKER_COMMAND, lease, trainer)
 
 
 @dataclass

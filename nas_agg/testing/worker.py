@@ -25,6 +25,10 @@ def value_of(seed: int, epoch: int) -> float:
     return seed + epoch / 8
 
 
+def limit_threads(threads: int) -> None:
+    """Nothing is computed."""
+
+
 def load(config: WorkerConfig) -> dict[str, Any]:
     """The configuration itself."""
     return config.data

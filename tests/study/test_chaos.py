@@ -21,16 +21,25 @@ from postgres import postgres
 
 import nas_agg.study.plan as plan
 from nas_agg.study.api import search
-from nas_agg.study.definition.task import Task
+from nas_agg.study.definition.callbacks import Callback
+from nas_agg.study.definition.task import Task, WorkerConfig
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.workers.process import Trainer
 from nas_agg.study.workers.protocol import LeaseSettings
 
 WORKER = Path(__file__).with_name("chaos_worker.py")
 BUDGET, WORKERS = 60, 4
-value_of = runpy.run_path(str(WORKER))["value_of"]
+value_of, prepare = map(runpy.run_path(str(WORKER)).get, ("value_of", "prepare"))
+
+
+def train(job, ways, report):
+    """What a process of the chaos worker does, in one of a cluster."""
+    return prepare(WorkerConfig(data=ways))(job, report)
+
+
 TIMEOUT = 6  # seconds: a training of one second may take several on a busy machine
-TIMEOUT = 6  # seconds: a training of one second may take several on a busy machine
+TRAINER = Trainer(lambda threads: None, lambda config: config.data, lambda job, ways, report: train(job, ways, report))
 WAYS = {"sleep": 1.0, "raises": [7], "exhausts": [13], "hangs": [21]}
 
 
@@ -86,7 +95,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
     """Searches in the wide space; gives the function that does so with some workers here."""
     (tmp_path / "notes").mkdir()
     task = Task("a fake", {**WAYS, "notes": str(tmp_path / "notes")}, (1, 8, 8), 10, ("cpu",) * WORKERS, "no device")
-    setup = plan.TrainingSetup(lambda settings, space: task, (sys.executable, str(WORKER)), LeaseSettings(seconds=3.0))
+    command, lease = (sys.executable, str(WORKER)), LeaseSettings(seconds=3.0)
+    setup = plan.TrainingSetup(lambda settings, space: task, command, lease, TRAINER)
     monkeypatch.setattr(plan, "DEFAULT_SETUP", setup)
 
     def go(workers, **more):
@@ -97,12 +107,8 @@ def chaos(monkeypatch, tmp_path, wide, storage):
             epochs=3,
             workers=workers,
             storage=storage,
-            retries=20,
-            trial_timeout=TIMEOUT,
-            max_params=0,
-            max_macs=0,
             out=tmp_path / "run",
-            **more,
+            **{"retries": 20, "trial_timeout": TIMEOUT, "max_params": 0, "max_macs": 0, **more},
         )
 
     return go
@@ -215,3 +221,48 @@ def test_workers_elsewhere_are_killed(chaos, storage, tmp_path, pruner):
         for machine in machines:
             machine.kill()
             machine.wait()
+
+
+class Nodes(Callback):
+    """A Ray cluster of three nodes beside its head: one is killed, and later one joins."""
+
+    def __init__(self):
+        from ray.cluster_utils import Cluster
+
+        self.cluster, self.ended = Cluster(initialize_head=True, head_node_args={"num_cpus": 0}), 0
+        self.nodes = [self.cluster.add_node(num_cpus=2) for _ in range(3)]
+
+    def on_trial(self, trial):
+        self.ended += 1
+        if self.ended == 15:
+            self.cluster.remove_node(self.nodes[0], allow_graceful=False)
+        if self.ended == 30:
+            self.cluster.add_node(num_cpus=2)
+
+
+@pytest.fixture
+def nodes():
+    ray = pytest.importorskip("ray", reason="the extra nas-agg[ray] is not installed")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    nodes = Nodes()
+    yield nodes
+    ray.shutdown()
+    nodes.cluster.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("storage", ["journal"], indirect=True)
+@pytest.mark.parametrize("pruner", [None, "halving"])
+def test_nodes_and_workers_of_a_ray_cluster_are_killed(chaos, storage, tmp_path, nodes, pruner):
+    killer = Killer(lambda: pids(tmp_path / "notes"), every=9.0)
+    killer.start()
+    more = {"pruner": pruner, "objective": "accuracy,macs"} if pruner else {}
+    more |= {"backend": "ray", "ray_address": nodes.cluster.address, "callbacks": [nodes]}
+    result = chaos(None, **more)
+    assert killer.end() >= 2
+    check(result, tmp_path / "run", storage)
+    if pruner:
+        assert_halved(result)
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "restarting" in log
+    print(log)

@@ -134,6 +134,17 @@ def parse_recipe_changes(texts: Any) -> Any:
     return None if texts is None else parse_changes([texts] if isinstance(texts, str) else texts)
 
 
+def parse_assignments(texts: Any) -> Any:
+    """Names and values from texts such as ``partition=gpu``."""
+    if texts is None or isinstance(texts, Mapping):
+        return texts if texts is None else {str(name): str(value) for name, value in texts.items()}
+    parts = [str(text).partition("=") for text in ([texts] if isinstance(texts, str) else texts)]
+    for name, _, value in parts:
+        if not name.strip() or not value.strip():
+            raise ValueError(f"expected NAME=VALUE, not {short_repr(name)}")
+    return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
+
+
 def parse_tuning_texts(texts: Any) -> Any:
     """Fields of a recipe with the texts of their values."""
     if texts is None or isinstance(texts, Mapping):

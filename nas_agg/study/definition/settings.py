@@ -20,6 +20,7 @@ from nas_agg.study.definition.notations import (
     ImageSize,
     Milliseconds,
     Seconds,
+    parse_assignments,
     parse_bounds,
     parse_names,
     parse_recipe,
@@ -276,16 +277,59 @@ class Settings(BaseModel):
     backend: str | None = _setting(
         PLACE,
         None,
-        "Where trials run: local: processes on this machine; storage: workers that join by 'nas_agg worker' as well "
-        "(default: local, or storage if --storage is specified or --workers is 0).",
+        "Where trials run: local: processes on this machine; storage: workers that join by 'nas_agg worker' as well; "
+        "ray: a Ray cluster; slurm: jobs of Slurm (default: storage if --storage is specified or --workers is 0, else "
+        "local).",
         notation="NAME",
+        resumable=True,
+    )
+    ray_address: str | None = _setting(
+        PLACE,
+        None,
+        "With --backend ray: auto (the cluster of this machine), ray://HOST:10001, HOST:6379, or local (a cluster of "
+        "its own) (default: $RAY_ADDRESS, else local).",
+        notation="ADDRESS",
+        resumable=True,
+        min_length=1,
+    )
+    slurm: Annotated[dict[str, str] | None, BeforeValidator(parse_assignments)] = _setting(
+        PLACE,
+        None,
+        "With --backend slurm: an option of sbatch, for example partition=gpu, account=me or time=240 (minutes); "
+        "repeatable.",
+        notation="NAME=VALUE",
+        resumable=True,
+    )
+    cpus_per_trial: float = _setting(
+        PLACE,
+        1.0,
+        "With --backend ray or slurm: CPU cores per trial, and threads of its training.",
+        resumable=True,
+        gt=0,
+        le=1024,
+    )
+    gpus_per_trial: float | None = _setting(
+        PLACE,
+        None,
+        "With --backend ray or slurm: GPUs per trial; on Ray, a fraction such as 0.25 lets trials share one (default: "
+        "1 if a Ray cluster has GPUs or --device is cuda, else 0).",
+        resumable=True,
+        ge=0,
+        le=1,
+    )
+    memory_per_trial: Count | None = _setting(
+        PLACE,
+        None,
+        "With --backend ray or slurm: bytes of main memory to reserve per trial, for example 4G.",
+        notation="BYTES",
         resumable=True,
     )
     workers: int | None = _setting(
         PLACE,
         None,
         "Local worker processes (default: one per GPU, else two or the number of cores); 0: only workers that join by "
-        "'nas_agg worker'.",
+        "'nas_agg worker'. With --backend ray: trials at once (default: as many as the nodes have room for); with "
+        "slurm: jobs at once (default: 8).",
         resumable=True,
         ge=0,
         le=1024,
@@ -337,6 +381,11 @@ class Settings(BaseModel):
     def backend_name(self) -> str:
         """The backend that runs the trials, if networks are trained."""
         return self.backend or ("storage" if self.storage is not None or self.workers == 0 else "local")
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether trials run in processes of this machine, or some of them do."""
+        return self.backend_name in ("local", "storage")
 
     @property
     def main_metric(self) -> str:

@@ -109,7 +109,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         settings.dataset or "", settings.seed, settings.image_size, settings.resize, settings.skip_unreadable
     )
     arguments["min_side"] = space.min_input
-    devices = devices_of(settings.device, settings.workers)
+    devices = devices_of(settings.device, settings.workers if settings.runs_here else 1)
     data = load_data(**arguments, processes=1 + len(devices))
     for name in settings.trained_metrics([settings.main_metric, *(settings.objective or ())]):
         find_metric(name, data.task)

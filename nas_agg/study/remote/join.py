@@ -17,7 +17,7 @@ from nas_agg.study.records.run_folder import read_run
 from nas_agg.study.records.storages import open_storage, silence_optuna, storage_errors
 from nas_agg.study.remote.agent import PollSettings, WorkerAgent, WorkerStopped
 from nas_agg.study.remote.connection import StudyHandle
-from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, versions
+from nas_agg.study.workers.protocol import COORDINATOR, FINISHED, TASK, version_difference
 
 
 def join_study(
@@ -136,13 +136,8 @@ def check_versions(task: Mapping[str, Any]) -> None:
     Raises:
         InputError: A version differs.
     """
-    installed = versions()
-    for name, required in task["versions"].items():
-        if installed.get(name) != required:
-            raise InputError(
-                f"the search uses {name} {required}, this machine has {installed.get(name)}; "
-                f"install {name} {required} here"
-            )
+    if difference := version_difference(task["versions"]):
+        raise InputError(difference)
 
 
 def worker_configs(

@@ -47,13 +47,18 @@ class Resources:
 
     Attributes:
         cpus: Number of CPU cores.
-        gpus: Number of GPUs; a fraction shares one with other jobs.
+        gpus: Number of GPUs; a fraction shares one with other jobs. None: one if the machines have any.
         memory: Bytes of main memory; None: not reserved.
     """
 
     cpus: float = 1.0
-    gpus: float = 0.0
+    gpus: float | None = None
     memory: int | None = None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What each trial of a search needs."""
+        return cls(settings.cpus_per_trial, settings.gpus_per_trial, settings.memory_per_trial)
 
 
 @dataclass(frozen=True)

@@ -121,15 +121,20 @@ def _exit_with(parent: int) -> None:
 
 def prepare(config: WorkerConfig) -> Work:
     """Load the data once; returns what trains a trial or the final network."""
+    limit_threads(config.threads)
     data = load(config)
     return lambda job, report: train(job, data, report)
 
 
-def load(config: WorkerConfig) -> Data:
-    """Load the data, and limit the threads of this process."""
+def limit_threads(threads: int) -> None:
+    """Let trainings of this process use some threads."""
     import torch
 
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(threads)
+
+
+def load(config: WorkerConfig) -> Data:
+    """Load the data."""
     from nas_agg.training.data import load_data
 
     return load_data(**config.data)
@@ -158,10 +163,12 @@ class Trainer:
     """How jobs are done where a backend has no processes of its own kind: functions that other machines import.
 
     Attributes:
+        limit_threads: Called once where jobs are done, before the first.
         load: Loads the data of a worker's configuration.
         train: Does a job with the data; its report returns whether to stop.
     """
 
+    limit_threads: Callable[[int], None] = limit_threads
     load: Callable[[WorkerConfig], Any] = load
     train: Callable[[TrialJob | FinalJob, Any, Report], TrialOutcome | FinalOutcome] = train
 

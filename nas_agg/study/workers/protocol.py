@@ -218,6 +218,16 @@ def versions() -> dict[str, str]:
     return {"nas_agg": version("nas-agg"), "torch": _minor(version("torch"))}
 
 
+def version_difference(required: Mapping[str, str]) -> str:
+    """The first version that is another here than a search requires, in words; empty if there is none."""
+    installed = versions()
+    for name, version_there in required.items():
+        if installed.get(name) != version_there:
+            here = f"the search uses {name} {version_there}, this machine has {installed.get(name)}"
+            return f"{here}; install {name} {version_there} here"
+    return ""
+
+
 def _minor(full: str) -> str:
     match = re.match(r"\d+\.\d+", full)
     return match[0] if match else full

@@ -19,8 +19,12 @@ GROUP = "nas_agg.backends"
 #: The class of each backend; its module is imported only when a search asks for it.
 BACKENDS = {
     "local": "nas_agg.study.workers.local:LocalBackend",
+    "ray": "nas_agg.study.workers.ray_backend:RayBackend",
+    "slurm": "nas_agg.study.workers.slurm_backend:SlurmBackend",
     "storage": "nas_agg.study.remote.storage_backend:StorageBackend",
 }
+#: What the backends import that need an extra, which has their name.
+EXTRAS = {"ray": "ray", "slurm": "submitit"}
 
 
 def find_backend(name: str) -> type[Backend]:
@@ -33,5 +37,10 @@ def find_backend(name: str) -> type[Backend]:
     if name not in paths:
         raise InputError(f"backend: unknown backend '{name}'{did_you_mean(name, paths)}; one of {', '.join(paths)}")
     module, _, attribute = paths[name].partition(":")
-    backend: type[Backend] = getattr(importlib.import_module(module), attribute)
+    try:
+        backend: type[Backend] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != EXTRAS.get(name):
+            raise
+        raise InputError(f"backend {name}: {error.name} is not installed: pip install 'nas-agg[{name}]'") from None
     return backend

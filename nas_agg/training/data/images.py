@@ -41,6 +41,11 @@ class MappedImages:
         return MappedImages, (self.path, self.shape, self._array.dtype)
 
     @property
+    def tensor(self) -> Tensor:
+        """All images, a view of the file."""
+        return self._tensor
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all images."""
         return self._array.nbytes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 
+import pytest
+
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.remote.agent import WorkerAgent
 from nas_agg.study.remote.connection import StudyHandle
@@ -40,3 +42,24 @@ def test_local_processes():
 
 def test_workers_that_join():
     check_backend(StorageBackend, workers=agent, storage=None)
+
+
+@pytest.fixture
+def ray_cluster():
+    """Ends whatever a test has started."""
+    ray = pytest.importorskip("ray", reason="the extra nas-agg[ray] is not installed")
+    yield ray
+    ray.shutdown()
+
+
+def test_ray(ray_cluster):
+    from nas_agg.study.workers.ray_backend import RayBackend
+
+    check_backend(RayBackend, ray_address="local")
+
+
+def test_slurm_by_processes_in_place_of_jobs():
+    pytest.importorskip("submitit", reason="the extra nas-agg[slurm] is not installed")
+    from nas_agg.study.workers.slurm_backend import SlurmBackend
+
+    check_backend(SlurmBackend, slurm={"cluster": "local"})

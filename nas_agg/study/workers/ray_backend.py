@@ -1,0 +1,278 @@
+"""The backend `ray`: trials as tasks of a Ray cluster (``pip install 'nas-agg[ray]'``).
+
+A trial is a task that Ray does not retry. The data set goes to each node once, through the object store. The files of a
+trial's folder travel with its job and come back with its checkpoints and its outcome, so the nodes share no disk, and a
+trial whose node is gone continues on another. Reports pass through an actor beside the coordinator.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray.exceptions import (
+    NodeDiedError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from nas_agg.common.errors import InputError, NasAggError, one_line
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
+from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialOutcome, WorkerMessage
+from nas_agg.study.workers.pool import MAX_FAILED_STARTS
+from nas_agg.study.workers.protocol import versions
+from nas_agg.study.workers.ray_job import Letter, Mailbox, Order, run_trial
+from nas_agg.study.workers.shared_data import pack_data
+from nas_agg.study.workers.trial_files import Files, read_files, replace_files, write_files
+
+CAPACITY_SECONDS = 1.0  # between two looks at the nodes
+TAKE_SECONDS = 30.0  # that the mailbox waits for a letter
+#: Deaths of nodes that are announced, as Ray's gcs.proto numbers them.
+_LEFT = {1: "left", 3: "was preempted", 4: "was removed as idle"}
+
+
+@dataclass
+class _Job:
+    number: int
+    attempt: int
+    out: Path
+    reference: ray.ObjectRef
+    node: str = ""
+    started: float | None = None  # when it began; before, it waits for a node
+    waits: bool = False  # for an answer to a report
+    is_stopped: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it began."""
+        return 0.0 if self.started is None else time.monotonic() - self.started
+
+    def event(self, kind: EventKind, reason: str = "", **more: Any) -> Event:
+        """An event of this job."""
+        return Event(self.number, self.attempt, kind, seconds=self.seconds, reason=reason, **more)
+
+
+class RayBackend(Backend):
+    """Trains as tasks of a Ray cluster.
+
+    Args:
+        context: The search.
+    """
+
+    def __init__(self, context: BackendContext):
+        settings = context.settings
+        self._limit, self._trainer, self._workers = settings.trial_timeout, context.trainer, settings.workers or None
+        self._resources = Resources.of(settings)
+        self._connected = _connect(settings)
+        if self._resources.gpus is None:
+            has_gpus = settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+            self._resources = replace(self._resources, gpus=float(has_gpus))
+        self._jobs: dict[int, _Job] = {}
+        self._capacity, self._looked = 0, -CAPACITY_SECONDS
+        self._failed_starts = 0
+        if not self.capacity():
+            self.close()
+            raise InputError(f"no node of the Ray cluster has {_describe(self._resources)} for a trial")
+        config = WorkerConfig(data=context.task.data)
+        self._data = ray.put(pack_data(context.trainer.load(config)))
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._mailbox = ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._take: Any = None
+        self._run = ray.remote(run_trial)
+
+    @classmethod
+    def open(cls, context: BackendContext) -> Self:
+        return cls(context)
+
+    def capacity(self) -> int:
+        """As many as fit on the nodes that are alive, or the number of workers that was specified."""
+        if self._workers is not None:
+            return self._workers
+        if time.monotonic() - self._looked >= CAPACITY_SECONDS:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            self._capacity = sum(_slots(node, self._resources) for node in nodes)
+            self._looked = time.monotonic()
+        return self._capacity
+
+    def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
+        job, number = assignment.job, assignment.number
+        needs = resources if resources.gpus is not None else replace(resources, gpus=self._resources.gpus)
+        assert isinstance(job, TrialJob)
+        job = job.model_copy(update={"device": "cuda" if needs.gpus else "cpu"})
+        out, threads = Path(job.out), max(1, int(needs.cpus))
+        order = Order(number, attempt, job.model_dump_json(), read_files(out), self._trainer, threads, versions())
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": needs.memory, "max_retries": 0}
+        task = self._run.options(name=f"trial-{number}", **options)
+        self._jobs[number] = _Job(number, attempt, out, task.remote(order, [self._data], self._mailbox))
+
+    # ---- events
+
+    def poll(self, timeout: float) -> list[Event]:
+        if not self._jobs:
+            time.sleep(timeout)
+            return []
+        if self._take is None:
+            self._take = self._mailbox.take.remote(TAKE_SECONDS)
+        waited = [self._take, *(job.reference for job in self._jobs.values())]
+        ray.wait(waited, num_returns=1, timeout=self._until_limit(timeout))
+        ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
+        events = []
+        if self._take in ready:
+            for letter in self._letters():
+                events += self._handle(letter)
+        for job in list(self._jobs.values()):
+            if job.reference in ready:
+                del self._jobs[job.number]
+                events.append(self._end(job))
+            elif self._limit is not None and job.seconds >= self._limit:
+                self.cancel(job.number)
+                events.append(job.event(EventKind.FAILED, f"exceeded {self._limit:g} s"))
+        return events
+
+    def _until_limit(self, timeout: float) -> float:
+        """A timeout that ends when the first job reaches the time limit."""
+        if self._limit is None:
+            return timeout
+        left = [self._limit - job.seconds for job in self._jobs.values() if job.started is not None]
+        return min([timeout, *(max(0.0, seconds) for seconds in left)])
+
+    def _letters(self) -> list[Letter]:
+        assert self._take is not None
+        reference, self._take = self._take, None
+        try:
+            letters: list[Letter] = ray.get(reference)
+        except RayError as error:
+            raise NasAggError(f"Ray lost the node of the coordinator: {one_line(str(error))}") from error
+        return letters
+
+    def _handle(self, letter: Letter) -> list[Event]:
+        job = self._jobs.get(letter.number)
+        if job is None or job.attempt != letter.attempt:
+            return []
+        if letter.node:
+            job.node, job.started, self._failed_starts = letter.node, time.monotonic(), 0
+            return []
+        write_files(job.out, letter.files)
+        job.waits = True
+        if job.is_stopped:
+            self._answer(job)
+        return [job.event(EventKind.REPORT, step=letter.step, value=letter.value)]
+
+    def _end(self, job: _Job) -> Event:
+        """The last event of a job whose task has ended."""
+        try:
+            result: tuple[str, Files] = ray.get(job.reference)
+        except RayTaskError as error:  # not the training: that is reported as an outcome
+            raise NasAggError(f"Ray cannot run trials: {one_line(str(error.cause))}") from error
+        except RayError as error:
+            return self._lost(job, error)
+        message = WorkerMessage.model_validate_json(result[0])
+        if message.kind == Progress.UNUSABLE:
+            raise NasAggError(f"a node of the Ray cluster cannot run trials: {message.reason}")
+        replace_files(job.out, result[1])
+        if message.kind == Progress.FAILED:
+            return job.event(EventKind.FAILED, message.reason)
+        outcome = message.outcome
+        assert isinstance(outcome, TrialOutcome)
+        return job.event(outcome.event_kind(message.stopped), outcome=outcome)
+
+    def _lost(self, job: _Job, error: RayError) -> Event:
+        """The end of a job whose process or node is gone."""
+        if job.started is None:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise NasAggError(f"Ray cannot start trials: {one_line(str(error))}") from error
+        node = next((node for node in ray.nodes() if node["NodeID"] == job.node), None)
+        if node is not None and not node["Alive"] and node["DeathReason"] in _LEFT:
+            return job.event(EventKind.RELEASED, f"node {node['NodeName']} {_LEFT[node['DeathReason']]}")
+        if isinstance(error, NodeDiedError) or (node is not None and not node["Alive"]):
+            return job.event(EventKind.WORKER_DIED, f"node {node['NodeName']} died" if node else "its node died")
+        if isinstance(error, OutOfMemoryError):
+            return job.event(EventKind.WORKER_DIED, "killed by Ray, as its node was out of memory")
+        how = "died" if isinstance(error, WorkerCrashedError) else f"is lost: {type(error).__name__}"
+        return job.event(EventKind.WORKER_DIED, f"worker process {how}")
+
+    # ---- answers
+
+    def stop(self, number: int) -> None:
+        if (job := self._jobs.get(number)) is not None:
+            job.is_stopped = True
+            self._answer(job)
+
+    def proceed(self, number: int) -> None:
+        if (job := self._jobs.get(number)) is not None:
+            self._answer(job)
+
+    def _answer(self, job: _Job) -> None:
+        """Answer the report that a job waits with, if it does."""
+        if job.waits:
+            job.waits = False
+            self._mailbox.answer.remote(job.number, job.attempt, job.is_stopped)
+
+    def cancel(self, number: int) -> None:
+        if (job := self._jobs.pop(number, None)) is not None:
+            ray.cancel(job.reference, force=True)
+
+    def close(self, leave_running: bool = False) -> None:
+        """End all jobs: Ray ends those of a coordinator that is gone, so the next one restarts them."""
+        try:
+            for number in list(self._jobs):
+                self.cancel(number)
+        except (RayError, RayActorError, OSError):
+            pass  # the cluster is gone
+        finally:
+            if self._connected:
+                self._connected = False
+                ray.shutdown()
+
+
+def _slots(node: dict[str, float], needs: Resources) -> int:
+    """Number of trials that fit on a node."""
+    wanted = {"CPU": needs.cpus, "GPU": needs.gpus or 0.0, "memory": float(needs.memory or 0)}
+    return min(int(node.get(name, 0.0) / amount + 1e-6) for name, amount in wanted.items() if amount)
+
+
+def _describe(needs: Resources) -> str:
+    parts = [f"{needs.cpus:g} CPUs", f"{needs.gpus:g} GPUs" if needs.gpus else ""]
+    parts.append(f"{needs.memory:,} bytes of memory" if needs.memory else "")
+    return " and ".join(part for part in parts if part)
+
+
+def _connect(settings: Settings) -> bool:
+    """Connect to the cluster, unless this process is; returns whether it was not.
+
+    Raises:
+        InputError: There is no cluster.
+    """
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = settings.ray_address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options["include_dashboard"] = False
+        if settings.workers:
+            options["num_cpus"] = max(1, int(settings.workers * settings.cpus_per_trial))
+    in_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, **options)
+    except Exception as error:  # of many kinds, depending on the address
+        raise InputError(f"ray_address: cannot connect to '{address}': {one_line(str(error))}") from None
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, handler)  # Ray's own would end the search without its last lines
+    return True

@@ -1,0 +1,144 @@
+"""What the backend `ray` runs on the nodes: a trial as a task, and the actor that its reports go through."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from nas_agg.study.workers.messages import Progress, TrialJob, WorkerMessage
+from nas_agg.study.workers.process import Trainer, do_job
+from nas_agg.study.workers.protocol import version_difference
+from nas_agg.study.workers.trial_files import ChangedFiles, Files, read_files, write_files
+
+_data: dict[str, Any] = {}  # the data set that this process has, by its reference
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a task is to do.
+
+    Attributes:
+        number, attempt: The trial, and which attempt at it this is.
+        job: Its job, as JSON.
+        files: The files of its folder.
+        trainer: Does the job.
+        threads: Threads of the training.
+        versions: Versions that the node must have.
+    """
+
+    number: int
+    attempt: int
+    job: str
+    files: Files
+    trainer: Trainer
+    threads: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message from a task that runs.
+
+    Attributes:
+        number, attempt: Whose it is.
+        node: The node that it runs on, if it has just begun.
+        step, value: A report, otherwise.
+        files: Files of the trial's folder that have changed, if there is a new checkpoint.
+    """
+
+    number: int
+    attempt: int
+    node: str = ""
+    step: int = 0
+    value: float = 0.0
+    files: Files = field(default_factory=dict)
+
+
+class Mailbox:
+    """An actor that passes letters of tasks to the coordinator, and its answers back."""
+
+    def __init__(self) -> None:
+        self._letters: list[Letter] = []
+        self._arrived = asyncio.Event()
+        self._answers: dict[tuple[int, int], asyncio.Future[bool]] = {}
+
+    async def begin(self, letter: Letter) -> None:
+        """Note that a task has begun."""
+        self._put(letter)
+
+    async def report(self, letter: Letter) -> bool:
+        """Deliver a report; returns whether to stop, once the coordinator has answered."""
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[letter.number, letter.attempt] = answer
+        self._put(letter)
+        return bool(await answer)
+
+    def _put(self, letter: Letter) -> None:
+        self._letters.append(letter)
+        self._arrived.set()
+
+    async def take(self, timeout: float) -> list[Letter]:
+        """The letters since the last call; waits up to ``timeout`` seconds for the first."""
+        try:
+            await asyncio.wait_for(self._arrived.wait(), timeout)
+        except TimeoutError:
+            return []
+        letters, self._letters = self._letters, []
+        self._arrived.clear()
+        return letters
+
+    async def answer(self, number: int, attempt: int, stop: bool) -> None:
+        """Answer the last report of a task."""
+        answer = self._answers.pop((number, attempt), None)
+        if answer is not None and not answer.done():
+            answer.set_result(stop)
+
+
+def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle) -> tuple[str, Files]:
+    """Do a trial's job, as a task.
+
+    Args:
+        order: What to do.
+        data: A reference to the packed data set; in a list, which Ray does not resolve for each task.
+        mailbox: Where reports go.
+
+    Returns:
+        A `WorkerMessage` as JSON, and the files of the trial's folder.
+    """
+    if reason := version_difference(order.versions):
+        return WorkerMessage(kind=Progress.UNUSABLE, reason=reason).model_dump_json(), {}
+    order.trainer.limit_threads(order.threads)
+    stopped = False
+    with tempfile.TemporaryDirectory(prefix=f"nas_agg-trial-{order.number}-") as folder:
+        out = Path(folder) / str(order.number)
+        write_files(out, order.files)
+        job = TrialJob.model_validate_json(order.job).model_copy(update={"out": str(out)})
+        changed, loaded = ChangedFiles(out), _load(data[0])
+        node = ray.get_runtime_context().get_node_id()
+        ray.get(mailbox.begin.remote(Letter(order.number, order.attempt, node)))
+
+        def report(step: int, value: float) -> bool:
+            nonlocal stopped
+            letter = Letter(order.number, order.attempt, "", step, value, changed.take())
+            stopped = ray.get(mailbox.report.remote(letter))
+            return stopped
+
+        message = do_job(lambda: order.trainer.train(job, loaded, report), job.device)
+        return message.model_copy(update={"stopped": stopped}).model_dump_json(), read_files(out)
+
+
+def _load(reference: ray.ObjectRef) -> Any:
+    """The data set behind a reference; a process unpacks it once."""
+    key = reference.hex()
+    if key not in _data:
+        _data.clear()
+        packed = ray.get(reference)
+        _data[key] = packed.unpack() if hasattr(packed, "unpack") else packed
+    return _data[key]
