@@ -36,6 +36,7 @@ PACKAGES = (
     "study.scheduling",
     "study.workers",
     "study.remote",
+    "study.clusters",
     "study",
     "report",
     "report.runs",

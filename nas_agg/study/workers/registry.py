@@ -19,8 +19,8 @@ GROUP = "nas_agg.backends"
 #: The class of each backend; its module is imported only when a search asks for it.
 BACKENDS = {
     "local": "nas_agg.study.workers.local:LocalBackend",
-    "ray": "nas_agg.study.workers.ray_backend:RayBackend",
-    "slurm": "nas_agg.study.workers.slurm_backend:SlurmBackend",
+    "ray": "nas_agg.study.clusters.ray_backend:RayBackend",
+    "slurm": "nas_agg.study.clusters.slurm_backend:SlurmBackend",
     "storage": "nas_agg.study.remote.storage_backend:StorageBackend",
 }
 #: What the backends import that need an extra, which has their name.

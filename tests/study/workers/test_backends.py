@@ -10,16 +10,16 @@ import pytest
 
 from nas_agg.common.errors import InputError
 from nas_agg.study.api import search
+from nas_agg.study.clusters.shared_data import pack_data
+from nas_agg.study.clusters.trial_files import ChangedFiles, read_files, replace_files, write_files
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.workers.registry import BACKENDS, find_backend
-from nas_agg.study.workers.shared_data import pack_data
-from nas_agg.study.workers.trial_files import ChangedFiles, read_files, replace_files, write_files
 
 
 @pytest.mark.parametrize(("name", "missing"), [("ray", "ray"), ("slurm", "submitit")])
 def test_a_missing_extra_is_one_line_before_anything_begins(name, missing, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, missing, None)
-    for module in (BACKENDS[name].partition(":")[0], f"nas_agg.study.workers.{name}_job"):
+    for module in (BACKENDS[name].partition(":")[0], f"nas_agg.study.clusters.{name}_job"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     expected = rf"backend {name}: {missing} is not installed: pip install 'nas-agg\[{name}\]'$"
     with pytest.raises(InputError, match=expected):

@@ -53,13 +53,13 @@ def ray_cluster():
 
 
 def test_ray(ray_cluster):
-    from nas_agg.study.workers.ray_backend import RayBackend
+    from nas_agg.study.clusters.ray_backend import RayBackend
 
     check_backend(RayBackend, ray_address="local")
 
 
 def test_slurm_by_processes_in_place_of_jobs():
     pytest.importorskip("submitit", reason="the extra nas-agg[slurm] is not installed")
-    from nas_agg.study.workers.slurm_backend import SlurmBackend
+    from nas_agg.study.clusters.slurm_backend import SlurmBackend
 
     check_backend(SlurmBackend, slurm={"cluster": "local"})

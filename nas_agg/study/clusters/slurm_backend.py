@@ -23,12 +23,12 @@ import submitit
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.common.files import write_atomic
+from nas_agg.study.clusters.slurm_job import ORDER, OUTCOME, REPORTS, STARTED, STOP, SlurmOrder, SlurmTrial
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
 from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialOutcome, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
-from nas_agg.study.workers.slurm_job import ORDER, OUTCOME, REPORTS, STARTED, STOP, SlurmOrder, SlurmTrial
 
 JOBS = 8  # at once, by default
 FILE_SECONDS = 0.2  # between two looks at the files of jobs

@@ -12,10 +12,10 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from nas_agg.study.clusters.trial_files import ChangedFiles, Files, read_files, write_files
 from nas_agg.study.workers.messages import Progress, TrialJob, WorkerMessage
 from nas_agg.study.workers.process import Trainer, do_job
 from nas_agg.study.workers.protocol import version_difference
-from nas_agg.study.workers.trial_files import ChangedFiles, Files, read_files, write_files
 
 _data: dict[str, Any] = {}  # the data set that this process has, by its reference
 

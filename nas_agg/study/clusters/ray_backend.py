@@ -28,15 +28,15 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
+from nas_agg.study.clusters.ray_job import Letter, Mailbox, Order, run_trial
+from nas_agg.study.clusters.shared_data import pack_data
+from nas_agg.study.clusters.trial_files import Files, read_files, replace_files, write_files
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
 from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialOutcome, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
-from nas_agg.study.workers.ray_job import Letter, Mailbox, Order, run_trial
-from nas_agg.study.workers.shared_data import pack_data
-from nas_agg.study.workers.trial_files import Files, read_files, replace_files, write_files
 
 CAPACITY_SECONDS = 1.0  # between two looks at the nodes
 TAKE_SECONDS = 30.0  # that the mailbox waits for a letter
