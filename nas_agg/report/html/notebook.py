@@ -133,7 +133,9 @@ def _table(
     """A table, of the class that notebooks have a style for."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
-        styles = [' style="text-align:right"' if i in right else ' style="text-align:left"' for i in range(len(texts))]
+        styles = [
+            f' style="text-align:{"right" if i in right else "left"};padding:2px 10px"' for i in range(len(texts))
+        ]
         shown = [_escape(truncate(text) if tag == "td" and len(text) > 200 else text) for text in texts]
         return "<tr>" + "".join(f"<{tag}{s}>{t}</{tag}>" for s, t in zip(styles, shown, strict=True)) + "</tr>"
 

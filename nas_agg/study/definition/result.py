@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Rank = tuple[bool, float, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchResult(Displayed):
     """The result of a search.
 
@@ -48,6 +48,10 @@ class SearchResult(Displayed):
     path: Path | None = None
     test: dict[str, Any] | None = None
     objectives: Objectives = field(default_factory=Objectives)
+
+    def __repr__(self) -> str:
+        where = f", path='{self.path}'" if self.path else ""
+        return f"SearchResult(value={self.value:.6g}, {len(self.trials)} trials, {self.reason}{where})"
 
     @property
     def top(self) -> list[TrialRecord]:

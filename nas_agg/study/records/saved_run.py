@@ -46,7 +46,7 @@ class SavedTrial:
     ended: datetime | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SavedRun(Displayed):
     """A search or a standalone training in a run folder.
 
@@ -67,6 +67,9 @@ class SavedRun(Displayed):
     saved: tuple[SavedTrial, ...]
     distributions: Mapping[str, BaseDistribution]
     metrics: Mapping[str, Any] | None
+
+    def __repr__(self) -> str:
+        return f"SavedRun('{self.path}', {self.run['status']}, {len(self.saved)} trials)"
 
     @property
     def name(self) -> str:
