@@ -37,6 +37,7 @@ EXCEPTIONS = {
     r"^nas_agg dashboard\b": "a server; tests/report/test_dashboard.py sends requests to one",
     r"^(createdb|mysql|srun|for host)\b": "needs a database server, a cluster or other machines",
     r"URL|example\.org|/shared/|get_storage": "needs a server or other machines; tests/study/workers has the like",
+    r"--backend (ray|slurm)": "needs a cluster; tests/study/workers has clusters of one machine",
     r"--download|download=True": "downloads weights; tests/compiler/test_torchvision_weights.py has files",
     r"folder:imagenet|--device cuda|--recipe densenet-imagenet": "needs ImageNet and a GPU",
     r'^from model import build\n\nlogits = build\("weights': "a fragment, run in tests/compiler",
