@@ -248,6 +248,7 @@ class _StandaloneTraining:
                     own = FinalJob.model_validate_json(job).model_copy(update={"device": self.device})
                     train_final(own, data, lambda epoch, value: False, None, self.processes)
             except Stopped as stopped:
+                self.processes.ignore_termination()
                 raise SystemExit(stopped.status) from None
         return self.processes.share(None)
 
@@ -314,6 +315,7 @@ def _train(
             if "uncompiled" in metrics:
                 _log(folder, f"torch.compile failed ({metrics['uncompiled']}): trained without it", show)
     except Stopped as stopped:
+        processes.ignore_termination()
         folder.update(status="stopped")
         raise Interrupted(folder, stopped.status) from None
     except TrainingFailed as error:

@@ -96,6 +96,11 @@ class Processes:
         dist.broadcast(tensor, 0)
         return tensor.numpy().tobytes()
 
+    def ignore_termination(self) -> None:
+        """Ignore SIGTERM from now on: torchrun sends it several times, and this process ends by itself."""
+        if self.count > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
     def is_first_to_fail(self) -> bool:
         """Whether no other process has failed before, so that this one reports why."""
         try:
@@ -174,6 +179,8 @@ def joined(processes: Processes, device: str) -> Iterator[Processes]:
     try:
         with _ended_by_signals():
             store, rank, count = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+            # torchrun may start processes again with the store of those that ended, where their addresses are.
+            store = dist.PrefixStore(f"nas_agg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if is_cuda else "gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE
             )
@@ -181,6 +188,7 @@ def joined(processes: Processes, device: str) -> Iterator[Processes]:
             yield connected
             dist.destroy_process_group()
     except BaseException as error:
+        processes.ignore_termination()
         lost = _is_lost_connection(error)
         if lost or not isinstance(error, Exception):
             _end_later(1)  # should something wait for the others
