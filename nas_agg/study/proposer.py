@@ -20,7 +20,12 @@ from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, RecordState, TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed
-from nas_agg.study.scheduling.feasible_share import FeasibleShare, check_limits, estimate_feasible_share
+from nas_agg.study.scheduling.feasible_share import (
+    FeasibleShare,
+    check_limits,
+    estimate_feasible_share,
+    repair_point,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_REJECTIONS = 1000  # draws in a row without a new network, after which a search ends
 MAX_INFEASIBLE = 100  # infeasible networks in a row, each of which took seconds to measure
+REPAIR_AFTER = 100  # draws in a row, after which random points are repaired
 MAX_RUNNING_DRAWS = 50  # draws of networks that are being trained, after which the searcher has to wait
 SMALL_SPACE = 1000  # points of a space that is checked for networks that remain
 MAX_GENOTYPE_TEXT = 20_000  # characters of a genotype that is stored with its trial, for dashboards
@@ -98,7 +104,8 @@ class Proposer:
     is recorded as a duplicate with that result.
 
     A searcher learns nothing from rejections and may repeat them forever. After its ``max_rejections`` in a row, other
-    draws take turns: a random point, and a neighbour of one of the best networks.
+    draws take turns: a random point, and a neighbour of one of the best networks. After `REPAIR_AFTER` in a row, random
+    points are changed until they are within the limits.
 
     Args:
         space: The space.
@@ -323,7 +330,10 @@ class Proposer:
         return attrs
 
     def _other_draw(self, draw: int) -> Labels:
-        """A draw in place of a stuck searcher's: a random point, or a neighbour of one of a growing set of the best."""
+        """A draw in place of a stuck searcher's: a random point, or a neighbour of one of a growing set of the best.
+
+        Where limits reject nearly all points, random ones are repaired.
+        """
         import numpy as np
 
         number = self.record.next_number
@@ -332,7 +342,23 @@ class Proposer:
         if best and draw % 2:
             labels = best[int(rng.integers(len(best)))].labels
             return self.space.labels(self.space.mutate(self.space.values(labels), rng))
-        return self.space.labels(self.space.sample(rng))
+        values = self.space.sample(rng)
+        if draw >= REPAIR_AFTER and any(self._limits.values()):
+            values = repair_point(self.space, values, self._excess, rng)
+        return self.space.labels(values)
+
+    def _excess(self, values: Values) -> float:
+        """The logarithm of the ratio by which a point's network exceeds the limits; infinite if it is invalid."""
+        try:
+            cost: BlockCost | Cost | Row
+            if self._counter is not None:
+                cost = self._counter.cost_of(values)
+            else:
+                cost = self._cost(self.space.genotype(values, input=self._input, classes=self._classes))
+        except InputError:
+            return math.inf
+        ratios = [getattr(cost, name) / limit for name, limit in self._limits.items() if limit]
+        return sum(math.log(ratio) for ratio in ratios if ratio > 1)
 
     def rejections(self) -> int:
         """Rejected draws and duplicates since the last new network; running trials do not count."""

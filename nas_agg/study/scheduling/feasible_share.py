@@ -1,11 +1,11 @@
-"""The share of a space that is within the limits of a search, estimated by arithmetic on random networks."""
+"""Networks within the limits of a search, by arithmetic: their share of a space, and the repair of others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError
 from nas_agg.expansion.costs import Cost
@@ -16,7 +16,14 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.metrics import METRICS
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from nas_agg.search_space.parameters import Values
+    from nas_agg.search_space.searchable import SearchableSpace
+
 MAX_NETWORKS = 400  # of a sample
+MAX_REPAIRS = 300  # mutations
 MAX_OPERATIONS = 40_000  # of all its networks together, which takes a fraction of a second
 
 
@@ -139,6 +146,30 @@ def estimate_feasible_share(
         return None
     named = [_is_feasible(check, space.point(name, input, classes)) for name in space.points]
     return FeasibleShare(len(feasible), sum(feasible), len(named), sum(named))
+
+
+def repair_point(
+    space: SearchableSpace, values: Values, excess: Callable[[Values], float], rng: np.random.Generator
+) -> Values:
+    """Change a point until its network is within the limits: mutations that do not exceed them by more are kept.
+
+    Args:
+        space: The space.
+        values: The point.
+        excess: By how much the network of a point exceeds the limits; 0 or less if it is within them.
+        rng: Draws the mutations.
+
+    Returns:
+        The point; it may still exceed the limits after `MAX_REPAIRS` mutations.
+    """
+    highest = excess(values)
+    for _ in range(MAX_REPAIRS):
+        if highest <= 0:
+            break
+        changed = space.mutate(values, rng)
+        if (other := excess(changed)) <= highest:
+            values, highest = changed, other
+    return values
 
 
 def format_limits(limits: Mapping[str, Any]) -> str:

@@ -6,17 +6,26 @@ import json
 
 import numpy as np
 import pytest
+from optuna.pruners import NopPruner
 
 import nas_agg
 from nas_agg.expansion.costs import cost
+from nas_agg.search_space.domains import IntRange
+from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.search_space.space import Space, open_space
+from nas_agg.study import proposer as proposer_module
+from nas_agg.study.proposer import NoProposal, Proposal, Proposer
+from nas_agg.study.records.study_record import StudyRecord
+from nas_agg.study.samplers.searcher import find_searcher
 from nas_agg.study.scheduling.feasible_share import (
     MAX_NETWORKS,
     MAX_OPERATIONS,
     FeasibleShare,
     check_limits,
     estimate_feasible_share,
+    repair_point,
 )
+from nas_agg.testing import EXAMPLE_SPACE
 
 
 @pytest.mark.parametrize(
@@ -101,3 +110,36 @@ def _rows(space: Space) -> list[tuple]:
     import itertools
 
     return list(itertools.product(*([d.at(k) for k in range(d.size)] for d in space.domains.values())))
+
+
+def test_random_points_are_repaired_where_limits_reject_nearly_all(monkeypatch) -> None:
+    names = {name: {"from": 1, "to": 60} for name in ("wa", "wb", "wc", "wd")}
+    net = [{"conv": 3, "out": "wa + wb + wc + wd"}, "gap", {"linear": 4}]
+    text = {**EXAMPLE_SPACE, "open": names, "let": {}, "net": net}
+    space = Space(text, "widths")
+    limit = cost(space.genotype(dict.fromkeys(names, 3))).params  # of 1 in 26,000 points
+
+    def proposals(count: int) -> list[Proposal | NoProposal | None]:
+        record = StudyRecord(NopPruner())
+        proposer = Proposer(space, find_searcher("random")(space, 0), record, limits={"params": limit, "macs": 0})
+        found = []
+        for _ in range(count):
+            found.append(proposal := proposer.propose())
+            if isinstance(proposal, Proposal):
+                record.complete(proposal.number, float(proposal.candidate.params))
+        return found
+
+    repaired = proposals(3)
+    assert all(isinstance(found, Proposal) and found.candidate.params <= limit for found in repaired)
+    assert proposals(1) == repaired[:1]
+    monkeypatch.setattr(proposer_module, "REPAIR_AFTER", proposer_module.MAX_REJECTIONS)
+    assert isinstance(proposals(1)[0], NoProposal)
+
+
+def test_a_repair_ends_with_the_best_point_that_it_found() -> None:
+    space = SearchVariables({name: IntRange(0, 9) for name in "abc"})
+    rng = np.random.default_rng(0)
+    values = {"a": 9, "b": 9, "c": 9}
+    assert repair_point(space, values, lambda point: float(sum(point.values()) - 6), rng)["a"] <= 6
+    assert sum(repair_point(space, values, lambda point: 1.0 + sum(point.values()), rng).values()) == 0
+    assert repair_point(space, values, lambda point: 0.0, rng) == values
