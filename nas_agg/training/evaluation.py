@@ -18,6 +18,7 @@ from nas_agg.training.data.feed import gather_ahead
 from nas_agg.training.losses import loss_of_task
 from nas_agg.training.metrics import TRAINED_METRICS, TrainedMetric, class_report
 from nas_agg.training.recipes import Augmentation
+from nas_agg.training.steps.target_scaling import RescaledOutputs, TargetScaling
 
 Metrics = dict[str, Any]
 EvaluationPrecision = Literal["float32", "bf16"]
@@ -179,6 +180,7 @@ class Validation:
         device: The device.
         metrics: Names of further metrics.
         precision: Format of the forward pass.
+        scaling: The scaling of the targets of a regression on which the model is trained.
     """
 
     def __init__(
@@ -190,9 +192,11 @@ class Validation:
         device: torch.device,
         metrics: Sequence[str] = (),
         precision: EvaluationPrecision = "float32",
+        scaling: TargetScaling | None = None,
     ):
         self.precision: EvaluationPrecision = precision
         self.data, self.device, self.split = data, device, data.validation.to(device)
+        self.scaling = scaling
         self.further = tuple(metrics)
         size = batch_size(data, device)
         self.images = StatisticsImages(train, torch.device(device), size, augmentation, data.mean, data.std, seed)
@@ -219,6 +223,8 @@ class Validation:
         return metrics | running
 
     def _evaluate(self, model: nn.Module) -> Metrics:
+        if self.scaling is not None:
+            model = RescaledOutputs(model, self.scaling)
         metrics = evaluate(model, self.split, self.data, self.device, metrics=self.further, precision=self.precision)
         names = [name for name in metrics if name not in ("images", "correct", "top5_accuracy")]
         names += ["top5_accuracy"] * ("top5" in self.further)

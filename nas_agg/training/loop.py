@@ -29,6 +29,7 @@ from nas_agg.training.steps.batches import Batches
 from nas_agg.training.steps.device_options import device_options
 from nas_agg.training.steps.processes import ONE_PROCESS, Processes
 from nas_agg.training.steps.stepper import Stepper
+from nas_agg.training.steps.target_scaling import target_scaling
 from nas_agg.training.stopping import EarlyStopping
 from nas_agg.training.torch_compile import CompiledForward
 
@@ -149,6 +150,9 @@ class _Training:
         self.model, self.data, self.recipe, self.device, self.epochs = model, data, recipe, device, epochs
         self.processes = processes
         images = (data.train if on == "train" else data.train + data.validation).to(device)
+        self.scaling = target_scaling(model, data)
+        if self.scaling is not None:
+            images = self.scaling.standardized(images)
         order, augmentation_seed, self.global_seed, statistics, mixing = (
             int(x) for x in np.random.SeedSequence(seed).generate_state(5)
         )
@@ -159,7 +163,7 @@ class _Training:
         self.validation: Validation | None = None
         if on == "train" and processes.is_first:
             self.validation = Validation(
-                data, images, augmentation, statistics, device, metrics, recipe.evaluation_precision
+                data, images, augmentation, statistics, device, metrics, recipe.evaluation_precision, self.scaling
             )
         metric = find_metric(metrics[0] if metrics else main_metric(data.task), data.task)
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -258,6 +262,8 @@ class _Training:
             self.stepper.finish()
             if self.stopping is not None:
                 self.stopping.finish(self.model)
+            if self.scaling is not None:
+                self.scaling.rescale(self.model)
         seconds = sum(metrics["seconds"] for metrics in self.history)
         best = None if self.stopping is None else self.stopping.best_epoch
         return TrainingOutcome(len(self.history), tuple(self.history), stopped, seconds, self.compile_error, best)

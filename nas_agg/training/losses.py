@@ -124,7 +124,7 @@ def loss_of_task(task: str, name: str = "auto", label_smoothing: float = 0.0) ->
     Args:
         task: classification, multilabel or regression.
         name: The loss; ``auto`` for the task's default.
-        label_smoothing: Share of the target that is spread over the classes.
+        label_smoothing: Share of the target that is spread over the classes; a regression has none.
 
     Raises:
         InputError: The loss is of another task.
@@ -134,8 +134,6 @@ def loss_of_task(task: str, name: str = "auto", label_smoothing: float = 0.0) ->
     if kind not in suitable:
         names = ", ".join(kind.name for kind in suitable)
         raise InputError(f"loss: {name} is for {kind.tasks[0]}; the data set's task is {task}: use {names}")
-    if label_smoothing and task == "regression":
-        raise InputError("label_smoothing: a regression has no labels; set it to 0")
     return kind(label_smoothing)
 
 

@@ -9,13 +9,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import nas_agg
 from nas_agg.common.errors import InputError
+from nas_agg.compiler.weights import save_weights
 from nas_agg.training.augment import normalise
 from nas_agg.training.data import load_data
 from nas_agg.training.evaluation import evaluate
 from nas_agg.training.loop import train
 from nas_agg.training.losses import LOSSES, loss_of_task
 from nas_agg.training.recipes import Augmentation, open_recipe
+from nas_agg.training.steps.target_scaling import target_scaling
 
 RECIPE = open_recipe("search", {"epochs": 4, "lr": 0.05, "crop": 0})
 
@@ -162,3 +165,68 @@ def test_a_metric_of_another_task_is_refused(numbers):
         evaluate(Flat(2), numbers.test, numbers, metrics=["rsme"])
     with pytest.raises(InputError, match=r"output has shape \(3,\) per image; digits has 2 targets"):
         evaluate(Flat(3), numbers.test, numbers)
+
+
+NET = {"input": [1, 8, 8], "classes": 2, "net": [{"conv": 3, "out": 8}, "bn", "relu", "gap", {"linear": "classes"}]}
+
+
+@pytest.fixture(scope="module")
+def large(numbers):
+    """The same targets in other units: of mean 5,000, and a constant one."""
+
+    def scaled(split):
+        return replace(split, labels=torch.stack([5000 + 300 * split.labels[:, 0], 7 + 0 * split.labels[:, 1]], 1))
+
+    return replace(numbers, **{name: scaled(split) for name, split in numbers.splits.items()})
+
+
+def test_targets_of_any_size_are_learnt(numbers, large):
+    """The same network is learnt whatever the units, and its validation metrics are in those of the targets."""
+    results = {}
+    for name, data in (("small", numbers), ("large", large)):
+        model = nas_agg.compile(NET, seed=0)
+        history = train(model, data, open_recipe("final", {"epochs": 3, "crop": 0}), seed=0).history
+        results[name] = (evaluate(model, data.validation, data), history, model)
+    metrics, history, model = results["large"]
+    for name in ("rmse", "mae"):
+        assert metrics[name] == pytest.approx(history[-1][f"validation_{name}_running_statistics"], rel=1e-3)
+    with torch.no_grad():
+        outputs = [
+            found(normalise(numbers.test.images, numbers.mean, numbers.std))[:, 0]
+            for found in (results["small"][2].eval(), model.eval())
+        ]
+    spread = numbers.test.labels[:, 0].std()
+    assert ((outputs[1] - 5000) / 300 - outputs[0]).abs().max() < 0.3 * spread  # both learn the other target as well
+    assert metrics["rmse"] < 300 * spread
+    assert history[0]["train_loss"] < 5
+
+
+def test_a_trained_regression_is_continued_where_it_was(large, tmp_path):
+    model = nas_agg.compile(NET, seed=0)
+    train(model, large, open_recipe("search", {"epochs": 3, "crop": 0}), seed=0)
+    before = evaluate(model, large.train, large)["loss"]
+    save_weights(model, tmp_path / "weights.safetensors")
+    recipe = open_recipe("search", {"epochs": 1, "crop": 0, "lr": 1e-9})
+    result = nas_agg.train(NET, large, recipe, weights=tmp_path / "weights.safetensors", device="cpu")
+    again = evaluate(result.network, large.train, large)["loss"]
+    assert again == pytest.approx(before, rel=0.1)
+
+
+def test_only_networks_that_end_in_a_linear_layer_are_rescaled(large, numbers):
+    assert target_scaling(nas_agg.compile(NET), load_data("digits")) is None
+    assert target_scaling(Flat(2), large) is None
+    for end in ([{"conv": 1, "out": 2}, "gap"], [{"linear": 2}, "relu"]):
+        assert (
+            target_scaling(
+                nas_agg.compile({**NET, "net": [*NET["net"][:3], "gap" if end[-1] == "relu" else "relu", *end]}), large
+            )
+            is None
+        )
+    scaling = target_scaling(nas_agg.compile(NET), large)
+    assert scaling.std[1] == 1 and scaling.mean[1] == 7
+    model = nas_agg.compile(NET, seed=1)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    scaling.rescale(model)
+    scaling.standardize(model)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=1e-4, atol=1e-4)

@@ -97,7 +97,7 @@ def _train(
             callback(epoch, dict(line))
         return report(epoch, line["train_accuracy" if "train_accuracy" in line else "train_loss"])
 
-    model = compile_network(job, job.recipe)
+    model = compile_network(job, job.recipe, data)
     result = loop.train(
         model,
         data,

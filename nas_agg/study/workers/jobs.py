@@ -28,6 +28,7 @@ from nas_agg.training.evaluation import find_metric
 from nas_agg.training.latency import measure
 from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import Recipe
+from nas_agg.training.steps.target_scaling import target_scaling
 
 LATENCY = "latency.json"  # the measured latency, in a trial's folder
 HALVED = "batch-size.txt"  # the reduced batch size, in a trial's folder
@@ -36,12 +37,20 @@ HALVED = "batch-size.txt"  # the reduced batch size, in a trial's folder
 Report = Callable[[int, float], bool]
 
 
-def compile_network(job: TrialJob | FinalJob, recipe: Recipe) -> Network:
-    """The network of a job with the weights that its training starts from."""
+def compile_network(job: TrialJob | FinalJob, recipe: Recipe, data: Data | None = None) -> Network:
+    """The network of a job with the weights that its training starts from.
+
+    Args:
+        job: The job.
+        recipe: Its recipe.
+        data: The data set that it is trained on, to whose targets a pretrained last layer is adapted.
+    """
     genotype = Genotype.model_validate(job.genotype)
     network = compile(genotype, job.seed, memory=job.memory, **recipe.compile_options)
     if isinstance(job, FinalJob) and job.weights is not None:
-        load_pretrained(network, genotype, job.weights)
+        anew = load_pretrained(network, genotype, job.weights)
+        if data is not None and not anew and (scaling := target_scaling(network, data)) is not None:
+            scaling.standardize(network)
     return network
 
 
