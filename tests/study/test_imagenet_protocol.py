@@ -37,7 +37,9 @@ def write_imagenet(root: Path, largest: int, train: int) -> None:
     ("size", "scaled", "train", "options"),
     [
         (32, 32, 2, ["--image-size", "32", "--batch-size", "50", "--epochs", "1"]),
-        pytest.param(224, 256, 2, ["--batch-size", "50", "--epochs", "1"], marks=pytest.mark.slow),
+        pytest.param(
+            224, 256, 2, ["--batch-size", "50", "--epochs", "1"], marks=[pytest.mark.slow, pytest.mark.timeout(3600)]
+        ),
     ],
 )
 def test_densenet_on_a_stand_in_of_imagenet(tmp_path, monkeypatch, capsys, size, scaled, train, options):
