@@ -1,9 +1,10 @@
 """The cache of decoded images: each set of files is decoded once per machine.
 
 An entry is a folder under ``ROOT/cache`` named by its key, with the images one after another in ``pixels.bin``, what is
-known of each in ``samples.npz``, and ``entry.json``, which is written last. It is built under another name and renamed,
-so it is there as a whole or not at all; processes that want the same entry wait for the one that builds it. Its room is
-reserved before the first image is decoded. Least recently used entries are removed to make room for a new one.
+known of each in ``samples.npz``, with a checksum, and ``entry.json``, which is written last. It is built under another
+name and renamed, so it is there as a whole or not at all; processes that want the same entry wait for the one that
+builds it. Its room is reserved before the first image is decoded. Least recently used entries are removed to make room
+for a new one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from nas_agg.common.files import read_document
 from nas_agg.training.data.building import DecodedSet, ImageFormat, OtherFormat, WriteRow
 from nas_agg.training.data.cache_files import (
     existing_folder,
+    has_checksums,
     host_name,
     is_alive,
     locked,
@@ -40,12 +42,12 @@ from nas_agg.training.data.images import MappedImages
 from nas_agg.training.data.preprocessing import Preprocessing
 from nas_agg.training.data.sources.arrays import ArrayArchive
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 LIMIT_VARIABLE = "NAS_AGG_CACHE_LIMIT"  # in GiB
 _DISK_SHARE = 0.5  # of the whole disk, unless the limit is specified
 _SPARE_BYTES = 2**30  # of the disk, left free
 PIXELS, SAMPLES, ENTRY = "pixels.bin", "samples.npz", "entry.json"
-_ARRAYS = ("keys", "sums", "unreadable", "reasons")
+_ARRAYS = ("keys", "sums", "checksums", "unreadable", "reasons")
 
 #: Decodes all images: takes their format and the function that receives each image.
 Decode = Callable[[ImageFormat, WriteRow], DecodedSet]
@@ -211,7 +213,9 @@ class ImageCache:
                 return None
             with ArrayArchive(folder / SAMPLES) as archive:
                 arrays = {name: archive.read(name) for name in archive.names}
-            keys, sums, unreadable, reasons = (arrays.pop(name) for name in _ARRAYS)
+            keys, sums, checksums, unreadable, reasons = (arrays.pop(name) for name in _ARRAYS)
+            if len(checksums) != shape[0] or not has_checksums(folder / PIXELS, checksums):
+                return None
             os.utime(folder / ENTRY)
             images = MappedImages(folder / PIXELS, shape, dtype)  # type: ignore[arg-type]
         except (InputError, ValidationError, OSError, ValueError, KeyError):
@@ -236,8 +240,8 @@ class ImageCache:
         folder = self.path / f".{key or secrets.token_hex(12)}.{process_name()}.tmp"
         folder.mkdir(parents=True)
         try:
-            decoded = write_pixels(folder / PIXELS, count, row, lambda write: decode(format, write))
-            digest = write_samples(folder / SAMPLES, decoded)
+            decoded, checksums = write_pixels(folder / PIXELS, count, row, lambda write: decode(format, write))
+            digest = write_samples(folder / SAMPLES, decoded, checksums)
             record = EntryRecord(
                 format=CACHE_FORMAT,
                 name=name.encode("utf-8", "backslashreplace").decode(),

@@ -9,6 +9,7 @@ import io
 import os
 import platform
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,29 +17,52 @@ import numpy as np
 
 from nas_agg.training.data.building import DecodedSet, WriteRow
 
+MAX_CHECKED_IMAGES, MAX_CHECKED_BYTES = 100_000, 2**27  # of a file: a fraction of a second
 
-def write_pixels(path: Path, count: int, row: int, decode: Callable[[WriteRow], DecodedSet]) -> DecodedSet:
-    """Decode images into a file whose room is reserved."""
+
+def write_pixels(
+    path: Path, count: int, row: int, decode: Callable[[WriteRow], DecodedSet]
+) -> tuple[DecodedSet, np.ndarray]:
+    """Decode images into a file whose room is reserved.
+
+    Returns:
+        What is known of the images, and the CRC-32 of each, uint32 (N,).
+    """
+    checksums = np.full(count, zlib.crc32(bytes(row)), np.uint32)  # of zeros, where nothing is written
     with path.open("wb") as file:
         _reserve(file.fileno(), count * row)
 
         def write(position: int, pixels: np.ndarray) -> None:
             data = memoryview(np.ascontiguousarray(pixels).data).cast("B")
-            offset = position * row
+            checksums[position], offset = zlib.crc32(data), position * row
             while data:
                 written = os.pwrite(file.fileno(), data, offset)
                 data, offset = data[written:], offset + written
 
         decoded = decode(write)
         os.fsync(file.fileno())
-    return decoded
+    return decoded, checksums
 
 
-def write_samples(path: Path, decoded: DecodedSet) -> str:
+def has_checksums(path: Path, checksums: np.ndarray) -> bool:
+    """Whether the images of a file have these checksums: all of a small file, or evenly spaced ones.
+
+    Args:
+        path: The file, whose images are of the same size.
+        checksums: The CRC-32 of each image, uint32 (N,).
+    """
+    rows = np.memmap(path, np.uint8, "r").reshape(len(checksums), -1)
+    count = min(len(rows), MAX_CHECKED_IMAGES, max(1, MAX_CHECKED_BYTES // rows.shape[1]))
+    positions = np.linspace(0, len(rows) - 1, count).astype(np.int64)
+    return all(zlib.crc32(rows[position]) == checksums[position] for position in positions.tolist())
+
+
+def write_samples(path: Path, decoded: DecodedSet, checksums: np.ndarray) -> str:
     """Write what is known of each image; returns the file's SHA-256."""
     arrays = {
         "keys": decoded.keys,
         "sums": decoded.sums,
+        "checksums": checksums,
         "unreadable": np.array(list(decoded.unreadable), np.int64),
         "reasons": np.array(list(decoded.unreadable.values()), np.str_),
     }

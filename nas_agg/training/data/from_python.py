@@ -91,7 +91,9 @@ def open_cached_samples(path: Path) -> CachedSamples:
     """
     cached = ImageCache(path.parent.parent).open(path.name)
     if cached is None or not cached.source:
-        raise InputError(f"cache:{path}: no such images; they may have been removed: make the data set again")
+        raise InputError(
+            f"cache:{path}: no such images; they may have been removed or damaged: make the data set again"
+        )
     return _from_entry(path, cached)
 
 

@@ -55,7 +55,9 @@ def test_files_are_decoded_once_until_they_change(make_folder, root, decoded):
     assert len(ImageCache(root).entries()) == 3
 
 
-@pytest.mark.parametrize("damage", ["no entry", "short pixels", "damaged samples", "damaged entry"])
+@pytest.mark.parametrize(
+    "damage", ["no entry", "short pixels", "damaged pixels", "lost pixels", "damaged samples", "damaged entry"]
+)
 def test_damaged_entries_are_built_again(make_folder, root, decoded, damage):
     place = make_folder("photos", {"cat": 20, "dog": 20})
     before = load_data(f"folder:{place}", image_size=16).train.images
@@ -66,10 +68,13 @@ def test_damaged_entries_are_built_again(make_folder, root, decoded, damage):
             (folder / ENTRY).unlink()
         case "short pixels":
             os.truncate(folder / PIXELS, 100)
-        case "damaged samples":
-            content = bytearray((folder / SAMPLES).read_bytes())
+        case "damaged samples" | "damaged pixels":
+            file = folder / (SAMPLES if damage == "damaged samples" else PIXELS)
+            content = bytearray(file.read_bytes())
             content[len(content) // 2] ^= 1
-            (folder / SAMPLES).write_bytes(content)
+            file.write_bytes(content)
+        case "lost pixels":
+            (folder / PIXELS).write_bytes(bytes((folder / PIXELS).stat().st_size))
         case "damaged entry":
             (folder / ENTRY).write_text("{")
     decoded.clear()
