@@ -38,7 +38,7 @@ def train(job, ways, report):
     return prepare(WorkerConfig(data=ways))(job, report)
 
 
-TIMEOUT = 6  # seconds: a training of one second may take several on a busy machine
+TIMEOUT = 20  # seconds: a training of one second may take many on a busy machine
 TRAINER = Trainer(lambda threads: None, lambda config: config.data, lambda job, ways, report: train(job, ways, report))
 WAYS = {"sleep": 1.0, "raises": [7], "exhausts": [13], "hangs": [21]}
 
