@@ -3,6 +3,7 @@
     python benchmarks/engine.py [--searchers random,predictor] [--seeds 3]
     python benchmarks/engine.py --trials 10000 [--searchers random]
     python benchmarks/engine.py --workers 8 [--searchers random,predictor]
+    python benchmarks/engine.py --durability 10 [--budget 150]
 
 Overhead: complete searches of 150 networks of agg-bench, including journal and run folder, and of a synthetic function
 of 30 search variables with four values each. The time of a trial is that between the starts of two evaluations, as CPU
@@ -12,6 +13,9 @@ Trials: one search of the synthetic function with that many trials, and its CPU 
 the end. Of a searcher that does not look at earlier trials (`random`) both are the same. The share of the time in which
 the search waits for the disk is shown as well.
 
+Durability: so many pairs of searches of agg-bench, one of each pair with an fsync that does nothing, in turn; medians
+of their wall times, the ratio of these, and the time that the search waits for the disk as a share of its wall time.
+
 Workers: the same searches with worker processes that sleep for a second and report the table's result. Speed-up is the
 total time of evaluations divided by the time from the start of the first to the end of the last evaluation; the startup
 time of the workers, negligible in a long search, is shown separately.
@@ -20,14 +24,17 @@ time of the workers, negligible in a long search, is shown separately.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -95,24 +102,51 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
     return tuple([1000 * (b - a) for a, b in itertools.pairwise(times[1:])] for times in (cpu, wall))
 
 
-def growth(searcher: str, trials: int) -> tuple[float, float, float]:
-    """CPU time per trial in milliseconds after 200 trials and at the end, and the share of waiting for the disk."""
-    import os
-    import threading
-
-    waited, fsync = [0.0], os.fsync
+@contextlib.contextmanager
+def counted_fsync(is_fake: bool = False) -> Iterator[list[float]]:
+    """Collects the seconds of each fsync that the search itself waits for; a fake one does nothing."""
+    waits, fsync = list[float](), os.fsync
 
     def timed_fsync(descriptor: int) -> None:
         start = time.perf_counter()
-        fsync(descriptor)
+        if not is_fake:
+            fsync(descriptor)
         if threading.current_thread() is threading.main_thread():
-            waited[0] += time.perf_counter() - start
+            waits.append(time.perf_counter() - start)
 
-    start = time.perf_counter()
     with mock.patch("os.fsync", timed_fsync):
+        yield waits
+
+
+def growth(searcher: str, trials: int) -> tuple[float, float, float]:
+    """CPU time per trial in milliseconds after 200 trials and at the end, and the share of waiting for the disk."""
+    start = time.perf_counter()
+    with counted_fsync() as waits:
         cpu, _ = overhead(searcher, 0, trials, 30)
-    share = waited[0] / (time.perf_counter() - start)
+    share = sum(waits) / (time.perf_counter() - start)
     return statistics.mean(cpu[100:300]), statistics.mean(cpu[-200:]), share
+
+
+def durability(searcher: str, budget: int, pairs: int) -> list[str]:
+    """Cells of a table: wall times with and without fsync, their ratio, number of fsyncs, share of waiting."""
+    from nas_agg.study import search
+
+    walls: dict[bool, list[float]] = {True: [], False: []}
+    shares, counts = list[float](), list[int]()
+    for pair in range(-1, pairs):  # the first imports what a search needs
+        for is_fake in (False, True) if pair % 2 else (True, False):
+            with tempfile.TemporaryDirectory() as folder, counted_fsync(is_fake) as waits:
+                start = time.perf_counter()
+                search("agg-bench", dataset=None, searcher=searcher, budget=budget, out=f"{folder}/run")
+                seconds = time.perf_counter() - start
+            if pair >= 0:
+                walls[is_fake].append(seconds)
+            if pair >= 0 and not is_fake:
+                shares.append(sum(waits) / seconds)
+                counts.append(len(waits))
+    real, fake = statistics.median(walls[False]), statistics.median(walls[True])
+    cells = [f"{real:.2f} s", f"{fake:.2f} s", f"{real / fake:.3f}", f"{statistics.median(counts):.0f}"]
+    return [searcher, str(budget), *cells, f"{100 * statistics.median(shares):.2f} %"]
 
 
 def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
@@ -147,6 +181,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--trials", type=int)
+    parser.add_argument("--durability", type=int, metavar="PAIRS")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     if options.workers:
@@ -157,6 +192,13 @@ def main() -> None:
             times, start = speed_up(searcher, 0, budget, options.workers)
             share = times / options.workers
             cells = [searcher, str(options.workers), str(budget), f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
+            print(f"| {' | '.join(cells)} |", flush=True)
+        return
+    if options.durability:
+        print("| searcher | networks | wall time | without fsync | ratio | fsyncs | waiting for the disk |")
+        print(f"|{'---|' * 7}")
+        for searcher in options.searchers or ["random", "predictor"]:
+            cells = durability(searcher, options.budget or 150, options.durability)
             print(f"| {' | '.join(cells)} |", flush=True)
         return
     if options.trials:

@@ -34,11 +34,15 @@ def sync(path: str | os.PathLike[str]) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Rename a complete folder, whose files are on the disk already, so that the new name survives a power failure.
+    """Rename a complete folder so that the new name survives a power failure, and leads to all of its files.
+
+    They need not be on the disk yet: brought there together, they cost less than one by one.
 
     Raises:
         OSError: It cannot be renamed.
     """
+    for path in source.rglob("*"):
+        sync(path)
     sync(source)
     os.rename(source, target)
     sync(target.parent)

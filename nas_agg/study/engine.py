@@ -407,7 +407,7 @@ class _Search:
         share = proposer.feasible_share() if folder is not None or self.show else None
         if share is not None:
             if folder is not None:
-                folder.update(share=asdict(share))
+                folder.run["share"] = asdict(share)  # written with the next change: a disk takes its time
             yield share.line(limits_text(settings, "params", "macs", "activations"))
         if self.task is not None and folder is not None and settings.backend_name == "storage":
             yield f"workers may join: {join_command(folder.run, folder.path)}"
@@ -423,7 +423,8 @@ def _mark_running(folder: RunFolder | None, record: StudyRecord) -> int:
         return 0
     failed = len(record.trials) if folder.run["status"] == "failed" else 0
     forgiven = max(failed, int(folder.run.get("forgiven", 0)))
-    folder.update(status="running", forgiven=forgiven)
+    changed = {"forgiven": forgiven} if forgiven != folder.run.get("forgiven", 0) else {}
+    folder.update(status="running", **changed)
     return forgiven
 
 

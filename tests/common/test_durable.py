@@ -46,9 +46,15 @@ def test_a_file_is_on_the_disk_before_its_name_and_its_folder(tmp_path, monkeypa
 
 def test_a_folder_is_complete_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     (tmp_path / "best.tmp").mkdir()
+    (tmp_path / "best.tmp/model.py").touch()
     calls = Calls(monkeypatch)
     rename_durably(tmp_path / "best.tmp", tmp_path / "best")
-    assert calls.made == [("fsync", "best.tmp"), ("rename", "best"), ("fsync", tmp_path.name)]
+    assert calls.made == [
+        ("fsync", "model.py"),
+        ("fsync", "best.tmp"),
+        ("rename", "best"),
+        ("fsync", tmp_path.name),
+    ]
 
 
 def test_a_search_finishes_on_the_disk_in_order(tmp_path, monkeypatch):

@@ -83,7 +83,7 @@ def write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values
     unfinished = folder.path / "best.tmp"
     with write_errors(unfinished):
         unfinished.mkdir(exist_ok=True)
-    write_network(unfinished, genotype)
+    write_network(unfinished, genotype, durable=False)
     metrics = {
         "trial": best.number,
         "value": best.value,
@@ -91,9 +91,9 @@ def write_best(folder: RunFolder, best: TrialRecord, genotype: Genotype | Values
         "macs": best.macs,
         "hash": best.network_hash,
     }
-    write_atomic(unfinished / METRICS_FILE, canonical_json(metrics) + "\n")
+    write_atomic(unfinished / METRICS_FILE, canonical_json(metrics) + "\n", durable=False)
     if isinstance(genotype, Genotype):
         add_code_or_warn(unfinished, genotype, *describe_run(folder.run, folder.path, best.number))
-    write_manifest(unfinished)
+    write_manifest(unfinished, durable=False)
     with write_errors(folder.best):
         rename_durably(unfinished, folder.best)

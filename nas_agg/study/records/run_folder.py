@@ -122,13 +122,15 @@ class RunFolder:
         self.update()
 
     def update(self, *, durable: bool = True, **changes: Any) -> None:
-        """Change or add entries of run.json.
+        """Change or add entries of run.json; nothing is written if they are as before.
 
         Args:
             durable: As for `write_atomic`.
             **changes: The entries.
         """
         self._held.check()
+        if changes and all(name in self.run and self.run[name] == value for name, value in changes.items()):
+            return
         self.run.update(changes)
         if self._is_private:
             with write_errors(self.path / _LOG):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,7 @@ from nas_agg.study.workers.protocol import (
 )
 
 LONGEST_PAUSE = 1.0  # seconds between two reads of the storage, however long a read takes
+READS_PER_TRIAL = 8  # trials that are read together in the time that it takes to read one alone
 
 
 @dataclass
@@ -76,7 +77,7 @@ class RemoteExecutor(Backend):
         self._queue: list[tuple[Assignment, int]] = []  # with the attempt
         self._leased: set[int] = set()  # trials that have had a lease
         self._events: list[Event] = []
-        self._next_read = 0.0
+        self._next_read, self._open_trials = 0.0, 0
         self._write_study(TASK, {**task, "versions": versions()})
         self._write_study(COORDINATOR, {"session": self._workers.session, "state": HERE})
         # Read before their workers are told anything: they would cancel what they are not told to train.
@@ -99,9 +100,22 @@ class RemoteExecutor(Backend):
         with storage_errors("cannot be written"):
             self._storage.set_trial_user_attr(self._record.storage_trial_id(number), key, value)
 
-    def _read_trial(self, number: int) -> dict[str, Any]:
+    def _read_trials(self, numbers: Collection[int]) -> dict[int, dict[str, Any]]:
+        """The attributes of trials: one by one if they are few among those that are open, else with all of these."""
+        attrs: dict[int, dict[str, Any]] = {}
+        if numbers and len(numbers) * READS_PER_TRIAL >= max(len(self._leases), self._open_trials):
+            attrs = {trial.number: trial.user_attrs for trial in self._running_trials()}
         with storage_errors("cannot be read"):
-            return self._storage.get_trial(self._record.storage_trial_id(number)).user_attrs
+            for number in set(numbers) - set(attrs):
+                attrs[number] = self._storage.get_trial(self._record.storage_trial_id(number)).user_attrs
+        return attrs
+
+    def _running_trials(self) -> list[FrozenTrial]:
+        """All trials that have no result, paused ones included."""
+        with storage_errors("cannot be read"):
+            trials = self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.RUNNING,))
+        self._open_trials = len(trials)
+        return trials
 
     # ---- leases of an earlier coordinator
 
@@ -125,10 +139,6 @@ class RemoteExecutor(Backend):
                     now = self._clock.monotonic()
                     group[trial.number] = _Lease(lease["worker"], lease["attempt"], now, is_unread=True)
         return leases, ended
-
-    def _running_trials(self) -> list[FrozenTrial]:
-        with storage_errors("cannot be read"):
-            return self._storage.get_all_trials(self._study, deepcopy=False, states=(TrialState.RUNNING,))
 
     def adopt(self) -> dict[int, int]:
         """Adopt the leases of a killed coordinator; waits a moment for the heartbeats of their workers."""
@@ -227,19 +237,23 @@ class RemoteExecutor(Backend):
 
     def _read_storage(self) -> None:
         self._workers.read()
-        for number, lease in list(self._leases.items()):
-            self._update_lease(number, lease)
+        changed = {number: lease for number, lease in self._leases.items() if self._has_news(number, lease)}
+        attrs = self._read_trials(changed)
+        for number, lease in changed.items():
+            self._update_lease(number, lease, attrs[number])
         self._workers.finish_dead()
         self._lease_queued()
         self._workers.instruct(self._leased_trials())
 
-    def _update_lease(self, number: int, lease: _Lease) -> None:
-        worker, is_alive = self._workers.get(lease.worker), self._has_worker(lease)
+    def _has_news(self, number: int, lease: _Lease) -> bool:
+        """Whether a worker says something new of its trial, or is not there any more."""
+        worker = self._workers.get(lease.worker)
         status = worker.trial_status(number, lease.attempt) if worker else None
-        if is_alive and status == lease.status and not lease.is_unread:
-            return
-        attrs = self._read_trial(number)
+        has_news = status != lease.status or lease.is_unread or not self._has_worker(lease)
         lease.status, lease.is_unread = status, False
+        return has_news
+
+    def _update_lease(self, number: int, lease: _Lease, attrs: Mapping[str, Any]) -> None:
         outcome = read_outcome(attrs, lease.attempt)  # first: all reports are written before it
         for step, value in read_reports(attrs, lease.attempt, lease.reports_read):
             lease.reports_read += 1
@@ -248,7 +262,7 @@ class RemoteExecutor(Backend):
             del self._leases[number]
             event = Event(number, lease.attempt, outcome.kind, seconds=outcome.seconds, reason=outcome.reason)
             self._events.append(replace(event, outcome=outcome.outcome))
-        elif not is_alive:
+        elif not self._has_worker(lease):
             del self._leases[number]
             seconds, reason = self._clock.monotonic() - lease.started, self._workers.reason_gone(lease.worker)
             self._events.append(Event(number, lease.attempt, EventKind.WORKER_DIED, seconds=seconds, reason=reason))
