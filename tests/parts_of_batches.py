@@ -101,7 +101,7 @@ def losses(stepper: Stepper, images: Tensor, targets: Tensor, weights: Tensor | 
 
 def training(processes: Processes, name: str, memory: Any) -> dict[str, Any]:
     """How a whole training with synchronised batch norms ends."""
-    model, data = compile(genotype(), 0, memory=memory), few()
+    model, data = compile(genotype(), 0, memory=memory, dropout=0.2, drop_path=0.3), few()
     on: Any = "train"
     if name == "mixed":
         model, on = model.double(), "train+validation"

@@ -298,7 +298,7 @@ class _Training:
         """One pass over the training images."""
         self.model.train()
         keep_frozen_statistics(self.model)
-        if not self.processes.is_first:  # the noise of dropout differs between parts; the first's is one process's
+        if not (self.processes.is_first or self.stepper.shares_noise):  # parts have noise of their own
             torch.manual_seed(self._noise_seed(number))
         total = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)

@@ -19,6 +19,7 @@ from nas_agg.training.recipes import Recipe
 from nas_agg.training.steps.batches import Batch
 from nas_agg.training.steps.cuda_graphs import GraphedSteps
 from nas_agg.training.steps.mixing import Mixer
+from nas_agg.training.steps.noise import NoiseOfPart, has_noise
 from nas_agg.training.steps.processes import Processes
 
 _PRECISIONS = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -39,6 +40,7 @@ class Stepper:
     Attributes:
         forward: The model's forward in training; compilation replaces it.
         optimizer: The optimizer.
+        shares_noise: Whether processes draw the noise of dropout of the whole batch, from generators in equal states.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Stepper:
         self.precision = _PRECISIONS[default if recipe.precision == "auto" else recipe.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self._graphs: GraphedSteps | None = None
+        self.shares_noise = False
         self._averaged = 0
         self.average: AveragedModel | None = None
         if recipe.ema:
@@ -83,6 +86,8 @@ class Stepper:
                 self.device,
             )
         if self.processes.count > 1:
+            is_plain = self.forward is self.model and self.recipe.micro_batches == 1
+            self.shares_noise = is_plain and has_noise(self.model)
             # Buffers stay each process's own: the statistics of batch norms that are saved are the first one's.
             accepted = inspect.signature(DistributedDataParallel).parameters
             name = "forward_sync_buffers" if "forward_sync_buffers" in accepted else "broadcast_buffers"
@@ -131,7 +136,8 @@ class Stepper:
         # All processes split their parts into as many, since batch norms may be synchronised.
         parts = min(self.recipe.micro_batches, max(1, batch.count // self.processes.count // 2))
         if parts == 1:
-            loss, outputs = self.losses(images, targets, weights)
+            with NoiseOfPart(batch) if self.shares_noise else contextlib.nullcontext():
+                loss, outputs = self.losses(images, targets, weights)
             self._propagate(loss, share)
             loss = loss.detach()
             return loss if share is None else loss * share, outputs.detach()
