@@ -232,6 +232,8 @@ class _Training:
             torch.set_rng_state(global_state)
             if cuda_state is not None:
                 torch.cuda.set_rng_state(cuda_state, self.device)
+        if self.processes.any(bool(self.compile_error)) and not self.compile_error:
+            self.stepper.forward, self.compile_error = self.model, "it failed in another process"
 
     def run(self, report: Report | None, checkpoint_seconds: float, pause_after: int) -> TrainingOutcome:
         """Run the remaining epochs, up to ``pause_after``."""
