@@ -131,6 +131,8 @@ def finish_instructions(run: dict[str, Any], path: str | os.PathLike[str]) -> st
         run: The contents of its run.json.
         path: Its folder.
     """
+    if run.get("evaluate") and run.get("named"):
+        return f"its networks were looked up in a table of results; train one with: nas_agg train {path}:TRIAL"
     if run.get("evaluate"):
         return "its networks were evaluated by a function, not trained"
     if run["settings"].get("final") == 0:

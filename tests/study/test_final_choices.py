@@ -94,3 +94,10 @@ def test_a_search_tests_the_best_of_two_after_other_epochs(tiny_file, tmp_path):
     assert result.value == result.trials[result.test["trial"]].balanced_accuracy
     again = resume(tmp_path / "run")
     assert (again.test, again.best.to_dict()) == (result.test, result.best.to_dict())
+
+
+def test_a_search_of_a_table_says_how_its_networks_are_trained(tmp_path):
+    run = tmp_path / "table"
+    search("agg-bench", budget=2, out=run)
+    with pytest.raises(InputError, match=f"looked up in a table of results; train one with: nas_agg train {run}:TRIAL"):
+        evaluate_run(run)
