@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ RECIPES = {
 CASES = [
     (memory, training, extra)
     for memory in MODES
-    for training, extra in ((False, "in two micro-batches"), (True, ""), (True, "with weights"))
+    for training, extra in ((False, "in two micro-batches"), (True, ""), (True, "with weights"), (True, "in bf16"))
 ]
 
 
@@ -72,8 +73,10 @@ def few() -> Any:
 
 
 def gradients(processes: Processes, memory: Any, training: bool, extra: str) -> dict[str, Tensor]:
-    """Gradients, in double precision, of a batch of nine images, and the buffers after the step."""
-    model = compile(genotype(), 0, memory=memory).double().train(training)
+    """Gradients, in double precision or in bf16, of a batch of nine images, and the buffers after the step."""
+    model = compile(genotype(), 0, memory=memory).train(training)
+    if extra != "in bf16":
+        model.double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -84,13 +87,21 @@ def gradients(processes: Processes, memory: Any, training: bool, extra: str) -> 
     if training and processes.count > 1:
         synchronize_batch_norms(model)
     data, fields = few(), {"micro_batches": 2 if "micro" in extra else 1, "momentum": 0.0, "nesterov": False}
+    if extra == "in bf16":
+        fields["precision"] = "bf16"
     recipe = SEARCH.model_copy(update=fields)
     stepper = Stepper(model, data, data.train, recipe, torch.device("cpu"), 0, processes)
+    if extra == "in bf16":
+        stepper.losses = partial(LOSSES, stepper)  # type: ignore[method-assign]
+        images = images.float()
     stepper.connect()
     part = part_of(9, processes)
     stepper.step(Batch(images[part], torch.arange(9), weights, part), 1e-12)
     found = {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}
     return found | {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+LOSSES = Stepper.losses
 
 
 def losses(stepper: Stepper, images: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
