@@ -4,6 +4,8 @@
     python benchmarks/engine.py --trials 10000 [--searchers random]
     python benchmarks/engine.py --workers 8 [--searchers random,predictor]
     python benchmarks/engine.py --durability 10 [--budget 150]
+    python benchmarks/engine.py --workers 8 [--searchers random,predictor] [--backend ray]
+    python benchmarks/engine.py --backends local,ray [--workers 1] [--budget 100]
 
 Overhead: complete searches of 150 networks of agg-bench, including journal and run folder, and of a synthetic function
 of 30 search variables with four values each. The time of a trial is that between the starts of two evaluations, as CPU
@@ -18,7 +20,11 @@ of their wall times, the ratio of these, and the time that the search waits for 
 
 Workers: the same searches with worker processes that sleep for a second and report the table's result. Speed-up is the
 total time of evaluations divided by the time from the start of the first to the end of the last evaluation; the startup
-time of the workers, negligible in a long search, is shown separately.
+time of the workers, negligible in a long search, is shown separately. With `--backend ray`, a Ray cluster of this
+machine has as many CPUs as there are workers, whatever the machine has.
+
+Backends: trials that do nothing, on each backend. The time of a trial is that between the ends of two trials; that of a
+table, which is looked up in the same process, is the engine's own.
 """
 
 from __future__ import annotations
@@ -26,7 +32,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import statistics
 import sys
@@ -34,43 +39,45 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from nas_agg.common.manifest import write_manifest
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.messages import FinalJob, FinalOutcome, TrialJob, TrialOutcome
+from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
 
 SLEEP = 1.0
 
 
-def prepare(config: WorkerConfig) -> Callable[[TrialJob | FinalJob, Any], TrialOutcome | FinalOutcome]:
-    """The evaluation function of a worker process: sleep, then look the network up."""
-    from nas_agg.language.genotype import Genotype
+def load_table(config: WorkerConfig) -> tuple[Any, Path]:
+    """What a worker needs: a table, and a folder for its notes."""
     from nas_agg.search_space.space import open_space
     from nas_agg.study.tables.results_table import TabularSpace
 
-    space, notes = TabularSpace(open_space("agg-bench")), Path(config.data["notes"])
+    return TabularSpace(open_space("agg-bench")), Path(config.data["notes"])
 
-    def work(job: TrialJob | FinalJob, report: Any) -> TrialOutcome | FinalOutcome:
-        if isinstance(job, FinalJob):
-            out = Path(job.out)
-            out.mkdir(exist_ok=True)
-            tested = {"trial": job.trial, "test_accuracy": 0.0, "test_loss": 0.0, "correct": 0, "images": 1}
-            (out / "metrics.json").write_text(json.dumps(tested))
-            write_manifest(out)
-            out.rename(job.best)
-            return FinalOutcome()
-        start = time.time()
-        time.sleep(SLEEP)
-        row = space.network(Genotype.model_validate(job.genotype))
-        with (notes / "times.txt").open("a") as file:
-            file.write(f"{start} {time.time()}\n")
-        return TrialOutcome(metrics={"accuracy": row.value}, seconds=SLEEP)
 
-    return work
+def sleep_and_look_up(job: TrialJob | FinalJob, data: tuple[Any, Path], report: Any) -> TrialOutcome:
+    """Sleep, then look the network up."""
+    from nas_agg.language.genotype import Genotype
+
+    space, notes = data
+    start = time.time()
+    time.sleep(SLEEP)
+    row = space.network(Genotype.model_validate(job.genotype))
+    with (notes / "times.txt").open("a") as file:
+        file.write(f"{start} {time.time()}\n")
+    return TrialOutcome(metrics={"accuracy": row.value}, seconds=SLEEP)
+
+
+def do_nothing(job: TrialJob | FinalJob, data: Any, report: Any) -> TrialOutcome:
+    """Do nothing at all."""
+    return TrialOutcome(metrics={"accuracy": 0.5}, seconds=0.0)
+
+
+#: What workers do: what they load once, and what they do for each trial.
+WORK: dict[str, Any] = {"sleep": (load_table, sleep_and_look_up), "nothing": (lambda config: None, do_nothing)}
 
 
 def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[float], list[float]]:
@@ -149,26 +156,63 @@ def durability(searcher: str, budget: int, pairs: int) -> list[str]:
     return [searcher, str(budget), *cells, f"{100 * statistics.median(shares):.2f} %"]
 
 
-def speed_up(searcher: str, seed: int, budget: int, workers: int) -> tuple[float, float]:
-    """The speed-up over sequential evaluation, and the seconds until the first evaluation started."""
+def search_on(backend: str, folder: str, searcher: str, seed: int, budget: int, workers: int, work: str) -> None:
+    """Search on a backend.
+
+    Args:
+        backend: Its name.
+        folder: Where the run and the notes of workers go.
+        searcher, seed, budget: As for a search.
+        workers: Trials at once.
+        work: ``sleep``, or ``nothing``.
+    """
     import nas_agg.study.plan as plan
     from nas_agg.search_space.space import open_space
     from nas_agg.study.api import search
     from nas_agg.study.definition.task import Task
+    from nas_agg.study.workers.process import Trainer
 
+    task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
+    command = (sys.executable, __file__, "--serve", work)
+    trainer = Trainer(lambda threads: None, *WORK[work])
+    plan.DEFAULT_SETUP = plan.TrainingSetup(lambda settings, space: task, command, trainer=trainer)
+    search(
+        open_space("agg-bench"),
+        searcher=searcher,
+        budget=budget,
+        seed=seed,
+        dataset="digits",
+        pruner="none",
+        final=0,
+        backend=backend,
+        workers=workers,
+        out=Path(folder) / "run",
+    )
+
+
+def milliseconds(backend: str, budget: int, workers: int) -> tuple[float, float]:
+    """Milliseconds between the ends of two trials that do nothing, and of the coordinator's CPU time per trial."""
+    from nas_agg.study.coordinator import Coordinator
+
+    times, cpu, record_end = [], [], Coordinator._record_end
+
+    def timed(self: Any, event: Any) -> Any:
+        times.append(time.perf_counter())
+        cpu.append(time.process_time())
+        return record_end(self, event)
+
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(Coordinator, "_record_end", timed):
+        search_on(backend, folder, "random", 0, budget, workers, "nothing")
+    skipped = min(10, budget // 2)  # while workers start
+    pairs = [[1000 * (b - a) for a, b in itertools.pairwise(series[skipped:])] for series in (times, cpu)]
+    return statistics.median(pairs[0]), statistics.mean(pairs[1])
+
+
+def speed_up(searcher: str, seed: int, budget: int, workers: int, backend: str) -> tuple[float, float]:
+    """The speed-up over sequential evaluation, and the seconds until the first evaluation started."""
     with tempfile.TemporaryDirectory() as folder:
-        task = Task("a sleeping table", {"notes": folder}, (1, 8, 8), 10, ("cpu",) * workers, "no device")
-        plan.DEFAULT_SETUP = plan.TrainingSetup(lambda settings, space: task, (sys.executable, __file__, "--serve"))
         started = time.time()
-        search(
-            open_space("agg-bench"),
-            searcher=searcher,
-            budget=budget,
-            seed=seed,
-            dataset="digits",
-            pruner="none",
-            out=Path(folder) / "run",
-        )
+        search_on(backend, folder, searcher, seed, budget, workers, "sleep")
         times = [tuple(map(float, line.split())) for line in (Path(folder) / "times.txt").read_text().splitlines()]
     first, last = min(begin for begin, _ in times), max(end for _, end in times)
     return len(times) * SLEEP / (last - first), first - started
@@ -182,16 +226,26 @@ def main() -> None:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--trials", type=int)
     parser.add_argument("--durability", type=int, metavar="PAIRS")
+    parser.add_argument("--backend", default="local")
+    parser.add_argument("--backends", type=lambda text: text.split(","))
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.backends:
+        print("| backend | trials at once | wall time per trial, median | CPU time of the coordinator, mean |")
+        print(f"|{'---|' * 4}")
+        for backend in options.backends:
+            wall, cpu = milliseconds(backend, options.budget or 100, options.workers or 1)
+            print(f"| {backend} | {options.workers or 1} | {wall:.1f} ms | {cpu:.1f} ms |", flush=True)
+        return
     if options.workers:
-        print("| searcher | workers | networks | speed-up | efficiency | first evaluation after |")
-        print(f"|{'---|' * 6}")
+        print("| backend | searcher | workers | networks | speed-up | efficiency | first evaluation after |")
+        print(f"|{'---|' * 7}")
         budget = options.budget or 20 * options.workers
         for searcher in options.searchers or ["random", "predictor"]:
-            times, start = speed_up(searcher, 0, budget, options.workers)
+            times, start = speed_up(searcher, 0, budget, options.workers, options.backend)
             share = times / options.workers
-            cells = [searcher, str(options.workers), str(budget), f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
+            cells = [options.backend, searcher, str(options.workers), str(budget)]
+            cells += [f"{times:.2f}", f"{share:.3f}", f"{start:.1f} s"]
             print(f"| {' | '.join(cells)} |", flush=True)
         return
     if options.durability:
@@ -225,7 +279,13 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
         from nas_agg.study.workers.process import serve
 
-        del sys.argv[1]
+        load, train = WORK[sys.argv[2]]
+        del sys.argv[1:3]
+
+        def prepare(config: WorkerConfig) -> Any:
+            data = load(config)
+            return lambda job, report: train(job, data, report)
+
         serve(prepare)
     else:
         main()

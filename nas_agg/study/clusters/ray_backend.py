@@ -20,7 +20,6 @@ import ray
 from ray.exceptions import (
     NodeDiedError,
     OutOfMemoryError,
-    RayActorError,
     RayError,
     RayTaskError,
     WorkerCrashedError,
@@ -38,7 +37,8 @@ from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialO
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
 
-CAPACITY_SECONDS = 1.0  # between two looks at the nodes
+NODES_SECONDS = 1.0  # between two looks at the nodes
+HEAD_SECONDS = 20.0  # without an answer of the head node, after which it is gone
 TAKE_SECONDS = 30.0  # that the mailbox waits for a letter
 #: Deaths of nodes that are announced, as Ray's gcs.proto numbers them.
 _LEFT = {1: "left", 3: "was preempted", 4: "was removed as idle"}
@@ -65,6 +65,42 @@ class _Job:
         return Event(self.number, self.attempt, kind, seconds=self.seconds, reason=reason, **more)
 
 
+class _Nodes(threading.Thread):
+    """Looks at the nodes of the cluster in a thread, since a look waits while the head node is gone.
+
+    Attributes:
+        last: The nodes at the last look.
+        seen: When that was.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._is_over = threading.Event()
+        self._look()
+        self.start()
+
+    def _look(self) -> None:
+        self.last: list[dict[str, Any]] = ray.nodes()
+        self.seen = time.monotonic()
+
+    def run(self) -> None:
+        """Look again and again."""
+        while not self._is_over.wait(NODES_SECONDS):
+            try:
+                self._look()
+            except Exception:  # whatever Ray raises once the head node, or the connection, is gone
+                return
+
+    @property
+    def is_head_gone(self) -> bool:
+        """Whether the head node has not answered for some time."""
+        return time.monotonic() - self.seen > HEAD_SECONDS
+
+    def end(self) -> None:
+        """Look no more."""
+        self._is_over.set()
+
+
 class RayBackend(Backend):
     """Trains as tasks of a Ray cluster.
 
@@ -81,8 +117,7 @@ class RayBackend(Backend):
             has_gpus = settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
             self._resources = replace(self._resources, gpus=float(has_gpus))
         self._jobs: dict[int, _Job] = {}
-        self._capacity, self._looked = 0, -CAPACITY_SECONDS
-        self._failed_starts = 0
+        self._nodes, self._failed_starts = _Nodes(), 0
         if not self.capacity():
             self.close()
             raise InputError(f"no node of the Ray cluster has {_describe(self._resources)} for a trial")
@@ -101,11 +136,7 @@ class RayBackend(Backend):
         """As many as fit on the nodes that are alive, or the number of workers that was specified."""
         if self._workers is not None:
             return self._workers
-        if time.monotonic() - self._looked >= CAPACITY_SECONDS:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            self._capacity = sum(_slots(node, self._resources) for node in nodes)
-            self._looked = time.monotonic()
-        return self._capacity
+        return sum(_slots(node["Resources"], self._resources) for node in self._nodes.last if node["Alive"])
 
     def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         job, number = assignment.job, assignment.number
@@ -121,6 +152,8 @@ class RayBackend(Backend):
     # ---- events
 
     def poll(self, timeout: float) -> list[Event]:
+        if self._nodes.is_head_gone:
+            raise NasAggError("the head node of the Ray cluster is gone; resume the search once there is a cluster")
         if not self._jobs:
             time.sleep(timeout)
             return []
@@ -195,7 +228,8 @@ class RayBackend(Backend):
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise NasAggError(f"Ray cannot start trials: {one_line(str(error))}") from error
-        node = next((node for node in ray.nodes() if node["NodeID"] == job.node), None)
+        nodes = self._nodes.last if self._nodes.is_head_gone else ray.nodes()  # which is more recent
+        node = next((node for node in nodes if node["NodeID"] == job.node), None)
         if node is not None and not node["Alive"] and node["DeathReason"] in _LEFT:
             return job.event(EventKind.RELEASED, f"node {node['NodeName']} {_LEFT[node['DeathReason']]}")
         if isinstance(error, NodeDiedError) or (node is not None and not node["Alive"]):
@@ -228,15 +262,19 @@ class RayBackend(Backend):
 
     def close(self, leave_running: bool = False) -> None:
         """End all jobs: Ray ends those of a coordinator that is gone, so the next one restarts them."""
+        is_gone = self._nodes.is_head_gone
+        self._nodes.end()
         try:
-            for number in list(self._jobs):
+            for number in list(self._jobs) if not is_gone else ():
                 self.cancel(number)
-        except (RayError, RayActorError, OSError):
+        except (RayError, OSError):
             pass  # the cluster is gone
         finally:
             if self._connected:
                 self._connected = False
-                ray.shutdown()
+                end = threading.Thread(target=ray.shutdown, daemon=True)
+                end.start()
+                end.join(5.0 if is_gone else None)
 
 
 def _slots(node: dict[str, float], needs: Resources) -> int:
