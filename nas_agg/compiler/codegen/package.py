@@ -206,6 +206,8 @@ def _discard(folder: Path) -> None:
 def add_code(folder: Path, genotype: Genotype, title: str = "", about: str = "") -> None:
     """Write ``model.py`` to a folder, after running it with the folder's weights, if there are any.
 
+    It does not wait for the disk; `nas_agg.common.durable.rename_durably`, which names the complete folder, does.
+
     Raises:
         NasAggError: It cannot be written, or does not compute what the genotype's network computes.
     """
@@ -213,7 +215,7 @@ def add_code(folder: Path, genotype: Genotype, title: str = "", about: str = "")
 
     weights = folder / WEIGHTS if (folder / WEIGHTS).exists() else None
     with _inference_mode(compiled(genotype, seed=0, weights=weights)) as network:
-        _write_code(folder, genotype, network, title, about)
+        _write_code(folder, genotype, network, title, about, durable=False)
 
 
 def _write_files(folder: Path, genotype: Genotype, network: nn.Module, config: Mapping[str, Any]) -> None:
@@ -226,7 +228,9 @@ def _write_files(folder: Path, genotype: Genotype, network: nn.Module, config: M
     write_atomic(folder / PREDICT, Path(prediction.__file__).read_text(encoding="utf-8"))
 
 
-def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str) -> bool:
+def _write_code(
+    folder: Path, genotype: Genotype, network: nn.Module, title: str, about: str, durable: bool = True
+) -> bool:
     """Write ``model.py`` if its logits equal the network's bit for bit; returns whether they are finite."""
     text = emit(genotype, title, about)
     weights = folder / WEIGHTS
@@ -243,7 +247,7 @@ def _write_code(folder: Path, genotype: Genotype, network: nn.Module, title: str
     expected, actual = network(images), run_step(MODEL, run)
     if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=0, atol=0, equal_nan=True):
         raise NasAggError(f"{MODEL}: does not compute what the network computes; this is a bug in nas_agg")
-    write_atomic(folder / MODEL, text)
+    write_atomic(folder / MODEL, text, durable=durable)
     return bool(expected.isfinite().all())
 
 
