@@ -390,21 +390,6 @@ def test_the_training_set_changes_at_each_fourth_network_then_at_each_sixteenth(
     assert len(training_set(30)) == 30
 
 
-def test_the_training_set_is_around_the_best_networks(monkeypatch):
-    monkeypatch.setattr(surrogate, "MAX_FITTED", 40)
-    rng = np.random.default_rng(0)
-    rows = rng.integers(4, size=(464, 8))
-    scores, none = -(rows != rows[7]).sum(1).astype(float)[:, None], np.zeros((0, 8), np.int64)
-    chosen = surrogate.EncodedTrials(rows, scores, none, none).subsample()
-    assert len(chosen.rows) == 40 and chosen.unfitted == 0
-    order = np.argsort(-scores[:, 0], kind="stable")
-    kept = {row_key(row) for row in chosen.rows}
-    assert {row_key(row) for row in rows[order[:10]]} <= kept
-    distance = np.min([(rows != rows[place]).sum(1) for place in order[: surrogate.CENTRES]], axis=0)
-    left_out = [distance[place] for place in range(464) if row_key(rows[place]) not in kept]
-    assert min(left_out) >= sorted(distance)[30]
-
-
 def test_asks_after_many_trials_fit_as_much_as_before():
     """The sizes of what takes most of the time do not grow with the number of trials."""
     space = SearchVariables({f"n{i}": Choice(tuple(range(4))) for i in range(12)})
@@ -414,4 +399,4 @@ def test_asks_after_many_trials_fit_as_much_as_before():
     point = next(searcher.proposals(observations, np.random.default_rng(0)))
     assert sum(point.values()) > rows.sum(1).max()
     (training_set, _), *_ = searcher.cache._fitted.values()
-    assert len(training_set) == surrogate.MAX_FITTED * (12 + 1) * 8
+    assert len(training_set) <= surrogate.MAX_FITTED * (12 + 1) * 8

@@ -20,7 +20,6 @@ MIN_FITTED = 12  # networks in the training set at least, however many search va
 MAX_FITTED = 400  # networks in the training set; the time of predictions grows with the square of them
 MAX_FITTED_HYPERPARAMETERS = 200  # of them; the time of a fit grows with the cube
 MAX_DISTANCES = 20_000_000  # between networks of the training set, over all search variables
-CENTRES = 10  # the best networks, around which a training set is chosen
 REFIT_EVERY_TRIAL_BELOW = 60  # networks; from there on hyperparameters are refitted at each fourth network
 REFIT_INTERVAL, LATE_REFIT_INTERVAL = 4, 16  # the latter from `MAX_FITTED` networks on
 
@@ -44,11 +43,10 @@ class EncodedTrials:
     unfitted: int = 0
 
     def subsample(self) -> EncodedTrials:
-        """The trials around the best ones, as many as can be fitted in acceptable time.
+        """The best and the latest trials, as many as can be fitted in acceptable time.
 
-        A quarter are the best of all, the others those that differ from one of the `CENTRES` best in the fewest search
-        variables, the latest first. From `REFIT_EVERY_TRIAL_BELOW` networks on, the choice changes at each fourth or
-        sixteenth network only; networks that follow are added to it as `unfitted`.
+        From `REFIT_EVERY_TRIAL_BELOW` networks on, the choice changes at each fourth network only, and from
+        `MAX_FITTED` on at each sixteenth; networks that follow are added to it as `unfitted`.
         """
         limit = min(MAX_FITTED, max(MIN_FITTED, int((MAX_DISTANCES / self.rows.shape[1]) ** 0.5)))
         count = len(self.rows)
@@ -56,10 +54,7 @@ class EncodedTrials:
         unfitted = count % interval if count >= REFIT_EVERY_TRIAL_BELOW else 0
         chosen = np.arange(count - unfitted)
         if len(chosen) > limit:
-            order = nondominated_sort(self.scores[chosen])
-            changes = np.min([(self.rows[chosen] != self.rows[best]).sum(1) for best in order[:CENTRES]], axis=0)
-            changes[order[: limit // 4]] = 0
-            chosen = np.sort(np.lexsort((-chosen, changes))[:limit])
+            chosen = np.union1d(nondominated_sort(self.scores[chosen])[: limit // 2], chosen[-(limit // 2) :])
         chosen = np.append(chosen, np.arange(count - unfitted, count))
         return EncodedTrials(self.rows[chosen], self.scores[chosen], self.failed[-limit:], self.pending, unfitted)
 
