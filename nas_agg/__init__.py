@@ -20,6 +20,7 @@ from nas_agg.common.display import set_renderers
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError, truncate
 
 if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
     from optuna.trial import Trial
     from torch import nn
 
@@ -364,7 +365,7 @@ def evaluate(
 def search(
     space: str | PathLike[str] | Space | Mapping[str, Any],
     evaluate: Callable[[Any, Trial], float | Sequence[float]] | None = None,
-    searcher: str | type[Searcher] = "predictor",
+    searcher: str | type[Searcher] | BaseSampler = "predictor",
     budget: int = 50,
     seed: int = 0,
     *,
@@ -385,7 +386,8 @@ def search(
             as ``{"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"]}``.
         evaluate: ``evaluate(genotype, trial) -> float``, to be maximized, or a tuple if ``objective`` names several
             metrics; ``trial`` is an Optuna trial. For search variables alone it receives their values.
-        searcher: A searcher's name (``nas_agg searchers``), or a subclass of Searcher.
+        searcher: A searcher's name (``nas_agg searchers``), a subclass of Searcher, or a sampler of Optuna such as
+            ``optuna.samplers.GPSampler()``; each trial gets a copy of it, seeded by ``seed``.
         budget: Number of distinct networks to evaluate.
         seed: Seed of everything random in the search.
         out: Run folder (default where networks are trained: ``runs/SPACE-DATASET-SEED``).

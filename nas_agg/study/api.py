@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from optuna.samplers import BaseSampler
+
 from nas_agg.common.errors import InputError
 from nas_agg.common.urls import without_password
 from nas_agg.common.values import json_values
@@ -26,6 +28,7 @@ from nas_agg.study.records.run_status import Interrupted, stop_on_signal
 from nas_agg.study.records.storages import open_storage
 from nas_agg.study.records.stored_runs import find_stored_run
 from nas_agg.study.samplers.initial_points import initial_points
+from nas_agg.study.samplers.sampler_objects import searcher_of
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
@@ -40,7 +43,7 @@ _TRAINING_SETTINGS |= {"ray_address", "slurm", "cpus_per_trial", "gpus_per_trial
 def search(
     space: str | os.PathLike[str] | Space | Mapping[str, Any],
     evaluate: Evaluate | None = None,
-    searcher: str | type[Searcher] = "predictor",
+    searcher: str | type[Searcher] | BaseSampler = "predictor",
     budget: int = 50,
     seed: int = 0,
     *,
@@ -63,7 +66,7 @@ def search(
         evaluate: ``evaluate(genotype, trial) -> float``, or a tuple if ``objective`` names several metrics that
             arithmetic does not know; ``trial`` is an Optuna trial, which takes reports. ``optuna.TrialPruned`` ends
             a trial early; any other exception is a failed trial.
-        searcher: Name or class of a searcher.
+        searcher: Name or class of a searcher, or a sampler of Optuna.
         budget: Number of networks to evaluate.
         seed: Seed of all randomness of the search.
         out: Run folder; when networks are trained, ``runs/SPACE-DATASET-SEED`` by default.
@@ -80,8 +83,12 @@ def search(
         NasAggError: Ten trials in a row failed, or no network has a result.
         Interrupted: SIGINT or SIGTERM stopped the search, which can be resumed.
     """
+    if isinstance(searcher, BaseSampler):
+        searcher = searcher_of(searcher)
     if not isinstance(searcher, str) and not (isinstance(searcher, type) and issubclass(searcher, Searcher)):
-        raise InputError(f"searcher: expected a name or a subclass of Searcher, not {short_repr(searcher)}")
+        raise InputError(
+            f"searcher: expected a name, a subclass of Searcher or a sampler of Optuna, not {short_repr(searcher)}"
+        )
     if evaluate is not None and not callable(evaluate):
         raise InputError(f"evaluate: expected a function, not {short_repr(evaluate)}")
     if "dataset" in settings:
