@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,3 +102,13 @@ def test_files_that_cannot_be_read(folders, monkeypatch, capsys):
     assert capsys.readouterr().err == "five.npy: 5 channels; the network is for 3\n"
     assert predict.main(["nothing"]) == 2
     assert capsys.readouterr().err == "predict.py: nothing: no such file or folder\n"
+
+
+def test_a_reader_that_exits_early_is_no_error(folders):
+    """The pipe is closed before anything is printed."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, folders / "classification/predict.py", folders / "images"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
