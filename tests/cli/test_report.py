@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_runs_of_a_folder_with_a_damaged_run(run, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "damaged")
     (tmp_path / "damaged/run.json").write_text("{")
     assert "damaged: run.json: " in run("runs", str(tmp_path))[1]
+
+
+@pytest.mark.parametrize("name", ["study.journal", "run.json", "trials.csv", "manifest.json"])
+def test_a_pipe_in_a_run_does_not_block(name, refused, folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / name).unlink()
+    os.mkfifo(copy / name)
+    assert f"{copy / name}: is a pipe or a device, not a file" in refused("trials", str(copy))
 
 
 def test_runs_without_any(run, refused, tmp_path):

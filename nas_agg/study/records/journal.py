@@ -22,6 +22,7 @@ from optuna.storages.journal import BaseJournalBackend
 from nas_agg.common.chained_lines import DIGEST, START, DamagedLine, check_json_line, json_line, next_digest
 from nas_agg.common.durable import DelayedSync, sync
 from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import check_regular_file
 
 JOURNAL = "study.journal"
 _FOREIGN = "dashboard:"  # attributes of optuna-dashboard, such as notes, which no result depends on
@@ -79,6 +80,7 @@ class CheckedJournal(BaseJournalBackend):
 
     def __init__(self, path: Path, read_only: bool = False):
         self._path = path
+        check_regular_file(path)  # a pipe would block for ever
         is_new = not path.exists()
         self._held = path.open("rb" if read_only else "ab")  # keeps the number of the file from being used again
         self._sync = DelayedSync(path)

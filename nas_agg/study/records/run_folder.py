@@ -16,7 +16,7 @@ from typing import Any
 
 from nas_agg.common.durable import HeldFolder, remove_abandoned
 from nas_agg.common.errors import InputError, did_you_mean, redact, truncate
-from nas_agg.common.files import parse_document, read_document, write_atomic, write_errors
+from nas_agg.common.files import check_regular_file, parse_document, read_document, write_atomic, write_errors
 from nas_agg.common.manifest import MANIFEST, check_file, write_manifest
 from nas_agg.common.sealed_json import check_seal, sealed
 from nas_agg.study.definition.settings import Settings
@@ -226,6 +226,7 @@ def read_run(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     file = Path(path) / RUN_FILE
     try:
+        check_regular_file(file)
         text = file.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         parent = Path(path).parent
