@@ -68,7 +68,9 @@ def items(page: str) -> list[Item]:
     pieces = re.split(r'^```(\w+)(?: title="([\w./-]+)")?\n(.*?)^```$', text, flags=re.M | re.S)
     for place in range(0, len(pieces), 4):
         indented = re.findall(r"^    (\S.*)$", pieces[place], re.M)
-        found += [Item("sh", command(line)) for line in indented if line.startswith(PROGRAMS)]
+        found += [
+            Item("sh", command(line)) for line in indented if line.startswith(PROGRAMS) and line.split()[0][-1] != ":"
+        ]
         if place + 3 < len(pieces):
             language, name, body = pieces[place + 1 : place + 4]
             if name:

@@ -27,8 +27,8 @@ ON_DEMAND = (
     "nas_agg/loggers/wandb_logger.py",
     *(f"nas_agg/study/clusters/{name}_{part}.py" for name in ("ray", "slurm") for part in ("backend", "job")),
 )
-#: Extras that need a cluster, or a package as large as Ray, to be tested.
-UNTESTED = ("ray", "slurm")
+#: Extras that are too large for every run of the tests.
+UNTESTED = ("ray",)
 
 
 def normalized(name: str) -> str:

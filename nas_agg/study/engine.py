@@ -423,10 +423,7 @@ def _mark_running(folder: RunFolder | None, record: StudyRecord) -> int:
         return 0
     failed = len(record.trials) if folder.run["status"] == "failed" else 0
     forgiven = max(failed, int(folder.run.get("forgiven", 0)))
-    if forgiven == folder.run.get("forgiven", 0):
-        folder.update(status="running")  # as it is already in a search that has just begun
-    else:
-        folder.update(status="running", forgiven=forgiven)
+    folder.update(status="running", forgiven=forgiven)  # from now on the storage must have the study
     return forgiven
 
 

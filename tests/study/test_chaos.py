@@ -43,7 +43,7 @@ TRAINER = Trainer(lambda threads: None, lambda config: config.data, lambda job, 
 WAYS = {"sleep": 1.0, "raises": [7], "exhausts": [13], "hangs": [21]}
 
 
-@pytest.fixture(params=["journal", "sqlite", "postgresql"])
+@pytest.fixture(params=["journal", pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"])
 def storage(request, tmp_path):
     """The storage of a search; None is the journal in its folder."""
     if request.param == "postgresql":
@@ -179,7 +179,7 @@ def assert_halved(result):
         ("journal", None),
         pytest.param("sqlite", None, marks=pytest.mark.slow),
         ("postgresql", None),
-        ("journal", "halving"),
+        pytest.param("journal", "halving", marks=pytest.mark.slow),
     ],
     indirect=["storage"],
 )

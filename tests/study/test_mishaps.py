@@ -196,7 +196,7 @@ def test_a_space_of_a_wrong_type_is_refused(score, space):
 @pytest.mark.parametrize("searcher", [5, None, int, object()])
 def test_a_searcher_of_a_wrong_type_is_refused(tiny, score, searcher):
     assert said(InputError, search, tiny, score, searcher=searcher).startswith(
-        "searcher: expected a name or a subclass of"
+        "searcher: expected a name, a subclass of Searcher or"
     )
 
 

@@ -57,8 +57,10 @@ search(Space(TINY, "tiny"), slow, searcher={searcher!r}, budget=50, seed=5, out=
 """
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(10, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("searcher", SEARCHERS)
+@pytest.mark.parametrize(
+    ("searcher", "kills"),
+    [("tpe", 4), *(pytest.param(name, 10, marks=pytest.mark.slow) for name in SEARCHERS)],
+)
 def test_sigkill_at_random_moments(tiny, score, kept, searcher, kills, tmp_path, request):
     search(tiny, score, searcher=searcher, budget=50, seed=5, out=tmp_path / "whole")
     out = tmp_path / "broken"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 
 import pytest
@@ -45,6 +46,14 @@ def test_workers_that_join():
 
 
 @pytest.fixture
+def interruptible():
+    """SIGINT, by which submitit cancels its processes; a shell ignores it for what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def ray_cluster():
     """Ends whatever a test has started."""
     ray = pytest.importorskip("ray", reason="the extra nas-agg[ray] is not installed")
@@ -52,13 +61,14 @@ def ray_cluster():
     ray.shutdown()
 
 
+@pytest.mark.slow
 def test_ray(ray_cluster):
     from nas_agg.study.clusters.ray_backend import RayBackend
 
     check_backend(RayBackend, ray_address="local")
 
 
-def test_slurm_by_processes_in_place_of_jobs():
+def test_slurm_by_processes_in_place_of_jobs(interruptible):
     pytest.importorskip("submitit", reason="the extra nas-agg[slurm] is not installed")
     from nas_agg.study.clusters.slurm_backend import SlurmBackend
 
