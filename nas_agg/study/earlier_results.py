@@ -52,9 +52,8 @@ def _read_run(source: Any) -> dict[str, Any]:
         raise InputError(f"learn: {error}") from None
     if run.settings is None:
         raise InputError(f"learn: {source}: the run folder of a standalone training, not of a search")
-    paused = any(
-        trial.rungs for trial in run.trials
-    )  # results at rungs cannot be compared with those of full trainings
+    # Results at rungs cannot be compared with those of full trainings.
+    paused = any(trial.rungs for trial in run.trials)
     states = [RecordState.COMPLETE] if paused else [RecordState.COMPLETE, RecordState.PRUNED]
     trials = [trial for trial in run.trials if trial.state in states and trial.scores is not None]
     if not trials:

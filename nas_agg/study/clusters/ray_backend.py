@@ -27,7 +27,7 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
-from nas_agg.study.clusters.ray_job import Letter, Mailbox, Order, run_trial
+from nas_agg.study.clusters.ray_job import Mailbox, Order, TaskMessage, run_trial
 from nas_agg.study.clusters.shared_data import pack_data
 from nas_agg.study.clusters.trial_files import Files, read_files, replace_files, write_files
 from nas_agg.study.definition.settings import Settings
@@ -39,7 +39,7 @@ from nas_agg.study.workers.protocol import versions
 
 NODES_SECONDS = 1.0  # between two looks at the nodes
 HEAD_SECONDS = 20.0  # without an answer of the head node, after which it is gone
-TAKE_SECONDS = 30.0  # that the mailbox waits for a letter
+TAKE_SECONDS = 30.0  # that the mailbox waits for a message
 #: Deaths of nodes that are announced, as Ray's gcs.proto numbers them.
 _LEFT = {1: "left", 3: "was preempted", 4: "was removed as idle"}
 
@@ -164,8 +164,8 @@ class RayBackend(Backend):
         ready, _ = ray.wait(waited, num_returns=len(waited), timeout=0)
         events = []
         if self._take in ready:
-            for letter in self._letters():
-                events += self._handle(letter)
+            for message in self._messages():
+                events += self._handle(message)
         for job in list(self._jobs.values()):
             if job.reference in ready:
                 del self._jobs[job.number]
@@ -182,27 +182,27 @@ class RayBackend(Backend):
         left = [self._limit - job.seconds for job in self._jobs.values() if job.started is not None]
         return min([timeout, *(max(0.0, seconds) for seconds in left)])
 
-    def _letters(self) -> list[Letter]:
+    def _messages(self) -> list[TaskMessage]:
         assert self._take is not None
         reference, self._take = self._take, None
         try:
-            letters: list[Letter] = ray.get(reference)
+            messages: list[TaskMessage] = ray.get(reference)
         except RayError as error:
             raise NasAggError(f"Ray lost the node of the coordinator: {one_line(str(error))}") from error
-        return letters
+        return messages
 
-    def _handle(self, letter: Letter) -> list[Event]:
-        job = self._jobs.get(letter.number)
-        if job is None or job.attempt != letter.attempt:
+    def _handle(self, message: TaskMessage) -> list[Event]:
+        job = self._jobs.get(message.number)
+        if job is None or job.attempt != message.attempt:
             return []
-        if letter.node:
-            job.node, job.started, self._failed_starts = letter.node, time.monotonic(), 0
+        if message.node:
+            job.node, job.started, self._failed_starts = message.node, time.monotonic(), 0
             return []
-        write_files(job.out, letter.files)
+        write_files(job.out, message.files)
         job.waits = True
         if job.is_stopped:
             self._answer(job)
-        return [job.event(EventKind.REPORT, step=letter.step, value=letter.value)]
+        return [job.event(EventKind.REPORT, step=message.step, value=message.value)]
 
     def _end(self, job: _Job) -> Event:
         """The last event of a job whose task has ended."""

@@ -43,7 +43,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Letter:
+class TaskMessage:
     """A message from a task that runs.
 
     Attributes:
@@ -62,37 +62,37 @@ class Letter:
 
 
 class Mailbox:
-    """An actor that passes letters of tasks to the coordinator, and its answers back."""
+    """An actor that passes messages of tasks to the coordinator, and its answers back."""
 
     def __init__(self) -> None:
-        self._letters: list[Letter] = []
+        self._messages: list[TaskMessage] = []
         self._arrived = asyncio.Event()
         self._answers: dict[tuple[int, int], asyncio.Future[bool]] = {}
 
-    async def begin(self, letter: Letter) -> None:
+    async def begin(self, message: TaskMessage) -> None:
         """Note that a task has begun."""
-        self._put(letter)
+        self._put(message)
 
-    async def report(self, letter: Letter) -> bool:
+    async def report(self, message: TaskMessage) -> bool:
         """Deliver a report; returns whether to stop, once the coordinator has answered."""
         answer = asyncio.get_running_loop().create_future()
-        self._answers[letter.number, letter.attempt] = answer
-        self._put(letter)
+        self._answers[message.number, message.attempt] = answer
+        self._put(message)
         return bool(await answer)
 
-    def _put(self, letter: Letter) -> None:
-        self._letters.append(letter)
+    def _put(self, message: TaskMessage) -> None:
+        self._messages.append(message)
         self._arrived.set()
 
-    async def take(self, timeout: float) -> list[Letter]:
-        """The letters since the last call; waits up to ``timeout`` seconds for the first."""
+    async def take(self, timeout: float) -> list[TaskMessage]:
+        """The messages since the last call; waits up to ``timeout`` seconds for the first."""
         try:
             await asyncio.wait_for(self._arrived.wait(), timeout)
         except TimeoutError:
             return []
-        letters, self._letters = self._letters, []
+        messages, self._messages = self._messages, []
         self._arrived.clear()
-        return letters
+        return messages
 
     async def answer(self, number: int, attempt: int, stop: bool) -> None:
         """Answer the last report of a task."""
@@ -122,12 +122,12 @@ def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle)
         job = TrialJob.model_validate_json(order.job).model_copy(update={"out": str(out)})
         changed, loaded = ChangedFiles(out), _load(data[0])
         node = ray.get_runtime_context().get_node_id()
-        ray.get(mailbox.begin.remote(Letter(order.number, order.attempt, node)))
+        ray.get(mailbox.begin.remote(TaskMessage(order.number, order.attempt, node)))
 
         def report(step: int, value: float) -> bool:
             nonlocal stopped
-            letter = Letter(order.number, order.attempt, "", step, value, changed.take())
-            stopped = ray.get(mailbox.report.remote(letter))
+            message = TaskMessage(order.number, order.attempt, "", step, value, changed.take())
+            stopped = ray.get(mailbox.report.remote(message))
             return stopped
 
         message = do_job(lambda: order.trainer.train(job, loaded, report), job.device)

@@ -141,7 +141,7 @@ def parse_assignments(texts: Any) -> Any:
     parts = [str(text).partition("=") for text in ([texts] if isinstance(texts, str) else texts)]
     for name, _, value in parts:
         if not name.strip() or not value.strip():
-            raise ValueError(f"expected NAME=VALUE, not {short_repr(name)}")
+            raise ValueError("expected NAME=VALUE")
     return {name.strip().replace("-", "_"): value.strip() for name, _, value in parts}
 
 
