@@ -132,7 +132,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label in ("cat", "dog", "eel"):
         (folder / "photos" / label).mkdir(parents=True)
         for i in range(12):
-            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)  # grey, as the digits that weights come from
             Image.fromarray(pixels).save(folder / "photos" / label / f"{i}.jpg")
     shutil.copy(folder / "photos" / "cat" / "0.jpg", folder / "cat.jpg")
     images = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)

@@ -20,6 +20,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "nas_agg evaluate runs/microdense-digits-0",
         "nas_agg evaluate runs/photos --metric balanced-accuracy",
     ),
+    "runs": ("nas_agg runs", "nas_agg runs /shared/runs --format json"),
+    "curves": ("nas_agg curves runs/microdense-digits-0", "nas_agg curves runs/front:7 runs/front:12"),
+    "compare": ("nas_agg compare runs/predictor-0 runs/predictor-1 runs/random-0 runs/random-1",),
     "cost": (
         "nas_agg cost densenet/121",
         "nas_agg cost residual/resnet50 --latency --batch 8",
@@ -38,6 +41,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "nas_agg worker --run /shared/runs/one --wait 10m",
         "nas_agg worker --storage postgresql+psycopg://nas@db.example.org/nas --study NAME",
     ),
+    "bench": (
+        "nas_agg bench --space ./mine.yaml --out mine-bench --part 1/4",
+        "nas_agg bench --space ./mine.yaml --out mine-bench --table mine.csv.gz",
+    ),
     "proxies": ("nas_agg proxies", "nas_agg proxies microdense/30a64", "nas_agg proxies --rank agg-bench"),
     "report": (
         "nas_agg report runs/microdense-digits-0 --open",
@@ -45,7 +52,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "dashboard": ("nas_agg dashboard runs/microdense-digits-0 --open",),
     "trials": ("nas_agg trials runs/front --front", "nas_agg trials runs/microdense-digits-0 --format csv"),
-    "points": ("nas_agg points", "nas_agg points --space microdense"),
+    "points": ("nas_agg points", "nas_agg points microdense"),
+    "recipes": ("nas_agg recipes", "nas_agg recipes microdense-cifar"),
+    "table": ("nas_agg table sparsenet", "nas_agg table --run runs/trained --as cifar100"),
+    "cache": ("nas_agg cache", "nas_agg cache --remove all"),
 }
 
 

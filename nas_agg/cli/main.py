@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -26,10 +27,14 @@ from nas_agg.cli.train import evaluate, train
 from nas_agg.cli.worker import worker
 from nas_agg.common.errors import NasAggError, one_line
 
-COMMANDS = (
-    *(search, train, evaluate, runs, trials, curves, compare, report, dashboard, cost, show, compile_, worker, bench),
-    *(proxies, spaces, points, table, searchers, datasets, recipes, cache),
-)
+#: The commands by the headings of the help.
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Search and train": (search, train, evaluate, worker),
+    "Runs": (runs, trials, curves, compare, report, dashboard),
+    "Networks": (cost, show, compile_),
+    "Tables of results and proxies": (bench, proxies),
+    "Lists": (spaces, points, searchers, datasets, recipes, table, cache),
+}
 LONGEST_ERROR = 1000  # characters
 
 app = typer.Typer(
@@ -37,9 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in COMMANDS:
-    name = command.__name__.rstrip("_")
-    app.command(name, epilog=epilog(name))(command)
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        name = command.__name__.rstrip("_")
+        app.command(name, epilog=epilog(name), rich_help_panel=heading)(command)
 
 
 def _print_version(wanted: bool) -> None:

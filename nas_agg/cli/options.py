@@ -15,7 +15,7 @@ from nas_agg.cli.completion import complete_dataset, complete_genotype
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.notations import parse_image_size
-from nas_agg.study.definition.settings import DATA_SETS, Settings
+from nas_agg.study.definition.settings import DATA, DATA_SETS, TRAINING, Settings
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -28,6 +28,7 @@ class Format(StrEnum):
     json = "json"
 
 
+OUTPUT = "Output"  # a group of options
 GENOTYPE_HELP = "JSON or YAML file, space/point, run folder (its best network) or RUN:TRIAL."
 GenotypeArgument = Annotated[
     str, typer.Argument(metavar="GENOTYPE", help=GENOTYPE_HELP, autocompletion=complete_genotype)
@@ -39,16 +40,31 @@ InputOption = Annotated[
 ]
 ClassesOption = Annotated[int | None, typer.Option(min=1, help="Number of classes.")]
 DatasetOption = Annotated[
-    str, typer.Option(metavar="DATASET", help=f"Data set: {DATA_SETS}.", autocompletion=complete_dataset)
+    str,
+    typer.Option(
+        metavar="DATASET", help=f"Data set: {DATA_SETS}.", autocompletion=complete_dataset, rich_help_panel=DATA
+    ),
 ]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help=Settings.model_fields["device"].description)]
 MemoryOption = Annotated[
-    str, typer.Option(metavar="|".join(get_args(RequestedMemoryMode)), help=Settings.model_fields["memory"].description)
+    str,
+    typer.Option(
+        metavar="|".join(get_args(RequestedMemoryMode)),
+        help=Settings.model_fields["memory"].description,
+        rich_help_panel=TRAINING,
+    ),
 ]
-SizeOption = Annotated[str | None, typer.Option(metavar="SIZE", help=Settings.model_fields["image_size"].description)]
-ResizeOption = Annotated[str, typer.Option(metavar="crop|squash|pad", help=Settings.model_fields["resize"].description)]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help=Settings.model_fields["image_size"].description, rich_help_panel=DATA),
+]
+ResizeOption = Annotated[
+    str,
+    typer.Option(metavar="crop|squash|pad", help=Settings.model_fields["resize"].description, rich_help_panel=DATA),
+]
 SkipOption = Annotated[
-    bool, typer.Option("--skip-unreadable", help=Settings.model_fields["skip_unreadable"].description)
+    bool,
+    typer.Option("--skip-unreadable", help=Settings.model_fields["skip_unreadable"].description, rich_help_panel=DATA),
 ]
 
 
@@ -60,9 +76,8 @@ def image_size(text: str | None) -> int | str | None:
         raise InputError(f"--image-size: {error}") from None
 
 
-DownloadOption = Annotated[
-    bool, typer.Option("--download", help="Download torchvision weights that are not in the local cache.")
-]
+DOWNLOAD_HELP = "Download torchvision weights that are not in the local cache."
+DownloadOption = Annotated[bool, typer.Option("--download", help=DOWNLOAD_HELP)]
 
 
 @contextmanager

@@ -38,7 +38,7 @@ class TrialFormat(StrEnum):
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder that contains run folders.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that contains run folders.")] = Path("runs"),
     format: FormatOption = Format.table,
 ) -> None:
     """List runs with their state, their best network and when they began."""
@@ -197,7 +197,7 @@ def _print_trials(run: SavedRun, rows: list[dict[str, Any]]) -> None:
 def curves(
     source: Annotated[
         list[str],
-        typer.Argument(metavar="RUN[:TRIAL]...", help="A run folder: a line per trial; trials: a chart."),
+        typer.Argument(metavar="RUN[:TRIAL]", help="A run folder, for a line per trial; or trials, for a chart."),
     ],
     limit: LimitOption = None,
 ) -> None:
@@ -266,7 +266,7 @@ def _print_lines(run: SavedRun, limit: int) -> None:
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, two or more.")],
     format: FormatOption = Format.table,
 ) -> None:
     """Compare runs: what differs in their settings, their results, and means of runs that differ by seed alone."""

@@ -12,11 +12,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from nas_agg.cli.completion import OF_SETTINGS
-from nas_agg.cli.options import Format, print_json
+from nas_agg.cli.options import OUTPUT, Format, print_json
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.settings import BUDGET, PLACE, RESUMABLE_SETTINGS, Settings, setting_metadata
-
-OUTPUT = "Output"  # a group of options
 
 
 def search(

@@ -10,6 +10,8 @@ import typer
 
 from nas_agg.cli.completion import complete_dataset, complete_recipe
 from nas_agg.cli.options import (
+    DOWNLOAD_HELP,
+    OUTPUT,
     DatasetOption,
     DeviceOption,
     DownloadOption,
@@ -25,10 +27,12 @@ from nas_agg.cli.options import (
 from nas_agg.cli.options import image_size as parse_size
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.metrics import METRICS, format_evaluation
-from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.settings import DATA, PLACE, TRAINING, Settings
 from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import open_recipe
 from nas_agg.training.recipes.files import parse_changes
+
+FINE_TUNING = "Fine-tuning"  # a group of options
 
 
 def _description(name: str) -> str | None:
@@ -44,45 +48,66 @@ def train(
             metavar="RECIPE",
             help="Training recipe: a name (see 'nas_agg recipes') or a YAML file.",
             autocompletion=complete_recipe,
+            rich_help_panel=TRAINING,
         ),
     ] = "final",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs (default: the recipe's).")] = None,
-    device: DeviceOption = "auto",
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.")] = 0,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Run folder; an unfinished training in it is resumed.")
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs (default: the recipe's).", rich_help_panel=TRAINING)
     ] = None,
+    device: Annotated[str, typer.Option(metavar="DEVICE", help=_description("device"), rich_help_panel=PLACE)] = "auto",
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**63 - 1, help="Seed of weights, order and augmentation.", rich_help_panel=TRAINING),
+    ] = 0,
     image_size: SizeOption = None,
     resize: ResizeOption = "crop",
     skip_unreadable: SkipOption = False,
     memory: MemoryOption = "auto",
     compile: Annotated[
-        bool, typer.Option("--compile", help="Run steps under torch.compile, which takes minutes to start.")
+        bool,
+        typer.Option(
+            "--compile",
+            help="Run steps under torch.compile, which takes minutes to start.",
+            rich_help_panel=TRAINING,
+        ),
     ] = False,
     sync_bn: Annotated[
         bool,
         typer.Option(
-            "--sync-bn", help="Under torchrun: batch norms use the statistics of the whole batch, not of each process."
+            "--sync-bn",
+            help="Under torchrun: batch norms use the statistics of the whole batch, not of each process.",
+            rich_help_panel=PLACE,
         ),
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(help=_description("batch_size"))] = None,
-    lr: Annotated[float | None, typer.Option(help=_description("lr"))] = None,
-    optimizer: Annotated[str | None, typer.Option(metavar="NAME", help=_description("optimizer"))] = None,
-    set: Annotated[list[str] | None, typer.Option(metavar="FIELD=VALUE", help=_description("set"))] = None,
+    batch_size: Annotated[int | None, typer.Option(help=_description("batch_size"), rich_help_panel=TRAINING)] = None,
+    lr: Annotated[float | None, typer.Option(help=_description("lr"), rich_help_panel=TRAINING)] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="NAME", help=_description("optimizer"), rich_help_panel=TRAINING)
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD=VALUE", help=_description("set"), rich_help_panel=TRAINING)
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="WEIGHTS",
             help="Fine-tune: start from a run, a file of weights or a torchvision name such as resnet50; the "
             "classifier starts anew where the classes differ.",
+            rich_help_panel=FINE_TUNING,
         ),
     ] = None,
-    download: DownloadOption = False,
+    download: Annotated[bool, typer.Option("--download", help=DOWNLOAD_HELP, rich_help_panel=FINE_TUNING)] = False,
     freeze: Annotated[
-        str | None, typer.Option(metavar="PART,...", help="Parts that are not trained, for example conv,stage1.")
+        str | None,
+        typer.Option(
+            metavar="PART,...",
+            help="Parts that are not trained, for example conv,stage1.",
+            rich_help_panel=FINE_TUNING,
+        ),
     ] = None,
     lr_backbone: Annotated[
-        float | None, typer.Option(help="Maximum learning rate of all layers but the classifier.")
+        float | None,
+        typer.Option(help="Maximum learning rate of all layers but the classifier.", rich_help_panel=FINE_TUNING),
     ] = None,
     metric: Annotated[
         str | None,
@@ -90,9 +115,16 @@ def train(
             metavar="NAME",
             help="Metric that the test reports beside those of the task, and that early stopping watches: one of "
             f"{', '.join(TRAINED_METRICS)}.",
+            rich_help_panel=TRAINING,
         ),
     ] = None,
-    format: FormatOption = Format.table,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Run folder; an unfinished training in it is resumed.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    format: Annotated[Format, typer.Option(help="Output format.", rich_help_panel=OUTPUT)] = Format.table,
 ) -> None:
     """Train one network. It learns from the training and validation images and is tested once.
 
@@ -144,7 +176,10 @@ def evaluate(
     dataset: Annotated[
         str | None,
         typer.Option(
-            metavar="DATASET", help="Data set, as for train (default: the run's).", autocompletion=complete_dataset
+            metavar="DATASET",
+            help="Data set, as for train (default: the run's).",
+            autocompletion=complete_dataset,
+            rich_help_panel=DATA,
         ),
     ] = None,
     device: DeviceOption = "auto",

@@ -251,8 +251,9 @@ def test_help_ends_with_examples(run) -> None:
     ]
 
 
-def test_every_setting_has_a_group_in_the_help(run, monkeypatch) -> None:
+@pytest.mark.parametrize("command", ["search", "train"])
+def test_every_option_has_a_group_in_the_help(run, monkeypatch, command) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    _, out, _ = run("search", "--help")
-    options = out[out.index("─ Options ") : out.index("╰")]
+    _, out, _ = run(command, "--help")
+    options = out[out.index("─ Options ") :].partition("╰")[0]
     assert re.findall(r"--[\w-]+", options) == ["--help"]
