@@ -163,12 +163,13 @@ def evaluate_run(
         See `evaluate_genotype`.
 
     Raises:
-        InputError: The folder is not a run folder, or the run has no final network.
+        InputError: The folder is not a run folder, the run has no final network, or the data set has gained or lost a
+            split.
     """
     from nas_agg.compiler import compile
     from nas_agg.compiler.weights import load_weights
     from nas_agg.training.data import load_data
-    from nas_agg.training.data.dataset import differences
+    from nas_agg.training.data.dataset import check_layout, differences
     from nas_agg.training.loop import evaluate, pick_device
 
     run = read_run(path)
@@ -178,9 +179,10 @@ def evaluate_run(
     check_finished(path, run)
     check_best(best, WEIGHTS_FILE)
     data = load_data(**dataset_arguments(run, path))
-    _check_test_images(data)
     if run.get("dataset") and (changes := differences(run["dataset"], data.description())):
+        check_layout(data.name, run["dataset"], data.description())
         warn(f"{data.name} has changed since the run began: {changes}")
+    _check_test_images(data)
     model = compile(open_genotype(str(path)))
     load_weights(model, best / WEIGHTS_FILE)
     return _finite(evaluate(model, data.test, data, pick_device(device), metrics=metrics, precision=precision))

@@ -56,6 +56,32 @@ def test_a_search_is_not_resumed_on_other_images(photos, run):
     assert Path("run/run.json").exists()
 
 
+@pytest.mark.parametrize("kind", ["val", "train", "npz"])
+def test_networks_are_not_tested_on_what_they_were_trained_on(photos, run, kind):
+    """Without the test images, validation or training images would take their place: as of ImageNet, or drawn."""
+    images, labels = np.random.default_rng(1).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 2
+    place = Path(f"set{'.npz' * (kind == 'npz')}")
+    arrays = {"x_train": images[:40], "y_train": labels[:40]}
+    if kind == "npz":
+        np.savez(place, **arrays, x_test=images[40:], y_test=labels[40:])
+    else:
+        for part in ("train", "test", *(("val",) if kind == "val" else ())):
+            for label in ("cat", "dog"):
+                shutil.copytree(photos / label, place / part / label)
+    words = ("train", "net.yaml", "--dataset", f"{'npz' if kind == 'npz' else 'folder'}:{place}", *TRAIN[4:])
+    status, _, err = run(*words)
+    assert status == 0, err
+    if kind == "npz":
+        np.savez(place, **arrays)
+    else:
+        shutil.rmtree(place / "test")
+    status, _, err = run("evaluate", "run")
+    assert status == 2 and err.count("\n") == 1, err
+    assert "so that images it was trained or chosen on could be test images; restore it" in err
+    had = {"val": "train + validation + test", "train": "train + test", "npz": "train + test"}[kind]
+    assert f" was {had} when the run began and is {had.removesuffix(' + test')} now, " in err
+
+
 def test_images_that_are_not_square_train_and_are_described(photos, run):
     status, _, err = run(*TRAIN[:5], "8x6", *TRAIN[6:], "--resize", "pad")
     assert status == 0, err

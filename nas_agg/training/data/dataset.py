@@ -49,6 +49,7 @@ class Data:
         preprocessing: How images were scaled and cropped; None if they kept their size.
         spec: What `load_data` reads it from, also in another process.
         keys: Digests of the files by their images' position in ``pixels``, uint64 (M, 2), or None without files.
+        layout: See `Samples`.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Data:
     preprocessing: Preprocessing | None = None
     spec: str = ""
     keys: np.ndarray | None = field(default=None, repr=False)
+    layout: tuple[str, ...] = ()
 
     @classmethod
     def from_samples(
@@ -125,6 +127,7 @@ class Data:
             preprocessing=preprocessing,
             keys=samples.keys if sums is not None else None,
             spec=spec or samples.name,
+            layout=samples.layout,
         )
 
     @classmethod
@@ -246,6 +249,7 @@ class Data:
             "class_names": list(self.class_names),
             "images": {name: len(split) for name, split in self.splits.items()},
             "splits": {name: self._split_digest(split) for name, split in self.splits.items()},
+            "layout": list(self.layout),
         }
 
     @property
@@ -317,6 +321,28 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
         elif before.get("splits", {}).get(name) != now["splits"][name]:
             changes.append(f"other images or labels in the {name} split")
     return "; ".join(changes) or "other images or labels"
+
+
+def check_layout(name: str, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to test on a data set that has gained or lost the folder or array of a split since it was described.
+
+    Its test images could be images that the network was trained or chosen on.
+
+    Args:
+        name: The data set.
+        before: What `Data.description` returned then.
+        now: What it returns now.
+
+    Raises:
+        InputError: The layout is another.
+    """
+    layouts = [tuple(description.get("layout", ())) for description in (before, now)]
+    if all(layouts) and layouts[0] != layouts[1]:
+        was, has = (" + ".join(layout).replace("unassigned", "a folder per class") for layout in layouts)
+        raise InputError(
+            f"{name} was {was} when the run began and is {has} now, so that images it was trained or chosen on could "
+            f"be test images; restore it"
+        )
 
 
 def _totals(images: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -76,5 +76,6 @@ def read_files(
         weights=listing.weights,
         keys=decoded.keys,
         notes=listing.notes + notes,
+        layout=listing.layout,
     )
     return samples, cached.images, decoded.sums

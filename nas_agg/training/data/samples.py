@@ -43,6 +43,8 @@ class Samples:
             never changes, whose splits are drawn by a random permutation.
         weights: Weight of each image in the training loss, float32 (N,), or None.
         notes: Messages about what was left out or changed.
+        layout: Names of the splits that the source has folders or arrays for, if that decides which images are drawn
+            and which are test images: with another layout, an image may be in another split.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Samples:
     keys: np.ndarray | None = None
     weights: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    layout: tuple[str, ...] = ()
 
 
 def parts_of(*lengths: tuple[Part, int]) -> np.ndarray:

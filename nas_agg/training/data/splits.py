@@ -23,10 +23,12 @@ TEST_SHARE = 0.2
 SMALL = 10_000  # data sets with fewer training images use 20 % of them for validation, others 10 %
 _TEST_SEED = 20_240_101  # the test images do not depend on the seed of a run
 _NAMED = 5  # classes named in a note
-_NO_TEST = (
-    "no test images, so networks are not tested: an image's content decides whether it is one, so that none ever moves "
-    "from training to test, and none of these {} is; add images, or provide a test split"
+_NO_TEST = "no test images, so networks are not tested: "
+_NONE_DRAWN = (
+    "an image's content decides whether it is one, so that none ever moves from training to test, and none of these {} "
+    "is; add images, or provide a test split"
 )
+_NONE_ASSIGNED = "images for training or validation never become test images; provide a test split"
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,16 @@ def split_samples(
     notes: tuple[str, ...] = ()
     if not len(test):
         del splits["test"]
-        notes = (_NO_TEST.format(f"{len(remaining):,}"),)
+        is_drawn = (samples.parts == Part.UNASSIGNED).any()
+        notes = (_NO_TEST + (_NONE_DRAWN.format(f"{len(remaining):,}") if is_drawn else _NONE_ASSIGNED),)
     return Indices(train, validation, test, notes + _missing_classes(samples, splits))
 
 
 def _test_split(samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """The images for training and validation, and the test images: those of the source, and those that are drawn.
 
-    Images that the source assigns to training are never drawn, or removing its last test image would move them. All
+    Images that the source assigns to training or validation are never drawn, and validation images never take the place
+    of missing test images, or removing the last test image would move them. All
     images or none may be test images, which happens to a dozen images, hardly ever to more.
     """
     known, test, index = (np.flatnonzero(samples.parts == part) for part in (Part.TRAIN, Part.TEST, Part.UNASSIGNED))

@@ -68,7 +68,7 @@ def write_set(kind, place, images, present):
 
 
 #: Images whose split a CSV file specifies; others are drawn.
-ASSIGNED = dict.fromkeys(range(10), "train") | {10: "test"}
+ASSIGNED = dict.fromkeys(range(10), "train") | {10: "test", 11: "val", 12: "val"}
 
 
 @pytest.mark.parametrize("changes", [60, pytest.param(1000, marks=pytest.mark.slow)])
@@ -134,6 +134,20 @@ def test_images_for_training_are_no_test_images_whatever_the_others_are():
     for images in (201, 200):
         split = split_samples(samples_of(range(images), np.arange(images) % 2, parts=parts[:images]), 0)
         assert split.test.min() >= 100 and 10 < len(split.test) < 40 and (200 in split.test) == (images == 201)
+
+
+def test_validation_images_of_a_table_never_become_test_images(tmp_path):
+    """Its last test row may be removed, and come back."""
+    images = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), dtype=np.uint8)
+    rows = {number: ("train", "val", "test")[min(2, number // 5)] for number in range(12)}
+    for present in (12, 10, 11):
+        write_set("folder", tmp_path / "set", images, range(present))
+        lines = [f"{('cat', 'dog')[i % 2]}/{i}.npy,{i % 2},{rows[i]}" for i in range(present)]
+        (tmp_path / "set" / "set.csv").write_text("\n".join(["path,label,split", *lines]))
+        data = load_data(f"csv:{tmp_path / 'set' / 'set.csv'}", root=tmp_path / "root")
+        assert [len(split) for split in data.splits.values()] == [5, 5, present - 10]
+        untested = [note for note in data.notes if "images for training or validation never become test images" in note]
+        assert len(untested) == (present == 10)
 
 
 def test_parts_that_the_source_gives_are_kept():

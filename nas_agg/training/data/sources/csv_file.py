@@ -43,25 +43,25 @@ def list_csv(path: Path) -> FileListing:
 
     Its columns are ``path`` (relative to the file's folder) and one of: ``label``; ``labels``, separated by ``|`` or
     ``;``; ``target`` or ``target_...``, numbers to predict; or one column of zeros and ones per class. ``split``
-    (train, val or test; empty where it is to be drawn) and ``weight`` are optional.
+    (train, val or test; empty where it is to be drawn) and ``weight`` are optional. Rows keep their split whatever the
+    others are: without rows of test there may be no test images, since removing the last one must move no other.
 
     Raises:
-        InputError: The file cannot be read, a row is malformed (the message names its line), or no row is of the test
-            split, nor of one to be drawn.
+        InputError: The file cannot be read, a row is malformed (the message names its line), or every row is for
+            training, or none.
     """
     header, rows, lines = _read(path)
     columns = _columns(path, header)
     files = [_image_file(path, row[columns.path], line) for row, line in zip(rows, lines, strict=True)]
     _check_duplicates(path, files, lines)
     targets = _targets(path, columns, rows, lines)
-    parts, notes = _parts(path, columns, rows, lines)
     return FileListing(
         folder=path.parent,
         class_names=targets.class_names,
         files=files,
         targets=targets.values[0],
-        parts=parts,
-        notes=targets.notes + notes,
+        parts=_parts(path, columns, rows, lines),
+        notes=targets.notes,
         task=targets.task,
         weights=_weights(path, columns, rows, lines),
     )
@@ -209,11 +209,9 @@ def _number(path: Path, column: str, cell: str, line: int) -> float:
     return value
 
 
-def _parts(
-    path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines: Sequence[int]
-) -> tuple[np.ndarray, tuple[str, ...]]:
+def _parts(path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> np.ndarray:
     if columns.split is None:
-        return np.full(len(rows), Part.UNASSIGNED, np.int8), ()
+        return np.full(len(rows), Part.UNASSIGNED, np.int8)
     parts = np.empty(len(rows), np.int8)
     for position, (row, line) in enumerate(zip(rows, lines, strict=True)):
         word = row[columns.split].strip().lower()
@@ -222,12 +220,9 @@ def _parts(
         parts[position] = SPLIT_NAMES[word] if word else Part.UNASSIGNED
     if not np.isin(parts, (Part.TRAIN, Part.UNASSIGNED)).any():
         raise InputError(f"{path}: no training images: no row's split is train")
-    if (parts == Part.VALIDATION).any() and not np.isin(parts, (Part.TEST, Part.UNASSIGNED)).any():
-        parts[parts == Part.VALIDATION] = Part.TEST
-        return parts, ("no test images: those of the split val are the test split, validation images are drawn",)
     if (parts == Part.TRAIN).all():
         raise InputError(f"{path}: every row's split is train; leave it empty where splits are to be drawn")
-    return parts, ()
+    return parts
 
 
 def _weights(path: Path, columns: _Columns, rows: Sequence[Sequence[str]], lines: Sequence[int]) -> np.ndarray | None:

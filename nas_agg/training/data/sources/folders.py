@@ -37,7 +37,8 @@ def list_folder(path: Path) -> FileListing:
     if not path.is_dir():
         raise InputError(f"{path}: {'not a folder' if path.exists() else 'no such folder'}")
     left_out = LeftOut(path)
-    places, notes = _split_folders(path, subfolders(path, left_out), left_out)
+    splits = _split_folders(path, subfolders(path, left_out), left_out)
+    places, notes = _used_folders(splits)
     if path not in places.values():
         _count_stray_files(path, left_out)
     names = _class_names(places.get(Part.TRAIN) or places[Part.UNASSIGNED], path)
@@ -53,12 +54,18 @@ def list_folder(path: Path) -> FileListing:
             raise InputError(f"{place}: no images; put them into folders named after the classes in train")
         parts += [part] * (len(files) - before)
     return FileListing(
-        path, tuple(names), files, np.array(labels, np.int64), np.array(parts, np.int8), notes + left_out.notes()
+        path,
+        tuple(names),
+        files,
+        np.array(labels, np.int64),
+        np.array(parts, np.int8),
+        notes + left_out.notes(),
+        layout=tuple(part.name.lower() for part in splits),
     )
 
 
-def _split_folders(path: Path, folders: list[Path], left_out: LeftOut) -> tuple[dict[Part, Path], tuple[str, ...]]:
-    """The folder of each split, or the folder itself; with notes about how the layout was read."""
+def _split_folders(path: Path, folders: list[Path], left_out: LeftOut) -> dict[Part, Path]:
+    """The folder of each split, or the folder itself."""
     splits: dict[Part, list[Path]] = {}
     for folder in folders:
         if folder.name.lower() in SPLIT_NAMES:
@@ -66,7 +73,7 @@ def _split_folders(path: Path, folders: list[Path], left_out: LeftOut) -> tuple[
     others = [folder for folder in folders if folder.name.lower() not in SPLIT_NAMES]
     with_classes = {folder for group in splits.values() for folder in group if subfolders(folder)}
     if not splits or (others and not with_classes and len(splits) == 1):
-        return {Part.UNASSIGNED: path}, ()
+        return {Part.UNASSIGNED: path}
     for part, group in splits.items():
         if len(group) > 1:
             names = " and ".join(f"'{folder.name}'" for folder in group)
@@ -83,17 +90,19 @@ def _split_folders(path: Path, folders: list[Path], left_out: LeftOut) -> tuple[
         )
     for folder in others:
         left_out.add("folders beside the splits", str(folder))
-    notes: tuple[str, ...] = ()
-    if Part.TEST not in places and Part.VALIDATION in places:
-        places[Part.TEST] = places.pop(Part.VALIDATION)
-        notes = (
-            f"no test folder: images of {places[Part.TEST].name} are the test split, validation images are drawn "
-            f"from {places[Part.TRAIN].name}",
-        )
-    elif Part.TEST not in places:
-        notes = (f"no test folder: test and validation images are drawn from {places[Part.TRAIN].name}",)
-        places = {Part.UNASSIGNED: places[Part.TRAIN]}
-    return {part: places[part] for part in sorted(places)}, notes
+    return {part: places[part] for part in sorted(places)}
+
+
+def _used_folders(found: dict[Part, Path]) -> tuple[dict[Part, Path], tuple[str, ...]]:
+    """What the folder of each split is used for, with a note if there is none for testing."""
+    if Part.TEST in found or Part.UNASSIGNED in found:
+        return found, ()
+    train = found[Part.TRAIN]
+    if Part.VALIDATION not in found:
+        return {Part.UNASSIGNED: train}, (f"no test folder: test and validation images are drawn from {train.name}",)
+    test = found[Part.VALIDATION]
+    note = f"no test folder: images of {test.name} are the test split, validation images are drawn from {train.name}"
+    return {Part.TRAIN: train, Part.TEST: test}, (note,)
 
 
 def _class_names(place: Path, path: Path) -> list[str]:

@@ -41,6 +41,7 @@ class FileListing:
         notes: Messages about the layout and about what was left out.
         task: What the targets are.
         weights: Weight of each image in the training loss, float32 (N,), or None.
+        layout: See `Samples`.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class FileListing:
     notes: tuple[str, ...] = ()
     task: Task = "classification"
     weights: np.ndarray | None = None
+    layout: tuple[str, ...] = ()
 
 
 @dataclass

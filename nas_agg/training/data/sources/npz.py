@@ -82,6 +82,7 @@ def read_npz(path: Path, processes: int = 1) -> Samples:
         task=targets.task,
         keys=None if has_test else np.stack([content_key(image.tobytes()) for image in joined]),
         notes=targets.notes + ((scale.note,) if scale.note else ()),
+        layout=tuple(part.name.lower() for part in parts),
     )
 
 
