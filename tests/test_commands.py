@@ -7,6 +7,7 @@ are run by the slow tests. `EXCEPTIONS` has what no test can run, with the reaso
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 import shlex
 import shutil
@@ -45,6 +46,31 @@ EXCEPTIONS = {
     r"^import timm\b": "tests/integrations runs it",
     r"^nas_agg --version": "tests/cli/test_main.py",
     r"model_json_schema": "tests/test_docs.py compares its result",
+}
+#: What each command prints, as pages say: a pattern by the command's name.
+PRINTED = {
+    "search": r"^\d+ networks evaluated; .* exhausted$",
+    "train": r"^test accuracy",
+    "evaluate": r"^test accuracy \d.*, loss \d",
+    "compile": r"^  model\.py|^model\.py.* the network in plain PyTorch",
+    "cost": r"^params +[\d,]+",
+    "show": r"^wrote \S+\.svg$|^(~ )?net  ",
+    "report": r"^wrote \S+\.html",
+    "runs": r"^run +state",
+    "trials": r"^trial[ ,]",
+    "curves": r"[▁▂▃▄▅▆▇█]|epoch",
+    "compare": r"^run +.*state$",
+}
+#: Results that pages state in words, by a pattern of commands.
+STATED = {
+    "cost microdense/30a64$": "139,549,472",
+    "cost densenet/121": "activation_bytes_lean",
+    "cost sparsenet/100-k24": r"connections +405\b",
+    "trials runs/front --front": r"^trial +state +accuracy +MACs",
+    "--sort -macs --format csv": ",macs,",
+    "--diff": "→",
+    "--resume runs/resumed --budget 24": "^8 networks evaluated",  # a third of 24
+    "predict.py": r"^\S+cat/0\.jpg",
 }
 #: Pages that show a file mine.yaml, and which of their blocks it is.
 FILES = {"README.md": 0, "docs/recipes.md": 0}
@@ -171,12 +197,25 @@ def follow(page: str, run: Callable, chosen: Callable[[Item], bool]) -> int:
                 continue
             program, *words = adapted(item.text)
             if program == "nas_agg":
-                status, _, err = run(*words)
+                status, out, err = run(*words)
                 assert status == 0, f"{item.text}: {err}"
+                check_output(item.text, words, out)
             else:
                 assert program == "python", item.text
-                subprocess.run([sys.executable, *words], check=True, capture_output=True)
+                done = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True)
+                check_output(item.text, words, done.stdout)
     return count
+
+
+def check_output(text: str, words: list[str], out: str) -> None:
+    """Check that what the pages say of a command comes out: what it prints, and the files that its options name."""
+    patterns = [PRINTED[words[0]]] if text.startswith("nas_agg") else []
+    patterns += [pattern for called, pattern in STATED.items() if re.search(called, text)]
+    for pattern in patterns:
+        assert re.search(pattern, out, re.M), f"{text}: no {pattern!r} in {out}"
+    for option, name in itertools.pairwise(words):
+        if option in ("--out", "--svg"):
+            assert Path(name).exists(), f"{text}: no {name}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(not trains(item) for item in runnable(page))])
