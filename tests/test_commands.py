@@ -49,7 +49,7 @@ EXCEPTIONS = {
 }
 #: What each command prints, as pages say: a pattern by the command's name.
 PRINTED = {
-    "search": r"^\d+ networks evaluated; .* exhausted$",
+    "search": r"^\d+ networks? evaluated; ",
     "train": r"^test accuracy",
     "evaluate": r"^test accuracy \d.*, loss \d",
     "compile": r"^  model\.py|^model\.py.* the network in plain PyTorch",

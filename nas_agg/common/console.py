@@ -72,6 +72,11 @@ def format_accuracy(accuracy: float, correct: int, images: int, top5: float | No
     return text if top5 is None else f"{text}, top-5 {100 * top5:.2f} %"
 
 
+def format_classes(count: int) -> str:
+    """Format the number of outputs of a network: ``10 classes``; a single output is that of a regression."""
+    return "1 output" if count == 1 else f"{count} classes"
+
+
 def format_count(count: int) -> str:
     """Format a count: ``724,727 (0.725 M)``."""
     for unit, size in (("G", 10**9), ("M", 10**6)):

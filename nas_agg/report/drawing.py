@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from itertools import groupby
 
+from nas_agg.common.console import format_classes
 from nas_agg.expansion.costs import Cost
 from nas_agg.graph.primitives import Shape
 from nas_agg.language.genotype import Genotype
@@ -39,7 +40,7 @@ def draw(genotype: Genotype, title: str = "", panels: bool = True, adapts: bool 
     graph, steps = outline(genotype)
     cost = Cost(graph)
     c, h, w = genotype.input
-    about = f"{c}×{h}×{w} images, {genotype.classes} classes; {cost.params:,} parameters, {cost.macs:,} MACs"
+    about = f"{c}×{h}×{w} images, {format_classes(genotype.classes)}; {cost.params:,} parameters, {cost.macs:,} MACs"
     kinds = group_panels(steps)
     picture = Picture()
     if title:

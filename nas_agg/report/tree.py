@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from nas_agg.common.console import format_classes
 from nas_agg.common.files import canonical_json
 from nas_agg.expansion.expansion import expand
 from nas_agg.graph.connectivity import Connectivity, aggregate_connectivity
@@ -58,7 +59,7 @@ def network_tree(genotype: Genotype) -> TreeNode:
         GenotypeError: The genotype does not describe a network.
     """
     graph, gathers = expand(genotype), _gathers(Resolver(genotype).network())
-    root = TreeNode("net", f"{format_shape(genotype.input)} images, {genotype.classes} classes")
+    root = TreeNode("net", f"{format_shape(genotype.input)} images, {format_classes(genotype.classes)}")
     for i in range(1, len(graph)):
         _add_operation(root, graph, i, gathers)
     for path, wiring in aggregate_connectivity(graph).items():

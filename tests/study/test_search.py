@@ -15,7 +15,10 @@ from nas_agg.expansion.costs import cost
 from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.leaders import Leaders
+from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.result import ranked
+from nas_agg.study.definition.trial import RecordState, TrialRecord
 from nas_agg.study.proposer import NoProposal, Proposer, Rejection
 from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.study_record import StudyRecord
@@ -321,6 +324,15 @@ def test_the_final_training_tells_of_each_tenth_without_a_terminal(capsys):
     assert len(logged) == 10
     assert logged[-1] == "training the best: epoch 30 of 30: train acc 50.00 %"
     assert capsys.readouterr().out.splitlines() == logged
+
+
+def test_a_line_of_progress_names_each_metric_once():
+    logged, mae = [], Objectives([METRICS["mae"]])
+    trial = TrialRecord(
+        *(3, RecordState.COMPLETE, (1.5,), (-1.5,), {}, 20_000, 300_000, "a", 2.0, 0), further={"mae": 1.5, "rmse": 2.5}
+    )
+    ProgressReporter(5, Leaders(), logged.append, lambda *_: None, objectives=mae).trial(trial)
+    assert logged == ["trial 3: mae 1.5 (20,000 params, 300,000 MACs, rmse 2.5, 2.0 s)"]
 
 
 def test_a_failure_is_recorded_and_the_search_goes_on(tiny):

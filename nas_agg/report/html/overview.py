@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from nas_agg.common.console import format_bytes, format_count
+from nas_agg.common.console import format_bytes, format_classes, format_count
 from nas_agg.common.errors import NasAggError
 from nas_agg.expansion.costs import COST_METRICS, cost
 from nas_agg.language.genotype import Genotype
@@ -65,7 +65,7 @@ def _space(run: SavedRun) -> str:
 def _dataset(run: SavedRun) -> str:
     spec = run.run["data"]["spec"] if "data" in run.run else str(run.settings.dataset if run.settings else "")
     shape = "×".join(map(str, run.run["input"])) if "input" in run.run else ""
-    classes = f"{run.run['classes']} classes" if "classes" in run.run else ""
+    classes = format_classes(run.run["classes"]) if "classes" in run.run else ""
     about = ", ".join(filter(None, (shape, classes)))
     return f"{spec} ({about})" if about else spec
 

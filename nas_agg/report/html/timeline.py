@@ -48,9 +48,12 @@ def _timeline(measured: list[Span]) -> Plot:
                     "marker": {"color": colour, "line": {"color": "@background", "width": 1}},
                 }
             )
-    axis = {"title": {"text": "worker"}, "dtick": 1, "range": [lanes + 0.6, 0.4]}
+    paused = any(span.trial.rungs for span in measured)  # their pauses overlap other trials
+    title = "trials in parallel" if paused else "worker"
+    axis = {"title": {"text": title}, "dtick": 1, "range": [lanes + 0.6, 0.4]}
     layout = with_legend(xaxis={"type": "date", "title": {"text": "UTC"}}, yaxis=axis, barmode="overlay", bargap=0.15)
-    return Plot("timeline", "Timeline", traces, layout, height=min(600, 170 + 34 * lanes))
+    note = "A trial that paused at a rung is one bar of its total training time." if paused else ""
+    return Plot("timeline", "Timeline", traces, layout, height=min(600, 170 + 34 * lanes), note=note)
 
 
 def _totals(run: SavedRun, measured: list[Span]) -> Table:

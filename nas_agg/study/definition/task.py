@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from nas_agg.common.console import format_classes
 from nas_agg.common.errors import InputError
 from nas_agg.training.datasets import FILE_KINDS
 
@@ -116,7 +117,7 @@ def open_task(settings: Settings, space: Space) -> Task:
     size = "x".join(map(str, data.input))
     count = len(data.train) + len(data.validation) + len(data.test)
     return Task(
-        about=f"{data.name} ({count:,} images {size}, {data.classes} classes)",
+        about=f"{data.name} ({count:,} images {size}, {format_classes(data.classes)})",
         data=arguments,
         input=data.input,
         classes=data.classes,

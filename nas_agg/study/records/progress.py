@@ -226,8 +226,8 @@ def _metric_texts(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
 
 
 def _labelled(name: str, text: str) -> str:
-    """A metric with its name, unless its unit says it already."""
-    return text if name in ("params", "macs", "loss") else f"{name} {text}"
+    """A metric with its name, unless its text says it already."""
+    return text if name in ("params", "macs") or text.startswith(f"{name} ") else f"{name} {text}"
 
 
 def _row(trial: TrialRecord, objectives: Objectives) -> dict[str, str]:
