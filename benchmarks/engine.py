@@ -101,7 +101,10 @@ def overhead(searcher: str, seed: int, budget: int, names: int) -> tuple[list[fl
             super().submit(*arguments)
 
     settings: dict[str, Any] = {"searcher": searcher, "budget": budget, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, mock.patch("nas_agg.study.engine.TableLookupBackend", TimedBackend):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch("nas_agg.study.engine.active_search.TableLookupBackend", TimedBackend),
+    ):
         if names:
             search({f"n{j}": [1, 2, 4, 8] for j in range(names)}, evaluate, out=f"{folder}/run", **settings)
         else:

@@ -94,8 +94,10 @@ def test_imports_run_downward():
 
 
 def test_an_upward_import_is_seen():
-    planted = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nas_agg.study.engine import run_search\n"
-    assert upward("language.genotype", planted) == ["language.genotype:3 imports nas_agg.study.engine"]
+    planted = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from nas_agg.study.engine.run import run_search\n"
+    )
+    assert upward("language.genotype", planted) == ["language.genotype:3 imports nas_agg.study.engine.run"]
     assert upward("study.coordinator", planted) == []
 
 

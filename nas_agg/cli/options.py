@@ -15,7 +15,8 @@ from nas_agg.cli.completion import complete_dataset, complete_genotype
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.notations import parse_image_size
-from nas_agg.study.definition.settings import DATA, DATA_SETS, TRAINING, Settings
+from nas_agg.study.definition.setting_groups import DATA, DATA_SETS, TRAINING
+from nas_agg.study.definition.settings import Settings
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype

@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 from nas_agg.cli.completion import OF_SETTINGS
 from nas_agg.cli.options import OUTPUT, Format, print_json
 from nas_agg.common.errors import InputError
-from nas_agg.study.definition.settings import BUDGET, PLACE, RESUMABLE_SETTINGS, Settings, setting_metadata
+from nas_agg.study.definition.setting_groups import BUDGET, PLACE
+from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings, setting_metadata
 
 
 def search(

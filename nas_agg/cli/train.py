@@ -27,7 +27,8 @@ from nas_agg.cli.options import (
 from nas_agg.cli.options import image_size as parse_size
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.metrics import METRICS, format_evaluation
-from nas_agg.study.definition.settings import DATA, PLACE, TRAINING, Settings
+from nas_agg.study.definition.setting_groups import DATA, PLACE, TRAINING
+from nas_agg.study.definition.settings import Settings
 from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import open_recipe
 from nas_agg.training.recipes.files import parse_changes

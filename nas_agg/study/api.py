@@ -20,7 +20,7 @@ from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import RESUMABLE_SETTINGS, Settings
 from nas_agg.study.definition.task import absolute, dataset_spec
 from nas_agg.study.earlier_results import read_earlier_runs
-from nas_agg.study.engine import run_search
+from nas_agg.study.engine.run import run_search
 from nas_agg.study.notifier import check_callbacks
 from nas_agg.study.plan import Evaluate, plan_search
 from nas_agg.study.records.run_folder import RunFolder, read_run, resume_instructions

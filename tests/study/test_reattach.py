@@ -108,16 +108,17 @@ def test_the_command_line_resumes_by_study(run, refused, url, tmp_path):
 
 
 def test_a_password_is_used_and_not_kept(tmp_path, monkeypatch):
-    from nas_agg.study import engine
+    from nas_agg.study.engine import components, run_start
 
     opened = []
-    real = engine.open_storage
+    real = components.open_storage
 
     def open_storage(url, folder, must_exist=False):
         opened.append(url)
         return real(f"sqlite:///{tmp_path}/studies.db" if url else url, folder, must_exist)
 
-    monkeypatch.setattr(engine, "open_storage", open_storage)
+    for module in (components, run_start):
+        monkeypatch.setattr(module, "open_storage", open_storage)
     monkeypatch.setattr("nas_agg.study.records.saved_run.open_storage", open_storage)
     url = "postgresql://nas:hunter2@db/nas"
     search("agg-bench", storage=url, out=tmp_path / "run", **SETTINGS)

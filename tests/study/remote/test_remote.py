@@ -22,7 +22,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-import nas_agg.study.engine as engine
+import nas_agg.study.engine.active_search as active_search
 import nas_agg.study.plan as plan
 import nas_agg.study.remote.agent as agent
 from nas_agg.common.errors import InputError, NasAggError
@@ -415,7 +415,7 @@ def test_a_released_trial_costs_no_retry(tiny, score, monkeypatch):
             (number, self._assignment), Leaves.left = (self._assignment.number, None), Leaves.left + 1
             return [Event(number, self._attempt, EventKind.RELEASED, reason="worker a left")]
 
-    monkeypatch.setattr(engine, "InProcessBackend", Leaves)
+    monkeypatch.setattr(active_search, "InProcessBackend", Leaves)
     result = search(tiny, score, searcher="random", budget=2, retries=0)
     assert Leaves.left == 7 and [trial.state for trial in result.trials] == ["complete", "complete"]
 

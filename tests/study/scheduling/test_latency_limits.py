@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-import nas_agg.study.engine as engine
 import nas_agg.study.plan as plan
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import read_document
@@ -16,6 +15,7 @@ from nas_agg.study import proposer
 from nas_agg.study.api import resume, search
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task
+from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import latency_rejection, latency_reward
 from nas_agg.study.workers import jobs as training
 from nas_agg.study.workers.messages import TrialJob, TrialOutcome
@@ -105,14 +105,14 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tiny_file, slow, kept, tmp
 
     settings = {"searcher": "tpe", "budget": 6, "seed": 4, "max_latency": "1.5ms", "latency_target": "1ms"}
     search(tiny_file, out=tmp_path / "whole", **settings)
-    mark_infeasible = engine.StudyRecord.mark_infeasible
+    mark_infeasible = StudyRecord.mark_infeasible
 
     def killed(*args, **more):
         mark_infeasible(*args, **more)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.StudyRecord, "mark_infeasible", killed)
+        patch.setattr(StudyRecord, "mark_infeasible", killed)
         with pytest.raises(Killed):
             search(tiny_file, out=tmp_path / "broken", **settings)
     resume(tmp_path / "broken")

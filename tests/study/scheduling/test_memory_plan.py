@@ -7,12 +7,15 @@ from corpus.small_networks import dense_network
 from damage import edit_sealed
 
 import nas_agg
-import nas_agg.study.engine as engine
+import nas_agg.study.engine.active_search as active_search
 import nas_agg.study.scheduling.memory_plan as memory_plan
 from nas_agg.common.errors import InputError
 from nas_agg.common.files import read_document
 from nas_agg.compiler.network import memory_of
 from nas_agg.study.api import search
+from nas_agg.study.definition.settings import Settings
+from nas_agg.study.definition.task import Task
+from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.standalone_training import train_genotype
 from nas_agg.training import loop, memory
 from nas_agg.training import torch_compile as compiling
@@ -95,14 +98,14 @@ def test_trials_of_a_search_keep_their_mode(tiny_file, tmp_path, free, kept, mon
     class Killed(BaseException):
         pass
 
-    settings = {"searcher": "random", "budget": 2, "epochs": 1, "recipe": "search", "workers": 1, "device": "cpu"}
+    settings = {"searcher": "random", "budget": 2, "epochs": 1, "final_epochs": 1, "workers": 1, "device": "cpu"}
     free(0)
     with monkeypatch.context() as patch:
 
         def killed(*args):
             raise Killed
 
-        patch.setattr(engine, "train_best", killed)
+        patch.setattr(active_search, "train_best", killed)
         with pytest.raises(Killed):
             search(tiny_file, out=tmp_path / "run", show=True, **settings)
     free(10**12)
@@ -120,12 +123,12 @@ def test_trials_of_a_search_keep_their_mode(tiny_file, tmp_path, free, kept, mon
 
 def test_workers_share_the_memory_of_a_device(tiny, tmp_path, free, monkeypatch):
     genotype = nas_agg.load(DENSE)
-    task = engine.Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", dataset_bytes=1000)
+    task = Task("", {}, (1, 8, 8), 10, ("cpu", "cpu"), "a machine", dataset_bytes=1000)
     enough_for_one = round((needed_bytes(DENSE, "plain") + PROCESS_OVERHEAD + 3000) / USABLE_SHARE) + 10
     free(enough_for_one)
-    folder = engine.RunFolder(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.begin({})
-    settings = engine.Settings.parse(space="tiny")
+    settings = Settings.parse(space="tiny")
     plan = memory_plan.make_memory_plan(folder, settings, task)
     assert plan.for_trial(genotype) == "leanest" and plan.for_final_training(genotype).mode == "plain"
     free(1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-import nas_agg.study.engine as engine
+import nas_agg.study.engine.active_search as active_search
 import nas_agg.study.plan as plan
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import resume, search
@@ -160,7 +160,7 @@ def test_the_clock_stands_still_while_the_best_is_trained(tiny_file, fake, tmp_p
     search(tiny_file, out=tmp_path / "run", **settings)
     assert json.loads((tmp_path / "run/run.json").read_text())["seconds"] < time.monotonic() - begun - 0.7
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_best", lambda *args: (time.sleep(3), stopping()))
+        patch.setattr(active_search, "train_best", lambda *args: (time.sleep(3), stopping()))
         with pytest.raises(Stop):
             search(tiny_file, out=tmp_path / "broken", **settings)
     begun = time.monotonic()
@@ -173,7 +173,7 @@ def test_a_run_killed_at_its_very_end_is_closed_and_not_searched_again(tiny_file
     fake(sleep=0.2)
     settings = {"searcher": "random", "budget": 50, "epochs": 1, "timeout": 3}
     with monkeypatch.context() as patch:
-        patch.setattr(engine.RunFolder, "finish", stopping)
+        patch.setattr(active_search.RunFolder, "finish", stopping)
         with pytest.raises(Stop):
             search(tiny_file, out=tmp_path / "run", **settings)
     best = (tmp_path / "run/best/metrics.json").read_text()
@@ -230,7 +230,7 @@ def test_the_seconds_of_a_trial_are_its_trainings(tiny, fake, tmp_path):
 
 def test_how_to_go_on_is_true_of_what_was_called(tiny, tiny_file, fake, score, tmp_path, monkeypatch):
     fake()
-    monkeypatch.setattr(engine, "train_best", stopping)
+    monkeypatch.setattr(active_search, "train_best", stopping)
     again = r"by calling nas_agg.search again with out='.*run'"
     for number, (space, searcher) in enumerate(((tiny, "random"), (tiny_file, find_searcher("random")))):
         out = tmp_path / f"{number}-run"
@@ -252,7 +252,7 @@ def test_a_run_goes_on_from_another_folder(tiny_file, fake, tmp_path, monkeypatc
     (tmp_path / "pictures").mkdir()
     settings = {"searcher": "random", "budget": 1, "epochs": 1, "dataset": "folder:pictures"}
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_best", stopping)
+        patch.setattr(active_search, "train_best", stopping)
         with pytest.raises(Stop):
             search(f"./{tiny_file.name}", out="run", **settings)
     monkeypatch.chdir("/")
@@ -316,7 +316,7 @@ def test_one_worker_killed_coordinator_same_trials(tiny_file, fake, kept, search
 def test_resume_takes_the_settings_of_the_run(tiny_file, fake, tmp_path, monkeypatch):
     fake()
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "train_best", stopping)
+        patch.setattr(active_search, "train_best", stopping)
         with pytest.raises(Stop):
             search(tiny_file, searcher="random", epochs=2, budget=3, seed=9, out=tmp_path / "run")
     with pytest.raises(InputError, match="seed: cannot be changed when a search is resumed"):
