@@ -92,12 +92,7 @@ def evaluate(
         raise InputError(f"precision: must be one of {', '.join(get_args(EvaluationPrecision))}, not {precision!r}")
     if not len(split):
         raise InputError(f"{data.name}: no images to evaluate on")
-    further = [find_metric(name, data.task) for name in metrics]
-    counts = data.task == "classification"
-    wanted = [] if counts else [TRAINED_METRICS[name] for name in _DEFAULTS[data.task]]
-    wanted += [metric for metric in further if metric.name not in (*_DEFAULTS[data.task], "loss")]
-    if counts and data.classes <= 5 and any(metric.name == "top5" for metric in further):
-        raise InputError(f"metric: top5 requires more than 5 classes; {data.name} has {data.classes}")
+    wanted = _metrics_of_outputs(data, metrics)
     outputs = _Outputs(data, keep=bool(wanted) or report)
     training, size = model.training, batch_size(data, device)
     device = torch.device(device)
@@ -118,6 +113,20 @@ def evaluate(
         if report and finite and data.task != "regression":
             result |= class_report(scores, targets, data.class_names)
     return result
+
+
+def _metrics_of_outputs(data: Data, names: Sequence[str]) -> list[TrainedMetric]:
+    """The metrics that need all outputs: those of the task other than classification, and further ones.
+
+    Raises:
+        InputError: A metric is unknown, or does not suit the data set.
+    """
+    further = [find_metric(name, data.task) for name in names]
+    counts = data.task == "classification"
+    if counts and data.classes <= 5 and any(metric.name == "top5" for metric in further):
+        raise InputError(f"metric: top5 requires more than 5 classes; {data.name} has {data.classes}")
+    wanted = [] if counts else [TRAINED_METRICS[name] for name in _DEFAULTS[data.task]]
+    return wanted + [metric for metric in further if metric.name not in (*_DEFAULTS[data.task], "loss")]
 
 
 class _Outputs:

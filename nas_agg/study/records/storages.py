@@ -16,11 +16,12 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.signals import shielded
+from nas_agg.study.definition.trial import OWN
 from nas_agg.study.records.journal import JOURNAL, RunJournal
 from nas_agg.study.samplers.searcher import describe_exception
 
@@ -94,6 +95,22 @@ def find_or_create_study(
             study = optuna.create_study(study_name=name, storage=storage, directions=objectives.directions)
             study.set_metric_names(list(objectives.names))
             return storage.get_study_id_from_name(name)
+
+
+def stored_trials(storage: BaseStorage, study_id: int, storage_name: str) -> list[FrozenTrial]:
+    """Read all trials of a study, by number.
+
+    Raises:
+        InputError: The storage cannot be read, a trial is missing, or one was not created by nas_agg.
+    """
+    with storage_errors("cannot be read", storage_name, InputError):
+        trials = sorted(storage.get_all_trials(study_id), key=lambda trial: trial.number)
+    for number, trial in enumerate(trials):
+        if trial.number != number:
+            raise InputError(f"{storage_name}: trial {number} is missing; restore it, or choose another --out")
+        if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
+            raise InputError(f"trial {number} of the study was not created by nas_agg")
+    return trials
 
 
 def store_differences(storage: BaseStorage, trial_id: int, trial: FrozenTrial) -> None:

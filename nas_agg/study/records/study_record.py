@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas_agg.common.errors import InputError, NasAggError, one_line
+from nas_agg.common.errors import NasAggError, one_line
 from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.objectives import Objectives
 from nas_agg.study.definition.trial import ATTEMPT, MEASURED, OWN, REMOTE, Labels, RecordState, TrialRecord, as_record
 from nas_agg.study.records.in_memory_study import InMemoryStudy
 from nas_agg.study.records.journal import RunJournal
-from nas_agg.study.records.storages import find_or_create_study, storage_errors, store_differences
-from nas_agg.study.samplers.searcher import describe_exception
+from nas_agg.study.records.storages import find_or_create_study, storage_errors, store_differences, stored_trials
+from nas_agg.study.samplers.draws import draw_labels, searcher_errors
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -79,15 +79,7 @@ class StudyRecord:
 
     def _load(self, storage: BaseStorage, storage_name: str) -> None:
         """Copy all trials of the storage into memory."""
-        with storage_errors("cannot be read", storage_name, InputError):
-            trials = storage.get_all_trials(self.study_id)
-        for trial in sorted(trials, key=lambda trial: trial.number):
-            if trial.number != len(self._records):
-                raise InputError(
-                    f"{storage_name}: trial {len(self._records)} is missing; restore it, or choose another --out"
-                )
-            if trial.state == TrialState.WAITING or OWN + "hash" not in trial.user_attrs:
-                raise InputError(f"trial {trial.number} of the study was not created by nas_agg")
+        for trial in stored_trials(storage, self.study_id, storage_name):
             self._storage_ids.append(trial._trial_id)
             if trial.state == TrialState.RUNNING:
                 self._attempts[trial.number] = trial.user_attrs.get(ATTEMPT, 1)
@@ -166,40 +158,16 @@ class StudyRecord:
             self.study.sampler = sampler
             if self._next_trial is None:
                 self._next_trial = self._memory.ask()
-        return self._sample(sampler, self._memory.frozen_trial(self._next_trial.number), distributions)
+        trial = self._memory.frozen_trial(self._next_trial.number)
+        return draw_labels(self.study, sampler, trial, distributions, self.searcher)
 
-    def _sample(
-        self, sampler: BaseSampler, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]
-    ) -> Iterator[Labels]:
-        study = self.study
-        while True:
-            with self.searcher_errors(trial.number):
-                relative_space = sampler.infer_relative_search_space(study, trial)
-                relative = sampler.sample_relative(study, trial, relative_space)
-                labels = {
-                    name: relative[name]
-                    if name in relative
-                    else sampler.sample_independent(study, trial, name, distribution)
-                    for name, distribution in distributions.items()
-                }
-                for name, distribution in distributions.items():
-                    if not distribution._contains(distribution.to_internal_repr(labels[name])):
-                        raise ValueError(f"{name} cannot be {labels[name]!r}")
-            yield labels
-
-    @contextlib.contextmanager
-    def searcher_errors(self, number: int) -> Iterator[None]:
+    def searcher_errors(self, number: int) -> contextlib.AbstractContextManager[None]:
         """Convert any exception of the searcher into an error of one line.
 
         Args:
             number: The trial that the searcher works on.
         """
-        try:
-            yield
-        except Exception as error:  # a searcher is a plug-in
-            raise NasAggError(
-                f"searcher {self.searcher} failed at trial {number}: {describe_exception(error)}"
-            ) from error
+        return searcher_errors(self.searcher, number)
 
     def create_trial(self, labels: Labels, distributions: Mapping[str, BaseDistribution], attrs: dict[str, Any]) -> int:
         """Create the next trial with its values and attributes, in one step.

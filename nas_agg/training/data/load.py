@@ -74,27 +74,22 @@ def load_data(
     if seed < 0:
         raise InputError(f"seed {seed}: must be 0 or more")
     plan_preprocessing((1, 1), resize, crop_share)  # a wrong option is noticed before anything is read
-
-    note = ""
-
-    def plan(target: tuple[int, int]) -> Preprocessing:
-        return plan_preprocessing(target, resize, crop_share)
-
     kind, colon, path = spec.partition(":")
     images: Images
+    preprocessing: Preprocessing | None
+    note = ""
     if kind in ("folder", "csv") and path:
         place = Path(os.path.expanduser(path))
         target, note = _target_size(*(size or (FILE_SIZE, FILE_SIZE)), None, min_side)
+        preprocessing = plan_preprocessing(target, resize, crop_share)
         files = list_folder(place) if kind == "folder" else list_csv(place)
-        samples, images, sums = read_files(f"{kind}:{place}", files, plan(target), data_root(root), skip_unreadable)
-        preprocessing: Preprocessing | None = plan(target)
+        samples, images, sums = read_files(f"{kind}:{place}", files, preprocessing, data_root(root), skip_unreadable)
     elif (kind == "cache" and path) or (spec in VISION_SETS and not VISION_SETS[spec].in_memory):
         if kind == "cache":
             entry = open_cached_samples(Path(path))
         else:
-            target, note = _target_size(*(size or (FILE_SIZE, FILE_SIZE)), None, min_side)
-            entry = read_vision_files(spec, CacheOptions(target, resize, crop_share, root))
-            size = target
+            size, note = _target_size(*(size or (FILE_SIZE, FILE_SIZE)), None, min_side)
+            entry = read_vision_files(spec, CacheOptions(size, resize, crop_share, root))
         samples, images, sums, preprocessing = entry.samples, entry.images, entry.sums, entry.preprocessing
         if size not in (None, preprocessing.size):
             raise InputError(f"{samples.name}: its images are {'x'.join(map(str, preprocessing.size))}; make it anew")
