@@ -73,6 +73,7 @@ def test_each_trial_has_its_tree_its_figures_and_its_drawing(client: Client, pat
         genotype, note = nas_agg.load(f"{path}:{record.number}"), trial["note"]["body"]
         assert "\n".join(tree_lines(network_tree(genotype), TREE_DEPTH)) in note
         assert f"{record.macs:,} MACs" in note and plain(f"{100 * (record.accuracy or 0):.2f} %") in note
+        assert all(len(attribute["value"]) < 100 for attribute in trial["user_attrs"]), "lines that widen the page"
         (artifact,) = trial["artifacts"]
         assert artifact["mimetype"] == "image/svg+xml"
         drawn = client(f"/artifacts/0/{trial['trial_id']}/{artifact['artifact_id']}")

@@ -5,6 +5,7 @@ Nothing of the run is changed. What a user writes in the dashboard is kept in ``
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import threading
@@ -18,6 +19,7 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import read_document, write_atomic
 from nas_agg.report.drawing import draw
 from nas_agg.report.runs.trial_notes import trial_network, trial_note
+from nas_agg.study.definition.trial import OWN
 from nas_agg.study.records.saved_run import SavedRun, open_study, read_saved_run
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 NOTES_FILE = "notes.json"
 REFRESH_SECONDS = 5.0  # between two looks for new trials
 _OWN = "dashboard:"  # attributes of optuna-dashboard
+_GENOTYPE = f"{OWN}genotype"
 _PIECE = 2045  # characters, into which optuna-dashboard divides notes
 
 
@@ -122,10 +125,11 @@ class DashboardStorage(BaseStorage):
         return self._storage.get_study_user_attrs(study_id)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        return self._storage.get_trial(trial_id)
+        return _without_genotype(self._storage.get_trial(trial_id))
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Any = None) -> list[FrozenTrial]:
-        return self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy, states=states)
+        return [_without_genotype(trial) for trial in trials]
 
     # ---- writing
 
@@ -165,6 +169,13 @@ class DrawingStore:
 
     def remove(self, artifact_id: str) -> None:
         raise ArtifactNotFound(artifact_id)
+
+
+def _without_genotype(trial: FrozenTrial) -> FrozenTrial:
+    """A trial without its genotype, which the dashboard would show as one line of thousands of pixels."""
+    shown = copy.copy(trial)
+    shown.user_attrs = {key: value for key, value in trial.user_attrs.items() if key != _GENOTYPE}
+    return shown
 
 
 def _note_attributes(trial_id: int, note: str) -> dict[str, Any]:
