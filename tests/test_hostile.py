@@ -20,8 +20,8 @@ END = ["gap", {"linear": "classes"}]
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        ("genotypes", 1000),
-        ("spaces", 300),
+        ("genotypes", 500),
+        ("spaces", 150),
         pytest.param("genotypes", 10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)]),
         pytest.param("spaces", 10_000, marks=[pytest.mark.slow, pytest.mark.timeout(7200)]),
     ],

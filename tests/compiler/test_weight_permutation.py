@@ -19,7 +19,7 @@ from nas_agg.graph.canonical import canonical_hash
 from nas_agg.graph.graph import Graph
 from nas_agg.language.genotype import Genotype
 
-NETWORKS = 500  # drawn at random, each with three near ones
+NETWORKS = 200  # drawn at random, each with three near ones
 
 
 def graph_of(*net: Any) -> Graph:

@@ -182,7 +182,7 @@ def test_a_score_follows_from_its_seed(name, batch):
 def test_every_family_has_finite_scores_and_width_is_more(name):
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     labels, small = torch.arange(4), data_of(8, (3, 32, 32), 4)
-    for point in ("densenet/40-k12", "dsnet/dsnet50", "efficientnet/b0", "seqconv/seqresnet-r4-k8"):
+    for point in ("densenet/40-k12", "dsnet/dsnet26-0.25x", "efficientnet/b0", "seqconv/table5-row3"):
         graph = expand(nas_agg.load(point).with_task(input=(3, 32, 32), classes=4))
         big = torch.nn.functional.interpolate(images, 32)
         assert math.isfinite(PROXIES[name].score(graph, Sample(big, labels, small), 0)), point

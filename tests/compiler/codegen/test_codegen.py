@@ -7,7 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -86,11 +86,12 @@ def test_a_point_of_every_space(space, point):
     assert_equal(genotype, emit(genotype))
 
 
+@pytest.mark.parametrize("count", [3, pytest.param(12, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("space", list_spaces())
-def test_samples_of_spaces(space):
+def test_samples_of_spaces(space, count):
     """Networks as searches find them, in other places of a space than its points."""
-    written = [(genotype, emit(genotype)) for genotype in sampled(space, 1, 8)]
-    for genotype, text in written[: 4 if space in VARIED else 2]:
+    written = [(genotype, emit(genotype)) for genotype in sampled(space, 1, count)]
+    for genotype, text in written[: count if count > 3 else 2 if space in VARIED else 1]:
         assert_equal(genotype, text)
     # A weighted state of mixed links is written plainly.
     texts = [text for genotype, text in written if genotype.to_dict()["let"].get("state") != "weighted_norm"]
@@ -239,7 +240,7 @@ def test_networks_of_the_papers_read_as_if_written_by_hand(point, tmp_path):
     text = emit(genotype, point, "A line on what it is.")
     assert PLAIN not in text
     assert f"{nas_agg.cost(genotype).params:,} parameters" in text
-    assert tidy(text, tmp_path) == ""
+    assert tidy([text], tmp_path) == ""
 
 
 @pytest.mark.parametrize(("space", "point"), [
@@ -253,28 +254,28 @@ def test_points_are_at_most_200_lines(space, point, monkeypatch):
 
 
 def test_random_genotypes_are_tidy(tmp_path):
-    for seed in range(12):
-        assert tidy(emit(Genotype.from_dict(random_genotype(random.Random(seed)))), tmp_path) == ""
+    texts = [emit(Genotype.from_dict(random_genotype(random.Random(seed)))) for seed in range(12)]
+    assert tidy(texts, tmp_path) == ""
 
 
 @pytest.mark.parametrize("space", VARIED)
 def test_samples_are_tidy(space, tmp_path):
-    for genotype in sampled(space, 2, 4):
-        assert tidy(emit(genotype), tmp_path) == ""
+    assert tidy([emit(genotype) for genotype in sampled(space, 2, 3)], tmp_path) == ""
 
 
-def tidy(text: str, folder: Path) -> str:
-    """What ruff has to say of a text."""
+def tidy(texts: Sequence[str], folder: Path) -> str:
+    """What ruff reports on texts."""
     ruff = shutil.which("ruff", path=str(Path(sys.executable).parent)) or shutil.which("ruff")
     if ruff is None:
         pytest.skip("ruff is not here")
-    file = folder / "model.py"
-    file.write_text(text)
-    said = ""
+    files = [str(folder / f"model{number}.py") for number in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        Path(file).write_text(text)
+    reports = ""
     for command in (["check", "--isolated"], ["format", "--isolated", "--line-length", "120", "--diff"]):
-        done = subprocess.run([ruff, *command, str(file)], capture_output=True, text=True, check=False)
-        said += done.stdout if done.returncode else ""
-    return said
+        done = subprocess.run([ruff, *command, *files], capture_output=True, text=True, check=False)
+        reports += done.stdout if done.returncode else ""
+    return reports
 
 
 def test_only_torch_is_imported():
