@@ -12,6 +12,7 @@ from nas_agg.graph.primitives import Shape
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 Attributes = Mapping[str, str] | None
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_BIDIRECTIONAL = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # would reorder what follows
 
 
 _COLOUR = re.compile(r'(fill|stroke)="(#[0-9a-f]{6})"')
@@ -55,8 +56,8 @@ def shape_text(shape: Shape) -> str:
 
 
 def replace_invalid(text: str) -> str:
-    """A text whose characters that XML does not allow are replaced."""
-    return _NOT_XML.sub("\ufffd", text)
+    """A text whose characters that XML does not allow, or that change the direction of text, are replaced."""
+    return _BIDIRECTIONAL.sub("\ufffd", _NOT_XML.sub("\ufffd", text))
 
 
 def format_number(value: float) -> str:

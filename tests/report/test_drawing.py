@@ -308,11 +308,11 @@ def test_without_aggregates() -> None:
 
 
 def test_text_is_escaped() -> None:
-    hostile = "</text><script>alert(1)</script>&\"'<b>\x00\ud800"
+    hostile = "</text><script>alert(1)</script>&\"'<b>\x00\ud800\u202e"
     text = draw(network({"nodes": 2, "growth": 6, "unit": [{"conv": 3}, "join"], "shortcut": {}}), hostile)
     root = parsed(text.encode("utf-8").decode("utf-8"))
     assert "<script" not in text
-    assert "\x00" not in text
+    assert "\x00" not in text and "\u202e" not in text
     assert texts(root)[0].startswith("</text><script>alert(1)</script>&\"'<b>")
     assert {element.tag.rpartition("}")[2] for element in root.iter()} <= {
         "svg", "title", "style", "rect", "text", "path", "polygon", "circle", "g"
