@@ -143,13 +143,21 @@ def fit(image: Image.Image, preprocessing: dict[str, Any]) -> np.ndarray:
 
 
 def scaled_size(height: int, width: int, target: Sequence[int], resize: str) -> tuple[int, int]:
-    """Height and width to which an image is scaled before it is cropped or padded."""
+    """Height and width to which an image is scaled before it is cropped or padded.
+
+    Raises:
+        ValueError: The image is so narrow that the scaled one would not fit into memory.
+    """
     if resize == "squash":
         return target[0], target[1]
     if resize == "crop":  # rounds down, as torchvision.transforms.Resize does
         if target[1] * height >= target[0] * width:
-            return max(target[0], target[1] * height // width), target[1]
-        return target[0], max(target[1], target[0] * width // height)
+            scaled = (max(target[0], target[1] * height // width), target[1])
+        else:
+            scaled = (target[0], max(target[1], target[0] * width // height))
+        if scaled[0] * scaled[1] > max(MAX_PIXELS, height * width):
+            raise ValueError(f"{height}x{width} pixels are too narrow to be scaled to {target[0]}x{target[1]}; crop it")
+        return scaled
     scale = min(target[0] / height, target[1] / width)
     return min(target[0], max(1, round(height * scale))), min(target[1], max(1, round(width * scale)))
 
@@ -206,18 +214,25 @@ def image_files(paths: Sequence[str]) -> list[Path]:
     """The files among some paths, and the image files in the folders among them, in order of their names.
 
     Raises:
-        FileNotFoundError: There is no such file or folder.
+        FileNotFoundError: There is no such file or folder, or it is neither.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             files += sorted(file for file in found if not file.name.startswith("."))
-        elif path.exists():
+        elif path.is_file():
             files.append(path)
+        elif path.exists():  # reading a pipe could wait for ever
+            raise FileNotFoundError(f"{path}: a pipe or device, not a file")
         else:
             raise FileNotFoundError(f"{path}: no such file or folder")
     return files
+
+
+def printable(text: str) -> str:
+    """A text on one line: control characters, and bytes of file names that are not UTF-8, as escape sequences."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def predictions(predictor: Predictor, files: Sequence[Path]) -> Iterator[tuple[Path, torch.Tensor | str]]:
@@ -265,19 +280,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not files:
             raise ValueError(f"{', '.join(options.paths)}: no images")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        print(f"predict.py: {error}", file=sys.stderr)
+        print(printable(f"predict.py: {error}"), file=sys.stderr)
         return 2
     status = 0
     for path, result in predictions(predictor, files):
         if isinstance(result, str):
-            print(result, file=sys.stderr)
+            print(printable(result), file=sys.stderr)
             status = 1
         elif options.json:
             finite = [value if math.isfinite(value) else None for value in result.tolist()]
             values = dict(zip(predictor.labels, finite, strict=True))
             print(json.dumps({"file": str(path), "predictions": values}))
         else:
-            print(f"{path}  {describe(predictor, result, options.top)}")
+            print(printable(f"{path}  {describe(predictor, result, options.top)}"))
     return status
 
 

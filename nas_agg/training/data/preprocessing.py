@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Resize = Literal["crop", "squash", "pad"]
 MAX_SIDE = 1024
+MAX_SCALED_PIXELS = 2**26  # of an image that is scaled up, before it is cropped
 CROP_SHARE = 0.875  # 224 of 256 pixels, as in the evaluation of ImageNet
 _CROP_FROM = 128  # smaller images are not cropped by default: their borders have few pixels to lose
 
@@ -110,13 +111,21 @@ def side_pair(image_size: int | str | tuple[int, int] | None) -> tuple[int, int]
 
 
 def scaled_size(height: int, width: int, target: tuple[int, int], resize: Resize) -> tuple[int, int]:
-    """Height and width to which an image is scaled before it is cropped or padded."""
+    """Height and width to which an image is scaled before it is cropped or padded.
+
+    Raises:
+        InputError: The image is so narrow that most of the scaled one would be cut off, and would not fit into memory.
+    """
     if resize == "squash":
         return target
     if resize == "crop":  # rounds down, as torchvision.transforms.Resize does
         if target[1] * height >= target[0] * width:
-            return max(target[0], target[1] * height // width), target[1]
-        return target[0], max(target[1], target[0] * width // height)
+            scaled = (max(target[0], target[1] * height // width), target[1])
+        else:
+            scaled = (target[0], max(target[1], target[0] * width // height))
+        if scaled[0] * scaled[1] > max(MAX_SCALED_PIXELS, height * width):
+            raise InputError(f"{height}x{width} pixels are too narrow to be scaled to {target[0]}x{target[1]}; crop it")
+        return scaled
     scale = min(target[0] / height, target[1] / width)
     return min(target[0], max(1, round(height * scale))), min(target[1], max(1, round(width * scale)))
 

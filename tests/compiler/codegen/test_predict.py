@@ -104,6 +104,28 @@ def test_files_that_cannot_be_read(folders, monkeypatch, capsys):
     assert capsys.readouterr().err == "predict.py: nothing: no such file or folder\n"
 
 
+def test_hostile_files(folders, monkeypatch, capsys, tmp_path):
+    """Names that are not UTF-8 or would forge lines, a pipe that nobody writes to, an image of 16 GB once scaled."""
+    monkeypatch.setattr(predict, "__file__", str(folders / "classification/predict.py"))
+    monkeypatch.chdir(tmp_path)
+    image = (folders / "images/a.png").read_bytes()
+    for name in (b"\xff\xfe.png", b"two\nlines\x1b[31m.png"):
+        with open(name, "wb") as file:
+            file.write(image)
+    assert predict.main(["."]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == [r"two\nlines\x1b[31m.png", r"\udcff\udcfe.png"]
+    os.mkfifo("pipe.png")
+    assert predict.main(["pipe.png"]) == 2
+    assert capsys.readouterr().err == "predict.py: pipe.png: a pipe or device, not a file\n"
+    np.save("narrow.npy", np.zeros((1, 2**25), np.uint8))
+    assert predict.main(["narrow.npy"]) == 1
+    reason = "1x33554432 pixels are too narrow to be scaled to 8x8; crop it"
+    assert capsys.readouterr().err == f"narrow.npy: {reason}\n"
+    with pytest.raises(UnreadableImage, match=reason):
+        decode_file("narrow.npy", plan_preprocessing((8, 8), "crop", None))
+
+
 def test_a_reader_that_exits_early_is_no_error(folders):
     """The pipe is closed before anything is printed."""
     read, write = os.pipe()
