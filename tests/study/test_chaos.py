@@ -263,7 +263,7 @@ def nodes():
 @pytest.mark.parametrize("storage", ["journal"], indirect=True)
 @pytest.mark.parametrize("pruner", [None, "halving"])
 def test_nodes_and_workers_of_a_ray_cluster_are_killed(chaos, storage, budget, tmp_path, nodes, pruner):
-    killer = Killer(lambda: pids(tmp_path / "notes"), every=9.0)
+    killer = Killer(lambda: pids(tmp_path / "notes"), 9.0, tmp_path / "notes")
     killer.start()
     more = {"pruner": pruner, "objective": "accuracy,macs"} if pruner else {}
     more |= {"backend": "ray", "ray_address": nodes.cluster.address, "callbacks": [nodes]}
