@@ -1,11 +1,12 @@
-"""Successive halving against full training at an equal number of epochs, for one or several objectives.
+"""Successive halving or freeze-thaw against full training at an equal number of epochs, for one or several objectives.
 
-    python benchmarks/halving.py [--objectives accuracy,macs] [--space agg-bench]
+    python benchmarks/halving.py [--objectives accuracy,macs] [--space agg-bench] [--pruner freeze-thaw]
 
 Both variants use the same searcher. Full training spends all epochs on each network; successive halving pauses trials
-at rungs and promotes one in ``reduction_factor`` of each rung. Only networks trained to the end are evaluated: for
-several objectives by the hypervolume of their front relative to that of all networks in the table (reference: median
-accuracy, largest costs), for accuracy alone by the regret of the best one.
+at rungs and promotes one in ``reduction_factor`` of each rung; with freeze-thaw the searcher decides which continue.
+Only networks trained to the end are evaluated: for several objectives by the hypervolume of their front relative to
+that of all networks in the table (reference: median accuracy, largest costs), for accuracy alone by the regret of the
+best one.
 """
 
 from __future__ import annotations
@@ -19,24 +20,26 @@ from judging import Regret, RelativeHypervolume, metrics_of, parse_objectives
 
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
+from nas_agg.study.definition.proposals import Promotion, Proposal
 from nas_agg.study.definition.settings import Settings
-from nas_agg.study.proposer import Proposal, Proposer
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher
-from nas_agg.study.scheduling.constraints import make_successive_halving
-from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+from nas_agg.study.scheduling.constraints import make_rungs
+from nas_agg.study.scheduling.freeze_thaw import FreezeThaw
+from nas_agg.study.scheduling.rungs import Rungs
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.tables.table_file import Row
 
 
 def run(
-    space: TabularSpace, objectives: Objectives, searcher: str, seed: int, epochs: int, rungs: SuccessiveHalving | None
+    space: TabularSpace, objectives: Objectives, searcher: str, seed: int, epochs: int, rungs: Rungs | None
 ) -> tuple[list[Row], int]:
     """Run one search; returns the networks trained to the end and the number of networks started."""
     record = StudyRecord(optuna.pruners.NopPruner(), objectives=objectives)
-    proposer = Proposer(
-        space, make_searcher(find_searcher(searcher), space, seed, objectives), record, cost=space.network
-    )
+    instance = make_searcher(find_searcher(searcher), space, seed, objectives)
+    full_epochs = space.epochs if isinstance(rungs, FreezeThaw) else 0
+    proposer = Proposer(space, instance, record, cost=space.network, full_epochs=full_epochs)
     spent, completed = 0, []
     while True:
         trial = rungs.next_promotion(record.trials) if rungs else None
@@ -44,9 +47,11 @@ def run(
             record.promote(trial.number)
         else:
             proposal = proposer.propose()
-            if not isinstance(proposal, Proposal):
+            if not isinstance(proposal, Proposal | Promotion):
                 break
             trial = record.trials[proposal.number]
+            if isinstance(proposal, Promotion):
+                record.promote(trial.number)
         row = space.row(space.values(trial.labels))
         next_epoch = rungs.next_rung(trial) if rungs else space.epochs
         step = next_epoch - max(trial.rungs, default=0)
@@ -72,7 +77,7 @@ def main() -> None:
     parser.add_argument("--networks", type=lambda text: [int(word) for word in text.split(",")], default=[25, 50])
     parser.add_argument("--min-epochs", type=int)
     parser.add_argument("--reduction-factor", type=int)
-    parser.add_argument("--pruner", choices=["halving", "hyperband"], default="halving")
+    parser.add_argument("--pruner", choices=["halving", "hyperband", "freeze-thaw"], default="halving")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -83,7 +88,7 @@ def main() -> None:
         if objectives.is_multi_objective
         else (Regret(), "regret_end")
     )
-    print("| epochs | searcher | full training | halving | networks started | better in | worse in |")
+    print(f"| epochs | searcher | full training | {options.pruner} | networks started | better in | worse in |")
     print(f"|{'---|' * 7}")
     settings = Settings.parse(
         space=options.space,
@@ -92,7 +97,7 @@ def main() -> None:
         min_epochs=options.min_epochs,
         reduction_factor=options.reduction_factor,
     )
-    rungs = make_successive_halving(settings, objectives)
+    rungs = make_rungs(settings, objectives)
     for networks in options.networks:
         epochs = networks * space.epochs
         for searcher in options.searchers:

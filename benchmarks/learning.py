@@ -22,7 +22,8 @@ import optuna
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.proposer import Proposal, Proposer
+from nas_agg.study.definition.proposals import Proposal
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.earlier_runs import EarlierRuns
 from nas_agg.study.samplers.searcher import find_searcher, make_searcher

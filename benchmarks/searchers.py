@@ -49,7 +49,8 @@ from nas_agg.search_space.encoding import Encoding, Rows, row_key
 from nas_agg.search_space.parameters import SearchVariables, Values
 from nas_agg.search_space.space import open_space
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.proposer import Proposal, Proposer
+from nas_agg.study.definition.proposals import Proposal
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, find_searcher, installed_searchers, make_searcher
 from nas_agg.study.tables.results_table import Table, TabularSpace

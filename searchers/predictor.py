@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from nas_agg.study.samplers.acquisition import (
 )
 from nas_agg.study.samplers.features import FeatureExtractor
 from nas_agg.study.samplers.point_searcher import Observation, PointSearcher
-from nas_agg.study.samplers.surrogate import EncodedTrials, SurrogateCache
+from nas_agg.study.samplers.surrogate import EncodedCurves, EncodedTrials, SurrogateCache
 
 if TYPE_CHECKING:
     from nas_agg.search_space.parameters import Values
@@ -42,6 +43,7 @@ class PredictorSearcher(PointSearcher):
     """
 
     supports_multi_objective = True
+    supports_freeze_thaw = True
 
     @cached_property
     def cache(self) -> SurrogateCache:
@@ -66,10 +68,37 @@ class PredictorSearcher(PointSearcher):
         proposed = np.concatenate([trials.rows, trials.failed, trials.pending])
         known = {row_key(row) for row in proposed}
         candidates = deduplicate(self._candidates(trials, rng), known)
-        if len(candidates):
-            for row in self._climb(candidates, self._acquisition_function(trials.subsample()), known, rng):
-                if not self.cache.extractor.is_duplicate(row, proposed):
-                    yield self.cache.encoding.decode(row)
+        if not len(candidates) and trials.curves is None:
+            return
+        fitted = trials.subsample()
+        function = self._acquisition_function(fitted)
+        ranked = self._climb(candidates, function, known, rng) if len(candidates) else candidates
+        points = (row for row in ranked if not self.cache.extractor.is_duplicate(row, proposed))
+        for row in points if fitted.curves is None else self._with_paused(points, function, fitted):
+            yield self.cache.encoding.decode(row)
+
+    def _with_paused(
+        self, new: Iterator[np.ndarray], function: AcquisitionFunction, trials: EncodedTrials
+    ) -> Iterator[np.ndarray]:
+        """The paused networks that are worth more per epoch than the first new one, the new ones, and the other paused.
+
+        The value is the expected improvement by the result of a full training, per epoch that is left of it.
+        """
+        assert trials.curves is not None
+        first = next(new, None)
+        value = -np.inf
+        if first is not None:
+            value = float(function.evaluate(first[None], exact=True)[0]) - np.log(self.full_epochs)
+        paused = np.flatnonzero(np.isfinite(trials.curves.epochs_left))
+        values = function.log_improvement_of_paused(paused) - np.log(trials.curves.epochs_left[paused])
+        order = np.argsort(-values, kind="stable")
+        for place in order[values[order] > value]:
+            yield trials.rows[paused[place]]
+        if first is not None:
+            yield first
+        yield from new
+        for place in order[values[order] <= value]:
+            yield trials.rows[paused[place]]
 
     def _encode(self, observations: Sequence[Observation]) -> EncodedTrials:
         rows = np.array([self._row(other.values) for other in observations], int)
@@ -77,7 +106,23 @@ class PredictorSearcher(PointSearcher):
         scored = np.array([other.scores is not None for other in observations], bool)
         running = np.array([other.running for other in observations], bool) & ~scored
         scores = np.array([other.scores for other in observations if other.scores is not None], float)
-        return EncodedTrials(rows[scored], scores, rows[~scored & ~running], rows[running])
+        curves = self._encode_curves([other for other in observations if other.scores is not None])
+        return EncodedTrials(rows[scored], scores, rows[~scored & ~running], rows[running], curves=curves)
+
+    def _encode_curves(self, scored: Sequence[Observation]) -> EncodedCurves | None:
+        if not self.full_epochs:
+            return None
+        network, epochs, epochs_left = list[int](), list[float](), list[float]()
+        scores = list[tuple[float, ...]]()
+        for place, other in enumerate(scored):
+            assert other.scores is not None
+            curve = other.curve or {math.inf: other.scores}
+            network += [place] * len(curve)
+            epochs += [min(epoch, self.full_epochs) for epoch in curve]
+            scores += curve.values()
+            epochs_left.append(self.full_epochs - max(curve) if other.is_paused else math.inf)
+        remaining = np.log(self.full_epochs / np.array(epochs, float))
+        return EncodedCurves(np.array(network, int), remaining, np.array(scores, float), np.array(epochs_left, float))
 
     def _row(self, values: Values) -> np.ndarray:
         """The encoded point; equal objects are encoded once, which only saves time."""

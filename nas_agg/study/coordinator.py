@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.proposals import Candidate, NoProposal, Promotion, Rejection
 from nas_agg.study.definition.signals import check_stopped
 from nas_agg.study.definition.trial import RecordState, TrialRecord
-from nas_agg.study.proposer import Candidate, NoProposal, Proposer, Rejection
+from nas_agg.study.proposer import BUDGET_EXHAUSTED, Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.scheduling.constraints import constraint_violations
 from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
@@ -19,11 +20,10 @@ from nas_agg.study.workers.messages import EventKind, TrialOutcome
 
 if TYPE_CHECKING:
     from nas_agg.study.definition.settings import Settings
-    from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+    from nas_agg.study.scheduling.rungs import Rungs
 
 MAX_FAILURES = 10  # in a row
 TIMEOUT_REACHED = "timeout reached"
-BUDGET_EXHAUSTED = "budget exhausted"
 POLL_SECONDS = 0.2  # between two looks at the clock
 DRAW_SECONDS = 0.05  # to draw before events of running trials are handled again
 
@@ -98,7 +98,7 @@ class Coordinator:
     callback: SearchCallback
     stopwatch: Stopwatch
     last_epoch: int = 0
-    rungs: SuccessiveHalving | None = None
+    rungs: Rungs | None = None
     forgiven: int = 0
     resources: Resources = field(default_factory=Resources)
 
@@ -180,10 +180,11 @@ class Coordinator:
             if self.rungs is not None and (paused := self.rungs.next_promotion(self.record.trials)) is not None:
                 self._to_start.append(self.record.promote(paused.number))
                 continue
-            if self._is_budget_allotted():
+            may_create = not self._is_budget_allotted()
+            if not may_create and not self.proposer.continues_trials:
                 return ""
             next_number = self.record.next_number
-            proposal = self.proposer.propose(DRAW_SECONDS)
+            proposal = self.proposer.propose(DRAW_SECONDS, may_create)
             for trial in self.record.trials[next_number:]:
                 if trial.state == RecordState.DUPLICATE:
                     self.callback.trial(trial)
@@ -192,6 +193,9 @@ class Coordinator:
                 return ""
             if isinstance(proposal, NoProposal):
                 return proposal.reason
+            if isinstance(proposal, Promotion):
+                self._to_start.append(self.record.promote(proposal.number))
+                continue
             self._start(self.assign(self.record.trials[proposal.number], proposal.candidate))
         return ""
 

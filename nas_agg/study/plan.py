@@ -15,11 +15,13 @@ from nas_agg.search_space.joint_space import JointSpace
 from nas_agg.search_space.space import Space
 from nas_agg.study.definition.callbacks import Callback
 from nas_agg.study.definition.objectives import Objectives, objectives_of
+from nas_agg.study.definition.setting_groups import PAUSING_PRUNERS
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task, open_task
 from nas_agg.study.samplers.earlier_runs import EarlierRuns
 from nas_agg.study.samplers.screening import ProxyScreener
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
+from nas_agg.study.scheduling.constraints import check_freeze_thaw
 from nas_agg.study.scheduling.feasible_share import format_limits
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
@@ -166,8 +168,10 @@ def plan_search(
     """
     objectives = objectives_of(settings, evaluate is not None)
     if isinstance(space, TabularSpace):
-        space.check_objectives(objectives, settings.pruner in ("halving", "hyperband"))
+        space.check_objectives(objectives, settings.pruner in PAUSING_PRUNERS)
     instance = make_searcher(searcher, space, settings.seed, objectives)
+    if settings.pruner == "freeze-thaw":
+        check_freeze_thaw(instance, settings)
     if evaluate is None and not isinstance(space, TabularSpace):
         find_backend(settings.backend_name)  # now rather than after the data set is loaded
     if settings.learn:

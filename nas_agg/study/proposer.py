@@ -6,8 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
@@ -16,6 +15,7 @@ from nas_agg.language.genotype import Genotype
 from nas_agg.search_space.point_costs import PointCounter
 from nas_agg.search_space.searchable import SearchableSpace
 from nas_agg.search_space.space import Space
+from nas_agg.study.definition.proposals import Candidate, NoProposal, Promotion, Proposal, Rejection
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import Labels, RecordState, TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
@@ -42,58 +42,8 @@ REPAIR_AFTER = 100  # draws in a row, after which random points are repaired
 MAX_RUNNING_DRAWS = 50  # draws of networks that are being trained, after which the searcher has to wait
 SMALL_SPACE = 1000  # points of a space that is checked for networks that remain
 MAX_GENOTYPE_TEXT = 20_000  # characters of a genotype that is stored with its trial, for dashboards
+BUDGET_EXHAUSTED = "budget exhausted"
 EXHAUSTED = "no other network of the space is within the limits"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network within the limits.
-
-    Attributes:
-        genotype: The network; for bare parameters their values.
-        params, macs, hash: Its cost and canonical hash.
-        activation_bytes: Bytes per image kept for backward, if the search needs them.
-    """
-
-    genotype: Genotype
-    params: int
-    macs: int
-    hash: str
-    activation_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Rejection:
-    """Why a draw is not a candidate.
-
-    Attributes:
-        reason: A limit that it exceeds, or why it is not a network.
-    """
-
-    reason: str
-
-
-class Proposal(NamedTuple):
-    """A trial that was created.
-
-    Attributes:
-        number: Number of the trial.
-        candidate: Its network.
-    """
-
-    number: int
-    candidate: Candidate
-
-
-@dataclass(frozen=True)
-class NoProposal:
-    """Why no trial was created.
-
-    Attributes:
-        reason: The space is exhausted, or the searcher proposes nothing new, at least while other trials run.
-    """
-
-    reason: str
 
 
 class Proposer:
@@ -106,6 +56,8 @@ class Proposer:
     A searcher learns nothing from rejections and may repeat them forever. After its ``max_rejections`` in a row, other
     draws take turns: a random point, and a neighbour of one of the best networks. After `REPAIR_AFTER` in a row, random
     points are changed until they are within the limits.
+
+    With freeze-thaw, a paused trial whose network is drawn again continues.
 
     Args:
         space: The space.
@@ -120,6 +72,10 @@ class Proposer:
         memory: Returns the memory mode to train a genotype with, which is recorded.
         screen: Selects one of several new candidates; the values to start from are not screened.
         measured: Whether there are limits on measured metrics; networks that exceed them count as rejections.
+        full_epochs: With freeze-thaw, the epochs of a full training; else 0.
+
+    Attributes:
+        continues_trials: Whether the searcher decides which paused trials continue (freeze-thaw).
     """
 
     def __init__(
@@ -137,6 +93,7 @@ class Proposer:
         memory: Callable[[Genotype], str] | None = None,
         screen: ProxyScreener | None = None,
         measured: bool = False,
+        full_epochs: int = 0,
     ):
         self._has_table = cost is not None
         if cost is None:
@@ -152,11 +109,12 @@ class Proposer:
         counts = isinstance(space, Space) and not self._has_table and any(self._limits.values())
         self._counter = PointCounter(space.networks, input, classes) if counts and isinstance(space, Space) else None
         searcher.input, searcher.classes, searcher.limits = input, classes, self._limits
+        searcher.full_epochs, self.continues_trials, self._may_create = full_epochs, full_epochs > 0, True
         self._states_without_result = {RecordState.DUPLICATE}
         if measured:
             self._states_without_result |= {RecordState.INFEASIBLE, RecordState.RUNNING}
         self._checked: dict[tuple, Candidate | Rejection] = {}
-        self._search: Generator[None, None, Proposal | NoProposal] | None = None
+        self._search: Generator[None, None, Proposal | Promotion | NoProposal] | None = None
 
     def genotype(self, labels: Labels) -> Genotype:
         """The genotype of a trial's values, for the task's images and classes."""
@@ -213,15 +171,17 @@ class Proposer:
 
         return estimate_feasible_share(self.space, is_feasible, self._input, self._classes)
 
-    def propose(self, seconds: float = math.inf) -> Proposal | NoProposal | None:
+    def propose(self, seconds: float = math.inf, may_create: bool = True) -> Proposal | Promotion | NoProposal | None:
         """Create the next trial.
 
         Args:
             seconds: Time after which it returns without an answer; the next call continues from there.
+            may_create: Whether the budget allows another trial; otherwise a paused one may continue.
 
         Returns:
             The trial, or why there is none; ``None`` if the time was too short.
         """
+        self._may_create = may_create
         if self._search is None:
             self._search = self._next_trial()
         end = time.monotonic() + seconds
@@ -237,7 +197,7 @@ class Proposer:
             if time.monotonic() >= end:
                 return None
 
-    def _next_trial(self) -> Generator[None, None, Proposal | NoProposal]:
+    def _next_trial(self) -> Generator[None, None, Proposal | Promotion | NoProposal]:
         """Draw until there is an answer; yields after each draw that is rejected."""
         rejections, running, rejected, is_space_checked = self.rejections(), 0, 0, False
         distributions, last = self.space.distributions, ""
@@ -258,7 +218,11 @@ class Proposer:
                 earlier = self.record.find_by_hash(candidate.hash)
                 attrs = self._attrs(candidate, rejected - 1)
                 if earlier is None:
+                    if not self._may_create:
+                        return NoProposal(BUDGET_EXHAUSTED)
                     return Proposal(self.record.create_trial(labels, distributions, attrs), candidate)
+                if self.continues_trials and earlier.state == RecordState.PAUSED and not is_stuck:
+                    return Promotion(earlier.number)
                 if earlier.is_final and not is_stuck:
                     self.record.create_duplicate(labels, distributions, attrs, earlier.number)
                     draws, rejected, is_space_checked = self._draws(), 0, False
@@ -274,7 +238,7 @@ class Proposer:
         suffix = f" (the last one: {last})" if last else ""
         return NoProposal(f"{MAX_REJECTIONS:,} draws in a row were duplicates or rejected{suffix}")
 
-    def _next_screened_trial(self, screen: ProxyScreener) -> Generator[None, None, Proposal | NoProposal]:
+    def _next_screened_trial(self, screen: ProxyScreener) -> Generator[None, None, Proposal | Promotion | NoProposal]:
         """Draw candidates with different networks, and create the trial of the one with the highest proxy score."""
         draws, candidates = self._draws(), dict[str, tuple[Labels, Candidate]]()
         rejections = 0

@@ -20,7 +20,8 @@ from nas_agg.search_space.encoding import Encoding
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
-from nas_agg.study.proposer import Candidate, Proposal, Proposer
+from nas_agg.study.definition.proposals import Candidate, NoProposal, Proposal
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, derive_seed, make_searcher
 from nas_agg.testing.backends import check_backend
@@ -280,7 +281,7 @@ def _run(
             proposer = Proposer(space, make_searcher(kind, space, seed, objectives), record)
         proposal = proposer.propose()
         if not isinstance(proposal, Proposal):
-            reason = "timeout" if proposal is None else proposal.reason
+            reason = proposal.reason if isinstance(proposal, NoProposal) else "timeout"
             raise AssertionError(f"no network is proposed for trial {len(record.trials)}: {reason}")
         _complete(record, proposal.number, proposal.candidate)
     return [trial.labels for trial in record.trials]

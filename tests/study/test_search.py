@@ -17,9 +17,10 @@ from nas_agg.study.api import search
 from nas_agg.study.definition.leaders import Leaders
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
+from nas_agg.study.definition.proposals import NoProposal, Rejection
 from nas_agg.study.definition.result import ranked
 from nas_agg.study.definition.trial import RecordState, TrialRecord
-from nas_agg.study.proposer import NoProposal, Proposer, Rejection
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.progress import ProgressReporter, print_result
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import Searcher, find_searcher

@@ -30,6 +30,7 @@ SPACE, DATA, BUDGET = "Space and search algorithm", "Data", "Budget"
 LIMITS, TRAINING, PLACE = "Objectives and limits", "Training", "Where it runs"
 
 DEFAULT_EPOCHS = 10
+PAUSING_PRUNERS = ("halving", "hyperband", "freeze-thaw")  # whose trials pause at rungs
 DATA_SETS = "digits, fashion-mnist, cifar10, cifar100, folder:PATH (one folder per class), npz:PATH or csv:FILE"
 
 
@@ -123,11 +124,12 @@ class BudgetSettings(_Group):
         ge=1,
         le=10**6,
     )
-    pruner: Literal["median", "halving", "hyperband", "none"] | None = _setting(
+    pruner: Literal["median", "halving", "hyperband", "freeze-thaw", "none"] | None = _setting(
         BUDGET,
         None,
         "median: stop trials below the median of their epoch; halving, hyperband: pause trials at rungs and promote "
-        "the best (default: median for one objective, none for several).",
+        "the best; freeze-thaw: pause trials at rungs, and the searcher decides which continue (default: median for "
+        "one objective, none for several).",
     )
     reduction_factor: int | None = _setting(
         BUDGET,
@@ -137,7 +139,11 @@ class BudgetSettings(_Group):
         le=100,
     )
     min_epochs: int | None = _setting(
-        BUDGET, None, "With halving or hyperband: epochs up to the first rung (default: a third of --epochs).", ge=1
+        BUDGET,
+        None,
+        "With halving or hyperband: epochs up to the first rung (default: a third of --epochs). With freeze-thaw: from "
+        "each rung to the next (default: a quarter).",
+        ge=1,
     )
     timeout: Seconds | None = _setting(
         BUDGET,

@@ -8,6 +8,7 @@ from typing import Any
 
 from nas_agg.study.coordinator import Coordinator, Stopwatch
 from nas_agg.study.definition.metrics import METRICS, SCORE
+from nas_agg.study.definition.proposals import Candidate
 from nas_agg.study.definition.result import SearchResult
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import Task
@@ -18,7 +19,7 @@ from nas_agg.study.engine.run_start import mark_running
 from nas_agg.study.final_training import Finalist, train_best
 from nas_agg.study.notifier import Notifier
 from nas_agg.study.plan import SearchPlan, limits_text
-from nas_agg.study.proposer import Candidate, Proposer
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.consistency import check_best
 from nas_agg.study.records.network_files import restore_files, write_best, write_trial
 from nas_agg.study.records.progress import ProgressReporter
@@ -27,7 +28,7 @@ from nas_agg.study.records.stored_runs import store_run
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.remote.executor import announce_finished
 from nas_agg.study.scheduling.memory_plan import MemoryPlan
-from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
+from nas_agg.study.scheduling.rungs import Rungs
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Resources
 from nas_agg.study.workers.in_process import InProcessBackend
@@ -56,7 +57,7 @@ class ActiveSearch:
     settings: Settings
     folder: RunFolder | None
     task: Task | None
-    rungs: SuccessiveHalving | None
+    rungs: Rungs | None
     memory: MemoryPlan | None
     show: bool
 

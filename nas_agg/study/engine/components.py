@@ -83,4 +83,5 @@ def make_proposer(
         memory=memory.for_trial if memory else None,
         screen=plan.screener(images.data),
         measured=plan.trains,
+        full_epochs=(settings.epochs or 0) if settings.pruner == "freeze-thaw" else 0,
     )

@@ -16,7 +16,7 @@ from nas_agg.study.records.progress import print_result
 from nas_agg.study.records.run_folder import RunFolder
 from nas_agg.study.records.run_status import record_failure
 from nas_agg.study.samplers.initial_points import resolve_settings
-from nas_agg.study.scheduling.constraints import make_successive_halving
+from nas_agg.study.scheduling.constraints import make_rungs
 from nas_agg.study.scheduling.memory_plan import make_memory_plan
 
 
@@ -73,7 +73,7 @@ def _prepare(plan: SearchPlan, folder: RunFolder | None, show: bool) -> ActiveSe
         task = plan.setup.open_task(settings, plan.space) if plan.trains else None
         input, classes = (task.input, task.classes) if task else (None, None)
         settings = resolve_settings(settings, plan.space, input, classes)
-    rungs = make_successive_halving(settings, plan.objectives)
+    rungs = make_rungs(settings, plan.objectives)
     if folder is not None and folder.new:
         begin_run(plan, settings, folder, task)
     elif folder is not None and task is not None:

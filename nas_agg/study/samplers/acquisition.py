@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,11 +11,13 @@ from scipy.special import log_ndtr, ndtri
 
 from nas_agg.search_space.encoding import Rows
 from nas_agg.study.definition.pareto import box_decomposition
+from nas_agg.study.samplers.curve_surrogate import CurveSurrogate
 from nas_agg.study.samplers.surrogate import (
     EncodedTrials,
     KnownCost,
     Surrogate,
     SurrogateCache,
+    TargetTransform,
     log_gap_transform,
     semi_rank_transform,
 )
@@ -29,6 +31,16 @@ RERANK_STEP = 40  # candidates whose features are computed at a time, where that
 MAX_RERANKED = 200  # candidates, where most exceed a limit
 FANTASIES = 16  # samples of the results of networks that are being trained
 QUANTILES = ndtri((np.arange(16) + 0.5) / 16)  # of the standard normal distribution, for expectations
+
+
+def make_surrogate(
+    cache: SurrogateCache, trials: EncodedTrials, objective: int, transform: TargetTransform, fantasies: int = 0
+) -> Surrogate | CurveSurrogate:
+    """The surrogate of an objective, by its place: over networks, or over networks and epochs."""
+    if trials.curves is not None:
+        return CurveSurrogate(cache, trials, objective, transform)
+    name = f"score {objective}"
+    return Surrogate(cache, name, trials, trials.scores[:, objective], transform, fantasies=fantasies)
 
 
 class AcquisitionFunction(ABC):
@@ -54,6 +66,14 @@ class AcquisitionFunction(ABC):
     @abstractmethod
     def log_improvement(self, rows: Rows, exact: bool) -> Array:
         """The logarithm of the expected improvement of candidates, regardless of limits, ``(candidates,)``."""
+
+    @abstractmethod
+    def log_improvement_of_paused(self, networks: Array) -> Array:
+        """The logarithm of the expected improvement by completing the training of networks, ``(networks,)``.
+
+        Args:
+            networks: Their indices among the trials, whose learning curves are known.
+        """
 
     def evaluate(self, rows: Rows, exact: bool = False) -> Array:
         """The logarithm of expected improvement times probability of feasibility, ``(candidates,)``.
@@ -113,17 +133,23 @@ class ExpectedImprovement(AcquisitionFunction):
 
     def __init__(self, cache: SurrogateCache, trials: EncodedTrials, limits: Mapping[str, int]):
         super().__init__(cache, trials, limits)
-        self._surrogate = Surrogate(cache, "score", trials, trials.scores[:, 0], log_gap_transform, fantasies=FANTASIES)
+        self._surrogate = make_surrogate(cache, trials, 0, log_gap_transform, FANTASIES)
 
     def log_improvement(self, rows: Rows, exact: bool) -> Array:
         """The logarithm of the expected improvement of candidates, ``(candidates,)``."""
         mean, deviation = self._surrogate.predict(rows, self.features(rows, exact))
-        best = self._surrogate.target.max()
+        best = self._surrogate.best
         if mean.ndim == 1:
             return log_expected_improvement(mean, deviation, best)
+        assert isinstance(self._surrogate, Surrogate)
         bests = np.maximum(best, self._surrogate.fantasies.max(0))
         values = log_expected_improvement(mean, deviation[:, None], bests)
         return np.logaddexp.reduce(values, axis=1) - np.log(FANTASIES)
+
+    def log_improvement_of_paused(self, networks: Array) -> Array:
+        """The logarithm of the expected improvement by completing the training of networks, ``(networks,)``."""
+        assert isinstance(self._surrogate, CurveSurrogate)
+        return log_expected_improvement(*self._surrogate.predict_observed(networks), self._surrogate.best)
 
 
 class ExpectedHypervolumeImprovement(AcquisitionFunction):
@@ -150,20 +176,24 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
         names = [objective.attribute if objective.known_a_priori else "" for objective in objectives]
         self._cost_names = [name if cache.extractor.has_cost(name) else "" for name in names]
         super().__init__(cache, trials, limits, [name for name in self._cost_names if name])
-        self._surrogates: list[Surrogate | None] = []
+        self._surrogates: list[Surrogate | CurveSurrogate | None] = []
         front, reference = [], []
+        # A paused network is in no front: what completing its training adds is the question.
+        trained = (
+            slice(None) if trials.curves is None or not trials.curves.is_complete.any() else trials.curves.is_complete
+        )
         for place, cost in enumerate(self._cost_names):
             if cost:
                 self._surrogates.append(None)
                 scores, pending = -self.costs[cost].observed, -self.costs[cost].compute(trials.pending)
                 reference.append(_below_worst(scores))
             else:
-                surrogate = Surrogate(cache, f"score {place}", trials, trials.scores[:, place], semi_rank_transform)
+                surrogate = make_surrogate(cache, trials, place, semi_rank_transform)
                 self._surrogates.append(surrogate)
                 scores, pending = surrogate.target, surrogate.pending_mean
                 is_measured = objectives[place].source == "measurement"
                 reference.append(_below_worst(scores) if is_measured else np.quantile(scores, 0.25))
-            front.append(np.concatenate([scores, pending]))
+            front.append(np.concatenate([scores[trained], pending]))
         self._lower, self._upper = box_decomposition(np.stack(front, 1), np.array(reference))
 
     def log_improvement(self, rows: Rows, exact: bool) -> Array:
@@ -171,14 +201,32 @@ class ExpectedHypervolumeImprovement(AcquisitionFunction):
 
         Candidates without expected improvement rank after all others, by the sum of their upper confidence bounds.
         """
-        features = self.features(rows, exact)
-        volumes, bounds = np.ones((len(rows), len(self._lower))), np.zeros(len(rows))
+        features, moments = self.features(rows, exact), []
         for place, surrogate in enumerate(self._surrogates):
             if surrogate is None:
                 mean, deviation = self.costs[self._cost_names[place]].predict(rows, exact)
-                mean = -mean
+                moments.append((-mean, deviation))
             else:
-                mean, deviation = surrogate.predict(rows, features)
+                moments.append(surrogate.predict(rows, features))
+        return self._log_improvement(moments)
+
+    def log_improvement_of_paused(self, networks: Array) -> Array:
+        """The logarithm of the expected improvement by completing the training of networks, ``(networks,)``."""
+        moments = []
+        for place, surrogate in enumerate(self._surrogates):
+            if surrogate is None:
+                observed = self.costs[self._cost_names[place]].observed[networks]
+                moments.append((-observed, np.zeros(len(networks))))
+            else:
+                assert isinstance(surrogate, CurveSurrogate)
+                moments.append(surrogate.predict_observed(networks))
+        return self._log_improvement(moments)
+
+    def _log_improvement(self, moments: Sequence[tuple[Array, Array]]) -> Array:
+        """Of points by the mean and the standard deviation of each objective, ``(points,)``."""
+        count = len(moments[0][0])
+        volumes, bounds = np.ones((count, len(self._lower))), np.zeros(count)
+        for place, (mean, deviation) in enumerate(moments):
             volumes *= expected_exceedance(mean, deviation, self._lower[:, place]) - expected_exceedance(
                 mean, deviation, self._upper[:, place]
             )

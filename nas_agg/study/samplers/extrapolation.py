@@ -60,7 +60,15 @@ class LearningCurveExtrapolator:
         curve = self._curves.get(trial.number)
         if scores is None or curve is None:
             return scores
-        epoch, predicted = max(curve), np.array(scores)
+        return self._extrapolate(max(curve), scores)
+
+    def curve(self, trial: FrozenTrial) -> dict[float, Scores]:
+        """The scores of a trial at each rung and, if it is complete, at infinity, all extrapolated to the end."""
+        curve = self._curves.get(trial.number, {})
+        return {epoch: self._extrapolate(epoch, scores) for epoch, scores in curve.items()}
+
+    def _extrapolate(self, epoch: float, scores: Scores) -> Scores:
+        predicted = np.array(scores)
         while epoch in self._next:
             predicted, epoch = self._steps[epoch](predicted), self._next[epoch]
         return tuple(predicted.tolist())

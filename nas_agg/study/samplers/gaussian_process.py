@@ -70,9 +70,9 @@ class SumKernel:
         return float(np.exp(theta[term.start])), np.exp(theta[term.start + 1] + theta[term.start + 2 : term.stop])
 
     def covariances(self, theta: Array, distances: Sequence[Array]) -> list[Array]:
-        """The covariance matrix of each term, ``(points, others)``."""
+        """The covariance matrix of each term, or of the first if there are fewer distances, ``(points, others)``."""
         covariances = []
-        for term, inputs in zip(self.terms, distances, strict=True):
+        for term, inputs in zip(self.terms, distances, strict=False):
             amplitude, scales = self.term_parameters(theta, term)
             covariances.append(amplitude * np.exp(-np.tensordot(scales, inputs, 1)))
         return covariances
@@ -96,16 +96,30 @@ class SumKernel:
         deviation = theta - self.prior_mean
         loss = 0.5 * y @ alpha + np.log(np.diag(factor[0])).sum() + 0.5 * deviation @ deviation
         inner = cho_solve(factor, np.eye(count)) - np.outer(alpha, alpha)  # twice the gradient by the covariance
-        gradient = deviation.copy()
-        for term, inputs, covariance in zip(self.terms, distances, covariances, strict=True):
-            weighted = 0.5 * inner * covariance
-            gradient[term.start] += weighted.sum()
-            _, scales = self.term_parameters(theta, term)
-            by_input = -scales * np.tensordot(inputs, weighted, 2)
-            gradient[term.start + 1] += by_input.sum()
-            gradient[term.start + 2 : term.stop] += by_input
+        gradient = deviation + self.gradient_by_terms(theta, distances, covariances, 0.5 * inner)
         gradient[-1] += 0.5 * noise * np.trace(inner)
         return float(loss), gradient
+
+    def gradient_by_terms(
+        self, theta: Array, distances: Sequence[Array], covariances: Sequence[Array], by_covariance: Array
+    ) -> Array:
+        """The gradient of a function of the sum of the terms' covariances, 0 for what is not of a term.
+
+        Args:
+            theta: The logarithms of the hyperparameters.
+            distances: See `distances`.
+            covariances: See `covariances`.
+            by_covariance: The function's derivatives by the elements of the sum, ``(points, others)``.
+        """
+        gradient = np.zeros(len(theta))
+        for term, inputs, covariance in zip(self.terms, distances, covariances, strict=True):
+            weighted = by_covariance * covariance
+            gradient[term.start] = weighted.sum()
+            _, scales = self.term_parameters(theta, term)
+            by_input = -scales * np.tensordot(inputs, weighted, 2)
+            gradient[term.start + 1] = by_input.sum()
+            gradient[term.start + 2 : term.stop] = by_input
+        return gradient
 
 
 class GaussianProcess:

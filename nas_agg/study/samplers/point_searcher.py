@@ -11,6 +11,7 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
+from nas_agg.study.definition.trial import is_paused
 from nas_agg.study.samplers.extrapolation import LearningCurveExtrapolator
 from nas_agg.study.samplers.searcher import Searcher
 
@@ -32,11 +33,16 @@ class Observation(NamedTuple):
             network that paused at a rung, an extrapolation to the end of training. None if it has no valid result.
         running: Whether it is being trained. A network that has no scores and is not running has failed, or exceeds a
             limit.
+        curve: Its scores by epoch as extrapolations to the end of training, if trainings pause at rungs; of a complete
+            training at infinity.
+        is_paused: Whether it waits at a rung.
     """
 
     values: Values
     scores: tuple[float, ...] | None
     running: bool = False
+    curve: Mapping[float, tuple[float, ...]] = {}
+    is_paused: bool = False
 
     @property
     def value(self) -> float | None:
@@ -133,5 +139,7 @@ def observations(
                 point_cache[key] = space.values(dict(zip(space.names, key, strict=True)))
             if key not in networks or networks[key].scores is None:
                 running = trial.state == TrialState.RUNNING
-                networks[key] = Observation(point_cache[key], extrapolator.predict(trial), running)
+                curve = extrapolator.curve(trial)
+                scores = extrapolator.predict(trial)
+                networks[key] = Observation(point_cache[key], scores, running, curve, is_paused(trial))
     return list(networks.values())

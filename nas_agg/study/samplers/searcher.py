@@ -39,18 +39,23 @@ class Searcher(ABC):
         limits: Upper limits of attributes of :class:`~nas_agg.expansion.costs.Cost`, set when a search begins; 0 is no
             limit. Networks that exceed them are rejected, so a searcher may skip them.
         earlier: Earlier runs to learn from, set when a search begins. Their best networks are the first in any case.
+        full_epochs: Epochs of a full training, set when a search begins in which the searcher decides which paused
+            trials continue: by proposing their points again. 0 in other searches.
+        supports_freeze_thaw: Whether the searcher can decide that.
         supports_multi_objective: Whether the searcher can optimize several objectives.
         max_rejections: Rejected or duplicate draws in a row after which other draws are mixed in: random points of the
             space, and neighbours of the best networks.
     """
 
     max_rejections: int = 20
+    supports_freeze_thaw: bool = False
     supports_multi_objective: bool = False
     objectives: Objectives = Objectives()
     input: tuple[int, int, int] | None = None
     classes: int | None = None
     limits: Mapping[str, int] = {}
     earlier: EarlierRuns | None = None
+    full_epochs: int = 0
 
     def __init__(self, space: SearchVariables, seed: int):
         self.space = space

@@ -25,6 +25,34 @@ REFIT_INTERVAL, LATE_REFIT_INTERVAL = 4, 16  # the latter from `MAX_FITTED` netw
 
 
 @dataclass(frozen=True)
+class EncodedCurves:
+    """The learning curves of networks, where trainings pause and continue.
+
+    Attributes:
+        network: The index of the network of each score, ``(scores,)``.
+        remaining: The logarithm of the ratio of the epochs of a full training to those of each score, ``(scores,)``.
+        scores: The scores, those at rungs as extrapolations to the end of training, ``(scores, objectives)``.
+        epochs_left: The epochs left of the training of each network that is paused, else infinite, ``(networks,)``.
+    """
+
+    network: Array
+    remaining: Array
+    scores: Array
+    epochs_left: Array
+
+    @property
+    def is_complete(self) -> Array:
+        """Whether each network was trained in full, ``(networks,)``."""
+        return np.isin(np.arange(len(self.epochs_left)), self.network[self.remaining == 0])
+
+    def of(self, networks: Array) -> EncodedCurves:
+        """The curves of some networks, given by ascending indices."""
+        kept = np.isin(self.network, networks)
+        network = np.searchsorted(networks, self.network[kept])
+        return EncodedCurves(network, self.remaining[kept], self.scores[kept], self.epochs_left[networks])
+
+
+@dataclass(frozen=True)
 class EncodedTrials:
     """The trials of a search as rows of an encoding.
 
@@ -34,6 +62,7 @@ class EncodedTrials:
         failed: Networks without scores.
         pending: Networks that are being trained.
         unfitted: How many of the last rows hyperparameters are not fitted to; predictions are conditioned on them.
+        curves: Their learning curves, if the searcher decides which paused trainings continue.
     """
 
     rows: Rows
@@ -41,6 +70,7 @@ class EncodedTrials:
     failed: Rows
     pending: Rows
     unfitted: int = 0
+    curves: EncodedCurves | None = None
 
     def subsample(self) -> EncodedTrials:
         """The best and the latest trials, as many as can be fitted in acceptable time.
@@ -56,7 +86,9 @@ class EncodedTrials:
         if len(chosen) > limit:
             chosen = np.union1d(nondominated_sort(self.scores[chosen])[: limit // 2], chosen[-(limit // 2) :])
         chosen = np.append(chosen, np.arange(count - unfitted, count))
-        return EncodedTrials(self.rows[chosen], self.scores[chosen], self.failed[-limit:], self.pending, unfitted)
+        curves = self.curves.of(chosen) if self.curves is not None else None
+        rows, scores = self.rows[chosen], self.scores[chosen]
+        return EncodedTrials(rows, scores, self.failed[-limit:], self.pending, unfitted, curves)
 
 
 class SurrogateCache:
@@ -128,6 +160,7 @@ class Surrogate:
         target: The target of each row, ``(networks,)``.
         pending_mean: The predicted target of each pending network, ``(pending,)``.
         fantasies: The joint samples of their targets, ``(pending, samples)``.
+        best: The highest target of a row.
     """
 
     def __init__(
@@ -146,6 +179,7 @@ class Surrogate:
         self._kernel = SumKernel(cache.encoding.distance_tables, group_sizes)
         self._theta = cache.theta(name, self._kernel, trials, self._observed_features, transform, scores)
         self.target = transform(scores)
+        self.best = float(self.target.max())
         rows = np.concatenate([trials.rows, trials.failed])
         target = np.concatenate([self.target, np.full(len(trials.failed), self.target.min())])
         self._process = self._condition(rows, target)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas_agg.common.errors import InputError
 from nas_agg.study.definition.metrics import METRICS
+from nas_agg.study.definition.setting_groups import PAUSING_PRUNERS
+from nas_agg.study.scheduling.freeze_thaw import FreezeThaw
+from nas_agg.study.scheduling.rungs import Rungs
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 
 if TYPE_CHECKING:
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
 
     from nas_agg.study.definition.objectives import Objectives
     from nas_agg.study.definition.settings import Settings
+    from nas_agg.study.samplers.searcher import Searcher
 
 #: Of MnasNet (Tan et al. 2019, section 3): halving the latency is worth 5 % of the accuracy.
 LATENCY_EXPONENT = -0.07
@@ -74,21 +78,43 @@ def make_pruner(settings: Settings, objectives: Objectives) -> BasePruner:
     return MedianPruner(n_startup_trials=10, n_warmup_steps=(settings.epochs or 0) // 3, n_min_trials=5)
 
 
-def make_successive_halving(settings: Settings, objectives: Objectives) -> SuccessiveHalving | None:
-    """The rungs of a search, by default from a third of the epochs on; None for any other pruner.
+def check_freeze_thaw(searcher: Searcher, settings: Settings) -> None:
+    """Check that a searcher can decide which paused trials continue.
+
+    Raises:
+        InputError: It does not model learning curves, or a proxy chooses the networks.
+    """
+    if not searcher.supports_freeze_thaw:
+        raise InputError(
+            f"pruner: freeze-thaw needs a searcher that models learning curves, and {settings.searcher} does not; use "
+            "the searcher predictor, or the pruner halving"
+        )
+    if settings.proxy is not None:
+        raise InputError("pruner: freeze-thaw cannot be combined with a proxy; leave out one of them")
+
+
+def make_rungs(settings: Settings, objectives: Objectives) -> Rungs | None:
+    """The rungs of a search, by default from a third of the epochs on, or at each quarter for freeze-thaw.
+
+    Returns:
+        None for a pruner without rungs.
 
     Raises:
         InputError: The first rung is not below the last epoch, or a setting of rungs is given for another pruner.
     """
-    if settings.pruner not in ("halving", "hyperband"):
-        for name in ("min_epochs", "reduction_factor"):
-            if getattr(settings, name) is not None:
-                raise InputError(f"{name}: only for the pruners halving and hyperband; leave it out, or choose one")
+    uses = {"reduction_factor": ("halving", "hyperband"), "min_epochs": PAUSING_PRUNERS}
+    for name, pruners in uses.items():
+        if getattr(settings, name) is not None and settings.pruner not in pruners:
+            names = f"{', '.join(pruners[:-1])} and {pruners[-1]}"
+            raise InputError(f"{name}: only for the pruners {names}; leave it out, or choose one")
+    if settings.pruner not in PAUSING_PRUNERS:
         return None
     assert settings.epochs is not None
-    first = settings.min_epochs or math.ceil(settings.epochs / 3)
+    first = settings.min_epochs or math.ceil(settings.epochs / (4 if settings.pruner == "freeze-thaw" else 3))
     if first >= settings.epochs:
         raise InputError(f"min_epochs: {first} must be less than the {settings.epochs} epochs of a full training")
+    if settings.pruner == "freeze-thaw":
+        return FreezeThaw(first, settings.epochs)
     return SuccessiveHalving(
         first, settings.reduction_factor or 3, settings.epochs, settings.pruner == "hyperband", objectives
     )

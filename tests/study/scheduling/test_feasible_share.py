@@ -14,7 +14,8 @@ from nas_agg.search_space.domains import IntRange
 from nas_agg.search_space.parameters import SearchVariables
 from nas_agg.search_space.space import Space, open_space
 from nas_agg.study import proposer as proposer_module
-from nas_agg.study.proposer import NoProposal, Proposal, Proposer
+from nas_agg.study.definition.proposals import NoProposal, Proposal
+from nas_agg.study.proposer import Proposer
 from nas_agg.study.records.study_record import StudyRecord
 from nas_agg.study.samplers.searcher import find_searcher
 from nas_agg.study.scheduling.feasible_share import (

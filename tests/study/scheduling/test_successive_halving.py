@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import itertools
 
 import numpy as np
@@ -15,7 +13,6 @@ from hypothesis import strategies as st
 from optuna.storages import InMemoryStorage
 
 from nas_agg.common.errors import InputError, NasAggError
-from nas_agg.search_space.space import Space
 from nas_agg.study.api import search
 from nas_agg.study.definition.metrics import METRICS
 from nas_agg.study.definition.objectives import Objectives
@@ -23,41 +20,9 @@ from nas_agg.study.definition.pareto import nondomination_ranks
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.trial import TrialRecord
 from nas_agg.study.records.study_record import StudyRecord
-from nas_agg.study.scheduling.constraints import make_successive_halving
+from nas_agg.study.scheduling.constraints import make_rungs
 from nas_agg.study.scheduling.successive_halving import SuccessiveHalving
 from nas_agg.study.tables.results_table import TabularSpace
-
-TEXT = {
-    "input": [1, 8, 8],
-    "classes": 10,
-    "open": {"width": [2, 3, 4, 5, 6, 7, 8, 9], "kernel": [1, 3, 5], "end": ["relu", ["bn", "relu"]]},
-    "net": [{"conv": "kernel", "out": "width"}, "end", "gap", {"linear": "classes"}],
-}
-EPOCHS = 9
-
-
-def curve(width: int, kernel: int, end: int) -> list[float]:
-    """Wide networks are better in the end, narrow ones learn faster at first."""
-    return [
-        round((0.5 + width / 20 + kernel / 50 - end / 100) * (1 - 2 ** (-epoch * 4 / width)), 5)
-        for epoch in range(1, 10)
-    ]
-
-
-@pytest.fixture
-def tabled(tmp_path) -> TabularSpace:
-    """A space of 48 points with a table of their results."""
-    lines = ["# genes: width, kernel, end", "# value: accuracy", "# costs: params, macs", "# curve: curve"]
-    lines.append("width,kernel,end,params,macs,accuracy,curve")
-    for width, kernel, end in itertools.product(TEXT["open"]["width"], (1, 3, 5), (0, 1)):
-        values = curve(width, kernel, end)
-        label = ('"""relu"""', '"[""bn"",""relu""]"')[end]
-        costs = f"{width * kernel**2},{64 * width * kernel**2}"
-        lines.append(f"{width},{kernel},{label},{costs},{values[-1]},{' '.join(map(str, values))}")
-    content = gzip.compress("\n".join(lines).encode())
-    (tmp_path / "t.csv.gz").write_bytes(content)
-    table = {"file": "t.csv.gz", "sha256": hashlib.sha256(content).hexdigest()}
-    return Space({**TEXT, "table": table}, "tabled", tmp_path)
 
 
 def trial(number, rungs, state="paused"):
@@ -129,7 +94,7 @@ def test_a_promoted_trial_adds_most_hypervolume_to_the_promoted_ones(names):
 
 def test_the_first_rung_is_a_third_of_the_epochs_by_default():
     def epochs(**settings):
-        return make_successive_halving(Settings.parse(space="tiny", pruner="halving", **settings), Objectives()).epochs
+        return make_rungs(Settings.parse(space="tiny", pruner="halving", **settings), Objectives()).epochs
 
     assert epochs(epochs=12) == (4,)
     assert epochs(epochs=10) == (4,)
@@ -283,8 +248,12 @@ def test_a_duplicate_of_a_pruned_trial_has_its_scores_and_is_at_no_rung(tabled):
 
 
 def test_invalid_rungs_are_rejected(tabled, tiny, tmp_path):
-    for settings in ({"min_epochs": 2}, {"reduction_factor": 3, "pruner": "median"}):
-        with pytest.raises(InputError, match="only for the pruners halving and hyperband; leave it out, or choose one"):
+    for settings, pruners in (
+        ({"min_epochs": 2}, "halving, hyperband and freeze-thaw"),
+        ({"reduction_factor": 3, "pruner": "median"}, "halving and hyperband"),
+        ({"reduction_factor": 3, "pruner": "freeze-thaw", "searcher": "predictor"}, "halving and hyperband"),
+    ):
+        with pytest.raises(InputError, match=f"only for the pruners {pruners}; leave it out, or choose one"):
             search(tabled, out=tmp_path / "run", **settings)
     with pytest.raises(InputError, match="min_epochs: 9 must be less than the 9 epochs of a full training"):
         search(tabled, pruner="halving", min_epochs=9, out=tmp_path / "run")
@@ -292,7 +261,7 @@ def test_invalid_rungs_are_rejected(tabled, tiny, tmp_path):
         search(tiny, lambda genotype, trial: 1.0, pruner="halving")
 
 
-def test_a_training_that_pauses_equals_an_uninterrupted_one(tmp_path):
+def test_a_training_that_pauses_equals_an_uninterrupted_one(tabled, tmp_path):
     import torch
 
     from nas_agg.compiler import compile
@@ -301,7 +270,7 @@ def test_a_training_that_pauses_equals_an_uninterrupted_one(tmp_path):
     from nas_agg.training.recipes import open_recipe
 
     data, recipe = load_data("digits"), open_recipe("search")
-    space = Space(TEXT, "t")
+    space = tabled
     genotype = space.genotype({"width": 4, "kernel": 3, "end": ["bn", "relu"]})
     uninterrupted, parts = compile(genotype, 0), compile(genotype, 0)
     reference = train(uninterrupted, data, recipe, seed=0, epochs=3, out=tmp_path / "whole")
