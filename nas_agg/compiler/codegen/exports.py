@@ -28,6 +28,7 @@ ONNX, EXPORT, CONFIG = "model.onnx", "model.pt2", "config.json"
 TOLERANCE = 1e-4
 BATCHES = (1, 7)  # images per batch of the comparison
 _MAX_BATCH = 2**16  # images per batch of an exported model
+_MAX_POOL = torch.ops.aten.adaptive_max_pool2d.default
 
 _Network = Callable[[Tensor], Tensor]
 _T = TypeVar("_T")
@@ -127,7 +128,20 @@ def export_program(genotype: Genotype, network: nn.Module) -> torch.export.Expor
     return torch.export.export(network, (random_images(genotype, 2),), dynamic_shapes=batch)
 
 
+def _max_pool(images: Tensor, size: list[int]) -> tuple[Tensor, Tensor]:
+    """Adaptive max pooling as maxima over slices; its second result, the positions, is never read."""
+    pooled = images
+    for axis, bins in zip((2, 3), size, strict=True):
+        length = pooled.shape[axis]
+        limits = [(i * length // bins, -(-(i + 1) * length // bins)) for i in range(bins)]
+        maxima = [pooled.narrow(axis, start, end - start).amax(axis, keepdim=True) for start, end in limits]
+        pooled = torch.cat(maxima, axis)
+    return pooled, torch.zeros_like(pooled, dtype=torch.int64)
+
+
 def _onnx(program: torch.export.ExportedProgram, metadata: str) -> torch.onnx.ONNXProgram:
+    if any(node.target is _MAX_POOL for node in program.graph.nodes):  # which torch 2.5 cannot write to ONNX
+        program = program.run_decompositions({_MAX_POOL: _max_pool})
     names = {"input_names": ["images"], "output_names": ["logits"]}
     shapes: Any = ({0: "batch"},)  # name of the dimension in the file
     model = torch.onnx.export(program, dynamo=True, verbose=False, dynamic_shapes=shapes, **names)  # type: ignore[arg-type]
