@@ -379,7 +379,8 @@ def search(
 
     Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
     is saved in a folder, with a report where ``nas-agg[report]`` is installed. With ``evaluate``, this process calls
-    that function instead, one network at a time, and the space's default limits do not apply.
+    that function instead, or with ``workers=4`` as many processes that import it by its name, and the space's default
+    limits do not apply.
 
     Args:
         space: A space's name, a space file, a space or its text; with ``evaluate`` also search variables alone, such

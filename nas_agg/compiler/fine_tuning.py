@@ -12,7 +12,7 @@ from torch import nn
 from nas_agg.common.errors import InputError
 from nas_agg.compiler.compilation import compile
 from nas_agg.compiler.network import Network
-from nas_agg.compiler.torchvision_weights import Weights
+from nas_agg.compiler.torchvision_weights import Weights, read_weights
 from nas_agg.language.genotype import Genotype
 
 IMAGENET_CLASSES = 1000  # of torchvision's weights
@@ -42,8 +42,7 @@ def load_pretrained(network: Network, genotype: Genotype, weights: Weights, down
     Raises:
         InputError: The weights belong to another network.
     """
-    if isinstance(weights, str | Path) and (Path(weights) / "best" / "weights.safetensors").is_file():
-        weights = Path(weights) / "best" / "weights.safetensors"
+    weights = _file_of_run(weights)
     head = classifier_parameters(network)
     classes = _classes(weights, head) or genotype.classes
     source = compile(genotype.with_task(None, classes), 0, weights, download=download).state_dict()
@@ -51,6 +50,30 @@ def load_pretrained(network: Network, genotype: Genotype, weights: Weights, down
     own = network.state_dict()
     network.load_state_dict({name: own[name] if name in anew else tensor for name, tensor in source.items()})
     return anew
+
+
+def check_weights(weights: Weights, download: bool = False) -> None:
+    """Read weights, whose network is not known yet; named ones are downloaded, so that they are there later.
+
+    Args:
+        weights: As for `load_pretrained`.
+        download: As for `load_pretrained`.
+
+    Raises:
+        InputError: There are no such weights, or they are no state dict.
+        NasAggError: The download failed.
+    """
+    read_weights(_file_of_run(weights), download)
+
+
+def _file_of_run(weights: Weights) -> Weights:
+    """The weights of a run folder's final network; other weights are returned as they are."""
+    if not isinstance(weights, str | Path):
+        return weights
+    path = Path(weights) / "best" / "weights.safetensors"
+    if not path.is_file() and (Path(weights) / "run.json").is_file():
+        raise InputError(f"{weights}: a run without a final network; its training is not finished")
+    return path if path.is_file() else weights
 
 
 def _classes(weights: Weights, head: list[str]) -> int | None:

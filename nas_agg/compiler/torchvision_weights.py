@@ -71,15 +71,7 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
             unexpected or of another shape.
         NasAggError: The download failed.
     """
-    if not isinstance(weights, Mapping | str | os.PathLike):
-        raise InputError(f"weights: expected a state dict, a file or a name, not {truncate(repr(weights))}")
-    source = "weights" if isinstance(weights, Mapping) else os.fspath(weights)
-    name, dot, version = source.partition(".")
-    model = name if name in MODELS and (not dot or version.isupper()) else None
-    if isinstance(weights, Mapping):
-        state = _check_state(weights, source)
-    else:
-        state = _read_state(_cached_file(model, version, download) if model else Path(source))
+    state, source, model = read_weights(weights, download)
     own = network.state_dict()
     state = _unwrap(state, own)
     if model is None and state.keys() != own.keys():
@@ -89,6 +81,31 @@ def load_weights_from(network: Network, graph: Graph, weights: Weights, download
     else:
         check_shapes(own, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
     network.load_state_dict(state)
+
+
+def read_weights(weights: Weights, download: bool = False) -> tuple[State, str, str | None]:
+    """Read a state dict, as for `load_weights_from`.
+
+    Args:
+        weights: A state dict, a file or a name.
+        download: Whether named weights that are not in torch.hub's folder are downloaded.
+
+    Returns:
+        The state, where it is from, and the name of torchvision's model if the weights were named.
+
+    Raises:
+        InputError: There are no such weights, or they are no state dict.
+        NasAggError: The download failed.
+    """
+    if not isinstance(weights, Mapping | str | os.PathLike):
+        raise InputError(f"weights: expected a state dict, a file or a name, not {truncate(repr(weights))}")
+    if isinstance(weights, Mapping):
+        return _check_state(weights, "weights"), "weights", None
+    source = os.fspath(weights)
+    name, dot, version = source.partition(".")
+    if name in MODELS and (not dot or version.isupper()):
+        return _read_state(_cached_file(name, version, download)), source, name
+    return _read_state(Path(source)), source, None
 
 
 def named_weights(source: str) -> WeightsEnum | None:

@@ -32,12 +32,14 @@ from nas_agg.study.samplers.sampler_objects import searcher_of
 from nas_agg.study.samplers.searcher import Searcher, find_searcher
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.workers.functions import check_not_importing
 
 __all__ = ["Interrupted", "reattach", "resume", "search"]
 
 _TRAINING_SETTINGS = {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"}
 _TRAINING_SETTINGS |= {"metric", "min_metric", "max_metric", "batch_size", "lr", "optimizer", "set", "backend"}
 _TRAINING_SETTINGS |= {"ray_address", "slurm", "cpus_per_trial", "gpus_per_trial", "memory_per_trial"}
+_TRAINING_SETTINGS |= {"weights", "download"}
 
 
 def search(
@@ -57,8 +59,8 @@ def search(
     Without ``evaluate``, worker processes train networks on a data set, and the best one is trained in full and tested;
     the run folder keeps the search, and an unfinished one is resumed. If the space has a table of results, networks are
     looked up there, unless a data set is specified. With ``evaluate``, that function is called in this process for one
-    network at a time, and its values are maximized; the space's own limits do not apply, and there is a run folder only
-    if ``out`` is specified.
+    network at a time, or with ``workers`` in as many processes that import it, and its values are maximized; the
+    space's own limits do not apply, and there is a run folder only if ``out`` is specified.
 
     Args:
         space: Name of a space, a space file, a space or its content; with ``evaluate`` also bare search variables such
@@ -83,6 +85,7 @@ def search(
         NasAggError: Ten trials in a row failed, or no network has a result.
         Interrupted: SIGINT or SIGTERM stopped the search, which can be resumed.
     """
+    check_not_importing()
     if isinstance(searcher, BaseSampler):
         searcher = searcher_of(searcher)
     if not isinstance(searcher, str) and not (isinstance(searcher, type) and issubclass(searcher, Searcher)):
@@ -113,6 +116,8 @@ def search(
             raise InputError("tune: requires a space of networks that are trained")
         recipe = parsed.trial_recipe
         opened = JointSpace(opened, parsed.tuned, {name: getattr(recipe, name) for name in parsed.tuned})
+    if parsed.weights is not None and parsed.final == 0:
+        raise InputError("weights: the final training starts from them, and there is none; omit weights or final")
     plan = plan_search(
         opened,
         parsed,
@@ -150,7 +155,8 @@ def resume(
         storage: The URL of the search's storage with its password, which is not kept.
         show: Whether to print progress and the result.
         callbacks: As for `search`.
-        **changes: Settings to change: ``workers``, ``timeout``, ``trial_timeout``, ``retries``, or a larger ``budget``.
+        **changes: Settings to change: ``workers``, ``timeout``, ``trial_timeout``, ``retries``, a larger ``budget``, or
+            ``weights`` if the final training is not finished.
 
     Raises:
         InputError: There is no such run, a setting cannot change, or a part of the search is a Python object.
@@ -219,7 +225,7 @@ def _table_settings(space: TabularSpace, settings: dict[str, Any]) -> dict[str, 
         InputError: A setting concerns trainings.
     """
     unset = ("recipe", "batch_size", "lr", "optimizer", "set", "tune", "image_size", "latency_target", "backend")
-    defaults = dict.fromkeys(unset) | {"compile": False, "workers": 1}
+    defaults = dict.fromkeys((*unset, "weights")) | {"compile": False, "download": False, "workers": 1}
     for name, default in defaults.items():
         if settings.get(name) not in (None, default):
             raise InputError(f"{name}: {space.name} has a table of results; omit it, or specify a data set to train on")
@@ -233,14 +239,19 @@ def _parse(evaluate: Evaluate | None, settings: dict[str, Any], has_table: bool 
     if evaluate is not None:
         # The space's own limits are there to keep trainings short.
         settings = {"dataset": None, "workers": 1, "max_params": 0, "max_macs": 0} | settings
-        if settings["workers"] != 1 or settings["dataset"] is not None:
-            raise InputError("evaluate: runs in this process; omit dataset and workers")
+        if settings["dataset"] is not None:
+            raise InputError("dataset: networks are trained on it; omit it with an evaluate function")
+        if settings["workers"] == 0:
+            raise InputError("workers: an evaluate function runs on this machine; specify 1 or more")
         for name in _TRAINING_SETTINGS & settings.keys():
             raise InputError(f"{name}: applies to trained networks only; omit it with an evaluate function")
     parsed = Settings.parse(**settings)
     if evaluate is None and parsed.dataset is None and not has_table:
         raise InputError("dataset: specify one, or an evaluate function")
-    return parsed.model_copy(update={"dataset": parsed.dataset and absolute(parsed.dataset)})
+    weights = parsed.weights
+    if weights is not None and Path(weights).exists():
+        weights = str(Path(weights).resolve())
+    return parsed.model_copy(update={"dataset": parsed.dataset and absolute(parsed.dataset), "weights": weights})
 
 
 def _open(space: str | os.PathLike[str] | Space | Mapping[str, Any]) -> tuple[Space | ParameterSpace, str]:

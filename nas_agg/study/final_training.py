@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.common.errors import NasAggError
+from nas_agg.common.errors import InputError, NasAggError
+from nas_agg.common.files import write_errors
 from nas_agg.study.records.provenance import describe_run
-from nas_agg.study.records.run_folder import RunFolder
+from nas_agg.study.records.run_folder import RunFolder, resume_instructions
 from nas_agg.study.samplers.searcher import derive_seed
 from nas_agg.study.workers.backend import Assignment
 from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from nas_agg.study.records.progress import ProgressReporter
     from nas_agg.training.memory import MemoryChoice
     from nas_agg.training.recipes import Recipe
+
+UNFINISHED = "best.tmp"  # the folder of the final training until it is complete
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,13 @@ def train_best(
         command: The command that starts a worker.
 
     Raises:
-        NasAggError: The training failed; resuming the search tries again.
+        NasAggError: The training failed, or the weights that it should start from do not fit; resuming the search
+            tries again.
     """
     from nas_agg.study.records.progress import training_length
+
+    if settings.weights is not None:
+        _check_weights(folder, settings.weights, finalists)
 
     recipe, best = finalists[0].recipe, finalists[0].trial
     epochs = settings.final_epochs or recipe.epochs
@@ -72,7 +81,8 @@ def train_best(
     numbers = ", ".join(str(finalist.trial.number) for finalist in finalists)
     who = f"the best (trial {numbers})" if len(finalists) == 1 else f"the best {len(finalists)} (trials {numbers})"
     length = training_length(epochs, bool(settings.compile))
-    progress.message(f"training {who} on {on}: {length}, recipe {recipe.name}")
+    start = f", starting from {settings.weights}" if settings.weights is not None else ""
+    progress.message(f"training {who} on {on}: {length}, recipe {recipe.name}{start}")
     for message in dict.fromkeys(finalist.memory.message for finalist in finalists if finalist.memory.message):
         progress.message(message)
     jobs = [_final_job(folder, settings, finalist) for finalist in finalists]
@@ -102,6 +112,51 @@ def train_best(
         pool.close()
 
 
+def change_weights(folder: RunFolder, weights: str | None) -> None:
+    """Record the weights that the final training of a resumed run starts from; an unfinished one begins anew.
+
+    Args:
+        folder: The run folder.
+        weights: The weights as specified now.
+
+    Raises:
+        InputError: They are others than before, and the final network is trained already.
+    """
+    former = folder.run["settings"].get("weights")
+    if weights == former:
+        return
+    if os.path.lexists(folder.best):
+        what = "initial weights" if former is None else former
+        raise InputError(f"{folder.path}: weights: the final network is trained, from {what}; choose another --out")
+    unfinished = folder.path / UNFINISHED
+    if unfinished.is_dir():
+        with write_errors(unfinished):
+            shutil.rmtree(unfinished)
+    folder.update(settings=folder.run["settings"] | {"weights": weights})
+
+
+def _check_weights(folder: RunFolder, weights: str, finalists: Sequence[Finalist]) -> None:
+    """Check that weights fit the networks that are trained in full.
+
+    Raises:
+        NasAggError: They do not fit one of them; the message says how to do without.
+    """
+    from nas_agg.compiler import compile
+    from nas_agg.compiler.fine_tuning import freeze, load_pretrained
+
+    for finalist in finalists:
+        network = compile(finalist.genotype, 0)
+        try:
+            load_pretrained(network, finalist.genotype, weights)
+            freeze(network, finalist.recipe.freeze)
+        except InputError as error:
+            remedy = f"{resume_instructions(folder.run, folder.path)} and other weights, or none (--weights none)"
+            raise NasAggError(
+                f"the final training cannot start from the weights on trial {finalist.trial.number}: {error}; resume "
+                f"{remedy}"
+            ) from None
+
+
 def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> FinalJob:
     best = finalist.trial
     title, about = describe_run(folder.run, folder.path, best.number)
@@ -115,7 +170,7 @@ def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> Fin
         seed=derive_seed(settings.seed, best.number, "final"),
         recipe=finalist.recipe,
         epochs=settings.final_epochs,
-        out=str((folder.path / "best.tmp").resolve()),
+        out=str((folder.path / UNFINISHED).resolve()),
         best=str(folder.best.resolve()),
         trial=best.number,
         validation_accuracy=best.accuracy,
@@ -124,6 +179,7 @@ def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> Fin
         cost=cost,
         memory=finalist.memory.mode,
         compile=bool(settings.compile),
+        weights=settings.weights,
         title=title,
         about=about,
     )

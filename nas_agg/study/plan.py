@@ -25,6 +25,7 @@ from nas_agg.study.scheduling.constraints import check_freeze_thaw
 from nas_agg.study.scheduling.feasible_share import format_limits
 from nas_agg.study.tables.bare_parameters import ParameterSpace
 from nas_agg.study.tables.results_table import TabularSpace
+from nas_agg.study.workers.functions import FunctionReference, reference_to
 from nas_agg.study.workers.pool import WORKER_COMMAND
 from nas_agg.study.workers.process import Trainer
 from nas_agg.study.workers.protocol import LeaseSettings
@@ -71,6 +72,7 @@ class SearchPlan:
         objectives: The objectives.
         searcher: The searcher.
         evaluate: Evaluates networks, in place of training.
+        function: How worker processes import that function; None if it is called in this process.
         is_named: Whether the settings alone describe the search, without any Python object.
         setup: How networks are trained.
         callbacks: Receive what happens in the search.
@@ -81,6 +83,7 @@ class SearchPlan:
     objectives: Objectives
     searcher: Searcher
     evaluate: Evaluate | None
+    function: FunctionReference | None
     is_named: bool
     setup: TrainingSetup
     callbacks: tuple[Callback, ...] = ()
@@ -163,8 +166,8 @@ def plan_search(
         callbacks: Receive what happens in the search.
 
     Raises:
-        InputError: The objectives, the searcher, the proxy or the table do not fit each other; or there is no such
-            backend.
+        InputError: The objectives, the searcher, the proxy or the table do not fit each other, there is no such
+            backend, or worker processes cannot import the function.
     """
     objectives = objectives_of(settings, evaluate is not None)
     if isinstance(space, TabularSpace):
@@ -176,8 +179,9 @@ def plan_search(
         find_backend(settings.backend_name)  # now rather than after the data set is loaded
     if settings.learn:
         instance.earlier = EarlierRuns(space, objectives, settings.learn)
+    function = reference_to(evaluate) if evaluate is not None and (settings.workers or 1) > 1 else None
     return SearchPlan(
-        space, settings, objectives, instance, evaluate, is_named, setup or DEFAULT_SETUP, tuple(callbacks)
+        space, settings, objectives, instance, evaluate, function, is_named, setup or DEFAULT_SETUP, tuple(callbacks)
     )
 
 

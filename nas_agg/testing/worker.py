@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.messages import FinalJob, TrialJob, TrialOutcome
+from nas_agg.study.workers.messages import AnyJob, TrialJob, TrialOutcome
 from nas_agg.study.workers.process import serve
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load(config: WorkerConfig) -> dict[str, Any]:
     return config.data
 
 
-def train(job: TrialJob | FinalJob, data: dict[str, Any], report: Report) -> TrialOutcome:
+def train(job: AnyJob, data: dict[str, Any], report: Report) -> TrialOutcome:
     """Do what the genotype says: ``count`` epochs; or ``raise``, ``die`` (once) or ``hang`` in the second.
 
     A trial that has begun elsewhere resumes after the epochs of its checkpoint, and reports those before again.

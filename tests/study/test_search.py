@@ -417,7 +417,8 @@ def test_a_test_is_shown_with_its_images(tiny, score, capsys):
     ("call", "said"),
     [
         ({"searcher": "randm"}, "unknown searcher 'randm'; did you mean 'random'?"),
-        ({"workers": 2}, "evaluate: runs in this process"),
+        ({"workers": 0}, "workers: an evaluate function runs on this machine"),
+        ({"dataset": "digits"}, "dataset: networks are trained on it"),
         ({"storage": "sqlite:///x.db"}, "storage: requires a run folder"),
         ({"budget": "ten"}, "budget: "),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -132,6 +133,11 @@ def parse_recipe(source: Any) -> Any:
 def parse_recipe_changes(texts: Any) -> Any:
     """Fields of a recipe from texts such as ``weight_decay=1e-4``."""
     return None if texts is None else parse_changes([texts] if isinstance(texts, str) else texts)
+
+
+def parse_optional_text(text: Any) -> Any:
+    """A text or a path; None if it is ``none``, by which a resumed run is told to do without."""
+    return None if text is None or text == "none" else os.fspath(text) if isinstance(text, os.PathLike) else text
 
 
 def parse_assignments(texts: Any) -> Any:

@@ -19,6 +19,7 @@ from nas_agg.study.definition.notations import (
     parse_assignments,
     parse_bounds,
     parse_names,
+    parse_optional_text,
     parse_recipe,
     parse_recipe_changes,
     parse_tuning_texts,
@@ -270,6 +271,17 @@ class TrainingSettings(_Group):
         "Fields of the recipe to search together with the network, for example lr=0.02:0.4:log,weight_decay or "
         "optimizer=SGD|AdamW; repeatable.",
         notation="FIELD,...",
+    )
+    weights: Annotated[str | None, BeforeValidator(parse_optional_text)] = _setting(
+        TRAINING,
+        None,
+        "Start the final training from a run, a file of weights or a torchvision name such as resnet50, which must be "
+        "of the network that is found; the classifier starts anew where the classes differ (none: initial weights).",
+        notation="WEIGHTS",
+        resumable=True,
+    )
+    download: bool = _setting(
+        TRAINING, False, "Download named weights that are not in torch.hub's folder.", resumable=True
     )
     memory: RequestedMemoryMode = _setting(
         TRAINING,

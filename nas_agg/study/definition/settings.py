@@ -67,8 +67,9 @@ class Settings(  # fields are in the order of the bases from the last to the fir
 
     @property
     def trial_recipe(self) -> Recipe:
-        """The recipe of trials."""
-        return open_recipe(self.recipe or "search", self.recipe_changes)
+        """The recipe of trials; what it freezes or trains at a lower rate is for the weights of the final training."""
+        recipe = open_recipe(self.recipe or "search", self.recipe_changes)
+        return recipe if self.weights is None else recipe.model_copy(update={"freeze": (), "lr_backbone": None})
 
     @property
     def final_recipe(self) -> Recipe:

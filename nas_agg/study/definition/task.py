@@ -91,10 +91,11 @@ def open_task(settings: Settings, space: Space) -> Task:
     """Load the data set, downloading it once for all workers if necessary, and inspect the machine.
 
     Raises:
-        InputError: The data set, recipe or device is unknown or unavailable.
+        InputError: The data set, recipe, weights or device are unknown or unavailable.
     """
     import torch
 
+    from nas_agg.compiler.fine_tuning import check_weights
     from nas_agg.training.data import load_data
     from nas_agg.training.evaluation import find_metric
     from nas_agg.training.loop import pick_device
@@ -103,6 +104,8 @@ def open_task(settings: Settings, space: Space) -> Task:
 
     for recipe in (settings.trial_recipe, settings.final_recipe):
         check_recipe(recipe)
+    if settings.weights is not None:
+        check_weights(settings.weights, settings.download)
     device = pick_device(settings.device)
     if settings.compile:
         check_compiler(str(device))  # now rather than after the search

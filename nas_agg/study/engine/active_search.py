@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,6 +32,7 @@ from nas_agg.study.scheduling.memory_plan import MemoryPlan
 from nas_agg.study.scheduling.rungs import Rungs
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Resources
+from nas_agg.study.workers.function_pool import FunctionPool
 from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.registry import find_backend
@@ -109,7 +111,7 @@ class ActiveSearch:
             assign=self._assign,
             callback=notifier,
             stopwatch=stopwatch,
-            last_epoch=self.settings.epochs or 0,
+            last_epoch=(self.settings.epochs or 0) if self.plan.evaluate is None else sys.maxsize,
             rungs=self.rungs,
             forgiven=forgiven,
             resources=Resources.of(self.settings),
@@ -157,7 +159,12 @@ class ActiveSearch:
             return TableLookupBackend(plan.space)
         if plan.evaluate is not None:
             attributes = [metric.attribute for metric in plan.objectives if not metric.known_a_priori]
-            return InProcessBackend(plan.evaluate, record.optuna_trial, attributes)
+            if plan.function is None:
+                return InProcessBackend(plan.evaluate, record.optuna_trial, attributes)
+            log = None if self.folder is None else self.folder.path / "log.txt"
+            return FunctionPool(
+                plan.function, record.optuna_trial, attributes, settings.workers or 1, log, settings.trial_timeout
+            )
         assert self.task is not None and self.folder is not None
         if settings.backend_name != "storage":  # workers of an earlier part of the search leave
             announce_finished(record, f"the search uses the backend {settings.backend_name} now")

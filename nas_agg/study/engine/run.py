@@ -9,6 +9,7 @@ from nas_agg.study.engine.active_search import ActiveSearch
 from nas_agg.study.engine.components import Images, make_proposer, open_record
 from nas_agg.study.engine.outcome import search_result
 from nas_agg.study.engine.run_start import begin_run, check_same_search, extend_run
+from nas_agg.study.final_training import change_weights
 from nas_agg.study.plan import SearchPlan
 from nas_agg.study.records.consistency import check_best
 from nas_agg.study.records.network_files import restore_files
@@ -35,6 +36,7 @@ def run_search(plan: SearchPlan, folder: RunFolder | None = None, show: bool = F
     if folder is not None and not folder.new:
         check_same_search(plan, folder)
         extend_run(plan, folder)
+        change_weights(folder, plan.settings.weights)
         if folder.run["status"] == "finished" and folder.metrics(tested=plan.tests) is not None:
             return _finished_result(plan, folder, show)
     search = _prepare(plan, folder, show)

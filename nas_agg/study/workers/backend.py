@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome, TrialJob, TrialOutcome
+from nas_agg.study.workers.messages import AnyJob, EventKind, FinalOutcome, TrialOutcome
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -37,7 +37,7 @@ class Assignment:
 
     number: int
     genotype: Genotype | None = None
-    job: TrialJob | FinalJob | None = None
+    job: AnyJob | None = None
     pause_at: int | None = None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas_agg.common.errors import NasAggError
-from nas_agg.study.samplers.searcher import describe_exception
 from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
+from nas_agg.study.workers.functions import EvaluationFailed, call_function
 from nas_agg.study.workers.messages import EventKind, TrialOutcome
 
 if TYPE_CHECKING:
@@ -42,8 +40,6 @@ class InProcessBackend(Backend):
         self._assignment, self._attempt = assignment, attempt
 
     def poll(self, timeout: float) -> list[Event]:
-        import optuna
-
         if self._assignment is None:
             return []
         assignment, self._assignment = self._assignment, None
@@ -53,16 +49,11 @@ class InProcessBackend(Backend):
             return [Event(number, attempt, kind, seconds=time.monotonic() - started, reason=reason, outcome=outcome)]
 
         try:
-            result: Any = self._evaluate(assignment.genotype, self._optuna_trial(number))
-        except optuna.TrialPruned:
-            return event(EventKind.PRUNED)
-        except Exception as error:  # the caller's function: its exceptions are failed trials
-            return event(EventKind.FAILED, reason=_own_reason(error) or describe_exception(error))
-        values = _numbers(result, len(self._attributes))
-        if isinstance(values, str):
-            return event(EventKind.FAILED, reason=values)
-        metrics = dict(zip(self._attributes, values, strict=True))
-        return event(EventKind.COMPLETED, outcome=TrialOutcome(metrics=metrics))
+            trial = self._optuna_trial(number)
+            outcome = call_function(self._evaluate, assignment.genotype, trial, self._attributes)
+        except EvaluationFailed as error:
+            return event(EventKind.FAILED, reason=str(error))
+        return event(outcome.event_kind(), outcome=outcome)
 
     def stop(self, number: int) -> None:
         raise AssertionError("a function reports to its trial")
@@ -72,28 +63,3 @@ class InProcessBackend(Backend):
 
     def close(self, leave_running: bool = False) -> None:
         self._assignment = None
-
-
-def _numbers(result: Any, count: int) -> list[float] | str:
-    """A function's values, or the reason they are invalid."""
-    expected = "a number" if count == 1 else f"{count} numbers"
-    items = [result] if count == 1 else result.tolist() if hasattr(result, "tolist") else result  # of an array
-    if not isinstance(items, tuple | list) or len(items) != count:
-        return f"evaluate returned a value of type {type(result).__name__}, not {expected}"
-    numbers = []
-    for item in items:
-        try:
-            number = None if isinstance(item, str | bytes | bytearray) else float(item)
-        except Exception:  # whatever its type raises
-            number = None
-        if number is None:
-            return f"evaluate returned a value of type {type(item).__name__}, not {expected}"
-        if not math.isfinite(number):
-            return f"diverged: the value is {'NaN' if number != number else 'infinite'}"
-        numbers.append(number)
-    return numbers
-
-
-def _own_reason(error: Exception) -> str:
-    """The reason that this package's own errors carry."""
-    return str(getattr(error, "reason", "")) if isinstance(error, NasAggError) else ""

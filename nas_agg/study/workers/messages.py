@@ -102,7 +102,29 @@ class FinalJob(Message):
     device: str = "cpu"
 
 
-Job = Annotated[TrialJob | FinalJob, Field(discriminator="kind")]
+class FunctionJob(Message):
+    """Evaluate the network of a trial by a function of the caller.
+
+    Attributes:
+        number: Number of the trial.
+        genotype: The network, as JSON; None if search variables alone are searched.
+        values: Their values in this case.
+        params: Parameters of the trial, as Optuna knows them.
+        attributes: Attributes of the metrics that the function's values are.
+        device: Not used; set by the worker pool.
+    """
+
+    kind: Literal["function"] = "function"
+    number: int
+    genotype: dict[str, Any] | None = None
+    values: dict[str, Any] | None = None
+    params: dict[str, Any] = {}
+    attributes: tuple[str, ...] = ("value",)
+    device: str = "cpu"
+
+
+AnyJob = TrialJob | FinalJob | FunctionJob
+Job = Annotated[AnyJob, Field(discriminator="kind")]
 
 
 class TrialOutcome(Message):
@@ -114,6 +136,8 @@ class TrialOutcome(Message):
         batch_size: Batch size, if the recipe's did not fit the memory.
         paused_at: Epoch at which the training paused.
         infeasible: Why the network was not trained, else empty.
+        pruned: Whether a function ended the trial early; None of a training, which ends early if it is told to.
+        user_attrs: What a function stored with the trial.
     """
 
     kind: Literal["trial"] = "trial"
@@ -122,6 +146,8 @@ class TrialOutcome(Message):
     batch_size: int | None = None
     paused_at: int | None = None
     infeasible: str = ""
+    pruned: bool | None = None
+    user_attrs: dict[str, Any] = {}
 
     def measured(self) -> dict[str, Any]:
         """What is recorded of the network beside the objectives' values."""
@@ -137,7 +163,7 @@ class TrialOutcome(Message):
         """
         if self.infeasible:
             return EventKind.INFEASIBLE
-        if stopped:
+        if stopped if self.pruned is None else self.pruned:
             return EventKind.PRUNED
         return EventKind.COMPLETED if self.paused_at is None else EventKind.PAUSED
 

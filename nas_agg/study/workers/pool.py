@@ -115,7 +115,7 @@ class WorkerPool(Backend):
     @contextlib.contextmanager
     def _output(self) -> Iterator[IO[bytes] | int]:
         if self._log is None:
-            yield sys.stderr.fileno()
+            yield _standard_error()
             return
         with write_errors(self._log), self._log.open("ab") as log:
             yield log
@@ -223,6 +223,14 @@ class WorkerPool(Backend):
         for worker in self._workers:
             if worker is not None:
                 self._kill(worker)
+
+
+def _standard_error() -> int:
+    """The descriptor of this process's standard error; a notebook or a test may have replaced the stream."""
+    for stream in (sys.stderr, sys.__stderr__):
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            return stream.fileno()  # type: ignore[union-attr]
+    return subprocess.DEVNULL
 
 
 def _event(worker: _Worker, kind: EventKind, reason: str) -> Event:

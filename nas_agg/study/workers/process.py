@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from nas_agg.common.errors import NasAggError
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.messages import (
+    AnyJob,
     Envelope,
     FinalJob,
     FinalOutcome,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from nas_agg.study.workers.jobs import Report
     from nas_agg.training.data import Data
 
-    Work = Callable[[TrialJob | FinalJob, Report], TrialOutcome | FinalOutcome]
+    Work = Callable[[AnyJob, Report], TrialOutcome | FinalOutcome]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,7 +74,7 @@ def serve(prepare: Callable[[WorkerConfig], Work]) -> None:
             _do(connection, receive(connection, Envelope).job, work)
 
 
-def _do(connection: Connection, job: TrialJob | FinalJob, work: Work) -> None:
+def _do(connection: Connection, job: AnyJob, work: Work) -> None:
     send(connection, WorkerMessage(kind=Progress.STARTED))
     stopped = False
 
@@ -140,7 +141,7 @@ def load(config: WorkerConfig) -> Data:
     return load_data(**config.data)
 
 
-def train(job: TrialJob | FinalJob, data: Data, report: Report) -> TrialOutcome | FinalOutcome:
+def train(job: AnyJob, data: Data, report: Report) -> TrialOutcome | FinalOutcome:
     """Train a trial or the final network."""
     import torch
 
@@ -150,6 +151,7 @@ def train(job: TrialJob | FinalJob, data: Data, report: Report) -> TrialOutcome 
     try:
         if isinstance(job, TrialJob):
             return train_trial(job, data, report)
+        assert isinstance(job, FinalJob)
         metrics = train_final(job, data, report)
         return FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
     finally:
@@ -170,7 +172,7 @@ class Trainer:
 
     limit_threads: Callable[[int], None] = limit_threads
     load: Callable[[WorkerConfig], Any] = load
-    train: Callable[[TrialJob | FinalJob, Any, Report], TrialOutcome | FinalOutcome] = train
+    train: Callable[[AnyJob, Any, Report], TrialOutcome | FinalOutcome] = train
 
 
 if __name__ == "__main__":

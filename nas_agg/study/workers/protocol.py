@@ -44,7 +44,7 @@ from importlib.metadata import version
 from typing import Any
 
 from nas_agg.study.definition.trial import OWN, REMOTE
-from nas_agg.study.workers.messages import EventKind, FinalJob, Message, TrialJob, TrialOutcome
+from nas_agg.study.workers.messages import AnyJob, EventKind, Message, TrialJob, TrialOutcome
 
 TASK, COORDINATOR = (f"{OWN}{name}" for name in ("task", "coordinator"))
 ABOUT, STATUS, INSTRUCTIONS = (f"{OWN}{name}" for name in ("about", "status", "instructions"))
@@ -176,7 +176,7 @@ def workers_study(study_name: str) -> str:
     return f"{study_name}{WORKERS_SUFFIX}"
 
 
-def job_attrs(job: TrialJob | FinalJob) -> dict[str, str]:
+def job_attrs(job: AnyJob) -> dict[str, str]:
     """A job as attributes."""
     text = json.dumps(job.model_dump(mode="json"), separators=(",", ":"))
     return {f"{JOB}{i}": text[at : at + PIECE_LENGTH] for i, at in enumerate(range(0, len(text), PIECE_LENGTH))}
