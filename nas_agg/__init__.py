@@ -250,6 +250,7 @@ def train(
     device: str = "auto",
     seed: int = 0,
     out: str | PathLike[str] | None = None,
+    image_size: int | str | None = None,
     metric: str | None = None,
     weights: str | PathLike[str] | None = None,
     download: bool = False,
@@ -273,6 +274,8 @@ def train(
         seed: Seed of the weights, of the order of images and of augmentation.
         out: Run folder, in which an unfinished training is resumed; by default nothing is kept on the disk. Several
             processes require it.
+        image_size: Side in pixels that images are scaled to, or height and width such as ``64x48``; by default image
+            files are scaled to the genotype's own input, and arrays keep their size.
         metric: A metric that the test reports beside those of the task, and that early stopping watches, for example
             ``balanced-accuracy``; see `nas_agg.training.metrics`.
         weights: What to start from: a run, a file of weights, or a torchvision name such as ``resnet50``; the
@@ -301,6 +304,7 @@ def train(
         device=device,
         seed=seed,
         out=out,
+        image_size=image_size,
         metric=metric,
         weights=weights,
         download=download,

@@ -18,6 +18,7 @@ from nas_agg.compiler import Network, compile
 from nas_agg.compiler.torchvision_weights import Weights
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.language.genotype import Genotype
+from nas_agg.study.definition.notations import parse_image_size
 from nas_agg.study.records.run_folder import GENOTYPE_FILE, WEIGHTS_FILE
 from nas_agg.study.standalone_training import train_genotype
 from nas_agg.study.workers.final_jobs import EpochCallback
@@ -59,6 +60,7 @@ def train(
     device: str = "auto",
     seed: int = 0,
     out: str | os.PathLike[str] | None = None,
+    image_size: int | str | None = None,
     metric: str | None = None,
     weights: str | os.PathLike[str] | None = None,
     download: bool = False,
@@ -71,6 +73,13 @@ def train(
     """Train and test a network; see `nas_agg.train`."""
     if not isinstance(data, str | Data):
         raise InputError(f"data: expected the name of a data set or a Data, not a {type(data).__name__}")
+    if image_size is not None:
+        if not isinstance(data, str):
+            raise InputError("image_size: a Data has its size; omit it, or specify the data set by its name")
+        try:
+            image_size = parse_image_size(image_size)
+        except ValueError as error:
+            raise InputError(f"image_size: {error}") from None
     if out is None and started_processes().count > 1:
         raise InputError("out: specify a folder, which all processes must see")
     with tempfile.TemporaryDirectory() as temporary:
@@ -83,6 +92,7 @@ def train(
             device=device,
             seed=seed,
             out=path,
+            image_size=image_size,
             metric=metric,
             weights=weights,
             download=download,

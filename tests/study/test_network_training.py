@@ -93,3 +93,13 @@ def test_a_regression_from_python(digits):
 def test_a_mistake_is_one_line(digits, call, message):
     with pytest.raises(InputError, match=message):
         call(digits)
+
+
+def test_the_image_size_is_that_of_the_trained_network():
+    network = {"input": [1, 8, 8], "classes": 10, "net": [{"conv": 3, "out": 2}, "gap", {"linear": "classes"}]}
+    result = nas_agg.train(network, "digits", "search", epochs=1, device="cpu", image_size="12x10")
+    assert result.genotype.input == (1, 12, 10)
+    with pytest.raises(InputError, match="image_size: a Data has its size"):
+        nas_agg.train(network, load_data("digits"), image_size=12)
+    with pytest.raises(InputError, match="image_size: invalid image size '12y'"):
+        nas_agg.train(network, "digits", image_size="12y")
