@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from nas_agg.common.display import set_renderers
 from nas_agg.common.errors import GenotypeError, InputError, NasAggError, truncate
+from nas_agg.searching import search
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-    from optuna.trial import Trial
     from torch import nn
 
     from nas_agg.compiler import Network
@@ -30,12 +29,9 @@ if TYPE_CHECKING:
     from nas_agg.expansion.costs import Cost
     from nas_agg.graph.rematerialization import MemoryMode, RequestedMemoryMode
     from nas_agg.language.genotype import Genotype
-    from nas_agg.search_space.space import Space
-    from nas_agg.study import SearchResult
     from nas_agg.study.definition.callbacks import Callback
     from nas_agg.study.network_training import TrainingResult
     from nas_agg.study.records.saved_run import SavedRun
-    from nas_agg.study.samplers.searcher import Searcher
     from nas_agg.training.data import Data
     from nas_agg.training.latency import Latency
     from nas_agg.training.recipes import RecipeSource
@@ -364,55 +360,3 @@ def evaluate(
         download=download,
         precision=precision,
     )
-
-
-def search(
-    space: str | PathLike[str] | Space | Mapping[str, Any],
-    evaluate: Callable[[Any, Trial], float | Sequence[float]] | None = None,
-    searcher: str | type[Searcher] | BaseSampler = "predictor",
-    budget: int = 50,
-    seed: int = 0,
-    *,
-    out: str | PathLike[str] | None = None,
-    show: bool = False,
-    callbacks: Sequence[Callback] = (),
-    log: str | Sequence[str] = (),
-    **settings: Any,
-) -> SearchResult:
-    """Search a space for the best network.
-
-    Without ``evaluate`` networks are trained by worker processes, the best is trained in full and tested, and the run
-    is saved in a folder, with a report where ``nas-agg[report]`` is installed. With ``evaluate``, this process calls
-    that function instead, or with ``workers=4`` as many processes that import it by its name, and the space's default
-    limits do not apply.
-
-    Args:
-        space: A space's name, a space file, a space or its text; with ``evaluate`` also search variables alone, such
-            as ``{"rate": {"from": 1, "to": 9}, "how": ["sum", "concat"]}``.
-        evaluate: ``evaluate(genotype, trial) -> float``, to be maximized, or a tuple if ``objective`` names several
-            metrics; ``trial`` is an Optuna trial. For search variables alone it receives their values.
-        searcher: A searcher's name (``nas_agg searchers``), a subclass of Searcher, or a sampler of Optuna such as
-            ``optuna.samplers.GPSampler()``; each trial gets a copy of it, seeded by ``seed``.
-        budget: Number of distinct networks to evaluate.
-        seed: Seed of everything random in the search.
-        out: Run folder (default where networks are trained: ``runs/SPACE-DATASET-SEED``).
-        show: Whether to print progress.
-        callbacks: Receive what happens in the search; subclasses of `nas_agg.Callback`.
-        log: Loggers, such as ``"tensorboard,mlflow,wandb"``.
-        **settings: Further fields of `nas_agg.study.definition.settings.Settings`, the options of ``nas_agg search``:
-            ``dataset="cifar10"``, ``epochs=20``, ``max_params="1M"``, ``workers=2``, ``timeout="2h"``,
-            ``start=["30a64"]`` (the first networks).
-
-    Raises:
-        InputError: A setting is invalid, or ``out`` is a run with other settings.
-        NasAggError: Ten networks in a row failed, or none has a result.
-    """
-    from nas_agg.loggers.registry import make_loggers
-    from nas_agg.report.html.reports import report_after_search
-    from nas_agg.study import search
-
-    callbacks = [*callbacks, *make_loggers(log)] if log else callbacks
-    result = search(space, evaluate, searcher, budget, seed, out=out, show=show, callbacks=callbacks, **settings)
-    if result.path is not None and (note := report_after_search(result.path)) and show:
-        print(note)
-    return result
