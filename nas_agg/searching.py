@@ -37,6 +37,7 @@ def search(
     dataset: str | Data | None = None,
     image_size: int | str | None = None,
     resize: Literal["crop", "squash", "pad"] = "crop",
+    crop_share: float | None = None,
     skip_unreadable: bool = False,
     epochs: int | None = None,
     pruner: Literal["median", "halving", "hyperband", "freeze-thaw", "none"] | None = None,

@@ -63,6 +63,16 @@ ResizeOption = Annotated[
     str,
     typer.Option(metavar="crop|squash|pad", help=Settings.model_fields["resize"].description, rich_help_panel=DATA),
 ]
+CropShareOption = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0.5,
+        max=1,
+        help=Settings.model_fields["crop_share"].description,
+        rich_help_panel=DATA,
+    ),
+]
 SkipOption = Annotated[
     bool,
     typer.Option("--skip-unreadable", help=Settings.model_fields["skip_unreadable"].description, rich_help_panel=DATA),

@@ -12,6 +12,7 @@ from nas_agg.cli.completion import complete_dataset, complete_recipe
 from nas_agg.cli.options import (
     DOWNLOAD_HELP,
     OUTPUT,
+    CropShareOption,
     DatasetOption,
     DeviceOption,
     DownloadOption,
@@ -62,6 +63,7 @@ def train(
     ] = 0,
     image_size: SizeOption = None,
     resize: ResizeOption = "crop",
+    crop_share: CropShareOption = None,
     skip_unreadable: SkipOption = False,
     memory: MemoryOption = "auto",
     compile: Annotated[
@@ -149,6 +151,7 @@ def train(
         out=out,
         image_size=parse_size(image_size),
         resize=resize,
+        crop_share=crop_share,
         skip_unreadable=skip_unreadable,
         memory=cast(RequestedMemoryMode, memory),  # checked there
         compile=compile,

@@ -47,6 +47,7 @@ def train_genotype(
     out: str | os.PathLike[str] | None = None,
     image_size: int | str | None = None,
     resize: str = "crop",
+    crop_share: float | None = None,
     skip_unreadable: bool = False,
     memory: RequestedMemoryMode = "auto",
     compile: bool = False,
@@ -73,6 +74,7 @@ def train_genotype(
         image_size: Side in pixels that images are scaled to, or height and width such as ``64x48``; by default image
             files are scaled to the genotype's own input, and arrays keep their size.
         resize: How images of another shape are made to fit: ``crop``, ``squash`` or ``pad``.
+        crop_share: With ``crop``, the share of scaled images that evaluation keeps, see `plan_preprocessing`.
         skip_unreadable: Leave out images that cannot be read.
         memory: The memory mode: plain, lean or leanest; auto is the first that fits the device.
         compile: Run the training under ``torch.compile``, which takes minutes before the first epoch.
@@ -118,7 +120,7 @@ def train_genotype(
         **({} if metric is None else {"metric": metric}),
         **({"sync_bn": True} if sync_bn else {}),
     }
-    options = {"resize": resize, "skip_unreadable": skip_unreadable}
+    options = {"resize": resize, "crop_share": crop_share, "skip_unreadable": skip_unreadable}
     with joined(started, device) as processes:
         run = _StandaloneTraining(name, device, memory, compile, show and processes.is_first, processes)
         return run.run(genotype, settings, dataset, options, weights, download, out, callback)

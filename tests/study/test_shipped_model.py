@@ -132,6 +132,7 @@ CASES = {
     "pad": ("grey", "16x20", "pad", {}),
     "deep": ("16-bit", 16, "crop", {}),
 }
+CROP_SHARES = {"deep": 0.8}  # of the other cases: the default
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,12 @@ def shipped(tmp_path_factory):
     found = {}
     for case, (kind, size, resize, options) in CASES.items():
         images = write_images(root / case / "images", kind)
-        spec = {"dataset": f"folder:{images}", "image_size": size, "resize": resize}
+        spec = {
+            "dataset": f"folder:{images}",
+            "image_size": size,
+            "resize": resize,
+            "crop_share": CROP_SHARES.get(case),
+        }
         train_genotype(nas_agg.load(NET), out=root / case / "run", recipe="search", epochs=3, device="cpu", **spec)
         export_genotype(str(root / case / "run"), root / case / "model", **options)
         found[case] = (root / case / "run", root / case / "model", images / "test")
@@ -165,7 +171,10 @@ def test_image_files_give_the_accuracy_of_the_evaluation(shipped):
 def test_predict_reads_pixels_as_the_training_does(shipped, case):
     _, model, images = shipped[case]
     _, size, resize, _ = CASES[case]
-    data = load_data(f"folder:{images.parent}", image_size=size, resize=resize)
+    share = CROP_SHARES.get(case)
+    data = load_data(f"folder:{images.parent}", image_size=size, resize=resize, crop_share=share)
+    if share:
+        assert data.preprocessing.stored == (20, 20)
     config = json.loads((model / "config.json").read_text())
     files = [file for label in data.class_names for file in sorted((images / label).iterdir())]
     read = [predict.read_image(file, config["preprocessing"], data.input[0]) for file in files]

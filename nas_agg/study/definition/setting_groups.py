@@ -109,6 +109,14 @@ class DataSettings(_Group):
         "crop",
         "How images of another shape are made to fit: crop (scaled to cover the size, centre kept), squash or pad.",
     )
+    crop_share: float | None = _setting(
+        DATA,
+        None,
+        "With resize crop: the share of the height and width of scaled images that evaluation keeps (default: 0.875 "
+        "from 128 pixels on, 1 below).",
+        ge=0.5,
+        le=1,
+    )
     skip_unreadable: bool = _setting(
         DATA, False, "Leave out images that cannot be read, instead of refusing the data set."
     )

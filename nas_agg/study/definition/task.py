@@ -110,7 +110,12 @@ def open_task(settings: Settings, space: Space) -> Task:
     if settings.compile:
         check_compiler(str(device))  # now rather than after the search
     arguments = data_arguments(
-        settings.dataset or "", settings.seed, settings.image_size, settings.resize, settings.skip_unreadable
+        settings.dataset or "",
+        settings.seed,
+        settings.image_size,
+        settings.resize,
+        settings.crop_share,
+        settings.skip_unreadable,
     )
     arguments["min_side"] = space.min_input
     devices = devices_of(settings.device, settings.workers if settings.runs_here else 1)
@@ -135,12 +140,19 @@ def open_task(settings: Settings, space: Space) -> Task:
 
 
 def data_arguments(
-    dataset: str, seed: int, image_size: int | str | None, resize: str = "crop", skip_unreadable: bool = False
+    dataset: str,
+    seed: int,
+    image_size: int | str | None,
+    resize: str = "crop",
+    crop_share: float | None = None,
+    skip_unreadable: bool = False,
 ) -> dict[str, Any]:
     """A run's data set as arguments of :func:`nas_agg.training.data.load_data`, without those that are defaults."""
     arguments: dict[str, Any] = {"spec": dataset, "seed": seed, "image_size": image_size}
     if resize != "crop":
         arguments["resize"] = resize
+    if crop_share is not None:
+        arguments["crop_share"] = crop_share
     if skip_unreadable:
         arguments["skip_unreadable"] = True
     return arguments

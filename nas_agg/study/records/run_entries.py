@@ -25,6 +25,7 @@ class DatasetArguments(StrictModel):
     image_size: int | str | None = None
     min_side: int | None = None
     resize: str = "crop"
+    crop_share: float | None = None
     skip_unreadable: bool = False
 
 
