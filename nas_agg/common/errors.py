@@ -22,6 +22,10 @@ class NasAggError(Exception):
         return redact(one_line(super().__str__()))
 
 
+class ProcessLost(NasAggError):
+    """Another process of a training by several has ended."""
+
+
 class InputError(NasAggError, ValueError):
     """An invalid argument, file or setting (exit status 2)."""
 

@@ -38,7 +38,7 @@ __all__ = ["Interrupted", "reattach", "resume", "search"]
 
 _TRAINING_SETTINGS = {"pruner", "memory", "compile", "max_latency", "latency_target", "min_accuracy", "max_loss"}
 _TRAINING_SETTINGS |= {"metric", "min_metric", "max_metric", "batch_size", "lr", "optimizer", "set", "backend"}
-_TRAINING_SETTINGS |= {"ray_address", "slurm", "cpus_per_trial", "gpus_per_trial", "memory_per_trial"}
+_TRAINING_SETTINGS |= {"ray_address", "slurm", "cpus_per_trial", "gpus_per_trial", "memory_per_trial", "sync_bn"}
 _TRAINING_SETTINGS |= {"weights", "download"}
 
 

@@ -13,9 +13,8 @@ from nas_agg.common.files import write_errors
 from nas_agg.study.records.provenance import describe_run
 from nas_agg.study.records.run_folder import RunFolder, resume_instructions
 from nas_agg.study.samplers.searcher import derive_seed
-from nas_agg.study.workers.backend import Assignment
+from nas_agg.study.workers.backend import Assignment, Backend, Resources
 from nas_agg.study.workers.messages import EventKind, FinalJob, FinalOutcome
-from nas_agg.study.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from nas_agg.language.genotype import Genotype
@@ -52,9 +51,9 @@ def train_best(
     settings: Settings,
     finalists: Sequence[Finalist],
     progress: ProgressReporter,
-    command: Sequence[str],
+    backend: Backend,
 ) -> None:
-    """Let a worker train the best network of a search in full and test it, which creates ``best/``.
+    """Let a backend train the best network of a search in full and test it, which creates ``best/``.
 
     Several networks are trained without the validation images, and the best of them on these is tested.
 
@@ -64,7 +63,7 @@ def train_best(
         settings: The settings of the search.
         finalists: The best networks, best first.
         progress: Receives the progress.
-        command: The command that starts a worker.
+        backend: Runs the training; it is closed afterwards.
 
     Raises:
         NasAggError: The training failed, or the weights that it should start from do not fit; resuming the search
@@ -88,28 +87,29 @@ def train_best(
     jobs = [_final_job(folder, settings, finalist) for finalist in finalists]
     job = jobs[0].model_copy(update={"rivals": tuple(jobs[1:])})
     total = epochs * len(finalists)
-    pool = WorkerPool([task.final_worker_config(best.macs)], folder.path / "log.txt", command=command)
-    retries = 0
+    assignment, resources, retries = Assignment(best.number, job=job), Resources.of(settings), 0
     try:
-        pool.submit(Assignment(best.number, job=job), attempt=1)
+        for number in backend.adopt():  # of an earlier part of the search
+            backend.cancel(number)
+        backend.submit(assignment, 1, resources)
         while True:
-            for event in pool.poll(1.0):
+            for event in backend.poll(1.0):
                 if event.kind == EventKind.REPORT:
-                    pool.proceed(event.number)
+                    backend.proceed(event.number)
                     progress.step("training the best", event.step, total, event.value, task.kind)
                 elif isinstance(event.outcome, FinalOutcome):
                     if reason := event.outcome.uncompiled:
                         progress.message(f"torch.compile failed ({reason}): trained without it")
                     return
-                elif event.kind == EventKind.WORKER_DIED and retries < settings.retries:
+                elif event.kind in (EventKind.WORKER_DIED, EventKind.RELEASED) and retries < settings.retries:
                     retries += 1
                     progress.message(f"the final training: {event.reason}; resuming it")
-                    pool.submit(Assignment(best.number, job=job), attempt=1 + retries)
+                    backend.submit(assignment, 1 + retries, resources)
                 else:
                     remedy = f"to train another network: nas_agg train {folder.path}:TRIAL"
                     raise NasAggError(f"the final training failed: {event.reason}; {remedy}")
     finally:
-        pool.close()
+        backend.close()
 
 
 def change_weights(folder: RunFolder, weights: str | None) -> None:
@@ -180,6 +180,8 @@ def _final_job(folder: RunFolder, settings: Settings, finalist: Finalist) -> Fin
         memory=finalist.memory.mode,
         compile=bool(settings.compile),
         weights=settings.weights,
+        processes=settings.processes_per_trial,
+        sync_batch_norm=settings.sync_bn,
         title=title,
         about=about,
     )

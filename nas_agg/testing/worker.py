@@ -13,8 +13,8 @@ from nas_agg.study.workers.messages import AnyJob, TrialJob, TrialOutcome
 from nas_agg.study.workers.process import serve
 
 if TYPE_CHECKING:
+    from nas_agg.study.workers.connection import Work
     from nas_agg.study.workers.jobs import Report
-    from nas_agg.study.workers.process import Work
 
 SECONDS = 0.05  # of an epoch
 CHECKPOINT = "checkpoint.txt"  # the epochs that a trial has done, in its folder

@@ -1,13 +1,14 @@
 """The backend `ray`: trials as tasks of a Ray cluster (``pip install 'nas-agg[ray]'``).
 
-A trial is a task that Ray does not retry. The data set goes to each node once, through the object store. The files of a
-trial's folder travel with its job and come back with its checkpoints and its outcome, so the nodes share no disk, and a
-trial whose node is gone continues on another. Reports pass through an actor beside the coordinator.
+A training is a task that Ray does not retry. The data set goes to each node once, through the object store. The files
+of its folder travel with its job and come back with its checkpoints and its outcome, so the nodes share no disk, and a
+training whose node is gone continues on another. Reports pass through an actor beside the coordinator.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -26,14 +27,15 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from nas_agg.common.durable import rename_durably
 from nas_agg.common.errors import InputError, NasAggError, one_line
 from nas_agg.study.clusters.ray_job import Mailbox, Order, TaskMessage, run_trial
 from nas_agg.study.clusters.shared_data import pack_data
 from nas_agg.study.clusters.trial_files import Files, read_files, replace_files, write_files
 from nas_agg.study.definition.settings import Settings
-from nas_agg.study.definition.task import WorkerConfig
+from nas_agg.study.definition.task import MACS_PER_THREAD, WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
-from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialOutcome, WorkerMessage
+from nas_agg.study.workers.messages import Envelope, EventKind, FinalJob, Progress, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
 
@@ -49,6 +51,7 @@ class _Job:
     number: int
     attempt: int
     out: Path
+    best: Path | None  # what the folder of a final training becomes
     reference: ray.ObjectRef
     node: str = ""
     started: float | None = None  # when it began; before, it waits for a node
@@ -108,10 +111,12 @@ class RayBackend(Backend):
         context: The search.
     """
 
+    trains_final_networks = True
+
     def __init__(self, context: BackendContext):
         settings = context.settings
         self._limit, self._trainer, self._workers = settings.trial_timeout, context.trainer, settings.workers or None
-        self._resources = Resources.of(settings)
+        self._resources, self._has_cpus = Resources.of(settings), settings.cpus_per_trial is not None
         self._connected = _connect(settings)
         if self._resources.gpus is None:
             has_gpus = settings.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
@@ -141,13 +146,24 @@ class RayBackend(Backend):
     def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         job, number = assignment.job, assignment.number
         needs = resources if resources.gpus is not None else replace(resources, gpus=self._resources.gpus)
-        assert isinstance(job, TrialJob)
-        job = job.model_copy(update={"device": "cuda" if needs.gpus else "cpu"})
+        assert job is not None
+        best = Path(job.best) if isinstance(job, FinalJob) else None
+        if isinstance(job, FinalJob):
+            needs = self._needs_of_final(job, needs)
+        envelope = Envelope(job=job.model_copy(update={"device": "cuda" if needs.gpus else "cpu"}))
         out, threads = Path(job.out), max(1, int(needs.cpus))
-        order = Order(number, attempt, job.model_dump_json(), read_files(out), self._trainer, threads, versions())
+        order = Order(number, attempt, envelope.model_dump_json(), read_files(out), self._trainer, threads, versions())
         options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "memory": needs.memory, "max_retries": 0}
-        task = self._run.options(name=f"trial-{number}", **options)
-        self._jobs[number] = _Job(number, attempt, out, task.remote(order, [self._data], self._mailbox))
+        task = self._run.options(name=f"trial-{number}" if best is None else f"final-{number}", **options)
+        self._jobs[number] = _Job(number, attempt, out, best, task.remote(order, [self._data], self._mailbox))
+
+    def _needs_of_final(self, job: FinalJob, needs: Resources) -> Resources:
+        """What a final training needs: whole GPUs, or as many cores as its network's size justifies and a node has."""
+        if needs.gpus:
+            return replace(needs, gpus=float(math.ceil(needs.gpus)))
+        cores = max([node["Resources"].get("CPU", 0.0) for node in self._nodes.last if node["Alive"]], default=0.0)
+        wanted = max(needs.cpus, min(cores, int(job.cost.get("macs", 0)) // MACS_PER_THREAD))
+        return needs if self._has_cpus else replace(needs, cpus=wanted)
 
     # ---- events
 
@@ -216,11 +232,9 @@ class RayBackend(Backend):
         if message.kind == Progress.UNUSABLE:
             raise NasAggError(f"a node of the Ray cluster cannot run trials: {message.reason}")
         replace_files(job.out, result[1])
-        if message.kind == Progress.FAILED:
-            return job.event(EventKind.FAILED, message.reason)
-        outcome = message.outcome
-        assert isinstance(outcome, TrialOutcome)
-        return job.event(outcome.event_kind(message.stopped), outcome=outcome)
+        if job.best is not None and message.outcome is not None:
+            rename_durably(job.out, job.best)
+        return job.event(message.event_kind, message.reason, outcome=message.outcome)
 
     def _lost(self, job: _Job, error: RayError) -> Event:
         """The end of a job whose process or node is gone."""
@@ -303,7 +317,7 @@ def _connect(settings: Settings) -> bool:
     if address == "local":
         options["include_dashboard"] = False
         if settings.workers:
-            options["num_cpus"] = max(1, int(settings.workers * settings.cpus_per_trial))
+            options["num_cpus"] = max(1, int(settings.workers * Resources.of(settings).cpus))
     in_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM)
     try:

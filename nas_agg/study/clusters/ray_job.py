@@ -1,4 +1,4 @@
-"""What the backend `ray` runs on the nodes: a trial as a task, and the actor that its reports go through."""
+"""What the backend `ray` runs on the nodes: a training as a task, and the actor that its reports go through."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import ray
 from ray.actor import ActorHandle
 
 from nas_agg.study.clusters.trial_files import ChangedFiles, Files, read_files, write_files
-from nas_agg.study.workers.messages import Progress, TrialJob, WorkerMessage
-from nas_agg.study.workers.process import Trainer, do_job
+from nas_agg.study.workers.connection import do_job
+from nas_agg.study.workers.messages import Envelope, FinalJob, Progress, WorkerMessage
+from nas_agg.study.workers.process import Trainer
 from nas_agg.study.workers.protocol import version_difference
 
 _data: dict[str, Any] = {}  # the data set that this process has, by its reference
@@ -26,7 +27,7 @@ class Order:
 
     Attributes:
         number, attempt: The trial, and which attempt at it this is.
-        job: Its job, as JSON.
+        job: Its job, an `Envelope` as JSON.
         files: The files of its folder.
         trainer: Does the job.
         threads: Threads of the training.
@@ -102,7 +103,7 @@ class Mailbox:
 
 
 def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle) -> tuple[str, Files]:
-    """Do a trial's job, as a task.
+    """Do a job, as a task.
 
     Args:
         order: What to do.
@@ -110,7 +111,7 @@ def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle)
         mailbox: Where reports go.
 
     Returns:
-        A `WorkerMessage` as JSON, and the files of the trial's folder.
+        A `WorkerMessage` as JSON, and the files of the job's folder, or of that of the final network.
     """
     if reason := version_difference(order.versions):
         return WorkerMessage(kind=Progress.UNUSABLE, reason=reason).model_dump_json(), {}
@@ -119,7 +120,11 @@ def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle)
     with tempfile.TemporaryDirectory(prefix=f"nas_agg-trial-{order.number}-") as folder:
         out = Path(folder) / str(order.number)
         write_files(out, order.files)
-        job = TrialJob.model_validate_json(order.job).model_copy(update={"out": str(out)})
+        job, best = Envelope.model_validate_json(order.job).job, Path(folder) / "best"
+        job = job.model_copy(update={"out": str(out)})
+        if isinstance(job, FinalJob):
+            rivals = [rival.model_copy(update={"best": str(best)}) for rival in job.rivals]
+            job = job.model_copy(update={"best": str(best), "rivals": tuple(rivals)})
         changed, loaded = ChangedFiles(out), _load(data[0])
         node = ray.get_runtime_context().get_node_id()
         ray.get(mailbox.begin.remote(TaskMessage(order.number, order.attempt, node)))
@@ -131,7 +136,8 @@ def run_trial(order: Order, data: Sequence[ray.ObjectRef], mailbox: ActorHandle)
             return stopped
 
         message = do_job(lambda: order.trainer.train(job, loaded, report), job.device)
-        return message.model_copy(update={"stopped": stopped}).model_dump_json(), read_files(out)
+        files = read_files(best if best.exists() else out)
+        return message.model_copy(update={"stopped": stopped}).model_dump_json(), files
 
 
 def _load(reference: ray.ObjectRef) -> Any:

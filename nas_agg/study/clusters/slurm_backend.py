@@ -26,7 +26,7 @@ from nas_agg.common.files import write_atomic
 from nas_agg.study.clusters.slurm_job import ORDER, OUTCOME, REPORTS, STARTED, STOP, SlurmOrder, SlurmTrial
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
-from nas_agg.study.workers.messages import EventKind, Progress, TrialJob, TrialOutcome, WorkerMessage
+from nas_agg.study.workers.messages import EventKind, Progress, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
 
@@ -113,6 +113,8 @@ class SlurmBackend(Backend):
         context: The search.
     """
 
+    trains_final_networks = True
+
     def __init__(self, context: BackendContext):
         settings = context.settings
         options = dict(settings.slurm or {})
@@ -120,7 +122,7 @@ class SlurmBackend(Backend):
         self._queue: _Queue = _LocalQueue() if self._is_local else _SlurmQueue()
         self._root, self._data, self._trainer = context.folder / "slurm", context.task.data, context.trainer
         self._limit, self._capacity = settings.trial_timeout, settings.workers or JOBS
-        self._has_gpus = settings.device.startswith("cuda") or bool(settings.gpus_per_trial)
+        self._has_gpus = settings.device.startswith("cuda") or bool(Resources.of(settings).gpus)
         self._executor = self._make_executor(options)
         self._jobs: dict[int, _Job] = {}
         self._ended: list[_Job] = []  # whose last event was delivered by the last poll
@@ -129,7 +131,7 @@ class SlurmBackend(Backend):
     @classmethod
     def open(cls, context: BackendContext) -> Self:
         if (context.settings.gpus_per_trial or 0) % 1:
-            raise InputError("gpus_per_trial: Slurm gives whole GPUs to a job; specify 0 or 1")
+            raise InputError("gpus_per_trial: Slurm gives whole GPUs to a job; specify a whole number")
         return cls(context)
 
     def _make_executor(self, options: dict[str, str]) -> Any:
@@ -153,12 +155,13 @@ class SlurmBackend(Backend):
 
     def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         job, number = assignment.job, assignment.number
-        assert isinstance(job, TrialJob)
+        assert job is not None
         gpus = int(self._has_gpus if resources.gpus is None else resources.gpus)
         job = job.model_copy(update={"device": "cuda" if gpus else "cpu"})
         folder, cpus = self._root / f"{number}-{attempt}", max(1, math.ceil(resources.cpus))
         folder.mkdir(parents=True, exist_ok=True)
-        order = SlurmOrder(job=job, config=WorkerConfig(data=self._data, threads=cpus), versions=versions())
+        config = WorkerConfig(data=self._data, threads=cpus, processes=job.processes)
+        order = SlurmOrder(job=job, config=config, versions=versions())
         write_atomic(folder / ORDER, order.model_dump_json() + "\n")
         needs = {"cpus_per_task": cpus, "gpus_per_node": gpus}
         if resources.memory:
@@ -208,10 +211,7 @@ class SlurmBackend(Backend):
         self._forget(job)
         if message.kind == Progress.UNUSABLE:
             raise NasAggError(f"a node cannot run trials: {message.reason}")
-        if message.kind == Progress.FAILED:
-            return job.event(EventKind.FAILED, message.reason)
-        assert isinstance(message.outcome, TrialOutcome)
-        return job.event(message.outcome.event_kind(message.stopped), outcome=message.outcome)
+        return job.event(message.event_kind, message.reason, outcome=message.outcome)
 
     def _missing(self) -> list[Event]:
         """Events of jobs that are no longer in the queue, and have no outcome."""

@@ -11,8 +11,9 @@ from submitit.core.utils import DelayedSubmission
 
 from nas_agg.common.files import write_atomic
 from nas_agg.study.definition.task import WorkerConfig
-from nas_agg.study.workers.messages import Message, Progress, TrialJob, WorkerMessage
-from nas_agg.study.workers.process import Trainer, do_job
+from nas_agg.study.workers.connection import do_job
+from nas_agg.study.workers.messages import Job, Message, Progress, WorkerMessage
+from nas_agg.study.workers.process import Trainer
 from nas_agg.study.workers.protocol import version_difference
 
 ORDER, STARTED, REPORTS, STOP, OUTCOME = "order.json", "started", "reports.jsonl", "stop", "outcome.json"
@@ -22,12 +23,12 @@ class SlurmOrder(Message):
     """What a job is to do.
 
     Attributes:
-        job: The trial's job.
+        job: The job of a trial, or of the final training.
         config: The data set, and the threads of the training.
         versions: Versions that the node must have.
     """
 
-    job: TrialJob
+    job: Job
     config: WorkerConfig
     versions: dict[str, str]
 

@@ -140,6 +140,13 @@ def parse_optional_text(text: Any) -> Any:
     return None if text is None or text == "none" else os.fspath(text) if isinstance(text, os.PathLike) else text
 
 
+def check_gpus(count: float | None) -> float | None:
+    """A number of GPUs, of which only one can be shared."""
+    if count is not None and count > 1 and count % 1:
+        raise ValueError("must be a whole number if more than 1")
+    return count
+
+
 def parse_assignments(texts: Any) -> Any:
     """Names and values from texts such as ``partition=gpu``."""
     if texts is None or isinstance(texts, Mapping):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from nas_agg.graph.rematerialization import RequestedMemoryMode
 from nas_agg.study.definition.notations import (
@@ -16,6 +16,7 @@ from nas_agg.study.definition.notations import (
     ImageSize,
     Milliseconds,
     Seconds,
+    check_gpus,
     parse_assignments,
     parse_bounds,
     parse_names,
@@ -298,6 +299,12 @@ class TrainingSettings(_Group):
         "fewer still; auto: the first of these that fits the device.",
         resumable=True,
     )
+    sync_bn: bool = _setting(
+        TRAINING,
+        False,
+        "If several GPUs train a network: batch norms use the statistics of the whole batch, so that results do not "
+        "depend on the number of GPUs.",
+    )
     compile: bool = _setting(
         TRAINING,
         False,
@@ -336,22 +343,24 @@ class PlaceSettings(_Group):
         notation="NAME=VALUE",
         resumable=True,
     )
-    cpus_per_trial: float = _setting(
+    cpus_per_trial: float | None = _setting(
         PLACE,
-        1.0,
-        "With --backend ray or slurm: CPU cores per trial, and threads of its training.",
+        None,
+        "With --backend ray or slurm: CPU cores per trial, and threads of its training (default: 1 per GPU of the "
+        "trial, or 1).",
         resumable=True,
         gt=0,
         le=1024,
     )
-    gpus_per_trial: float | None = _setting(
+    gpus_per_trial: Annotated[float | None, AfterValidator(check_gpus)] = _setting(
         PLACE,
         None,
-        "With --backend ray or slurm: GPUs per trial; on Ray, a fraction such as 0.25 lets trials share one (default: "
-        "1 if a Ray cluster has GPUs or --device is cuda, else 0).",
+        "GPUs per trial: a fraction such as 0.25 lets trials share one (local, ray); several train a network together, "
+        "a process each, as many processes share the CPU with --device cpu (default: 1 if there are GPUs, on Slurm if "
+        "--device is cuda).",
         resumable=True,
         ge=0,
-        le=1,
+        le=1024,
     )
     memory_per_trial: Count | None = _setting(
         PLACE,

@@ -82,6 +82,11 @@ class Settings(  # fields are in the order of the bases from the last to the fir
         return self.backend or ("storage" if self.storage is not None or self.workers == 0 else "local")
 
     @property
+    def processes_per_trial(self) -> int:
+        """Number of processes that train a network together."""
+        return int(max(1.0, self.gpus_per_trial or 0.0))
+
+    @property
     def runs_here(self) -> bool:
         """Whether trials run in processes of this machine, or some of them do."""
         return self.backend_name in ("local", "storage")

@@ -25,8 +25,9 @@ class WorkerConfig(BaseModel):
 
     Attributes:
         data: Arguments of :func:`nas_agg.training.data.load_data`.
-        device: Device of its trainings.
+        device: Device of its trainings, the first one of several.
         threads: Threads of its trainings.
+        processes: Processes of each training.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +35,7 @@ class WorkerConfig(BaseModel):
     data: dict[str, Any]
     device: str = "cpu"
     threads: int = 1
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Task:
         data: Arguments of :func:`nas_agg.training.data.load_data`.
         input: Shape of the images (channels, height, width).
         classes: Number of classes.
-        devices: Device of each worker.
+        devices: Device of each worker, the first one of several.
+        processes: Processes that train a network together.
         device_name: Name of the hardware.
         dataset_bytes: Bytes that the images take in a device's memory.
         dataset_digest: Checksum of the images.
@@ -65,15 +68,19 @@ class Task:
     dataset: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     kind: str = "classification"
+    processes: int = 1
 
     def worker_configs(self) -> list[WorkerConfig]:
         """Configuration of each worker: one thread on a CPU, since there is a worker per core."""
-        return [WorkerConfig(data=self.data, device=device) for device in self.devices]
+        threads = processes = self.processes
+        return [
+            WorkerConfig(data=self.data, device=device, threads=threads, processes=processes) for device in self.devices
+        ]
 
     def final_worker_config(self, macs: int) -> WorkerConfig:
         """Configuration of the final training's only worker: more threads, up to what the network's size justifies."""
-        threads = max(1, min(cores(), macs // MACS_PER_THREAD))
-        return WorkerConfig(data=self.data, device=self.devices[0], threads=threads)
+        threads = max(self.processes, min(cores(), macs // MACS_PER_THREAD))
+        return WorkerConfig(data=self.data, device=self.devices[0], threads=threads, processes=self.processes)
 
     def as_dict(self) -> dict[str, Any]:
         """Entries of run.json."""
@@ -118,8 +125,13 @@ def open_task(settings: Settings, space: Space) -> Task:
         settings.skip_unreadable,
     )
     arguments["min_side"] = space.min_input
-    devices = devices_of(settings.device, settings.workers if settings.runs_here else 1)
-    data = load_data(**arguments, processes=1 + len(devices))
+    if settings.processes_per_trial > 1 and settings.backend_name == "storage":
+        raise InputError("gpus_per_trial: backend storage trains on one GPU per trial; use local, ray or slurm")
+    if settings.compile and settings.sync_bn:
+        raise InputError("sync_bn: not together with compile; leave one of them out")
+    gpus = settings.gpus_per_trial
+    devices = devices_of(settings.device, settings.workers, gpus) if settings.runs_here else (str(device),)
+    data = load_data(**arguments, processes=1 + len(devices) * settings.processes_per_trial)
     for name in settings.trained_metrics([settings.main_metric, *(settings.objective or ())]):
         find_metric(name, data.task)
     size = "x".join(map(str, data.input))
@@ -136,6 +148,7 @@ def open_task(settings: Settings, space: Space) -> Task:
         dataset=data.description(),
         notes=data.notes,
         kind=data.task,
+        processes=settings.processes_per_trial,
     )
 
 
@@ -178,15 +191,17 @@ def check_unchanged(run: dict[str, Any], path: str | os.PathLike[str], now: dict
         )
 
 
-def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
+def devices_of(device: str, workers: int | None, gpus_per_trial: float | None = None) -> tuple[str, ...]:
     """The device of each worker process: by default one process per GPU, or up to two on a CPU.
 
     Args:
         device: ``auto``, ``cpu``, ``cuda`` (all GPUs) or ``cuda:N``.
         workers: Number of processes; None or 0 for the default.
+        gpus_per_trial: GPUs per trial. Of several, which are neighbours, a worker has the first one's name; with a
+            fraction there are several workers per GPU by default.
 
     Raises:
-        InputError: There is no such device.
+        InputError: There is no such device, or there are fewer than a trial needs.
     """
     import torch
 
@@ -195,7 +210,18 @@ def devices_of(device: str, workers: int | None) -> tuple[str, ...]:
     chosen = pick_device(device)
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     devices = gpus if str(chosen) == "cuda" else [str(chosen)]
-    count = workers or (min(2, cores()) if chosen.type == "cpu" else len(devices))
+    together = int(max(1.0, gpus_per_trial or 0.0))
+    if together > 1 and device != "cpu":
+        count = len(devices) if chosen.type == "cuda" else 0
+        if count < together:
+            raise InputError(
+                f"gpus_per_trial: a trial needs {together} GPUs; device '{device}' has {count} here; with cpu, "
+                f"{together} processes share the CPU"
+            )
+        devices = devices[: len(devices) // together * together : together]
+    elif chosen.type == "cuda" and gpus_per_trial:
+        workers = workers or int(len(devices) / gpus_per_trial + 1e-6)
+    count = workers or (max(1, min(2, cores() // together)) if chosen.type == "cpu" else len(devices))
     return tuple(devices[i % len(devices)] for i in range(count))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from nas_agg.study.coordinator import Coordinator, Stopwatch
@@ -35,6 +35,7 @@ from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, R
 from nas_agg.study.workers.function_pool import FunctionPool
 from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
+from nas_agg.study.workers.pool import WorkerPool
 from nas_agg.study.workers.registry import find_backend
 from nas_agg.study.workers.table_lookup import TableLookupBackend
 
@@ -151,10 +152,11 @@ class ActiveSearch:
             genotype = proposer.genotype(trial.labels)
             recipe = self.plan.with_tuned_fields(self.settings.final_recipe, trial.labels)
             chosen.append(Finalist(trial, genotype, recipe, self.memory.for_final_training(genotype)))
-        train_best(folder, self.task, self.settings, chosen, reporter, self.plan.setup.worker_command)
+        backend = self._final_backend(proposer.record, best.macs)
+        train_best(folder, self.task, self.settings, chosen, reporter, backend)
 
     def _backend(self, record: StudyRecord) -> Backend:
-        plan, settings, setup = self.plan, self.settings, self.plan.setup
+        plan, settings = self.plan, self.settings
         if isinstance(plan.space, TabularSpace):
             return TableLookupBackend(plan.space)
         if plan.evaluate is not None:
@@ -165,11 +167,28 @@ class ActiveSearch:
             return FunctionPool(
                 plan.function, record.optuna_trial, attributes, settings.workers or 1, log, settings.trial_timeout
             )
-        assert self.task is not None and self.folder is not None
         if settings.backend_name != "storage":  # workers of an earlier part of the search leave
             announce_finished(record, f"the search uses the backend {settings.backend_name} now")
+        return find_backend(settings.backend_name).open(self._context(record))
+
+    def _context(self, record: StudyRecord) -> BackendContext:
+        setup = self.plan.setup
+        assert self.task is not None and self.folder is not None
         where = (self.folder.path, setup.worker_command, setup.lease, setup.trainer)
-        return find_backend(settings.backend_name).open(BackendContext(settings, record, self.task, *where))
+        return BackendContext(self.settings, record, self.task, *where)
+
+    def _final_backend(self, record: StudyRecord, macs: int) -> Backend:
+        """Where the final network is trained: where the trials are, or in a process beside this one.
+
+        Other machines may lack a file of weights that the training starts from.
+        """
+        assert self.task is not None and self.folder is not None
+        kind = find_backend(self.settings.backend_name)
+        if kind.trains_final_networks and self.settings.weights is None:
+            unlimited = self.settings.model_copy(update={"trial_timeout": None})
+            return kind.open(replace(self._context(record), settings=unlimited))
+        config, log = self.task.final_worker_config(macs), self.folder.path / "log.txt"
+        return WorkerPool([config], log, command=self.plan.setup.worker_command)
 
     def _assign(self, trial: TrialRecord, candidate: Candidate) -> Assignment:
         """The assignment of a trial; its network is written to its folder."""
@@ -194,6 +213,8 @@ class ActiveSearch:
             max_latency=settings.max_latency,
             latency_target=settings.latency_target,
             pause_at=pause_at,
+            processes=settings.processes_per_trial,
+            sync_batch_norm=settings.sync_bn,
         )
         return Assignment(trial.number, candidate.genotype, job, pause_at)
 

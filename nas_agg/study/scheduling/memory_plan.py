@@ -32,7 +32,8 @@ class MemoryPlan:
     Attributes:
         settings: The settings of the search.
         free_bytes: Free bytes of a device when the search began; None if unknown, or if no mode depends on them.
-        workers: The largest number of workers on one device.
+        workers: The largest number of trainings on one device, where several processes on a CPU count as several.
+        sharing: The number of processes of one training that share a device.
         dataset_bytes: Bytes of the data set.
     """
 
@@ -40,6 +41,7 @@ class MemoryPlan:
     free_bytes: int | None
     workers: int
     dataset_bytes: int
+    sharing: int = 1
 
     def for_trial(self, genotype: Genotype) -> MemoryMode:
         """The memory mode of a trial."""
@@ -47,12 +49,13 @@ class MemoryPlan:
 
     def for_final_training(self, genotype: Genotype) -> MemoryChoice:
         """The memory mode of the final training, which has its device to itself."""
-        return self._choose(genotype, self.settings.final_recipe, 1)
+        return self._choose(genotype, self.settings.final_recipe, self.sharing)
 
     def _choose(self, genotype: Genotype, recipe: Recipe, workers: int) -> MemoryChoice:
         sizes = self.settings.tuned.get("batch_size", [recipe.batch_size])
         budget = memory_budget(self.free_bytes, workers, self.dataset_bytes)
-        return choose_memory_mode(costs.cost(genotype), max(sizes), budget, self.settings.memory)
+        part = -(-max(sizes) // self.settings.processes_per_trial)
+        return choose_memory_mode(costs.cost(genotype), part, budget, self.settings.memory)
 
 
 def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> MemoryPlan:
@@ -67,8 +70,9 @@ def make_memory_plan(folder: RunFolder, settings: Settings, task: Task) -> Memor
     if not is_known or stored.get("device") != task.device_name or folder.run["status"] == "failed":
         free = free_bytes_in_subprocess(task.devices) if is_needed else None
         folder.update(memory={"device": task.device_name, "free": free})
-    workers = max(Counter(task.devices).values())
-    return MemoryPlan(settings, free if is_needed else None, workers, task.dataset_bytes)
+    sharing = task.processes if task.devices[0] == "cpu" else 1
+    workers = sharing * max(Counter(task.devices).values())
+    return MemoryPlan(settings, free if is_needed else None, workers, task.dataset_bytes, sharing)
 
 
 def standalone_memory_choice(

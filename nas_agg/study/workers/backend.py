@@ -58,7 +58,9 @@ class Resources:
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """What each trial of a search needs."""
-        return cls(settings.cpus_per_trial, settings.gpus_per_trial, settings.memory_per_trial)
+        gpus = 0.0 if settings.device == "cpu" else settings.gpus_per_trial
+        cpus = settings.cpus_per_trial or float(settings.processes_per_trial)
+        return cls(cpus, gpus, settings.memory_per_trial)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,9 @@ class BackendContext:
 
 class Backend(ABC):
     """Runs the jobs of a search's trials; the coordinator calls it from one thread."""
+
+    #: Whether final networks may be trained by it, too; if not, a process beside the coordinator trains them.
+    trains_final_networks = False
 
     @classmethod
     def open(cls, context: BackendContext) -> Self:

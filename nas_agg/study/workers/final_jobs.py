@@ -67,7 +67,7 @@ def train_final(
         report: Called after each epoch with its number and the accuracy on the training images, or the loss on them
             where an image has no single label.
         callback: Called after each epoch.
-        processes: The processes that train the network together; the first one tests it. A job with rivals has one.
+        processes: The processes that train each network together; the first one tests the best.
 
     Returns:
         Contents of its metrics.json; nothing in processes but the first.
@@ -76,7 +76,8 @@ def train_final(
         TrainingFailed: The loss is not finite, or memory ran out.
     """
     if job.rivals:
-        return _finish(_train_rivals([job, *job.rivals], data, report), data)
+        trained = _train_rivals([job, *job.rivals], data, report, processes)
+        return {} if trained is None else _finish(trained, data)
     model, result = _train(job, data, report, callback, Path(job.out), bool(job.recipe.patience), processes)
     if not processes.is_first:
         return {}
@@ -117,19 +118,23 @@ def _train(
     return model, result
 
 
-def _train_rivals(jobs: Sequence[FinalJob], data: Data, report: Report) -> _Trained:
-    """Train several networks without the validation images; return the best on these."""
+def _train_rivals(jobs: Sequence[FinalJob], data: Data, report: Report, processes: Processes) -> _Trained | None:
+    """Train several networks without the validation images; returns the best on these, in the first process."""
     metric = find_metric(jobs[0].metrics[0] if jobs[0].metrics else main_metric(data.task), data.task)
     out, ends, epochs = Path(jobs[0].out), [], 0
     with write_errors(out):
         out.mkdir(exist_ok=True)
     for job in jobs:
         folder = out / f"trial-{job.trial}"
-        if not (folder / CANDIDATE).is_file():
-            end = _train_candidate(job, data, _later(report, epochs), folder)
-            write_atomic(folder / CANDIDATE, json.dumps(end) + "\n")
-        ends.append(read_document(folder / CANDIDATE))
+        if not processes.share((folder / CANDIDATE).is_file()):
+            end = _train_candidate(job, data, _later(report, epochs), folder, processes)
+            if processes.is_first:
+                write_atomic(folder / CANDIDATE, json.dumps(end) + "\n")
+        if processes.is_first:
+            ends.append(read_document(folder / CANDIDATE))
         epochs += job.epochs or job.recipe.epochs
+    if not processes.is_first:
+        return None
     name, sign = f"validation_{metric.attribute}", 1.0 if metric.direction == "maximize" else -1.0
     scores = {index: sign * float(end["metrics"][name]) for index, end in enumerate(ends) if "metrics" in end}
     if not scores:
@@ -149,13 +154,16 @@ def _later(report: Report, epochs: int) -> Report:
     return lambda epoch, value: report(epochs + epoch, value)
 
 
-def _train_candidate(job: FinalJob, data: Data, report: Report, folder: Path) -> dict[str, Any]:
+def _train_candidate(job: FinalJob, data: Data, report: Report, folder: Path, processes: Processes) -> dict[str, Any]:
     """Train one of several networks; returns how that ended."""
     try:
-        model, result = _train(job, data, report, None, folder, True)
+        model, result = _train(job, data, report, None, folder, True, processes)
     except loop.TrainingFailed as error:
+        if processes.count > 1 and error.reason.startswith("out of memory"):
+            raise  # in this process alone
         return {"failed": error.reason}
-    save_weights(model, folder / WEIGHTS_FILE)
+    if processes.is_first:
+        save_weights(model, folder / WEIGHTS_FILE)
     return {"about": _training_entries(job, model, result), "metrics": result.metrics}
 
 

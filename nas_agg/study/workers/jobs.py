@@ -28,6 +28,7 @@ from nas_agg.training.evaluation import find_metric
 from nas_agg.training.latency import measure
 from nas_agg.training.metrics import TRAINED_METRICS
 from nas_agg.training.recipes import Recipe
+from nas_agg.training.steps.processes import ONE_PROCESS, Processes
 from nas_agg.training.steps.target_scaling import target_scaling
 
 LATENCY = "latency.json"  # the measured latency, in a trial's folder
@@ -54,10 +55,15 @@ def compile_network(job: TrialJob | FinalJob, recipe: Recipe, data: Data | None 
     return network
 
 
-def _latency(job: TrialJob, model: Network, data: Data) -> float | None:
-    """A trial's latency in milliseconds, if requested; measured once and stored with the trial."""
+def _latency(job: TrialJob, model: Network, data: Data, processes: Processes) -> float | None:
+    """A trial's latency in milliseconds, if requested; measured once, by the first process, and stored."""
     if not job.measure_latency:
         return None
+    measured = _stored_latency(job, model, data) if processes.is_first else None
+    return None if (latency := processes.share(measured)) is None else float(latency)
+
+
+def _stored_latency(job: TrialJob, model: Network, data: Data) -> float:
     path = Path(job.out) / LATENCY
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not measured yet, or damaged
         return float(read_sealed(path)["median_ms"])
@@ -72,13 +78,23 @@ def train_trial(job: TrialJob, data: Data, report: Report) -> TrialOutcome:
     A damaged checkpoint is discarded: training anew takes longer, and has the same result. If memory runs out, the
     training restarts with half the recipe's batch size; if that is too large, the network is infeasible.
     """
+    return with_batch_that_fits(job, lambda job: train_at_batch_size(job, data, report))
+
+
+def with_batch_that_fits(job: TrialJob, train: Callable[[TrialJob], TrialOutcome]) -> TrialOutcome:
+    """Train a trial; if memory runs out, again with half the recipe's batch size, which is kept with the trial.
+
+    Args:
+        job: The job.
+        train: Trains with the batch size of a job's recipe.
+    """
     recipe, out = job.recipe, Path(job.out)
     with write_errors(out):
         out.mkdir(exist_ok=True)  # without its parents: the run folder may have been removed
     half = recipe.model_copy(update={"batch_size": max(2, recipe.batch_size // 2)})
     if not (out / HALVED).exists():
         try:
-            return _train_trial(job, data, report, recipe)
+            return train(job)
         except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -87,7 +103,8 @@ def train_trial(job: TrialJob, data: Data, report: Report) -> TrialOutcome:
         remove_checkpoint(out)
         write_atomic(out / HALVED, f"{half.batch_size}\n")
     try:
-        return _train_trial(job, data, report, half).model_copy(update={"batch_size": half.batch_size})
+        outcome = train(job.model_copy(update={"recipe": half}))
+        return outcome.model_copy(update={"batch_size": half.batch_size})
     except (loop.TrainingFailed, RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
@@ -105,22 +122,34 @@ def _free_memory(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _train_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
+def train_at_batch_size(job: TrialJob, data: Data, report: Report, processes: Processes = ONE_PROCESS) -> TrialOutcome:
+    """Train or resume a trial with the batch size of its recipe, by one process or together with others.
+
+    Args:
+        job: The job.
+        data: The data set.
+        report: Called by the first process.
+        processes: The processes that train the network together; the first one's outcome is the trial's.
+
+    Raises:
+        TrainingFailed: The training diverged, or memory ran out.
+    """
+    model = compile_network(job, job.recipe)
+    latency = _latency(job, model, data, processes)
+    if reason := latency_rejection(latency, job.max_latency):
+        return TrialOutcome(metrics={} if latency is None else {"latency_ms": latency}, infeasible=reason)
     try:
-        return _train_or_resume_trial(job, data, report, recipe)
-    except DamagedCheckpoint as error:
+        return _train_or_resume(job, model, latency, data, report, processes)
+    except DamagedCheckpoint as error:  # which the first process reads, before it tells the others of it
         print(f"{str(error).partition(';')[0]}; training anew", file=sys.stderr, flush=True)
         remove_checkpoint(Path(job.out))
-        return _train_or_resume_trial(job, data, report, recipe)
+        return _train_or_resume(job, compile_network(job, job.recipe), latency, data, report, processes)
 
 
-def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Recipe) -> TrialOutcome:
-    out, model = Path(job.out), compile_network(job, recipe)
-    latency = _latency(job, model, data)
-    metrics = {} if latency is None else {"latency_ms": latency}
-    if reason := latency_rejection(latency, job.max_latency):
-        return TrialOutcome(metrics=metrics, infeasible=reason)
-    reported, stop = 0, False
+def _train_or_resume(
+    job: TrialJob, model: Network, latency: float | None, data: Data, report: Report, processes: Processes
+) -> TrialOutcome:
+    out, reported, stop = Path(job.out), 0, False
     reported_metric = find_metric(job.reported, data.task)
 
     def value(epoch: dict[str, Any]) -> float:
@@ -142,7 +171,7 @@ def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Re
     result = loop.train(
         model,
         data,
-        recipe,
+        job.recipe,
         seed=job.seed,
         device=job.device,
         epochs=job.epochs,
@@ -151,15 +180,19 @@ def _train_or_resume_trial(job: TrialJob, data: Data, report: Report, recipe: Re
         report=after_epoch,
         pause_after=job.pause_at,
         metrics=(job.reported, *job.metrics),
+        processes=processes,
+        sync_batch_norm=job.sync_batch_norm,
     )
     report_new(result.history)
     last = result.history[reported - 1] if result.best_epoch is None else result.metrics
     trained = [metric.attribute for metric in TRAINED_METRICS.values()]
+    metrics: dict[str, float] = {} if latency is None else {"latency_ms": latency}
     metrics |= {"value": value(last)} | {a: last[f"validation_{a}"] for a in trained if f"validation_{a}" in last}
     paused = result.stopped == "paused"
-    if not paused:
-        remove_checkpoint(out)
-    _list_history(out)
+    if processes.is_first:
+        if not paused:
+            remove_checkpoint(out)
+        _list_history(out)
     return TrialOutcome(metrics=metrics, seconds=result.seconds, paused_at=reported if paused else None)
 
 

@@ -36,7 +36,9 @@ class TrialJob(Message):
         max_latency: Milliseconds; a slower network is not trained.
         latency_target: Milliseconds.
         pause_at: Epoch at which the training pauses, if earlier than the last.
-        device: Device to train on; set by the worker pool.
+        processes: Number of processes that train it together, each on a GPU of its own: this device and the next ones.
+        sync_batch_norm: Whether batch norms use the statistics of the parts of all processes.
+        device: Device to train on; set by the backend.
     """
 
     kind: Literal["trial"] = "trial"
@@ -52,6 +54,8 @@ class TrialJob(Message):
     max_latency: float | None = None
     latency_target: float | None = None
     pause_at: int | None = None
+    processes: int = 1
+    sync_batch_norm: bool = False
     device: str = "cpu"
 
 
@@ -72,12 +76,13 @@ class FinalJob(Message):
         cost: Cost and further metrics, for metrics.json.
         memory: Memory mode.
         compile: Whether training steps run under ``torch.compile``.
+        processes: Number of processes that a worker starts to train it together, as for a trial.
         sync_batch_norm: Whether batch norms use the statistics of the parts of all processes.
         rivals: Other networks to train; only the best of all on the validation images is tested.
         weights: What to start from: a run folder, a file, or the name of torchvision's weights; None: initial weights.
         title: Title of the emitted code.
         about: Provenance, for the emitted code.
-        device: Device to train on; set by the worker pool.
+        device: Device to train on; set by the backend.
     """
 
     kind: Literal["final"] = "final"
@@ -94,6 +99,7 @@ class FinalJob(Message):
     cost: dict[str, Any] = {}
     memory: MemoryMode = "plain"
     compile: bool = False
+    processes: int = 1
     sync_batch_norm: bool = False
     rivals: tuple[FinalJob, ...] = ()
     weights: str | None = None
@@ -178,6 +184,10 @@ class FinalOutcome(Message):
     kind: Literal["final"] = "final"
     uncompiled: str = ""
 
+    def event_kind(self, stopped: bool = False) -> EventKind:
+        """Kind of the event that delivers it."""
+        return EventKind.COMPLETED
+
 
 Outcome = Annotated[TrialOutcome | FinalOutcome, Field(discriminator="kind")]
 
@@ -208,6 +218,8 @@ class Progress(StrEnum):
     STARTED = "started"
     REPORT = "report"
     FAILED = "failed"
+    #: One of the processes that did the job together has died, through no known fault of the job.
+    LOST = "lost"
     FINISHED = "finished"
 
 
@@ -230,6 +242,13 @@ class WorkerMessage(Message):
     exits: bool = False
     stopped: bool = False
     outcome: Outcome | None = None
+
+    @property
+    def event_kind(self) -> EventKind:
+        """Kind of the event that delivers the end of a job."""
+        if self.kind == Progress.LOST:
+            return EventKind.WORKER_DIED
+        return EventKind.FAILED if self.outcome is None else self.outcome.event_kind(self.stopped)
 
 
 class Reply(Message):

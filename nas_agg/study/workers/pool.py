@@ -20,8 +20,8 @@ from nas_agg.common.errors import NasAggError
 from nas_agg.common.files import write_errors
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, Event, Resources
-from nas_agg.study.workers.messages import Envelope, EventKind, Progress, Reply, TrialOutcome, WorkerMessage
-from nas_agg.study.workers.process import receive, send
+from nas_agg.study.workers.connection import receive, send
+from nas_agg.study.workers.messages import Envelope, EventKind, Progress, Reply, WorkerMessage
 
 WORKER_COMMAND = (sys.executable, "-P", "-m", "nas_agg.study.workers.process")
 MAX_FAILED_STARTS = 3  # workers in a row that die before they start a job
@@ -159,11 +159,8 @@ class WorkerPool(Backend):
         worker.assignment = worker.started = None
         if message.exits:
             self._kill(worker)
-        if message.kind == Progress.FAILED:
-            return Event(number, attempt, EventKind.FAILED, seconds=seconds, reason=message.reason)
-        outcome = message.outcome
-        kind = outcome.event_kind(message.stopped) if isinstance(outcome, TrialOutcome) else EventKind.COMPLETED
-        return Event(number, attempt, kind, seconds=seconds, outcome=outcome)
+        kind = message.event_kind
+        return Event(number, attempt, kind, seconds=seconds, reason=message.reason, outcome=message.outcome)
 
     def _reap(self, worker: _Worker) -> Event:
         """Remove a worker whose process has ended."""

@@ -20,16 +20,12 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from nas_agg.common.errors import InputError, NasAggError, is_out_of_memory
+from nas_agg.common.errors import InputError, ProcessLost, is_out_of_memory
 
 #: How long a process waits for the others, as while the first one evaluates; one that ended is noticed at once.
 PATIENCE = timedelta(hours=6)
 #: Seconds after which a process that is to end, but waits for one that has ended, is ended.
 GRACE = 10.0
-
-
-class ProcessLost(NasAggError):
-    """Another process of the training has ended."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +150,29 @@ def device_of(processes: Processes, device: str) -> str:
 
 
 @contextlib.contextmanager
+def connected(processes: Processes, device: str, url: str = "env://") -> Iterator[Processes]:
+    """Connect this process with the others, until the context ends without an error.
+
+    Args:
+        processes: The processes, not connected yet.
+        device: The device of this process.
+        url: Where they meet: by default the address in the environment; or a file, as `torch.distributed` names it.
+    """
+    from torch.distributed.rendezvous import rendezvous
+
+    is_cuda = device.startswith("cuda")
+    if is_cuda:
+        torch.cuda.set_device(device)
+    store, rank, count = next(rendezvous(url, processes.rank, processes.count, timeout=timedelta(minutes=10)))
+    # torchrun may start processes again with the store of those that ended, where their addresses are.
+    store = dist.PrefixStore(f"nas_agg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
+    backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
+    yield Processes(rank, count, processes.local_rank, processes.local_count, store)
+    dist.destroy_process_group()
+
+
+@contextlib.contextmanager
 def joined(processes: Processes, device: str) -> Iterator[Processes]:
     """Connect this process with the others; within the context an error is reported by one of them alone.
 
@@ -171,33 +190,21 @@ def joined(processes: Processes, device: str) -> Iterator[Processes]:
     if processes.count == 1:
         yield processes
         return
-    from torch.distributed.rendezvous import rendezvous
-
-    is_cuda = device.startswith("cuda")
-    if is_cuda:
-        torch.cuda.set_device(device)
+    together: Processes | None = None
     try:
-        with _ended_by_signals():
-            store, rank, count = next(rendezvous("env://", timeout=timedelta(minutes=10)))
-            # torchrun may start processes again with the store of those that ended, where their addresses are.
-            store = dist.PrefixStore(f"nas_agg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)  # type: ignore[attr-defined]
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if is_cuda else "gloo", store=store, rank=rank, world_size=count, timeout=PATIENCE
-            )
-            connected = Processes(rank, count, processes.local_rank, processes.local_count, store)
-            yield connected
-            dist.destroy_process_group()
+        with _ended_by_signals(), connected(processes, device) as together:
+            yield together
     except BaseException as error:
         processes.ignore_termination()
-        lost = _is_lost_connection(error)
+        lost = is_lost_connection(error)
         if lost or not isinstance(error, Exception):
             _end_later(1)  # should something wait for the others
         if lost:
             time.sleep(0.5)  # whoever failed for a reason of its own reports it
-        if "connected" in locals():
-            if not connected.is_first_to_fail():
+        if together is not None:
+            if not together.is_first_to_fail():
                 raise SystemExit(getattr(error, "status", 1)) from None
-            if not lost and connected.keeps_store:
+            if not lost and together.keeps_store:
                 dist.destroy_process_group()  # the others notice
                 time.sleep(2)  # and ask the store whether they are to report it
         if lost:
@@ -207,7 +214,8 @@ def joined(processes: Processes, device: str) -> Iterator[Processes]:
         raise
 
 
-def _is_lost_connection(error: BaseException) -> bool:
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether an error says that another process does not answer any more."""
     if not isinstance(error, RuntimeError) or is_out_of_memory(error):
         return False
     return isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo", "NCCL", "Connection"))

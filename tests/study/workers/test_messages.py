@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from nas_agg.study.workers.connection import receive, send
 from nas_agg.study.workers.messages import (
     Envelope,
     EventKind,
@@ -20,7 +21,6 @@ from nas_agg.study.workers.messages import (
     TrialOutcome,
     WorkerMessage,
 )
-from nas_agg.study.workers.process import receive, send
 from nas_agg.study.workers.protocol import RemoteOutcome
 
 
