@@ -35,11 +35,12 @@ from nas_agg.study.clusters.trial_files import Files, read_files, replace_files,
 from nas_agg.study.definition.settings import Settings
 from nas_agg.study.definition.task import MACS_PER_THREAD, WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
-from nas_agg.study.workers.messages import Envelope, EventKind, FinalJob, Progress, WorkerMessage
+from nas_agg.study.workers.messages import Envelope, EventKind, FinalJob, Progress, TrialJob, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
 
 NODES_SECONDS = 1.0  # between two looks at the nodes
+LOOK_SECONDS = 5.0  # to wait for a look
 HEAD_SECONDS = 20.0  # without an answer of the head node, after which it is gone
 TAKE_SECONDS = 30.0  # that the mailbox waits for a message
 #: Deaths of nodes that are announced, as Ray's gcs.proto numbers them.
@@ -78,21 +79,33 @@ class _Nodes(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._is_over = threading.Event()
+        self._is_over, self._is_asked, self._looks = threading.Event(), threading.Event(), 0
         self._look()
         self.start()
 
     def _look(self) -> None:
         self.last: list[dict[str, Any]] = ray.nodes()
-        self.seen = time.monotonic()
+        self.seen, self._looks = time.monotonic(), self._looks + 1
 
     def run(self) -> None:
-        """Look again and again."""
-        while not self._is_over.wait(NODES_SECONDS):
+        """Look again and again, and whenever it is asked for."""
+        while not self._is_over.is_set():
+            self._is_asked.wait(NODES_SECONDS)
+            self._is_asked.clear()
             try:
                 self._look()
             except Exception:  # whatever Ray raises once the head node, or the connection, is gone
                 return
+
+    def look_now(self) -> list[dict[str, Any]]:
+        """The nodes now; those of the last look if the head node does not answer soon."""
+        wanted = self._looks + 2  # a look that is under way may have begun before
+        for _ in range(int(LOOK_SECONDS / 0.05)):
+            if self._looks >= wanted:
+                break
+            self._is_asked.set()
+            time.sleep(0.05)
+        return self.last
 
     @property
     def is_head_gone(self) -> bool:
@@ -102,6 +115,7 @@ class _Nodes(threading.Thread):
     def end(self) -> None:
         """Look no more."""
         self._is_over.set()
+        self._is_asked.set()
 
 
 class RayBackend(Backend):
@@ -146,7 +160,7 @@ class RayBackend(Backend):
     def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         job, number = assignment.job, assignment.number
         needs = resources if resources.gpus is not None else replace(resources, gpus=self._resources.gpus)
-        assert job is not None
+        assert isinstance(job, TrialJob | FinalJob)
         best = Path(job.best) if isinstance(job, FinalJob) else None
         if isinstance(job, FinalJob):
             needs = self._needs_of_final(job, needs)
@@ -242,8 +256,7 @@ class RayBackend(Backend):
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise NasAggError(f"Ray cannot start trials: {one_line(str(error))}") from error
-        nodes = self._nodes.last if self._nodes.is_head_gone else ray.nodes()  # which is more recent
-        node = next((node for node in nodes if node["NodeID"] == job.node), None)
+        node = next((node for node in self._nodes.look_now() if node["NodeID"] == job.node), None)
         if node is not None and not node["Alive"] and node["DeathReason"] in _LEFT:
             return job.event(EventKind.RELEASED, f"node {node['NodeName']} {_LEFT[node['DeathReason']]}")
         if isinstance(error, NodeDiedError) or (node is not None and not node["Alive"]):

@@ -26,7 +26,7 @@ from nas_agg.common.files import write_atomic
 from nas_agg.study.clusters.slurm_job import ORDER, OUTCOME, REPORTS, STARTED, STOP, SlurmOrder, SlurmTrial
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Event, Resources
-from nas_agg.study.workers.messages import EventKind, Progress, WorkerMessage
+from nas_agg.study.workers.messages import EventKind, FinalJob, Progress, TrialJob, WorkerMessage
 from nas_agg.study.workers.pool import MAX_FAILED_STARTS
 from nas_agg.study.workers.protocol import versions
 
@@ -155,7 +155,7 @@ class SlurmBackend(Backend):
 
     def submit(self, assignment: Assignment, attempt: int, resources: Resources) -> None:
         job, number = assignment.job, assignment.number
-        assert job is not None
+        assert isinstance(job, TrialJob | FinalJob)
         gpus = int(self._has_gpus if resources.gpus is None else resources.gpus)
         job = job.model_copy(update={"device": "cuda" if gpus else "cpu"})
         folder, cpus = self._root / f"{number}-{attempt}", max(1, math.ceil(resources.cpus))

@@ -17,7 +17,7 @@ from nas_agg.study.workers.messages import FinalJob, FunctionJob, TrialJob, Tria
 from nas_agg.study.workers.process import serve
 
 if TYPE_CHECKING:
-    from nas_agg.study.workers.process import Work
+    from nas_agg.study.workers.connection import Work
 
 
 class WorkerTrial(FixedTrial):

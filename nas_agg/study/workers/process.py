@@ -82,12 +82,12 @@ def train(job: AnyJob, data: Data | WorkerConfig, report: Report) -> TrialOutcom
     from nas_agg.study.workers.jobs import train_trial
     from nas_agg.study.workers.ranks import train_by_processes
 
+    assert isinstance(job, TrialJob | FinalJob)
     if job.processes > 1 or isinstance(data, WorkerConfig):
         return train_by_processes(job, data, report)
     try:
         if isinstance(job, TrialJob):
             return train_trial(job, data, report)
-        assert isinstance(job, FinalJob)
         metrics = train_final(job, data, report)
         return FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
     finally:

@@ -15,6 +15,7 @@ from nas_agg.common.errors import NasAggError, ProcessLost
 from nas_agg.study.definition.task import WorkerConfig
 from nas_agg.study.workers.connection import do_and_send, open_connection, receive, send
 from nas_agg.study.workers.messages import (
+    AnyJob,
     Envelope,
     FinalJob,
     FinalOutcome,
@@ -46,9 +47,7 @@ def main() -> None:
         do_and_send(connection, job, lambda job, report: train(job, data, report, rank, count, url))
 
 
-def train(
-    job: TrialJob | FinalJob, data: Data, report: Report, rank: int, count: int, url: str
-) -> TrialOutcome | FinalOutcome:
+def train(job: AnyJob, data: Data, report: Report, rank: int, count: int, url: str) -> TrialOutcome | FinalOutcome:
     """Train together with the other processes.
 
     Args:
@@ -73,6 +72,7 @@ def train(
             if isinstance(job, TrialJob):
                 outcome = train_at_batch_size(job, data, report, processes)
             else:
+                assert isinstance(job, FinalJob)
                 metrics = train_final(job, data, report, processes=processes)
                 outcome = FinalOutcome(uncompiled=metrics.get("uncompiled", ""))
             processes.share(None)  # the others wait until the first one has written everything

@@ -1,4 +1,4 @@
-"""A search with one trial at a time gives the same trials on every backend, trained for real."""
+"""A search with one trial at a time gives the same trials on every backend, and the same final network."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ def images(tmp_path_factory):
 
 
 def trials(result):
-    return [(one.number, one.state, one.labels, one.seed, one.values, one.loss, one.rungs) for one in result.trials]
+    found = [(one.number, one.state, one.labels, one.seed, one.values, one.loss, one.rungs) for one in result.trials]
+    return found, {name: value for name, value in result.test.items() if name != "seconds"}
 
 
-@pytest.mark.parametrize("pruner", ["none", "halving"])
-def test_local_ray_and_slurm_give_the_same_trials(tiny, images, tmp_path, pruner):
+@pytest.mark.parametrize(("pruner", "final"), [("none", 1), ("halving", 2)])
+def test_local_ray_and_slurm_give_the_same_trials(tiny, images, tmp_path, pruner, final):
     ray = pytest.importorskip("ray", reason="the extra nas-agg[ray] is not installed")
     pytest.importorskip("submitit", reason="the extra nas-agg[slurm] is not installed")
-    settings = {"searcher": "random", "budget": 6, "epochs": 3, "pruner": pruner, "dataset": images, "final": 0}
-    settings |= {"device": "cpu", "workers": 1}
+    settings = {"searcher": "random", "budget": 6, "epochs": 3, "pruner": pruner, "dataset": images, "final": final}
+    settings |= {"device": "cpu", "workers": 1, "final_epochs": 2}
     local = trials(search(tiny, out=tmp_path / "local", backend="local", **settings))
-    assert sum(state in ("complete", "paused", "pruned") for _, state, *_ in local) == 6
+    assert sum(state in ("complete", "paused", "pruned") for _, state, *_ in local[0]) == 6
+    assert ("candidates" in local[1]) == (final > 1)
     slurm = {"cluster": "local"}
     assert trials(search(tiny, out=tmp_path / "slurm", backend="slurm", slurm=slurm, **settings)) == local
     try:
@@ -39,5 +41,7 @@ def test_local_ray_and_slurm_give_the_same_trials(tiny, images, tmp_path, pruner
     finally:
         ray.shutdown()
     for backend in ("local", "ray", "slurm"):
-        files = {path.name for path in (tmp_path / backend / "trials/0").iterdir()}
-        assert files == {path.name for path in (tmp_path / "local/trials/0").iterdir()}
+        for folder in ("trials/0", "best"):
+            files = {path.name for path in (tmp_path / backend / folder).iterdir()}
+            assert files == {path.name for path in (tmp_path / "local" / folder).iterdir()}
+        assert not (tmp_path / backend / "best.tmp").exists()
