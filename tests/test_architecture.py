@@ -35,6 +35,7 @@ PACKAGES = (
     "study.records",
     "study.scheduling",
     "study.workers",
+    "study.function_workers",
     "study.remote",
     "study.clusters",
     "study",

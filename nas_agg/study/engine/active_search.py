@@ -18,6 +18,7 @@ from nas_agg.study.engine.components import Images, make_proposer, open_record
 from nas_agg.study.engine.outcome import best_trial, finalists, search_result
 from nas_agg.study.engine.run_start import mark_running
 from nas_agg.study.final_training import Finalist, train_best
+from nas_agg.study.function_workers.pool import FunctionPool
 from nas_agg.study.notifier import Notifier
 from nas_agg.study.plan import SearchPlan, limits_text
 from nas_agg.study.proposer import Proposer
@@ -32,7 +33,6 @@ from nas_agg.study.scheduling.memory_plan import MemoryPlan
 from nas_agg.study.scheduling.rungs import Rungs
 from nas_agg.study.tables.results_table import TabularSpace
 from nas_agg.study.workers.backend import Assignment, Backend, BackendContext, Resources
-from nas_agg.study.workers.function_pool import FunctionPool
 from nas_agg.study.workers.in_process import InProcessBackend
 from nas_agg.study.workers.messages import TrialJob
 from nas_agg.study.workers.pool import WorkerPool

@@ -18,7 +18,7 @@ from nas_agg.study.workers.pool import WorkerPool
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-FUNCTION_COMMAND = (sys.executable, "-P", "-m", "nas_agg.study.workers.function_process")
+FUNCTION_COMMAND = (sys.executable, "-P", "-m", "nas_agg.study.function_workers.process")
 
 
 class FunctionPool(WorkerPool):
