@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,9 @@ _MAX_OPERATIONS = 500  # of these samples
 # ---- search spaces
 
 
-def check_space(space: Space | str | os.PathLike[str], samples: int = 8, seed: int = 0) -> None:
+def check_space(
+    space: Space | str | os.PathLike[str], samples: int = 8, seed: int = 0, points: Collection[str] | None = None
+) -> None:
     """Check that a search of a space can rely on it.
 
     Every named point makes a valid network, whose parameters and multiply-adds, counted by arithmetic, are those of the
@@ -77,6 +79,7 @@ def check_space(space: Space | str | os.PathLike[str], samples: int = 8, seed: i
         space: The space, the name of an installed space, or a space file.
         samples: The number of random points, 2 or more.
         seed: The seed of the random points.
+        points: The named points to check; None: all.
 
     Raises:
         AssertionError: With the problem, in one line.
@@ -85,7 +88,7 @@ def check_space(space: Space | str | os.PathLike[str], samples: int = 8, seed: i
         raise ValueError(f"samples: must be 2 or more, not {samples}")
     try:
         opened = space if isinstance(space, Space) else open_space(space)
-        for name in opened.points:
+        for name in opened.points if points is None else points:
             _check_point(opened, name)
         _check_samples(opened, samples, np.random.default_rng(seed))
     except NasAggError as error:

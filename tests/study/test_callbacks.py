@@ -47,9 +47,8 @@ def test_a_function_s_reports_and_trials(tiny, score, tmp_path):
 
 def test_epochs_of_trainings_have_all_metrics(tiny_file, tmp_path):
     recorder = Recorder()
-    result = search(
-        tiny_file, searcher="random", budget=2, epochs=2, workers=1, out=tmp_path / "run", callbacks=[recorder]
-    )
+    settings = {"searcher": "random", "budget": 2, "epochs": 2, "final_epochs": 1, "workers": 1}
+    result = search(tiny_file, out=tmp_path / "run", callbacks=[recorder], **settings)
     complete = next(trial for trial in result.trials if trial.state == "complete")
     last = recorder.epochs[complete.number][2]
     assert last["value"] == last["validation_accuracy"] == complete.accuracy

@@ -46,7 +46,19 @@ def test_evaluate_and_train_say_what_has_changed(photos, run):
 
 
 def test_a_search_is_not_resumed_on_other_images(photos, run):
-    words = ("--space", "space.yaml", "--dataset", "folder:photos", "--image-size", "8", "--epochs", "1", "--budget")
+    words = (
+        "--space",
+        "space.yaml",
+        "--dataset",
+        "folder:photos",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1",
+        "--final",
+        "0",
+        "--budget",
+    )
     status, _, err = run("search", *words, "1", "--workers", "1", "--out", "run")
     assert status == 0, err
     shutil.rmtree(photos / "cat")

@@ -18,7 +18,7 @@ from nas_agg.training.data import load_data
 
 
 def test_the_final_network_is_tested_once_and_can_be_tested_again(tiny_file, tmp_path):
-    settings = {"searcher": "random", "budget": 3, "epochs": 2, "recipe": "search", "seed": 1}
+    settings = {"searcher": "random", "budget": 3, "epochs": 2, "recipe": "search", "final_epochs": 4, "seed": 1}
     result = search(tiny_file, out=tmp_path / "run", **settings)
     assert [trial.state for trial in result.trials if trial.consumes_budget] == ["complete"] * 3
     assert 0.1 < result.value <= 1

@@ -54,7 +54,7 @@ def found(out, kept) -> tuple:
 def killed_and_whole(space, folder, kept, *, searcher: str, budget: int, epochs: int, kills: int) -> int:
     """Compare a search with one that is killed while it trains; gives the times it was."""
     settings = {"searcher": searcher, "budget": budget, "epochs": epochs, "workers": 1, "device": "cpu", "seed": 2}
-    settings |= {"recipe": "search"}
+    settings |= {"recipe": "search", "final_epochs": 2}
     unbroken = start(space, folder / "whole", settings)
     draw, done, end = random.Random(3), 0, False
     most = max(1, budget * epochs // (kills + 1))

@@ -97,7 +97,7 @@ print(load_data(sys.argv[1], image_size=16).digest, flush=True)
 
 def test_an_entry_is_whole_or_not_there_after_a_kill(make_folder, root):
     place = make_folder("photos", {"cat": 30, "dog": 30})
-    script = BUILD.format(pause=0.2)
+    script = BUILD.format(pause=0.05)
     process = subprocess.Popen([sys.executable, "-c", script, f"folder:{place}"], stdout=subprocess.PIPE)
     for _ in range(75):  # 60 to learn the format, and some more
         process.stdout.readline()
