@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
@@ -54,18 +56,21 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         raise InputError("the network has no parameters to train")
     undecayed = {id(p) for p in aggregation_parameters(model) if not recipe.decay_aggregation}
     undecayed |= {id(p) for p in parameters if p.ndim <= 1 and not recipe.decay_vectors}
-    backbone = {id(p) for p in parameters}
-    head = set(classifier_parameters(model)) if recipe.lr_backbone is not None else set()
-    backbone -= {id(p) for name, p in model.named_parameters() if name in head}
-    groups: list[dict[str, Any]] = []
-    for is_backbone in (True, False) if recipe.lr_backbone is not None else (None,):
-        own = [p for p in parameters if is_backbone is None or (id(p) in backbone) == is_backbone]
-        scale = {"lr_scale": recipe.lr_backbone / recipe.lr} if is_backbone and recipe.lr_backbone is not None else {}
-        for decayed in (True, False):
-            chosen = [p for p in own if (id(p) not in undecayed) == decayed]
-            if chosen or (decayed and is_backbone is None):
-                groups.append({"params": chosen, **scale} | ({} if decayed else {"weight_decay": 0.0}))
-    return _make(recipe, groups)
+    if recipe.lr_backbone is None:
+        decayed, others = _by_decay(parameters, undecayed)
+        return _make(recipe, [decayed, *([others] if others["params"] else [])])
+    names = set(classifier_parameters(model))
+    head = {id(p) for name, p in model.named_parameters() if name in names}
+    backbone_groups = _by_decay([p for p in parameters if id(p) not in head], undecayed)
+    groups = [{**group, "lr_scale": recipe.lr_backbone / recipe.lr} for group in backbone_groups]
+    groups += _by_decay([p for p in parameters if id(p) in head], undecayed)
+    return _make(recipe, [group for group in groups if group["params"]])
+
+
+def _by_decay(parameters: Sequence[nn.Parameter], undecayed: AbstractSet[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two groups of parameters: those with weight decay, and those without, whose identities are given."""
+    decayed = [p for p in parameters if id(p) not in undecayed]
+    return {"params": decayed}, {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0}
 
 
 def _make(recipe: Recipe, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

@@ -52,19 +52,7 @@ def _trial_curves(run: SavedRun) -> Plot | None:
     if not any(len(curve.values) > 1 for curve in reporting):
         return None
     best = best_trial(run)
-    traces = []
-    for state, (name, colour) in _LOOKS.items():
-        group = [t for t in reporting if t.record.state == state and not (best and t.record.number == best.number)]
-        if group:
-            width = 1.0 if len(reporting) > 30 else 1.4
-            opacity = 0.35 if len(reporting) > 100 else 0.6
-            traces.append(_lines(group, name, {"color": colour, "width": width}, opacity))
-    stopped = [trial for trial in reporting if trial.record.state == RecordState.PRUNED]
-    if stopped:
-        traces.append(_ends(stopped))
-    if best:
-        own = [trial for trial in reporting if trial.record.number == best.number]
-        traces += [_lines(own, f"best (trial {best.number})", {"color": BEST, "width": 3}, 1.0)] if own else []
+    traces = _traces(reporting, None if best is None else best.number)
     rungs = sorted({epoch for trial in run.trials for epoch in trial.rungs})
     shapes = [
         {"type": "line", "x0": epoch, "x1": epoch, "yref": "paper", "y0": 0, "y1": 1, "layer": "below"}
@@ -77,6 +65,20 @@ def _trial_curves(run: SavedRun) -> Plot | None:
     note = f"Dotted lines: rungs at epochs {', '.join(map(str, rungs))}." if rungs else ""
     layout = with_legend(xaxis={"title": {"text": "epoch"}}, yaxis=axis, shapes=shapes, hovermode="closest")
     return Plot("curves-trials", title, traces, layout, height=400, note=note)
+
+
+def _traces(curves: list[Curve], best: int | None) -> list[dict[str, Any]]:
+    """The curves of trials by their state, the ends of those that were stopped, and the best trial on top."""
+    traces = []
+    width, opacity = 1.0 if len(curves) > 30 else 1.4, 0.35 if len(curves) > 100 else 0.6
+    for state, (name, colour) in _LOOKS.items():
+        if group := [curve for curve in curves if curve.record.state == state and curve.record.number != best]:
+            traces.append(_lines(group, name, {"color": colour, "width": width}, opacity))
+    if stopped := [curve for curve in curves if curve.record.state == RecordState.PRUNED]:
+        traces.append(_ends(stopped))
+    if own := [curve for curve in curves if curve.record.number == best]:
+        traces.append(_lines(own, f"best (trial {best})", {"color": BEST, "width": 3}, 1.0))
+    return traces
 
 
 def _lines(trials: list[Curve], name: str, line: dict[str, Any], opacity: float) -> dict[str, Any]:

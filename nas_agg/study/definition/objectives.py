@@ -74,14 +74,7 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
     names = settings.objective
     if names is not None and len(names) > 1 and settings.pruner == "median":
         raise InputError("pruner: median takes a single objective; use halving, hyperband or none")
-    if settings.metric is not None and (names is not None or evaluated):
-        other = "an evaluate function" if evaluated else "objective"
-        raise InputError(f"metric: excludes {other}; omit one of them")
-    metric = METRICS["accuracy"] if settings.metric is None else _metric(settings.metric, False, "metric")
-    if not metric.depends_on_training:
-        raise InputError(f"metric: {metric.name} does not depend on training; name it as an objective")
-    if settings.latency_target is not None and metric.direction == "minimize":
-        raise InputError(f"latency_target: weighs a metric that is maximized, not {metric.name}")
+    metric = _reported_metric(settings, evaluated)
     if names is None:
         return Objectives((VALUE if evaluated else metric if settings.latency_target is None else SCORE,))
     if settings.latency_target is not None:
@@ -89,6 +82,29 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
     if not names:
         raise InputError(f"objective: no metric specified; choose from {', '.join(METRICS)}")
     objectives = Objectives([_metric(name, evaluated) for name in names])
+    _check_objectives(objectives, evaluated)
+    return objectives
+
+
+def _reported_metric(settings: Settings, evaluated: bool) -> Metric:
+    """The metric of trained networks, which is the objective if none is named.
+
+    Raises:
+        InputError: It is unknown, does not depend on training, or other settings exclude it.
+    """
+    if settings.metric is not None and (settings.objective is not None or evaluated):
+        other = "an evaluate function" if evaluated else "objective"
+        raise InputError(f"metric: excludes {other}; omit one of them")
+    metric = METRICS["accuracy"] if settings.metric is None else _metric(settings.metric, False, "metric")
+    if not metric.depends_on_training:
+        raise InputError(f"metric: {metric.name} does not depend on training; name it as an objective")
+    if settings.latency_target is not None and metric.direction == "minimize":
+        raise InputError(f"latency_target: weighs a metric that is maximized, not {metric.name}")
+    return metric
+
+
+def _check_objectives(objectives: Objectives, evaluated: bool) -> None:
+    """Refuse duplicates, and objectives for which no network would be trained or evaluated."""
     for name in objectives.names:
         if objectives.names.count(name) > 1:
             raise InputError(f"objective: duplicate metric {name}")
@@ -96,7 +112,6 @@ def objectives_of(settings: Settings, evaluated: bool) -> Objectives:
         raise InputError("objective: none of these depends on training; add accuracy or loss")
     if not evaluated and not any(metric.depends_on_training for metric in objectives):
         raise InputError("objective: networks are trained for accuracy or loss; add one of them")
-    return objectives
 
 
 def _metric(name: str, evaluated: bool, setting: str = "objective") -> Metric:
