@@ -95,7 +95,7 @@ def in_process() -> Iterator[None]:
     FILES.mkdir(exist_ok=True)
     (FILES / "short.yaml").write_text("like: search\nepochs: 2\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas_agg.study.final_training.WorkerPool", InProcessPool)
+        patch.setattr("nas_agg.study.engine.active_search.WorkerPool", InProcessPool)
         patch.setattr(LocalBackend, "open", lambda context: InProcessPool(context.task.worker_configs()))
         patch.setattr("os.fsync", lambda descriptor: None)
         yield

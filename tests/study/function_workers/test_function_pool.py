@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import functools
-import os
-import signal
 import sys
 from types import ModuleType
 
-import optuna
 import pytest
+from evaluated_points import VARIABLES, evaluate
 
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.study.api import search
 from nas_agg.study.definition.callbacks import Callback
 from nas_agg.study.workers.functions import import_function, reference_to
-
-VARIABLES = {"act": ["fail", "die", "score", "prune"], "x": [[1, 2], [3]]}
-
-
-def evaluate(values, trial):
-    """Do what a point says; its value tells what the function received."""
-    trial.set_user_attr("process", os.getpid())
-    assert (
-        trial.params.keys() == VARIABLES.keys()
-        and trial.suggest_categorical("x", ["[1,2]", "[3]"]) == trial.params["x"]
-    )
-    if values["act"] == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if values["act"] == "fail":
-        raise ValueError("as it was told\nand more")
-    for step in range(3):
-        trial.report(step / 4, step)
-    if values["act"] == "prune":
-        raise optuna.TrialPruned
-    return sum(values["x"]) + trial.number / 100
 
 
 class Epochs(Callback):

@@ -146,7 +146,7 @@ def test_too_few_gpus_are_refused(gpus, device, gpus_per_trial, message):
         devices_of(device, None, gpus_per_trial)
 
 
-def test_a_trial_on_a_cpu_needs_a_core_per_process_and_no_gpu():
+def test_a_trial_on_a_cpu_needs_a_core_per_process_and_no_gpu(tmp_path):
     settings = Settings.parse(space="microdense", gpus_per_trial=4)
     assert Resources.of(settings) == Resources(4.0, 4.0)
     assert Resources.of(settings.model_copy(update={"device": "cpu"})) == Resources(4.0, 0.0)
@@ -154,4 +154,4 @@ def test_a_trial_on_a_cpu_needs_a_core_per_process_and_no_gpu():
     with pytest.raises(InputError, match=r"gpus_per_trial: must be a whole number if more than 1, not 1\.5"):
         Settings.parse(space="microdense", gpus_per_trial=1.5)
     with pytest.raises(InputError, match="backend storage trains on one GPU per trial"):
-        search("microdense", device="cpu", gpus_per_trial=2, workers=0)
+        search("microdense", device="cpu", gpus_per_trial=2, workers=0, out=tmp_path / "run")
