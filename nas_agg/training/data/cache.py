@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from nas_agg.common.console import format_bytes
 from nas_agg.common.errors import InputError, NasAggError
 from nas_agg.common.files import read_document
 from nas_agg.training.data.building import DecodedSet, ImageFormat, OtherFormat, WriteRow
@@ -290,11 +291,10 @@ class ImageCache:
         limit, free = self.limit(), shutil.disk_usage(existing_folder(self.path)).free - _SPARE_BYTES
         held = sum(entry.nbytes for entry in self.entries())
         if needed > min(limit, free + held):
-            where = (
-                f"{self.path} may hold {limit / 2**30:.1f} GiB and its disk has {max(0, free + held) / 2**30:.1f} GiB"
-            )
+            room = format_bytes(max(0, free + held))
+            where = f"{self.path} may hold {format_bytes(limit)} and its disk has {room}"
             raise InputError(
-                f"{name}: decoded images take {needed / 2**30:.1f} GiB, but {where} for them; use smaller images or "
+                f"{name}: decoded images take {format_bytes(needed)}, but {where} for them; use smaller images or "
                 f"set NAS_AGG_DATA to a folder on a larger disk, or {LIMIT_VARIABLE} to more GiB"
             )
 
