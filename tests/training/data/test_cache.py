@@ -128,7 +128,7 @@ def test_size_is_checked_by_arithmetic_before_anything_is_read(make_folder, root
     assert not decoded
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**40, total=2**41))
     monkeypatch.setenv(LIMIT_VARIABLE, "0.00001")
-    with pytest.raises(InputError, match="may hold 10.74 kB"):
+    with pytest.raises(InputError, match=r"may hold 10\.74 kB"):
         load_data(f"folder:{place}", image_size=1024)
     assert not decoded
     monkeypatch.setenv(LIMIT_VARIABLE, "much")
